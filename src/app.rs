@@ -1,0 +1,91 @@
+//! The application: its state, and the one constructor that `main` and the tests use.
+
+use std::sync::Arc;
+
+use axum::Router;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::lookup::KeyLookup;
+use crate::client_ip::{AllowList, AllowedAddresses};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::metrics::Metrics;
+use crate::pricing::Pricer;
+use crate::store;
+
+/// How often the allow list is read again, so that a change made by another server counts here.
+const ALLOW_LIST_REFRESH: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// What every handler can reach. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<Inner>);
+
+/// The contents of [`AppState`].
+pub struct Inner {
+    /// Connections to the database.
+    pub pool: PgPool,
+    /// Settings.
+    pub settings: Settings,
+    /// Keys.
+    pub keys: KeyLookup,
+    /// Addresses that may call.
+    pub allow_list: AllowList,
+    /// Prices.
+    pub pricer: Arc<Pricer>,
+    /// Time.
+    pub clock: Clock,
+    /// Metrics.
+    pub metrics: Metrics,
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl AppState {
+    /// The state of a server on `pool`.
+    pub fn new(pool: PgPool, settings: Settings, pricer: Arc<Pricer>, clock: Clock) -> anyhow::Result<Self> {
+        let keys = KeyLookup::new(pool.clone(), settings.master_key.clone(), clock);
+        let allow_list = AllowList::default();
+        allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
+        let metrics = Metrics::install()?;
+        Ok(Self(Arc::new(Inner { pool, settings, keys, allow_list, pricer, clock, metrics })))
+    }
+
+    /// Reads the allow list; where the database has none, the config file's stands.
+    pub async fn refresh_allow_list(&self) -> Result<(), sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let stored = store::allowed_ips::read(&mut connection).await?;
+        self.allow_list.replace(AllowedAddresses { entries: stored.or_else(|| self.settings.allowed_ips.clone()) });
+        Ok(())
+    }
+
+    /// Reads the allow list again and again, until cancelled. While the database is away, the last list stands.
+    pub async fn keep_allow_list_fresh(self, stop: CancellationToken) {
+        let mut away = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(ALLOW_LIST_REFRESH) => {}
+            }
+            match self.refresh_allow_list().await {
+                Ok(()) => away = false,
+                Err(error) if !away => {
+                    away = true;
+                    tracing::warn!(cause = %error, "the allow list cannot be read; the last one stands");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// The whole application as one service.
+pub fn build_router(state: AppState) -> Router {
+    crate::router::build(state)
+}

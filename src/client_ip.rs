@@ -1,0 +1,146 @@
+//! Where a request comes from, and whether that address is allowed. Owns the client's address (the peer's,
+//! or behind trusted proxies the one they forward), the parsed allow list and its refresh.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::{Arc, RwLock};
+
+use axum::http::HeaderMap;
+use ipnetwork::IpNetwork;
+
+/// An IPv4 address written as IPv6 (`::ffff:10.0.0.1`) is the IPv4 address.
+pub fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// An address or CIDR range, with IPv4-mapped IPv6 reduced to IPv4; `None` where the text is neither.
+pub fn parse_network(text: &str) -> Option<IpNetwork> {
+    let network = IpNetwork::from_str(text).ok()?;
+    match network {
+        IpNetwork::V6(v6) if v6.prefix() >= 96 => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => IpNetwork::new(IpAddr::V4(v4), v6.prefix() - 96).ok(),
+            None => Some(network),
+        },
+        _ => Some(network),
+    }
+}
+
+/// The address the request comes from. `X-Forwarded-For` counts only where it is switched on and the peer is
+/// a trusted proxy: then the right-most entry that is not itself a trusted proxy. An entry that is not an
+/// address ends the search, and the last proxy before it is the client.
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, use_forwarded_for: bool, trusted: &[IpNetwork]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut client = canonical(peer);
+    if !use_forwarded_for || !is_trusted(client) {
+        return client;
+    }
+    let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
+    for entry in lines.iter().rev().flat_map(|line| line.split(',').rev()) {
+        let Some(address) = parse_forwarded(entry.trim()) else { break };
+        client = canonical(address);
+        if !is_trusted(client) {
+            break;
+        }
+    }
+    client
+}
+
+/// An entry of `X-Forwarded-For`: an address, with or without a port or brackets.
+fn parse_forwarded(entry: &str) -> Option<IpAddr> {
+    let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
+    bare.parse().ok().or_else(|| SocketAddr::from_str(entry).ok().map(|socket| socket.ip()))
+}
+
+/// The list of allowed addresses as last read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AllowedAddresses {
+    /// As stored; `None` where there has never been a list.
+    pub entries: Option<Vec<String>>,
+}
+
+impl AllowedAddresses {
+    /// Whether `address` is allowed. An empty list means no restriction. Entries that are no address (the
+    /// reference stores any text) allow nothing.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        match &self.entries {
+            None => true,
+            Some(entries) if entries.is_empty() => true,
+            Some(entries) => {
+                let address = canonical(address);
+                entries.iter().filter_map(|entry| parse_network(entry)).any(|network| network.contains(address))
+            }
+        }
+    }
+
+    /// The stored entry that means the same as `text`.
+    pub fn find(&self, text: &str) -> Option<&str> {
+        let wanted = parse_network(text);
+        self.entries
+            .iter()
+            .flatten()
+            .find(|entry| *entry == text || (wanted.is_some() && parse_network(entry) == wanted))
+            .map(String::as_str)
+    }
+}
+
+/// The current allow list, shared by all requests and replaced whole.
+#[derive(Clone, Debug, Default)]
+pub struct AllowList(Arc<RwLock<Arc<AllowedAddresses>>>);
+
+impl AllowList {
+    /// The list as it stands.
+    pub fn current(&self) -> Arc<AllowedAddresses> {
+        // The lock guards one pointer; a poisoned one still holds a whole list.
+        Arc::clone(&self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Replaces the list.
+    pub fn replace(&self, list: AllowedAddresses) {
+        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(list);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(entries: &[&str]) -> AllowedAddresses {
+        AllowedAddresses { entries: Some(entries.iter().map(|entry| (*entry).to_owned()).collect()) }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn ranges_and_mapped_addresses_match() {
+        let allowed = list(&["10.0.0.0/8", "::1", "::ffff:192.168.1.5", "junk"]);
+        for (address, expected) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("::1", true),
+            ("192.168.1.5", true),
+            ("192.168.1.6", false),
+            ("11.0.0.1", false),
+        ] {
+            assert_eq!(allowed.allows(ip(address)), expected, "{address}");
+        }
+        assert!(list(&[]).allows(ip("1.2.3.4")));
+        assert!(!list(&["junk"]).allows(ip("1.2.3.4")));
+        assert!(AllowedAddresses::default().allows(ip("1.2.3.4")));
+        assert_eq!(allowed.find("192.168.1.5"), Some("::ffff:192.168.1.5"));
+    }
+
+    #[test]
+    fn forwarded_addresses_count_behind_trusted_proxies_only() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "6.6.6.6, 1.2.3.4".parse().expect("a header"));
+        headers.append("x-forwarded-for", "10.0.0.2".parse().expect("a header"));
+        let trusted = [parse_network("10.0.0.0/8").expect("a range")];
+        let address = |peer: &str, on: bool| client_address(ip(peer), &headers, on, &trusted).to_string();
+        assert_eq!(address("10.0.0.1", true), "1.2.3.4");
+        assert_eq!(address("10.0.0.1", false), "10.0.0.1");
+        assert_eq!(address("9.9.9.9", true), "9.9.9.9");
+        assert_eq!(address("::ffff:10.0.0.1", true), "1.2.3.4");
+    }
+}

@@ -1,0 +1,285 @@
+//! Settings: flags, the environment, and LiteLLM's `config.yaml`, in this order of precedence. Owns their names
+//! and their errors; a wrong setting is one clear line and exit code 2.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnetwork::IpNetwork;
+use secrecy::SecretString;
+use serde_json::Value;
+
+use crate::client_ip::parse_network;
+
+/// LiteLLM's Budget & Spend Tracking API, served from Rust.
+#[derive(Debug, Parser)]
+#[command(name = "litespend", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the API.
+    Serve(Box<ServeArgs>),
+    /// Bring the database up to date and exit.
+    Migrate(DatabaseArgs),
+    /// Print the OpenAPI document (YAML).
+    Openapi,
+    /// Ask a running server whether it is ready; exit code 0 or 1.
+    Healthcheck(HealthcheckArgs),
+}
+
+/// Where the database is.
+#[derive(Clone, Debug, Args)]
+pub struct DatabaseArgs {
+    /// PostgreSQL to use. Without it, litespend runs a private one of its own.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+
+    /// Directory of the private PostgreSQL and the generated master key.
+    #[arg(long, env = "LITESPEND_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// LiteLLM's config.yaml.
+    #[arg(long, short, env = "CONFIG_FILE_PATH", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// How the request log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything `serve` takes.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+
+    /// Address to listen on.
+    #[arg(long, env = "HOST", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub host: IpAddr,
+
+    /// Port to listen on; 0 picks a free one.
+    #[arg(long, env = "PORT", default_value_t = 4000)]
+    pub port: u16,
+
+    /// The master key, `sk-...`.
+    #[arg(long = "master-key", env = "LITELLM_MASTER_KEY", hide_env_values = true, value_name = "KEY")]
+    pub master_key: Option<SecretString>,
+
+    /// Proxies whose X-Forwarded-For counts (addresses or CIDR ranges), where `use_x_forwarded_for` is on.
+    #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',', value_parser = network, value_name = "CIDR,...")]
+    pub trusted_proxies: Vec<IpNetwork>,
+
+    /// Take the client's address from X-Forwarded-For when a trusted proxy sent it.
+    #[arg(long, env = "USE_X_FORWARDED_FOR", value_parser = clap::builder::FalseyValueParser::new())]
+    pub use_x_forwarded_for: bool,
+
+    /// Let summaries of /spend/logs count the whole end day. The reference stops at its midnight.
+    #[arg(long, env = "INCLUSIVE_END_DATE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub inclusive_end_date: bool,
+
+    /// Serve /metrics without a key.
+    #[arg(long, env = "METRICS_PUBLIC", value_parser = clap::builder::FalseyValueParser::new())]
+    pub metrics_public: bool,
+
+    /// Seconds until the first byte of an answer; past it, 504.
+    #[arg(long, env = "REQUEST_TIMEOUT", default_value_t = 30, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub request_timeout: u64,
+
+    /// Database connections at most.
+    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 20, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub database_connections: u32,
+
+    /// Seconds a request waits for a database connection; past it, 503.
+    #[arg(long, env = "DATABASE_WAIT", default_value_t = 5, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub database_wait: u64,
+
+    /// Form of the log.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Where `healthcheck` asks.
+#[derive(Clone, Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Address of the server; 0.0.0.0 is asked on 127.0.0.1.
+    #[arg(long, env = "HOST", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub host: IpAddr,
+
+    /// Port of the server.
+    #[arg(long, env = "PORT", default_value_t = 4000)]
+    pub port: u16,
+}
+
+fn network(text: &str) -> Result<IpNetwork, String> {
+    parse_network(text.trim()).ok_or_else(|| "not an address or CIDR range".to_owned())
+}
+
+/// What litespend reads of LiteLLM's `config.yaml`.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigFile {
+    /// `general_settings.master_key`.
+    pub master_key: Option<SecretString>,
+    /// `general_settings.database_url`.
+    pub database_url: Option<String>,
+    /// `general_settings.allowed_ips`.
+    pub allowed_ips: Option<Vec<String>>,
+    /// `general_settings.use_x_forwarded_for`.
+    pub use_x_forwarded_for: bool,
+    /// `model_list`, with references resolved.
+    pub model_list: Vec<Value>,
+    /// `router_settings.model_group_alias`, with references resolved.
+    pub model_group_alias: Value,
+    /// Names of settings that litespend does not know.
+    pub ignored: Vec<String>,
+}
+
+/// Settings of LiteLLM that mean something to litespend, by section.
+const KNOWN_GENERAL: [&str; 4] = ["master_key", "database_url", "allowed_ips", "use_x_forwarded_for"];
+
+impl ConfigFile {
+    /// Reads a file.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("config file {} cannot be read", path.display()))?;
+        Self::parse(&text).with_context(|| format!("config file {}", path.display()))
+    }
+
+    /// Reads a text.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let document: Value = serde_norway::from_str(text).context("is not YAML")?;
+        let mut config = Self::default();
+        let sections = match document {
+            Value::Null => return Ok(config),
+            Value::Object(sections) => sections,
+            _ => bail!("must be a mapping"),
+        };
+        for (section, content) in sections {
+            match (section.as_str(), content) {
+                ("general_settings", Value::Object(settings)) => config.read_general(settings)?,
+                ("model_list", Value::Array(models)) => {
+                    config.model_list = models.into_iter().map(resolve).collect::<anyhow::Result<_>>()?;
+                }
+                ("router_settings", Value::Object(mut settings)) => {
+                    config.model_group_alias = resolve(settings.remove("model_group_alias").unwrap_or_default())?;
+                    config.ignored.extend(settings.keys().map(|name| format!("router_settings.{name}")));
+                }
+                (_, Value::Null) => {}
+                ("general_settings" | "router_settings", _) => bail!("{section} must be a mapping"),
+                ("model_list", _) => bail!("model_list must be a list"),
+                (_, _) => config.ignored.push(section),
+            }
+        }
+        Ok(config)
+    }
+
+    fn read_general(&mut self, settings: serde_json::Map<String, Value>) -> anyhow::Result<()> {
+        for (name, value) in settings {
+            if !KNOWN_GENERAL.contains(&name.as_str()) {
+                self.ignored.push(format!("general_settings.{name}"));
+                continue;
+            }
+            match (name.as_str(), resolve(value)?) {
+                (_, Value::Null) => {}
+                ("master_key", Value::String(key)) => self.master_key = Some(key.into()),
+                ("database_url", Value::String(url)) => self.database_url = Some(url),
+                ("allowed_ips", Value::Array(items)) => {
+                    let entries: Option<Vec<_>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+                    let entries = entries.context("general_settings.allowed_ips must be a list of texts")?;
+                    if let Some(bad) = entries.iter().find(|entry| parse_network(entry).is_none()) {
+                        bail!("general_settings.allowed_ips: {bad:?} is not an address or CIDR range");
+                    }
+                    self.allowed_ips = Some(entries);
+                }
+                ("use_x_forwarded_for", Value::Bool(on)) => self.use_x_forwarded_for = on,
+                (name, _) => bail!("general_settings.{name} has the wrong type"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Replaces `os.environ/NAME` by the variable's value, at any depth.
+fn resolve(value: Value) -> anyhow::Result<Value> {
+    Ok(match value {
+        Value::String(text) => match text.strip_prefix("os.environ/") {
+            Some(name) => match std::env::var(name) {
+                Ok(found) => Value::String(found),
+                Err(_) => Value::Null,
+            },
+            None => Value::String(text),
+        },
+        Value::Array(items) => Value::Array(items.into_iter().map(resolve).collect::<anyhow::Result<_>>()?),
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .map(|(name, value)| Ok((name, resolve(value)?)))
+                .collect::<anyhow::Result<serde_json::Map<_, _>>>()?,
+        ),
+        other => other,
+    })
+}
+
+/// The settings of a running server, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The master key.
+    pub master_key: SecretString,
+    /// `allowed_ips` of the config file: used until the database has a list.
+    pub allowed_ips: Option<Vec<String>>,
+    /// Proxies whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNetwork>,
+    /// Whether it counts at all.
+    pub use_x_forwarded_for: bool,
+    /// Whether summaries of `/spend/logs` count the whole end day.
+    pub inclusive_end_date: bool,
+    /// Whether `/metrics` needs no key.
+    pub metrics_public: bool,
+    /// Time to the first byte of an answer.
+    pub request_timeout: Duration,
+}
+
+/// A key that can serve as the master key, or why not.
+pub fn check_master_key(key: &str) -> anyhow::Result<()> {
+    if !key.starts_with("sk-") || key.len() < 6 || key.chars().any(char::is_whitespace) {
+        bail!("the master key must start with 'sk-', have at least 6 characters and no spaces");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn litellms_config_is_read_and_the_rest_is_named() {
+        let config = ConfigFile::parse(
+            "general_settings:\n  allowed_ips: ['10.0.0.0/8']\n  use_x_forwarded_for: true\n  alerting: [slack]\n\
+             litellm_settings: {drop_params: true}\nmodel_list:\n  - model_name: a\n",
+        )
+        .expect("valid");
+        assert_eq!(config.allowed_ips.as_deref(), Some(&["10.0.0.0/8".to_owned()][..]));
+        assert!(config.use_x_forwarded_for);
+        assert_eq!(config.ignored, ["general_settings.alerting", "litellm_settings"]);
+        assert_eq!(config.model_list.len(), 1);
+        assert!(ConfigFile::parse("general_settings: [1]").is_err());
+        assert!(ConfigFile::parse("general_settings: {allowed_ips: ['nonsense']}").is_err());
+        assert!(ConfigFile::parse("").is_ok());
+    }
+}

@@ -1,0 +1,33 @@
+//! litespend: LiteLLM's Budget & Spend Tracking API, served from Rust.
+//!
+//! The modules in reading order:
+//!
+//! 1. [`config`]: settings, from flags, the environment and LiteLLM's `config.yaml`.
+//! 2. [`server`]: from settings to a listening server, and down again; [`local_postgres`], the embedded
+//!    database; [`shutdown`].
+//! 3. [`app`]: the state and the one constructor of the application; [`router`]: every route, who may call it, and
+//!    the layers around it.
+//! 4. [`auth`], [`client_ip`]: who calls and from where; [`extract`], [`error`]: requests in, refusals out.
+//! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
+//!    [`openapi`]: the document.
+//! 6. [`store`]: all SQL; [`pricing`]: what a call costs. They know neither HTTP nor each other.
+//! 7. [`telemetry`], [`metrics`], [`clock`].
+
+pub mod app;
+pub mod auth;
+pub mod client_ip;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod extract;
+pub mod json_stream;
+pub mod local_postgres;
+pub mod metrics;
+pub mod openapi;
+pub mod pricing;
+pub mod router;
+pub mod routes;
+pub mod server;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,28 @@
+//! The command line: parses it, starts what it asks for, and turns failures into one line and an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use litespend::config::{Cli, Command};
+use litespend::server::{self, Failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(args) => server::serve(*args),
+        Command::Migrate(args) => server::migrate(&args),
+        Command::Openapi => server::print_openapi(),
+        Command::Healthcheck(args) => server::healthcheck(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Setting(error)) => {
+            eprintln!("litespend: {error:#}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Runtime(error)) => {
+            eprintln!("litespend: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

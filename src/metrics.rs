@@ -1,0 +1,66 @@
+//! Prometheus metrics. Owns their names; nothing else records any.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use sqlx::PgPool;
+
+use crate::auth::lookup::KeyLookup;
+
+const REQUESTS: &str = "litespend_http_requests_total";
+const LATENCY: &str = "litespend_http_request_duration_seconds";
+const POOL_SIZE: &str = "litespend_database_connections";
+const POOL_IDLE: &str = "litespend_database_connections_idle";
+const KEYS_CACHED: &str = "litespend_key_cache_entries";
+
+/// Upper bounds of the latency histogram, seconds.
+const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// The recorder of one server. Handed out once a process; later ones share it.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Installs the process's recorder, or finds the one installed before.
+    pub fn install() -> anyhow::Result<Self> {
+        static HANDLE: std::sync::OnceLock<Result<PrometheusHandle, String>> = std::sync::OnceLock::new();
+        let handle = HANDLE.get_or_init(|| {
+            let handle = PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Full(LATENCY.to_owned()), &BUCKETS)
+                .and_then(PrometheusBuilder::install_recorder)
+                .map_err(|error| error.to_string())?;
+            metrics::describe_counter!(REQUESTS, "Requests by route and class of status");
+            metrics::describe_histogram!(LATENCY, metrics::Unit::Seconds, "Time to the start of the answer by route");
+            metrics::describe_gauge!(POOL_SIZE, "Database connections open");
+            metrics::describe_gauge!(POOL_IDLE, "Database connections open and idle");
+            metrics::describe_gauge!(KEYS_CACHED, "Key lookups remembered");
+            Ok(handle)
+        });
+        handle.clone().map(|handle| Self { handle }).map_err(anyhow::Error::msg)
+    }
+
+    /// Counts one answer. `route` is the matched pattern, so that the number of series is bounded.
+    pub fn record(route: &str, status: StatusCode, elapsed: Duration) {
+        let class = match status.as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        metrics::counter!(REQUESTS, "route" => route.to_owned(), "status" => class).increment(1);
+        metrics::histogram!(LATENCY, "route" => route.to_owned(), "status" => class).record(elapsed.as_secs_f64());
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self, pool: &PgPool, keys: &KeyLookup) -> String {
+        metrics::gauge!(POOL_SIZE).set(f64::from(pool.size()));
+        metrics::gauge!(POOL_IDLE).set(pool.num_idle() as f64);
+        metrics::gauge!(KEYS_CACHED).set(keys.remembered() as f64);
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}

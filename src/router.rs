@@ -1,0 +1,195 @@
+//! Every route with who may call it, and the layers around them, on one page. A path that matches and has no
+//! line in [`ROUTES`] is refused, so a new route can't be open by accident.
+
+use std::any::Any;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, routing};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::AppState;
+use crate::auth::access::{self, Access};
+use crate::auth::key;
+use crate::client_ip;
+use crate::error::ApiError;
+use crate::openapi;
+use crate::routes::{
+    allowed_ips, daily_activity, health, spend_calculate, spend_logs, spend_report, spend_reset, spend_tags,
+};
+use crate::telemetry::{self, KeyPrefix};
+
+/// A path, its methods as `Allow` lists them, and who may call it.
+pub struct Rule {
+    /// Path pattern, as the router knows it.
+    pub path: &'static str,
+    /// Value of the `Allow` header.
+    pub allow: &'static str,
+    /// Who may call it.
+    pub access: Access,
+}
+
+const fn rule(path: &'static str, allow: &'static str, access: Access) -> Rule {
+    Rule { path, allow, access }
+}
+
+/// Who may call what.
+pub const ROUTES: &[Rule] = &[
+    rule("/spend/calculate", "POST", Access::Spend),
+    rule("/spend/logs", "GET", Access::Spend),
+    rule("/spend/tags", "GET", Access::Spend),
+    rule("/global/spend/tags", "GET", Access::GlobalSpend),
+    rule("/global/spend/report", "GET", Access::GlobalSpend),
+    rule("/global/spend/reset", "POST", Access::MasterKey),
+    rule("/user/daily/activity", "GET", Access::AnyKey),
+    rule("/add/allowed_ip", "POST", Access::AdminWrite),
+    rule("/delete/allowed_ip", "POST", Access::AdminWrite),
+    rule("/get/allowed_ips", "GET", Access::AdminRead),
+    rule("/health/liveliness", "GET", Access::Probe),
+    rule("/health/liveness", "GET", Access::Probe),
+    rule("/health/readiness", "GET", Access::Public),
+    rule("/metrics", "GET", Access::AdminRead),
+    rule("/openapi.json", "GET", Access::Public),
+    rule("/", "GET", Access::Public),
+    rule("/docs", "GET", Access::Public),
+    rule("/docs/", "GET", Access::Public),
+    rule("/docs/{*rest}", "GET", Access::Public),
+];
+
+/// The routes that are in the OpenAPI document.
+pub fn documented() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(spend_calculate::calculate_spend))
+        .routes(routes!(spend_logs::list_spend_logs))
+        .routes(routes!(spend_tags::list_spend_tags))
+        .routes(routes!(spend_tags::list_global_spend_tags))
+        .routes(routes!(spend_report::get_spend_report))
+        .routes(routes!(spend_reset::reset_spend))
+        .routes(routes!(daily_activity::list_user_daily_activity))
+        .routes(routes!(allowed_ips::add_allowed_ip))
+        .routes(routes!(allowed_ips::delete_allowed_ip))
+        .routes(routes!(allowed_ips::list_allowed_ips))
+        .routes(routes!(health::get_liveliness))
+        .routes(routes!(health::get_liveness))
+        .routes(routes!(health::get_readiness))
+        .routes(routes!(health::get_metrics))
+}
+
+/// The application as one service: log, panics, authorisation, time limit, compression, handlers.
+pub fn build(state: AppState) -> Router {
+    let (documented, document) = documented().split_for_parts();
+    let timeout = state.settings.request_timeout;
+    documented
+        .route("/openapi.json", routing::get(move || openapi::serve(document.clone())))
+        .route("/", routing::get(openapi::docs_page))
+        .route("/docs", routing::get(openapi::docs_page))
+        .route("/docs/", routing::get(openapi::docs_page))
+        .route("/docs/{*rest}", routing::get(openapi::docs_file))
+        .fallback(not_found)
+        .layer(CompressionLayer::new())
+        .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))
+        .layer(middleware::from_fn_with_state(state.clone(), authorize))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(state.clone(), telemetry::log_request))
+        .with_state(state)
+}
+
+async fn not_found() -> ApiError {
+    ApiError::detail(StatusCode::NOT_FOUND, "Not Found")
+}
+
+/// Answers 504 where no answer has begun in time. What has begun is not cut.
+async fn limit_time(limit: Duration, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::Timeout { seconds: limit.as_secs() }.into_response(),
+    }
+}
+
+/// The last line: a panic is a 500 and a line in the log, never a cut connection.
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let cause = panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "panic".to_owned());
+    ApiError::Internal(format!("panic: {cause}")).into_response()
+}
+
+/// The address that the request comes from, where it is known.
+pub fn client_address(state: &AppState, request: &Request) -> Option<IpAddr> {
+    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+    let settings = &state.settings;
+    Some(client_ip::client_address(
+        peer.ip(),
+        request.headers(),
+        settings.use_x_forwarded_for,
+        &settings.trusted_proxies,
+    ))
+}
+
+/// Checks address, method, key and access, in this order, and leaves the caller in the request's extensions.
+async fn authorize(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    match admit(&state, &mut request).await {
+        Ok(prefix) => {
+            let mut response = next.run(request).await;
+            if let Some(prefix) = prefix {
+                response.extensions_mut().insert(prefix);
+            }
+            response
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn admit(state: &AppState, request: &mut Request) -> Result<Option<KeyPrefix>, ApiError> {
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let rule = path.as_ref().and_then(|path| ROUTES.iter().find(|rule| rule.path == path));
+    if rule.is_none_or(|rule| rule.access != Access::Probe) {
+        check_address(state, request)?;
+    }
+    let Some(path) = path else { return Ok(None) };
+    let Some(rule) = rule else { return Err(ApiError::Internal(format!("route {path} has no access rule"))) };
+    let open = matches!(rule.access, Access::Probe | Access::Public);
+    if !method_allowed(rule, request.method(), open) {
+        return Err(ApiError::MethodNotAllowed(rule.allow));
+    }
+    if open || (rule.path == "/metrics" && state.settings.metrics_public) {
+        return Ok(None);
+    }
+    let caller = authenticate(state, request.headers(), rule).await?;
+    access::check(rule.access, rule.path, &caller)?;
+    let prefix = KeyPrefix::of(&caller);
+    request.extensions_mut().insert(caller);
+    Ok(Some(prefix))
+}
+
+/// HEAD is GET without the body for probes and pages; the API answers it 405, as the reference does.
+fn method_allowed(rule: &Rule, method: &Method, open: bool) -> bool {
+    rule.allow.split(',').any(|allowed| allowed == method.as_str()) || (open && method == Method::HEAD)
+}
+
+fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError> {
+    let list = state.allow_list.current();
+    let allowed = match client_address(state, request) {
+        Some(address) => list.allows(address),
+        // Without an address nothing can be on a list.
+        None => list.entries.as_ref().is_none_or(Vec::is_empty),
+    };
+    if allowed { Ok(()) } else { Err(ApiError::forbidden("Access forbidden: the client's IP address is not allowed.")) }
+}
+
+async fn authenticate(state: &AppState, headers: &HeaderMap, rule: &Rule) -> Result<crate::auth::Caller, ApiError> {
+    let key = key::key_of(headers)?;
+    if rule.access == Access::MasterKey && !state.keys.is_master(&key) {
+        return Err(access::master_key_only(rule.path));
+    }
+    state.keys.resolve(&key).await
+}

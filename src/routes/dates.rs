@@ -1,0 +1,48 @@
+//! Dates of the query string: `YYYY-MM-DD`, strictly. How a bad one is refused differs from route to route and
+//! is the route's business.
+
+use chrono::NaiveDate;
+
+/// The day that a text names, if it is exactly `YYYY-MM-DD` and exists.
+pub fn parse_day(text: &str) -> Option<NaiveDate> {
+    let bytes = text.as_bytes();
+    let digits =
+        |range: std::ops::Range<usize>| bytes.get(range).is_some_and(|part| part.iter().all(u8::is_ascii_digit));
+    let shaped = bytes.len() == 10 && digits(0..4) && digits(5..7) && digits(8..10);
+    if !shaped || bytes.get(4) != Some(&b'-') || bytes.get(7) != Some(&b'-') {
+        return None;
+    }
+    // PostgreSQL's and Python's calendars start with year 1.
+    NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|_| !text.starts_with("0000"))
+}
+
+/// What to tell a client whose date is not one.
+pub fn not_a_day(name: &str, text: &str) -> String {
+    let shown: String = text.chars().take(40).collect();
+    format!("{name} must be a YYYY-MM-DD date, got {shown:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_days_in_one_spelling_are_days() {
+        for (text, expected) in [
+            ("2026-02-28", true),
+            ("2024-02-29", true),
+            ("2026-02-29", false),
+            ("2026-2-1", false),
+            ("20260201", false),
+            ("2026-02-01T00:00:00", false),
+            ("01/02/2026", false),
+            ("+026-02-01", false),
+            ("0000-01-01", false),
+            ("２０２６-01-01", false),
+            (" 2026-02-1", false),
+            ("", false),
+        ] {
+            assert_eq!(parse_day(text).is_some(), expected, "{text:?}");
+        }
+    }
+}

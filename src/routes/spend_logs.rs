@@ -1,0 +1,225 @@
+//! `GET /spend/logs`: rows of the log, or summaries by day.
+
+use std::collections::BTreeMap;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::HeaderValue;
+use axum::response::Response;
+use bytes::Bytes;
+use chrono::{Days, NaiveDate};
+use futures_util::{Stream, TryStreamExt};
+use sqlx::{PgPool, Postgres, QueryBuilder};
+
+use super::dates::{not_a_day, parse_day};
+use crate::app::AppState;
+use crate::auth::{Caller, key_filter};
+use crate::error::{ApiError, ErrorType};
+use crate::extract::{FromQuery, Query, QueryReader};
+use crate::json_stream::{self, Writer};
+use crate::store::spend_logs::{self, DaySpend, ROW_CAP, SpendLog, SpendLogFilter};
+use crate::store::{DateRange, Reading};
+
+/// Says that the answer holds the newest rows only.
+const TRUNCATED: &str = "x-litellm-spend-logs-truncated";
+
+/// Parameters of `/spend/logs`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct LogsParams {
+    /// Get spend logs based on api key (raw or its SHA-256)
+    api_key: Option<String>,
+    /// Get spend logs based on user_id
+    user_id: Option<String>,
+    /// Get the spend logs of one request, by its id or LiteLLM's id of the call
+    request_id: Option<String>,
+    /// Time from which to start viewing key spend (YYYY-MM-DD)
+    start_date: Option<String>,
+    /// Time till which to view key spend (YYYY-MM-DD)
+    end_date: Option<String>,
+    /// With both dates: true returns spend by day, false returns rows
+    #[param(required = false, default = true)]
+    summarize: bool,
+}
+
+impl FromQuery for LogsParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self {
+            api_key: reader.text("api_key"),
+            user_id: reader.text("user_id"),
+            request_id: reader.text("request_id"),
+            start_date: reader.text("start_date"),
+            end_date: reader.text("end_date"),
+            summarize: reader.boolean("summarize", true),
+        }
+    }
+}
+
+/// Spend logs: the newest 10,000 rows, or with both dates the spend of each day. Users who are not admins see their
+/// own rows. A summary names each key's spend at the top level, and spend by user and model below.
+#[utoipa::path(get, path = "/spend/logs", tag = crate::openapi::TAG,
+    operation_id = "view_spend_logs_spend_logs_get", security(("APIKeyHeader" = [])), params(LogsParams),
+    responses((status = 200, description = "Rows, newest first, or a summary a day", body = Vec<SpendLog>,
+               headers(("x-litellm-spend-logs-truncated" = String, description = "`true` where rows were left out"))),
+              (status = 400, description = "A bad date")))]
+pub async fn list_spend_logs(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<LogsParams>,
+) -> Result<Response, ApiError> {
+    let range = match (&params.start_date, &params.end_date) {
+        (Some(start), Some(end)) => Some(DateRange { start: day("start_date", start)?, end: day("end_date", end)? }),
+        _ => None,
+    };
+    let mut filter = SpendLogFilter {
+        api_key: params.api_key.as_deref().map(key_filter),
+        user_id: caller.own_rows_only().map(str::to_owned).or(params.user_id),
+        request_id: params.request_id,
+        from: range.map(|range| range.from()),
+        // The reference's end: midnight at the start of the end day, itself included.
+        to: range.map(|range| crate::store::midnight(range.end)),
+    };
+    match range {
+        Some(range) if params.summarize => {
+            if state.settings.inclusive_end_date {
+                filter.to = Some(range.until() - chrono::TimeDelta::microseconds(1));
+            }
+            json_stream::respond(summarise(state.pool.clone(), filter, range.end), "application/json").await
+        }
+        _ => respond_with_rows(state.pool.clone(), filter).await,
+    }
+}
+
+fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
+    parse_day(text).ok_or_else(|| ApiError::bad_request(ErrorType::InternalError, not_a_day(name, text)))
+}
+
+async fn respond_with_rows(pool: PgPool, filter: SpendLogFilter) -> Result<Response, ApiError> {
+    let mut reading = Reading::start(&pool).await?;
+    // One request has one row, or a few: nothing to cut.
+    let truncated = filter.request_id.is_none() && spend_logs::reaches(reading.connection(), &filter, ROW_CAP).await?;
+    let mut response = json_stream::respond(rows(reading, filter), "application/json").await?;
+    if truncated {
+        response.headers_mut().insert(TRUNCATED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+fn rows(mut reading: Reading, filter: SpendLogFilter) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = Writer::new();
+        writer.raw("[");
+        {
+            let mut query = QueryBuilder::<Postgres>::new("");
+            let mut rows = spend_logs::newest(reading.connection(), &mut query, &filter, ROW_CAP);
+            let mut separator = "";
+            while let Some(row) = rows.try_next().await? {
+                writer.raw(separator);
+                writer.value(&row)?;
+                separator = ",";
+                if let Some(piece) = writer.piece() {
+                    yield piece;
+                }
+            }
+        }
+        reading.finish();
+        writer.raw("]");
+        yield writer.take();
+    }
+}
+
+/// The spend of one day by key, user and model.
+#[derive(Default)]
+struct Summary {
+    keys: BTreeMap<String, f64>,
+    users: BTreeMap<Option<String>, f64>,
+    models: BTreeMap<String, f64>,
+    total: f64,
+}
+
+impl Summary {
+    fn add(&mut self, row: DaySpend) {
+        self.total += row.spend;
+        *self.keys.entry(row.api_key).or_default() += row.spend;
+        *self.users.entry(row.user).or_default() += row.spend;
+        *self.models.entry(row.model).or_default() += row.spend;
+    }
+
+    fn write(&self, day: NaiveDate, writer: &mut Writer) -> Result<(), ApiError> {
+        writer.raw("{");
+        // A key can't take the place of the summary's own fields.
+        let own = ["startTime", "spend", "users", "models"];
+        for (key, spend) in self.keys.iter().filter(|(key, _)| !own.contains(&key.as_str())) {
+            writer.value(key)?;
+            writer.raw(":");
+            writer.amount(*spend);
+            writer.raw(",");
+        }
+        writer.raw("\"startTime\":");
+        writer.value(&day)?;
+        writer.raw(",\"spend\":");
+        writer.amount(self.total);
+        writer.raw(",\"users\":{");
+        write_amounts(writer, self.users.iter().map(|(user, spend)| (user.as_deref().unwrap_or("null"), *spend)))?;
+        writer.raw("},\"models\":{");
+        write_amounts(writer, self.models.iter().map(|(model, spend)| (model.as_str(), *spend)))?;
+        writer.raw("}}");
+        Ok(())
+    }
+}
+
+fn write_amounts<'a>(writer: &mut Writer, amounts: impl Iterator<Item = (&'a str, f64)>) -> Result<(), ApiError> {
+    for (index, (name, spend)) in amounts.enumerate() {
+        if index > 0 {
+            writer.raw(",");
+        }
+        writer.value(name)?;
+        writer.raw(":");
+        writer.amount(spend);
+    }
+    Ok(())
+}
+
+/// A summary for each day with spend, then an empty one for each further day up to `end`.
+fn summarise(pool: PgPool, filter: SpendLogFilter, end: NaiveDate) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut reading = Reading::start(&pool).await?;
+        let mut writer = Writer::new();
+        let mut current: Option<(NaiveDate, Summary)> = None;
+        let mut separator = "[";
+        {
+            let mut query = QueryBuilder::<Postgres>::new("");
+            let mut rows = spend_logs::by_day(reading.connection(), &mut query, &filter);
+            while let Some(row) = rows.try_next().await? {
+                if let Some((day, summary)) = current.take_if(|(day, _)| *day != row.day) {
+                    writer.raw(separator);
+                    separator = ",";
+                    summary.write(day, &mut writer)?;
+                    if let Some(piece) = writer.piece() {
+                        yield piece;
+                    }
+                }
+                current.get_or_insert_with(|| (row.day, Summary::default())).1.add(row);
+            }
+        }
+        reading.finish();
+        if let Some((mut day, summary)) = current {
+            writer.raw(separator);
+            separator = ",";
+            summary.write(day, &mut writer)?;
+            while day < end {
+                let Some(next) = day.checked_add_days(Days::new(1)) else { break };
+                day = next;
+                writer.raw(",");
+                writer.raw("{\"startTime\":");
+                writer.value(&day)?;
+                writer.raw(",\"spend\":0,\"users\":{},\"models\":{}}");
+                if let Some(piece) = writer.piece() {
+                    yield piece;
+                }
+            }
+        }
+        writer.raw(if separator == "[" { "[]" } else { "]" });
+        yield writer.take();
+    }
+}

@@ -1,0 +1,349 @@
+//! `GET /global/spend/report`: spend by day and team or customer, or by key.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use bytes::Bytes;
+use chrono::NaiveDate;
+use futures_util::{Stream, TryStreamExt};
+use serde::Serialize;
+use sqlx::PgPool;
+
+use super::dates::{not_a_day, parse_day};
+use crate::app::AppState;
+use crate::auth::key_filter;
+use crate::error::{ApiError, ErrorType};
+use crate::extract::{FromQuery, Query, QueryReader};
+use crate::json_stream::{self, Writer};
+use crate::store::spend_report::{self, DayRow};
+use crate::store::{DateRange, Reading};
+
+/// How a report groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupBy {
+    /// By day and team.
+    Team,
+    /// By day and end user.
+    Customer,
+    /// By key.
+    ApiKey,
+}
+
+/// Parameters of `/global/spend/report`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ReportParams {
+    /// Time from which to start viewing spend (YYYY-MM-DD)
+    start_date: Option<String>,
+    /// Time till which to view spend (YYYY-MM-DD)
+    end_date: Option<String>,
+    /// Group spend by internal team or customer or api_key
+    #[param(required = false, default = "team", inline)]
+    group_by: GroupBy,
+    /// View spend for a specific api_key (raw or its SHA-256)
+    api_key: Option<String>,
+    /// View spend for a specific internal_user_id
+    internal_user_id: Option<String>,
+    /// View spend for a specific team_id
+    team_id: Option<String>,
+    /// View spend for a specific customer_id, in conjunction with team_id
+    customer_id: Option<String>,
+}
+
+impl FromQuery for ReportParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        let groups = [("team", GroupBy::Team), ("customer", GroupBy::Customer), ("api_key", GroupBy::ApiKey)];
+        Self {
+            start_date: reader.text("start_date"),
+            end_date: reader.text("end_date"),
+            group_by: reader.choice("group_by", &groups, "'team', 'customer' or 'api_key'").unwrap_or(GroupBy::Team),
+            api_key: reader.text("api_key"),
+            internal_user_id: reader.text("internal_user_id"),
+            team_id: reader.text("team_id"),
+            customer_id: reader.text("customer_id"),
+        }
+    }
+}
+
+/// One entry of a report: of a day (by team or customer) or of a key.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum ReportEntry {
+    /// By day.
+    Day(ReportDay),
+    /// By key.
+    Key(ReportKey),
+}
+
+/// A day of a report: one of the three lists is there.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ReportDay {
+    /// Midnight of the day.
+    #[schema(example = "2026-02-01T00:00:00+00:00")]
+    group_by_day: String,
+    /// Grouped by team.
+    #[schema(required = false)]
+    teams: Option<Vec<ReportGroup>>,
+    /// Grouped by customer.
+    #[schema(required = false)]
+    customers: Option<Vec<ReportGroup>>,
+    /// One team's spend for one customer.
+    #[schema(required = false)]
+    teams_customers: Option<Vec<ReportGroup>>,
+}
+
+/// A team or customer of a day.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ReportGroup {
+    /// Alias of the team; `Unassigned Team` where it has none.
+    #[schema(required = false)]
+    team_name: Option<String>,
+    /// End user.
+    #[schema(required = false)]
+    customer: Option<String>,
+    /// USD.
+    total_spend: f64,
+    /// By model and key.
+    metadata: Vec<ReportUsage>,
+}
+
+/// What one key spent on one model.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ReportUsage {
+    /// Model.
+    model: String,
+    /// Hash of the key.
+    api_key: String,
+    /// USD.
+    spend: f64,
+    /// Prompt and completion tokens.
+    total_tokens: i64,
+}
+
+/// A key of a report.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ReportKey {
+    /// Hash of the key.
+    api_key: String,
+    /// USD.
+    total_cost: f64,
+    /// Prompt tokens.
+    total_input_tokens: i64,
+    /// Completion tokens.
+    total_output_tokens: i64,
+    /// By model.
+    model_details: Vec<ReportModel>,
+}
+
+/// What a key spent on one model.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ReportModel {
+    /// Model.
+    model: String,
+    /// USD.
+    total_cost: f64,
+    /// Prompt tokens.
+    total_input_tokens: i64,
+    /// Completion tokens.
+    total_output_tokens: i64,
+}
+
+/// Spend over a range of whole days, both ends included: by day and team (default) or customer, or by key. `api_key`
+/// and `internal_user_id` report by key; `team_id` with `customer_id` reports that pair.
+#[utoipa::path(get, path = "/global/spend/report", tag = crate::openapi::TAG,
+    operation_id = "get_global_spend_report_global_spend_report_get", security(("APIKeyHeader" = [])),
+    params(ReportParams),
+    responses((status = 200, description = "Days ascending, or keys by falling spend", body = Vec<ReportEntry>),
+              (status = 400, description = "A missing or bad date")))]
+pub async fn get_spend_report(
+    State(state): State<AppState>,
+    Query(params): Query<ReportParams>,
+) -> Result<Response, ApiError> {
+    let (Some(start), Some(end)) = (params.start_date.as_deref(), params.end_date.as_deref()) else {
+        return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
+    };
+    let range = DateRange { start: day("start_date", start)?, end: day("end_date", end)? };
+    let pool = state.pool.clone();
+    let content_type = "application/json";
+    if params.api_key.is_some() || params.internal_user_id.is_some() || params.group_by == GroupBy::ApiKey {
+        let api_key = params.api_key.as_deref().map(key_filter);
+        // Asked for a key, the reference does not look at the user.
+        let user_id = params.internal_user_id.filter(|_| api_key.is_none());
+        let pair = params.team_id.is_some() && params.customer_id.is_some();
+        if api_key.is_some() || user_id.is_some() || !pair {
+            return json_stream::respond(keys(pool, range, api_key, user_id), content_type).await;
+        }
+    }
+    let grouping = match (params.team_id, params.customer_id) {
+        (Some(team_id), Some(customer_id)) => Grouping::Pair { team_id, customer_id },
+        (team_id, _) if params.group_by == GroupBy::Team => Grouping::Team { team_id },
+        _ => Grouping::Customer,
+    };
+    json_stream::respond(days(pool, range, grouping), content_type).await
+}
+
+fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
+    parse_day(text).ok_or_else(|| ApiError::bad_request(ErrorType::InternalServerError, not_a_day(name, text)))
+}
+
+enum Grouping {
+    Team { team_id: Option<String> },
+    Customer,
+    Pair { team_id: String, customer_id: String },
+}
+
+impl Grouping {
+    fn list_name(&self) -> &'static str {
+        match self {
+            Self::Team { .. } => "teams",
+            Self::Customer => "customers",
+            Self::Pair { .. } => "teams_customers",
+        }
+    }
+
+    /// Writes the names of the row's group, with the comma that follows.
+    fn write_names(&self, writer: &mut Writer, row: &DayRow) -> Result<(), ApiError> {
+        if !matches!(self, Self::Customer) {
+            writer.raw("\"team_name\":");
+            writer.value(&row.team_name)?;
+            writer.raw(",");
+        }
+        if !matches!(self, Self::Team { .. }) {
+            writer.raw("\"customer\":");
+            writer.value(&row.customer)?;
+            writer.raw(",");
+        }
+        Ok(())
+    }
+}
+
+/// Writes the days of a report while the rows arrive in order: at any time one group of one day is open.
+fn days(pool: PgPool, range: DateRange, grouping: Grouping) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut reading = Reading::start(&pool).await?;
+        let mut writer = Writer::new();
+        writer.raw("[");
+        let mut open: Option<DayRow> = None;
+        let mut total = 0.0;
+        {
+            let connection = reading.connection();
+            let mut rows = match &grouping {
+                Grouping::Team { team_id } => spend_report::by_team(connection, range, team_id.clone()),
+                Grouping::Customer => spend_report::by_customer(connection, range),
+                Grouping::Pair { team_id, customer_id } => {
+                    spend_report::by_team_and_customer(connection, range, team_id.clone(), customer_id.clone())
+                }
+            };
+            while let Some(row) = rows.try_next().await? {
+                let same_day = open.as_ref().is_some_and(|last| last.day == row.day);
+                let same_group = same_day
+                    && open.as_ref().is_some_and(|last| (&last.team_name, &last.customer) == (&row.team_name, &row.customer));
+                if same_group {
+                    writer.raw(",");
+                } else {
+                    if open.is_some() {
+                        close_group(&mut writer, total);
+                        writer.raw(if same_day { "," } else { "]}," });
+                    }
+                    if !same_day {
+                        open_day(&mut writer, row.day, grouping.list_name());
+                    }
+                    total = 0.0;
+                    writer.raw("{");
+                    grouping.write_names(&mut writer, &row)?;
+                    writer.raw("\"metadata\":[");
+                }
+                total += row.spend;
+                write_usage(&mut writer, &row)?;
+                open = Some(row);
+                if let Some(piece) = writer.piece() {
+                    yield piece;
+                }
+            }
+        }
+        reading.finish();
+        if open.is_some() {
+            close_group(&mut writer, total);
+            writer.raw("]}");
+        }
+        writer.raw("]");
+        yield writer.take();
+    }
+}
+
+fn open_day(writer: &mut Writer, day: NaiveDate, list: &str) {
+    writer.raw("{\"group_by_day\":\"");
+    writer.raw(&day.format("%Y-%m-%d").to_string());
+    writer.raw("T00:00:00+00:00\",\"");
+    writer.raw(list);
+    writer.raw("\":[");
+}
+
+fn close_group(writer: &mut Writer, total: f64) {
+    writer.raw("],\"total_spend\":");
+    writer.amount(total);
+    writer.raw("}");
+}
+
+fn write_usage(writer: &mut Writer, row: &DayRow) -> Result<(), ApiError> {
+    writer.raw("{\"model\":");
+    writer.value(&row.model)?;
+    writer.raw(",\"spend\":");
+    writer.amount(row.spend);
+    writer.raw(",\"api_key\":");
+    writer.value(&row.api_key)?;
+    writer.raw(",\"total_tokens\":");
+    writer.integer(row.total_tokens);
+    writer.raw("}");
+    Ok(())
+}
+
+/// Writes the keys of a report while the rows arrive, the key with the largest spend first.
+fn keys(
+    pool: PgPool,
+    range: DateRange,
+    api_key: Option<String>,
+    user_id: Option<String>,
+) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut reading = Reading::start(&pool).await?;
+        let mut writer = Writer::new();
+        let mut open: Option<String> = None;
+        {
+            let mut rows = spend_report::by_key(reading.connection(), range, api_key, user_id);
+            while let Some(row) = rows.try_next().await? {
+                if open.as_ref() == Some(&row.api_key) {
+                    writer.raw(",");
+                } else {
+                    writer.raw(if open.is_some() { "]},{" } else { "[{" });
+                    writer.raw("\"api_key\":");
+                    writer.value(&row.api_key)?;
+                    writer.raw(",\"total_cost\":");
+                    writer.amount(row.key_spend);
+                    writer.raw(",\"total_input_tokens\":");
+                    writer.integer(row.key_prompt_tokens);
+                    writer.raw(",\"total_output_tokens\":");
+                    writer.integer(row.key_completion_tokens);
+                    writer.raw(",\"model_details\":[");
+                    open = Some(row.api_key);
+                }
+                writer.raw("{\"model\":");
+                writer.value(&row.model)?;
+                writer.raw(",\"total_cost\":");
+                writer.amount(row.spend);
+                writer.raw(",\"total_input_tokens\":");
+                writer.integer(row.prompt_tokens);
+                writer.raw(",\"total_output_tokens\":");
+                writer.integer(row.completion_tokens);
+                writer.raw("}");
+                if let Some(piece) = writer.piece() {
+                    yield piece;
+                }
+            }
+        }
+        reading.finish();
+        writer.raw(if open.is_some() { "]}]" } else { "[]" });
+        yield writer.take();
+    }
+}

@@ -1,0 +1,129 @@
+//! Spend by tag: `/spend/tags` (the caller's scope) and `/global/spend/tags` (everything, ranked).
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use chrono::NaiveDate;
+use serde::Serialize;
+
+use super::dates::{not_a_day, parse_day};
+use crate::app::AppState;
+use crate::auth::{Caller, Scope};
+use crate::error::{ApiError, ErrorType};
+use crate::extract::{FromQuery, Query, QueryReader};
+use crate::store::spend_tags::{self, TagFilter, TagSpend};
+use crate::store::{self, day_after, midnight};
+
+/// Parameters of `/spend/tags`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TagsParams {
+    /// Time from which to start viewing key spend (YYYY-MM-DD)
+    start_date: Option<String>,
+    /// Time till which to view key spend (YYYY-MM-DD)
+    end_date: Option<String>,
+}
+
+impl FromQuery for TagsParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
+    }
+}
+
+/// Parameters of `/global/spend/tags`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct GlobalTagsParams {
+    /// Time from which to start viewing key spend (YYYY-MM-DD)
+    start_date: Option<String>,
+    /// Time till which to view key spend (YYYY-MM-DD)
+    end_date: Option<String>,
+    /// Comma separated tags to filter on; `all-tags` among them lifts the filter
+    tags: Option<String>,
+}
+
+impl FromQuery for GlobalTagsParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date"), tags: reader.text("tags") }
+    }
+}
+
+/// The answer of `/global/spend/tags`.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct GlobalTagsResponse {
+    /// Tags, largest spend first.
+    spend_per_tag: Vec<GlobalTag>,
+}
+
+/// One tag of `/global/spend/tags`.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct GlobalTag {
+    /// The tag.
+    name: Option<String>,
+    /// USD, rounded to four places.
+    spend: f64,
+    /// How many times it was used.
+    log_count: i64,
+}
+
+/// Spend per request tag: everything for admins, else the caller's own rows and those of teams it may view.
+#[utoipa::path(get, path = "/spend/tags", tag = crate::openapi::TAG,
+    operation_id = "view_spend_tags_spend_tags_get", security(("APIKeyHeader" = [])), params(TagsParams),
+    responses((status = 200, description = "Spend of each tag", body = Vec<TagSpend>),
+              (status = 400, description = "A bad date")))]
+pub async fn list_spend_tags(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<TagsParams>,
+) -> Result<Json<Vec<TagSpend>>, ApiError> {
+    let start = optional_day("start_date", params.start_date.as_deref())?;
+    let end = optional_day("end_date", params.end_date.as_deref())?;
+    let mut connection = state.pool.acquire().await?;
+    let scope = if caller.role.sees_everything() {
+        Scope::All
+    } else {
+        store::keys::owned_scope(&mut connection, caller.user_id.as_deref()).await?
+    };
+    let filter = TagFilter { scope, from: start.map(midnight), until: end.map(day_after), tags: None };
+    Ok(Json(spend_tags::spend_by_tag(&mut connection, &filter).await?))
+}
+
+/// Spend per request tag over everything, largest first. Used by LiteLLM's dashboard.
+#[utoipa::path(get, path = "/global/spend/tags", tag = crate::openapi::TAG,
+    operation_id = "global_view_spend_tags_global_spend_tags_get", security(("APIKeyHeader" = [])),
+    params(GlobalTagsParams),
+    responses((status = 200, description = "Spend of each tag", body = GlobalTagsResponse),
+              (status = 400, description = "A missing or bad date")))]
+pub async fn list_global_spend_tags(
+    State(state): State<AppState>,
+    Query(params): Query<GlobalTagsParams>,
+) -> Result<Json<GlobalTagsResponse>, ApiError> {
+    let (Some(start), Some(end)) = (params.start_date.as_deref(), params.end_date.as_deref()) else {
+        return Err(ApiError::bad_request(ErrorType::BadRequest, "Please provide start_date and end_date"));
+    };
+    let tags: Option<Vec<String>> =
+        params.tags.filter(|tags| !tags.is_empty()).map(|tags| tags.split(',').map(str::to_owned).collect());
+    let filter = TagFilter {
+        scope: Scope::All,
+        from: optional_day("start_date", Some(start))?.map(midnight),
+        until: optional_day("end_date", Some(end))?.map(day_after),
+        tags: tags.filter(|tags| !tags.iter().any(|tag| tag == "all-tags")),
+    };
+    let mut connection = state.pool.acquire().await?;
+    let rows = spend_tags::spend_by_tag(&mut connection, &filter).await?;
+    let rank = |row: TagSpend| GlobalTag {
+        name: row.individual_request_tag,
+        spend: four_places(row.total_spend),
+        log_count: row.log_count,
+    };
+    Ok(Json(GlobalTagsResponse { spend_per_tag: rows.into_iter().map(rank).collect() }))
+}
+
+fn optional_day(name: &str, text: Option<&str>) -> Result<Option<NaiveDate>, ApiError> {
+    let refuse = |text: &str| ApiError::bad_request(ErrorType::InternalError, not_a_day(name, text));
+    text.map(|text| parse_day(text).ok_or_else(|| refuse(text))).transpose()
+}
+
+/// Rounds the way Python's `round(x, 4)` does: the nearest four-place decimal of the exact binary value.
+fn four_places(amount: f64) -> f64 {
+    format!("{amount:.4}").parse().unwrap_or(amount)
+}

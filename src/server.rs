@@ -1,0 +1,192 @@
+//! From settings to a listening server, and down again: opens the database (embedded or given), finds or makes the
+//! master key, prints where everything is, accepts connections, and stops in order.
+
+mod accept;
+mod database;
+mod master_key;
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use self::database::OpenDatabase;
+use crate::app::{AppState, build_router};
+use crate::clock::Clock;
+use crate::config::{ConfigFile, DatabaseArgs, HealthcheckArgs, ServeArgs, Settings};
+use crate::pricing::Pricer;
+use crate::store::database::{self as store_database, DatabaseKind, PoolLimits};
+use crate::{openapi, shutdown, telemetry};
+
+/// Why a subcommand failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// A setting is wrong: exit code 2.
+    Setting(anyhow::Error),
+    /// Everything else: exit code 1.
+    Runtime(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Runtime(error)
+    }
+}
+
+/// Reads the config file that the arguments name, if any.
+pub fn read_config(args: &DatabaseArgs) -> Result<ConfigFile, Failure> {
+    args.config
+        .as_deref()
+        .map_or_else(|| Ok(ConfigFile::default()), |path| ConfigFile::read(path).map_err(Failure::Setting))
+}
+
+/// `litespend serve`.
+pub fn serve(args: ServeArgs) -> Result<(), Failure> {
+    telemetry::start(args.log_format);
+    let config = read_config(&args.database)?;
+    if !config.ignored.is_empty() {
+        tracing::warn!(settings = config.ignored.join(", "), "settings of the config file that litespend does not use");
+    }
+    let given_key =
+        master_key::given(args.master_key.as_ref(), config.master_key.as_ref()).map_err(Failure::Setting)?;
+    if given_key.is_none() && database::url(&args.database, &config).is_some() {
+        return Err(Failure::Setting(anyhow::anyhow!(
+            "no master key: set LITELLM_MASTER_KEY (or general_settings.master_key in the config file)"
+        )));
+    }
+    let limits = PoolLimits { connections: args.database_connections, wait: Duration::from_secs(args.database_wait) };
+    let open = OpenDatabase::open(&args.database, &config, limits)?;
+    let master_key = match given_key {
+        Some(key) => key,
+        None => master_key::of_home(open.home().context("the embedded database has a home")?)?,
+    };
+    let settings = Settings {
+        master_key: master_key.key.clone(),
+        allowed_ips: config.allowed_ips.clone(),
+        trusted_proxies: args.trusted_proxies.clone(),
+        use_x_forwarded_for: args.use_x_forwarded_for || config.use_x_forwarded_for,
+        inclusive_end_date: args.inclusive_end_date,
+        metrics_public: args.metrics_public,
+        request_timeout: Duration::from_secs(args.request_timeout),
+    };
+    let pricer = Arc::new(Pricer::from_config(&config).map_err(Failure::Setting)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let result = runtime.block_on(run(&args, &open, settings, pricer, &master_key.origin));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    open.close()?;
+    result
+}
+
+async fn run(
+    args: &ServeArgs,
+    open: &OpenDatabase,
+    settings: Settings,
+    pricer: Arc<Pricer>,
+    key_origin: &str,
+) -> Result<(), Failure> {
+    let pool = open.pool().map_err(Failure::Setting)?;
+    let (kind, version) = open.prepare(&pool).await?;
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+        .map_err(Failure::Setting)?;
+    let address = listener.local_addr().context("no local address")?;
+    let state = AppState::new(pool.clone(), settings, pricer, Clock::system())?;
+    state.refresh_allow_list().await.context("the allow list cannot be read")?;
+    print_block(address, open, kind, &version, key_origin);
+
+    let stop = CancellationToken::new();
+    let refresh = tokio::spawn(state.clone().keep_allow_list_fresh(stop.clone()));
+    accept::serve(listener, build_router(state), shutdown::requested()).await;
+    stop.cancel();
+    let _ = refresh.await;
+    // Connections that a cut-off request still holds are not waited for.
+    let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Says in one readable block where everything is.
+fn print_block(address: SocketAddr, open: &OpenDatabase, kind: DatabaseKind, version: &str, key_origin: &str) {
+    let host = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    let url = format!("http://{}", SocketAddr::new(host, address.port()));
+    let owner = match kind {
+        DatabaseKind::Own => "litespend's own tables",
+        DatabaseKind::LiteLlm => "LiteLLM's tables, left as they are",
+    };
+    let block = format!(
+        "litespend {}\n  address     {url} (listening on {address})\n  database    {version}, {}, {owner}\n  docs        {url}/\n  master key  {key_origin}\n",
+        env!("CARGO_PKG_VERSION"),
+        open.place(),
+    );
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(block.as_bytes()).and_then(|()| out.flush());
+}
+
+/// `litespend migrate`.
+pub fn migrate(args: &DatabaseArgs) -> Result<(), Failure> {
+    let config = read_config(args)?;
+    let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
+    let open = OpenDatabase::open(args, &config, limits)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let result = runtime.block_on(async {
+        let pool = open.pool().map_err(Failure::Setting)?;
+        let (kind, version) = open.prepare(&pool).await?;
+        match kind {
+            DatabaseKind::Own => println!("{version}, {}: up to date", open.place()),
+            DatabaseKind::LiteLlm => println!("{version}, {}: LiteLLM's tables, nothing to do", open.place()),
+        }
+        pool.close().await;
+        Ok(())
+    });
+    open.close()?;
+    result
+}
+
+/// `litespend openapi`.
+pub fn print_openapi() -> Result<(), Failure> {
+    let text = openapi::yaml()?;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write")?;
+    Ok(())
+}
+
+/// `litespend healthcheck`: what a container's health check runs.
+pub fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
+    use std::io::Read;
+    let host = if args.host.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.host };
+    let address = SocketAddr::new(host, args.port);
+    let limit = Duration::from_secs(5);
+    let mut answer = String::new();
+    let asked = std::net::TcpStream::connect_timeout(&address, limit).and_then(|mut stream| {
+        stream.set_read_timeout(Some(limit))?;
+        stream.write_all(b"GET /health/readiness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        stream.take(64 * 1024).read_to_string(&mut answer)
+    });
+    asked.with_context(|| format!("no answer from {address}"))?;
+    if answer.starts_with("HTTP/1.1 200") {
+        println!("ready");
+        return Ok(());
+    }
+    let status = answer.lines().next().unwrap_or("no status");
+    Err(Failure::Runtime(anyhow::anyhow!("{address} is not ready: {status}")))
+}
+
+/// Where the embedded database lives for these arguments.
+pub fn home(args: &DatabaseArgs) -> PathBuf {
+    args.data_dir.clone().unwrap_or_else(crate::local_postgres::default_home)
+}
+
+/// Opens a pool on a URL and brings its database up to date. For subcommands and tests.
+pub async fn connect(url: &str, limits: PoolLimits) -> anyhow::Result<sqlx::PgPool> {
+    let pool = store_database::pool(url, limits)?;
+    let mut connection = pool.acquire().await?;
+    store_database::migrate(&mut connection).await?;
+    drop(connection);
+    Ok(pool)
+}

@@ -1,0 +1,142 @@
+//! `LiteLLM_DailyUserSpend`: one row a day, user, key, model, provider, tool and endpoint, written by LiteLLM.
+
+use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
+
+/// The model under which LiteLLM reports rows without one.
+pub const UNKNOWN_MODEL: &str = "unknown-model";
+
+/// A row of a daily table: what the reports read of it.
+#[derive(Clone, Debug, Default, FromRow)]
+pub struct DailyRow {
+    /// Whose row: user, team or tag.
+    pub entity_id: Option<String>,
+    /// Day, `YYYY-MM-DD`.
+    pub date: String,
+    /// Hash of the key; empty where there was none.
+    pub api_key: String,
+    /// Model.
+    pub model: Option<String>,
+    /// Public model name.
+    pub model_group: Option<String>,
+    /// Provider.
+    pub custom_llm_provider: Option<String>,
+    /// MCP tool.
+    pub mcp_namespaced_tool_name: Option<String>,
+    /// Endpoint.
+    pub endpoint: Option<String>,
+    /// Prompt tokens.
+    pub prompt_tokens: i64,
+    /// Completion tokens.
+    pub completion_tokens: i64,
+    /// Tokens read from the provider's cache.
+    pub cache_read_input_tokens: i64,
+    /// Tokens written to the provider's cache.
+    pub cache_creation_input_tokens: i64,
+    /// USD.
+    pub spend: f64,
+    /// Requests.
+    pub api_requests: i64,
+    /// Requests that succeeded.
+    pub successful_requests: i64,
+    /// Requests that failed.
+    pub failed_requests: i64,
+    /// Tokens saved by prompt compression.
+    pub compression_saved_tokens: i64,
+    /// USD saved by prompt compression.
+    pub compression_savings_spend: f64,
+    /// USD saved by the provider's cache.
+    pub prompt_caching_savings_spend: f64,
+    /// USD saved by cache marks that the gateway added.
+    pub gateway_injected_caching_savings_spend: f64,
+    /// USD saved by routing.
+    pub autorouter_savings_spend: f64,
+    /// Sum of response times, milliseconds.
+    pub total_response_time_ms: i64,
+    /// Requests in that sum.
+    pub timed_requests: i64,
+}
+
+/// Which rows of the daily table.
+#[derive(Clone, Debug)]
+pub struct DailyFilter {
+    /// First day.
+    pub start: String,
+    /// Last day, included.
+    pub end: String,
+    /// User, if limited to one.
+    pub user_id: Option<String>,
+    /// Hash of the key, if limited to one.
+    pub api_key: Option<String>,
+    /// Model, if limited to one; [`UNKNOWN_MODEL`] also finds rows without one.
+    pub model: Option<String>,
+}
+
+impl DailyFilter {
+    fn push(&self, query: &mut QueryBuilder<Postgres>) {
+        query.push(" WHERE date >= ").push_bind(self.start.clone());
+        query.push(" AND date <= ").push_bind(self.end.clone());
+        if let Some(user_id) = &self.user_id {
+            query.push(" AND user_id = ").push_bind(user_id.clone());
+        }
+        if let Some(api_key) = &self.api_key {
+            query.push(" AND api_key = ").push_bind(api_key.clone());
+        }
+        match self.model.as_deref() {
+            None | Some("") => {}
+            Some(UNKNOWN_MODEL) => {
+                query.push(" AND (model IS NULL OR model IN ('', ").push_bind(UNKNOWN_MODEL).push("))");
+            }
+            Some(model) => {
+                query.push(" AND model = ").push_bind(model.to_owned());
+            }
+        }
+    }
+}
+
+/// How many rows match.
+pub async fn count(connection: &mut PgConnection, filter: &DailyFilter) -> Result<i64, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new(r#"SELECT count(*) FROM "LiteLLM_DailyUserSpend""#);
+    filter.push(&mut query);
+    query.build_query_scalar().fetch_one(connection).await
+}
+
+/// One page of rows, newest day first, then by id.
+pub async fn page(
+    connection: &mut PgConnection,
+    filter: &DailyFilter,
+    offset: i64,
+    limit: i64,
+) -> Result<Vec<DailyRow>, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new(
+        r#"SELECT rows.* FROM (
+               SELECT NULL::text AS endpoint, NULL::text AS mcp_namespaced_tool_name,
+                      0::bigint AS compression_saved_tokens, 0::float8 AS compression_savings_spend,
+                      0::float8 AS prompt_caching_savings_spend, 0::float8 AS gateway_injected_caching_savings_spend,
+                      0::float8 AS autorouter_savings_spend, 0::bigint AS total_response_time_ms,
+                      0::bigint AS timed_requests) AS defaults
+           CROSS JOIN LATERAL (
+               SELECT user_id AS entity_id, date, api_key, model, model_group, custom_llm_provider,
+                      mcp_namespaced_tool_name, endpoint, prompt_tokens::bigint, completion_tokens::bigint,
+                      cache_read_input_tokens::bigint, cache_creation_input_tokens::bigint, spend,
+                      api_requests::bigint, successful_requests::bigint, failed_requests::bigint,
+                      compression_saved_tokens, compression_savings_spend, prompt_caching_savings_spend,
+                      gateway_injected_caching_savings_spend, autorouter_savings_spend, total_response_time_ms,
+                      timed_requests, id
+               FROM "LiteLLM_DailyUserSpend""#,
+    );
+    filter.push(&mut query);
+    query.push(" ORDER BY date DESC, id OFFSET ").push_bind(offset).push(" LIMIT ").push_bind(limit);
+    query.push(") AS rows ORDER BY rows.date DESC, rows.id");
+    query.build_query_as().fetch_all(connection).await
+}
+
+/// E-mail and alias of each of the users.
+pub async fn user_names(
+    connection: &mut PgConnection,
+    user_ids: &[String],
+) -> Result<Vec<(String, Option<String>, Option<String>)>, sqlx::Error> {
+    sqlx::query_as(r#"SELECT user_id, user_email, user_alias FROM "LiteLLM_UserTable" WHERE user_id = ANY ($1)"#)
+        .bind(user_ids)
+        .fetch_all(connection)
+        .await
+}

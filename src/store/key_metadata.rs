@@ -1,0 +1,254 @@
+//! Who a key is: alias, team, user and e-mail for the keys of an answer. Keys that were deleted, or that LiteLLM
+//! booked under another hash, are recovered the way the reference recovers them, in this order: the key table,
+//! the deleted keys, command-line sessions, keys hashed twice, the spend log, the daily table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::NaiveDateTime;
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+
+/// What is known of a key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromRow, utoipa::ToSchema)]
+pub struct KeyMetadata {
+    /// Display name.
+    pub key_alias: Option<String>,
+    /// Team.
+    pub team_id: Option<String>,
+    /// Owner.
+    pub user_id: Option<String>,
+    /// The owner's e-mail.
+    pub user_email: Option<String>,
+    /// Whether the key exists now.
+    pub key_exists: Option<bool>,
+}
+
+#[derive(FromRow)]
+struct Found {
+    key: String,
+    key_alias: Option<String>,
+    team_id: Option<String>,
+    user_id: Option<String>,
+    key_exists: bool,
+}
+
+/// Prefix of the keys under which LiteLLM books its command-line sessions; the user's id follows.
+const SESSION_PREFIX: &str = "cli-session-";
+
+/// What is known of each of `keys`; a key of which nothing is known is absent. `window` is the span of the spend log
+/// in which to look for keys that no table knows.
+pub async fn find(
+    connection: &mut PgConnection,
+    keys: &BTreeSet<String>,
+    window: Option<(NaiveDateTime, NaiveDateTime)>,
+) -> Result<BTreeMap<String, KeyMetadata>, sqlx::Error> {
+    let mut known = BTreeMap::new();
+    if keys.is_empty() {
+        return Ok(known);
+    }
+    let all: Vec<String> = keys.iter().cloned().collect();
+    keep(&mut known, registered(connection, &all).await?);
+    let missing = unknown(keys, &known, |key| key.starts_with(SESSION_PREFIX) && key.len() > SESSION_PREFIX.len());
+    keep(&mut known, sessions(connection, &missing).await?);
+    let missing = unknown(keys, &known, is_sha256);
+    keep(&mut known, hashed_twice(connection, &missing).await?);
+    if let Some((from, until)) = window {
+        let missing = unknown(keys, &known, |key| is_sha256(key.strip_prefix("hashed-jwt-").unwrap_or(key)));
+        keep(&mut known, named_in_log(connection, &missing, from, until).await?);
+    }
+    add_owners(connection, keys, &mut known).await?;
+    add_user_details(connection, &mut known).await?;
+    Ok(known)
+}
+
+fn keep(known: &mut BTreeMap<String, KeyMetadata>, found: Vec<Found>) {
+    for row in found {
+        known.insert(
+            row.key,
+            KeyMetadata {
+                key_alias: row.key_alias,
+                team_id: row.team_id,
+                user_id: row.user_id,
+                user_email: None,
+                key_exists: Some(row.key_exists),
+            },
+        );
+    }
+}
+
+fn unknown(
+    keys: &BTreeSet<String>,
+    known: &BTreeMap<String, KeyMetadata>,
+    eligible: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    keys.iter().filter(|key| !known.contains_key(*key) && eligible(key)).cloned().collect()
+}
+
+fn is_sha256(key: &str) -> bool {
+    key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+async fn registered(connection: &mut PgConnection, keys: &[String]) -> Result<Vec<Found>, sqlx::Error> {
+    sqlx::query_as(
+        r#"SELECT DISTINCT ON (key) key, key_alias, team_id, user_id, key_exists FROM (
+               SELECT token AS key, key_alias, team_id, user_id, true AS key_exists, NULL::timestamp AS deleted_at
+               FROM "LiteLLM_VerificationToken" WHERE token = ANY ($1)
+               UNION ALL
+               SELECT token, key_alias, team_id, user_id, false, deleted_at
+               FROM "LiteLLM_DeletedVerificationToken" WHERE token = ANY ($1)
+           ) AS keys ORDER BY key, key_exists DESC, deleted_at DESC"#,
+    )
+    .bind(keys)
+    .fetch_all(connection)
+    .await
+}
+
+async fn sessions(connection: &mut PgConnection, keys: &[String]) -> Result<Vec<Found>, sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(
+        r#"SELECT key, key AS key_alias, NULL AS team_id, user_id, false AS key_exists
+           FROM unnest($1::text[]) AS key JOIN "LiteLLM_UserTable" ON user_id = substr(key, length($2) + 1)"#,
+    )
+    .bind(keys)
+    .bind(SESSION_PREFIX)
+    .fetch_all(connection)
+    .await
+}
+
+async fn hashed_twice(connection: &mut PgConnection, keys: &[String]) -> Result<Vec<Found>, sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(
+        r#"SELECT DISTINCT ON (key) key, key_alias, team_id, user_id, false AS key_exists FROM (
+               SELECT encode(sha256(convert_to(token, 'UTF8')), 'hex') AS key, key_alias, team_id, user_id,
+                      'infinity'::timestamp AS deleted_at
+               FROM "LiteLLM_VerificationToken"
+               UNION ALL
+               SELECT encode(sha256(convert_to(token, 'UTF8')), 'hex'), key_alias, team_id, user_id, deleted_at
+               FROM "LiteLLM_DeletedVerificationToken"
+           ) AS keys WHERE key = ANY ($1) ORDER BY key, deleted_at DESC"#,
+    )
+    .bind(keys)
+    .fetch_all(connection)
+    .await
+}
+
+/// Names that the log's own rows carry. Looks at the first and the last hundred rows of each key; where their first
+/// and last named row disagree, nothing is known.
+async fn named_in_log(
+    connection: &mut PgConnection,
+    keys: &[String],
+    from: NaiveDateTime,
+    until: NaiveDateTime,
+) -> Result<Vec<Found>, sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(
+        r#"
+        WITH edges AS (
+            SELECT keys.key, edge.ascending, named.*
+            FROM unnest($1::text[]) AS keys(key)
+            CROSS JOIN (VALUES (true), (false)) AS edge(ascending)
+            CROSS JOIN LATERAL (
+                SELECT NULLIF(metadata ->> 'user_api_key_alias', '') AS alias,
+                       COALESCE(NULLIF(team_id, ''), NULLIF(metadata ->> 'user_api_key_team_id', '')) AS team,
+                       COALESCE(NULLIF("user", ''), NULLIF(metadata ->> 'user_api_key_user_id', '')) AS owner,
+                       "startTime"
+                FROM (
+                    (SELECT metadata, team_id, "user", "startTime" FROM "LiteLLM_SpendLogs"
+                     WHERE edge.ascending AND api_key = keys.key AND "startTime" >= $2 AND "startTime" < $3
+                     ORDER BY "startTime" LIMIT 100)
+                    UNION ALL
+                    (SELECT metadata, team_id, "user", "startTime" FROM "LiteLLM_SpendLogs"
+                     WHERE NOT edge.ascending AND api_key = keys.key AND "startTime" >= $2 AND "startTime" < $3
+                     ORDER BY "startTime" DESC LIMIT 100)
+                ) AS rows
+            ) AS named
+            WHERE COALESCE(named.alias, named.team, named.owner) IS NOT NULL
+        ), first AS (
+            SELECT DISTINCT ON (key) key, alias, team, owner FROM edges WHERE ascending ORDER BY key, "startTime"
+        ), last AS (
+            SELECT DISTINCT ON (key) key, alias, team, owner FROM edges WHERE NOT ascending
+            ORDER BY key, "startTime" DESC
+        )
+        SELECT key, key_alias, team_id, user_id, false AS key_exists FROM (
+            SELECT first.key,
+                   CASE WHEN first.alias IS NULL OR last.alias IS NULL OR first.alias = last.alias
+                        THEN COALESCE(first.alias, last.alias) END AS key_alias,
+                   CASE WHEN first.team IS NULL OR last.team IS NULL OR first.team = last.team
+                        THEN COALESCE(first.team, last.team) END AS team_id,
+                   CASE WHEN first.owner IS NULL OR last.owner IS NULL OR first.owner = last.owner
+                        THEN COALESCE(first.owner, last.owner) END AS user_id
+            FROM first JOIN last USING (key)
+        ) AS names WHERE COALESCE(key_alias, team_id, user_id) IS NOT NULL
+        "#,
+    )
+    .bind(keys)
+    .bind(from)
+    .bind(until)
+    .fetch_all(connection)
+    .await
+}
+
+/// Owners, out of the daily table, of keys that do not exist and whose owner is not known: where all rows agree.
+async fn add_owners(
+    connection: &mut PgConnection,
+    keys: &BTreeSet<String>,
+    known: &mut BTreeMap<String, KeyMetadata>,
+) -> Result<(), sqlx::Error> {
+    let ownerless: Vec<String> = keys
+        .iter()
+        .filter(|key| {
+            known.get(*key).is_none_or(|found| {
+                found.user_id.as_deref().unwrap_or_default().is_empty() && found.key_exists != Some(true)
+            })
+        })
+        .cloned()
+        .collect();
+    if ownerless.is_empty() {
+        return Ok(());
+    }
+    let owners: Vec<(String, String)> = sqlx::query_as(
+        r#"SELECT api_key, min(user_id) FROM "LiteLLM_DailyUserSpend"
+           WHERE api_key = ANY ($1) AND user_id IS NOT NULL AND user_id <> ''
+           GROUP BY api_key HAVING min(user_id) = max(user_id)"#,
+    )
+    .bind(&ownerless)
+    .fetch_all(connection)
+    .await?;
+    for (key, owner) in owners {
+        let entry = known.entry(key).or_insert_with(|| KeyMetadata { key_exists: Some(false), ..Default::default() });
+        entry.user_id = Some(owner);
+    }
+    Ok(())
+}
+
+/// E-mails of the owners; for command-line sessions also the team, where the user has just one.
+async fn add_user_details(
+    connection: &mut PgConnection,
+    known: &mut BTreeMap<String, KeyMetadata>,
+) -> Result<(), sqlx::Error> {
+    let users: BTreeSet<String> =
+        known.values().filter_map(|found| found.user_id.clone()).filter(|user| !user.is_empty()).collect();
+    if users.is_empty() {
+        return Ok(());
+    }
+    let details: Vec<(String, Option<String>, Option<Vec<String>>)> =
+        sqlx::query_as(r#"SELECT user_id, user_email, teams FROM "LiteLLM_UserTable" WHERE user_id = ANY ($1)"#)
+            .bind(users.into_iter().collect::<Vec<_>>())
+            .fetch_all(connection)
+            .await?;
+    let details: BTreeMap<_, _> = details.into_iter().map(|(user, email, teams)| (user, (email, teams))).collect();
+    for (key, found) in known.iter_mut() {
+        let Some((email, teams)) = found.user_id.as_ref().and_then(|user| details.get(user)) else { continue };
+        found.user_email = email.clone().filter(|email| !email.is_empty());
+        if let (true, None, Some([team])) = (key.starts_with(SESSION_PREFIX), &found.team_id, teams.as_deref()) {
+            found.team_id = Some(team.clone());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! The global reset: the spend counters of keys and teams.
+
+use sqlx::{Connection, PgConnection};
+
+/// Sets the spend of every key and team to 0, in one transaction, touching only rows where it is not 0 already.
+/// Returns how many keys and teams changed.
+pub async fn reset(connection: &mut PgConnection) -> Result<(u64, u64), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let keys = sqlx::query(r#"UPDATE "LiteLLM_VerificationToken" SET spend = 0 WHERE spend <> 0"#)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+    let teams = sqlx::query(r#"UPDATE "LiteLLM_TeamTable" SET spend = 0 WHERE spend <> 0"#)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+    transaction.commit().await?;
+    Ok((keys, teams))
+}
