@@ -1,0 +1,26 @@
+# syntax=docker/dockerfile:1
+# Dependencies are compiled in a layer of their own, which lasts until Cargo.lock changes.
+FROM rust:1.95-bookworm AS chef
+RUN cargo install cargo-chef --version ^0.1 --locked
+WORKDIR /build
+
+FROM chef AS planner
+COPY . .
+RUN cargo chef prepare --recipe-path recipe.json
+
+FROM chef AS builder
+COPY --from=planner /build/recipe.json recipe.json
+RUN cargo chef cook --release --locked --bin litespend --recipe-path recipe.json
+COPY . .
+RUN cargo build --release --locked --bin litespend
+
+# No shell and no package manager; runs as user 65532. It has no PostgreSQL either: set
+# DATABASE_URL.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=builder /build/target/release/litespend /usr/local/bin/litespend
+ENV HOST=0.0.0.0 PORT=4000
+EXPOSE 4000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+    CMD ["/usr/local/bin/litespend", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/litespend"]
+CMD ["serve"]

@@ -1,0 +1,185 @@
+//! What tests share: a database of their own, the application on it, requests, and comparing answers.
+
+pub mod answers;
+pub mod cluster;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use litespend::app::{AppState, build_router};
+use litespend::clock::Clock;
+use litespend::config::{ConfigFile, Settings};
+use litespend::pricing::Pricer;
+use litespend::store::database::{self, PoolLimits};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Executor, PgPool};
+use tower::ServiceExt;
+
+use cluster::TestDatabase;
+
+/// The master key of every test's server.
+pub const MASTER_KEY: &str = "sk-master-1234";
+
+/// An application on a database of its own.
+pub struct TestApp {
+    pub state: AppState,
+    pub pool: PgPool,
+    router: Router,
+    // Last, so that the pool is closed before the database goes.
+    pub database: TestDatabase,
+}
+
+/// An answer, whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    /// The body as JSON; a body that is none is shown.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+}
+
+/// Settings of a test's server.
+pub fn settings() -> Settings {
+    Settings {
+        master_key: MASTER_KEY.to_owned().into(),
+        allowed_ips: None,
+        trusted_proxies: Vec::new(),
+        use_x_forwarded_for: false,
+        inclusive_end_date: false,
+        metrics_public: false,
+        request_timeout: Duration::from_secs(30),
+    }
+}
+
+/// A migrated, empty database.
+pub async fn database() -> TestDatabase {
+    let parts = ["litellm", "litespend"].iter().flat_map(|directory| {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("migrations").join(directory);
+        let mut files: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files.into_iter().map(|file| std::fs::read(file).unwrap())
+    });
+    cluster::create_database(&cluster::fingerprint(parts), async |url| {
+        let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
+        let pool = litespend::server::connect(url, limits).await.unwrap();
+        pool.close().await;
+    })
+    .await
+}
+
+impl TestApp {
+    /// With the usual settings, an empty database and the system's clock.
+    pub async fn new() -> Self {
+        Self::with(settings()).await
+    }
+
+    /// With other settings.
+    pub async fn with(settings: Settings) -> Self {
+        let database = database().await;
+        Self::on(database, settings).await
+    }
+
+    /// On a database that exists.
+    pub async fn on(database: TestDatabase, settings: Settings) -> Self {
+        let limits = PoolLimits { connections: 5, wait: Duration::from_secs(30) };
+        let pool = database::pool(database.url(), limits).unwrap();
+        let pricer = Arc::new(Pricer::from_config(&ConfigFile::default()).unwrap());
+        let state = AppState::new(pool.clone(), settings, pricer, Clock::system()).unwrap();
+        state.refresh_allow_list().await.unwrap();
+        Self { router: build_router(state.clone()), state, pool, database }
+    }
+
+    /// With the rows of the recordings.
+    pub async fn seeded() -> Self {
+        let app = Self::new().await;
+        seed(&app.pool).await;
+        app
+    }
+
+    /// Sends a request from 127.0.0.1.
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        self.send_from(request, "127.0.0.1:50000".parse().unwrap()).await
+    }
+
+    /// Sends a request from an address.
+    pub async fn send_from(&self, mut request: Request<Body>, peer: SocketAddr) -> Answer {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    }
+
+    /// `GET` with a key.
+    pub async fn get(&self, path: &str, key: &str) -> Answer {
+        self.send(request(Method::GET, path, key).body(Body::empty()).unwrap()).await
+    }
+
+    /// `POST` of a JSON body with a key.
+    pub async fn post(&self, path: &str, key: &str, body: &Value) -> Answer {
+        let builder = request(Method::POST, path, key).header("content-type", "application/json");
+        self.send(builder.body(Body::from(body.to_string())).unwrap()).await
+    }
+}
+
+/// A request with a key.
+pub fn request(method: Method, path: &str, key: &str) -> axum::http::request::Builder {
+    Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"))
+}
+
+/// A file of the recordings.
+pub fn recording(name: &str) -> Vec<u8> {
+    use std::io::Read;
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance").join(name);
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    if !name.ends_with(".gz") {
+        return bytes;
+    }
+    let mut text = Vec::new();
+    flate2::read::GzDecoder::new(bytes.as_slice()).read_to_end(&mut text).unwrap();
+    text
+}
+
+/// Fills a database with the rows of the recordings.
+pub async fn seed(pool: &PgPool) {
+    let seed: serde_json::Map<String, Value> = serde_json::from_slice(&recording("seed.json")).unwrap();
+    for (list, table) in [
+        ("teams", "LiteLLM_TeamTable"),
+        ("users", "LiteLLM_UserTable"),
+        ("keys", "LiteLLM_VerificationToken"),
+        ("deleted_keys", "LiteLLM_DeletedVerificationToken"),
+        ("spend_logs", "LiteLLM_SpendLogs"),
+        ("daily_user_spend", "LiteLLM_DailyUserSpend"),
+    ] {
+        insert(pool, table, &seed[list]).await;
+    }
+}
+
+/// Inserts rows given as a list of JSON objects; columns that no row names get their defaults.
+pub async fn insert(pool: &PgPool, table: &str, rows: &Value) {
+    let mut columns: Vec<&String> = Vec::new();
+    for column in rows.as_array().unwrap().iter().flat_map(|row| row.as_object().unwrap().keys()) {
+        if !columns.contains(&column) {
+            columns.push(column);
+        }
+    }
+    let columns = columns.iter().map(|column| format!("\"{column}\"")).collect::<Vec<_>>().join(", ");
+    let statement = format!(
+        "INSERT INTO \"{table}\" ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::\"{table}\", $1)"
+    );
+    let query = sqlx::query(AssertSqlSafe(statement)).bind(sqlx::types::Json(rows.clone()));
+    pool.execute(query).await.unwrap();
+}
