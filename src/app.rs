@@ -1,6 +1,7 @@
 //! The application: its state, and the one constructor that `main` and the tests use.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use sqlx::PgPool;
@@ -13,6 +14,7 @@ use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::pricing::Pricer;
 use crate::store;
+use crate::store::rollup_reads::WordCache;
 
 /// How often the allow list is read again, so that a change made by another server counts here.
 const ALLOW_LIST_REFRESH: std::time::Duration = std::time::Duration::from_secs(3);
@@ -37,6 +39,9 @@ pub struct Inner {
     pub clock: Clock,
     /// Metrics.
     pub metrics: Metrics,
+    /// Texts of the rollups.
+    pub words: WordCache,
+    rollups: AtomicBool,
 }
 
 impl std::ops::Deref for AppState {
@@ -54,7 +59,17 @@ impl AppState {
         let allow_list = AllowList::default();
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
         let metrics = Metrics::install()?;
-        Ok(Self(Arc::new(Inner { pool, settings, keys, allow_list, pricer, clock, metrics })))
+        Ok(Self(Arc::new(Inner {
+            pool,
+            settings,
+            keys,
+            allow_list,
+            pricer,
+            clock,
+            metrics,
+            words: WordCache::default(),
+            rollups: AtomicBool::new(false),
+        })))
     }
 
     /// Reads the allow list; where the database has none, the config file's stands.
@@ -65,8 +80,23 @@ impl AppState {
         Ok(())
     }
 
+    /// Whether the rollups count every change of the log, as last seen.
+    pub fn has_rollups(&self) -> bool {
+        self.rollups.load(Ordering::Relaxed)
+    }
+
+    /// Looks whether the rollups are there.
+    pub async fn refresh_rollups(&self) -> Result<(), sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let attached = store::rollups::attached(&mut connection).await?;
+        if self.rollups.swap(attached, Ordering::Relaxed) && !attached {
+            self.words.clear();
+        }
+        Ok(())
+    }
+
     /// Reads the allow list again and again, until cancelled. While the database is away, the last list stands.
-    pub async fn keep_allow_list_fresh(self, stop: CancellationToken) {
+    pub async fn keep_fresh(self, stop: CancellationToken) {
         let mut away = false;
         loop {
             tokio::select! {
@@ -74,7 +104,12 @@ impl AppState {
                 () = tokio::time::sleep(ALLOW_LIST_REFRESH) => {}
             }
             match self.refresh_allow_list().await {
-                Ok(()) => away = false,
+                Ok(()) => {
+                    away = false;
+                    if let Err(error) = self.refresh_rollups().await {
+                        tracing::warn!(cause = %error, "the state of the rollups cannot be read");
+                    }
+                }
                 Err(error) if !away => {
                     away = true;
                     tracing::warn!(cause = %error, "the allow list cannot be read; the last one stands");

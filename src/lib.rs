@@ -11,7 +11,8 @@
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
 //!    [`openapi`]: the document.
 //! 6. [`store`]: all SQL; [`pricing`]: what a call costs. They know neither HTTP nor each other.
-//! 7. [`telemetry`], [`metrics`], [`clock`].
+//! 7. [`folding`]: the background task that keeps the rollups folded.
+//! 8. [`telemetry`], [`metrics`], [`clock`].
 
 pub mod app;
 pub mod auth;
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod extract;
+pub mod folding;
 pub mod json_stream;
 pub mod local_postgres;
 pub mod metrics;

@@ -99,13 +99,15 @@ async fn run(
     let address = listener.local_addr().context("no local address")?;
     let state = AppState::new(pool.clone(), settings, pricer, Clock::system())?;
     state.refresh_allow_list().await.context("the allow list cannot be read")?;
+    state.refresh_rollups().await.context("the state of the rollups cannot be read")?;
     print_block(address, open, kind, &version, key_origin);
 
     let stop = CancellationToken::new();
-    let refresh = tokio::spawn(state.clone().keep_allow_list_fresh(stop.clone()));
+    let refresh = tokio::spawn(state.clone().keep_fresh(stop.clone()));
+    let fold = tokio::spawn(crate::folding::run(state.clone(), stop.clone()));
     accept::serve(listener, build_router(state), shutdown::requested()).await;
     stop.cancel();
-    let _ = refresh.await;
+    let _ = tokio::join!(refresh, fold);
     // Connections that a cut-off request still holds are not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     tracing::info!("stopped");

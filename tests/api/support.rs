@@ -99,6 +99,7 @@ impl TestApp {
         let pricer = Arc::new(Pricer::from_config(&ConfigFile::default()).unwrap());
         let state = AppState::new(pool.clone(), settings, pricer, Clock::system()).unwrap();
         state.refresh_allow_list().await.unwrap();
+        state.refresh_rollups().await.unwrap();
         Self { router: build_router(state.clone()), state, pool, database }
     }
 
