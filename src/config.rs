@@ -29,6 +29,12 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Bring the database up to date and exit.
     Migrate(DatabaseArgs),
+    /// Rollups of LiteLLM's database: install, watch, compare, remove.
+    #[command(subcommand)]
+    Rollups(crate::commands::rollups::RollupsCommand),
+    /// Indexes for LiteLLM's database: advise, install, remove.
+    #[command(subcommand)]
+    Indexes(crate::commands::indexes::IndexesCommand),
     /// Print the OpenAPI document (YAML).
     Openapi,
     /// Ask a running server whether it is ready; exit code 0 or 1.

@@ -3,7 +3,7 @@
 //! The modules in reading order:
 //!
 //! 1. [`config`]: settings, from flags, the environment and LiteLLM's `config.yaml`.
-//! 2. [`server`]: from settings to a listening server, and down again; [`local_postgres`], the embedded
+//! 2. [`commands`]: the subcommands beside the server; [`server`]: from settings to a listening server, and down again; [`local_postgres`], the embedded
 //!    database; [`shutdown`].
 //! 3. [`app`]: the state and the one constructor of the application; [`router`]: every route, who may call it, and
 //!    the layers around it.
@@ -18,6 +18,7 @@ pub mod app;
 pub mod auth;
 pub mod client_ip;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod error;
 pub mod extract;

@@ -8,6 +8,7 @@
 pub mod allowed_ips;
 pub mod daily_activity;
 pub mod database;
+pub mod indexes;
 pub mod key_metadata;
 pub mod keys;
 pub mod rollup_days;
