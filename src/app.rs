@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::lookup::KeyLookup;
@@ -12,7 +13,7 @@ use crate::client_ip::{AllowList, AllowedAddresses};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::metrics::Metrics;
-use crate::pricing::Pricer;
+use crate::prices::Prices;
 use crate::store;
 use crate::store::rollup_reads::WordCache;
 
@@ -34,7 +35,9 @@ pub struct Inner {
     /// Addresses that may call.
     pub allow_list: AllowList,
     /// Prices.
-    pub pricer: Arc<Pricer>,
+    pub prices: Arc<Prices>,
+    /// Turns for requests that take long to price.
+    pub large_requests: Arc<Semaphore>,
     /// Time.
     pub clock: Clock,
     /// Metrics.
@@ -54,7 +57,7 @@ impl std::ops::Deref for AppState {
 
 impl AppState {
     /// The state of a server on `pool`.
-    pub fn new(pool: PgPool, settings: Settings, pricer: Arc<Pricer>, clock: Clock) -> anyhow::Result<Self> {
+    pub fn new(pool: PgPool, settings: Settings, prices: Arc<Prices>, clock: Clock) -> anyhow::Result<Self> {
         let keys = KeyLookup::new(pool.clone(), settings.master_key.clone(), clock);
         let allow_list = AllowList::default();
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
@@ -64,10 +67,11 @@ impl AppState {
             settings,
             keys,
             allow_list,
-            pricer,
+            prices,
             clock,
             metrics,
             words: WordCache::default(),
+            large_requests: Arc::new(Semaphore::new(1)),
             rollups: AtomicBool::new(false),
         })))
     }

@@ -1,7 +1,9 @@
 //! Subcommands that work on the database beside the server: a file a subject. They print for people, and end with exit
 //! code 1 where what they looked for is wrong.
 
+pub mod cost;
 pub mod indexes;
+pub mod prices;
 pub mod rollups;
 
 use std::future::Future;

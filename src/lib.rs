@@ -10,7 +10,8 @@
 //! 4. [`auth`], [`client_ip`]: who calls and from where; [`extract`], [`error`]: requests in, refusals out.
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
 //!    [`openapi`]: the document.
-//! 6. [`store`]: all SQL; [`pricing`]: what a call costs. They know neither HTTP nor each other.
+//! 6. [`store`]: all SQL; [`pricing`]: what a call costs. They know neither HTTP nor each other. [`prices`]: the
+//!    price table in use.
 //! 7. [`folding`]: the background task that keeps the rollups folded.
 //! 8. [`telemetry`], [`metrics`], [`clock`].
 
@@ -27,6 +28,7 @@ pub mod json_stream;
 pub mod local_postgres;
 pub mod metrics;
 pub mod openapi;
+pub mod prices;
 pub mod pricing;
 pub mod router;
 pub mod routes;

@@ -14,6 +14,8 @@ fn main() -> ExitCode {
         Command::Migrate(args) => server::migrate(&args),
         Command::Rollups(command) => commands::rollups::run(command),
         Command::Indexes(command) => commands::indexes::run(command),
+        Command::Prices(command) => commands::prices::run(&command),
+        Command::Cost(args) => commands::cost::run(&args),
         Command::Openapi => server::print_openapi(),
         Command::Healthcheck(args) => server::healthcheck(&args),
     };

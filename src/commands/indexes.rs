@@ -25,7 +25,9 @@ pub fn run(command: IndexesCommand) -> Result<(), Failure> {
         IndexesCommand::Advise(args) => with_connection(&args, async |mut connection, _| {
             let mut any = false;
             for wanted in &WANTED {
-                if let Some(plan) = indexes::missing(&mut connection, wanted).await.context("a read cannot be explained")? {
+                if let Some(plan) =
+                    indexes::missing(&mut connection, wanted).await.context("a read cannot be explained")?
+                {
                     any = true;
                     println!("-- {}\n-- now: {plan}\n{};\n", wanted.reason, wanted.create);
                 }

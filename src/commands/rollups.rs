@@ -99,7 +99,9 @@ async fn install(connection: &mut PgConnection, kind: DatabaseKind, pause: Durat
         database::migrate_schema(connection).await.context("the schema litespend cannot be made")?;
     }
     if !rollups::attached(connection).await.context("the rollups cannot be looked at")? {
-        rollups::attach(connection).await.context("the triggers cannot be added now (is the log locked?); try again")?;
+        rollups::attach(connection)
+            .await
+            .context("the triggers cannot be added now (is the log locked?); try again")?;
         println!("counting every change of the spend log from now on");
     }
     count(connection, pause).await

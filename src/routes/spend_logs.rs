@@ -1,6 +1,6 @@
 //! `GET /spend/logs`: rows of the log, or summaries by day.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use axum::Extension;
@@ -10,6 +10,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use chrono::{Days, NaiveDate};
 use futures_util::{Stream, TryStreamExt};
+use rustc_hash::FxHashMap;
 use sqlx::{PgPool, Postgres, QueryBuilder};
 
 use super::dates::{not_a_day, parse_day};
@@ -162,7 +163,7 @@ impl Summary {
 
     /// The sums of a day's entries; nothing where no request is left.
     fn of(day: DayEntries) -> Option<Self> {
-        let mut sums: [HashMap<i32, (f64, i64)>; 3] = Default::default();
+        let mut sums: [FxHashMap<i32, (f64, i64)>; 3] = Default::default();
         let mut total = 0.0;
         for entry in &day.entries {
             total += entry.spend;

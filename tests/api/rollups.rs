@@ -118,11 +118,13 @@ async fn change(random: &mut StdRng, connection: &mut PgConnection, next_id: &mu
             "move to the next day"
         }
         63..75 => {
-            sqlx::query(r#"DELETE FROM "LiteLLM_SpendLogs" WHERE "startTime"::date = $1::text::date AND total_tokens % 2 = 0"#)
-                .bind(day)
-                .execute(connection)
-                .await
-                .unwrap();
+            sqlx::query(
+                r#"DELETE FROM "LiteLLM_SpendLogs" WHERE "startTime"::date = $1::text::date AND total_tokens % 2 = 0"#,
+            )
+            .bind(day)
+            .execute(connection)
+            .await
+            .unwrap();
             "delete"
         }
         75..78 => {
@@ -158,7 +160,14 @@ fn row(random: &mut StdRng, next_id: &mut u32) -> Value {
     let day = DAYS[random.random_range(0..DAYS.len())];
     let times = ["00:00:00", "00:00:00.001", "12:34:56.789", "23:59:59.999"];
     let time = format!("{day}T{}", times[random.random_range(0..times.len())]);
-    let tags = [json!([]), json!(["prod"]), json!(["prod", "prod"]), json!(["a,b", "équipe", null]), json!({"no": "list"}), Value::Null];
+    let tags = [
+        json!([]),
+        json!(["prod"]),
+        json!(["prod", "prod"]),
+        json!(["a,b", "équipe", null]),
+        json!({"no": "list"}),
+        Value::Null,
+    ];
     let spend = if random.random_range(0..4) == 0 { 0.0 } else { random.random_range(0.0..1.0) };
     let (prompt, completion) = (random.random_range(0..5000), random.random_range(0..2000));
     json!({
@@ -186,8 +195,7 @@ async fn compare(app: &TestApp, plain: &TestApp, step: &str) {
 async fn every_read_equals_plain_sql_on_the_log_whatever_happens_to_it() {
     let app = TestApp::new().await;
     let plain = plain(&app);
-    let seed: serde_json::Map<String, Value> =
-        serde_json::from_slice(&crate::support::recording("seed.json")).unwrap();
+    let seed: serde_json::Map<String, Value> = serde_json::from_slice(&crate::support::recording("seed.json")).unwrap();
     for (list, table) in [("teams", "LiteLLM_TeamTable"), ("users", "LiteLLM_UserTable")] {
         crate::support::insert(&mut app.pool.acquire().await.unwrap(), table, &seed[list]).await;
     }

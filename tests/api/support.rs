@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use litespend::app::{AppState, build_router};
 use litespend::clock::Clock;
 use litespend::config::{ConfigFile, Settings};
-use litespend::pricing::Pricer;
+use litespend::prices::Prices;
 use litespend::store::database::{self, PoolLimits};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
@@ -96,8 +96,8 @@ impl TestApp {
     pub async fn on(database: TestDatabase, settings: Settings) -> Self {
         let limits = PoolLimits { connections: 5, wait: Duration::from_secs(30) };
         let pool = database::pool(database.url(), limits).unwrap();
-        let pricer = Arc::new(Pricer::from_config(&ConfigFile::default()).unwrap());
-        let state = AppState::new(pool.clone(), settings, pricer, Clock::system()).unwrap();
+        let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
+        let state = AppState::new(pool.clone(), settings, prices, Clock::system()).unwrap();
         state.refresh_allow_list().await.unwrap();
         state.refresh_rollups().await.unwrap();
         Self { router: build_router(state.clone()), state, pool, database: Arc::new(database) }
@@ -105,8 +105,8 @@ impl TestApp {
 
     /// A second application on the same database that has not looked at it yet: it knows of no rollups.
     pub fn beside(&self, settings: Settings) -> Self {
-        let pricer = Arc::new(Pricer::from_config(&ConfigFile::default()).unwrap());
-        let state = AppState::new(self.pool.clone(), settings, pricer, Clock::system()).unwrap();
+        let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
+        let state = AppState::new(self.pool.clone(), settings, prices, Clock::system()).unwrap();
         let (pool, database) = (self.pool.clone(), Arc::clone(&self.database));
         Self { router: build_router(state.clone()), state, pool, database }
     }
