@@ -4,6 +4,7 @@
 mod accept;
 mod database;
 mod master_key;
+mod stall;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -36,6 +37,12 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::Runtime(error)
     }
+}
+
+/// The first paragraph of a message of the command line's parser, as one line.
+pub fn in_one_line(message: &str) -> String {
+    let paragraph = message.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
+    paragraph.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// Reads the config file that the arguments name, if any.

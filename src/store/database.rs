@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Executor, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 use super::STATEMENT_TIMEOUT_SECONDS;
 
@@ -28,8 +28,7 @@ pub struct PoolLimits {
 /// A pool that connects when it is first used. Its sessions are UTC, their statements limited in time, and a query
 /// whose client has gone ends within half a second (PostgreSQL 14 and later).
 pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, sqlx::Error> {
-    let options: PgConnectOptions = url.parse()?;
-    let options = options
+    let options = connect_options(url)?
         .application_name("litespend")
         .log_statements(tracing::log::LevelFilter::Trace)
         .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
@@ -38,8 +37,54 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, sqlx::Error> {
         .min_connections(0)
         .acquire_timeout(limits.wait)
         .idle_timeout(Duration::from_secs(600))
-        .after_connect(|connection, _| Box::pin(prepare_session(connection)));
+        .after_connect(|connection, _| Box::pin(prepare_session(connection)))
+        .after_release(|connection, _| Box::pin(is_free(connection)));
     Ok(pool.connect_lazy_with(options))
+}
+
+/// Parameters of a URL that mean something to the driver; Prisma's (`connection_limit`, `schema`, `pgbouncer`, ...)
+/// do not, and may hold secrets that the driver would log.
+const URL_PARAMETERS: [&str; 17] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "options",
+];
+
+/// Where a URL leads. Anything but `postgres://` and `postgresql://` is refused; parameters that the driver does not
+/// know are left out.
+pub fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(sqlx::Error::Configuration("not a PostgreSQL URL".into()));
+    }
+    let Some((address, parameters)) = url.split_once('?') else { return url.parse() };
+    let known = parameters.split('&').filter(|parameter| {
+        let name = parameter.split_once('=').map_or(*parameter, |(name, _)| name);
+        URL_PARAMETERS.contains(&name) || name.starts_with("options[")
+    });
+    format!("{address}?{}", known.collect::<Vec<_>>().join("&")).parse()
+}
+
+/// How long a connection that comes back may still be busy with a query that nobody waits for any more.
+const RELEASE_LIMIT: Duration = Duration::from_millis(200);
+
+/// Whether a connection that comes back answers. One that does not is in the middle of a query whose request was given
+/// up; it is closed, and the database ends the query at its next look at the socket.
+async fn is_free(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    Ok(matches!(tokio::time::timeout(RELEASE_LIMIT, connection.ping()).await, Ok(Ok(()))))
 }
 
 async fn prepare_session(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
@@ -99,4 +144,20 @@ pub async fn migrate_schema(connection: &mut PgConnection) -> Result<(), anyhow:
 /// Whether the database answers.
 pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT 1").execute(pool).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_postgresql_urls_are_accepted_and_foreign_parameters_left_out() {
+        for url in ["mysql://u:p@h/db", "h:5432/db", "", "postgres://h:port/db", "http://h"] {
+            assert!(connect_options(url).is_err(), "{url}");
+        }
+        let url = "postgresql://u:p@h:6543/db?schema=public&connection_limit=5&sslmode=disable&sslpassword=x";
+        let options = connect_options(url).expect("a URL");
+        assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("h", 6543, Some("db")));
+        assert!(matches!(options.get_ssl_mode(), sqlx::postgres::PgSslMode::Disable));
+    }
 }

@@ -33,7 +33,7 @@ pub struct TestApp {
     pub pool: PgPool,
     router: Router,
     // Last, so that the pool is closed before the database goes.
-    pub database: TestDatabase,
+    pub database: Arc<TestDatabase>,
 }
 
 /// An answer, whole.
@@ -93,11 +93,21 @@ impl TestApp {
     }
 
     /// On a database that exists.
-    pub async fn on(database: TestDatabase, settings: Settings) -> Self {
+    pub async fn on(database: impl Into<Arc<TestDatabase>>, settings: Settings) -> Self {
         let limits = PoolLimits { connections: 5, wait: Duration::from_secs(30) };
+        Self::build(database.into(), settings, Clock::system(), limits).await
+    }
+
+    /// With everything given.
+    pub async fn build(
+        database: Arc<TestDatabase>,
+        settings: Settings,
+        clock: Clock,
+        limits: PoolLimits,
+    ) -> Self {
         let pool = database::pool(database.url(), limits).unwrap();
         let pricer = Arc::new(Pricer::from_config(&ConfigFile::default()).unwrap());
-        let state = AppState::new(pool.clone(), settings, pricer, Clock::system()).unwrap();
+        let state = AppState::new(pool.clone(), settings, pricer, clock).unwrap();
         state.refresh_allow_list().await.unwrap();
         Self { router: build_router(state.clone()), state, pool, database }
     }
@@ -107,6 +117,22 @@ impl TestApp {
         let app = Self::new().await;
         seed(&app.pool).await;
         app
+    }
+
+    /// Another server of the same database.
+    pub async fn another(&self) -> Self {
+        Self::on(Arc::clone(&self.database), settings()).await
+    }
+
+    /// Runs a statement.
+    pub async fn execute(&self, statement: &'static str) {
+        sqlx::raw_sql(statement).execute(&self.pool).await.unwrap();
+    }
+
+    /// The first column of the first row, as text.
+    pub async fn scalar(&self, statement: &'static str) -> String {
+        let value: Option<String> = sqlx::query_scalar(statement).fetch_one(&self.pool).await.unwrap();
+        value.unwrap_or_default()
     }
 
     /// Sends a request from 127.0.0.1.
