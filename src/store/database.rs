@@ -28,6 +28,7 @@ pub struct PoolLimits {
 /// A pool that connects when it is first used. Its sessions are UTC, their statements limited in time, and a query
 /// whose client has gone ends within half a second (PostgreSQL 14 and later).
 pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, sqlx::Error> {
+    let schema = schema(url);
     let options = connect_options(url)?
         .application_name("litespend")
         .log_statements(tracing::log::LevelFilter::Trace)
@@ -37,7 +38,10 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, sqlx::Error> {
         .min_connections(0)
         .acquire_timeout(limits.wait)
         .idle_timeout(Duration::from_secs(600))
-        .after_connect(|connection, _| Box::pin(prepare_session(connection)))
+        .after_connect(move |connection, _| {
+            let schema = schema.clone();
+            Box::pin(async move { prepare_session(connection, &schema).await })
+        })
         .after_release(|connection, _| Box::pin(is_free(connection)));
     Ok(pool.connect_lazy_with(options))
 }
@@ -87,15 +91,26 @@ async fn is_free(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     Ok(matches!(tokio::time::timeout(RELEASE_LIMIT, connection.ping()).await, Ok(Ok(()))))
 }
 
-async fn prepare_session(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// The schema of LiteLLM's tables: as Prisma takes it from the URL, or `public`.
+fn schema(url: &str) -> String {
+    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+    let found = form_urlencoded::parse(parameters.as_bytes()).find(|(name, _)| name == "schema");
+    found.map(|(_, schema)| schema.into_owned()).filter(|schema| !schema.is_empty()).unwrap_or("public".to_owned())
+}
+
+/// The search path is spelled out: the default one begins with the user's name, and a user `litespend` would find, and
+/// create, everything in our own schema.
+async fn prepare_session(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
     connection.execute("SET TIME ZONE 'UTC'").await?;
     sqlx::query(
-        "SELECT set_config('statement_timeout', $1, false),
+        "SELECT set_config('search_path', quote_ident($2), false),
+                set_config('statement_timeout', $1, false),
                 set_config('idle_in_transaction_session_timeout', '60s', false),
                 CASE WHEN current_setting('server_version_num')::int >= 140000
                      THEN set_config('client_connection_check_interval', '500', false) END",
     )
     .bind(format!("{STATEMENT_TIMEOUT_SECONDS}s"))
+    .bind(schema)
     .execute(connection)
     .await?;
     Ok(())
@@ -104,8 +119,8 @@ async fn prepare_session(connection: &mut PgConnection) -> Result<(), sqlx::Erro
 /// Whose tables these are. LiteLLM's ledger, or its tables without ours, make the database LiteLLM's.
 pub async fn kind(connection: &mut PgConnection) -> Result<DatabaseKind, sqlx::Error> {
     let (prisma, spend_logs, ledger): (bool, bool, bool) = sqlx::query_as(
-        "SELECT to_regclass('public._prisma_migrations') IS NOT NULL,
-                to_regclass('public.\"LiteLLM_SpendLogs\"') IS NOT NULL,
+        "SELECT to_regclass('_prisma_migrations') IS NOT NULL,
+                to_regclass('\"LiteLLM_SpendLogs\"') IS NOT NULL,
                 to_regclass('litespend.litellm_migrations') IS NOT NULL",
     )
     .fetch_one(connection)
@@ -159,5 +174,8 @@ mod tests {
         let options = connect_options(url).expect("a URL");
         assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("h", 6543, Some("db")));
         assert!(matches!(options.get_ssl_mode(), sqlx::postgres::PgSslMode::Disable));
+        assert_eq!(schema("postgresql://h/db?sslmode=disable&schema=lite%20llm"), "lite llm");
+        assert_eq!(schema(url), "public");
+        assert_eq!(schema("postgresql://h/db"), "public");
     }
 }

@@ -12,14 +12,14 @@ mod support;
 
 mod allowed_ips;
 mod conformance;
-// mod dates;
+mod dates;
 mod keys;
 // mod limits;
-// mod older_litellm;
+mod older_litellm;
 // mod openapi;
 // mod pages;
 // mod requests;
 // mod robustness;
-// mod spend_logs;
+mod spend_logs;
 mod spend_reset;
 // mod store;

@@ -106,6 +106,11 @@ impl TestApp {
         limits: PoolLimits,
     ) -> Self {
         let pool = database::pool(database.url(), limits).unwrap();
+        Self::on_pool(database, pool, settings, clock).await
+    }
+
+    /// On a pool that exists.
+    pub async fn on_pool(database: Arc<TestDatabase>, pool: PgPool, settings: Settings, clock: Clock) -> Self {
         let pricer = Arc::new(Pricer::from_config(&ConfigFile::default()).unwrap());
         let state = AppState::new(pool.clone(), settings, pricer, clock).unwrap();
         state.refresh_allow_list().await.unwrap();
