@@ -85,6 +85,7 @@ pub fn documented() -> OpenApiRouter<AppState> {
 /// The application as one service: log, panics, time limit, authorisation, compression, handlers.
 pub fn build(state: AppState) -> Router {
     let (documented, document) = documented().split_for_parts();
+    let document = openapi::finish(document);
     let timeout = state.settings.request_timeout;
     documented
         .route("/openapi.json", routing::get(move || openapi::serve(document.clone())))
