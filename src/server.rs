@@ -96,8 +96,12 @@ async fn run(
     pricer: Arc<Pricer>,
     key_origin: &str,
 ) -> Result<(), Failure> {
+    let mut stop_requested = shutdown::requested().context("signals cannot be listened to")?;
     let pool = open.pool().map_err(Failure::Setting)?;
-    let (kind, version) = open.prepare(&pool).await?;
+    let (kind, version) = tokio::select! {
+        prepared = open.prepare(&pool) => prepared?,
+        () = &mut stop_requested => return Ok(()),
+    };
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address)
         .await
@@ -110,7 +114,7 @@ async fn run(
 
     let stop = CancellationToken::new();
     let refresh = tokio::spawn(state.clone().keep_allow_list_fresh(stop.clone()));
-    accept::serve(listener, build_router(state), shutdown::requested()).await;
+    accept::serve(listener, build_router(state), stop_requested).await;
     stop.cancel();
     let _ = refresh.await;
     // Connections that a cut-off request still holds are not waited for.

@@ -104,6 +104,7 @@ async fn prepare_session(connection: &mut PgConnection, schema: &str) -> Result<
     connection.execute("SET TIME ZONE 'UTC'").await?;
     sqlx::query(
         "SELECT set_config('search_path', quote_ident($2), false),
+                set_config('client_min_messages', 'warning', false),
                 set_config('statement_timeout', $1, false),
                 set_config('idle_in_transaction_session_timeout', '60s', false),
                 CASE WHEN current_setting('server_version_num')::int >= 140000
