@@ -124,7 +124,8 @@ fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
 }
 
 async fn respond_with_rows(pool: PgPool, filter: SpendLogFilter) -> Result<Response, ApiError> {
-    let mut reading = Reading::start(&pool).await?;
+    // A gigabyte over a slow line takes longer than a statement may; who takes nothing at all is cut off elsewhere.
+    let mut reading = Reading::start_long(&pool).await?;
     // One request has one row, or a few: nothing to cut.
     let truncated = filter.request_id.is_none() && spend_logs::reaches(reading.connection(), &filter, ROW_CAP).await?;
     let mut response = json_stream::respond(rows(reading, filter), "application/json").await?;
@@ -151,7 +152,7 @@ fn rows(mut reading: Reading, filter: SpendLogFilter) -> impl Stream<Item = Resu
                 }
             }
         }
-        reading.finish();
+        reading.finish_long().await?;
         writer.raw("]");
         yield writer.take();
     }

@@ -24,9 +24,8 @@ async fn change(app: &TestApp, path: &str, ip: impl Into<Value>) -> u16 {
 }
 
 async fn stored(app: &TestApp) -> Value {
-    let text = app
-        .scalar(r#"SELECT (param_value)::text FROM "LiteLLM_Config" WHERE param_name = 'general_settings'"#)
-        .await;
+    let text =
+        app.scalar(r#"SELECT (param_value)::text FROM "LiteLLM_Config" WHERE param_name = 'general_settings'"#).await;
     serde_json::from_str(&text).unwrap()
 }
 
@@ -35,7 +34,8 @@ async fn a_restriction_covers_every_route_but_the_liveness_probes() {
     let app = TestApp::new().await;
     assert_eq!(status_from(&app, "/spend/tags", ELSEWHERE).await, 200);
     assert_eq!(change(&app, "/add/allowed_ip", "127.0.0.1").await, 200);
-    for path in ["/spend/tags", "/get/allowed_ips", "/no/such/path", "/", "/docs", "/openapi.json", "/health/readiness"] {
+    for path in ["/spend/tags", "/get/allowed_ips", "/no/such/path", "/", "/docs", "/openapi.json", "/health/readiness"]
+    {
         let answer = get_from(&app, path, ELSEWHERE).await;
         assert_eq!(answer.status, 403, "{path}");
         assert_eq!(answer.json()["error"]["type"], "auth_error", "{path}");
@@ -151,7 +151,9 @@ async fn other_settings_of_the_row_stay_as_they_are() {
 #[tokio::test]
 async fn a_row_of_any_other_shape_is_no_list_and_can_be_made_one() {
     let app = TestApp::new().await;
-    for value in ["NULL", "'null'", "'[1, 2]'", "'\"text\"'", "'5'", "'{\"allowed_ips\": null}'", "'{\"allowed_ips\": 3}'"] {
+    for value in
+        ["NULL", "'null'", "'[1, 2]'", "'\"text\"'", "'5'", "'{\"allowed_ips\": null}'", "'{\"allowed_ips\": 3}'"]
+    {
         let statement = format!(
             r#"INSERT INTO "LiteLLM_Config" (param_name, param_value) VALUES ('general_settings', {value})
                ON CONFLICT (param_name) DO UPDATE SET param_value = excluded.param_value"#

@@ -31,9 +31,12 @@ async fn the_recorded_answers_match_on_a_database_in_another_zone() {
 #[tokio::test]
 async fn a_date_has_one_spelling() {
     let app = TestApp::new().await;
-    for bad in ["2026-1-1", "20260101", "01/02/2026", "2026-01-01T00:00:00", "2026-02-30", "today", "", "%2000-01-01x"] {
-        for path in ["/spend/logs", "/spend/tags", "/global/spend/tags", "/global/spend/report", "/user/daily/activity"] {
-            for query in [format!("start_date={bad}&end_date=2026-01-02"), format!("start_date=2026-01-01&end_date={bad}")]
+    for bad in ["2026-1-1", "20260101", "01/02/2026", "2026-01-01T00:00:00", "2026-02-30", "today", "", "%2000-01-01x"]
+    {
+        for path in ["/spend/logs", "/spend/tags", "/global/spend/tags", "/global/spend/report", "/user/daily/activity"]
+        {
+            for query in
+                [format!("start_date={bad}&end_date=2026-01-02"), format!("start_date=2026-01-01&end_date={bad}")]
             {
                 let answer = app.get(&format!("{path}?{query}"), MASTER_KEY).await;
                 assert_eq!(answer.status, 400, "{path}?{query}: {}", answer.text);
@@ -41,7 +44,8 @@ async fn a_date_has_one_spelling() {
         }
     }
     for (start, end) in [("0001-01-01", "9999-12-31"), ("9999-12-31", "9999-12-31"), ("2026-01-02", "2026-01-01")] {
-        for path in ["/spend/logs", "/spend/tags", "/global/spend/tags", "/global/spend/report", "/user/daily/activity"] {
+        for path in ["/spend/logs", "/spend/tags", "/global/spend/tags", "/global/spend/report", "/user/daily/activity"]
+        {
             let answer = app.get(&format!("{path}?start_date={start}&end_date={end}"), MASTER_KEY).await;
             let expected = if path == "/user/daily/activity" && start > end { 400 } else { 200 };
             assert_eq!(answer.status, expected, "{path} {start} {end}: {}", answer.text);

@@ -22,4 +22,4 @@ mod requests;
 mod robustness;
 mod spend_logs;
 mod spend_reset;
-// mod store;
+mod store;

@@ -80,7 +80,8 @@ async fn answers_are_compressed_for_those_who_can_read_it() {
     for (accepted, encoding) in [("gzip", "gzip"), ("zstd", "zstd"), ("br", ""), ("identity", ""), ("gzip;q=0", "")] {
         let asked = request(Method::GET, "/spend/logs", MASTER_KEY).header("accept-encoding", accepted);
         let asked = asked.body(Body::empty()).unwrap();
-        let response = tower::ServiceExt::oneshot(litespend::app::build_router(app.state.clone()), asked).await.unwrap();
+        let response =
+            tower::ServiceExt::oneshot(litespend::app::build_router(app.state.clone()), asked).await.unwrap();
         assert_eq!(response.status(), 200);
         let sent = response.headers().get("content-encoding").map_or("", |value| value.to_str().unwrap()).to_owned();
         assert_eq!(sent, encoding, "{accepted}");

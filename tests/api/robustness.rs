@@ -28,14 +28,42 @@ const KEYS: [&str; 11] = [
 ];
 
 const PARAMETERS: [&str; 21] = [
-    "start_date", "end_date", "api_key", "user_id", "request_id", "summarize", "tags", "group_by", "internal_user_id",
-    "team_id", "customer_id", "model", "page", "page_size", "timezone", "include_current_utc_day", "force", "limit",
-    "sort_by", "search", "id",
+    "start_date",
+    "end_date",
+    "api_key",
+    "user_id",
+    "request_id",
+    "summarize",
+    "tags",
+    "group_by",
+    "internal_user_id",
+    "team_id",
+    "customer_id",
+    "model",
+    "page",
+    "page_size",
+    "timezone",
+    "include_current_utc_day",
+    "force",
+    "limit",
+    "sort_by",
+    "search",
+    "id",
 ];
 
 const HEADERS: [&str; 12] = [
-    "accept-encoding", "content-type", "x-request-id", "x-forwarded-for", "accept", "range", "if-none-match", "expect",
-    "transfer-encoding", "cookie", "content-length", "x-anything",
+    "accept-encoding",
+    "content-type",
+    "x-request-id",
+    "x-forwarded-for",
+    "accept",
+    "range",
+    "if-none-match",
+    "expect",
+    "transfer-encoding",
+    "cookie",
+    "content-length",
+    "x-anything",
 ];
 
 #[derive(Clone, Debug)]
@@ -89,7 +117,8 @@ fn json_text() -> impl Strategy<Value = Vec<u8>> {
             .prop_map(str::to_owned),
         value().prop_map(|text| Value::String(text).to_string()),
     ];
-    let names = ["ip", "model", "messages", "completion_response", "usage", "role", "content", "prompt_tokens", "choices"];
+    let names =
+        ["ip", "model", "messages", "completion_response", "usage", "role", "content", "prompt_tokens", "choices"];
     let tree = leaf.prop_recursive(4, 24, 6, move |inner| {
         prop_oneof![
             vec(inner.clone(), 0..6).prop_map(|items| format!("[{}]", items.join(","))),
@@ -126,11 +155,23 @@ fn sent() -> impl Strategy<Value = Sent> {
         1 => Just(None),
     ];
     let key_headers = ["authorization", "x-litellm-api-key", "api-key", "x-api-key"];
-    let header = (select(HEADERS.to_vec()), prop_oneof![
-        select(vec!["gzip", "zstd, gzip", "application/json", "text/plain", "1.2.3.4, 5.6.7.8", "bytes=0-1", "*", "-1"])
+    let header = (
+        select(HEADERS.to_vec()),
+        prop_oneof![
+            select(vec![
+                "gzip",
+                "zstd, gzip",
+                "application/json",
+                "text/plain",
+                "1.2.3.4, 5.6.7.8",
+                "bytes=0-1",
+                "*",
+                "-1"
+            ])
             .prop_map(|text| text.as_bytes().to_vec()),
-        vec(any::<u8>(), 0..60),
-    ]);
+            vec(any::<u8>(), 0..60),
+        ],
+    );
     (method, target(), select(key_headers.to_vec()), key, vec(header, 0..5), body()).prop_map(
         |(method, target, key_header, key, headers, body)| Sent { method, target, key_header, key, headers, body },
     )
@@ -222,7 +263,8 @@ async fn values_at_the_edge_of_their_types_are_answered() {
     for time in ["9999-12-31 23:59:59.999", "0001-01-01", "20000-01-01", "4713-01-01 00:00:00 BC"] {
         let statement = format!(r#"UPDATE "LiteLLM_SpendLogs" SET "startTime" = '{time}', "endTime" = '{time}'"#);
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
-        for path in ["/spend/logs".to_owned(), format!("/spend/logs?{dates}"), format!("/global/spend/report?{dates}")] {
+        for path in ["/spend/logs".to_owned(), format!("/spend/logs?{dates}"), format!("/global/spend/report?{dates}")]
+        {
             let answer = app.get(&path, MASTER_KEY).await;
             assert!(answer.status == 200, "{time} {path}: {} {}", answer.status, answer.text);
         }

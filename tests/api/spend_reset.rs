@@ -9,7 +9,8 @@ async fn versions(app: &TestApp, statement: &'static str) -> Vec<(String, String
     sqlx::query_as(statement).fetch_all(&app.pool).await.unwrap()
 }
 
-const KEYS: &str = r#"SELECT token, xmin::text || ' ' || ctid::text, spend FROM "LiteLLM_VerificationToken" ORDER BY 1"#;
+const KEYS: &str =
+    r#"SELECT token, xmin::text || ' ' || ctid::text, spend FROM "LiteLLM_VerificationToken" ORDER BY 1"#;
 const TEAMS: &str = r#"SELECT team_id, xmin::text || ' ' || ctid::text, spend FROM "LiteLLM_TeamTable" ORDER BY 1"#;
 const REST: &str = r#"
     SELECT md5(string_agg(line, '|' ORDER BY line)) FROM (

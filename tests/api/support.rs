@@ -99,12 +99,7 @@ impl TestApp {
     }
 
     /// With everything given.
-    pub async fn build(
-        database: Arc<TestDatabase>,
-        settings: Settings,
-        clock: Clock,
-        limits: PoolLimits,
-    ) -> Self {
+    pub async fn build(database: Arc<TestDatabase>, settings: Settings, clock: Clock, limits: PoolLimits) -> Self {
         let pool = database::pool(database.url(), limits).unwrap();
         Self::on_pool(database, pool, settings, clock).await
     }

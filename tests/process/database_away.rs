@@ -39,9 +39,11 @@ async fn a_database_that_is_stopped_and_started_again_is_503_meanwhile() {
             assert!(body.contains("no_db_connection") && !body.contains("postgres"), "{body}");
         }
         let client = reqwest::Client::new();
-        let unknown_key = client.get(server.url("/spend/tags")).header("x-api-key", "sk-some-key").send().await.unwrap();
+        let unknown_key =
+            client.get(server.url("/spend/tags")).header("x-api-key", "sk-some-key").send().await.unwrap();
         assert_eq!(unknown_key.status(), 503);
-        let reset = client.post(server.url("/global/spend/reset")).header("x-api-key", MASTER_KEY).send().await.unwrap();
+        let reset =
+            client.post(server.url("/global/spend/reset")).header("x-api-key", MASTER_KEY).send().await.unwrap();
         assert_eq!(reset.status(), 503);
         assert_eq!(server.status("/health/liveliness").await, 200);
         assert_eq!(server.status("/health/liveness").await, 200);
@@ -77,6 +79,10 @@ async fn an_embedded_database_that_is_killed_comes_back_by_itself() {
     let during = server.status("/spend/tags").await;
     assert!([200, 503].contains(&during), "{during}");
     assert_eq!(server.status("/health/liveliness").await, 200);
-    assert!(eventually(Duration::from_secs(15), async || server.status("/spend/tags").await == 200).await, "{}", server.log());
+    assert!(
+        eventually(Duration::from_secs(15), async || server.status("/spend/tags").await == 200).await,
+        "{}",
+        server.log()
+    );
     assert!(!server.log().contains("panic"), "{}", server.log());
 }

@@ -37,7 +37,13 @@ async fn every_request_is_one_line_of_json_with_its_fields() {
     ask("/global/spend/reset", KEY, "id-3").await;
     ask("/spend/tags", "sk-unknown", "id-4").await;
     ask("/no/such/path", KEY, "id-5").await;
-    client.post(server.url("/global/spend/reset")).header("x-api-key", KEY).header("x-request-id", "id-6").send().await.unwrap();
+    client
+        .post(server.url("/global/spend/reset"))
+        .header("x-api-key", KEY)
+        .header("x-request-id", "id-6")
+        .send()
+        .await
+        .unwrap();
     assert!(eventually(Duration::from_secs(3), async || server.log().contains("id-6")).await);
 
     let log = server.log();
@@ -104,10 +110,18 @@ async fn nothing_secret_is_logged_at_any_level() {
     for rule in ROUTES {
         let path = rule.path.replace("{*rest}", "index.html");
         for key in [KEY, MASTER_KEY, "sk-secret-unknown-key", "secret-malformed-key"] {
-            for header in ["authorization", "x-litellm-api-key", "api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key"]
-            {
+            for header in [
+                "authorization",
+                "x-litellm-api-key",
+                "api-key",
+                "x-api-key",
+                "x-goog-api-key",
+                "ocp-apim-subscription-key",
+            ] {
                 let value = if header == "authorization" { format!("Bearer {key}") } else { key.to_owned() };
-                let query = format!("{path}?api_key={KEY}&user_id={PROMPT}&start_date={PROMPT}&end_date=2026-01-01&tags={PROMPT}");
+                let query = format!(
+                    "{path}?api_key={KEY}&user_id={PROMPT}&start_date={PROMPT}&end_date=2026-01-01&tags={PROMPT}"
+                );
                 let method = if rule.allow == "POST" { reqwest::Method::POST } else { reqwest::Method::GET };
                 let request = client
                     .request(method, server.url(&query))
@@ -136,9 +150,15 @@ async fn nothing_secret_is_logged_at_any_level() {
     assert!(eventually(Duration::from_secs(3), async || server.log().matches("request_id").count() > 400).await);
     let log = server.log();
     assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log is not at its lowest level");
-    for secret in
-        [KEY, MASTER_KEY, PROMPT, "secret-unknown-key", "secret-malformed-key", "secret-database-password", "secret-url-parameter"]
-    {
+    for secret in [
+        KEY,
+        MASTER_KEY,
+        PROMPT,
+        "secret-unknown-key",
+        "secret-malformed-key",
+        "secret-database-password",
+        "secret-url-parameter",
+    ] {
         let found = log.lines().find(|line| line.contains(secret));
         assert_eq!(found, None, "{secret}");
     }

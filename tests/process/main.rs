@@ -1,12 +1,6 @@
 //! The program as a process: what it says, what it refuses, how it stops, and what it survives.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "../api/support/cluster.rs"]
 mod cluster;

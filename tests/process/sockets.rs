@@ -23,7 +23,10 @@ async fn what_is_not_http_is_refused_and_nobody_else_notices() {
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n then no frame at all".to_vec(), &[""]),
         (b"GET /spend/tags HTTP/1.1\r\nBad Header: x\r\n\r\n".to_vec(), &["HTTP/1.1 400"]),
         (b"GET /spend/tags HTTP/1.1\r\nHost: x\r\nContent-Length: junk\r\n\r\n".to_vec(), &["HTTP/1.1 400"]),
-        (b"POST /add/allowed_ip HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnot a chunk\r\n".to_vec(), &["HTTP/1.1 4"]),
+        (
+            b"POST /add/allowed_ip HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnot a chunk\r\n".to_vec(),
+            &["HTTP/1.1 4"],
+        ),
         (huge_header.into_bytes(), &["HTTP/1.1 431", ""]),
         (many_headers.into_bytes(), &["HTTP/1.1 431"]),
         (long_target.into_bytes(), &["HTTP/1.1 414", "HTTP/1.1 431", ""]),
@@ -37,7 +40,13 @@ async fn what_is_not_http_is_refused_and_nobody_else_notices() {
         }
         let answer = server.exchange(&bytes);
         assert!(started.elapsed() < Duration::from_secs(18), "{shown:?} took {:?}", started.elapsed());
-        let starts = |start: &&str| if start.is_empty() { answer.is_empty() || !answer.starts_with("HTTP/1.1") } else { answer.starts_with(start) };
+        let starts = |start: &&str| {
+            if start.is_empty() {
+                answer.is_empty() || !answer.starts_with("HTTP/1.1")
+            } else {
+                answer.starts_with(start)
+            }
+        };
         assert!(expected.iter().any(starts), "{shown:?}: {answer:.100}");
         assert_eq!(server.status("/spend/tags").await, 200);
     }
@@ -51,7 +60,9 @@ async fn a_client_that_sends_half_a_request_is_cut_off_and_one_that_leaves_is_fo
     let mut half_headers = server.connect();
     half_headers.write_all(b"GET /spend/tags HTTP/1.1\r\nHost: x\r\nApi-K").unwrap();
     let mut half_body = server.connect();
-    let head = format!("POST /add/allowed_ip HTTP/1.1\r\nHost: x\r\nApi-Key: {MASTER_KEY}\r\nContent-Type: application/json\r\n");
+    let head = format!(
+        "POST /add/allowed_ip HTTP/1.1\r\nHost: x\r\nApi-Key: {MASTER_KEY}\r\nContent-Type: application/json\r\n"
+    );
     half_body.write_all(format!("{head}Content-Length: 100\r\n\r\n{{\"ip\":").as_bytes()).unwrap();
     for _ in 0..50 {
         // Gone at once, with half a request.
@@ -75,14 +86,17 @@ async fn pipelined_requests_are_answered_in_order() {
     let database = database().await;
     let server = Server::on(database.url(), &[]);
     let requests: String = (0..50)
-        .map(|number| get(if number % 2 == 0 { "/spend/tags" } else { "/nope" }, &format!("X-Request-Id: n-{number}\r\n")))
+        .map(|number| {
+            get(if number % 2 == 0 { "/spend/tags" } else { "/nope" }, &format!("X-Request-Id: n-{number}\r\n"))
+        })
         .collect();
     let answer = server.exchange(format!("{requests}{}", get("/health/liveness", "Connection: close\r\n")).as_bytes());
     let statuses: Vec<_> = answer.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
     let mut expected: Vec<_> = (0..50).map(|number| if number % 2 == 0 { "200" } else { "404" }).collect();
     expected.push("200");
     assert_eq!(statuses, expected);
-    let ids: Vec<_> = answer.match_indices("x-request-id: n-").map(|(at, text)| &answer[at + text.len()..][..2]).collect();
+    let ids: Vec<_> =
+        answer.match_indices("x-request-id: n-").map(|(at, text)| &answer[at + text.len()..][..2]).collect();
     assert!(ids.iter().enumerate().all(|(number, id)| id.trim() == number.to_string()), "{ids:?}");
 }
 
@@ -91,12 +105,16 @@ async fn a_body_that_is_too_large_is_told_so() {
     let database = database().await;
     let server = Server::on(database.url(), &[]);
     let body = " ".repeat(4 * 1024 * 1024);
-    let head = format!("POST /add/allowed_ip HTTP/1.1\r\nHost: x\r\nApi-Key: {MASTER_KEY}\r\nContent-Type: application/json\r\n");
+    let head = format!(
+        "POST /add/allowed_ip HTTP/1.1\r\nHost: x\r\nApi-Key: {MASTER_KEY}\r\nContent-Type: application/json\r\n"
+    );
     for _ in 0..5 {
-        let declared = server.exchange(format!("{head}Connection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+        let declared = server
+            .exchange(format!("{head}Connection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
         assert!(declared.starts_with("HTTP/1.1 413"), "{declared:.100}");
         let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
-        let chunked = server.exchange(format!("{head}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}").as_bytes());
+        let chunked =
+            server.exchange(format!("{head}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}").as_bytes());
         assert!(chunked.starts_with("HTTP/1.1 413"), "{chunked:.100}");
     }
     assert_eq!(server.status("/spend/tags").await, 200);

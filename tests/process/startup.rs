@@ -54,7 +54,8 @@ async fn the_embedded_database_keeps_its_master_key_and_its_data() {
     assert!(!server.block.contains(&key) && !server.log().contains(&key));
 
     let client = reqwest::Client::new();
-    let add = client.post(server.url("/add/allowed_ip")).header("api-key", &key).header("content-type", "application/json");
+    let add =
+        client.post(server.url("/add/allowed_ip")).header("api-key", &key).header("content-type", "application/json");
     assert_eq!(add.body(r#"{"ip":"127.0.0.0/8"}"#).send().await.unwrap().status(), 200);
     let pid: u32 = {
         let text = std::fs::read_to_string(home.path().join("home/data/postmaster.pid")).unwrap();
@@ -121,8 +122,10 @@ async fn a_wrong_setting_is_one_line_and_exit_code_2() {
         assert!(line.starts_with("litespend: ") && line.contains(word), "{arguments:?}: {line}");
         assert!(!line.contains("hunter2"), "{line}");
     }
-    for (name, value, word) in [("PORT", "junk", "port"), ("HOST", "x", "host"), ("TRUSTED_PROXIES", "junk", "trusted")] {
-        let said = run(program().arg("serve").env(name, value).env("LITESPEND_DATA_DIR", directory.path().join("home")));
+    for (name, value, word) in [("PORT", "junk", "port"), ("HOST", "x", "host"), ("TRUSTED_PROXIES", "junk", "trusted")]
+    {
+        let said =
+            run(program().arg("serve").env(name, value).env("LITESPEND_DATA_DIR", directory.path().join("home")));
         assert!(refusal(&said).contains(word), "{name}: {}", said.stderr);
     }
     // Nothing was created on the way.

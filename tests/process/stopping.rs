@@ -61,7 +61,8 @@ async fn an_answer_in_the_middle_is_finished_before_the_embedded_database_stops(
     };
 
     let mut stream = server.connect();
-    write!(stream, "GET /spend/logs HTTP/1.1\r\nHost: x\r\nApi-Key: {MASTER_KEY}\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET /spend/logs HTTP/1.1\r\nHost: x\r\nApi-Key: {MASTER_KEY}\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut start = [0; 1000];
     stream.read_exact(&mut start).unwrap();
     server.signal(Signal::SIGTERM);
