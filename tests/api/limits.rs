@@ -83,7 +83,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_names_the_limit() {
     assert_eq!(app.get("/get/allowed_ips", MASTER_KEY).await.status, 504);
     assert_eq!(app.post("/global/spend/reset", MASTER_KEY, &json!({})).await.status, 504);
     assert_eq!(app.post("/add/allowed_ip", MASTER_KEY, &json!({ "ip": "127.0.0.1" })).await.status, 504);
-    assert!(started.elapsed() < Duration::from_secs(8));
+    assert!(started.elapsed() < Duration::from_secs(15));
     // What needs no table is answered meanwhile.
     assert_eq!(app.get("/health/readiness", MASTER_KEY).await.status, 200);
     assert_eq!(app.get("/health/liveliness", MASTER_KEY).await.status, 200);

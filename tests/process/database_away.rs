@@ -80,7 +80,7 @@ async fn an_embedded_database_that_is_killed_comes_back_by_itself() {
     assert!([200, 503].contains(&during), "{during}");
     assert_eq!(server.status("/health/liveliness").await, 200);
     assert!(
-        eventually(Duration::from_secs(15), async || server.status("/spend/tags").await == 200).await,
+        eventually(Duration::from_secs(30), async || server.status("/spend/tags").await == 200).await,
         "{}",
         server.log()
     );
