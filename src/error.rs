@@ -169,6 +169,11 @@ impl ApiError {
         Self::NestedDetail { status, message: message.into() }
     }
 
+    /// 504 for a query that the session's statement timeout ended.
+    pub fn statement_timeout() -> Self {
+        Self::Timeout { seconds: crate::store::STATEMENT_TIMEOUT_SECONDS }
+    }
+
     /// Status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -250,14 +255,16 @@ impl From<sqlx::Error> for ApiError {
         if is_unavailable(&error) {
             return Self::Unavailable(Some(error));
         }
-        // 57014: the statement timeout of the session ended the query.
-        if let sqlx::Error::Database(database) = &error
-            && database.code().as_deref() == Some("57014")
-        {
-            return Self::Timeout { seconds: crate::store::STATEMENT_TIMEOUT_SECONDS };
+        if is_statement_timeout(&error) {
+            return Self::statement_timeout();
         }
         Self::Database(error)
     }
+}
+
+/// Whether the session's statement timeout ended the query (57014).
+pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("57014"))
 }
 
 /// Whether the error says that the database is away or full, rather than that a statement is wrong.

@@ -82,9 +82,10 @@ pub fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(health::get_metrics))
 }
 
-/// The application as one service: log, panics, authorisation, time limit, compression, handlers.
+/// The application as one service: log, panics, time limit, authorisation, compression, handlers.
 pub fn build(state: AppState) -> Router {
     let (documented, document) = documented().split_for_parts();
+    let document = openapi::finish(document);
     let timeout = state.settings.request_timeout;
     documented
         .route("/openapi.json", routing::get(move || openapi::serve(document.clone())))
@@ -94,8 +95,8 @@ pub fn build(state: AppState) -> Router {
         .route("/docs/{*rest}", routing::get(openapi::docs_file))
         .fallback(not_found)
         .layer(CompressionLayer::new())
-        .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
+        .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(state.clone(), telemetry::log_request))
         .with_state(state)
@@ -138,37 +139,33 @@ pub fn client_address(state: &AppState, request: &Request) -> Option<IpAddr> {
 /// Checks address, method, key and access, in this order, and leaves the caller in the request's extensions.
 async fn authorize(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     match admit(&state, &mut request).await {
-        Ok(prefix) => {
-            let mut response = next.run(request).await;
-            if let Some(prefix) = prefix {
-                response.extensions_mut().insert(prefix);
-            }
-            response
-        }
+        Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
 }
 
-async fn admit(state: &AppState, request: &mut Request) -> Result<Option<KeyPrefix>, ApiError> {
+async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let rule = path.as_ref().and_then(|path| ROUTES.iter().find(|rule| rule.path == path));
     if rule.is_none_or(|rule| rule.access != Access::Probe) {
         check_address(state, request)?;
     }
-    let Some(path) = path else { return Ok(None) };
+    let Some(path) = path else { return Ok(()) };
     let Some(rule) = rule else { return Err(ApiError::Internal(format!("route {path} has no access rule"))) };
     let open = matches!(rule.access, Access::Probe | Access::Public);
     if !method_allowed(rule, request.method(), open) {
         return Err(ApiError::MethodNotAllowed(rule.allow));
     }
     if open || (rule.path == "/metrics" && state.settings.metrics_public) {
-        return Ok(None);
+        return Ok(());
     }
     let caller = authenticate(state, request.headers(), rule).await?;
+    if let Some(prefix) = request.extensions().get::<KeyPrefix>() {
+        prefix.set(&caller);
+    }
     access::check(rule.access, rule.path, &caller)?;
-    let prefix = KeyPrefix::of(&caller);
     request.extensions_mut().insert(caller);
-    Ok(Some(prefix))
+    Ok(())
 }
 
 /// HEAD is GET without the body for probes and pages; the API answers it 405, as the reference does.

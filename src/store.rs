@@ -70,6 +70,25 @@ impl Reading {
         Ok(Self { connection: pool.acquire().await?, finished: false })
     }
 
+    /// As [`Reading::start`], for an answer whose end the client's own speed decides: its statements may take as long
+    /// as they need. [`Reading::finish_long`] ends it.
+    pub async fn start_long(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        let mut reading = Self::start(pool).await?;
+        sqlx::raw_sql("SET statement_timeout = 0").execute(reading.connection()).await?;
+        Ok(reading)
+    }
+
+    /// As [`Reading::finish`], for [`Reading::start_long`].
+    pub async fn finish_long(mut self) -> Result<(), sqlx::Error> {
+        let timeout = format!("{STATEMENT_TIMEOUT_SECONDS}s");
+        sqlx::query("SELECT set_config('statement_timeout', $1, false)")
+            .bind(timeout)
+            .execute(self.connection())
+            .await?;
+        self.finish();
+        Ok(())
+    }
+
     /// The connection.
     pub fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection

@@ -10,5 +10,17 @@
 
 mod support;
 
+mod allowed_ips;
 mod conformance;
+mod dates;
+mod keys;
+mod limits;
+mod older_litellm;
+mod openapi;
+mod pages;
+mod requests;
+mod robustness;
+mod spend_logs;
+mod spend_reset;
+mod store;
 mod rollups;
