@@ -10,4 +10,7 @@
 
 mod support;
 
+mod activity;
 mod conformance;
+mod log_pages;
+mod overviews;
