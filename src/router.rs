@@ -26,6 +26,7 @@ use crate::routes::{
     spend_calculate, spend_logs, spend_report, spend_reset, spend_tables, spend_tags, team_activity,
 };
 use crate::telemetry::{self, KeyPrefix};
+use crate::upstream::{self, Upstream};
 
 /// A path, its methods as `Allow` lists them, and who may call it.
 pub struct Rule {
@@ -135,7 +136,7 @@ fn dashboard() -> OpenApiRouter<AppState> {
 pub fn build(state: AppState) -> Router {
     let (documented, document) = documented().split_for_parts();
     let timeout = state.settings.request_timeout;
-    documented
+    let router = documented
         .route("/openapi.json", routing::get(move || openapi::serve(document.clone())))
         .route("/", routing::get(openapi::docs_page))
         .route("/docs", routing::get(openapi::docs_page))
@@ -144,7 +145,13 @@ pub fn build(state: AppState) -> Router {
         .fallback(not_found)
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))
-        .layer(middleware::from_fn_with_state(state.clone(), authorize))
+        .layer(middleware::from_fn_with_state(state.clone(), authorize));
+    // Outside of the time limit and the compression: what is passed on is not touched.
+    let router = match Upstream::of(&state.settings) {
+        Some(upstream) => router.layer(middleware::from_fn_with_state((state.clone(), upstream), upstream::pass_on)),
+        None => router,
+    };
+    router
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(state.clone(), telemetry::log_request))
         .with_state(state)
@@ -220,12 +227,21 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<Option<KeyPref
     Ok(Some(prefix))
 }
 
+/// The rule of the route that the request matches, if its method is one of the route's.
+pub(crate) fn served_rule(request: &Request) -> Option<&'static Rule> {
+    let path = request.extensions().get::<MatchedPath>()?;
+    let rule = ROUTES.iter().find(|rule| rule.path == path.as_str())?;
+    let open = matches!(rule.access, Access::Probe | Access::Public);
+    method_allowed(rule, request.method(), open).then_some(rule)
+}
+
 /// HEAD is GET without the body for probes and pages; the API answers it 405, as the reference does.
 fn method_allowed(rule: &Rule, method: &Method, open: bool) -> bool {
     rule.allow.split(',').any(|allowed| allowed == method.as_str()) || (open && method == Method::HEAD)
 }
 
-fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError> {
+/// 403 where the client's address is not on the list.
+pub(crate) fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError> {
     let list = state.allow_list.current();
     let allowed = match client_address(state, request) {
         Some(address) => list.allows(address),

@@ -73,6 +73,8 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         inclusive_end_date: args.inclusive_end_date,
         metrics_public: args.metrics_public,
         request_timeout: Duration::from_secs(args.request_timeout),
+        upstream: args.upstream.clone(),
+        serve_only: args.serve_only.clone(),
     };
     let pricer = Arc::new(Pricer::from_config(&config).map_err(Failure::Setting)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;

@@ -14,3 +14,4 @@ mod activity;
 mod conformance;
 mod log_pages;
 mod overviews;
+mod upstream;

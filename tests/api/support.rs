@@ -61,6 +61,8 @@ pub fn settings() -> Settings {
         inclusive_end_date: false,
         metrics_public: false,
         request_timeout: Duration::from_secs(30),
+        upstream: None,
+        serve_only: Vec::new(),
     }
 }
 
@@ -107,6 +109,15 @@ impl TestApp {
         let app = Self::new().await;
         seed(&app.pool).await;
         app
+    }
+
+    /// Listens on a free port of 127.0.0.1, for what only a connection shows; ends with the test.
+    pub async fn listen(&self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = self.router.clone().into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+        address
     }
 
     /// Sends a request from 127.0.0.1.
