@@ -46,6 +46,8 @@ pub enum ErrorType {
     BadRequest,
     /// The request's content can't be used.
     InvalidRequest,
+    /// The caller may not see what it asked for.
+    Permission,
     /// The reference's name for a bad date on `/spend/*` and `/global/spend/tags`.
     InternalError,
     /// The reference's name for a bad date on `/global/spend/report`, and for failures of the server.
@@ -54,6 +56,8 @@ pub enum ErrorType {
     NoDatabaseConnection,
     /// No answer in time.
     Timeout,
+    /// The server behind this one can't be reached.
+    UpstreamUnavailable,
 }
 
 impl ErrorType {
@@ -65,10 +69,12 @@ impl ErrorType {
             Self::ExpiredKey => "expired_key",
             Self::BadRequest => "bad_request",
             Self::InvalidRequest => "invalid_request_error",
+            Self::Permission => "permission_error",
             Self::InternalError => "internal_error",
             Self::InternalServerError => "internal_server_error",
             Self::NoDatabaseConnection => "no_db_connection",
             Self::Timeout => "timeout_error",
+            Self::UpstreamUnavailable => "upstream_unavailable",
         }
     }
 }
@@ -125,6 +131,9 @@ pub enum ApiError {
         /// The limit, in seconds.
         seconds: u64,
     },
+    /// The server behind this one can't be reached or gave no answer: 502.
+    #[error("the upstream is not available")]
+    Upstream(String),
     /// A failure of ours: 500 and nothing more.
     #[error("internal error: {0}")]
     Internal(String),
@@ -183,6 +192,7 @@ impl ApiError {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Internal(_) | Self::Database(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -209,6 +219,9 @@ impl ApiError {
             ),
             Self::Timeout { seconds } => {
                 envelope(ErrorType::Timeout, status, &format!("No answer within the limit of {seconds} seconds."), None)
+            }
+            Self::Upstream(_) => {
+                envelope(ErrorType::UpstreamUnavailable, status, "The upstream server is not available.", None)
             }
             Self::Internal(_) | Self::Database(_) => {
                 envelope(ErrorType::InternalServerError, status, "Internal server error", None)
@@ -238,7 +251,7 @@ impl IntoResponse for ApiError {
                     response.extensions_mut().insert(Cause(cause.to_string()));
                 }
             }
-            Self::Internal(cause) => {
+            Self::Upstream(cause) | Self::Internal(cause) => {
                 response.extensions_mut().insert(Cause(cause.clone()));
             }
             Self::Database(cause) => {

@@ -19,6 +19,9 @@ use crate::error::ApiError;
 /// The tag of the nine published operations.
 pub const TAG: &str = "Budget & Spend Tracking";
 
+/// The tag of what LiteLLM's dashboard and reports read beyond those.
+pub const DASHBOARD_TAG: &str = "Dashboard";
+
 /// The name of the security scheme.
 pub const SECURITY: &str = "APIKeyHeader";
 

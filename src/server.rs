@@ -80,6 +80,8 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         inclusive_end_date: args.inclusive_end_date,
         metrics_public: args.metrics_public,
         request_timeout: Duration::from_secs(args.request_timeout),
+        upstream: args.upstream.clone(),
+        serve_only: args.serve_only.clone(),
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);

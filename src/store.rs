@@ -5,19 +5,27 @@
 //! Columns that an older LiteLLM lacks are read through an outer row of defaults: an unqualified name
 //! inside the inner `SELECT` is the table's column where it exists, and the default where it does not.
 
+pub mod activity;
 pub mod allowed_ips;
 pub mod daily_activity;
 pub mod database;
 pub mod indexes;
 pub mod key_metadata;
 pub mod keys;
+pub mod log_filter;
+pub mod log_pages;
+pub mod log_rows;
 pub mod rollup_days;
 pub mod rollup_reads;
 pub mod rollups;
+pub mod scoped_report;
+pub mod spend_activity;
 pub mod spend_logs;
 pub mod spend_report;
 pub mod spend_reset;
+pub mod spend_tables;
 pub mod spend_tags;
+pub mod team_views;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
 use sqlx::pool::PoolConnection;

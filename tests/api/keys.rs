@@ -246,7 +246,12 @@ async fn keys_of_blocked_teams_and_deactivated_users_do_not_count() {
                 "allow_team_guardrail_config": false, "created_at": "2026-01-01T00:00:00",
                 "updated_at": "2026-01-01T00:00:00" })
     };
-    insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_TeamTable", &json!([team("open", false), team("shut", true)])).await;
+    insert(
+        &mut app.pool.acquire().await.unwrap(),
+        "LiteLLM_TeamTable",
+        &json!([team("open", false), team("shut", true)]),
+    )
+    .await;
     for (key, columns, expected) in [
         ("sk-1", json!({ "user_id": "active", "team_id": "open" }), 200),
         ("sk-2", json!({ "user_id": "active", "team_id": "shut" }), 401),

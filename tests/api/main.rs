@@ -10,17 +10,21 @@
 
 mod support;
 
+mod activity;
 mod allowed_ips;
 mod conformance;
 mod dates;
 mod keys;
 mod limits;
+mod log_pages;
 mod older_litellm;
 mod openapi;
+mod overviews;
 mod pages;
 mod requests;
 mod robustness;
+mod rollups;
 mod spend_logs;
 mod spend_reset;
 mod store;
-mod rollups;
+mod upstream;

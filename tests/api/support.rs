@@ -61,6 +61,8 @@ pub fn settings() -> Settings {
         inclusive_end_date: false,
         metrics_public: false,
         request_timeout: Duration::from_secs(30),
+        upstream: None,
+        serve_only: Vec::new(),
     }
 }
 
@@ -142,6 +144,15 @@ impl TestApp {
     pub async fn scalar(&self, statement: &'static str) -> String {
         let value: Option<String> = sqlx::query_scalar(statement).fetch_one(&self.pool).await.unwrap();
         value.unwrap_or_default()
+    }
+
+    /// Listens on a free port of 127.0.0.1, for what only a connection shows; ends with the test.
+    pub async fn listen(&self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = self.router.clone().into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+        address
     }
 
     /// Sends a request from 127.0.0.1.
