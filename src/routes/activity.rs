@@ -169,8 +169,11 @@ pub async fn list_user_activity_keys(
     let asked = (params.start_date.clone(), params.end_date.clone());
     let filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
     let mut connection = state.pool.acquire().await?;
-    let total_api_keys = activity::count_keys(&mut connection, &filter).await?;
     let rows = activity::key_page(&mut connection, &filter, page.offset, page.limit).await?;
+    let total_api_keys = match rows.first() {
+        Some(row) => row.members,
+        None => activity::count_keys(&mut connection, &filter).await?,
+    };
     let api_keys = named(&mut connection, rows, asked).await?;
     Ok(Json(DailyActivityKeyPageResponse { api_keys, total_api_keys, offset: page.offset, limit: page.limit }))
 }
@@ -189,8 +192,11 @@ pub async fn list_user_activity_users(
 ) -> Result<Json<DailyActivityUserPageResponse>, ApiError> {
     let filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
     let mut connection = state.pool.acquire().await?;
-    let total_users = activity::count_users(&mut connection, &filter).await?;
     let rows = activity::user_page(&mut connection, &filter, page.offset, page.limit).await?;
+    let total_users = match rows.first() {
+        Some(row) => row.members,
+        None => activity::count_users(&mut connection, &filter).await?,
+    };
     let ids: Vec<String> = rows.iter().filter_map(|row| row.user_id.clone()).collect();
     let names = user_names(&mut connection, &ids).await?;
     let names: BTreeMap<_, _> = names.into_iter().map(|(id, email, alias)| (id, (email, alias))).collect();

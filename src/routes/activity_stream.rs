@@ -15,7 +15,7 @@ use super::dates::parse_day;
 use crate::error::ApiError;
 use crate::json_stream::{self, Writer};
 use crate::store::Reading;
-use crate::store::activity::{self, ActivityFilter, DaySums, Dimension, Sums, TopKey};
+use crate::store::activity::{self, ActivityFilter, DaySums, Dimension, Sums};
 use crate::store::key_metadata::{self, KeyMetadata};
 
 /// The name of rows without user, team or tag.
@@ -71,7 +71,9 @@ pub async fn respond(
     activity::begin_snapshot(connection).await?;
     let top = activity::top_keys(connection, &filter, limit).await?;
     let names: BTreeSet<String> = top.iter().map(|key| key.api_key.clone()).filter(|key| !key.is_empty()).collect();
-    let keys = key_metadata::find(connection, &names, log_window(&days(&top))).await?;
+    let days = activity::first_and_last_day(connection, &filter).await?;
+    let days: Vec<_> = [days.0, days.1].into_iter().flatten().filter_map(|day| parse_day(&day)).collect();
+    let keys = key_metadata::find(connection, &names, log_window(&days)).await?;
     let counts = match &entities {
         Some(_) => Some(activity::entity_keys(connection, &filter).await?),
         None => None,
@@ -88,11 +90,6 @@ pub async fn respond(
     let top = top.into_iter().map(|key| key.api_key).collect();
     let frame = Frame { filter, top, keys, entities, metadata };
     json_stream::respond(write(reading, frame), "application/json").await
-}
-
-/// The first and the last day of activity.
-fn days(top: &[TopKey]) -> Vec<chrono::NaiveDate> {
-    top.first().into_iter().flat_map(|key| [&key.first_day, &key.last_day]).filter_map(|day| parse_day(day)).collect()
 }
 
 fn entity_name(entity: Option<String>) -> String {

@@ -90,6 +90,19 @@ const SUMS: &str = r#"
     sum(successful_requests)::bigint AS successful_requests, sum(failed_requests)::bigint AS failed_requests,
     sum(total_response_time_ms)::bigint AS total_response_time_ms, sum(timed_requests)::bigint AS timed_requests"#;
 
+/// Sums of the figures that a list of keys or users has; the others are not read, and 0.
+const LIST_SUMS: &str = r#"
+    sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
+    sum(completion_tokens)::bigint AS completion_tokens,
+    sum(cache_read_input_tokens)::bigint AS cache_read_input_tokens,
+    sum(cache_creation_input_tokens)::bigint AS cache_creation_input_tokens,
+    sum(api_requests)::bigint AS api_requests, sum(successful_requests)::bigint AS successful_requests,
+    sum(failed_requests)::bigint AS failed_requests,
+    0::bigint AS compression_saved_tokens, 0::float8 AS compression_savings_spend,
+    0::float8 AS prompt_caching_savings_spend, 0::float8 AS gateway_injected_caching_savings_spend,
+    0::float8 AS autorouter_savings_spend, 0::bigint AS total_response_time_ms, 0::bigint AS timed_requests,
+    count(*) OVER () AS members"#;
+
 /// The figures themselves.
 const FIGURES: &str = r#"
     spend, prompt_tokens, completion_tokens, cache_read_input_tokens, cache_creation_input_tokens,
@@ -189,10 +202,6 @@ pub struct TopKey {
     pub api_key: String,
     /// How many keys there are in all.
     pub keys: i64,
-    /// First day on which any key was used.
-    pub first_day: String,
-    /// Last day on which any key was used.
-    pub last_day: String,
 }
 
 /// The `limit` keys with the largest spend.
@@ -201,14 +210,24 @@ pub async fn top_keys(
     filter: &ActivityFilter,
     limit: i64,
 ) -> Result<Vec<TopKey>, sqlx::Error> {
-    let mut query = QueryBuilder::<Postgres>::new(
-        "SELECT api_key, count(*) OVER () AS keys, min(min(date)) OVER () AS first_day,
-                max(max(date)) OVER () AS last_day",
-    );
+    let mut query = QueryBuilder::<Postgres>::new("SELECT api_key, count(*) OVER () AS keys");
     filter.push_rows(&mut query);
     query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
     query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND).push(" LIMIT ").push_bind(limit);
     query.build_query_as().persistent(false).fetch_all(connection).await
+}
+
+/// The first and the last day with rows, `YYYY-MM-DD`.
+pub async fn first_and_last_day(
+    connection: &mut PgConnection,
+    filter: &ActivityFilter,
+) -> Result<(Option<String>, Option<String>), sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT (SELECT min(date)");
+    filter.push_rows(&mut query);
+    query.push("), (SELECT max(date)");
+    filter.push_rows(&mut query);
+    query.push(")");
+    query.build_query_as().persistent(false).fetch_one(connection).await
 }
 
 /// What the rows of a sum have in common, besides their day and perhaps their key.
@@ -310,6 +329,9 @@ const DIMENSIONS: &str = r#"
     COALESCE(CASE WHEN GROUPING (model) = 0 THEN model END, CASE WHEN GROUPING (model_group) = 0 THEN model_group END,
              CASE WHEN GROUPING (provider) = 0 THEN provider END, tool, endpoint) AS name"#;
 
+/// Leaves out rows without a tool or an endpoint, which are no group.
+const NAMED: &str = "(GROUPING (tool) = 1 OR tool IS NOT NULL) AND (GROUPING (endpoint) = 1 OR endpoint IS NOT NULL)";
+
 /// Sums by day and group, and by key below for `api_keys`; newest day first. Within a day, the order is arbitrary.
 /// `by_entity` adds the users, teams or tags.
 pub fn day_sums<'q, 'c: 'q>(
@@ -337,13 +359,15 @@ pub fn day_sums<'q, 'c: 'q>(
     query.push(DIMENSIONS).push(",").push(SUMS);
     query.push(
         " FROM named GROUP BY GROUPING SETS ((date), (date, model), (date, model_group), (date, provider),
-          (date, tool), (date, endpoint)) UNION ALL SELECT date, api_key, ",
+          (date, tool), (date, endpoint)) HAVING ",
     );
+    query.push(NAMED).push(" UNION ALL SELECT date, api_key, ");
     query.push(DIMENSIONS).push(",").push(SUMS);
     query.push(
         " FROM keyed GROUP BY GROUPING SETS ((date, api_key), (date, model, api_key), (date, model_group, api_key),
-          (date, provider, api_key), (date, tool, api_key), (date, endpoint, api_key))",
+          (date, provider, api_key), (date, tool, api_key), (date, endpoint, api_key)) HAVING ",
     );
+    query.push(NAMED);
     if by_entity {
         query.push(" UNION ALL SELECT date, NULL::text, 6, COALESCE(entity_id, ''),").push(SUMS);
         filter.push_rows(query);
@@ -373,6 +397,8 @@ pub async fn entity_keys(
 pub struct KeySums {
     /// Hash of the key; empty where there was none.
     pub api_key: String,
+    /// How many keys there are in all.
+    pub members: i64,
     /// Sums.
     #[sqlx(flatten)]
     pub sums: Sums,
@@ -386,7 +412,7 @@ pub async fn key_page(
     limit: i64,
 ) -> Result<Vec<KeySums>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT api_key,");
-    query.push(SUMS);
+    query.push(LIST_SUMS);
     filter.push_rows(&mut query);
     query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
     query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND);
@@ -411,7 +437,7 @@ pub async fn keys_of_model(
     limit: i64,
 ) -> Result<Vec<KeySums>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT api_key,");
-    query.push(SUMS);
+    query.push(LIST_SUMS);
     filter.push_rows(&mut query);
     query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
     query.push(if by_group {
@@ -429,6 +455,8 @@ pub async fn keys_of_model(
 pub struct UserSums {
     /// User; nothing for rows without one.
     pub user_id: Option<String>,
+    /// How many users there are in all.
+    pub members: i64,
     /// Sums.
     #[sqlx(flatten)]
     pub sums: Sums,
@@ -442,7 +470,7 @@ pub async fn user_page(
     limit: i64,
 ) -> Result<Vec<UserSums>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT NULLIF(entity_id, '') AS user_id,");
-    query.push(SUMS);
+    query.push(LIST_SUMS);
     filter.push_rows(&mut query);
     query.push(" GROUP BY 1 ORDER BY round(sum(spend)::numeric, 9) DESC, 1 ASC NULLS LAST LIMIT ");
     query.push_bind(limit).push(" OFFSET ").push_bind(offset);
