@@ -36,14 +36,26 @@ pub struct DayEntries {
     pub words: SharedWords,
 }
 
-/// Begins a read: one snapshot for everything that follows. Nothing where the rollups can't answer for the range.
+/// Begins a read: one snapshot for everything that follows. Nothing where the rollups can't answer for the range, were
+/// removed a moment ago, or may not be read by this role.
 pub async fn begin(connection: &mut PgConnection, range: DateRange) -> Result<Option<Snapshot>, sqlx::Error> {
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let snapshot = rollup_reads::snapshot(connection, Some(range)).await?;
+    let snapshot = match rollup_reads::snapshot(connection, Some(range)).await {
+        Err(sqlx::Error::Database(error)) if is_gone(error.code().as_deref()) => {
+            connection.execute("ROLLBACK").await?;
+            return Ok(None);
+        }
+        other => other?,
+    };
     if snapshot.is_none() {
         end(connection).await?;
     }
     Ok(snapshot)
+}
+
+/// Undefined table or function, invalid schema, insufficient privilege.
+fn is_gone(code: Option<&str>) -> bool {
+    matches!(code, Some("42P01" | "42883" | "3F000" | "42501"))
 }
 
 /// Ends a read that [`begin`] began.

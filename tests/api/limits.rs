@@ -66,8 +66,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_names_the_limit() {
     let app = with_time_limit(1).await;
     let other = app.another().await;
     let mut lock = other.pool.begin().await.unwrap();
-    let tables =
-        r#"LOCK TABLE "LiteLLM_SpendLogs", "LiteLLM_DailyUserSpend", "LiteLLM_VerificationToken", "LiteLLM_Config""#;
+    let tables = r#"LOCK TABLE "LiteLLM_SpendLogs", litespend.deltas, "LiteLLM_DailyUserSpend", "LiteLLM_VerificationToken", "LiteLLM_Config""#;
     sqlx::raw_sql(tables).execute(&mut *lock).await.unwrap();
     // The last but two wait in authentication, and the last for the row of the list.
     let reads = ALL_READS.iter().map(|path| (app.get(path, MASTER_KEY), *path));
@@ -118,7 +117,7 @@ async fn a_statement_that_its_timeout_ends_is_504() {
     let app = TestApp::new().await;
     let other = app.another().await;
     let mut lock = other.pool.begin().await.unwrap();
-    sqlx::raw_sql(r#"LOCK TABLE "LiteLLM_SpendLogs", "LiteLLM_VerificationToken""#).execute(&mut *lock).await.unwrap();
+    sqlx::raw_sql(r#"LOCK TABLE litespend.deltas, "LiteLLM_VerificationToken""#).execute(&mut *lock).await.unwrap();
     let cancel = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
         // The same end, and the same code, that the timeout would give it.

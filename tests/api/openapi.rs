@@ -85,7 +85,9 @@ fn every_parameter_says_what_it_is_and_which_values_it_takes() {
             let name = format!("{path} {}", parameter["name"].as_str().unwrap());
             assert!(parameter["description"].as_str().is_some_and(|text| text.len() > 5), "{name}");
             assert!(parameter["schema"]["type"].is_string(), "{name}: {}", parameter["schema"]);
-            assert_eq!(parameter["in"], "query", "{name}");
+            let place =
+                if path.contains(&format!("{{{}}}", parameter["name"].as_str().unwrap())) { "path" } else { "query" };
+            assert_eq!(parameter["in"], place, "{name}");
             parameters.insert(name, parameter.clone());
         }
     }

@@ -316,3 +316,12 @@ async fn rollups_count_a_partitioned_log() {
         assert!(rollups::verify_day(&mut connection, day).await.unwrap().is_none(), "{day}");
     }
 }
+
+#[tokio::test]
+async fn reads_go_on_from_the_log_when_the_rollups_are_removed_under_them() {
+    let app = TestApp::seeded().await;
+    let plain = plain(&app);
+    rollups::remove(&mut app.pool.acquire().await.unwrap()).await.unwrap();
+    assert!(app.state.has_rollups(), "not looked yet");
+    compare(&app, &plain, "the removal").await;
+}

@@ -151,7 +151,7 @@ async fn a_request_given_up_before_its_answer_ends_its_query_whatever_the_route(
     let app = TestApp::seeded().await;
     let other = app.another().await;
     let mut lock = other.pool.begin().await.unwrap();
-    sqlx::raw_sql(r#"LOCK TABLE "LiteLLM_SpendLogs""#).execute(&mut *lock).await.unwrap();
+    sqlx::raw_sql(r#"LOCK TABLE "LiteLLM_SpendLogs", litespend.deltas"#).execute(&mut *lock).await.unwrap();
     let dates = "start_date=2026-02-01&end_date=2026-02-02";
     for path in ["/spend/logs", "/spend/tags", "/global/spend/tags", "/global/spend/report"] {
         let path = format!("{path}?{dates}");

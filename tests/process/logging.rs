@@ -79,14 +79,17 @@ async fn a_failure_has_its_cause_in_the_log_and_not_in_the_answer() {
     let database = database().await;
     let server = Server::on(database.url(), &[]);
     let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(database.url()).await.unwrap();
-    sqlx::raw_sql(r#"ALTER TABLE "LiteLLM_SpendLogs" RENAME TO elsewhere"#).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(r#"ALTER TABLE "LiteLLM_SpendLogs" RENAME TO elsewhere; DROP SCHEMA litespend CASCADE"#)
+        .execute(&mut connection)
+        .await
+        .unwrap();
     let answer = server.get("/spend/tags").await;
     assert_eq!(answer.status(), 500);
     let body = answer.text().await.unwrap();
     assert!(!body.contains("LiteLLM_SpendLogs") && !body.contains("relation"), "{body}");
     assert!(eventually(Duration::from_secs(3), async || server.log().contains("does not exist")).await);
     let log = server.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("does not exist")).collect();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("does not exist") && line.contains("status=500")).collect();
     assert_eq!(lines.len(), 1, "the cause stands there once: {log}");
     assert!(lines[0].contains("status=500") && lines[0].contains("/spend/tags"), "{}", lines[0]);
 }

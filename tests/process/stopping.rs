@@ -16,7 +16,7 @@ async fn a_request_that_runs_is_finished_and_the_exit_code_is_0() {
         let mut server = Server::on(database.url(), &[]);
         let mut holder = sqlx::PgConnection::connect(database.url()).await.unwrap();
         let mut lock = holder.begin().await.unwrap();
-        sqlx::raw_sql(r#"LOCK TABLE "LiteLLM_SpendLogs""#).execute(&mut *lock).await.unwrap();
+        sqlx::raw_sql(r#"LOCK TABLE litespend.deltas"#).execute(&mut *lock).await.unwrap();
         let request = reqwest::Client::new().get(server.url("/spend/tags")).header("x-api-key", MASTER_KEY);
         let running = tokio::spawn(request.send());
         // An idle connection must not hold the server up.
