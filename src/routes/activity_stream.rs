@@ -8,8 +8,8 @@ use futures_util::{Stream, TryStreamExt};
 use sqlx::{PgPool, Postgres, QueryBuilder};
 
 use super::daily_activity::{
-    Breakdown, DailySpendData, DailySpendMetadata, Entities, GroupMetrics, KeyMetrics, SpendMetrics, bucket_of_key,
-    log_window, metadata_of, provider_metadata,
+    Breakdown, DailySpendData, DailySpendMetadata, Entities, KeyMetrics, SpendMetrics, bucket_of_key, log_window,
+    metadata_of, provider_metadata,
 };
 use super::dates::parse_day;
 use crate::error::ApiError;
@@ -100,7 +100,7 @@ fn write(mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<By
     async_stream::try_stream! {
         let mut writer = Writer::new();
         writer.raw("{\"results\":");
-        let mut totals = Sums::default();
+        let mut totals = SpendMetrics::default();
         let mut separator = "[";
         {
             let mut query = QueryBuilder::<Postgres>::new("");
@@ -116,8 +116,8 @@ fn write(mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<By
                     }
                 }
                 let (_, day) = open.get_or_insert_with(|| (row.date.clone(), Day::default()));
-                if row.dimension == Dimension::Day && row.api_key.is_none() {
-                    totals.add(&row.sums);
+                if row.dimension == Dimension::Day {
+                    totals.merge(&SpendMetrics::from(&row.sums));
                 }
                 day.add(row, &frame);
             }
@@ -127,7 +127,7 @@ fn write(mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<By
         }
         activity::end_snapshot(reading.connection()).await?;
         reading.finish();
-        let of_days = DailySpendMetadata::of(SpendMetrics::from(&totals));
+        let of_days = DailySpendMetadata::of(totals);
         frame.metadata = DailySpendMetadata {
             page: frame.metadata.page,
             total_pages: frame.metadata.total_pages,
@@ -144,6 +144,14 @@ fn write(mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<By
     }
 }
 
+/// Adds to a key's sums in a group.
+fn add_key(keys: &mut BTreeMap<String, KeyMetrics>, key: &str, metrics: &SpendMetrics, frame: &Frame) {
+    let entry = keys
+        .entry(bucket_of_key(key))
+        .or_insert_with(|| KeyMetrics { metrics: SpendMetrics::default(), metadata: metadata_of(key, &frame.keys) });
+    entry.metrics.merge(metrics);
+}
+
 /// The sums of one day, as far as they have arrived.
 #[derive(Default)]
 struct Day {
@@ -154,44 +162,51 @@ struct Day {
 impl Day {
     fn add(&mut self, row: DaySums, frame: &Frame) {
         let metrics = SpendMetrics::from(&row.sums);
-        let keyed = |key: &str| (bucket_of_key(key), metadata_of(key, &frame.keys));
         let breakdown = &mut self.breakdown;
-        let groups = match row.dimension {
-            Dimension::Day => {
-                match row.api_key {
-                    None => self.metrics = metrics,
-                    Some(key) => {
-                        let (name, metadata) = keyed(&key);
-                        breakdown.api_keys.insert(name, KeyMetrics { metrics, metadata });
+        let (groups, name) = match (row.dimension, row.name) {
+            (Dimension::Day, _) => {
+                self.metrics = metrics;
+                return;
+            }
+            (Dimension::Key, _) => {
+                let key = row.api_key.unwrap_or_default();
+                add_key(&mut breakdown.api_keys, &key, &metrics, frame);
+                // In the order of the row's names.
+                let groups = [
+                    &mut breakdown.models,
+                    &mut breakdown.model_groups,
+                    &mut breakdown.providers,
+                    &mut breakdown.mcp_servers,
+                    &mut breakdown.endpoints,
+                ];
+                for (groups, name) in groups.into_iter().zip(row.names.unwrap_or_default()) {
+                    if let Some(name) = name {
+                        add_key(&mut groups.entry(name).or_default().api_key_breakdown, &key, &metrics, frame);
                     }
                 }
                 return;
             }
-            Dimension::Model => &mut breakdown.models,
-            Dimension::ModelGroup => &mut breakdown.model_groups,
-            Dimension::Provider => &mut breakdown.providers,
-            Dimension::Tool => &mut breakdown.mcp_servers,
-            Dimension::Endpoint => &mut breakdown.endpoints,
-            Dimension::Entity => &mut breakdown.entities,
+            (Dimension::Model, name) => (&mut breakdown.models, name),
+            (Dimension::ModelGroup, name) => (&mut breakdown.model_groups, name),
+            (Dimension::Provider, name) => (&mut breakdown.providers, name),
+            (Dimension::Tool, name) => (&mut breakdown.mcp_servers, name),
+            (Dimension::Endpoint, name) => (&mut breakdown.endpoints, name),
+            (Dimension::Entity, name) => (&mut breakdown.entities, Some(entity_name(name))),
         };
-        let name = match (row.dimension, row.name) {
-            (Dimension::Entity, name) => entity_name(name),
-            (_, Some(name)) => name,
-            // Rows without a tool or an endpoint are no group.
-            (_, None) => return,
+        // Rows without a tool or an endpoint are no group.
+        let Some(name) = name else { return };
+        let told = match row.dimension {
+            Dimension::Provider => Some(provider_metadata(&name)),
+            Dimension::Entity => frame.entities.as_ref().and_then(|told| told.get(&name)).cloned(),
+            _ => None,
         };
-        let metadata = match row.dimension {
-            Dimension::Provider => provider_metadata(&name),
-            Dimension::Entity => frame.entities.as_ref().and_then(|told| told.get(&name)).cloned().unwrap_or_default(),
-            _ => serde_json::Map::new(),
-        };
-        let group = groups.entry(name).or_insert_with(|| GroupMetrics { metadata, ..GroupMetrics::default() });
+        let group = groups.entry(name).or_default();
         match row.api_key {
-            None => group.metrics = metrics,
-            Some(key) => {
-                let (name, metadata) = keyed(&key);
-                group.api_key_breakdown.insert(name, KeyMetrics { metrics, metadata });
+            None => {
+                group.metrics = metrics;
+                group.metadata = told.unwrap_or_default();
             }
+            Some(key) => add_key(&mut group.api_key_breakdown, &key, &metrics, frame),
         }
     }
 

@@ -131,6 +131,30 @@ impl SpendMetrics {
     }
 }
 
+impl SpendMetrics {
+    /// Adds other sums.
+    pub fn merge(&mut self, other: &Self) {
+        self.spend += other.spend;
+        self.flat_cost += other.flat_cost;
+        self.ptu_hours += other.ptu_hours;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.cache_read_input_tokens += other.cache_read_input_tokens;
+        self.cache_creation_input_tokens += other.cache_creation_input_tokens;
+        self.compression_saved_tokens += other.compression_saved_tokens;
+        self.compression_savings_spend += other.compression_savings_spend;
+        self.prompt_caching_savings_spend += other.prompt_caching_savings_spend;
+        self.gateway_injected_caching_savings_spend += other.gateway_injected_caching_savings_spend;
+        self.autorouter_savings_spend += other.autorouter_savings_spend;
+        self.total_tokens += other.total_tokens;
+        self.successful_requests += other.successful_requests;
+        self.failed_requests += other.failed_requests;
+        self.api_requests += other.api_requests;
+        self.total_response_time_ms += other.total_response_time_ms;
+        self.timed_requests += other.timed_requests;
+    }
+}
+
 /// Sums of one key.
 #[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct KeyMetrics {

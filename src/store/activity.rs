@@ -248,6 +248,8 @@ pub enum Dimension {
     Endpoint = 5,
     /// User, team or tag.
     Entity = 6,
+    /// One key's rows with the same model, public model name, provider, tool and endpoint.
+    Key = 7,
 }
 
 /// Sums of one group of one day.
@@ -257,10 +259,12 @@ pub struct DaySums {
     pub date: String,
     /// What the group is.
     pub dimension: Dimension,
-    /// The group's name; nothing for [`Dimension::Day`].
+    /// The group's name; nothing for [`Dimension::Day`] and [`Dimension::Key`].
     pub name: Option<String>,
     /// The group's sums of one key, where it is set.
     pub api_key: Option<String>,
+    /// For [`Dimension::Key`]: model, public model name, provider, tool and endpoint.
+    pub names: Option<Vec<Option<String>>>,
     /// Sums.
     #[sqlx(flatten)]
     pub sums: Sums,
@@ -301,27 +305,6 @@ pub struct Sums {
     pub timed_requests: i64,
 }
 
-impl Sums {
-    /// Adds other sums.
-    pub fn add(&mut self, other: &Self) {
-        self.spend += other.spend;
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
-        self.cache_read_input_tokens += other.cache_read_input_tokens;
-        self.cache_creation_input_tokens += other.cache_creation_input_tokens;
-        self.compression_saved_tokens += other.compression_saved_tokens;
-        self.compression_savings_spend += other.compression_savings_spend;
-        self.prompt_caching_savings_spend += other.prompt_caching_savings_spend;
-        self.gateway_injected_caching_savings_spend += other.gateway_injected_caching_savings_spend;
-        self.autorouter_savings_spend += other.autorouter_savings_spend;
-        self.api_requests += other.api_requests;
-        self.successful_requests += other.successful_requests;
-        self.failed_requests += other.failed_requests;
-        self.total_response_time_ms += other.total_response_time_ms;
-        self.timed_requests += other.timed_requests;
-    }
-}
-
 /// The name of a sum's group, by the bits of `GROUPING (model, model_group, provider, tool, endpoint)`.
 const DIMENSIONS: &str = r#"
     CASE GROUPING (model, model_group, provider, tool, endpoint)
@@ -332,7 +315,7 @@ const DIMENSIONS: &str = r#"
 /// Leaves out rows without a tool or an endpoint, which are no group.
 const NAMED: &str = "(GROUPING (tool) = 1 OR tool IS NOT NULL) AND (GROUPING (endpoint) = 1 OR endpoint IS NOT NULL)";
 
-/// Sums by day and group, and by key below for `api_keys`; newest day first. Within a day, the order is arbitrary.
+/// Sums by day and group, and sums of each of `api_keys` by all groups at once; newest day first. Within a day, the order is arbitrary.
 /// `by_entity` adds the users, teams or tags.
 pub fn day_sums<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
@@ -341,8 +324,9 @@ pub fn day_sums<'q, 'c: 'q>(
     api_keys: &[String],
     by_entity: bool,
 ) -> BoxStream<'q, Result<DaySums, sqlx::Error>> {
-    // The rows are read once for everybody, into groups that are few, and those are grouped again; a key's rows
-    // are read apart, and only for the keys that are asked for.
+    // The rows are read once for everybody, into groups that are few, and those are grouped again. A key's rows are
+    // read apart, only for the keys that are asked for, and come once: each counts for several groups of the answer,
+    // which is longer than they are.
     query.push("WITH groups AS MATERIALIZED (");
     for (index, part) in filter.parts().iter().enumerate() {
         query.push(if index == 0 { "(" } else { " UNION ALL (" });
@@ -352,26 +336,24 @@ pub fn day_sums<'q, 'c: 'q>(
         query.push(" GROUP BY 1, 2, 3, 4, 5, 6)");
     }
     query.push("), named AS (SELECT date, ").push(NAMES).push(",").push(FIGURES).push(" FROM groups");
-    query.push("), keyed AS MATERIALIZED (SELECT date, api_key, ").push(NAMES).push(",").push(SUMS);
-    let keyed = ActivityFilter { api_keys: Some(api_keys.to_vec()), ..filter.clone() };
-    keyed.push_rows(query);
-    query.push(" GROUP BY date, api_key, 3, 4, 5, 6, 7) SELECT date, NULL::text AS api_key, ");
-    query.push(DIMENSIONS).push(",").push(SUMS);
+    query.push(") SELECT date, NULL::text AS api_key, ").push(DIMENSIONS);
+    query.push(", NULL::text[] AS names,").push(SUMS);
     query.push(
         " FROM named GROUP BY GROUPING SETS ((date), (date, model), (date, model_group), (date, provider),
           (date, tool), (date, endpoint)) HAVING ",
     );
-    query.push(NAMED).push(" UNION ALL SELECT date, api_key, ");
-    query.push(DIMENSIONS).push(",").push(SUMS);
-    query.push(
-        " FROM keyed GROUP BY GROUPING SETS ((date, api_key), (date, model, api_key), (date, model_group, api_key),
-          (date, provider, api_key), (date, tool, api_key), (date, endpoint, api_key)) HAVING ",
-    );
     query.push(NAMED);
+    query.push(" UNION ALL SELECT date, api_key, 7, NULL, ARRAY[model, model_group, provider, tool, endpoint],");
+    query.push(FIGURES).push(" FROM (SELECT date, api_key, ").push(NAMES).push(",").push(SUMS);
+    let keyed = ActivityFilter { api_keys: Some(api_keys.to_vec()), ..filter.clone() };
+    keyed.push_rows(query);
+    query.push(" GROUP BY date, api_key, 3, 4, 5, 6, 7) AS keyed");
     if by_entity {
-        query.push(" UNION ALL SELECT date, NULL::text, 6, COALESCE(entity_id, ''),").push(SUMS);
+        query.push(" UNION ALL SELECT date, NULL::text, 6, COALESCE(entity_id, ''), NULL::text[],").push(SUMS);
         filter.push_rows(query);
-        query.push(" GROUP BY date, 4 UNION ALL SELECT date, api_key, 6, COALESCE(entity_id, ''),").push(SUMS);
+        query
+            .push(" GROUP BY date, 4 UNION ALL SELECT date, api_key, 6, COALESCE(entity_id, ''), NULL::text[],")
+            .push(SUMS);
         keyed.push_rows(query);
         query.push(" GROUP BY date, api_key, 4");
     }
