@@ -13,6 +13,7 @@ use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::pricing::Pricer;
 use crate::store;
+use crate::usage::booker::Booker;
 
 /// How often the allow list is read again, so that a change made by another server counts here.
 const ALLOW_LIST_REFRESH: std::time::Duration = std::time::Duration::from_secs(3);
@@ -35,6 +36,8 @@ pub struct Inner {
     pub pricer: Arc<Pricer>,
     /// Time.
     pub clock: Clock,
+    /// Books usage.
+    pub booker: Booker,
     /// Metrics.
     pub metrics: Metrics,
 }
@@ -54,7 +57,8 @@ impl AppState {
         let allow_list = AllowList::default();
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
         let metrics = Metrics::install()?;
-        Ok(Self(Arc::new(Inner { pool, settings, keys, allow_list, pricer, clock, metrics })))
+        let booker = Booker::new(pool.clone());
+        Ok(Self(Arc::new(Inner { pool, settings, keys, allow_list, pricer, clock, booker, metrics })))
     }
 
     /// Reads the allow list; where the database has none, the config file's stands.

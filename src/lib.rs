@@ -10,7 +10,8 @@
 //! 4. [`auth`], [`client_ip`]: who calls and from where; [`extract`], [`error`]: requests in, refusals out.
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
 //!    [`openapi`]: the document.
-//! 6. [`store`]: all SQL; [`pricing`]: what a call costs. They know neither HTTP nor each other.
+//! 6. [`usage`]: booking what was measured elsewhere; [`store`]: all SQL; [`pricing`]: what a call costs. The last
+//!    two know neither HTTP nor each other.
 //! 7. [`telemetry`], [`metrics`], [`clock`].
 
 pub mod app;
@@ -31,3 +32,4 @@ pub mod server;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod usage;

@@ -16,6 +16,9 @@ use crate::error::ApiError;
 /// The tag of the nine published operations.
 pub const TAG: &str = "Budget & Spend Tracking";
 
+/// The tag of booking usage.
+pub const USAGE_TAG: &str = "Recording usage";
+
 /// The name of the security scheme.
 pub const SECURITY: &str = "APIKeyHeader";
 

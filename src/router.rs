@@ -23,6 +23,7 @@ use crate::error::ApiError;
 use crate::openapi;
 use crate::routes::{
     allowed_ips, daily_activity, health, spend_calculate, spend_logs, spend_report, spend_reset, spend_tags,
+    spend_usage,
 };
 use crate::telemetry::{self, KeyPrefix};
 
@@ -48,6 +49,8 @@ pub const ROUTES: &[Rule] = &[
     rule("/global/spend/tags", "GET", Access::GlobalSpend),
     rule("/global/spend/report", "GET", Access::GlobalSpend),
     rule("/global/spend/reset", "POST", Access::MasterKey),
+    rule("/spend/usage", "POST", Access::AnyKey),
+    rule("/spend/usage/litellm", "POST", Access::AnyKey),
     rule("/user/daily/activity", "GET", Access::AnyKey),
     rule("/add/allowed_ip", "POST", Access::AdminWrite),
     rule("/delete/allowed_ip", "POST", Access::AdminWrite),
@@ -72,6 +75,8 @@ pub fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(spend_tags::list_global_spend_tags))
         .routes(routes!(spend_report::get_spend_report))
         .routes(routes!(spend_reset::reset_spend))
+        .routes(routes!(spend_usage::record_usage))
+        .routes(routes!(spend_usage::record_litellm_usage))
         .routes(routes!(daily_activity::list_user_daily_activity))
         .routes(routes!(allowed_ips::add_allowed_ip))
         .routes(routes!(allowed_ips::delete_allowed_ip))

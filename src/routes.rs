@@ -10,3 +10,4 @@ pub mod spend_logs;
 pub mod spend_report;
 pub mod spend_reset;
 pub mod spend_tags;
+pub mod spend_usage;

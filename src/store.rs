@@ -14,6 +14,7 @@ pub mod spend_logs;
 pub mod spend_report;
 pub mod spend_reset;
 pub mod spend_tags;
+pub mod usage;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
 use sqlx::pool::PoolConnection;

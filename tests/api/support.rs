@@ -2,6 +2,8 @@
 
 pub mod answers;
 pub mod cluster;
+pub mod owners;
+pub mod sums;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
