@@ -140,7 +140,7 @@ pub async fn missing_columns(connection: &mut PgConnection) -> Result<Vec<String
              ) AS needed (relation, name)
         WHERE NOT EXISTS (
             SELECT FROM pg_attribute AS a
-            WHERE a.attrelid = to_regclass('public."' || needed.relation || '"') AND a.attname = needed.name
+            WHERE a.attrelid = to_regclass('"' || needed.relation || '"') AND a.attname = needed.name
               AND NOT a.attisdropped
         )
         ORDER BY 1

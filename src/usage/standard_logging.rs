@@ -102,7 +102,8 @@ impl Payload {
         } else {
             (Owner::OfKey, String::new(), String::new(), String::new())
         };
-        let end_user = self.end_user.take().or_else(|| of_metadata("user_api_key_end_user_id").map(str::to_owned));
+        let end_user = self.end_user.take().filter(|end_user| !end_user.is_empty());
+        let end_user = end_user.or_else(|| of_metadata("user_api_key_end_user_id").map(str::to_owned));
         let address = self.requester_ip_address.take();
         let address = address.or_else(|| of_metadata("requester_ip_address").map(str::to_owned));
         let tool = metadata.get("mcp_tool_call_metadata").and_then(|call| call.get("namespaced_tool_name"));
