@@ -1,9 +1,11 @@
 //! The application: its state, and the one constructor that `main` and the tests use.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::lookup::KeyLookup;
@@ -11,8 +13,9 @@ use crate::client_ip::{AllowList, AllowedAddresses};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::metrics::Metrics;
-use crate::pricing::Pricer;
+use crate::prices::Prices;
 use crate::store;
+use crate::store::rollup_reads::WordCache;
 use crate::usage::booker::Booker;
 
 /// How often the allow list is read again, so that a change made by another server counts here.
@@ -33,13 +36,18 @@ pub struct Inner {
     /// Addresses that may call.
     pub allow_list: AllowList,
     /// Prices.
-    pub pricer: Arc<Pricer>,
+    pub prices: Arc<Prices>,
+    /// Turns for requests that take long to price.
+    pub large_requests: Arc<Semaphore>,
     /// Time.
     pub clock: Clock,
     /// Books usage.
     pub booker: Booker,
     /// Metrics.
     pub metrics: Metrics,
+    /// Texts of the rollups.
+    pub words: WordCache,
+    rollups: AtomicBool,
 }
 
 impl std::ops::Deref for AppState {
@@ -52,13 +60,25 @@ impl std::ops::Deref for AppState {
 
 impl AppState {
     /// The state of a server on `pool`.
-    pub fn new(pool: PgPool, settings: Settings, pricer: Arc<Pricer>, clock: Clock) -> anyhow::Result<Self> {
+    pub fn new(pool: PgPool, settings: Settings, prices: Arc<Prices>, clock: Clock) -> anyhow::Result<Self> {
         let keys = KeyLookup::new(pool.clone(), settings.master_key.clone(), clock);
         let allow_list = AllowList::default();
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
         let metrics = Metrics::install()?;
         let booker = Booker::new(pool.clone());
-        Ok(Self(Arc::new(Inner { pool, settings, keys, allow_list, pricer, clock, booker, metrics })))
+        Ok(Self(Arc::new(Inner {
+            pool,
+            settings,
+            keys,
+            allow_list,
+            prices,
+            clock,
+            booker,
+            metrics,
+            words: WordCache::default(),
+            large_requests: Arc::new(Semaphore::new(1)),
+            rollups: AtomicBool::new(false),
+        })))
     }
 
     /// Reads the allow list; where the database has none, the config file's stands.
@@ -69,8 +89,23 @@ impl AppState {
         Ok(())
     }
 
+    /// Whether the rollups count every change of the log, as last seen.
+    pub fn has_rollups(&self) -> bool {
+        self.rollups.load(Ordering::Relaxed)
+    }
+
+    /// Looks whether the rollups are there.
+    pub async fn refresh_rollups(&self) -> Result<(), sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let attached = store::rollups::attached(&mut connection).await?;
+        if self.rollups.swap(attached, Ordering::Relaxed) && !attached {
+            self.words.clear();
+        }
+        Ok(())
+    }
+
     /// Reads the allow list again and again, until cancelled. While the database is away, the last list stands.
-    pub async fn keep_allow_list_fresh(self, stop: CancellationToken) {
+    pub async fn keep_fresh(self, stop: CancellationToken) {
         let mut away = false;
         loop {
             tokio::select! {
@@ -78,7 +113,12 @@ impl AppState {
                 () = tokio::time::sleep(ALLOW_LIST_REFRESH) => {}
             }
             match self.refresh_allow_list().await {
-                Ok(()) => away = false,
+                Ok(()) => {
+                    away = false;
+                    if let Err(error) = self.refresh_rollups().await {
+                        tracing::warn!(cause = %error, "the state of the rollups cannot be read");
+                    }
+                }
                 Err(error) if !away => {
                     away = true;
                     tracing::warn!(cause = %error, "the allow list cannot be read; the last one stands");

@@ -29,6 +29,17 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Bring the database up to date and exit.
     Migrate(DatabaseArgs),
+    /// Rollups of LiteLLM's database: install, watch, compare, remove.
+    #[command(subcommand)]
+    Rollups(crate::commands::rollups::RollupsCommand),
+    /// Indexes for LiteLLM's database: advise, install, remove.
+    #[command(subcommand)]
+    Indexes(crate::commands::indexes::IndexesCommand),
+    /// Price tables: check a newer one.
+    #[command(subcommand)]
+    Prices(crate::commands::prices::PricesCommand),
+    /// What a call costs.
+    Cost(crate::commands::cost::CostArgs),
     /// Print the OpenAPI document (YAML).
     Openapi,
     /// Ask a running server whether it is ready; exit code 0 or 1.
@@ -109,6 +120,14 @@ pub struct ServeArgs {
     #[arg(long, env = "DATABASE_WAIT", default_value_t = 5, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=60))]
     pub database_wait: u64,
+
+    /// Newer prices: a file or URL in the form of LiteLLM's model_prices_and_context_window.json.
+    #[arg(long, env = "LITELLM_MODEL_COST_MAP_URL", value_name = "FILE_OR_URL")]
+    pub prices: Option<String>,
+
+    /// Read --prices again this often; off without it.
+    #[arg(long, env = "PRICES_REFRESH", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=604_800))]
+    pub prices_refresh: Option<u64>,
 
     /// Form of the log.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

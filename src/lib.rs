@@ -3,7 +3,7 @@
 //! The modules in reading order:
 //!
 //! 1. [`config`]: settings, from flags, the environment and LiteLLM's `config.yaml`.
-//! 2. [`server`]: from settings to a listening server, and down again; [`local_postgres`], the embedded
+//! 2. [`commands`]: the subcommands beside the server; [`server`]: from settings to a listening server, and down again; [`local_postgres`], the embedded
 //!    database; [`shutdown`].
 //! 3. [`app`]: the state and the one constructor of the application; [`router`]: every route, who may call it, and
 //!    the layers around it.
@@ -11,20 +11,24 @@
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
 //!    [`openapi`]: the document.
 //! 6. [`usage`]: booking what was measured elsewhere; [`store`]: all SQL; [`pricing`]: what a call costs. The last
-//!    two know neither HTTP nor each other.
-//! 7. [`telemetry`], [`metrics`], [`clock`].
+//!    two know neither HTTP nor each other. [`prices`]: the price table in use.
+//! 7. [`folding`]: the background task that keeps the rollups folded.
+//! 8. [`telemetry`], [`metrics`], [`clock`].
 
 pub mod app;
 pub mod auth;
 pub mod client_ip;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod error;
 pub mod extract;
+pub mod folding;
 pub mod json_stream;
 pub mod local_postgres;
 pub mod metrics;
 pub mod openapi;
+pub mod prices;
 pub mod pricing;
 pub mod router;
 pub mod routes;

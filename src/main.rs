@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use litespend::commands;
 use litespend::config::{Cli, Command};
 use litespend::server::{self, Failure};
 
@@ -11,6 +12,10 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => server::serve(*args),
         Command::Migrate(args) => server::migrate(&args),
+        Command::Rollups(command) => commands::rollups::run(command),
+        Command::Indexes(command) => commands::indexes::run(command),
+        Command::Prices(command) => commands::prices::run(&command),
+        Command::Cost(args) => commands::cost::run(&args),
         Command::Openapi => server::print_openapi(),
         Command::Healthcheck(args) => server::healthcheck(&args),
     };

@@ -19,7 +19,7 @@ pub use self::database::OpenDatabase;
 use crate::app::{AppState, build_router};
 use crate::clock::Clock;
 use crate::config::{ConfigFile, DatabaseArgs, HealthcheckArgs, ServeArgs, Settings};
-use crate::pricing::Pricer;
+use crate::prices::{PriceSource, Prices};
 use crate::store::database::{self as store_database, DatabaseKind, PoolLimits};
 use crate::{openapi, shutdown, telemetry};
 
@@ -74,9 +74,10 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         metrics_public: args.metrics_public,
         request_timeout: Duration::from_secs(args.request_timeout),
     };
-    let pricer = Arc::new(Pricer::from_config(&config).map_err(Failure::Setting)?);
+    let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
+    let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    let result = runtime.block_on(run(&args, &open, settings, pricer, &master_key.origin));
+    let result = runtime.block_on(run(&args, &open, settings, prices, &master_key.origin));
     runtime.shutdown_timeout(Duration::from_secs(1));
     open.close()?;
     result
@@ -86,7 +87,7 @@ async fn run(
     args: &ServeArgs,
     open: &OpenDatabase,
     settings: Settings,
-    pricer: Arc<Pricer>,
+    prices: Arc<Prices>,
     key_origin: &str,
 ) -> Result<(), Failure> {
     let pool = open.pool().map_err(Failure::Setting)?;
@@ -97,15 +98,19 @@ async fn run(
         .with_context(|| format!("cannot listen on {address}"))
         .map_err(Failure::Setting)?;
     let address = listener.local_addr().context("no local address")?;
-    let state = AppState::new(pool.clone(), settings, pricer, Clock::system())?;
+    let state = AppState::new(pool.clone(), settings, prices, Clock::system())?;
     state.refresh_allow_list().await.context("the allow list cannot be read")?;
+    state.refresh_rollups().await.context("the state of the rollups cannot be read")?;
     print_block(address, open, kind, &version, key_origin);
 
     let stop = CancellationToken::new();
-    let refresh = tokio::spawn(state.clone().keep_allow_list_fresh(stop.clone()));
+    let refresh = tokio::spawn(state.clone().keep_fresh(stop.clone()));
+    let interval = args.prices_refresh.map(Duration::from_secs);
+    let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(interval, stop.clone()));
+    let fold = tokio::spawn(crate::folding::run(state.clone(), stop.clone()));
     accept::serve(listener, build_router(state), shutdown::requested()).await;
     stop.cancel();
-    let _ = refresh.await;
+    let _ = tokio::join!(refresh, fold, async { prices.abort() });
     // Connections that a cut-off request still holds are not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     tracing::info!("stopped");

@@ -8,8 +8,12 @@
 pub mod allowed_ips;
 pub mod daily_activity;
 pub mod database;
+pub mod indexes;
 pub mod key_metadata;
 pub mod keys;
+pub mod rollup_days;
+pub mod rollup_reads;
+pub mod rollups;
 pub mod spend_logs;
 pub mod spend_report;
 pub mod spend_reset;

@@ -1,6 +1,7 @@
 //! `GET /spend/logs`: rows of the log, or summaries by day.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
 use axum::Extension;
 use axum::extract::State;
@@ -9,6 +10,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use chrono::{Days, NaiveDate};
 use futures_util::{Stream, TryStreamExt};
+use rustc_hash::FxHashMap;
 use sqlx::{PgPool, Postgres, QueryBuilder};
 
 use super::dates::{not_a_day, parse_day};
@@ -17,6 +19,8 @@ use crate::auth::{Caller, key_filter};
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
 use crate::json_stream::{self, Writer};
+use crate::store::rollup_days::{self, DayEntries, DaysRequest};
+use crate::store::rollup_reads::{EntryFilter, Grain, Rollup};
 use crate::store::spend_logs::{self, DaySpend, ROW_CAP, SpendLog, SpendLogFilter};
 use crate::store::{DateRange, Reading};
 
@@ -84,7 +88,11 @@ pub async fn list_spend_logs(
             if state.settings.inclusive_end_date {
                 filter.to = Some(range.until() - chrono::TimeDelta::microseconds(1));
             }
-            json_stream::respond(summarise(state.pool.clone(), filter, range.end), "application/json").await
+            let whole = DateRange {
+                end: if state.settings.inclusive_end_date { range.end } else { range.end - Days::new(1) },
+                ..range
+            };
+            json_stream::respond(summarise(state, filter, whole, range.end), "application/json").await
         }
         _ => respond_with_rows(state.pool.clone(), filter).await,
     }
@@ -128,29 +136,58 @@ fn rows(mut reading: Reading, filter: SpendLogFilter) -> impl Stream<Item = Resu
     }
 }
 
-/// The spend of one day by key, user and model.
+/// The spend of one day by key, user and model. Names are JSON literals.
 #[derive(Default)]
 struct Summary {
     keys: BTreeMap<String, f64>,
-    users: BTreeMap<Option<String>, f64>,
+    users: BTreeMap<String, f64>,
     models: BTreeMap<String, f64>,
     total: f64,
+}
+
+/// A summary's own fields, which a key can't take the place of.
+const OWN_FIELDS: [&str; 4] = ["\"startTime\"", "\"spend\"", "\"users\"", "\"models\""];
+
+/// A name as a JSON literal; nobody's name is "null", as in the reference.
+fn literal(name: Option<&str>) -> String {
+    serde_json::Value::from(name.unwrap_or("null")).to_string()
 }
 
 impl Summary {
     fn add(&mut self, row: DaySpend) {
         self.total += row.spend;
-        *self.keys.entry(row.api_key).or_default() += row.spend;
-        *self.users.entry(row.user).or_default() += row.spend;
-        *self.models.entry(row.model).or_default() += row.spend;
+        *self.keys.entry(literal(Some(&row.api_key))).or_default() += row.spend;
+        *self.users.entry(literal(row.user.as_deref())).or_default() += row.spend;
+        *self.models.entry(literal(Some(&row.model))).or_default() += row.spend;
+    }
+
+    /// The sums of a day's entries; nothing where no request is left.
+    fn of(day: DayEntries) -> Option<Self> {
+        let mut sums: [FxHashMap<i32, (f64, i64)>; 3] = Default::default();
+        let mut total = 0.0;
+        for entry in &day.entries {
+            total += entry.spend;
+            for (map, number) in sums.iter_mut().zip([entry.api_key, entry.who, entry.model]) {
+                let sum = map.entry(number).or_default();
+                sum.0 += entry.spend;
+                sum.1 += entry.requests;
+            }
+        }
+        let words = day.words.read().unwrap_or_else(PoisonError::into_inner);
+        let [keys, users, models] = sums.map(|map| {
+            let named = map.into_iter().filter(|(_, (_, requests))| *requests > 0).map(|(number, (spend, _))| {
+                let name = if number == 0 { "\"null\"" } else { words.json(number) };
+                (name.to_owned(), spend)
+            });
+            named.collect::<BTreeMap<_, _>>()
+        });
+        (!keys.is_empty()).then_some(Self { keys, users, models, total })
     }
 
     fn write(&self, day: NaiveDate, writer: &mut Writer) -> Result<(), ApiError> {
         writer.raw("{");
-        // A key can't take the place of the summary's own fields.
-        let own = ["startTime", "spend", "users", "models"];
-        for (key, spend) in self.keys.iter().filter(|(key, _)| !own.contains(&key.as_str())) {
-            writer.value(key)?;
+        for (key, spend) in self.keys.iter().filter(|(key, _)| !OWN_FIELDS.contains(&key.as_str())) {
+            writer.raw(key);
             writer.raw(":");
             writer.amount(*spend);
             writer.raw(",");
@@ -160,34 +197,77 @@ impl Summary {
         writer.raw(",\"spend\":");
         writer.amount(self.total);
         writer.raw(",\"users\":{");
-        write_amounts(writer, self.users.iter().map(|(user, spend)| (user.as_deref().unwrap_or("null"), *spend)))?;
+        write_amounts(writer, &self.users);
         writer.raw("},\"models\":{");
-        write_amounts(writer, self.models.iter().map(|(model, spend)| (model.as_str(), *spend)))?;
+        write_amounts(writer, &self.models);
         writer.raw("}}");
         Ok(())
     }
 }
 
-fn write_amounts<'a>(writer: &mut Writer, amounts: impl Iterator<Item = (&'a str, f64)>) -> Result<(), ApiError> {
-    for (index, (name, spend)) in amounts.enumerate() {
-        if index > 0 {
-            writer.raw(",");
-        }
-        writer.value(name)?;
+fn write_amounts(writer: &mut Writer, amounts: &BTreeMap<String, f64>) {
+    let mut separator = "";
+    for (name, spend) in amounts {
+        writer.raw(separator);
+        writer.raw(name);
         writer.raw(":");
-        writer.amount(spend);
+        writer.amount(*spend);
+        separator = ",";
     }
-    Ok(())
 }
 
-/// A summary for each day with spend, then an empty one for each further day up to `end`.
-fn summarise(pool: PgPool, filter: SpendLogFilter, end: NaiveDate) -> impl Stream<Item = Result<Bytes, ApiError>> {
+/// What the summary reads of the rollups: whole days, and the very first instant of a day that ends the range.
+fn summary_request(filter: &SpendLogFilter, whole: DateRange, end: NaiveDate) -> DaysRequest {
+    DaysRequest {
+        rollup: Rollup::Usage,
+        range: whole,
+        filter: EntryFilter {
+            api_key: filter.api_key.clone(),
+            user_id: filter.user_id.clone(),
+            and_at: (whole.end < end && whole.start <= end).then_some(filter.to).flatten(),
+            ..EntryFilter::default()
+        },
+        grain: Grain::Day,
+    }
+}
+
+/// A summary for each day with spend, then an empty one for each further day up to `end`. `whole` are the days that
+/// count wholly; the filter says the same in instants.
+fn summarise(
+    state: AppState,
+    filter: SpendLogFilter,
+    whole: DateRange,
+    end: NaiveDate,
+) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut reading = Reading::start(&pool).await?;
+        let mut reading = Reading::start(&state.pool).await?;
         let mut writer = Writer::new();
         let mut current: Option<(NaiveDate, Summary)> = None;
         let mut separator = "[";
-        {
+        let snapshot = if state.has_rollups() && filter.request_id.is_none() {
+            rollup_days::begin(reading.connection(), whole).await?
+        } else {
+            None
+        };
+        if let Some(snapshot) = snapshot {
+            let request = summary_request(&filter, whole, end);
+            {
+                let mut days = std::pin::pin!(rollup_days::days(reading.connection(), &state.words, snapshot, request));
+                while let Some(entries) = days.try_next().await? {
+                    let day = entries.day;
+                    let Some(summary) = Summary::of(entries) else { continue };
+                    if let Some((day, summary)) = current.replace((day, summary)) {
+                        writer.raw(separator);
+                        separator = ",";
+                        summary.write(day, &mut writer)?;
+                        if let Some(piece) = writer.piece() {
+                            yield piece;
+                        }
+                    }
+                }
+            }
+            rollup_days::end(reading.connection()).await?;
+        } else {
             let mut query = QueryBuilder::<Postgres>::new("");
             let mut rows = spend_logs::by_day(reading.connection(), &mut query, &filter);
             while let Some(row) = rows.try_next().await? {

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use chrono::NaiveDate;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
-use sqlx::PgPool;
 
 use super::dates::{not_a_day, parse_day};
 use crate::app::AppState;
@@ -16,7 +15,11 @@ use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
 use crate::json_stream::{self, Writer};
 use crate::store::spend_report::{self, DayRow};
-use crate::store::{DateRange, Reading};
+use crate::store::{DateRange, Reading, rollup_days};
+
+mod from_rollups;
+
+use from_rollups::{Labels, keys_request, write_day, write_keys};
 
 /// How a report groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -164,7 +167,6 @@ pub async fn get_spend_report(
         return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
     };
     let range = DateRange { start: day("start_date", start)?, end: day("end_date", end)? };
-    let pool = state.pool.clone();
     let content_type = "application/json";
     if params.api_key.is_some() || params.internal_user_id.is_some() || params.group_by == GroupBy::ApiKey {
         let api_key = params.api_key.as_deref().map(key_filter);
@@ -172,7 +174,7 @@ pub async fn get_spend_report(
         let user_id = params.internal_user_id.filter(|_| api_key.is_none());
         let pair = params.team_id.is_some() && params.customer_id.is_some();
         if api_key.is_some() || user_id.is_some() || !pair {
-            return json_stream::respond(keys(pool, range, api_key, user_id), content_type).await;
+            return json_stream::respond(keys(state, range, api_key, user_id), content_type).await;
         }
     }
     let grouping = match (params.team_id, params.customer_id) {
@@ -180,7 +182,7 @@ pub async fn get_spend_report(
         (team_id, _) if params.group_by == GroupBy::Team => Grouping::Team { team_id },
         _ => Grouping::Customer,
     };
-    json_stream::respond(days(pool, range, grouping), content_type).await
+    json_stream::respond(days(state, range, grouping), content_type).await
 }
 
 fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
@@ -219,14 +221,29 @@ impl Grouping {
 }
 
 /// Writes the days of a report while the rows arrive in order: at any time one group of one day is open.
-fn days(pool: PgPool, range: DateRange, grouping: Grouping) -> impl Stream<Item = Result<Bytes, ApiError>> {
+fn days(state: AppState, range: DateRange, grouping: Grouping) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut reading = Reading::start(&pool).await?;
+        let mut reading = Reading::start(&state.pool).await?;
         let mut writer = Writer::new();
         writer.raw("[");
         let mut open: Option<DayRow> = None;
         let mut total = 0.0;
-        {
+        let snapshot =
+            if state.has_rollups() { rollup_days::begin(reading.connection(), range).await? } else { None };
+        if let Some(snapshot) = snapshot {
+            let request = grouping.request(range);
+            let mut labels = Labels::read(reading.connection(), &grouping).await?;
+            {
+                let mut days = std::pin::pin!(rollup_days::days(reading.connection(), &state.words, snapshot, request));
+                let mut separator = "";
+                while let Some(day) = days.try_next().await? {
+                    for piece in write_day(&mut writer, day, &grouping, &mut labels, &mut separator) {
+                        yield piece;
+                    }
+                }
+            }
+            rollup_days::end(reading.connection()).await?;
+        } else {
             let connection = reading.connection();
             let mut rows = match &grouping {
                 Grouping::Team { team_id } => spend_report::by_team(connection, range, team_id.clone()),
@@ -301,15 +318,34 @@ fn write_usage(writer: &mut Writer, row: &DayRow) -> Result<(), ApiError> {
 
 /// Writes the keys of a report while the rows arrive, the key with the largest spend first.
 fn keys(
-    pool: PgPool,
+    state: AppState,
     range: DateRange,
     api_key: Option<String>,
     user_id: Option<String>,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut reading = Reading::start(&pool).await?;
+        let mut reading = Reading::start(&state.pool).await?;
         let mut writer = Writer::new();
         let mut open: Option<String> = None;
+        let snapshot =
+            if state.has_rollups() { rollup_days::begin(reading.connection(), range).await? } else { None };
+        if let Some(snapshot) = snapshot {
+            let request = keys_request(range, api_key, user_id);
+            {
+                let mut days = std::pin::pin!(rollup_days::days(reading.connection(), &state.words, snapshot, request));
+                writer.raw("[");
+                while let Some(all) = days.try_next().await? {
+                    for piece in write_keys(&mut writer, all) {
+                        yield piece;
+                    }
+                }
+                writer.raw("]");
+            }
+            rollup_days::end(reading.connection()).await?;
+            reading.finish();
+            yield writer.take();
+            return;
+        }
         {
             let mut rows = spend_report::by_key(reading.connection(), range, api_key, user_id);
             while let Some(row) = rows.try_next().await? {

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use chrono::NaiveDate;
 use serde::Serialize;
+use sqlx::PgConnection;
 
 use super::dates::{not_a_day, parse_day};
 use crate::app::AppState;
@@ -84,7 +85,7 @@ pub async fn list_spend_tags(
         store::keys::owned_scope(&mut connection, caller.user_id.as_deref()).await?
     };
     let filter = TagFilter { scope, from: start.map(midnight), until: end.map(day_after), tags: None };
-    Ok(Json(spend_tags::spend_by_tag(&mut connection, &filter).await?))
+    Ok(Json(spend_by_tag(&state, &mut connection, &filter).await?))
 }
 
 /// Spend per request tag over everything, largest first. Used by LiteLLM's dashboard.
@@ -109,13 +110,27 @@ pub async fn list_global_spend_tags(
         tags: tags.filter(|tags| !tags.iter().any(|tag| tag == "all-tags")),
     };
     let mut connection = state.pool.acquire().await?;
-    let rows = spend_tags::spend_by_tag(&mut connection, &filter).await?;
+    let rows = spend_by_tag(&state, &mut connection, &filter).await?;
     let rank = |row: TagSpend| GlobalTag {
         name: row.individual_request_tag,
         spend: four_places(row.total_spend),
         log_count: row.log_count,
     };
     Ok(Json(GlobalTagsResponse { spend_per_tag: rows.into_iter().map(rank).collect() }))
+}
+
+/// Out of the rollups where they can answer, else out of the log.
+async fn spend_by_tag(
+    state: &AppState,
+    connection: &mut PgConnection,
+    filter: &TagFilter,
+) -> Result<Vec<TagSpend>, sqlx::Error> {
+    if state.has_rollups()
+        && let Some(rows) = spend_tags::spend_by_tag_from_rollups(connection, filter).await?
+    {
+        return Ok(rows);
+    }
+    spend_tags::spend_by_tag(connection, filter).await
 }
 
 fn optional_day(name: &str, text: Option<&str>) -> Result<Option<NaiveDate>, ApiError> {

@@ -148,7 +148,7 @@ async fn drafts(
     parse: fn(&str, &Booking<'_>, &Pricer, DateTime<Utc>) -> Result<Draft, String>,
 ) -> Result<Vec<Read>, ApiError> {
     let master_hash = hash_key(state.settings.master_key.expose_secret());
-    let (caller, pricer, now) = (caller.clone(), state.pricer.clone(), state.clock.now());
+    let (caller, pricer, now) = (caller.clone(), state.prices.current(), state.clock.now());
     let small = body.len() <= SMALL_BODY;
     let work = move || {
         let Some(booking) = Booking::of(&caller, &master_hash) else {

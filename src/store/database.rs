@@ -44,6 +44,8 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, sqlx::Error> {
 
 async fn prepare_session(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     connection.execute("SET TIME ZONE 'UTC'").await?;
+    // A role named litespend would otherwise find our own schema before LiteLLM's tables.
+    connection.execute("SET search_path = public").await?;
     sqlx::query(
         "SELECT set_config('statement_timeout', $1, false),
                 set_config('idle_in_transaction_session_timeout', '60s', false),

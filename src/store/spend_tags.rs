@@ -1,10 +1,11 @@
 //! Spend by request tag, out of `LiteLLM_SpendLogs.request_tags`. A tag that a request carries twice counts twice,
 //! as in the reference; a row whose tags are not a list has none.
 
-use chrono::NaiveDateTime;
+use chrono::{NaiveDate, NaiveDateTime};
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
+use super::DateRange;
 use crate::auth::Scope;
 
 /// The spend of one tag.
@@ -53,6 +54,74 @@ pub async fn spend_by_tag(connection: &mut PgConnection, filter: &TagFilter) -> 
     }
     query.push(" GROUP BY tag ORDER BY total_spend DESC, tag");
     query.build_query_as().fetch_all(connection).await
+}
+
+/// The same out of the rollups; nothing where they can't answer. For filters of whole days.
+pub async fn spend_by_tag_from_rollups(
+    connection: &mut PgConnection,
+    filter: &TagFilter,
+) -> Result<Option<Vec<TagSpend>>, sqlx::Error> {
+    let first = filter.from.map_or(FIRST_DAY, |from| from.date());
+    let last = filter.until.and_then(|until| until.date().pred_opt()).unwrap_or(LAST_DAY);
+    let range = DateRange { start: first, end: last };
+    let Some(snapshot) = super::rollup_days::begin(connection, range).await? else { return Ok(None) };
+    let mut query = QueryBuilder::<Postgres>::new(
+        "SELECT individual_request_tag, sum(log_count)::bigint AS log_count, sum(spend) AS total_spend FROM (
+             SELECT w.word AS individual_request_tag, log_count, spend FROM (
+                 SELECT tag, sum(log_count) AS log_count, sum(spend) AS spend FROM ",
+    );
+    query.push(if filter.scope == Scope::All { "litespend.day_tag" } else { "litespend.day_tag_owner" });
+    query.push(" WHERE day BETWEEN ").push_bind(first).push(" AND ").push_bind(last);
+    query.push(" AND day <> ALL (").push_bind(snapshot.dirty.clone()).push(")");
+    if let Scope::Owned { user_id, team_ids } = &filter.scope {
+        query.push(" AND (user_id = (SELECT id FROM litespend.words WHERE digest = litespend.digest(");
+        query
+            .push_bind(user_id.clone())
+            .push(")) OR team_id = ANY (SELECT id FROM litespend.words WHERE digest = ANY (");
+        query
+            .push("SELECT litespend.digest(team) FROM unnest(")
+            .push_bind(team_ids.clone())
+            .push("::text[]) AS team)))");
+    }
+    query.push(" GROUP BY tag) AS folded LEFT JOIN litespend.words w ON w.id = folded.tag");
+    if snapshot.has_deltas || !snapshot.dirty.is_empty() {
+        query.push(
+            r#" UNION ALL SELECT tag, sign, entries.spend FROM (
+                 SELECT sign, request_tags, spend, user_id AS "user", team_id FROM litespend.deltas
+                 WHERE sign <> 0 AND day BETWEEN "#,
+        );
+        query.push_bind(first).push(" AND ").push_bind(last);
+        query.push(" AND day <> ALL (").push_bind(snapshot.dirty.clone());
+        query.push(r#") UNION ALL SELECT 1, request_tags, spend, "user", team_id FROM unnest("#);
+        query.push_bind(snapshot.dirty.clone()).push(
+            r#"::date[]) AS dirty(day)
+                 JOIN "LiteLLM_SpendLogs" ON "startTime" >= dirty.day AND "startTime" < dirty.day + 1
+             ) AS entries CROSS JOIN LATERAL jsonb_array_elements_text(
+                 CASE WHEN jsonb_typeof(request_tags) = 'array' THEN request_tags ELSE '[]' END) AS tag WHERE true"#,
+        );
+        push_scope(&mut query, &filter.scope);
+    }
+    query.push(") AS parts WHERE true");
+    if let Some(tags) = &filter.tags {
+        query.push(" AND individual_request_tag = ANY (").push_bind(tags.clone()).push(")");
+    }
+    query.push(" GROUP BY 1 HAVING sum(log_count) > 0 ORDER BY total_spend DESC, 1");
+    let rows = query.build_query_as().fetch_all(&mut *connection).await?;
+    super::rollup_days::end(connection).await?;
+    Ok(Some(rows))
+}
+
+/// Before every day that PostgreSQL knows and the log can hold.
+const FIRST_DAY: NaiveDate = day_of(-4000);
+
+/// After every such day.
+const LAST_DAY: NaiveDate = day_of(9999);
+
+const fn day_of(year: i32) -> NaiveDate {
+    match NaiveDate::from_ymd_opt(year, 1, 1) {
+        Some(day) => day,
+        None => NaiveDate::MIN,
+    }
 }
 
 /// Limits a query on the spend log to a scope.

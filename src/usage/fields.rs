@@ -3,7 +3,9 @@
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, de};
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use crate::pricing::Usage;
 
 /// Bytes of a request's id.
 pub const ID_BYTES: usize = 512;
@@ -190,63 +192,35 @@ pub fn without_nul(value: &mut Value) {
     }
 }
 
-/// The counts in a `usage` object, by whichever names a provider's API has for them.
+/// Counts of tokens as the columns hold them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// `prompt_tokens`, `input_tokens`.
-    pub prompt: i64,
-    /// `completion_tokens`, `output_tokens`.
-    pub completion: i64,
-    /// `total_tokens`, where it is given.
-    pub total: Option<i64>,
+pub struct Tokens {
+    /// Of the prompt, cached ones included.
+    pub prompt: i32,
+    /// Of the completion.
+    pub completion: i32,
+    /// All: as reported, or the sum.
+    pub total: i32,
     /// Read from the provider's cache.
     pub cache_read: i64,
     /// Written to the provider's cache.
     pub cache_creation: i64,
 }
 
-impl Counts {
-    /// Reads an object; what is there and not a whole number is an error.
-    pub fn of(usage: &Map<String, Value>) -> Result<Self, String> {
-        let count = |object: &Map<String, Value>, names: &[&str]| -> Result<Option<i64>, String> {
-            for name in names {
-                match object.get(*name) {
-                    None | Some(Value::Null) => {}
-                    Some(value) => {
-                        let whole = value.as_i64().or_else(|| whole_number(value.as_f64()?));
-                        return whole.map(Some).ok_or_else(|| format!("usage.{name}: expected a whole number"));
-                    }
-                }
-            }
-            Ok(None)
-        };
-        let details = ["prompt_tokens_details", "input_tokens_details"]
-            .iter()
-            .find_map(|name| usage.get(*name)?.as_object())
-            .cloned()
-            .unwrap_or_default();
-        let cache = |top: &str, nested: &[&str]| -> Result<i64, String> {
-            match count(usage, &[top])?.filter(|tokens| *tokens != 0) {
-                Some(tokens) => Ok(tokens),
-                None => Ok(count(&details, nested)?.unwrap_or(0)),
-            }
-        };
-        let counts = Self {
-            prompt: count(usage, &["prompt_tokens", "input_tokens"])?.unwrap_or(0),
-            completion: count(usage, &["completion_tokens", "output_tokens"])?.unwrap_or(0),
-            total: count(usage, &["total_tokens"])?,
-            cache_read: cache("cache_read_input_tokens", &["cached_tokens"])?,
-            cache_creation: cache("cache_creation_input_tokens", &["cache_write_tokens", "cache_creation_tokens"])?,
-        };
-        tokens("usage.cache_read_input_tokens", counts.cache_read)?;
-        tokens("usage.cache_creation_input_tokens", counts.cache_creation)?;
-        Ok(counts)
-    }
-}
-
-fn whole_number(value: f64) -> Option<i64> {
-    #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
-    (value.fract() == 0.0 && value.abs() < 1e15).then_some(value as i64)
+/// The counts of what was used.
+pub fn used_tokens(used: &Usage) -> Result<Tokens, String> {
+    let count = |name: &str, count: u64| tokens(name, i64::try_from(count).unwrap_or(i64::MAX));
+    let (prompt, completion) =
+        (count("prompt_tokens", used.prompt_tokens)?, count("completion_tokens", used.completion_tokens)?);
+    let sum = used.prompt_tokens.saturating_add(used.completion_tokens);
+    let cached = used.prompt.as_ref();
+    Ok(Tokens {
+        prompt,
+        completion,
+        total: count("total_tokens", if used.total_tokens == 0 { sum } else { used.total_tokens })?,
+        cache_read: count("cache_read_input_tokens", cached.map_or(0, |prompt| prompt.cached))?.into(),
+        cache_creation: count("cache_creation_input_tokens", cached.map_or(0, |prompt| prompt.cache_write))?.into(),
+    })
 }
 
 /// Parses a record; an error names its field and says no more of the text than that.
@@ -298,17 +272,5 @@ mod tests {
             let error = instant("start_time", &value, now()).expect_err("refused");
             assert!(error.starts_with("start_time: "), "{error}");
         }
-    }
-
-    #[test]
-    fn counts_are_found_under_every_providers_names() {
-        let counts = |text: &str| Counts::of(&serde_json::from_str(text).expect("an object"));
-        let anthropic = counts(r#"{"input_tokens": 5, "output_tokens": 7, "cache_read_input_tokens": 3}"#).expect("counts");
-        assert_eq!((anthropic.prompt, anthropic.completion, anthropic.cache_read), (5, 7, 3));
-        let openai = counts(r#"{"prompt_tokens": 5.0, "prompt_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 1}}"#);
-        let openai = openai.expect("counts");
-        assert_eq!((openai.prompt, openai.cache_read, openai.cache_creation), (5, 2, 1));
-        assert!(counts(r#"{"prompt_tokens": "many"}"#).is_err());
-        assert!(counts(r#"{"prompt_tokens": 1.5}"#).is_err());
     }
 }

@@ -4,9 +4,10 @@
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::{Map, Value};
 
-use super::fields::{self, Counts, ID_BYTES, Instant, NAME_BYTES, TEXT_BYTES};
+use super::fields::{self, ID_BYTES, Instant, NAME_BYTES, TEXT_BYTES};
 use super::{Draft, Owner};
 use crate::auth::key_filter;
+use crate::pricing::Usage;
 use crate::store::usage::UsageRow;
 
 /// The row that an exported one becomes, owner and all, or what is wrong with it.
@@ -26,7 +27,12 @@ pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draf
     fields::duration_ms(start_time, end_time).map_err(|error| error.replace("end_time", "endTime"))?;
     let metadata = reader.object("metadata")?;
     let usage = ["usage_object", "additional_usage_values"].iter().find_map(|name| metadata.get(*name)?.as_object());
-    let counts = usage.map(|usage| Counts::of(usage).unwrap_or_default()).unwrap_or_default();
+    let used = usage.and_then(|usage| Usage::from_any(usage).ok()).unwrap_or_default();
+    let cached = |count: fn(&Usage) -> Option<u64>| {
+        count(&used).and_then(|count| i64::try_from(count).ok()).unwrap_or(0)
+    };
+    let cache_read_tokens = cached(|used| Some(used.prompt.as_ref()?.cached));
+    let cache_creation_tokens = cached(|used| Some(used.prompt.as_ref()?.cache_write));
     let of_metadata = metadata.get("status").and_then(Value::as_str).map(str::to_owned);
     let status = Some(reader.text("status", NAME_BYTES)?).filter(|text| !text.is_empty()).or(of_metadata);
     let row = UsageRow {
@@ -63,8 +69,8 @@ pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draf
         mcp_namespaced_tool_name: reader.optional_text("mcp_namespaced_tool_name", NAME_BYTES)?,
         agent_id: reader.optional_text("agent_id", NAME_BYTES)?,
         litellm_call_id: reader.optional_text("litellm_call_id", ID_BYTES)?,
-        cache_read_tokens: counts.cache_read,
-        cache_creation_tokens: counts.cache_creation,
+        cache_read_tokens,
+        cache_creation_tokens,
     };
     Ok(Draft { row, owner: Owner::Given })
 }

@@ -1,15 +1,14 @@
 //! A record of `POST /spend/usage`.
 
 use chrono::{DateTime, Utc};
-use rust_decimal::prelude::ToPrimitive;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::fields::{self, Counts, ID_BYTES, Instant, NAME_BYTES};
-use super::price::price_record;
+use super::fields::{self, ID_BYTES, Instant, NAME_BYTES};
+use super::price::{price_record, price_response, read_usage};
 use super::{Booking, Draft, owner_of};
-use crate::pricing::Pricer;
+use crate::pricing::{Pricer, Usage};
 use crate::store::usage::UsageRow;
 
 /// One call to a model.
@@ -75,26 +74,42 @@ impl UsageRecord {
         let model = fields::text("model", model.ok_or("model: is missing")?, NAME_BYTES)?;
         let custom_llm_provider = fields::optional_text("custom_llm_provider", self.custom_llm_provider, NAME_BYTES)?;
 
-        let usage = match (self.usage, response.get("usage")) {
-            (Some(usage), _) => Some(usage),
-            (None, Some(Value::Object(usage))) => Some(usage.clone()),
-            (None, None | Some(Value::Null)) => None,
-            (None, Some(_)) => return Err("completion_response.usage: expected an object".to_owned()),
+        let counted = self.prompt_tokens.is_some() || self.completion_tokens.is_some();
+        let reported = match (counted, self.usage, response.get("usage")) {
+            (true, Some(_), _) => return Err("usage: give either the counts of tokens or a usage object".to_owned()),
+            (false, Some(_), Some(Value::Object(_))) => {
+                return Err("usage: give either a usage object or a completion_response".to_owned());
+            }
+            (_, Some(usage), _) => Some(usage),
+            (false, None, Some(Value::Object(usage))) => Some(usage.clone()),
+            (true, None, _) | (_, _, None | Some(Value::Null)) => None,
+            (..) => return Err("completion_response.usage: expected an object".to_owned()),
         };
-        let counts = usage.as_ref().map(Counts::of).transpose()?.unwrap_or_default();
-        let prompt = fields::tokens("prompt_tokens", self.prompt_tokens.unwrap_or(counts.prompt))?;
-        let completion = fields::tokens("completion_tokens", self.completion_tokens.unwrap_or(counts.completion))?;
-        let sum = i64::from(prompt) + i64::from(completion);
-        let given_counts = self.prompt_tokens.is_some() || self.completion_tokens.is_some();
-        let total = self.total_tokens.or(counts.total.filter(|_| !given_counts)).unwrap_or(sum);
+        let count = |name: &str, count: Option<i64>| fields::tokens(name, count.unwrap_or(0));
+        let (prompt, completion) =
+            (count("prompt_tokens", self.prompt_tokens)?, count("completion_tokens", self.completion_tokens)?);
+        let used = match &reported {
+            Some(usage) => read_usage(usage)?,
+            None => Usage {
+                prompt_tokens: prompt.unsigned_abs().into(),
+                completion_tokens: completion.unsigned_abs().into(),
+                ..Usage::default()
+            },
+        };
+        let tokens = fields::used_tokens(&used)?;
+        let total = self.total_tokens.map_or(Ok(tokens.total), |total| fields::tokens("total_tokens", total))?;
 
         let spend = match self.cost {
             Some(cost) => fields::cost("cost", cost)?,
-            None => {
-                let priced = usage_for_pricing(usage.as_ref(), prompt, completion, total);
-                let price = price_record(pricer, &model, custom_llm_provider.as_deref(), &priced)?;
-                fields::cost("cost", price.to_f64().ok_or("cost: the price is out of range")?)?
+            None if !counted && reported.is_none() && response.is_empty() => {
+                return Err("cost: is missing, and there is nothing to price: give prompt_tokens and \
+                            completion_tokens, usage or completion_response"
+                    .to_owned());
             }
+            None if custom_llm_provider.is_none() && !counted && response.contains_key("choices") => {
+                fields::cost("cost", price_response(pricer, &model, &response, now)?)?
+            }
+            None => fields::cost("cost", price_record(pricer, &model, custom_llm_provider.as_deref(), &used, now)?)?,
         };
 
         let start_time = self.start_time.unwrap_or(Instant::Epoch(now.timestamp_millis() as f64 / 1000.0));
@@ -114,9 +129,9 @@ impl UsageRecord {
                 .unwrap_or_else(|| "acompletion".to_owned()),
             api_key: fields::text("api_key", booking.key(self.api_key.as_deref())?, NAME_BYTES)?,
             spend,
-            total_tokens: fields::tokens("total_tokens", total)?,
-            prompt_tokens: prompt,
-            completion_tokens: completion,
+            total_tokens: total,
+            prompt_tokens: tokens.prompt,
+            completion_tokens: tokens.completion,
             start_time,
             end_time: end_time.unwrap_or(start_time),
             request_duration_ms,
@@ -124,28 +139,19 @@ impl UsageRecord {
             model,
             custom_llm_provider: custom_llm_provider.unwrap_or_default(),
             end_user: fields::optional_text("end_user_id", self.end_user_id, NAME_BYTES)?.unwrap_or_default(),
-            metadata: metadata(self.metadata, usage, status)?,
+            metadata: metadata(self.metadata, reported, status)?,
             cache_hit: "False".to_owned(),
             tags: fields::tags("tags", self.tags.unwrap_or_default())?,
             requester_ip_address: fields::optional_text("requester_ip_address", self.requester_ip_address, NAME_BYTES)?,
             session_id: fields::optional_text("session_id", self.session_id, ID_BYTES)?,
             status: status.to_owned(),
-            cache_read_tokens: counts.cache_read,
-            cache_creation_tokens: counts.cache_creation,
+            cache_read_tokens: tokens.cache_read,
+            cache_creation_tokens: tokens.cache_creation,
             ..UsageRow::default()
         };
         let owner = owner_of(&mut row);
         Ok(Draft { row, owner })
     }
-}
-
-/// The usage that a price is computed of: the object as it came, with the counts that stand beside it.
-fn usage_for_pricing(usage: Option<&Map<String, Value>>, prompt: i32, completion: i32, total: i64) -> Map<String, Value> {
-    let mut usage = usage.cloned().unwrap_or_default();
-    usage.insert("prompt_tokens".into(), prompt.into());
-    usage.insert("completion_tokens".into(), completion.into());
-    usage.insert("total_tokens".into(), total.into());
-    usage
 }
 
 /// The caller's metadata with what LiteLLM's readers look for in it.

@@ -3,12 +3,11 @@
 //! believed: a virtual key books for itself, whatever the payload says.
 
 use chrono::{DateTime, Utc};
-use rust_decimal::prelude::ToPrimitive;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::fields::{self, Counts, ID_BYTES, Instant, NAME_BYTES, TEXT_BYTES};
-use super::price::price_record;
+use super::fields::{self, ID_BYTES, Instant, NAME_BYTES, TEXT_BYTES};
+use super::price::{price_record, read_usage};
 use super::{Booking, Draft, Owner};
 use crate::auth::{MASTER_KEY_ALIAS, MASTER_USER_ID};
 use crate::pricing::Pricer;
@@ -66,21 +65,26 @@ impl Payload {
         let api_key = booking.key(of_metadata("user_api_key_hash"))?;
         let status = fields::status(self.status.as_deref())?;
         let usage = metadata.get("usage_object").and_then(Value::as_object);
-        let counts = usage.map(Counts::of).transpose()?.unwrap_or_default();
-        let prompt = fields::tokens("prompt_tokens", self.prompt_tokens.unwrap_or(counts.prompt))?;
-        let completion = fields::tokens("completion_tokens", self.completion_tokens.unwrap_or(counts.completion))?;
-        let total = self.total_tokens.unwrap_or(i64::from(prompt) + i64::from(completion));
+        // The payload's own counts come first: the object is there for what they leave out.
+        let mut used = usage.map(read_usage).and_then(Result::ok).unwrap_or_default();
+        for (name, own, count) in [
+            ("prompt_tokens", self.prompt_tokens, &mut used.prompt_tokens),
+            ("completion_tokens", self.completion_tokens, &mut used.completion_tokens),
+            ("total_tokens", self.total_tokens, &mut used.total_tokens),
+        ] {
+            if let Some(own) = own {
+                *count = fields::tokens(name, own)?.unsigned_abs().into();
+            }
+        }
+        let tokens = fields::used_tokens(&used)?;
         let model = plain("model", self.model.take(), NAME_BYTES)?;
         let provider = plain("custom_llm_provider", self.custom_llm_provider.take(), NAME_BYTES)?;
         let spend = match self.response_cost {
             Some(cost) => fields::cost("response_cost", cost)?,
             None if status == "failure" => 0.0,
             None => {
-                let mut priced = usage.cloned().unwrap_or_default();
-                priced.insert("prompt_tokens".into(), prompt.into());
-                priced.insert("completion_tokens".into(), completion.into());
-                let price = price_record(pricer, &model, Some(&provider).filter(|name| !name.is_empty()).map(String::as_str), &priced)?;
-                fields::cost("response_cost", price.to_f64().ok_or("response_cost: the price is out of range")?)?
+                let provider = Some(provider.as_str()).filter(|provider| !provider.is_empty());
+                fields::cost("response_cost", price_record(pricer, &model, provider, &used, now)?)?
             }
         };
         let start_time = self.start_time.take().ok_or("startTime: is missing")?;
@@ -116,9 +120,9 @@ impl Payload {
             call_type: plain("call_type", self.call_type.take(), NAME_BYTES)?,
             api_key: fields::text("user_api_key_hash", api_key, NAME_BYTES)?,
             spend,
-            total_tokens: fields::tokens("total_tokens", total)?,
-            prompt_tokens: prompt,
-            completion_tokens: completion,
+            total_tokens: tokens.total,
+            prompt_tokens: tokens.prompt,
+            completion_tokens: tokens.completion,
             start_time,
             end_time: end_time.unwrap_or(start_time),
             completion_start_time: instant("completionStartTime", &self.completion_start_time)?,
@@ -140,8 +144,8 @@ impl Payload {
             status: status.to_owned(),
             mcp_namespaced_tool_name: fields::optional_text("mcp_tool_call_metadata", tool, NAME_BYTES)?,
             litellm_call_id: fields::optional_text("litellm_call_id", self.litellm_call_id.take(), ID_BYTES)?,
-            cache_read_tokens: counts.cache_read,
-            cache_creation_tokens: counts.cache_creation,
+            cache_read_tokens: tokens.cache_read,
+            cache_creation_tokens: tokens.cache_creation,
             metadata: self.metadata(metadata, status),
             ..UsageRow::default()
         };

@@ -12,3 +12,4 @@ mod support;
 
 mod conformance;
 mod spend_usage;
+mod rollups;

@@ -122,7 +122,7 @@ async fn a_bad_record_is_named_and_spoils_none() {
             json!({"model": "m", "cost": 1, "prompt_tokens": 2_000_000_000, "completion_tokens": 2_000_000_000}),
             "total_tokens: is larger than",
         ),
-        (json!({"model": "m", "cost": 1, "usage": {"prompt_tokens": "x"}}), "usage.prompt_tokens: expected a whole number"),
+        (json!({"model": "m", "cost": 1, "usage": {"prompt_tokens": "x"}}), "usage: The usage can't be read: prompt_tokens"),
         (json!({"model": "m", "cost": 1, "start_time": "soon"}), "start_time: expected an RFC 3339"),
         (json!({"model": "m", "cost": 1, "start_time": 1_772_323_200_000_i64}), "epoch seconds are expected, not milliseconds"),
         (json!({"model": "m", "cost": 1, "start_time": "2126-01-01T00:00:00Z"}), "more than a day in the future"),
@@ -213,9 +213,9 @@ async fn a_virtual_key_books_for_itself_only() {
     let row = app.get("/spend/logs?request_id=own", MASTER_KEY).await.json()[0].clone();
     assert_eq!((&row["user"], &row["team_id"]), (&json!("user-3"), &json!("team-0")));
 
-    insert(&app.pool, "LiteLLM_UserTable", &json!([{"user_id": "viewer", "user_role": "proxy_admin_viewer"},
+    insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_UserTable", &json!([{"user_id": "viewer", "user_role": "proxy_admin_viewer"},
                                                    {"user_id": "admin", "user_role": "proxy_admin"}])).await;
-    insert(&app.pool, "LiteLLM_VerificationToken", &json!([{"token": hash_key("sk-viewer"), "user_id": "viewer"},
+    insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_VerificationToken", &json!([{"token": hash_key("sk-viewer"), "user_id": "viewer"},
                                                            {"token": hash_key("sk-admin"), "user_id": "admin"}])).await;
     let record = json!({"api_key": owners::key(4), "model": "m", "cost": 1, "idempotency_key": "by-admin"});
     assert_eq!(app.post(PATH, "sk-viewer", &record).await.status, StatusCode::FORBIDDEN);
@@ -236,7 +236,7 @@ async fn the_master_key_books_under_its_own_name_and_for_deleted_keys() {
         assert_eq!((&row["api_key"], &row["user"]), (&json!("litellm_proxy_master_key"), &json!("default_user_id")));
     }
     let gone = json!([{"id": "d1", "token": hash_key("sk-gone"), "user_id": "user-1", "team_id": "team-1"}]);
-    insert(&app.pool, "LiteLLM_DeletedVerificationToken", &gone).await;
+    insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_DeletedVerificationToken", &gone).await;
     let late = json!({"api_key": "sk-gone", "model": "m", "cost": 1, "idempotency_key": "late"});
     assert_eq!(one(&app, MASTER_KEY, &late).await["status"], "recorded");
     let row = app.get("/spend/logs?request_id=late", MASTER_KEY).await.json()[0].clone();
@@ -309,5 +309,38 @@ async fn litellms_owners_are_believed_from_admins_only() {
     assert_eq!(app.post(LITELLM, &owners::key(1), &own).await.json()["recorded"], 1);
     let row = app.get("/spend/logs?request_id=own", MASTER_KEY).await.json()[0].clone();
     assert_eq!((&row["user"], &row["team_id"]), (&json!("user-1"), &json!("team-1")));
+    assert_consistent(&app.pool).await;
+}
+
+#[tokio::test]
+async fn what_brings_no_cost_is_priced() {
+    let app = app().await;
+    let calculate = json!({"completion_response": {"model": "gpt-4o", "choices": [], "usage": {"prompt_tokens": 1000, "completion_tokens": 500}}});
+    let expected = app.post("/spend/calculate", MASTER_KEY, &calculate).await.json()["cost"].clone();
+    for record in [
+        json!({"model": "gpt-4o", "prompt_tokens": 1000, "completion_tokens": 500}),
+        json!({"model": "gpt-4o", "usage": {"prompt_tokens": 1000, "completion_tokens": 500}}),
+        json!({"model": "gpt-4o", "custom_llm_provider": "openai", "usage": {"input_tokens": 1000, "output_tokens": 500}}),
+        calculate.clone(),
+    ] {
+        let result = one(&app, &owners::key(0), &record).await;
+        assert_eq!((&result["status"], &result["spend"]), (&json!("recorded"), &expected), "{record}: {result}");
+    }
+    // Anthropic's prompt count leaves cached tokens out; the row's has them in.
+    let anthropic = json!({"model": "claude-sonnet-4-5", "idempotency_key": "anthropic", "usage":
+        {"input_tokens": 100, "output_tokens": 50, "cache_read_input_tokens": 1000, "cache_creation_input_tokens": 200}});
+    assert_eq!(one(&app, &owners::key(0), &anthropic).await["status"], "recorded");
+    let row = app.get("/spend/logs?request_id=anthropic", MASTER_KEY).await.json()[0].clone();
+    assert_eq!(row["prompt_tokens"], 1300);
+    assert!(row["spend"].as_f64().unwrap() > 0.0);
+    for (record, expected) in [
+        (json!({"model": "gpt-4o"}), "there is nothing to price"),
+        (json!({"model": "gpt-4o", "usage": {"promt_tokens": 5}}), "usage: has none of the counts"),
+        (json!({"model": "gpt-4o", "prompt_tokens": 1, "usage": {"prompt_tokens": 5}}), "either the counts of tokens or a usage object"),
+        (json!({"model": "unheard-of", "prompt_tokens": 5}), "cost: is missing, and: "),
+    ] {
+        let result = one(&app, &owners::key(0), &record).await;
+        assert!(result["error"].as_str().unwrap().contains(expected), "{record}: {result}");
+    }
     assert_consistent(&app.pool).await;
 }

@@ -18,10 +18,10 @@ use http_body_util::BodyExt;
 use litespend::app::{AppState, build_router};
 use litespend::clock::Clock;
 use litespend::config::{ConfigFile, Settings};
-use litespend::pricing::Pricer;
+use litespend::prices::Prices;
 use litespend::store::database::{self, PoolLimits};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Executor, PgPool};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
 use tower::ServiceExt;
 
 use cluster::TestDatabase;
@@ -35,7 +35,7 @@ pub struct TestApp {
     pub pool: PgPool,
     router: Router,
     // Last, so that the pool is closed before the database goes.
-    pub database: TestDatabase,
+    pub database: Arc<TestDatabase>,
 }
 
 /// An answer, whole.
@@ -98,9 +98,18 @@ impl TestApp {
     pub async fn on(database: TestDatabase, settings: Settings) -> Self {
         let limits = PoolLimits { connections: 5, wait: Duration::from_secs(30) };
         let pool = database::pool(database.url(), limits).unwrap();
-        let pricer = Arc::new(Pricer::from_config(&ConfigFile::default()).unwrap());
-        let state = AppState::new(pool.clone(), settings, pricer, Clock::system()).unwrap();
+        let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
+        let state = AppState::new(pool.clone(), settings, prices, Clock::system()).unwrap();
         state.refresh_allow_list().await.unwrap();
+        state.refresh_rollups().await.unwrap();
+        Self { router: build_router(state.clone()), state, pool, database: Arc::new(database) }
+    }
+
+    /// A second application on the same database that has not looked at it yet: it knows of no rollups.
+    pub fn beside(&self, settings: Settings) -> Self {
+        let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
+        let state = AppState::new(self.pool.clone(), settings, prices, Clock::system()).unwrap();
+        let (pool, database) = (self.pool.clone(), Arc::clone(&self.database));
         Self { router: build_router(state.clone()), state, pool, database }
     }
 
@@ -166,12 +175,12 @@ pub async fn seed(pool: &PgPool) {
         ("spend_logs", "LiteLLM_SpendLogs"),
         ("daily_user_spend", "LiteLLM_DailyUserSpend"),
     ] {
-        insert(pool, table, &seed[list]).await;
+        insert(&mut pool.acquire().await.unwrap(), table, &seed[list]).await;
     }
 }
 
 /// Inserts rows given as a list of JSON objects; columns that no row names get their defaults.
-pub async fn insert(pool: &PgPool, table: &str, rows: &Value) {
+pub async fn insert(connection: &mut PgConnection, table: &str, rows: &Value) {
     let mut columns: Vec<&String> = Vec::new();
     for column in rows.as_array().unwrap().iter().flat_map(|row| row.as_object().unwrap().keys()) {
         if !columns.contains(&column) {
@@ -183,5 +192,5 @@ pub async fn insert(pool: &PgPool, table: &str, rows: &Value) {
         "INSERT INTO \"{table}\" ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::\"{table}\", $1)"
     );
     let query = sqlx::query(AssertSqlSafe(statement)).bind(sqlx::types::Json(rows.clone()));
-    pool.execute(query).await.unwrap();
+    connection.execute(query).await.unwrap();
 }

@@ -1,0 +1,355 @@
+//! Times every read of the API on a large log, beside the plain SQL that says the same. Run by `./dev bench reads`.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a measuring program fails by panicking"
+)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use litespend::folding;
+use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use litespend::store::database::PoolLimits;
+use sqlx::{Executor, PgPool};
+
+const MASTER_KEY: &str = "sk-bench-master";
+
+/// A read, and the plain SQL that groups the same rows.
+struct Read {
+    name: &'static str,
+    path: &'static str,
+    plain: Option<&'static str>,
+}
+
+const fn read(name: &'static str, path: &'static str, plain: Option<&'static str>) -> Read {
+    Read { name, path, plain }
+}
+
+const BY_TEAM: &str = r#"SELECT s."startTime"::date, t.team_alias, s.model, s.api_key, sum(s.spend), sum(s.total_tokens)
+    FROM "LiteLLM_SpendLogs" s LEFT JOIN "LiteLLM_TeamTable" t USING (team_id)
+    WHERE s."startTime" >= '2026-03-01' AND s."startTime" < '2026-03-31' GROUP BY 1, 2, 3, 4 ORDER BY 1, 2"#;
+const BY_TEAM_90: &str = r#"SELECT s."startTime"::date, t.team_alias, s.model, s.api_key, sum(s.spend), sum(s.total_tokens)
+    FROM "LiteLLM_SpendLogs" s LEFT JOIN "LiteLLM_TeamTable" t USING (team_id)
+    WHERE s."startTime" >= '2026-01-01' AND s."startTime" < '2026-04-01' GROUP BY 1, 2, 3, 4 ORDER BY 1, 2"#;
+const BY_CUSTOMER: &str = r#"SELECT "startTime"::date, end_user, model, api_key, sum(spend), sum(total_tokens)
+    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-03-01' AND "startTime" < '2026-03-31'
+    GROUP BY 1, 2, 3, 4 ORDER BY 1, 2"#;
+const BY_KEY: &str = r#"SELECT api_key, model, sum(spend), sum(prompt_tokens), sum(completion_tokens)
+    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-01-01' AND "startTime" < '2026-04-01' GROUP BY 1, 2"#;
+const BY_USER: &str = r#"SELECT api_key, model, sum(spend), sum(prompt_tokens), sum(completion_tokens)
+    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-01-01' AND "startTime" < '2026-04-01' AND "user" = 'user-250'
+    GROUP BY 1, 2"#;
+const ONE_KEY: &str = r#"SELECT api_key, model, sum(spend), sum(prompt_tokens), sum(completion_tokens)
+    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-01-01' AND "startTime" < '2026-04-01'
+    AND api_key = encode(sha256('sk-bench-key-7'), 'hex') GROUP BY 1, 2"#;
+const PAIR: &str = r#"SELECT "startTime"::date, model, api_key, sum(spend), sum(total_tokens)
+    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-01-01' AND "startTime" < '2026-04-01'
+    AND team_id = 'team-3' AND end_user = 'customer-9' GROUP BY 1, 2, 3 ORDER BY 1"#;
+const TAGS: &str = r#"SELECT jsonb_array_elements_text(request_tags), count(*), sum(spend) FROM "LiteLLM_SpendLogs"
+    WHERE "startTime" >= '2026-03-01' AND "startTime" < '2026-03-31' GROUP BY 1"#;
+const TAGS_ALL: &str =
+    r#"SELECT jsonb_array_elements_text(request_tags), count(*), sum(spend) FROM "LiteLLM_SpendLogs" GROUP BY 1"#;
+const BY_DAY: &str = r#"SELECT "startTime"::date, api_key, "user", model, sum(spend) FROM "LiteLLM_SpendLogs"
+    WHERE "startTime" >= '2026-03-01' AND "startTime" <= '2026-03-30' GROUP BY 1, 2, 3, 4 ORDER BY 1"#;
+const BY_DAY_90: &str = r#"SELECT "startTime"::date, api_key, "user", model, sum(spend) FROM "LiteLLM_SpendLogs"
+    WHERE "startTime" >= '2026-01-01' AND "startTime" <= '2026-03-31' GROUP BY 1, 2, 3, 4 ORDER BY 1"#;
+
+/// The reads, in the order of the table.
+const READS: [Read; 20] = [
+    read("report team 30d", "/global/spend/report?start_date=2026-03-01&end_date=2026-03-30", Some(BY_TEAM)),
+    read("report team 90d", "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31", Some(BY_TEAM_90)),
+    read(
+        "report customer 30d",
+        "/global/spend/report?start_date=2026-03-01&end_date=2026-03-30&group_by=customer",
+        Some(BY_CUSTOMER),
+    ),
+    read(
+        "report api_key 90d",
+        "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31&group_by=api_key",
+        Some(BY_KEY),
+    ),
+    read(
+        "report one user 90d",
+        "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31&internal_user_id=user-250",
+        Some(BY_USER),
+    ),
+    read(
+        "report one key 90d",
+        "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31&api_key=sk-bench-key-7",
+        Some(ONE_KEY),
+    ),
+    read(
+        "report team+customer 90d",
+        "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31&team_id=team-3&customer_id=customer-9",
+        Some(PAIR),
+    ),
+    read("global tags 30d", "/global/spend/tags?start_date=2026-03-01&end_date=2026-03-30", Some(TAGS)),
+    read(
+        "global tags 90d filtered",
+        "/global/spend/tags?start_date=2026-01-01&end_date=2026-03-31&tags=prod,job-3",
+        Some(TAGS_ALL),
+    ),
+    read("tags all", "/spend/tags", Some(TAGS_ALL)),
+    read("tags 30d", "/spend/tags?start_date=2026-03-01&end_date=2026-03-30", Some(TAGS)),
+    read("logs by day 30d", "/spend/logs?start_date=2026-03-01&end_date=2026-03-30", Some(BY_DAY)),
+    read("logs by day 90d", "/spend/logs?start_date=2026-01-01&end_date=2026-03-31", Some(BY_DAY_90)),
+    read("logs by day 90d one user", "/spend/logs?start_date=2026-01-01&end_date=2026-03-31&user_id=user-250", None),
+    read("logs rows, newest 10000", "/spend/logs", None),
+    read("logs rows, one user", "/spend/logs?user_id=user-250", None),
+    read("logs one request", "/spend/logs?request_id=chatcmpl-c4ca4238a0b923820dcc509a6f75849b", None),
+    read(
+        "daily activity 30d p1000",
+        "/user/daily/activity?start_date=2026-03-01&end_date=2026-03-30&page_size=1000",
+        None,
+    ),
+    read("daily activity 7d p50", "/user/daily/activity?start_date=2026-03-01&end_date=2026-03-07", None),
+    read(
+        "daily activity one user 90d",
+        "/user/daily/activity?start_date=2026-01-01&end_date=2026-03-31&user_id=user-250&page_size=1000",
+        None,
+    ),
+];
+
+struct Options {
+    rows: u64,
+    runs: usize,
+    mix: u64,
+}
+
+fn options() -> Options {
+    let mut options = Options { rows: 1_000_000, runs: 20, mix: 0 };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let mut number = || arguments.next().and_then(|value| value.parse().ok()).expect("a number follows");
+        match name.as_str() {
+            "--rows" => options.rows = number(),
+            "--runs" => options.runs = usize::try_from(number()).unwrap(),
+            "--mix" => options.mix = number(),
+            other => panic!("unknown argument {other}; there are --rows N, --runs N, --mix SECONDS"),
+        }
+    }
+    options
+}
+
+/// A server process, stopped when dropped.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(url: &str) -> Self {
+        let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
+        let mut child = Command::new(program)
+            .args(["serve", "--port", "0"])
+            .env("DATABASE_URL", url)
+            .env("LITELLM_MASTER_KEY", MASTER_KEY)
+            .env("RUST_LOG", "warn")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next().expect("the server starts").unwrap();
+            if let Some(rest) = line.trim().strip_prefix("address") {
+                break rest.trim().split(' ').next().unwrap().to_owned();
+            }
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    /// Peak resident memory, megabytes (Linux).
+    fn peak(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or("0 0 kB");
+        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Milliseconds to the first byte and to the last, and bytes.
+async fn fetch(client: &reqwest::Client, url: &str) -> (f64, f64, usize) {
+    let started = Instant::now();
+    let response = client.get(url).header("authorization", format!("Bearer {MASTER_KEY}")).send().await.unwrap();
+    assert!(response.status().is_success(), "{url}: {}", response.status());
+    let mut body = response.bytes_stream();
+    let (mut first, mut bytes) = (None, 0);
+    while let Some(piece) = body.next().await {
+        first.get_or_insert_with(|| started.elapsed());
+        bytes += piece.unwrap().len();
+    }
+    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    (ms(first.unwrap_or_else(|| started.elapsed())), ms(started.elapsed()), bytes)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn percentile(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() as f64 * part).ceil() as usize).clamp(1, values.len()) - 1]
+}
+
+async fn plain(pool: &PgPool, statement: &'static str) -> f64 {
+    let started = Instant::now();
+    let mut rows = pool.fetch(statement);
+    while let Some(row) = rows.next().await {
+        drop(row.unwrap());
+    }
+    started.elapsed().as_secs_f64() * 1000.0
+}
+
+async fn load(pool: &PgPool, url: &str, rows: u64) {
+    let loaded: i64 = sqlx::query_scalar(r#"SELECT count(*) FROM "LiteLLM_SpendLogs""#).fetch_one(pool).await.unwrap();
+    if u64::try_from(loaded).unwrap() != rows {
+        eprintln!("loading {rows} rows");
+        let started = Instant::now();
+        let status = Command::new("psql")
+            .args(["-q", "-v", &format!("rows={rows}"), "-f", "bench/generate.sql", url])
+            .stdout(Stdio::null())
+            .status()
+            .expect("psql runs");
+        assert!(status.success());
+        eprintln!("loaded in {:.0} s", started.elapsed().as_secs_f64());
+    }
+    let started = Instant::now();
+    let mut connection = pool.acquire().await.unwrap();
+    connection.execute("SET statement_timeout = 0").await.unwrap();
+    let status = litespend::store::rollups::status(&mut connection).await.unwrap();
+    if status.pending > 1_000_000 {
+        // Counting the days from the log is faster than folding a whole load.
+        litespend::store::rollups::mark_dirty(&mut connection, None).await.unwrap();
+    }
+    folding::settle(&mut connection).await.unwrap();
+    connection.execute("VACUUM ANALYZE").await.unwrap();
+    eprintln!("rollups settled in {:.0} s", started.elapsed().as_secs_f64());
+}
+
+async fn measure(options: &Options, url: &str) {
+    let limits = PoolLimits { connections: 4, wait: Duration::from_secs(60) };
+    let pool = litespend::server::connect(url, limits).await.unwrap();
+    sqlx::query("SET statement_timeout = 0").execute(&pool).await.unwrap();
+    load(&pool, url, options.rows).await;
+    let server = Server::start(url);
+    let client = reqwest::Client::new();
+    println!("\n{} rows, {} runs a read; milliseconds", options.rows, options.runs);
+    println!("| read | median | p99 | first byte | kB | MB/s | plain SQL | ratio |");
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|");
+    for read in &READS {
+        let url = format!("{}{}", server.address, read.path);
+        fetch(&client, &url).await;
+        let (mut firsts, mut totals, mut size) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..options.runs {
+            let (first, total, bytes) = fetch(&client, &url).await;
+            firsts.push(first);
+            totals.push(total);
+            size = bytes;
+        }
+        let total = median(&mut totals);
+        let plain = match read.plain {
+            Some(statement) => Some(plain(&pool, statement).await),
+            None => None,
+        };
+        println!(
+            "| {} | {total:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {} | {} |",
+            read.name,
+            percentile(&mut totals, 0.99),
+            median(&mut firsts),
+            size as f64 / 1000.0,
+            size as f64 / 1000.0 / total,
+            plain.map_or_else(|| "-".to_owned(), |plain| format!("{plain:.0}")),
+            plain.map_or_else(|| "-".to_owned(), |plain| format!("{:.1}x", plain / total)),
+        );
+    }
+    println!("\npeak resident memory of the server: {:.0} MB", server.peak());
+    if options.mix > 0 {
+        mix(&server, options.mix).await;
+        println!("peak resident memory of the server after the mix: {:.0} MB", server.peak());
+    }
+}
+
+/// 32 clients mix all reads while a probe asks for liveness.
+async fn mix(server: &Server, seconds: u64) {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let stop = Arc::new(AtomicBool::new(false));
+    let probe = tokio::spawn({
+        let (stop, url) = (Arc::clone(&stop), format!("{}/health/liveliness", server.address));
+        async move {
+            let client = reqwest::Client::new();
+            let mut times = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                times.push(fetch(&client, &url).await.1);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            times
+        }
+    });
+    let clients: Vec<_> = (0..32)
+        .map(|index: usize| {
+            let address = server.address.clone();
+            tokio::spawn(async move {
+                let client = reqwest::Client::new();
+                let (mut small, mut large, mut next) = (Vec::new(), Vec::new(), index);
+                while Instant::now() < until {
+                    let (_, total, bytes) =
+                        fetch(&client, &format!("{address}{}", READS[next % READS.len()].path)).await;
+                    if bytes < 100_000 {
+                        small.push(total)
+                    } else {
+                        large.push(total)
+                    }
+                    next += 1;
+                }
+                (small, large)
+            })
+        })
+        .collect();
+    let (mut small, mut large) = (Vec::new(), Vec::new());
+    for client in clients {
+        let (a, b) = client.await.expect("no request fails");
+        small.extend(a);
+        large.extend(b);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut probes = probe.await.unwrap();
+    println!(
+        "\n32 clients for {seconds} s: {} answers, no error; small answers p99 {:.0} ms, large p99 {:.0} ms, liveness p99 {:.1} ms",
+        small.len() + large.len(),
+        percentile(&mut small, 0.99),
+        percentile(&mut large, 0.99),
+        percentile(&mut probes, 0.99)
+    );
+}
+
+fn main() {
+    let options = options();
+    let home = home(options.rows);
+    let postgres = LocalPostgres::start(LocalPostgresOptions { home: Some(home), ..Default::default() }).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(measure(&options, postgres.url()));
+    postgres.stop().unwrap();
+}
+
+/// As root PostgreSQL runs as another account, which must be able to reach the directory.
+fn home(rows: u64) -> PathBuf {
+    let base = std::env::var_os("BENCH_DIR").map_or_else(|| Path::new("target").to_path_buf(), PathBuf::from);
+    std::path::absolute(base.join(format!("bench-{rows}"))).unwrap()
+}

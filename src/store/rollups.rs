@@ -1,0 +1,267 @@
+//! The rollups in the schema `litespend`: installing them on LiteLLM's database, folding deltas, counting dirty days
+//! again, comparing with the log, removing them. The counting itself stands in `migrations/litespend`. Reads are in
+//! [`super::rollup_reads`].
+
+use chrono::NaiveDate;
+use sqlx::{Connection, Executor, FromRow, PgConnection};
+
+use super::DateRange;
+
+/// Deltas folded in one transaction.
+const BATCH: i32 = 20_000;
+
+/// Whether the rollups count every change of the log now.
+pub async fn attached(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let installed: bool = sqlx::query_scalar("SELECT to_regprocedure('litespend.attached()') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !installed {
+        return Ok(false);
+    }
+    sqlx::query_scalar("SELECT litespend.attached()").fetch_one(connection).await
+}
+
+/// Begins to count on a database that has the schema. Waits at most five seconds for the log's lock, so that writers
+/// are not held up behind it.
+pub async fn attach(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
+    transaction.execute("SELECT litespend.attach()").await?;
+    transaction.commit().await
+}
+
+/// Stops counting and removes the schema `litespend` with everything in it.
+pub async fn remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
+    let installed: bool = sqlx::query_scalar("SELECT to_regprocedure('litespend.detach()') IS NOT NULL")
+        .fetch_one(&mut *transaction)
+        .await?;
+    if installed {
+        transaction.execute("SELECT litespend.detach()").await?;
+    }
+    transaction.execute("DROP SCHEMA IF EXISTS litespend CASCADE").await?;
+    transaction.commit().await
+}
+
+/// Marks days dirty, so that they are counted again; all of them without a range.
+pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>) -> Result<(), sqlx::Error> {
+    match range {
+        None => sqlx::query("INSERT INTO litespend.deltas (sign, day) VALUES (0, NULL)").execute(connection).await?,
+        Some(range) => {
+            sqlx::query(
+                "INSERT INTO litespend.deltas (sign, day)
+                 SELECT 0, day::date FROM generate_series($1::timestamp, $2::timestamp, interval '1 day') AS day",
+            )
+            .bind(super::midnight(range.start))
+            .bind(super::midnight(range.end))
+            .execute(connection)
+            .await?
+        }
+    };
+    Ok(())
+}
+
+/// Folds one batch of deltas; returns how many.
+pub async fn fold(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+    let folded = sqlx::query_scalar("SELECT litespend.fold($1)").bind(BATCH).fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(folded)
+}
+
+/// Counts one dirty day again; returns which, or nothing where no day is dirty or another server is at work.
+pub async fn recount(connection: &mut PgConnection) -> Result<Option<NaiveDate>, sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+    // A day of a large log takes longer than a request may.
+    transaction.execute("SET LOCAL statement_timeout = '30min'").await?;
+    let day = sqlx::query_scalar("SELECT litespend.recount()").fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(day)
+}
+
+/// Gives back the space of folded deltas, so that reads find a short table.
+pub async fn vacuum(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute("VACUUM litespend.deltas").await?;
+    Ok(())
+}
+
+/// How far the rollups are.
+#[derive(Clone, Debug, FromRow)]
+pub struct Status {
+    /// Deltas not yet folded.
+    pub pending: i64,
+    /// Days still to be counted from the log.
+    pub dirty_days: i64,
+    /// Whether every day is dirty.
+    pub all_dirty: bool,
+    /// Days counted.
+    pub days: i64,
+    /// First day counted.
+    pub first_day: Option<NaiveDate>,
+    /// Last day counted.
+    pub last_day: Option<NaiveDate>,
+    /// Size of the schema on disk, bytes.
+    pub bytes: i64,
+}
+
+/// How far the rollups are.
+pub async fn status(connection: &mut PgConnection) -> Result<Status, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE sign <> 0) AS pending,
+                count(DISTINCT day) FILTER (WHERE sign = 0) AS dirty_days,
+                COALESCE(bool_or(sign = 0 AND day IS NULL), false) AS all_dirty,
+                (SELECT count(DISTINCT day) FROM litespend.day_usage) AS days,
+                (SELECT min(day) FROM litespend.day_usage) AS first_day,
+                (SELECT max(day) FROM litespend.day_usage) AS last_day,
+                (SELECT COALESCE(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+                 WHERE relnamespace = 'litespend'::regnamespace AND relkind = 'r') AS bytes
+         FROM litespend.deltas",
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// A difference between the rollups and the log.
+#[derive(Clone, Debug, FromRow)]
+pub struct Difference {
+    /// Which rollup.
+    pub rollup: String,
+    /// Day.
+    pub day: NaiveDate,
+    /// Of which entry, in words.
+    pub entry: String,
+    /// What the rollup has: requests and spend.
+    pub counted: String,
+    /// What the log has: requests and spend.
+    pub logged: String,
+}
+
+/// The first difference between the rollups (with their unfolded deltas) and the log on one day that is not dirty,
+/// all in one snapshot. Spend is compared within 1e-9, relative or absolute.
+pub async fn verify_day(connection: &mut PgConnection, day: NaiveDate) -> Result<Option<Difference>, sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    transaction.execute("SET LOCAL statement_timeout = '30min'").await?;
+    let dirty: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM litespend.deltas WHERE sign = 0 AND (day = $1 OR day IS NULL))")
+            .bind(day)
+            .fetch_one(&mut *transaction)
+            .await?;
+    if dirty {
+        return Ok(None);
+    }
+    let mut found = None;
+    for statement in VERIFY {
+        found = sqlx::query_as(statement).bind(day).fetch_optional(&mut *transaction).await?;
+        if found.is_some() {
+            break;
+        }
+    }
+    transaction.commit().await?;
+    Ok(found)
+}
+
+/// Each compares one rollup with the log on the day `$1`.
+const VERIFY: [&str; 4] = [
+    r#"WITH counted AS (
+           SELECT team, usr, key, model, sum(requests) AS requests, sum(spend) AS spend, sum(tokens) AS tokens FROM (
+               SELECT t.word AS team, u.word AS usr, k.word AS key, m.word AS model, requests, spend,
+                      total_tokens + prompt_tokens * 3 + completion_tokens * 5 AS tokens
+               FROM litespend.day_usage d
+               LEFT JOIN litespend.words t ON t.id = d.team_id LEFT JOIN litespend.words u ON u.id = d.user_id
+               LEFT JOIN litespend.words k ON k.id = d.api_key LEFT JOIN litespend.words m ON m.id = d.model
+               WHERE day = $1
+               UNION ALL
+               SELECT team_id, user_id, api_key, model, sign, spend,
+                      total_tokens + prompt_tokens * 3 + completion_tokens * 5
+               FROM litespend.deltas WHERE day = $1) AS parts GROUP BY 1, 2, 3, 4 HAVING sum(requests) <> 0),
+       logged AS (
+           SELECT team_id AS team, "user" AS usr, api_key AS key, model, count(*) AS requests, sum(spend) AS spend,
+                  sum(total_tokens + prompt_tokens * 3::bigint + completion_tokens * 5::bigint) AS tokens
+           FROM "LiteLLM_SpendLogs" WHERE "startTime" >= $1 AND "startTime" < $1 + 1 GROUP BY 1, 2, 3, 4)
+       SELECT 'usage' AS rollup, $1 AS day, concat_ws(', ', 'team ' || COALESCE(c.team, l.team),
+                  'user ' || COALESCE(c.usr, l.usr), 'key ' || COALESCE(c.key, l.key),
+                  'model ' || COALESCE(c.model, l.model)) AS entry,
+              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
+              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       FROM counted c FULL JOIN logged l
+         ON ROW(c.team, c.usr, c.key, c.model)::text = ROW(l.team, l.usr, l.key, l.model)::text
+       WHERE c.requests IS DISTINCT FROM l.requests OR c.tokens IS DISTINCT FROM l.tokens
+          OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)) LIMIT 1"#,
+    r#"WITH counted AS (
+           SELECT customer, team, key, model, sum(requests) AS requests, sum(spend) AS spend, sum(tokens) AS tokens
+           FROM (
+               SELECT e.word AS customer, t.word AS team, k.word AS key, m.word AS model, requests, spend,
+                      total_tokens AS tokens
+               FROM litespend.day_customer d
+               LEFT JOIN litespend.words e ON e.id = d.end_user LEFT JOIN litespend.words t ON t.id = d.team_id
+               LEFT JOIN litespend.words k ON k.id = d.api_key LEFT JOIN litespend.words m ON m.id = d.model
+               WHERE day = $1
+               UNION ALL
+               SELECT end_user, team_id, api_key, model, sign, spend, total_tokens
+               FROM litespend.deltas WHERE day = $1) AS parts GROUP BY 1, 2, 3, 4 HAVING sum(requests) <> 0),
+       logged AS (
+           SELECT end_user AS customer, team_id AS team, api_key AS key, model, count(*) AS requests,
+                  sum(spend) AS spend, sum(total_tokens) AS tokens
+           FROM "LiteLLM_SpendLogs" WHERE "startTime" >= $1 AND "startTime" < $1 + 1 GROUP BY 1, 2, 3, 4)
+       SELECT 'customer' AS rollup, $1 AS day, concat_ws(', ', 'customer ' || COALESCE(c.customer, l.customer),
+                  'team ' || COALESCE(c.team, l.team), 'key ' || COALESCE(c.key, l.key),
+                  'model ' || COALESCE(c.model, l.model)) AS entry,
+              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
+              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       FROM counted c FULL JOIN logged l
+         ON ROW(c.customer, c.team, c.key, c.model)::text = ROW(l.customer, l.team, l.key, l.model)::text
+       WHERE c.requests IS DISTINCT FROM l.requests OR c.tokens IS DISTINCT FROM l.tokens
+          OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)) LIMIT 1"#,
+    r#"WITH counted AS (
+           SELECT tag, sum(requests) AS requests, sum(spend) AS spend FROM (
+               SELECT w.word AS tag, log_count AS requests, spend FROM litespend.day_tag d
+               LEFT JOIN litespend.words w ON w.id = d.tag WHERE day = $1
+               UNION ALL
+               SELECT tag, sign, spend FROM litespend.deltas
+               CROSS JOIN LATERAL jsonb_array_elements_text(request_tags) AS tag WHERE day = $1
+           ) AS parts GROUP BY 1 HAVING sum(requests) <> 0),
+       logged AS (
+           SELECT tag, count(*) AS requests, sum(spend) AS spend FROM "LiteLLM_SpendLogs"
+           CROSS JOIN LATERAL jsonb_array_elements_text(
+               CASE WHEN jsonb_typeof(request_tags) = 'array' THEN request_tags ELSE '[]' END) AS tag
+           WHERE "startTime" >= $1 AND "startTime" < $1 + 1 GROUP BY 1)
+       SELECT 'tag' AS rollup, $1 AS day, 'tag ' || COALESCE(c.tag, l.tag, 'null') AS entry,
+              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
+              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       FROM counted c FULL JOIN logged l ON ROW(c.tag)::text = ROW(l.tag)::text
+       WHERE c.requests IS DISTINCT FROM l.requests
+          OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)) LIMIT 1"#,
+    r#"WITH counted AS (
+           SELECT tag, team, usr, sum(requests) AS requests, sum(spend) AS spend FROM (
+               SELECT w.word AS tag, t.word AS team, u.word AS usr, log_count AS requests, spend
+               FROM litespend.day_tag_owner d
+               LEFT JOIN litespend.words w ON w.id = d.tag LEFT JOIN litespend.words t ON t.id = d.team_id
+               LEFT JOIN litespend.words u ON u.id = d.user_id WHERE day = $1
+               UNION ALL
+               SELECT tag, team_id, user_id, sign, spend FROM litespend.deltas
+               CROSS JOIN LATERAL jsonb_array_elements_text(request_tags) AS tag WHERE day = $1
+           ) AS parts GROUP BY 1, 2, 3 HAVING sum(requests) <> 0),
+       logged AS (
+           SELECT tag, team_id AS team, "user" AS usr, count(*) AS requests, sum(spend) AS spend
+           FROM "LiteLLM_SpendLogs"
+           CROSS JOIN LATERAL jsonb_array_elements_text(
+               CASE WHEN jsonb_typeof(request_tags) = 'array' THEN request_tags ELSE '[]' END) AS tag
+           WHERE "startTime" >= $1 AND "startTime" < $1 + 1 GROUP BY 1, 2, 3)
+       SELECT 'tag of owner' AS rollup, $1 AS day, concat_ws(', ', 'tag ' || COALESCE(c.tag, l.tag),
+                  'team ' || COALESCE(c.team, l.team), 'user ' || COALESCE(c.usr, l.usr)) AS entry,
+              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
+              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       FROM counted c FULL JOIN logged l ON ROW(c.tag, c.team, c.usr)::text = ROW(l.tag, l.team, l.usr)::text
+       WHERE c.requests IS DISTINCT FROM l.requests
+          OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)) LIMIT 1"#,
+];
+
+/// The first and last day of the log.
+pub async fn log_span(connection: &mut PgConnection) -> Result<Option<DateRange>, sqlx::Error> {
+    let (start, end): (Option<NaiveDate>, Option<NaiveDate>) =
+        sqlx::query_as(r#"SELECT min("startTime")::date, max("startTime")::date FROM "LiteLLM_SpendLogs""#)
+            .fetch_one(connection)
+            .await?;
+    Ok(start.zip(end).map(|(start, end)| DateRange { start, end }))
+}

@@ -1,0 +1,318 @@
+//! The rollups: the recorded answers with and without them, and every answer against plain SQL on the log while the log
+//! changes in every way.
+
+use litespend::folding;
+use litespend::store::{DateRange, rollups};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use crate::conformance::replay;
+use crate::support::TestApp;
+use crate::support::answers::{Lists, difference};
+
+#[tokio::test]
+async fn the_recorded_answers_match_while_deltas_wait() {
+    let app = TestApp::seeded().await;
+    assert!(app.state.has_rollups());
+    replay(&app, "http_answers.json.gz").await;
+}
+
+#[tokio::test]
+async fn the_recorded_answers_match_from_folded_rollups() {
+    let app = TestApp::seeded().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    let status = rollups::status(&mut connection).await.unwrap();
+    assert_eq!((status.pending, status.dirty_days), (0, 0));
+    assert!(status.days > 0);
+    drop(connection);
+    replay(&app, "http_answers.json.gz").await;
+}
+
+#[tokio::test]
+async fn the_recorded_answers_match_without_rollups() {
+    let app = TestApp::seeded().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    rollups::remove(&mut connection).await.unwrap();
+    drop(connection);
+    app.state.refresh_rollups().await.unwrap();
+    assert!(!app.state.has_rollups());
+    replay(&app, "http_answers.json.gz").await;
+}
+
+#[tokio::test]
+async fn the_recorded_answers_match_while_days_are_dirty() {
+    let app = TestApp::seeded().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    sqlx::query("INSERT INTO litespend.deltas (sign, day) VALUES (0, '2026-02-01'), (0, '2026-02-28')")
+        .execute(&mut *connection)
+        .await
+        .unwrap();
+    drop(connection);
+    replay(&app, "http_answers.json.gz").await;
+}
+
+/// Reads that the rollups answer.
+pub const READS: [&str; 12] = [
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30",
+    "/global/spend/report?start_date=2026-02-01&end_date=2026-02-03&group_by=customer",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=customer",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=api_key",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&internal_user_id=u-int",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&team_id=team-alpha",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&team_id=team-ghost&customer_id=cust-1",
+    "/global/spend/tags?start_date=2026-01-01&end_date=2026-04-30",
+    "/spend/tags",
+    "/spend/tags?end_date=2026-02-02",
+    "/spend/logs?start_date=2026-01-01&end_date=2026-02-28",
+    "/spend/logs?start_date=2026-01-31&end_date=2026-02-01&user_id=u-int",
+];
+
+/// The answers of an application, one a read.
+pub async fn answers(app: &TestApp) -> Vec<Value> {
+    let mut answers = Vec::new();
+    for path in READS {
+        let answer = app.get(path, crate::support::MASTER_KEY).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        answers.push(answer.json());
+    }
+    answers
+}
+
+/// A second application on the same database that does not know of the rollups: plain SQL on the log.
+fn plain(app: &TestApp) -> TestApp {
+    app.beside(crate::support::settings())
+}
+
+const DAYS: [&str; 5] = ["2026-01-31", "2026-02-01", "2026-02-02", "2026-02-28", "2026-03-01"];
+
+/// One random change; says what it was.
+async fn change(random: &mut StdRng, connection: &mut PgConnection, next_id: &mut u32) -> &'static str {
+    let day = DAYS[random.random_range(0..DAYS.len())];
+    match random.random_range(0..100) {
+        0..45 => {
+            let rows: Vec<Value> = (0..random.random_range(1..12)).map(|_| row(random, next_id)).collect();
+            crate::support::insert(&mut *connection, "LiteLLM_SpendLogs", &Value::Array(rows)).await;
+            "insert"
+        }
+        45..55 => {
+            sqlx::query(
+                r#"UPDATE "LiteLLM_SpendLogs" SET spend = spend + $1, request_tags = '["moved", "prod"]', "user" = 'u-moved'
+                   WHERE "startTime"::date = $2::text::date AND total_tokens % 3 = 0"#,
+            )
+            .bind(random.random_range(0.0..0.5))
+            .bind(day)
+            .execute(connection)
+            .await
+            .unwrap();
+            "update"
+        }
+        55..63 => {
+            sqlx::query(r#"UPDATE "LiteLLM_SpendLogs" SET "startTime" = "startTime" + interval '1 day' WHERE total_tokens % 7 = 0"#)
+                .execute(connection)
+                .await
+                .unwrap();
+            "move to the next day"
+        }
+        63..75 => {
+            sqlx::query(
+                r#"DELETE FROM "LiteLLM_SpendLogs" WHERE "startTime"::date = $1::text::date AND total_tokens % 2 = 0"#,
+            )
+            .bind(day)
+            .execute(connection)
+            .await
+            .unwrap();
+            "delete"
+        }
+        75..78 => {
+            connection.execute(r#"TRUNCATE "LiteLLM_SpendLogs""#).await.unwrap();
+            "truncate"
+        }
+        78..88 => {
+            rollups::fold(connection).await.unwrap();
+            "fold"
+        }
+        88..92 => {
+            let range = DateRange { start: day.parse().unwrap(), end: day.parse().unwrap() };
+            rollups::mark_dirty(connection, Some(range)).await.unwrap();
+            "mark a day dirty"
+        }
+        92..96 => {
+            rollups::recount(connection).await.unwrap();
+            "recount"
+        }
+        _ => {
+            // A crash between any two statements of a fold is a rollback.
+            let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+            transaction.execute("SELECT litespend.fold(7)").await.unwrap();
+            transaction.rollback().await.unwrap();
+            "crash while folding"
+        }
+    }
+}
+
+fn row(random: &mut StdRng, next_id: &mut u32) -> Value {
+    *next_id += 1;
+    let pick = |random: &mut StdRng, from: &[Option<&str>]| from[random.random_range(0..from.len())].map(str::to_owned);
+    let day = DAYS[random.random_range(0..DAYS.len())];
+    let times = ["00:00:00", "00:00:00.001", "12:34:56.789", "23:59:59.999"];
+    let time = format!("{day}T{}", times[random.random_range(0..times.len())]);
+    let tags = [
+        json!([]),
+        json!(["prod"]),
+        json!(["prod", "prod"]),
+        json!(["a,b", "équipe", null]),
+        json!({"no": "list"}),
+        Value::Null,
+    ];
+    let spend = if random.random_range(0..4) == 0 { 0.0 } else { random.random_range(0.0..1.0) };
+    let (prompt, completion) = (random.random_range(0..5000), random.random_range(0..2000));
+    json!({
+        "request_id": format!("r-{next_id}"), "call_type": "acompletion", "startTime": time, "endTime": time,
+        "api_key": pick(random, &[Some("k1"), Some("k2"), Some("litellm_proxy_master_key"), Some("")]),
+        "model": pick(random, &[Some("gpt-4o"), Some("模型"), Some("")]), "spend": spend,
+        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+        "user": pick(random, &[Some("u-int"), Some("u-admin"), Some(""), None]),
+        "team_id": pick(random, &[Some("team-alpha"), Some("team-ghost"), Some("team-dup1"), Some("team-dup2"), None]),
+        "end_user": pick(random, &[Some("cust-1"), Some("cust-2"), Some(""), None]),
+        "request_tags": tags[random.random_range(0..tags.len())],
+    })
+}
+
+async fn compare(app: &TestApp, plain: &TestApp, step: &str) {
+    let (ours, log) = (answers(app).await, answers(plain).await);
+    for ((path, ours), log) in READS.iter().zip(&ours).zip(&log) {
+        if let Some(difference) = difference(ours, log, Lists::AsSets) {
+            panic!("after {step}: {path}: {difference}\nrollups: {ours}\nlog: {log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_read_equals_plain_sql_on_the_log_whatever_happens_to_it() {
+    let app = TestApp::new().await;
+    let plain = plain(&app);
+    let seed: serde_json::Map<String, Value> = serde_json::from_slice(&crate::support::recording("seed.json")).unwrap();
+    for (list, table) in [("teams", "LiteLLM_TeamTable"), ("users", "LiteLLM_UserTable")] {
+        crate::support::insert(&mut app.pool.acquire().await.unwrap(), table, &seed[list]).await;
+    }
+    let mut random = StdRng::seed_from_u64(20_260_301);
+    let mut next_id = 0;
+    let mut steps = 0;
+    let mut connection = app.pool.acquire().await.unwrap();
+    // Writers whose transactions stay open over several steps, and end either way.
+    let mut open: Vec<PgConnection> = Vec::new();
+    for round in 0..110 {
+        let step = if random.random_range(0..5) == 0 && open.len() < 3 {
+            let mut writer = PgConnection::connect(app.database.url()).await.unwrap();
+            writer.execute("SET lock_timeout = '2s'").await.unwrap();
+            writer.execute("BEGIN").await.unwrap();
+            let rows: Vec<Value> = (0..3).map(|_| row(&mut random, &mut next_id)).collect();
+            crate::support::insert(&mut writer, "LiteLLM_SpendLogs", &Value::Array(rows)).await;
+            open.push(writer);
+            "an open transaction"
+        } else if !open.is_empty() && random.random_range(0..3) == 0 {
+            let mut writer = open.remove(0);
+            writer.execute(if random.random_range(0..2) == 0 { "COMMIT" } else { "ROLLBACK" }).await.unwrap();
+            "the end of a transaction"
+        } else if open.is_empty() {
+            change(&mut random, &mut connection, &mut next_id).await
+        } else {
+            // TRUNCATE would wait for the open writers.
+            let rows: Vec<Value> = (0..4).map(|_| row(&mut random, &mut next_id)).collect();
+            crate::support::insert(&mut connection, "LiteLLM_SpendLogs", &Value::Array(rows)).await;
+            rollups::fold(&mut connection).await.unwrap();
+            if round % 4 == 0 {
+                rollups::recount(&mut connection).await.unwrap();
+            }
+            "insert and fold beside open transactions"
+        };
+        steps += 1;
+        compare(&app, &plain, &format!("step {steps} ({step})")).await;
+    }
+    for mut writer in open {
+        writer.execute("COMMIT").await.unwrap();
+    }
+    folding::settle(&mut connection).await.unwrap();
+    compare(&app, &plain, "everything is folded").await;
+    for day in DAYS {
+        assert!(rollups::verify_day(&mut connection, day.parse().unwrap()).await.unwrap().is_none(), "{day}");
+    }
+    println!("{steps} steps, {} reads compared after each", READS.len());
+}
+
+#[tokio::test]
+async fn verify_names_the_first_difference() {
+    let app = TestApp::seeded().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    let day = "2026-02-01".parse().unwrap();
+    assert!(rollups::verify_day(&mut connection, day).await.unwrap().is_none());
+    for table in ["day_usage", "day_customer", "day_tag", "day_tag_owner"] {
+        let statement = format!("UPDATE litespend.{table} SET spend = spend + 0.01 WHERE day = '2026-02-01'");
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *connection).await.unwrap();
+        let found = rollups::verify_day(&mut connection, day).await.unwrap().expect("a difference");
+        assert_eq!(found.day, day);
+        rollups::mark_dirty(&mut connection, Some(DateRange { start: day, end: day })).await.unwrap();
+        folding::settle(&mut connection).await.unwrap();
+        assert!(rollups::verify_day(&mut connection, day).await.unwrap().is_none(), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_trigger_that_fails_marks_the_day_and_the_insert_goes_on() {
+    let app = TestApp::seeded().await;
+    let plain = plain(&app);
+    let mut connection = app.pool.acquire().await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    // The column that only counting needs is gone: what the trigger does fails, what it falls back to does not.
+    connection.execute("ALTER TABLE litespend.deltas RENAME COLUMN spend TO other").await.unwrap();
+    connection.execute("ALTER TABLE litespend.deltas ADD CONSTRAINT refuse CHECK (sign = 0)").await.unwrap();
+    let mut next_id = 0;
+    let rows = Value::Array(vec![row(&mut StdRng::seed_from_u64(1), &mut next_id)]);
+    crate::support::insert(&mut connection, "LiteLLM_SpendLogs", &rows).await;
+    connection.execute("ALTER TABLE litespend.deltas DROP CONSTRAINT refuse").await.unwrap();
+    connection.execute("ALTER TABLE litespend.deltas RENAME COLUMN other TO spend").await.unwrap();
+    assert_eq!(rollups::status(&mut connection).await.unwrap().dirty_days, 1);
+    compare(&app, &plain, "a failed trigger").await;
+    folding::settle(&mut connection).await.unwrap();
+    compare(&app, &plain, "the day was counted again").await;
+}
+
+#[tokio::test]
+async fn rollups_count_a_partitioned_log() {
+    let app = TestApp::seeded().await;
+    let plain = plain(&app);
+    let mut connection = app.pool.acquire().await.unwrap();
+    rollups::remove(&mut connection).await.unwrap();
+    // LiteLLM's runbook: the log as a table partitioned by startTime.
+    sqlx::raw_sql(
+        r#"ALTER TABLE "LiteLLM_SpendLogs" RENAME TO old;
+           CREATE TABLE "LiteLLM_SpendLogs" (LIKE old INCLUDING DEFAULTS) PARTITION BY RANGE ("startTime");
+           CREATE TABLE first PARTITION OF "LiteLLM_SpendLogs" FOR VALUES FROM (MINVALUE) TO ('2026-02-01');
+           CREATE TABLE second PARTITION OF "LiteLLM_SpendLogs" FOR VALUES FROM ('2026-02-01') TO (MAXVALUE);
+           INSERT INTO "LiteLLM_SpendLogs" SELECT * FROM old; DROP TABLE old;"#,
+    )
+    .execute(&mut *connection)
+    .await
+    .unwrap();
+    litespend::store::database::migrate_schema(&mut connection).await.unwrap();
+    rollups::attach(&mut connection).await.unwrap();
+    compare(&app, &plain, "attaching").await;
+    folding::settle(&mut connection).await.unwrap();
+    compare(&app, &plain, "the backfill").await;
+    let mut random = StdRng::seed_from_u64(7);
+    let mut next_id = 0;
+    for step in 0..12 {
+        let what = change(&mut random, &mut connection, &mut next_id).await;
+        compare(&app, &plain, &format!("step {step} ({what}) on partitions")).await;
+    }
+    folding::settle(&mut connection).await.unwrap();
+    let span = rollups::log_span(&mut connection).await.unwrap();
+    for day in span.iter().flat_map(|span| span.start.iter_days().take_while(|day| *day <= span.end)) {
+        assert!(rollups::verify_day(&mut connection, day).await.unwrap().is_none(), "{day}");
+    }
+}
