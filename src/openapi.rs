@@ -19,6 +19,9 @@ pub const TAG: &str = "Budget & Spend Tracking";
 /// The tag of booking usage.
 pub const USAGE_TAG: &str = "Recording usage";
 
+/// The tag of keys, teams and users.
+pub const MANAGEMENT_TAG: &str = "Keys, teams and users";
+
 /// The name of the security scheme.
 pub const SECURITY: &str = "APIKeyHeader";
 

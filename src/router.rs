@@ -22,7 +22,7 @@ use crate::client_ip;
 use crate::error::ApiError;
 use crate::openapi;
 use crate::routes::{
-    allowed_ips, daily_activity, health, spend_calculate, spend_logs, spend_report, spend_reset, spend_tags,
+    allowed_ips, daily_activity, health, management, spend_calculate, spend_logs, spend_report, spend_reset, spend_tags,
     spend_usage,
 };
 use crate::telemetry::{self, KeyPrefix};
@@ -55,6 +55,15 @@ pub const ROUTES: &[Rule] = &[
     rule("/add/allowed_ip", "POST", Access::AdminWrite),
     rule("/delete/allowed_ip", "POST", Access::AdminWrite),
     rule("/get/allowed_ips", "GET", Access::AdminRead),
+    rule("/key/generate", "POST", Access::AdminWrite),
+    rule("/key/delete", "POST", Access::AdminWrite),
+    rule("/key/block", "POST", Access::AdminWrite),
+    rule("/key/unblock", "POST", Access::AdminWrite),
+    rule("/key/info", "GET", Access::AdminRead),
+    rule("/team/new", "POST", Access::AdminWrite),
+    rule("/team/list", "GET", Access::AdminRead),
+    rule("/user/new", "POST", Access::AdminWrite),
+    rule("/user/info", "GET", Access::AdminRead),
     rule("/health/liveliness", "GET", Access::Probe),
     rule("/health/liveness", "GET", Access::Probe),
     rule("/health/readiness", "GET", Access::Public),
@@ -81,6 +90,15 @@ pub fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(allowed_ips::add_allowed_ip))
         .routes(routes!(allowed_ips::delete_allowed_ip))
         .routes(routes!(allowed_ips::list_allowed_ips))
+        .routes(routes!(management::generate_key))
+        .routes(routes!(management::delete_keys))
+        .routes(routes!(management::block_key))
+        .routes(routes!(management::unblock_key))
+        .routes(routes!(management::get_key_info))
+        .routes(routes!(management::create_team))
+        .routes(routes!(management::list_teams))
+        .routes(routes!(management::create_user))
+        .routes(routes!(management::get_user_info))
         .routes(routes!(health::get_liveliness))
         .routes(routes!(health::get_liveness))
         .routes(routes!(health::get_readiness))

@@ -5,6 +5,7 @@ pub mod allowed_ips;
 pub mod daily_activity;
 pub mod dates;
 pub mod health;
+pub mod management;
 pub mod spend_calculate;
 pub mod spend_logs;
 pub mod spend_report;

@@ -11,6 +11,7 @@ pub mod database;
 pub mod indexes;
 pub mod key_metadata;
 pub mod keys;
+pub mod management;
 pub mod rollup_days;
 pub mod rollup_reads;
 pub mod rollups;

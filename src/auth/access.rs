@@ -68,7 +68,13 @@ fn in_group(path: &str, group: &str) -> bool {
     match group {
         "spend_tracking_routes" => path.starts_with("/spend/"),
         "global_spend_tracking_routes" => path.starts_with("/global/spend/"),
-        "management_routes" | "info_routes" => path.starts_with("/spend/") || path.starts_with("/user/daily/"),
+        "info_routes" => {
+            ["/spend/", "/user/daily/"].iter().any(|start| path.starts_with(start))
+                || ["/key/info", "/team/list", "/user/info"].contains(&path)
+        }
+        "management_routes" => {
+            ["/spend/", "/user/", "/key/", "/team/"].iter().any(|start| path.starts_with(start))
+        }
         _ => false,
     }
 }

@@ -62,6 +62,7 @@ pub fn settings() -> Settings {
         use_x_forwarded_for: false,
         inclusive_end_date: false,
         metrics_public: false,
+        manage_litellm_keys: false,
         request_timeout: Duration::from_secs(30),
     }
 }
