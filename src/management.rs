@@ -86,7 +86,11 @@ impl Fields {
         match self.take(name)? {
             Value::String(text) if text.is_empty() => None,
             Value::String(text) if text.len() > NAME_BYTES || text.contains('\0') => {
-                self.reject(name, "string_too_long", format!("String should have at most {NAME_BYTES} bytes and no NUL"));
+                self.reject(
+                    name,
+                    "string_too_long",
+                    format!("String should have at most {NAME_BYTES} bytes and no NUL"),
+                );
                 None
             }
             Value::String(text) => Some(text),
@@ -186,10 +190,14 @@ pub fn new_team(fields: &mut Fields) -> NewTeam {
     for member in fields.take("members_with_roles").as_ref().and_then(Value::as_array).unwrap_or(&Vec::new()) {
         let text = |name: &str| member.get(name).and_then(Value::as_str);
         match (text("user_id"), text("role").unwrap_or("user")) {
-            (Some(user), role @ ("admin" | "user")) if !user.is_empty() && user.len() <= NAME_BYTES && !user.contains('\0') => {
+            (Some(user), role @ ("admin" | "user"))
+                if !user.is_empty() && user.len() <= NAME_BYTES && !user.contains('\0') =>
+            {
                 members.push((user.to_owned(), role.to_owned()));
             }
-            _ => fields.reject("members_with_roles", "value_error", "A member has a user_id and the role admin or user"),
+            _ => {
+                fields.reject("members_with_roles", "value_error", "A member has a user_id and the role admin or user")
+            }
         }
     }
     NewTeam {

@@ -22,8 +22,8 @@ use crate::client_ip;
 use crate::error::ApiError;
 use crate::openapi;
 use crate::routes::{
-    allowed_ips, daily_activity, health, management, spend_calculate, spend_logs, spend_report, spend_reset, spend_tags,
-    spend_usage,
+    allowed_ips, daily_activity, health, management, spend_calculate, spend_logs, spend_report, spend_reset,
+    spend_tags, spend_usage,
 };
 use crate::telemetry::{self, KeyPrefix};
 

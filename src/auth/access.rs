@@ -72,9 +72,7 @@ fn in_group(path: &str, group: &str) -> bool {
             ["/spend/", "/user/daily/"].iter().any(|start| path.starts_with(start))
                 || ["/key/info", "/team/list", "/user/info"].contains(&path)
         }
-        "management_routes" => {
-            ["/spend/", "/user/", "/key/", "/team/"].iter().any(|start| path.starts_with(start))
-        }
+        "management_routes" => ["/spend/", "/user/", "/key/", "/team/"].iter().any(|start| path.starts_with(start)),
         _ => false,
     }
 }

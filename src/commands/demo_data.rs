@@ -59,12 +59,36 @@ type DemoKey =
     (&'static str, &'static str, Option<&'static str>, &'static str, u32, &'static [usize], &'static [&'static str]);
 
 const KEYS: [DemoKey; 8] = [
-    ("sk-demo-search-production", "search-production", Some("ben"), "search", 30, &[0, 6, 3], &["production", "ranking"]),
+    (
+        "sk-demo-search-production",
+        "search-production",
+        Some("ben"),
+        "search",
+        30,
+        &[0, 6, 3],
+        &["production", "ranking"],
+    ),
     ("sk-demo-search-staging-01", "search-staging", Some("chloe"), "search", 8, &[0, 1], &["staging", "ranking"]),
-    ("sk-demo-support-assistant", "support-assistant", Some("dmitri"), "support", 26, &[2, 0, 3], &["production", "chat"]),
+    (
+        "sk-demo-support-assistant",
+        "support-assistant",
+        Some("dmitri"),
+        "support",
+        26,
+        &[2, 0, 3],
+        &["production", "chat"],
+    ),
     ("sk-demo-support-summaries", "support-summaries", Some("emma"), "support", 12, &[0, 3], &["production", "batch"]),
     ("sk-demo-research-notebook", "research-notebook", Some("emma"), "research", 9, &[4, 2, 1, 5], &["experiment"]),
-    ("sk-demo-research-evaluate", "research-evaluation", Some("chloe"), "research", 7, &[1, 2, 5, 4], &["experiment", "batch"]),
+    (
+        "sk-demo-research-evaluate",
+        "research-evaluation",
+        Some("chloe"),
+        "research",
+        7,
+        &[1, 2, 5, 4],
+        &["experiment", "batch"],
+    ),
     ("sk-demo-platform-gateway0", "platform-gateway", None, "platform", 6, &[0, 1, 3], &["internal"]),
     ("sk-demo-platform-nightly0", "platform-nightly", Some("ada"), "platform", 2, &[5, 6], &["internal", "batch"]),
 ];
@@ -118,7 +142,8 @@ async fn owners(pool: &PgPool) -> anyhow::Result<()> {
         let _ = store::create_user(&mut connection, &user).await?;
     }
     for (id, alias, members) in TEAMS {
-        let role = |(place, user): (usize, &&str)| ((*user).to_owned(), if place == 0 { "admin" } else { "user" }.into());
+        let role =
+            |(place, user): (usize, &&str)| ((*user).to_owned(), if place == 0 { "admin" } else { "user" }.into());
         let team = NewTeam {
             team_id: id.into(),
             team_alias: Some(alias.into()),

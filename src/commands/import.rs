@@ -148,10 +148,7 @@ fn rate(counts: &Counts, elapsed: Duration) -> String {
     let rows = counts.recorded + counts.duplicate + counts.bad;
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = rows as f64 / elapsed.as_secs_f64().max(0.001);
-    format!(
-        "{} imported, {} already there, {} bad, {rate:.0} rows/s",
-        counts.recorded, counts.duplicate, counts.bad
-    )
+    format!("{} imported, {} already there, {} bad, {rate:.0} rows/s", counts.recorded, counts.duplicate, counts.bad)
 }
 
 fn progress_bar(size: Option<u64>) -> ProgressBar {

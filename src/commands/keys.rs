@@ -111,14 +111,18 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
         if let Some(user) = &key.user_id
             && store::find_user(&mut connection, user).await.map_err(anyhow::Error::from)?.is_none()
         {
-            return Err(Failure::Runtime(anyhow::anyhow!("there is no user {user}: litespend user create --id {user}")));
+            return Err(Failure::Runtime(anyhow::anyhow!(
+                "there is no user {user}: litespend user create --id {user}"
+            )));
         }
         let created = store::create_key(&mut connection, &key).await.map_err(anyhow::Error::from)?;
-        created.map_err(|conflict| Failure::Runtime(anyhow::anyhow!(match conflict {
-            Conflict::Alias => "another key has this alias",
-            Conflict::NoTeam => "there is no such team: litespend team create",
-            _ => "the key exists already",
-        })))?;
+        created.map_err(|conflict| {
+            Failure::Runtime(anyhow::anyhow!(match conflict {
+                Conflict::Alias => "another key has this alias",
+                Conflict::NoTeam => "there is no such team: litespend team create",
+                _ => "the key exists already",
+            }))
+        })?;
         println!("{raw}");
         Ok(())
     })
@@ -174,11 +178,14 @@ fn change(args: &KeyArgs, change: Change) -> Result<(), Failure> {
         if !done {
             return Err(Failure::Runtime(anyhow::anyhow!("there is no such key")));
         }
-        println!("{}", match change {
-            Change::Block => "blocked",
-            Change::Unblock => "unblocked",
-            Change::Delete => "deleted",
-        });
+        println!(
+            "{}",
+            match change {
+                Change::Block => "blocked",
+                Change::Unblock => "unblocked",
+                Change::Delete => "deleted",
+            }
+        );
         Ok(())
     })
 }

@@ -69,11 +69,13 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
         check_owner(kind, args.owner.manage_litellm_keys)?;
         let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
         let created = store::create_user(&mut connection, &user).await.map_err(anyhow::Error::from)?;
-        created.map_err(|conflict| Failure::Runtime(anyhow::anyhow!(match conflict {
-            Conflict::Email => "another user has this e-mail address",
-            Conflict::NoTeam => "there is no such team: litespend team create",
-            _ => "there is such a user already",
-        })))?;
+        created.map_err(|conflict| {
+            Failure::Runtime(anyhow::anyhow!(match conflict {
+                Conflict::Email => "another user has this e-mail address",
+                Conflict::NoTeam => "there is no such team: litespend team create",
+                _ => "there is such a user already",
+            }))
+        })?;
         println!("{}", user.user_id);
         Ok(())
     })

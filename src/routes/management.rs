@@ -113,7 +113,11 @@ pub async fn delete_keys(
     for token in &tokens {
         state.keys.forget(token).await;
     }
-    let deleted: Vec<String> = keys.into_iter().map(|key| if key.starts_with("sk-") { key_filter(&key) } else { key }).chain(aliases).collect();
+    let deleted: Vec<String> = keys
+        .into_iter()
+        .map(|key| if key.starts_with("sk-") { key_filter(&key) } else { key })
+        .chain(aliases)
+        .collect();
     Ok(Json(Map::from_iter([("deleted_keys".to_owned(), json!(deleted))])))
 }
 
@@ -257,8 +261,10 @@ pub async fn create_user(
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
 ) -> Result<RowResponse, ApiError> {
-    let mut of_key: Map<String, Value> =
-        ["key_alias", "duration", "key"].iter().filter_map(|name| Some(((*name).to_owned(), body.get(*name)?.clone()))).collect();
+    let mut of_key: Map<String, Value> = ["key_alias", "duration", "key"]
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), body.get(*name)?.clone())))
+        .collect();
     let mut fields = Fields::new(body);
     let user = management::new_user(&mut fields);
     let wants_key = fields.boolean("auto_create_key").unwrap_or(true);
@@ -271,7 +277,9 @@ pub async fn create_user(
     let mut connection = for_change(&state).await?;
     let mut transaction = connection.begin().await?;
     let created = store::create_user(&mut transaction, &user).await?;
-    let id = |conflict| if conflict == Conflict::Email { user.user_email.as_deref().unwrap_or_default() } else { user.user_id.as_str() };
+    let id = |conflict| {
+        if conflict == Conflict::Email { user.user_email.as_deref().unwrap_or_default() } else { user.user_id.as_str() }
+    };
     let mut row = created.map_err(|conflict| refusal(conflict, id(conflict)))?;
     row.insert("key".into(), "".into());
     if wants_key {

@@ -91,9 +91,13 @@ pub async fn record_usage(
     request: Request,
 ) -> Result<Json<UsageResponse>, ApiError> {
     let (headers, body, _room) = read(&state, request).await?;
-    let drafts = drafts(&state, &caller, body, move |body| records(&headers, body), |json, booking, pricer, now| {
-        fields::parse::<UsageRecord>(json)?.into_draft(booking, pricer, now)
-    })
+    let drafts = drafts(
+        &state,
+        &caller,
+        body,
+        move |body| records(&headers, body),
+        |json, booking, pricer, now| fields::parse::<UsageRecord>(json)?.into_draft(booking, pricer, now),
+    )
     .await?;
     book(&state, drafts).await
 }
@@ -113,9 +117,13 @@ pub async fn record_litellm_usage(
     request: Request,
 ) -> Result<Json<UsageResponse>, ApiError> {
     let (headers, body, _room) = read(&state, request).await?;
-    let drafts = drafts(&state, &caller, body, move |body| payloads(&headers, body), |json, booking, pricer, now| {
-        fields::parse::<Payload>(json)?.into_draft(booking, pricer, now)
-    })
+    let drafts = drafts(
+        &state,
+        &caller,
+        body,
+        move |body| payloads(&headers, body),
+        |json, booking, pricer, now| fields::parse::<Payload>(json)?.into_draft(booking, pricer, now),
+    )
     .await?;
     book(&state, drafts).await
 }
@@ -152,7 +160,9 @@ async fn drafts(
     let small = body.len() <= SMALL_BODY;
     let work = move || {
         let Some(booking) = Booking::of(&caller, &master_hash) else {
-            return Err(ApiError::forbidden("proxy_admin_viewer sees everything and changes nothing: it can't book usage"));
+            return Err(ApiError::forbidden(
+                "proxy_admin_viewer sees everything and changes nothing: it can't book usage",
+            ));
         };
         let read = |json: &str| parse(json, &booking, &pricer, now).map_err(|error| (named_id(json), error));
         Ok(split(&body)?.into_iter().map(read).collect())

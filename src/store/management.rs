@@ -118,7 +118,10 @@ pub async fn create_key(connection: &mut PgConnection, key: &NewKey) -> Result<R
     }
     if let Some(alias) = &key.key_alias {
         // Two at once must not both find the alias free.
-        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))").bind(alias).execute(&mut *transaction).await?;
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+            .bind(alias)
+            .execute(&mut *transaction)
+            .await?;
         let taken: bool =
             sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM "LiteLLM_VerificationToken" WHERE key_alias = $1)"#)
                 .bind(alias)
@@ -396,12 +399,16 @@ pub struct NewUser {
 pub async fn create_user(connection: &mut PgConnection, user: &NewUser) -> Result<Result<Row, Conflict>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     if let Some(email) = &user.user_email {
-        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended(lower($1), 1))").bind(email).execute(&mut *transaction).await?;
-        let taken: bool =
-            sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM "LiteLLM_UserTable" WHERE lower(user_email) = lower($1))"#)
-                .bind(email)
-                .fetch_one(&mut *transaction)
-                .await?;
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended(lower($1), 1))")
+            .bind(email)
+            .execute(&mut *transaction)
+            .await?;
+        let taken: bool = sqlx::query_scalar(
+            r#"SELECT EXISTS (SELECT FROM "LiteLLM_UserTable" WHERE lower(user_email) = lower($1))"#,
+        )
+        .bind(email)
+        .fetch_one(&mut *transaction)
+        .await?;
         if taken {
             return Ok(Err(Conflict::Email));
         }
@@ -440,11 +447,13 @@ pub async fn create_user(connection: &mut PgConnection, user: &NewUser) -> Resul
         if joined.rows_affected() == 0 {
             return Ok(Err(Conflict::NoTeam));
         }
-        sqlx::query(r#"INSERT INTO "LiteLLM_TeamMembership" (user_id, team_id) VALUES ($1, $2) ON CONFLICT DO NOTHING"#)
-            .bind(&user.user_id)
-            .bind(team_id)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            r#"INSERT INTO "LiteLLM_TeamMembership" (user_id, team_id) VALUES ($1, $2) ON CONFLICT DO NOTHING"#,
+        )
+        .bind(&user.user_id)
+        .bind(team_id)
+        .execute(&mut *transaction)
+        .await?;
     }
     transaction.commit().await?;
     Ok(Ok(shown(row)))

@@ -234,7 +234,10 @@ fn is_conflict(error: &sqlx::Error) -> bool {
 }
 
 /// The rows with their owners, in order; an error where the key is unknown.
-async fn with_owners(connection: &mut PgConnection, drafts: &[&Draft]) -> Result<Vec<Result<UsageRow, String>>, Attempt> {
+async fn with_owners(
+    connection: &mut PgConnection,
+    drafts: &[&Draft],
+) -> Result<Vec<Result<UsageRow, String>>, Attempt> {
     let mut tokens: Vec<&str> =
         drafts.iter().filter(|draft| draft.owner != Owner::Given).map(|draft| draft.row.api_key.as_str()).collect();
     tokens.sort_unstable();

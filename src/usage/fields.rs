@@ -64,8 +64,9 @@ impl<'de> Deserialize<'de> for Instant {
 pub fn instant(name: &str, value: &Instant, now: DateTime<Utc>) -> Result<NaiveDateTime, String> {
     let parsed = match value {
         Instant::Epoch(seconds) => epoch(name, *seconds)?,
-        Instant::Text(text) => parse_instant(text)
-            .ok_or_else(|| format!("{name}: expected an RFC 3339 timestamp such as 2026-03-01T18:30:00Z, or epoch seconds"))?,
+        Instant::Text(text) => parse_instant(text).ok_or_else(|| {
+            format!("{name}: expected an RFC 3339 timestamp such as 2026-03-01T18:30:00Z, or epoch seconds")
+        })?,
     };
     if parsed.timestamp() < EARLIEST {
         return Err(format!("{name}: is before the year 2000"));

@@ -28,9 +28,8 @@ pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draf
     let metadata = reader.object("metadata")?;
     let usage = ["usage_object", "additional_usage_values"].iter().find_map(|name| metadata.get(*name)?.as_object());
     let used = usage.and_then(|usage| Usage::from_any(usage).ok()).unwrap_or_default();
-    let cached = |count: fn(&Usage) -> Option<u64>| {
-        count(&used).and_then(|count| i64::try_from(count).ok()).unwrap_or(0)
-    };
+    let cached =
+        |count: fn(&Usage) -> Option<u64>| count(&used).and_then(|count| i64::try_from(count).ok()).unwrap_or(0);
     let cache_read_tokens = cached(|used| Some(used.prompt.as_ref()?.cached));
     let cache_creation_tokens = cached(|used| Some(used.prompt.as_ref()?.cache_write));
     let of_metadata = metadata.get("status").and_then(Value::as_str).map(str::to_owned);

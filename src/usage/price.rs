@@ -20,7 +20,9 @@ const COUNTS: [&str; 7] = [
 /// Reads a usage object of any provider's API. One without any count is a mistake, not a call without tokens.
 pub fn read_usage(usage: &Map<String, Value>) -> Result<Usage, String> {
     if !COUNTS.iter().any(|name| usage.contains_key(*name)) {
-        return Err("usage: has none of the counts prompt_tokens, completion_tokens, input_tokens, output_tokens".into());
+        return Err(
+            "usage: has none of the counts prompt_tokens, completion_tokens, input_tokens, output_tokens".into()
+        );
     }
     let read = if usage.contains_key("input_tokens") && !usage.contains_key("output_tokens") {
         // Without an answer, as of embeddings.

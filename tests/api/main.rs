@@ -11,5 +11,7 @@
 mod support;
 
 mod conformance;
-mod spend_usage;
+mod management;
 mod rollups;
+mod spend_usage;
+mod spend_usage_exactly_once;

@@ -91,7 +91,12 @@ async fn what_was_booked_is_not_booked_again() {
     let first = json!({"records": [record("a", 1.0), record("b", 2.0), record("a", 5.0)]});
     let answer = app.post(PATH, MASTER_KEY, &first).await.json();
     let statuses = |answer: &Value| -> Vec<String> {
-        answer["results"].as_array().unwrap().iter().map(|result| format!("{} {}", result["status"].as_str().unwrap(), result["spend"])).collect()
+        answer["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|result| format!("{} {}", result["status"].as_str().unwrap(), result["spend"]))
+            .collect()
     };
     assert_eq!(statuses(&answer), ["recorded 1.0", "recorded 2.0", "duplicate 1.0"]);
     let second = json!({"records": [record("c", 4.0), record("b", 2.0), record("a", 1.0)]});
@@ -117,14 +122,23 @@ async fn a_bad_record_is_named_and_spoils_none() {
         (json!({"model": "m", "cost": 1e300}), "cost: is larger than"),
         (json!({"model": "m", "cost": "1"}), "cost: invalid type"),
         (json!({"model": "m", "cost": 1, "prompt_tokens": -1}), "prompt_tokens: must not be negative"),
-        (json!({"model": "m", "cost": 1, "prompt_tokens": 3_000_000_000_i64}), "prompt_tokens: is larger than 2147483647"),
+        (
+            json!({"model": "m", "cost": 1, "prompt_tokens": 3_000_000_000_i64}),
+            "prompt_tokens: is larger than 2147483647",
+        ),
         (
             json!({"model": "m", "cost": 1, "prompt_tokens": 2_000_000_000, "completion_tokens": 2_000_000_000}),
             "total_tokens: is larger than",
         ),
-        (json!({"model": "m", "cost": 1, "usage": {"prompt_tokens": "x"}}), "usage: The usage can't be read: prompt_tokens"),
+        (
+            json!({"model": "m", "cost": 1, "usage": {"prompt_tokens": "x"}}),
+            "usage: The usage can't be read: prompt_tokens",
+        ),
         (json!({"model": "m", "cost": 1, "start_time": "soon"}), "start_time: expected an RFC 3339"),
-        (json!({"model": "m", "cost": 1, "start_time": 1_772_323_200_000_i64}), "epoch seconds are expected, not milliseconds"),
+        (
+            json!({"model": "m", "cost": 1, "start_time": 1_772_323_200_000_i64}),
+            "epoch seconds are expected, not milliseconds",
+        ),
         (json!({"model": "m", "cost": 1, "start_time": "2126-01-01T00:00:00Z"}), "more than a day in the future"),
         (
             json!({"model": "m", "cost": 1, "start_time": "2026-03-02T00:00:00Z", "end_time": "2026-03-01T00:00:00Z"}),
@@ -132,7 +146,10 @@ async fn a_bad_record_is_named_and_spoils_none() {
         ),
         (json!({"model": "m\u{0}", "cost": 1}), "model: must not contain a NUL"),
         (json!({"model": "m", "cost": 1, "metadata": {"a": ["\u{0}"]}}), "metadata, usage: must not contain a NUL"),
-        (json!({"model": "m", "cost": 1, "idempotency_key": "x".repeat(513)}), "idempotency_key: is longer than 512 bytes"),
+        (
+            json!({"model": "m", "cost": 1, "idempotency_key": "x".repeat(513)}),
+            "idempotency_key: is longer than 512 bytes",
+        ),
         (json!({"model": "m", "cost": 1, "tags": ["x".repeat(300)]}), "tags: is longer than 256 bytes"),
         (json!({"model": "m", "cost": 1, "status": "maybe"}), "status: expected success or failure"),
         (json!({"model": "m", "cost": 1, "api_key": "sk-unknown"}), "api_key: there is no such key"),
@@ -213,10 +230,20 @@ async fn a_virtual_key_books_for_itself_only() {
     let row = app.get("/spend/logs?request_id=own", MASTER_KEY).await.json()[0].clone();
     assert_eq!((&row["user"], &row["team_id"]), (&json!("user-3"), &json!("team-0")));
 
-    insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_UserTable", &json!([{"user_id": "viewer", "user_role": "proxy_admin_viewer"},
-                                                   {"user_id": "admin", "user_role": "proxy_admin"}])).await;
-    insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_VerificationToken", &json!([{"token": hash_key("sk-viewer"), "user_id": "viewer"},
-                                                           {"token": hash_key("sk-admin"), "user_id": "admin"}])).await;
+    insert(
+        &mut app.pool.acquire().await.unwrap(),
+        "LiteLLM_UserTable",
+        &json!([{"user_id": "viewer", "user_role": "proxy_admin_viewer"},
+                                                   {"user_id": "admin", "user_role": "proxy_admin"}]),
+    )
+    .await;
+    insert(
+        &mut app.pool.acquire().await.unwrap(),
+        "LiteLLM_VerificationToken",
+        &json!([{"token": hash_key("sk-viewer"), "user_id": "viewer"},
+                                                           {"token": hash_key("sk-admin"), "user_id": "admin"}]),
+    )
+    .await;
     let record = json!({"api_key": owners::key(4), "model": "m", "cost": 1, "idempotency_key": "by-admin"});
     assert_eq!(app.post(PATH, "sk-viewer", &record).await.status, StatusCode::FORBIDDEN);
     assert_eq!(one(&app, "sk-admin", &record).await["status"], "recorded");
@@ -252,11 +279,17 @@ async fn a_providers_answer_says_model_usage_and_id() {
     assert_eq!(one(&app, &owners::key(0), &record).await["request_id"], "chatcmpl-9");
     assert_eq!(one(&app, &owners::key(0), &record).await["status"], "duplicate");
     let row = app.get("/spend/logs?request_id=chatcmpl-9", MASTER_KEY).await.json()[0].clone();
-    assert_eq!((&row["model"], &row["total_tokens"], &row["status"]), (&json!("gpt-4o-mini"), &json!(11), &json!("failure")));
+    assert_eq!(
+        (&row["model"], &row["total_tokens"], &row["status"]),
+        (&json!("gpt-4o-mini"), &json!(11), &json!("failure"))
+    );
     assert_consistent(&app.pool).await;
     // Without an id of its own every record is a new one.
     let anonymous = json!({"model": "m", "cost": 1});
-    assert_ne!(one(&app, &owners::key(0), &anonymous).await["request_id"], one(&app, &owners::key(0), &anonymous).await["request_id"]);
+    assert_ne!(
+        one(&app, &owners::key(0), &anonymous).await["request_id"],
+        one(&app, &owners::key(0), &anonymous).await["request_id"]
+    );
 }
 
 fn payload(id: &str, cost: f64) -> Value {
@@ -286,7 +319,10 @@ async fn litellms_callback_is_understood_in_its_three_formats() {
     let logs = app.get("/spend/logs?request_id=line-1", MASTER_KEY).await;
     assert!(!logs.text.contains("secret"), "{}", logs.text);
     let row = &logs.json()[0];
-    assert_eq!((&row["spend"], &row["session_id"], &row["request_duration_ms"]), (&json!(0.125), &json!("trace-1"), &json!(1250)));
+    assert_eq!(
+        (&row["spend"], &row["session_id"], &row["request_duration_ms"]),
+        (&json!(0.125), &json!("trace-1"), &json!(1250))
+    );
     assert_consistent(&app.pool).await;
 }
 
@@ -299,7 +335,10 @@ async fn litellms_owners_are_believed_from_admins_only() {
                                  "user_api_key_end_user_id": "customer"});
     assert_eq!(app.post(LITELLM, MASTER_KEY, &foreign).await.json()["recorded"], 1);
     let row = app.get("/spend/logs?request_id=foreign", MASTER_KEY).await.json()[0].clone();
-    assert_eq!((&row["user"], &row["team_id"], &row["end_user"]), (&json!("someone"), &json!("somewhere"), &json!("customer")));
+    assert_eq!(
+        (&row["user"], &row["team_id"], &row["end_user"]),
+        (&json!("someone"), &json!("somewhere"), &json!("customer"))
+    );
 
     foreign["id"] = json!("stolen");
     let refused = app.post(LITELLM, &owners::key(1), &foreign).await.json();
@@ -336,7 +375,10 @@ async fn what_brings_no_cost_is_priced() {
     for (record, expected) in [
         (json!({"model": "gpt-4o"}), "there is nothing to price"),
         (json!({"model": "gpt-4o", "usage": {"promt_tokens": 5}}), "usage: has none of the counts"),
-        (json!({"model": "gpt-4o", "prompt_tokens": 1, "usage": {"prompt_tokens": 5}}), "either the counts of tokens or a usage object"),
+        (
+            json!({"model": "gpt-4o", "prompt_tokens": 1, "usage": {"prompt_tokens": 5}}),
+            "either the counts of tokens or a usage object",
+        ),
         (json!({"model": "unheard-of", "prompt_tokens": 5}), "cost: is missing, and: "),
     ] {
         let result = one(&app, &owners::key(0), &record).await;

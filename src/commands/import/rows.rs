@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 const LONGEST_LINE: u64 = 64 * 1024 * 1024;
 
 /// Takes a row: its line, its text if asked for, and its fields or what is wrong with it. An error ends the reading.
-pub type TakeRow<'a> = dyn FnMut(u64, &dyn Fn() -> String, Result<Map<String, Value>, String>) -> anyhow::Result<()> + 'a;
+pub type TakeRow<'a> =
+    dyn FnMut(u64, &dyn Fn() -> String, Result<Map<String, Value>, String>) -> anyhow::Result<()> + 'a;
 
 /// The rows of a file.
 pub struct Rows {
@@ -116,8 +117,7 @@ impl Rows {
     fn csv(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(&mut self.input);
         let headers = reader.byte_headers().context("cannot read the header")?.clone();
-        let headers: Vec<String> =
-            headers.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
+        let headers: Vec<String> = headers.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
         if !headers.iter().any(|name| name == "request_id") {
             bail!("neither JSON nor CSV with a header that names request_id (\\copy ... WITH (FORMAT csv, HEADER))");
         }

@@ -48,10 +48,24 @@ impl<'a> Totals<'a> {
 macro_rules! add_to {
     ($table:literal, $id:literal, $set:literal) => {
         concat!(
-            "WITH locked AS MATERIALIZED (SELECT ", $id, " AS id FROM \"", $table, "\" WHERE ", $id, " = ANY ($1) ",
-            "ORDER BY ", $id, " COLLATE \"C\" FOR NO KEY UPDATE) ",
-            "UPDATE \"", $table, "\" AS t SET ", $set, " ",
-            "FROM locked JOIN unnest($1::text[], $2::float8[]) AS new (id, spend) USING (id) WHERE t.", $id, " = locked.id"
+            "WITH locked AS MATERIALIZED (SELECT ",
+            $id,
+            " AS id FROM \"",
+            $table,
+            "\" WHERE ",
+            $id,
+            " = ANY ($1) ",
+            "ORDER BY ",
+            $id,
+            " COLLATE \"C\" FOR NO KEY UPDATE) ",
+            "UPDATE \"",
+            $table,
+            "\" AS t SET ",
+            $set,
+            " ",
+            "FROM locked JOIN unnest($1::text[], $2::float8[]) AS new (id, spend) USING (id) WHERE t.",
+            $id,
+            " = locked.id"
         )
     };
 }
@@ -70,10 +84,7 @@ pub async fn add(connection: &mut PgConnection, totals: &Totals<'_>) -> Result<(
         ),
         (&totals.users, add_to!("LiteLLM_UserTable", "user_id", "spend = t.spend + new.spend")),
         (&totals.teams, add_to!("LiteLLM_TeamTable", "team_id", "spend = t.spend + new.spend")),
-        (
-            &totals.organizations,
-            add_to!("LiteLLM_OrganizationTable", "organization_id", "spend = t.spend + new.spend"),
-        ),
+        (&totals.organizations, add_to!("LiteLLM_OrganizationTable", "organization_id", "spend = t.spend + new.spend")),
     ];
     for (amounts, statement) in statements {
         if !amounts.is_empty() {

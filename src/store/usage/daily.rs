@@ -139,11 +139,7 @@ pub async fn add(connection: &mut PgConnection, days: &Days<'_>) -> Result<(), s
     Ok(())
 }
 
-async fn upsert(
-    connection: &mut PgConnection,
-    statement: &'static str,
-    table: &Table<'_>,
-) -> Result<(), sqlx::Error> {
+async fn upsert(connection: &mut PgConnection, statement: &'static str, table: &Table<'_>) -> Result<(), sqlx::Error> {
     macro_rules! key {
         ($take:expr) => {
             table.keys().map($take).collect::<Vec<_>>()
