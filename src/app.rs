@@ -83,6 +83,8 @@ impl AppState {
 
     /// Reads the allow list; where the database has none, the config file's stands.
     pub async fn refresh_allow_list(&self) -> Result<(), sqlx::Error> {
+        // A change made here meanwhile must not be replaced by what was read before it.
+        let _turn = self.allow_list.turn().await;
         let mut connection = self.pool.acquire().await?;
         let stored = store::allowed_ips::read(&mut connection).await?;
         self.allow_list.replace(AllowedAddresses { entries: stored.or_else(|| self.settings.allowed_ips.clone()) });

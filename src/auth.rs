@@ -27,9 +27,9 @@ pub enum Role {
     Admin,
     /// `proxy_admin_viewer`: sees everything, changes nothing.
     AdminViewer,
-    /// `internal_user`.
+    /// `internal_user`, and a user without a role.
     InternalUser,
-    /// `internal_user_viewer`, and a user without a role.
+    /// `internal_user_viewer`.
     InternalUserViewer,
     /// A key without a user, a user that does not exist, a role that LiteLLM does not have.
     Unknown,
@@ -41,8 +41,8 @@ impl Role {
         match stored {
             Some("proxy_admin") => Self::Admin,
             Some("proxy_admin_viewer") => Self::AdminViewer,
-            Some("internal_user") => Self::InternalUser,
-            Some("internal_user_viewer") | None => Self::InternalUserViewer,
+            Some("internal_user") | None => Self::InternalUser,
+            Some("internal_user_viewer") => Self::InternalUserViewer,
             Some(_) => Self::Unknown,
         }
     }

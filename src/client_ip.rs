@@ -15,6 +15,10 @@ pub fn canonical(address: IpAddr) -> IpAddr {
 
 /// An address or CIDR range, with IPv4-mapped IPv6 reduced to IPv4; `None` where the text is neither.
 pub fn parse_network(text: &str) -> Option<IpNetwork> {
+    // A prefix length is digits: no netmask in dots, no sign.
+    if text.split_once('/').is_some_and(|(_, prefix)| !prefix.bytes().all(|byte| byte.is_ascii_digit())) {
+        return None;
+    }
     let network = IpNetwork::from_str(text).ok()?;
     match network {
         IpNetwork::V6(v6) if v6.prefix() >= 96 => match v6.ip().to_ipv4_mapped() {
@@ -34,7 +38,9 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, use_forwarded_for: bool
     if !use_forwarded_for || !is_trusted(client) {
         return client;
     }
-    let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
+    // A line that is not text must not be skipped: what stands left of it would count then.
+    let lines = headers.get_all("x-forwarded-for").iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
+    let lines: Vec<_> = lines.collect();
     for entry in lines.iter().rev().flat_map(|line| line.split(',').rev()) {
         let Some(address) = parse_forwarded(entry.trim()) else { break };
         client = canonical(address);
@@ -74,29 +80,39 @@ impl AllowedAddresses {
 
     /// The stored entry that means the same as `text`.
     pub fn find(&self, text: &str) -> Option<&str> {
-        let wanted = parse_network(text);
+        // Bits behind the prefix mean nothing.
+        let meaning = |text: &str| parse_network(text).map(|network| (network.network(), network.prefix()));
+        let wanted = meaning(text);
         self.entries
             .iter()
             .flatten()
-            .find(|entry| *entry == text || (wanted.is_some() && parse_network(entry) == wanted))
+            .find(|entry| *entry == text || (wanted.is_some() && meaning(entry) == wanted))
             .map(String::as_str)
     }
 }
 
 /// The current allow list, shared by all requests and replaced whole.
 #[derive(Clone, Debug, Default)]
-pub struct AllowList(Arc<RwLock<Arc<AllowedAddresses>>>);
+pub struct AllowList {
+    list: Arc<RwLock<Arc<AllowedAddresses>>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
 
 impl AllowList {
     /// The list as it stands.
     pub fn current(&self) -> Arc<AllowedAddresses> {
         // The lock guards one pointer; a poisoned one still holds a whole list.
-        Arc::clone(&self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        Arc::clone(&self.list.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Held from reading or changing the stored list until it is replaced here, so that the newest one stays.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Replaces the list.
     pub fn replace(&self, list: AllowedAddresses) {
-        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(list);
+        *self.list.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(list);
     }
 }
 
@@ -129,6 +145,8 @@ mod tests {
         assert!(!list(&["junk"]).allows(ip("1.2.3.4")));
         assert!(AllowedAddresses::default().allows(ip("1.2.3.4")));
         assert_eq!(allowed.find("192.168.1.5"), Some("::ffff:192.168.1.5"));
+        assert_eq!(allowed.find("10.9.9.9/8"), Some("10.0.0.0/8"));
+        assert_eq!(allowed.find("10.0.0.0"), None);
     }
 
     #[test]
@@ -142,5 +160,23 @@ mod tests {
         assert_eq!(address("10.0.0.1", false), "10.0.0.1");
         assert_eq!(address("9.9.9.9", true), "9.9.9.9");
         assert_eq!(address("::ffff:10.0.0.1", true), "1.2.3.4");
+    }
+
+    #[test]
+    fn an_unreadable_forwarded_line_does_not_uncover_the_one_before() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "6.6.6.6".parse().expect("a header"));
+        let unreadable = axum::http::HeaderValue::from_bytes(b"\xff, 1.2.3.4").expect("a header");
+        headers.append("x-forwarded-for", unreadable);
+        let trusted = [parse_network("10.0.0.0/8").expect("a range")];
+        assert_eq!(client_address(ip("10.0.0.1"), &headers, true, &trusted), ip("1.2.3.4"));
+    }
+
+    #[test]
+    fn prefixes_are_digits() {
+        for text in ["10.0.0.0/255.0.0.0", "10.0.0.0/+8", "10.0.0.0/", "10.0.0.0/33", " 10.0.0.1", "10.1", "::1%lo", ""]
+        {
+            assert_eq!(parse_network(text), None, "{text:?}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::client_ip::parse_network;
+use crate::upstream::{self, Target};
 
 /// LiteLLM's Budget & Spend Tracking API, served from Rust.
 #[derive(Debug, Parser)]
@@ -147,6 +148,15 @@ pub struct ServeArgs {
     #[arg(long, env = "PRICES_REFRESH", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=604_800))]
     pub prices_refresh: Option<u64>,
 
+    /// A LiteLLM to pass everything on to that litespend does not serve.
+    #[arg(long, env = "LITELLM_UPSTREAM_URL", value_name = "URL", value_parser = Target::parse)]
+    pub upstream: Option<Target>,
+
+    /// With an upstream: serve these paths only (`/spend/logs`, `/spend/*`) and pass the rest on.
+    #[arg(long, env = "SERVE_ONLY", value_delimiter = ',', requires = "upstream", value_parser = served_path,
+          value_name = "PATH,...")]
+    pub serve_only: Vec<String>,
+
     /// Form of the log.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -166,6 +176,15 @@ pub struct HealthcheckArgs {
 
 fn network(text: &str) -> Result<IpNetwork, String> {
     parse_network(text.trim()).ok_or_else(|| "not an address or CIDR range".to_owned())
+}
+
+fn served_path(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if crate::router::ROUTES.iter().any(|rule| upstream::covers(text, rule.path)) {
+        Ok(text.to_owned())
+    } else {
+        Err("litespend serves no such path".to_owned())
+    }
 }
 
 /// What litespend reads of LiteLLM's `config.yaml`.
@@ -292,6 +311,10 @@ pub struct Settings {
     pub manage_litellm_keys: bool,
     /// Time to the first byte of an answer.
     pub request_timeout: Duration,
+    /// The LiteLLM behind, if there is one.
+    pub upstream: Option<Target>,
+    /// With one: the paths served here; empty means all.
+    pub serve_only: Vec<String>,
 }
 
 /// A key that can serve as the master key, or why not.

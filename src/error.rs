@@ -48,6 +48,8 @@ pub enum ErrorType {
     BadRequest,
     /// The request's content can't be used.
     InvalidRequest,
+    /// The caller may not see what it asked for.
+    Permission,
     /// The reference's name for a bad date on `/spend/*` and `/global/spend/tags`.
     InternalError,
     /// The reference's name for a bad date on `/global/spend/report`, and for failures of the server.
@@ -56,6 +58,8 @@ pub enum ErrorType {
     NoDatabaseConnection,
     /// No answer in time.
     Timeout,
+    /// The server behind this one can't be reached.
+    UpstreamUnavailable,
 }
 
 impl ErrorType {
@@ -68,10 +72,12 @@ impl ErrorType {
             Self::NotFound => "not_found_error",
             Self::BadRequest => "bad_request",
             Self::InvalidRequest => "invalid_request_error",
+            Self::Permission => "permission_error",
             Self::InternalError => "internal_error",
             Self::InternalServerError => "internal_server_error",
             Self::NoDatabaseConnection => "no_db_connection",
             Self::Timeout => "timeout_error",
+            Self::UpstreamUnavailable => "upstream_unavailable",
         }
     }
 }
@@ -128,6 +134,9 @@ pub enum ApiError {
         /// The limit, in seconds.
         seconds: u64,
     },
+    /// The server behind this one can't be reached or gave no answer: 502.
+    #[error("the upstream is not available")]
+    Upstream(String),
     /// A failure of ours: 500 and nothing more.
     #[error("internal error: {0}")]
     Internal(String),
@@ -172,6 +181,11 @@ impl ApiError {
         Self::NestedDetail { status, message: message.into() }
     }
 
+    /// 504 for a query that the session's statement timeout ended.
+    pub fn statement_timeout() -> Self {
+        Self::Timeout { seconds: crate::store::STATEMENT_TIMEOUT_SECONDS }
+    }
+
     /// Status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -181,6 +195,7 @@ impl ApiError {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Internal(_) | Self::Database(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -207,6 +222,9 @@ impl ApiError {
             ),
             Self::Timeout { seconds } => {
                 envelope(ErrorType::Timeout, status, &format!("No answer within the limit of {seconds} seconds."), None)
+            }
+            Self::Upstream(_) => {
+                envelope(ErrorType::UpstreamUnavailable, status, "The upstream server is not available.", None)
             }
             Self::Internal(_) | Self::Database(_) => {
                 envelope(ErrorType::InternalServerError, status, "Internal server error", None)
@@ -236,7 +254,7 @@ impl IntoResponse for ApiError {
                     response.extensions_mut().insert(Cause(cause.to_string()));
                 }
             }
-            Self::Internal(cause) => {
+            Self::Upstream(cause) | Self::Internal(cause) => {
                 response.extensions_mut().insert(Cause(cause.clone()));
             }
             Self::Database(cause) => {
@@ -253,14 +271,16 @@ impl From<sqlx::Error> for ApiError {
         if is_unavailable(&error) {
             return Self::Unavailable(Some(error));
         }
-        // 57014: the statement timeout of the session ended the query.
-        if let sqlx::Error::Database(database) = &error
-            && database.code().as_deref() == Some("57014")
-        {
-            return Self::Timeout { seconds: crate::store::STATEMENT_TIMEOUT_SECONDS };
+        if is_statement_timeout(&error) {
+            return Self::statement_timeout();
         }
         Self::Database(error)
     }
+}
+
+/// Whether the session's statement timeout ended the query (57014).
+pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("57014"))
 }
 
 /// Whether the error says that the database is away or full, rather than that a statement is wrong.

@@ -66,16 +66,44 @@ impl QueryReader {
         Some(value)
     }
 
+    /// A number, if given.
+    pub fn optional_number(&mut self, name: &str) -> Option<f64> {
+        let text = self.text(name)?;
+        let number = text.trim().parse().ok();
+        if number.is_none() {
+            let message = "Input should be a valid number, unable to parse string as a number";
+            self.errors.push(FieldError::query(name, "float_parsing", message));
+        }
+        number
+    }
+
+    /// A text that has to be given, and not empty.
+    pub fn required_text(&mut self, name: &str) -> String {
+        let given = self.pairs.iter().any(|(key, _)| key == name);
+        let text = self.text(name);
+        if !given {
+            self.errors.push(FieldError::query(name, "missing", "Field required"));
+        } else if text.as_deref() == Some("") {
+            self.errors.push(FieldError::query(name, "string_too_short", "String should have at least 1 character"));
+        }
+        text.unwrap_or_default()
+    }
+
     /// A truth value in any of the spellings that pydantic takes, or `default` where it is not given.
     pub fn boolean(&mut self, name: &str, default: bool) -> bool {
-        let Some(text) = self.text(name) else { return default };
+        self.optional_boolean(name).unwrap_or(default)
+    }
+
+    /// A truth value in any of the spellings that pydantic takes, if given.
+    pub fn optional_boolean(&mut self, name: &str) -> Option<bool> {
+        let text = self.text(name)?;
         match text.to_ascii_lowercase().as_str() {
-            "true" | "1" | "on" | "yes" | "t" | "y" => true,
-            "false" | "0" | "off" | "no" | "f" | "n" => false,
+            "true" | "1" | "on" | "yes" | "t" | "y" => Some(true),
+            "false" | "0" | "off" | "no" | "f" | "n" => Some(false),
             _ => {
                 let message = "Input should be a valid boolean, unable to interpret input";
                 self.errors.push(FieldError::query(name, "bool_parsing", message));
-                default
+                None
             }
         }
     }
@@ -109,6 +137,14 @@ impl QueryReader {
 pub trait FromQuery: Sized {
     /// Reads the fields; what is wrong with them stays in the reader.
     fn from_query(reader: &mut QueryReader) -> Self;
+}
+
+/// Two sets in one query string, whose errors are reported together.
+impl<A: FromQuery, B: FromQuery> FromQuery for (A, B) {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        let first = A::from_query(reader);
+        (first, B::from_query(reader))
+    }
 }
 
 /// The query parameters of a request.

@@ -7,7 +7,7 @@
 //!    database; [`shutdown`].
 //! 3. [`app`]: the state and the one constructor of the application; [`router`]: every route, who may call it, and
 //!    the layers around it.
-//! 4. [`auth`], [`client_ip`]: who calls and from where; [`extract`], [`error`]: requests in, refusals out.
+//! 4. [`auth`], [`client_ip`]: who calls and from where; [`upstream`]: what is passed on to a LiteLLM; [`extract`], [`error`]: requests in, refusals out.
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
 //!    [`openapi`]: the document.
 //! 6. [`usage`]: booking what was measured elsewhere; [`management`]: keys, teams and users; [`store`]: all SQL; [`pricing`]: what a call costs. The last
@@ -37,4 +37,5 @@ pub mod server;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod upstream;
 pub mod usage;

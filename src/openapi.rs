@@ -1,10 +1,13 @@
 //! The OpenAPI document and the page that shows it. The document is generated from the handlers; the page's
 //! files are compiled in, so that it works without internet access.
 
+mod shared;
+
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
@@ -21,6 +24,9 @@ pub const USAGE_TAG: &str = "Recording usage";
 
 /// The tag of keys, teams and users.
 pub const MANAGEMENT_TAG: &str = "Keys, teams and users";
+
+/// The tag of what LiteLLM's dashboard and reports read beyond those.
+pub const DASHBOARD_TAG: &str = "Dashboard";
 
 /// The name of the security scheme.
 pub const SECURITY: &str = "APIKeyHeader";
@@ -47,7 +53,13 @@ pub fn base() -> OpenApi {
 
 /// The whole document.
 pub fn document() -> OpenApi {
-    crate::router::documented().split_for_parts().1
+    finish(crate::router::documented().split_for_parts().1)
+}
+
+/// Adds to the document what all operations share.
+pub fn finish(mut document: OpenApi) -> OpenApi {
+    shared::complete_document(&mut document);
+    document
 }
 
 /// The whole document as YAML: what `litespend openapi` prints and `openapi.yaml` holds.
@@ -68,15 +80,21 @@ pub async fn docs_page() -> Result<Response, ApiError> {
 }
 
 /// `GET /docs/...`: the files of the page.
-pub async fn docs_file(Path(name): Path<String>) -> Result<Response, ApiError> {
+pub async fn docs_file(name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    // A name that is not text names no file.
+    let Path(name) = name.map_err(|_| not_found())?;
     let file = file(&name)?;
     Ok(([(header::CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response())
+}
+
+fn not_found() -> ApiError {
+    ApiError::detail(StatusCode::NOT_FOUND, "Not Found")
 }
 
 fn file(name: &str) -> Result<SwaggerFile<'static>, ApiError> {
     match utoipa_swagger_ui::serve(name, Arc::new(Config::from("/openapi.json"))) {
         Ok(Some(file)) => Ok(file),
-        Ok(None) => Err(ApiError::detail(StatusCode::NOT_FOUND, "Not Found")),
+        Ok(None) => Err(not_found()),
         Err(error) => Err(ApiError::Internal(error.to_string())),
     }
 }

@@ -21,9 +21,11 @@ mod cost;
 mod custom;
 mod encoding;
 mod images;
+mod lookup;
 mod off_peak;
 mod prices;
 mod provider;
+mod provider_lists;
 mod request;
 mod response;
 mod size_class;
@@ -198,7 +200,15 @@ impl Pricer {
         now: DateTime<Utc>,
     ) -> Result<Calculation, PricingError> {
         self.price_used(
-            Used { model, provider, usage: Some(usage), tier: usage.tier(), characters: None, cites_urls: false },
+            Used {
+                model,
+                provider,
+                usage: Some(usage),
+                tier: usage.tier(),
+                characters: None,
+                milliseconds: None,
+                cites_urls: false,
+            },
             now,
         )
     }
@@ -230,6 +240,7 @@ impl Pricer {
                 usage,
                 tier,
                 characters: Some(response.characters),
+                milliseconds: response.milliseconds,
                 cites_urls: response.cites_urls,
             },
             now,
@@ -261,6 +272,7 @@ impl Pricer {
             tier: used.tier,
             prompt_characters: None,
             completion_characters: used.characters,
+            milliseconds: used.milliseconds,
             now,
         };
         let mut bill = cost::bill(&resolved, billed)?;
@@ -352,8 +364,14 @@ impl Pricer {
             None
         };
         let usage = Usage::of_prompt(tokens);
-        let billed =
-            Billed { usage: &usage, tier: Tier::Standard, prompt_characters, completion_characters: None, now };
+        let billed = Billed {
+            usage: &usage,
+            tier: Tier::Standard,
+            prompt_characters,
+            completion_characters: None,
+            milliseconds: None,
+            now,
+        };
         let bill = cost::bill(resolved, billed)?;
         calculation(resolved, &usage, bill)
     }
@@ -367,6 +385,7 @@ struct Used<'a> {
     usage: Option<&'a Usage>,
     tier: Tier,
     characters: Option<u64>,
+    milliseconds: Option<Decimal>,
     cites_urls: bool,
 }
 

@@ -22,10 +22,11 @@ use crate::client_ip;
 use crate::error::ApiError;
 use crate::openapi;
 use crate::routes::{
-    allowed_ips, daily_activity, health, management, spend_calculate, spend_logs, spend_report, spend_reset,
-    spend_tags, spend_usage,
+    activity, allowed_ips, daily_activity, global_activity, health, log_pages, log_rows, management, scoped_report,
+    spend_calculate, spend_logs, spend_report, spend_reset, spend_tables, spend_tags, spend_usage, team_activity,
 };
 use crate::telemetry::{self, KeyPrefix};
+use crate::upstream::{self, Upstream};
 
 /// A path, its methods as `Allow` lists them, and who may call it.
 pub struct Rule {
@@ -64,6 +65,27 @@ pub const ROUTES: &[Rule] = &[
     rule("/team/list", "GET", Access::AdminRead),
     rule("/user/new", "POST", Access::AdminWrite),
     rule("/user/info", "GET", Access::AdminRead),
+    rule("/user/daily/activity/aggregated", "GET", Access::AnyKey),
+    rule("/user/daily/activity/aggregated/keys", "GET", Access::AnyKey),
+    rule("/user/daily/activity/aggregated/users", "GET", Access::AnyKey),
+    rule("/user/daily/activity/aggregated/model_top_keys", "GET", Access::AnyKey),
+    rule("/team/daily/activity", "GET", Access::AnyKey),
+    rule("/team/daily/activity/aggregated", "GET", Access::AnyKey),
+    rule("/tag/daily/activity/aggregated", "GET", Access::Spend),
+    rule("/spend/logs/v2", "GET", Access::Spend),
+    rule("/spend/logs/ui", "GET", Access::Spend),
+    rule("/spend/logs/ui/{request_id}", "GET", Access::Spend),
+    rule("/spend/logs/session/ui", "GET", Access::Spend),
+    rule("/spend/keys", "GET", Access::Spend),
+    rule("/spend/users", "GET", Access::Spend),
+    rule("/key/spend/report", "GET", Access::Spend),
+    rule("/user/spend/report", "GET", Access::Spend),
+    rule("/team/spend/report", "GET", Access::Spend),
+    rule("/global/activity", "GET", Access::InternalUsers),
+    rule("/global/activity/model", "GET", Access::InternalUsers),
+    rule("/global/spend/provider", "GET", Access::GlobalSpend),
+    rule("/global/spend/all_tag_names", "GET", Access::GlobalSpend),
+    rule("/global/all_end_users", "GET", Access::AdminRead),
     rule("/health/liveliness", "GET", Access::Probe),
     rule("/health/liveness", "GET", Access::Probe),
     rule("/health/readiness", "GET", Access::Public),
@@ -99,17 +121,45 @@ pub fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(management::list_teams))
         .routes(routes!(management::create_user))
         .routes(routes!(management::get_user_info))
+        .merge(dashboard())
         .routes(routes!(health::get_liveliness))
         .routes(routes!(health::get_liveness))
         .routes(routes!(health::get_readiness))
         .routes(routes!(health::get_metrics))
 }
 
-/// The application as one service: log, panics, authorisation, time limit, compression, handlers.
+/// What LiteLLM's dashboard and reports read beyond the published operations.
+fn dashboard() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(activity::get_user_activity))
+        .routes(routes!(activity::list_user_activity_keys))
+        .routes(routes!(activity::list_user_activity_users))
+        .routes(routes!(activity::list_model_top_keys))
+        .routes(routes!(team_activity::list_team_activity))
+        .routes(routes!(activity::get_team_activity))
+        .routes(routes!(activity::get_tag_activity))
+        .routes(routes!(log_pages::list_log_page))
+        .routes(routes!(log_pages::list_dashboard_logs))
+        .routes(routes!(log_rows::get_log_texts))
+        .routes(routes!(log_rows::list_session_logs))
+        .routes(routes!(spend_tables::list_spend_keys))
+        .routes(routes!(spend_tables::list_spend_users))
+        .routes(routes!(scoped_report::get_key_report))
+        .routes(routes!(scoped_report::get_user_report))
+        .routes(routes!(scoped_report::get_team_report))
+        .routes(routes!(global_activity::get_global_activity))
+        .routes(routes!(global_activity::list_model_activity))
+        .routes(routes!(global_activity::list_provider_spend))
+        .routes(routes!(global_activity::list_tag_names))
+        .routes(routes!(global_activity::list_end_users))
+}
+
+/// The application as one service: log, panics, time limit, authorisation, compression, handlers.
 pub fn build(state: AppState) -> Router {
     let (documented, document) = documented().split_for_parts();
+    let document = openapi::finish(document);
     let timeout = state.settings.request_timeout;
-    documented
+    let router = documented
         .route("/openapi.json", routing::get(move || openapi::serve(document.clone())))
         .route("/", routing::get(openapi::docs_page))
         .route("/docs", routing::get(openapi::docs_page))
@@ -117,8 +167,14 @@ pub fn build(state: AppState) -> Router {
         .route("/docs/{*rest}", routing::get(openapi::docs_file))
         .fallback(not_found)
         .layer(CompressionLayer::new())
-        .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
+        .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)));
+    // Outside of the time limit and the compression: what is passed on is not touched.
+    let router = match Upstream::of(&state.settings) {
+        Some(upstream) => router.layer(middleware::from_fn_with_state((state.clone(), upstream), upstream::pass_on)),
+        None => router,
+    };
+    router
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(state.clone(), telemetry::log_request))
         .with_state(state)
@@ -161,37 +217,41 @@ pub fn client_address(state: &AppState, request: &Request) -> Option<IpAddr> {
 /// Checks address, method, key and access, in this order, and leaves the caller in the request's extensions.
 async fn authorize(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     match admit(&state, &mut request).await {
-        Ok(prefix) => {
-            let mut response = next.run(request).await;
-            if let Some(prefix) = prefix {
-                response.extensions_mut().insert(prefix);
-            }
-            response
-        }
+        Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
 }
 
-async fn admit(state: &AppState, request: &mut Request) -> Result<Option<KeyPrefix>, ApiError> {
+async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let rule = path.as_ref().and_then(|path| ROUTES.iter().find(|rule| rule.path == path));
     if rule.is_none_or(|rule| rule.access != Access::Probe) {
         check_address(state, request)?;
     }
-    let Some(path) = path else { return Ok(None) };
+    let Some(path) = path else { return Ok(()) };
     let Some(rule) = rule else { return Err(ApiError::Internal(format!("route {path} has no access rule"))) };
     let open = matches!(rule.access, Access::Probe | Access::Public);
     if !method_allowed(rule, request.method(), open) {
         return Err(ApiError::MethodNotAllowed(rule.allow));
     }
     if open || (rule.path == "/metrics" && state.settings.metrics_public) {
-        return Ok(None);
+        return Ok(());
     }
     let caller = authenticate(state, request.headers(), rule).await?;
+    if let Some(prefix) = request.extensions().get::<KeyPrefix>() {
+        prefix.set(&caller);
+    }
     access::check(rule.access, rule.path, &caller)?;
-    let prefix = KeyPrefix::of(&caller);
     request.extensions_mut().insert(caller);
-    Ok(Some(prefix))
+    Ok(())
+}
+
+/// The rule of the route that the request matches, if its method is one of the route's.
+pub(crate) fn served_rule(request: &Request) -> Option<&'static Rule> {
+    let path = request.extensions().get::<MatchedPath>()?;
+    let rule = ROUTES.iter().find(|rule| rule.path == path.as_str())?;
+    let open = matches!(rule.access, Access::Probe | Access::Public);
+    method_allowed(rule, request.method(), open).then_some(rule)
 }
 
 /// HEAD is GET without the body for probes and pages; the API answers it 405, as the reference does.
@@ -199,7 +259,8 @@ fn method_allowed(rule: &Rule, method: &Method, open: bool) -> bool {
     rule.allow.split(',').any(|allowed| allowed == method.as_str()) || (open && method == Method::HEAD)
 }
 
-fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError> {
+/// 403 where the client's address is not on the list.
+pub(crate) fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError> {
     let list = state.allow_list.current();
     let allowed = match client_address(state, request) {
         Some(address) => list.allows(address),

@@ -4,6 +4,7 @@
 mod accept;
 mod database;
 mod master_key;
+mod stall;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -36,6 +37,12 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::Runtime(error)
     }
+}
+
+/// The first paragraph of a message of the command line's parser, as one line.
+pub fn in_one_line(message: &str) -> String {
+    let paragraph = message.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
+    paragraph.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// Reads the config file that the arguments name, if any.
@@ -74,6 +81,8 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         metrics_public: args.metrics_public,
         manage_litellm_keys: args.manage_litellm_keys,
         request_timeout: Duration::from_secs(args.request_timeout),
+        upstream: args.upstream.clone(),
+        serve_only: args.serve_only.clone(),
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);
@@ -91,8 +100,12 @@ async fn run(
     prices: Arc<Prices>,
     key_origin: &str,
 ) -> Result<(), Failure> {
+    let mut stop_requested = shutdown::requested().context("signals cannot be listened to")?;
     let pool = open.pool().map_err(Failure::Setting)?;
-    let (kind, version) = open.prepare(&pool).await?;
+    let (kind, version) = tokio::select! {
+        prepared = open.prepare(&pool) => prepared?,
+        () = &mut stop_requested => return Ok(()),
+    };
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address)
         .await
@@ -109,7 +122,7 @@ async fn run(
     let interval = args.prices_refresh.map(Duration::from_secs);
     let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(interval, stop.clone()));
     let fold = tokio::spawn(crate::folding::run(state.clone(), stop.clone()));
-    accept::serve(listener, build_router(state), shutdown::requested()).await;
+    accept::serve(listener, build_router(state), stop_requested).await;
     stop.cancel();
     let _ = tokio::join!(refresh, fold, async { prices.abort() });
     // Connections that a cut-off request still holds are not waited for.

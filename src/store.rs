@@ -5,20 +5,28 @@
 //! Columns that an older LiteLLM lacks are read through an outer row of defaults: an unqualified name
 //! inside the inner `SELECT` is the table's column where it exists, and the default where it does not.
 
+pub mod activity;
 pub mod allowed_ips;
 pub mod daily_activity;
 pub mod database;
 pub mod indexes;
 pub mod key_metadata;
 pub mod keys;
+pub mod log_filter;
+pub mod log_pages;
+pub mod log_rows;
 pub mod management;
 pub mod rollup_days;
 pub mod rollup_reads;
 pub mod rollups;
+pub mod scoped_report;
+pub mod spend_activity;
 pub mod spend_logs;
 pub mod spend_report;
 pub mod spend_reset;
+pub mod spend_tables;
 pub mod spend_tags;
+pub mod team_views;
 pub mod usage;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
@@ -70,6 +78,25 @@ impl Reading {
     /// Takes a connection out of the pool.
     pub async fn start(pool: &PgPool) -> Result<Self, sqlx::Error> {
         Ok(Self { connection: pool.acquire().await?, finished: false })
+    }
+
+    /// As [`Reading::start`], for an answer whose end the client's own speed decides: its statements may take as long
+    /// as they need. [`Reading::finish_long`] ends it.
+    pub async fn start_long(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        let mut reading = Self::start(pool).await?;
+        sqlx::raw_sql("SET statement_timeout = 0").execute(reading.connection()).await?;
+        Ok(reading)
+    }
+
+    /// As [`Reading::finish`], for [`Reading::start_long`].
+    pub async fn finish_long(mut self) -> Result<(), sqlx::Error> {
+        let timeout = format!("{STATEMENT_TIMEOUT_SECONDS}s");
+        sqlx::query("SELECT set_config('statement_timeout', $1, false)")
+            .bind(timeout)
+            .execute(self.connection())
+            .await?;
+        self.finish();
+        Ok(())
     }
 
     /// The connection.

@@ -3,6 +3,7 @@
 //! request's id. Never a key, a query string, a prompt, a body or a connection string.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -62,11 +63,13 @@ pub async fn log_request(State(state): State<AppState>, mut request: Request, ne
     if let Some(address) = address {
         request.extensions_mut().insert(ClientAddress(address));
     }
+    let key = KeyPrefix::default();
+    request.extensions_mut().insert(key.clone());
     let mut response = next.run(request).await;
     let elapsed = started.elapsed();
     let status = response.status();
     Metrics::record(&route, status, elapsed);
-    let key = response.extensions().get::<KeyPrefix>().map_or("-", |prefix| prefix.0.as_str());
+    let key = key.text();
     let cause = response.extensions().get::<Cause>().map(|cause| cause.0.as_str());
     let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());
     let milliseconds = elapsed.as_secs_f64() * 1000.0;
@@ -80,13 +83,19 @@ pub async fn log_request(State(state): State<AppState>, mut request: Request, ne
     response
 }
 
-/// First characters of the caller's key hash, left in a response for the log.
-#[derive(Clone, Debug)]
-pub struct KeyPrefix(String);
+/// First characters of the caller's key hash: a place in the request's extensions that authentication fills, so that
+/// the log knows the key also of a request that was refused or not answered in time.
+#[derive(Clone, Debug, Default)]
+pub struct KeyPrefix(Arc<OnceLock<String>>);
 
 impl KeyPrefix {
     /// Eight characters of a hash tell keys apart and give nothing away.
-    pub fn of(caller: &Caller) -> Self {
-        Self(if caller.is_master { "master".to_owned() } else { caller.key_hash.chars().take(8).collect() })
+    pub fn set(&self, caller: &Caller) {
+        let prefix = || if caller.is_master { "master".to_owned() } else { caller.key_hash.chars().take(8).collect() };
+        self.0.get_or_init(prefix);
+    }
+
+    fn text(&self) -> &str {
+        self.0.get().map_or("-", String::as_str)
     }
 }

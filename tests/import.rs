@@ -86,7 +86,10 @@ fn everything_works_beside_a_running_server_and_without_one() {
     assert_eq!(done(home, &["user", "create", "--id", "ben", "--teams", "search"]), "ben");
     let key = done(home, &["key", "create", "--alias", "bens", "--user", "ben", "--team", "search"]);
     assert!(key.starts_with("sk-"));
-    assert_eq!(server.get("/user/daily/activity?start_date=2026-03-01&end_date=2026-03-02", &key)["results"], json!([]));
+    assert_eq!(
+        server.get("/user/daily/activity?start_date=2026-03-01&end_date=2026-03-02", &key)["results"],
+        json!([])
+    );
     assert!(done(home, &["key", "list"]).contains("bens"));
     assert!(!done(home, &["key", "list"]).contains(&key));
     assert!(done(home, &["team", "list"]).contains("Search"));

@@ -164,8 +164,8 @@ END $$;
 CREATE FUNCTION litespend.digest(word text) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT sha256(convert_to(word, 'UTF8')) $$;
 
--- Adds entries to the day tables. "source" is a query of ours with the columns of deltas but for the sign.
-CREATE FUNCTION litespend.absorb(source text, picked tid[], from_time timestamp, until_time timestamp) RETURNS void
+-- Adds entries to the day tables. "source" is a query of ours on deltas, with $1 for "chosen" and $2 for "picked".
+CREATE FUNCTION litespend.absorb(source text, picked tid[], chosen date) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     EXECUTE format($q$
@@ -177,7 +177,7 @@ BEGIN
         ) AS words
         WHERE word IS NOT NULL
           AND NOT EXISTS (SELECT FROM litespend.words known WHERE known.digest = litespend.digest(words.word))
-        ON CONFLICT (digest) DO NOTHING $q$, source) USING picked, from_time, until_time;
+        ON CONFLICT (digest) DO NOTHING $q$, source) USING chosen, picked;
 
     EXECUTE format($q$
         INSERT INTO litespend.day_usage AS into_table
@@ -197,7 +197,7 @@ BEGIN
             prompt_tokens = into_table.prompt_tokens + excluded.prompt_tokens,
             completion_tokens = into_table.completion_tokens + excluded.completion_tokens,
             total_tokens = into_table.total_tokens + excluded.total_tokens $q$, source)
-    USING picked, from_time, until_time;
+    USING chosen, picked;
 
     EXECUTE format($q$
         INSERT INTO litespend.day_customer AS into_table
@@ -214,7 +214,7 @@ BEGIN
         ON CONFLICT (day, end_user, team_id, api_key, model) DO UPDATE
         SET requests = into_table.requests + excluded.requests, spend = into_table.spend + excluded.spend,
             total_tokens = into_table.total_tokens + excluded.total_tokens $q$, source)
-    USING picked, from_time, until_time;
+    USING chosen, picked;
 
     EXECUTE format($q$
         INSERT INTO litespend.day_tag_owner AS into_table
@@ -228,7 +228,7 @@ BEGIN
         ORDER BY 1, 2, 3, 4
         ON CONFLICT (day, tag, team_id, user_id) DO UPDATE
         SET log_count = into_table.log_count + excluded.log_count, spend = into_table.spend + excluded.spend
-        $q$, source) USING picked, from_time, until_time;
+        $q$, source) USING chosen, picked;
 
     EXECUTE format($q$
         INSERT INTO litespend.day_tag AS into_table
@@ -240,7 +240,7 @@ BEGIN
         ORDER BY 1, 2
         ON CONFLICT (day, tag) DO UPDATE
         SET log_count = into_table.log_count + excluded.log_count, spend = into_table.spend + excluded.spend
-        $q$, source) USING picked, from_time, until_time;
+        $q$, source) USING chosen, picked;
 END $$;
 
 -- Folds up to "batch" deltas of days that are not dirty; returns how many. To be called in a transaction of its own,
@@ -262,7 +262,7 @@ BEGIN
     IF cardinality(picked) = 0 THEN
         RETURN 0;
     END IF;
-    PERFORM litespend.absorb('SELECT * FROM litespend.deltas WHERE ctid = ANY ($1)', picked, NULL, NULL);
+    PERFORM litespend.absorb('SELECT * FROM litespend.deltas WHERE ctid = ANY ($2)', picked, NULL);
     negative := ARRAY(SELECT DISTINCT day FROM litespend.deltas WHERE ctid = ANY (picked) AND sign < 0);
     IF cardinality(negative) > 0 THEN
         DELETE FROM litespend.day_usage WHERE day = ANY (negative) AND requests = 0;
@@ -307,12 +307,14 @@ BEGIN
     DELETE FROM litespend.day_customer WHERE day = chosen;
     DELETE FROM litespend.day_tag WHERE day = chosen;
     DELETE FROM litespend.day_tag_owner WHERE day = chosen;
-    PERFORM litespend.absorb(
-        $q$SELECT 1 AS sign, "startTime"::date AS day, team_id, "user" AS user_id, api_key, model, end_user,
-                  CASE WHEN jsonb_typeof(request_tags) = 'array' AND request_tags <> '[]' THEN request_tags END
-                  AS request_tags, spend, prompt_tokens::bigint, completion_tokens::bigint, total_tokens::bigint
-           FROM public."LiteLLM_SpendLogs" WHERE "startTime" >= $2 AND "startTime" < $3$q$,
-        NULL, chosen::timestamp, chosen::timestamp + interval '1 day');
+    -- The log is read once; what follows reads the day's entries several times.
+    INSERT INTO litespend.deltas
+    SELECT 1, chosen, team_id, "user", api_key, model, end_user,
+           CASE WHEN jsonb_typeof(request_tags) = 'array' AND request_tags <> '[]' THEN request_tags END,
+           spend, prompt_tokens, completion_tokens, total_tokens
+    FROM public."LiteLLM_SpendLogs" WHERE "startTime" >= chosen AND "startTime" < chosen + 1;
+    PERFORM litespend.absorb('SELECT * FROM litespend.deltas WHERE day = $1', NULL, chosen);
+    DELETE FROM litespend.deltas WHERE day = chosen;
     RETURN chosen;
 END $$;
 

@@ -18,8 +18,10 @@ pub enum Access {
     AdminRead,
     /// Admins, admin viewers, and keys with the permission `get_spend_routes`.
     GlobalSpend,
-    /// Users with a role (or without one, who count as viewers); not keys without a user.
+    /// Users with a role (or without one, who count as internal users); not keys without a user.
     Spend,
+    /// Admins, admin viewers and internal users who are not viewers only.
+    InternalUsers,
     /// Every key; the handler limits what it answers.
     AnyKey,
 }
@@ -46,6 +48,7 @@ pub fn check(access: Access, path: &str, caller: &Caller) -> Result<(), ApiError
         Access::AdminRead => caller.role.sees_everything(),
         Access::GlobalSpend => caller.role.sees_everything() || caller.may_read_global_spend,
         Access::Spend => caller.role != Role::Unknown,
+        Access::InternalUsers => caller.role.sees_everything() || caller.role == Role::InternalUser,
     };
     if allowed { Ok(()) } else { Err(admin_only(path, caller)) }
 }
@@ -66,10 +69,11 @@ fn admin_only(path: &str, caller: &Caller) -> ApiError {
 /// Groups of routes that LiteLLM's `allowed_routes` may name instead of paths, as far as litespend serves them.
 fn in_group(path: &str, group: &str) -> bool {
     match group {
-        "spend_tracking_routes" => path.starts_with("/spend/"),
+        "spend_tracking_routes" => path.starts_with("/spend/") || path.ends_with("/spend/report"),
         "global_spend_tracking_routes" => path.starts_with("/global/spend/"),
         "info_routes" => {
-            ["/spend/", "/user/daily/"].iter().any(|start| path.starts_with(start))
+            path.starts_with("/spend/")
+                || path.contains("/daily/activity")
                 || ["/key/info", "/team/list", "/user/info"].contains(&path)
         }
         "management_routes" => ["/spend/", "/user/", "/key/", "/team/"].iter().any(|start| path.starts_with(start)),

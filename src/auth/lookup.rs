@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 
 use super::{Caller, KeyRecord, hash_key, key};
 use crate::clock::Clock;
-use crate::error::{ApiError, ErrorType};
+use crate::error::{ApiError, ErrorType, is_statement_timeout, is_unavailable};
 use crate::store;
 
 /// How long a lookup is remembered.
@@ -61,7 +61,9 @@ impl KeyLookup {
             .await
             .map_err(|error: Arc<sqlx::Error>| match Arc::try_unwrap(error) {
                 Ok(error) => ApiError::from(error),
-                Err(shared) if crate::error::is_unavailable(&shared) => ApiError::Unavailable(None),
+                // Several requests waited for this one lookup.
+                Err(shared) if is_unavailable(&shared) => ApiError::Unavailable(None),
+                Err(shared) if is_statement_timeout(&shared) => ApiError::statement_timeout(),
                 Err(shared) => ApiError::Internal(shared.to_string()),
             })?;
         match record {

@@ -36,6 +36,8 @@ pub enum ComponentKind {
     InputVideoSeconds,
     /// Audio in the prompt, by second.
     InputAudioSeconds,
+    /// Seconds that the model ran.
+    Seconds,
     /// Requests, each.
     Requests,
     /// Tokens of cited sources.

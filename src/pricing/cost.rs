@@ -28,6 +28,8 @@ pub struct Billed<'a> {
     pub prompt_characters: Option<u64>,
     /// Characters of the answer, without white space; unknown for a request.
     pub completion_characters: Option<u64>,
+    /// How long the model ran; unknown for most responses, which then cost nothing by time.
+    pub milliseconds: Option<Decimal>,
     pub now: DateTime<Utc>,
 }
 
@@ -40,6 +42,11 @@ pub fn bill(resolved: &Resolved, request: Billed<'_>) -> Result<Bill, PricingErr
     let mut bill = Bill::with_factor(surcharge(&resolved.method, prices, usage)?);
     match &resolved.method {
         Method::Free => {}
+        Method::Seconds(price) => {
+            let time = request.milliseconds.unwrap_or_default();
+            let seconds = super::amount::multiply(time, Decimal::new(1, 3))?;
+            bill.line(Kind::Seconds, seconds, *price)?;
+        }
         Method::Tokens | Method::Anthropic | Method::Bedrock => {
             token_cost::bill_tokens(&mut bill, terms, usage)?;
         }

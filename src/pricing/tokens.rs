@@ -11,6 +11,7 @@ use unicode_general_category::{GeneralCategory as Category, get_general_category
 use super::PricingError;
 use super::encoding::Encoding;
 use super::table::PriceTable;
+use super::usage::is_truthy;
 use super::{images, tokenizer};
 
 type Object = Map<String, Value>;
@@ -237,17 +238,6 @@ impl MessageCounter {
             }
         }
         self.text(&texts)
-    }
-}
-
-fn is_truthy(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(flag) => *flag,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
     }
 }
 

@@ -5,7 +5,8 @@ use rust_decimal::Decimal;
 
 use super::PricingError;
 use super::breakdown::{Bill, ComponentKind as Kind};
-use super::catalog::{self, Resolved};
+use super::catalog::Resolved;
+use super::lookup::lookup;
 use super::prices::{ModelPrices, SearchPrices};
 use super::table::PriceTable;
 use super::usage::Usage;
@@ -103,7 +104,7 @@ fn bill_counted_searches(
         }
         _ => return Ok(false),
     };
-    let served_prices = || catalog::lookup(table, signs.model, Some(served_by))?.search;
+    let served_prices = || lookup(table, signs.model, Some(served_by))?.search;
     let search = prices.search.or_else(served_prices);
     bill.count(Kind::WebSearches, requested.unwrap_or(0), medium(search))?;
     Ok(true)

@@ -110,9 +110,9 @@ impl Usage {
     /// [`PricingError::InvalidUsage`] for a field of the wrong type or a count out of range.
     pub fn from_chat(usage: &Object) -> Result<Self, PricingError> {
         let mut result = Self {
-            prompt_tokens: count(usage, "prompt_tokens")?.unwrap_or(0),
-            completion_tokens: count(usage, "completion_tokens")?.unwrap_or(0),
-            total_tokens: count(usage, "total_tokens")?.unwrap_or(0),
+            prompt_tokens: total(usage, "prompt_tokens")?,
+            completion_tokens: total(usage, "completion_tokens")?,
+            total_tokens: total(usage, "total_tokens")?,
             prompt: match usage.get("prompt_tokens_details") {
                 Some(Value::Object(details)) if !details.is_empty() => Some(prompt_details(details)?),
                 _ => None,
@@ -132,17 +132,20 @@ impl Usage {
                 Some(Value::Object(details)) => whole(details.get("web_search_calls"))?,
                 _ => None,
             },
-            citation_tokens: count(usage, "citation_tokens")?.unwrap_or(0),
+            citation_tokens: whole(usage.get("citation_tokens"))?.unwrap_or(0),
             reported_cost: usage.get("cost").and_then(reported_cost),
             tier: text(usage, "service_tier"),
             is_fast: usage.get("speed").and_then(Value::as_str) == Some("fast"),
             region: text(usage, "inference_geo"),
         };
-        result.add_reasoning(count(usage, "reasoning_tokens")?.unwrap_or(0), usage)?;
+        result.add_reasoning(reasoning(usage)?, usage)?;
         for field in ["prompt_cache_hit_tokens", "cache_read_input_tokens"] {
             if let Some(cached) = whole(usage.get(field))? {
                 result.prompt.get_or_insert_default().cached = cached;
             }
+        }
+        for field in ["cache_read_input_tokens", "cache_creation_input_tokens"] {
+            check_number(usage, field)?;
         }
         if let Some(written) = whole(usage.get("cache_creation_input_tokens"))? {
             result.prompt.get_or_insert_default().cache_write = written;
@@ -294,6 +297,42 @@ fn completion_details(details: &Object) -> Result<CompletionDetails, PricingErro
     })
 }
 
+/// A total, for which anything empty stands for none.
+fn total(usage: &Object, field: &str) -> Result<u64, PricingError> {
+    match usage.get(field) {
+        Some(value) if !is_truthy(value) => Ok(0),
+        _ => Ok(count(usage, field)?.unwrap_or(0)),
+    }
+}
+
+/// Reasoning tokens outside the details, which must be a number to be subtracted.
+fn reasoning(usage: &Object) -> Result<u64, PricingError> {
+    match usage.get("reasoning_tokens") {
+        Some(Value::String(text)) if !text.is_empty() => Err(invalid("reasoning_tokens", "must be a number")),
+        _ => total(usage, "reasoning_tokens"),
+    }
+}
+
+fn check_number(usage: &Object, field: &str) -> Result<(), PricingError> {
+    match usage.get(field) {
+        None | Some(Value::Null | Value::Bool(_) | Value::Number(_)) => Ok(()),
+        Some(Value::String(text)) if text.trim().parse::<f64>().is_ok() => Ok(()),
+        Some(_) => Err(invalid(field, "must be a number")),
+    }
+}
+
+/// Whether Python takes a value for true: not null, false, zero or empty.
+pub(super) fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(flag) => *flag,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
+
 fn sum_counts(object: &Object, fields: [&str; 2]) -> Result<u64, PricingError> {
     let mut sum: u64 = 0;
     for field in fields {
@@ -308,11 +347,19 @@ pub(super) fn count(object: &Object, field: &str) -> Result<Option<u64>, Pricing
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Bool(flag)) => return Ok(Some(u64::from(*flag))),
         Some(Value::Number(number)) => amount::from_number(number),
-        Some(Value::String(text)) => text.trim().parse::<Decimal>().ok(),
+        Some(Value::String(text)) => whole_text(text),
         Some(_) => None,
     };
     let number = number.filter(|number| number.is_integer()).ok_or_else(|| invalid(field, "must be a whole number"))?;
     in_range(field, number).map(Some)
+}
+
+/// A whole number in a text, perhaps with zeros after a point, but without an exponent.
+pub(super) fn whole_text(text: &str) -> Option<Decimal> {
+    let text = text.trim();
+    let is_plain = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+');
+    let number: Decimal = text.chars().all(is_plain).then(|| text.parse().ok())??;
+    number.is_integer().then_some(number)
 }
 
 /// A count where only an integer is one; anything else is ignored.

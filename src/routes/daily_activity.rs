@@ -14,12 +14,10 @@ use crate::app::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{FromQuery, Query, QueryReader};
+use crate::store::activity::FLAT_COST_KEY;
 use crate::store::daily_activity::{self, DailyFilter, DailyRow, UNKNOWN_MODEL};
 use crate::store::key_metadata::{self, KeyMetadata};
 use crate::store::{self, midnight};
-
-/// The key under which LiteLLM keeps flat costs of provisioned throughput: no key of anybody.
-const FLAT_COST_KEY: &str = "__ptu_flat_cost__";
 
 /// Name of rows without a key.
 const UNATTRIBUTED: &str = "unattributed";
@@ -355,7 +353,7 @@ pub fn date_range(start: Option<&str>, end: Option<&str>) -> Result<(NaiveDate, 
 }
 
 /// The last day to read: a range that ends at the caller's today also covers today in UTC.
-fn extend_to_today(end: NaiveDate, zone_minutes: Option<i64>, now: DateTime<Utc>) -> NaiveDate {
+pub fn extend_to_today(end: NaiveDate, zone_minutes: Option<i64>, now: DateTime<Utc>) -> NaiveDate {
     let Some(offset) = zone_minutes.and_then(TimeDelta::try_minutes) else { return end };
     match now.checked_sub_signed(offset) {
         Some(local) if end >= local.date_naive() => end.max(now.date_naive()),
@@ -364,7 +362,7 @@ fn extend_to_today(end: NaiveDate, zone_minutes: Option<i64>, now: DateTime<Utc>
 }
 
 /// The key that a name in a report stands for.
-fn key_of_bucket(name: &str) -> String {
+pub fn key_of_bucket(name: &str) -> String {
     if name == UNATTRIBUTED { String::new() } else { name.strip_prefix(RAW).unwrap_or(name).to_owned() }
 }
 
@@ -379,9 +377,11 @@ pub fn bucket_of_key(key: &str) -> String {
     }
 }
 
-type Users = BTreeMap<String, (Option<String>, Option<String>)>;
+/// What is told of each user, team or tag.
+pub type Entities = BTreeMap<String, Map<String, Value>>;
 
-async fn known_keys(
+/// What is known of the keys of these rows.
+pub async fn known_keys(
     connection: &mut sqlx::PgConnection,
     rows: &[DailyRow],
 ) -> Result<BTreeMap<String, KeyMetadata>, sqlx::Error> {
@@ -398,22 +398,28 @@ pub fn log_window(days: &[NaiveDate]) -> Option<(NaiveDateTime, NaiveDateTime)> 
     Some((midnight(from), midnight(until)))
 }
 
-async fn known_users(connection: &mut sqlx::PgConnection, rows: &[DailyRow]) -> Result<Users, sqlx::Error> {
+async fn known_users(connection: &mut sqlx::PgConnection, rows: &[DailyRow]) -> Result<Entities, sqlx::Error> {
     let ids: BTreeSet<String> =
         rows.iter().filter_map(|row| row.entity_id.clone()).filter(|id| !id.is_empty()).collect();
     if ids.is_empty() {
-        return Ok(Users::new());
+        return Ok(Entities::new());
     }
     let ids: Vec<String> = ids.into_iter().collect();
     let names = store::daily_activity::user_names(connection, &ids).await?;
-    Ok(names.into_iter().map(|(id, email, alias)| (id, (email, alias))).collect())
+    let told = |email, alias| {
+        Map::from_iter([("user_email".to_owned(), json!(email)), ("user_alias".to_owned(), json!(alias))])
+    };
+    Ok(names
+        .into_iter()
+        .map(|(id, email, alias): (String, Option<String>, Option<String>)| (id, told(email, alias)))
+        .collect())
 }
 
 /// Sums the rows by day and group, newest day first, and over all.
-fn aggregate(
+pub fn aggregate(
     rows: &[DailyRow],
     keys: &BTreeMap<String, KeyMetadata>,
-    users: &Users,
+    entities: &Entities,
 ) -> (Vec<DailySpendData>, SpendMetrics) {
     let mut days: BTreeMap<&str, (SpendMetrics, Breakdown)> = BTreeMap::new();
     let mut totals = SpendMetrics::default();
@@ -421,7 +427,7 @@ fn aggregate(
         let (metrics, breakdown) = days.entry(&row.date).or_default();
         metrics.add(row);
         totals.add(row);
-        add_to_breakdown(breakdown, row, keys, users);
+        add_to_breakdown(breakdown, row, keys, entities);
     }
     let results = days
         .into_iter()
@@ -439,7 +445,12 @@ pub fn metadata_of(key: &str, keys: &BTreeMap<String, KeyMetadata>) -> KeyMetada
     keys.get(key).cloned().unwrap_or_else(|| KeyMetadata { key_exists: Some(false), ..Default::default() })
 }
 
-fn add_to_breakdown(breakdown: &mut Breakdown, row: &DailyRow, keys: &BTreeMap<String, KeyMetadata>, users: &Users) {
+fn add_to_breakdown(
+    breakdown: &mut Breakdown,
+    row: &DailyRow,
+    keys: &BTreeMap<String, KeyMetadata>,
+    entities: &Entities,
+) {
     let named = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(str::to_owned);
     let flat = row.api_key == FLAT_COST_KEY;
     let add = |groups: &mut BTreeMap<String, GroupMetrics>, name: String, metadata: &dyn Fn() -> Map<String, Value>| {
@@ -462,25 +473,23 @@ fn add_to_breakdown(breakdown: &mut Breakdown, row: &DailyRow, keys: &BTreeMap<S
     }
     if !flat {
         let provider = named(&row.custom_llm_provider).unwrap_or_else(|| "unknown".to_owned());
-        // A provider that is paid by subscription: LiteLLM marks it.
-        let covered = provider == "chatgpt";
-        add(&mut breakdown.providers, provider, &|| {
-            if covered { Map::from_iter([("subscription_covered".to_owned(), json!(true))]) } else { Map::new() }
-        });
+        let told = provider_metadata(&provider);
+        add(&mut breakdown.providers, provider, &|| told.clone());
     }
     if let Some(endpoint) = named(&row.endpoint) {
         add(&mut breakdown.endpoints, endpoint, &nothing);
     }
     let entity = named(&row.entity_id).unwrap_or_else(|| "Unassigned".to_owned());
-    let names = users.get(&entity);
-    add(&mut breakdown.entities, entity, &|| {
-        names.map_or_else(Map::new, |(email, alias)| {
-            Map::from_iter([("user_email".to_owned(), json!(email)), ("user_alias".to_owned(), json!(alias))])
-        })
-    });
+    let told = entities.get(&entity);
+    add(&mut breakdown.entities, entity, &|| told.cloned().unwrap_or_default());
     if !flat {
         add_key(&mut breakdown.api_keys, row, keys);
     }
+}
+
+/// What is told of a provider: LiteLLM marks the one that is paid by subscription.
+pub fn provider_metadata(provider: &str) -> Map<String, Value> {
+    if provider == "chatgpt" { Map::from_iter([("subscription_covered".to_owned(), json!(true))]) } else { Map::new() }
 }
 
 fn add_key(groups: &mut BTreeMap<String, KeyMetrics>, row: &DailyRow, keys: &BTreeMap<String, KeyMetadata>) {

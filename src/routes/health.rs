@@ -25,14 +25,14 @@ pub struct ReadinessResponse {
 
 /// The process is alive. Touches nothing else.
 #[utoipa::path(get, path = "/health/liveliness", tag = "Health", operation_id = "get_health_liveliness",
-    responses((status = 200, description = "Alive", body = String)))]
+    responses((status = 200, description = "Alive", body = String, content_type = "application/json")))]
 pub async fn get_liveliness() -> Json<&'static str> {
     Json("I'm alive!")
 }
 
 /// The process is alive. Touches nothing else.
 #[utoipa::path(get, path = "/health/liveness", tag = "Health", operation_id = "get_health_liveness",
-    responses((status = 200, description = "Alive", body = String)))]
+    responses((status = 200, description = "Alive", body = String, content_type = "application/json")))]
 pub async fn get_liveness() -> Json<&'static str> {
     Json("I'm alive!")
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use chrono::{Days, NaiveDate};
 use futures_util::{Stream, TryStreamExt};
 use rustc_hash::FxHashMap;
+use serde::Serialize;
 use sqlx::{PgPool, Postgres, QueryBuilder};
 
 use super::dates::{not_a_day, parse_day};
@@ -59,11 +60,39 @@ impl FromQuery for LogsParams {
     }
 }
 
+/// One entry of an answer: a row, or with both dates a day.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, clippy::large_enum_variant, reason = "the shape for the OpenAPI document; answers are streamed")]
+enum SpendLogEntry {
+    /// A row.
+    Row(SpendLog),
+    /// A day.
+    Day(SpendLogDay),
+}
+
+/// The spend of a day. Beside the named fields each key's hash is a field, with the key's spend.
+#[derive(Serialize, utoipa::ToSchema)]
+struct SpendLogDay {
+    /// Day.
+    #[serde(rename = "startTime")]
+    start_time: NaiveDate,
+    /// USD.
+    spend: f64,
+    /// USD by user.
+    users: BTreeMap<String, f64>,
+    /// USD by model.
+    models: BTreeMap<String, f64>,
+    /// USD by hash of key.
+    #[serde(flatten)]
+    keys: BTreeMap<String, f64>,
+}
+
 /// Spend logs: the newest 10,000 rows, or with both dates the spend of each day. Users who are not admins see their
 /// own rows. A summary names each key's spend at the top level, and spend by user and model below.
 #[utoipa::path(get, path = "/spend/logs", tag = crate::openapi::TAG,
     operation_id = "view_spend_logs_spend_logs_get", security(("APIKeyHeader" = [])), params(LogsParams),
-    responses((status = 200, description = "Rows, newest first, or a summary a day", body = Vec<SpendLog>,
+    responses((status = 200, description = "Rows, newest first, or a summary a day", body = Vec<SpendLogEntry>,
                headers(("x-litellm-spend-logs-truncated" = String, description = "`true` where rows were left out"))),
               (status = 400, description = "A bad date")))]
 pub async fn list_spend_logs(
@@ -103,7 +132,8 @@ fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
 }
 
 async fn respond_with_rows(pool: PgPool, filter: SpendLogFilter) -> Result<Response, ApiError> {
-    let mut reading = Reading::start(&pool).await?;
+    // A gigabyte over a slow line takes longer than a statement may; who takes nothing at all is cut off elsewhere.
+    let mut reading = Reading::start_long(&pool).await?;
     // One request has one row, or a few: nothing to cut.
     let truncated = filter.request_id.is_none() && spend_logs::reaches(reading.connection(), &filter, ROW_CAP).await?;
     let mut response = json_stream::respond(rows(reading, filter), "application/json").await?;
@@ -130,7 +160,7 @@ fn rows(mut reading: Reading, filter: SpendLogFilter) -> impl Stream<Item = Resu
                 }
             }
         }
-        reading.finish();
+        reading.finish_long().await?;
         writer.raw("]");
         yield writer.take();
     }

@@ -1,4 +1,5 @@
-//! Accepting connections: HTTP/1 and HTTP/2, headers within a time limit, an orderly end.
+//! Accepting connections: HTTP/1 and HTTP/2, headers within a time limit, answers to those who take them, an orderly
+//! end.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,10 +14,14 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
+use super::stall::StallLimit;
 use crate::shutdown::DEADLINE;
 
 /// How long a client may take to send the headers of a request.
 const HEADER_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long a client may take nothing of its answer.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Serves `app` until `stop`, then finishes what runs, within the deadline.
 pub async fn serve(listener: TcpListener, app: Router, stop: impl Future<Output = ()>) {
@@ -40,7 +45,8 @@ pub async fn serve(listener: TcpListener, app: Router, stop: impl Future<Output 
         };
         let _ = stream.set_nodelay(true);
         let service = service(app.clone(), peer);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let stream = TokioIo::new(StallLimit::new(stream, STALL_LIMIT));
+        let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use sqlx::PgPool;
-use sqlx::postgres::PgConnectOptions;
 
 use super::{Failure, home};
 use crate::config::{ConfigFile, DatabaseArgs};
@@ -96,7 +95,7 @@ impl OpenDatabase {
         if let Some(local) = &self.local {
             return format!("embedded in {}", local.home().display());
         }
-        match self.url.parse::<PgConnectOptions>() {
+        match database::connect_options(&self.url) {
             Ok(options) => {
                 let name = options.get_database().unwrap_or("postgres");
                 match options.get_socket() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Executor, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 use super::STATEMENT_TIMEOUT_SECONDS;
 
@@ -28,8 +28,8 @@ pub struct PoolLimits {
 /// A pool that connects when it is first used. Its sessions are UTC, their statements limited in time, and a query
 /// whose client has gone ends within half a second (PostgreSQL 14 and later).
 pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, sqlx::Error> {
-    let options: PgConnectOptions = url.parse()?;
-    let options = options
+    let schema = schema(url);
+    let options = connect_options(url)?
         .application_name("litespend")
         .log_statements(tracing::log::LevelFilter::Trace)
         .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
@@ -38,21 +38,80 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, sqlx::Error> {
         .min_connections(0)
         .acquire_timeout(limits.wait)
         .idle_timeout(Duration::from_secs(600))
-        .after_connect(|connection, _| Box::pin(prepare_session(connection)));
+        .after_connect(move |connection, _| {
+            let schema = schema.clone();
+            Box::pin(async move { prepare_session(connection, &schema).await })
+        })
+        .after_release(|connection, _| Box::pin(is_free(connection)));
     Ok(pool.connect_lazy_with(options))
 }
 
-async fn prepare_session(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// Parameters of a URL that mean something to the driver; Prisma's (`connection_limit`, `schema`, `pgbouncer`, ...)
+/// do not, and may hold secrets that the driver would log.
+const URL_PARAMETERS: [&str; 17] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "options",
+];
+
+/// Where a URL leads. Anything but `postgres://` and `postgresql://` is refused; parameters that the driver does not
+/// know are left out.
+pub fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(sqlx::Error::Configuration("not a PostgreSQL URL".into()));
+    }
+    let Some((address, parameters)) = url.split_once('?') else { return url.parse() };
+    let known = parameters.split('&').filter(|parameter| {
+        let name = parameter.split_once('=').map_or(*parameter, |(name, _)| name);
+        URL_PARAMETERS.contains(&name) || name.starts_with("options[")
+    });
+    format!("{address}?{}", known.collect::<Vec<_>>().join("&")).parse()
+}
+
+/// How long a connection that comes back may still be busy with a query that nobody waits for any more.
+const RELEASE_LIMIT: Duration = Duration::from_millis(200);
+
+/// Whether a connection that comes back answers. One that does not is in the middle of a query whose request was given
+/// up; it is closed, and the database ends the query at its next look at the socket.
+async fn is_free(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    Ok(matches!(tokio::time::timeout(RELEASE_LIMIT, connection.ping()).await, Ok(Ok(()))))
+}
+
+/// The schema of LiteLLM's tables: as Prisma takes it from the URL, or `public`.
+fn schema(url: &str) -> String {
+    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+    let found = form_urlencoded::parse(parameters.as_bytes()).find(|(name, _)| name == "schema");
+    found.map(|(_, schema)| schema.into_owned()).filter(|schema| !schema.is_empty()).unwrap_or("public".to_owned())
+}
+
+/// The search path is spelled out: the default one begins with the user's name, and a user `litespend` would find, and
+/// create, everything in our own schema.
+async fn prepare_session(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
     connection.execute("SET TIME ZONE 'UTC'").await?;
-    // A role named litespend would otherwise find our own schema before LiteLLM's tables.
-    connection.execute("SET search_path = public").await?;
     sqlx::query(
-        "SELECT set_config('statement_timeout', $1, false),
+        "SELECT set_config('search_path', quote_ident($2), false),
+                set_config('client_min_messages', 'warning', false),
+                set_config('statement_timeout', $1, false),
                 set_config('idle_in_transaction_session_timeout', '60s', false),
                 CASE WHEN current_setting('server_version_num')::int >= 140000
                      THEN set_config('client_connection_check_interval', '500', false) END",
     )
     .bind(format!("{STATEMENT_TIMEOUT_SECONDS}s"))
+    .bind(schema)
     .execute(connection)
     .await?;
     Ok(())
@@ -61,8 +120,8 @@ async fn prepare_session(connection: &mut PgConnection) -> Result<(), sqlx::Erro
 /// Whose tables these are. LiteLLM's ledger, or its tables without ours, make the database LiteLLM's.
 pub async fn kind(connection: &mut PgConnection) -> Result<DatabaseKind, sqlx::Error> {
     let (prisma, spend_logs, ledger): (bool, bool, bool) = sqlx::query_as(
-        "SELECT to_regclass('public._prisma_migrations') IS NOT NULL,
-                to_regclass('public.\"LiteLLM_SpendLogs\"') IS NOT NULL,
+        "SELECT to_regclass('_prisma_migrations') IS NOT NULL,
+                to_regclass('\"LiteLLM_SpendLogs\"') IS NOT NULL,
                 to_regclass('litespend.litellm_migrations') IS NOT NULL",
     )
     .fetch_one(connection)
@@ -101,4 +160,23 @@ pub async fn migrate_schema(connection: &mut PgConnection) -> Result<(), anyhow:
 /// Whether the database answers.
 pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT 1").execute(pool).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_postgresql_urls_are_accepted_and_foreign_parameters_left_out() {
+        for url in ["mysql://u:p@h/db", "h:5432/db", "", "postgres://h:port/db", "http://h"] {
+            assert!(connect_options(url).is_err(), "{url}");
+        }
+        let url = "postgresql://u:p@h:6543/db?schema=public&connection_limit=5&sslmode=disable&sslpassword=x";
+        let options = connect_options(url).expect("a URL");
+        assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("h", 6543, Some("db")));
+        assert!(matches!(options.get_ssl_mode(), sqlx::postgres::PgSslMode::Disable));
+        assert_eq!(schema("postgresql://h/db?sslmode=disable&schema=lite%20llm"), "lite llm");
+        assert_eq!(schema(url), "public");
+        assert_eq!(schema("postgresql://h/db"), "public");
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDateTime;
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 /// What is known of a key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, FromRow, utoipa::ToSchema)]
@@ -47,11 +47,12 @@ pub async fn find(
         return Ok(known);
     }
     let all: Vec<String> = keys.iter().cloned().collect();
-    keep(&mut known, registered(connection, &all).await?);
+    let with_deleted = has_deleted_keys(connection).await?;
+    keep(&mut known, registered(connection, &all, with_deleted).await?);
     let missing = unknown(keys, &known, |key| key.starts_with(SESSION_PREFIX) && key.len() > SESSION_PREFIX.len());
     keep(&mut known, sessions(connection, &missing).await?);
     let missing = unknown(keys, &known, is_sha256);
-    keep(&mut known, hashed_twice(connection, &missing).await?);
+    keep(&mut known, hashed_twice(connection, &missing, with_deleted).await?);
     if let Some((from, until)) = window {
         let missing = unknown(keys, &known, |key| is_sha256(key.strip_prefix("hashed-jwt-").unwrap_or(key)));
         keep(&mut known, named_in_log(connection, &missing, from, until).await?);
@@ -88,19 +89,33 @@ fn is_sha256(key: &str) -> bool {
     key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-async fn registered(connection: &mut PgConnection, keys: &[String]) -> Result<Vec<Found>, sqlx::Error> {
-    sqlx::query_as(
+/// Whether there is a table of deleted keys: a LiteLLM before 1.80 has none.
+async fn has_deleted_keys(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(r#"SELECT to_regclass('"LiteLLM_DeletedVerificationToken"') IS NOT NULL"#)
+        .fetch_one(connection)
+        .await
+}
+
+async fn registered(
+    connection: &mut PgConnection,
+    keys: &[String],
+    with_deleted: bool,
+) -> Result<Vec<Found>, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new(
         r#"SELECT DISTINCT ON (key) key, key_alias, team_id, user_id, key_exists FROM (
                SELECT token AS key, key_alias, team_id, user_id, true AS key_exists, NULL::timestamp AS deleted_at
-               FROM "LiteLLM_VerificationToken" WHERE token = ANY ($1)
-               UNION ALL
-               SELECT token, key_alias, team_id, user_id, false, deleted_at
-               FROM "LiteLLM_DeletedVerificationToken" WHERE token = ANY ($1)
-           ) AS keys ORDER BY key, key_exists DESC, deleted_at DESC"#,
-    )
-    .bind(keys)
-    .fetch_all(connection)
-    .await
+               FROM "LiteLLM_VerificationToken" WHERE token = ANY ("#,
+    );
+    query.push_bind(keys).push(")");
+    if with_deleted {
+        query.push(
+            r#" UNION ALL SELECT token, key_alias, team_id, user_id, false, deleted_at
+                FROM "LiteLLM_DeletedVerificationToken" WHERE token = ANY ("#,
+        );
+        query.push_bind(keys).push(")");
+    }
+    query.push(") AS keys ORDER BY key, key_exists DESC, deleted_at DESC");
+    query.build_query_as().fetch_all(connection).await
 }
 
 async fn sessions(connection: &mut PgConnection, keys: &[String]) -> Result<Vec<Found>, sqlx::Error> {
@@ -117,23 +132,29 @@ async fn sessions(connection: &mut PgConnection, keys: &[String]) -> Result<Vec<
     .await
 }
 
-async fn hashed_twice(connection: &mut PgConnection, keys: &[String]) -> Result<Vec<Found>, sqlx::Error> {
+async fn hashed_twice(
+    connection: &mut PgConnection,
+    keys: &[String],
+    with_deleted: bool,
+) -> Result<Vec<Found>, sqlx::Error> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    sqlx::query_as(
+    let mut query = QueryBuilder::<Postgres>::new(
         r#"SELECT DISTINCT ON (key) key, key_alias, team_id, user_id, false AS key_exists FROM (
                SELECT encode(sha256(convert_to(token, 'UTF8')), 'hex') AS key, key_alias, team_id, user_id,
                       'infinity'::timestamp AS deleted_at
-               FROM "LiteLLM_VerificationToken"
-               UNION ALL
+               FROM "LiteLLM_VerificationToken""#,
+    );
+    if with_deleted {
+        query.push(
+            r#" UNION ALL
                SELECT encode(sha256(convert_to(token, 'UTF8')), 'hex'), key_alias, team_id, user_id, deleted_at
-               FROM "LiteLLM_DeletedVerificationToken"
-           ) AS keys WHERE key = ANY ($1) ORDER BY key, deleted_at DESC"#,
-    )
-    .bind(keys)
-    .fetch_all(connection)
-    .await
+               FROM "LiteLLM_DeletedVerificationToken""#,
+        );
+    }
+    query.push(") AS keys WHERE key = ANY (").push_bind(keys).push(") ORDER BY key, deleted_at DESC");
+    query.build_query_as().fetch_all(connection).await
 }
 
 /// Names that the log's own rows carry. Looks at the first and the last hundred rows of each key; where their first

@@ -72,14 +72,14 @@ pub struct SpendLog {
     /// User.
     pub user: Option<String>,
     /// Metadata of the call.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     pub metadata: RawJson,
     /// `True`, `False`, or nothing.
     pub cache_hit: Option<String>,
     /// Key in the cache.
     pub cache_key: Option<String>,
-    /// Tags.
-    #[schema(value_type = Option<Vec<String>>)]
+    /// Tags: a list of texts, unless somebody stored something else.
+    #[schema(value_type = Option<Value>)]
     pub request_tags: RawJson,
     /// Team.
     pub team_id: Option<String>,
@@ -90,10 +90,10 @@ pub struct SpendLog {
     /// Client's address.
     pub requester_ip_address: Option<String>,
     /// Messages, where LiteLLM stores them.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     pub messages: RawJson,
     /// Response, where LiteLLM stores it.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     pub response: RawJson,
     /// Session.
     pub session_id: Option<String>,
@@ -106,7 +106,7 @@ pub struct SpendLog {
     /// Agent.
     pub agent_id: Option<String>,
     /// Request as the proxy saw it, where LiteLLM stores it.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     pub proxy_server_request: RawJson,
     /// LiteLLM's id of the call.
     pub litellm_call_id: Option<String>,

@@ -10,8 +10,24 @@
 
 mod support;
 
+mod activity;
+mod allowed_ips;
 mod conformance;
+mod dates;
+mod keys;
+mod limits;
+mod log_pages;
 mod management;
+mod older_litellm;
+mod openapi;
+mod overviews;
+mod pages;
+mod requests;
+mod robustness;
 mod rollups;
+mod spend_logs;
+mod spend_reset;
 mod spend_usage;
 mod spend_usage_exactly_once;
+mod store;
+mod upstream;

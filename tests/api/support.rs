@@ -64,6 +64,8 @@ pub fn settings() -> Settings {
         metrics_public: false,
         manage_litellm_keys: false,
         request_timeout: Duration::from_secs(30),
+        upstream: None,
+        serve_only: Vec::new(),
     }
 }
 
@@ -96,14 +98,24 @@ impl TestApp {
     }
 
     /// On a database that exists.
-    pub async fn on(database: TestDatabase, settings: Settings) -> Self {
+    pub async fn on(database: impl Into<Arc<TestDatabase>>, settings: Settings) -> Self {
         let limits = PoolLimits { connections: 5, wait: Duration::from_secs(30) };
+        Self::build(database.into(), settings, Clock::system(), limits).await
+    }
+
+    /// With everything given.
+    pub async fn build(database: Arc<TestDatabase>, settings: Settings, clock: Clock, limits: PoolLimits) -> Self {
         let pool = database::pool(database.url(), limits).unwrap();
+        Self::on_pool(database, pool, settings, clock).await
+    }
+
+    /// On a pool that exists.
+    pub async fn on_pool(database: Arc<TestDatabase>, pool: PgPool, settings: Settings, clock: Clock) -> Self {
         let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
-        let state = AppState::new(pool.clone(), settings, prices, Clock::system()).unwrap();
+        let state = AppState::new(pool.clone(), settings, prices, clock).unwrap();
         state.refresh_allow_list().await.unwrap();
         state.refresh_rollups().await.unwrap();
-        Self { router: build_router(state.clone()), state, pool, database: Arc::new(database) }
+        Self { router: build_router(state.clone()), state, pool, database }
     }
 
     /// A second application on the same database that has not looked at it yet: it knows of no rollups.
@@ -121,6 +133,31 @@ impl TestApp {
         app
     }
 
+    /// Another server of the same database.
+    pub async fn another(&self) -> Self {
+        Self::on(Arc::clone(&self.database), settings()).await
+    }
+
+    /// Runs a statement.
+    pub async fn execute(&self, statement: &'static str) {
+        sqlx::raw_sql(statement).execute(&self.pool).await.unwrap();
+    }
+
+    /// The first column of the first row, as text.
+    pub async fn scalar(&self, statement: &'static str) -> String {
+        let value: Option<String> = sqlx::query_scalar(statement).fetch_one(&self.pool).await.unwrap();
+        value.unwrap_or_default()
+    }
+
+    /// Listens on a free port of 127.0.0.1, for what only a connection shows; ends with the test.
+    pub async fn listen(&self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = self.router.clone().into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+        address
+    }
+
     /// Sends a request from 127.0.0.1.
     pub async fn send(&self, request: Request<Body>) -> Answer {
         self.send_from(request, "127.0.0.1:50000".parse().unwrap()).await
@@ -132,7 +169,7 @@ impl TestApp {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8_lossy(&bytes).into_owned() }
     }
 
     /// `GET` with a key.

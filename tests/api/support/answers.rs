@@ -1,7 +1,5 @@
 //! Comparing answers with recorded ones, by the rules of the recordings: numbers equal within 1e-9, some lists as sets.
 
-use std::cmp::Ordering;
-
 use serde_json::Value;
 
 /// Whether lists are compared in order.
@@ -29,8 +27,8 @@ fn compare(ours: &Value, recorded: &Value, lists: Lists, path: &str) -> Option<S
             }
             let (mut a, mut b): (Vec<&Value>, Vec<&Value>) = (a.iter().collect(), b.iter().collect());
             if lists == Lists::AsSets {
-                a.sort_by(|x, y| order(x, y));
-                b.sort_by(|x, y| order(x, y));
+                a.sort_by_cached_key(|value| sort_key(value));
+                b.sort_by_cached_key(|value| sort_key(value));
             }
             a.iter().zip(&b).enumerate().find_map(|(i, (x, y))| compare(x, y, lists, &format!("{path}[{i}]")))
         }
@@ -45,8 +43,8 @@ fn compare(ours: &Value, recorded: &Value, lists: Lists, path: &str) -> Option<S
     }
 }
 
-/// An order of values that does not tell apart what compares equal: strings first, then numbers by value.
-fn order(a: &Value, b: &Value) -> Ordering {
+/// A key to sort by that does not tell apart what compares equal: strings as they are, numbers by value.
+fn sort_key(value: &Value) -> Vec<String> {
     fn strings(value: &Value, out: &mut Vec<String>) {
         match value {
             Value::Object(fields) => {
@@ -76,10 +74,7 @@ fn order(a: &Value, b: &Value) -> Ordering {
             other => out.push(other.to_string()),
         }
     }
-    let key = |value: &Value| {
-        let mut out = Vec::new();
-        strings(value, &mut out);
-        out
-    };
-    key(a).cmp(&key(b))
+    let mut out = Vec::new();
+    strings(value, &mut out);
+    out
 }

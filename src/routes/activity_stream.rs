@@ -1,0 +1,205 @@
+//! Writes an answer of aggregated activity while the database sums: at any time one day of it is in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use sqlx::{PgPool, Postgres, QueryBuilder};
+
+use super::daily_activity::{
+    Breakdown, DailySpendData, DailySpendMetadata, Entities, GroupMetrics, KeyMetrics, SpendMetrics, bucket_of_key,
+    log_window, metadata_of, provider_metadata,
+};
+use super::dates::parse_day;
+use crate::error::ApiError;
+use crate::json_stream::{self, Writer};
+use crate::store::Reading;
+use crate::store::activity::{self, ActivityFilter, DaySums, Dimension, Sums};
+use crate::store::key_metadata::{self, KeyMetadata};
+
+/// The name of rows without user, team or tag.
+const UNASSIGNED: &str = "Unassigned";
+
+impl From<&Sums> for SpendMetrics {
+    fn from(sums: &Sums) -> Self {
+        Self {
+            spend: sums.spend,
+            flat_cost: 0.0,
+            ptu_hours: 0.0,
+            prompt_tokens: sums.prompt_tokens,
+            completion_tokens: sums.completion_tokens,
+            cache_read_input_tokens: sums.cache_read_input_tokens,
+            cache_creation_input_tokens: sums.cache_creation_input_tokens,
+            compression_saved_tokens: sums.compression_saved_tokens,
+            compression_savings_spend: sums.compression_savings_spend,
+            prompt_caching_savings_spend: sums.prompt_caching_savings_spend,
+            gateway_injected_caching_savings_spend: sums.gateway_injected_caching_savings_spend,
+            autorouter_savings_spend: sums.autorouter_savings_spend,
+            total_tokens: sums.prompt_tokens + sums.completion_tokens,
+            successful_requests: sums.successful_requests,
+            failed_requests: sums.failed_requests,
+            api_requests: sums.api_requests,
+            total_response_time_ms: sums.total_response_time_ms,
+            timed_requests: sums.timed_requests,
+        }
+    }
+}
+
+/// What an answer needs besides the sums.
+struct Frame {
+    filter: ActivityFilter,
+    /// The keys that are listed, and what is known of them.
+    top: Vec<String>,
+    keys: BTreeMap<String, KeyMetadata>,
+    /// What is told of teams or tags, where the answer has sums of them.
+    entities: Option<Entities>,
+    /// Paging, and how many keys there are.
+    metadata: DailySpendMetadata,
+}
+
+/// The answer: the sums of every day, with the `limit` keys with the largest spend; with `entities`, also by team or
+/// tag.
+pub async fn respond(
+    pool: &PgPool,
+    filter: ActivityFilter,
+    limit: i64,
+    entities: Option<Entities>,
+) -> Result<Response, ApiError> {
+    let mut reading = Reading::start(pool).await?;
+    let connection = reading.connection();
+    activity::begin_snapshot(connection).await?;
+    let top = activity::top_keys(connection, &filter, limit).await?;
+    let names: BTreeSet<String> = top.iter().map(|key| key.api_key.clone()).filter(|key| !key.is_empty()).collect();
+    let days = activity::first_and_last_day(connection, &filter).await?;
+    let days: Vec<_> = [days.0, days.1].into_iter().flatten().filter_map(|day| parse_day(&day)).collect();
+    let keys = key_metadata::find(connection, &names, log_window(&days)).await?;
+    let counts = match &entities {
+        Some(_) => Some(activity::entity_keys(connection, &filter).await?),
+        None => None,
+    };
+    let metadata = DailySpendMetadata {
+        page: 1,
+        total_pages: 1,
+        api_key_limit: Some(limit),
+        total_api_keys: Some(top.first().map_or(0, |key| key.keys)),
+        entity_total_api_keys: counts
+            .map(|counts| counts.into_iter().map(|(entity, keys)| (entity_name(Some(entity)), keys)).collect()),
+        ..DailySpendMetadata::default()
+    };
+    let top = top.into_iter().map(|key| key.api_key).collect();
+    let frame = Frame { filter, top, keys, entities, metadata };
+    json_stream::respond(write(reading, frame), "application/json").await
+}
+
+fn entity_name(entity: Option<String>) -> String {
+    entity.filter(|entity| !entity.is_empty()).unwrap_or_else(|| UNASSIGNED.to_owned())
+}
+
+fn write(mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = Writer::new();
+        writer.raw("{\"results\":");
+        let mut totals = Sums::default();
+        let mut separator = "[";
+        {
+            let mut query = QueryBuilder::<Postgres>::new("");
+            let by_entity = frame.entities.is_some();
+            let mut rows =
+                activity::day_sums(reading.connection(), &mut query, &frame.filter, &frame.top, by_entity);
+            let mut open: Option<(String, Day)> = None;
+            while let Some(row) = rows.try_next().await? {
+                if let Some((date, day)) = open.take_if(|(date, _)| *date != row.date) {
+                    separator = day.write(&date, separator, &mut writer)?;
+                    if let Some(piece) = writer.piece() {
+                        yield piece;
+                    }
+                }
+                let (_, day) = open.get_or_insert_with(|| (row.date.clone(), Day::default()));
+                if row.dimension == Dimension::Day && row.api_key.is_none() {
+                    totals.add(&row.sums);
+                }
+                day.add(row, &frame);
+            }
+            if let Some((date, day)) = open {
+                separator = day.write(&date, separator, &mut writer)?;
+            }
+        }
+        activity::end_snapshot(reading.connection()).await?;
+        reading.finish();
+        let of_days = DailySpendMetadata::of(SpendMetrics::from(&totals));
+        frame.metadata = DailySpendMetadata {
+            page: frame.metadata.page,
+            total_pages: frame.metadata.total_pages,
+            api_key_limit: frame.metadata.api_key_limit,
+            total_api_keys: frame.metadata.total_api_keys,
+            entity_total_api_keys: frame.metadata.entity_total_api_keys.take(),
+            ..of_days
+        };
+        writer.raw(if separator == "[" { "[]" } else { "]" });
+        writer.raw(",\"metadata\":");
+        writer.value(&frame.metadata)?;
+        writer.raw("}");
+        yield writer.take();
+    }
+}
+
+/// The sums of one day, as far as they have arrived.
+#[derive(Default)]
+struct Day {
+    metrics: SpendMetrics,
+    breakdown: Breakdown,
+}
+
+impl Day {
+    fn add(&mut self, row: DaySums, frame: &Frame) {
+        let metrics = SpendMetrics::from(&row.sums);
+        let keyed = |key: &str| (bucket_of_key(key), metadata_of(key, &frame.keys));
+        let breakdown = &mut self.breakdown;
+        let groups = match row.dimension {
+            Dimension::Day => {
+                match row.api_key {
+                    None => self.metrics = metrics,
+                    Some(key) => {
+                        let (name, metadata) = keyed(&key);
+                        breakdown.api_keys.insert(name, KeyMetrics { metrics, metadata });
+                    }
+                }
+                return;
+            }
+            Dimension::Model => &mut breakdown.models,
+            Dimension::ModelGroup => &mut breakdown.model_groups,
+            Dimension::Provider => &mut breakdown.providers,
+            Dimension::Tool => &mut breakdown.mcp_servers,
+            Dimension::Endpoint => &mut breakdown.endpoints,
+            Dimension::Entity => &mut breakdown.entities,
+        };
+        let name = match (row.dimension, row.name) {
+            (Dimension::Entity, name) => entity_name(name),
+            (_, Some(name)) => name,
+            // Rows without a tool or an endpoint are no group.
+            (_, None) => return,
+        };
+        let metadata = match row.dimension {
+            Dimension::Provider => provider_metadata(&name),
+            Dimension::Entity => frame.entities.as_ref().and_then(|told| told.get(&name)).cloned().unwrap_or_default(),
+            _ => serde_json::Map::new(),
+        };
+        let group = groups.entry(name).or_insert_with(|| GroupMetrics { metadata, ..GroupMetrics::default() });
+        match row.api_key {
+            None => group.metrics = metrics,
+            Some(key) => {
+                let (name, metadata) = keyed(&key);
+                group.api_key_breakdown.insert(name, KeyMetrics { metrics, metadata });
+            }
+        }
+    }
+
+    /// Writes the day after `separator`, and gives the next separator. What is no day in the table is left out.
+    fn write(self, date: &str, separator: &'static str, writer: &mut Writer) -> Result<&'static str, ApiError> {
+        let Some(date) = parse_day(date) else { return Ok(separator) };
+        writer.raw(separator);
+        writer.value(&DailySpendData { date, metrics: self.metrics, breakdown: self.breakdown })?;
+        Ok(",")
+    }
+}

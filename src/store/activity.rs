@@ -1,0 +1,539 @@
+//! Aggregated activity out of LiteLLM's daily tables (user, team, tag): all sums are made by the database, and what
+//! reaches the server is a few rows a day. An answer's queries belong into one snapshot ([`begin_snapshot`]).
+
+use chrono::{Days, NaiveDate};
+use futures_util::stream::BoxStream;
+use sqlx::{Executor, FromRow, PgConnection, Postgres, QueryBuilder};
+
+use super::daily_activity::{DailyRow, UNKNOWN_MODEL};
+
+/// The key under which LiteLLM keeps flat costs of provisioned throughput: no key of anybody.
+pub const FLAT_COST_KEY: &str = "__ptu_flat_cost__";
+
+/// Into how many spans of days a range is cut, about.
+const PARTS: i64 = 8;
+
+/// Which daily table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DailyTable {
+    /// `LiteLLM_DailyUserSpend`.
+    User,
+    /// `LiteLLM_DailyTeamSpend`.
+    Team,
+    /// `LiteLLM_DailyTagSpend`: a request with several tags counts once for each.
+    Tag,
+}
+
+impl DailyTable {
+    fn name(self) -> &'static str {
+        match self {
+            Self::User => r#""LiteLLM_DailyUserSpend""#,
+            Self::Team => r#""LiteLLM_DailyTeamSpend""#,
+            Self::Tag => r#""LiteLLM_DailyTagSpend""#,
+        }
+    }
+
+    fn entity(self) -> &'static str {
+        match self {
+            Self::User => "user_id",
+            Self::Team => "team_id",
+            Self::Tag => "tag",
+        }
+    }
+}
+
+/// Which rows of a daily table. An empty list matches nothing.
+#[derive(Clone, Debug)]
+pub struct ActivityFilter {
+    /// Table.
+    pub table: DailyTable,
+    /// First day, `YYYY-MM-DD`.
+    pub start: String,
+    /// Last day, included.
+    pub end: String,
+    /// Users, teams or tags, if limited.
+    pub entities: Option<Vec<String>>,
+    /// Users, teams or tags to leave out.
+    pub excluded: Vec<String>,
+    /// Hashes of keys, if limited.
+    pub api_keys: Option<Vec<String>>,
+    /// Model, if limited to one; [`UNKNOWN_MODEL`] also finds rows without one.
+    pub model: Option<String>,
+}
+
+/// Columns that an older LiteLLM lacks, as the outer row of defaults.
+const NEWER_COLUMNS: &str = r#"
+    (SELECT NULL::text AS endpoint, NULL::text AS mcp_namespaced_tool_name, 0::bigint AS compression_saved_tokens,
+            0::float8 AS compression_savings_spend, 0::float8 AS prompt_caching_savings_spend,
+            0::float8 AS gateway_injected_caching_savings_spend, 0::float8 AS autorouter_savings_spend,
+            0::bigint AS total_response_time_ms, 0::bigint AS timed_requests) AS defaults"#;
+
+/// Names of groups and the figures of a row; `entity_id` goes before it.
+const COLUMNS: &str = r#"
+    date, api_key, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,
+    prompt_tokens::bigint, completion_tokens::bigint, cache_read_input_tokens::bigint,
+    cache_creation_input_tokens::bigint, spend, api_requests::bigint, successful_requests::bigint,
+    failed_requests::bigint, compression_saved_tokens, compression_savings_spend, prompt_caching_savings_spend,
+    gateway_injected_caching_savings_spend, autorouter_savings_spend, total_response_time_ms, timed_requests"#;
+
+/// Sums of all figures, for a `SELECT` that groups.
+const SUMS: &str = r#"
+    sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
+    sum(completion_tokens)::bigint AS completion_tokens,
+    sum(cache_read_input_tokens)::bigint AS cache_read_input_tokens,
+    sum(cache_creation_input_tokens)::bigint AS cache_creation_input_tokens,
+    sum(compression_saved_tokens)::bigint AS compression_saved_tokens,
+    sum(compression_savings_spend) AS compression_savings_spend,
+    sum(prompt_caching_savings_spend) AS prompt_caching_savings_spend,
+    sum(gateway_injected_caching_savings_spend) AS gateway_injected_caching_savings_spend,
+    sum(autorouter_savings_spend) AS autorouter_savings_spend, sum(api_requests)::bigint AS api_requests,
+    sum(successful_requests)::bigint AS successful_requests, sum(failed_requests)::bigint AS failed_requests,
+    sum(total_response_time_ms)::bigint AS total_response_time_ms, sum(timed_requests)::bigint AS timed_requests"#;
+
+/// Sums of the figures that a list of keys or users has; the others are not read, and 0.
+const LIST_SUMS: &str = r#"
+    sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
+    sum(completion_tokens)::bigint AS completion_tokens,
+    sum(cache_read_input_tokens)::bigint AS cache_read_input_tokens,
+    sum(cache_creation_input_tokens)::bigint AS cache_creation_input_tokens,
+    sum(api_requests)::bigint AS api_requests, sum(successful_requests)::bigint AS successful_requests,
+    sum(failed_requests)::bigint AS failed_requests,
+    0::bigint AS compression_saved_tokens, 0::float8 AS compression_savings_spend,
+    0::float8 AS prompt_caching_savings_spend, 0::float8 AS gateway_injected_caching_savings_spend,
+    0::float8 AS autorouter_savings_spend, 0::bigint AS total_response_time_ms, 0::bigint AS timed_requests,
+    count(*) OVER () AS members"#;
+
+/// The figures themselves.
+const FIGURES: &str = r#"
+    spend, prompt_tokens, completion_tokens, cache_read_input_tokens, cache_creation_input_tokens,
+    compression_saved_tokens, compression_savings_spend, prompt_caching_savings_spend,
+    gateway_injected_caching_savings_spend, autorouter_savings_spend, api_requests, successful_requests,
+    failed_requests, total_response_time_ms, timed_requests"#;
+
+/// The name under which a row's model, group and so on stand in a report.
+const NAMES: &str = r#"
+    COALESCE(NULLIF(model, ''), 'unknown-model') AS model,
+    COALESCE(NULLIF(model_group, ''), NULLIF(model, ''), 'unknown-model-group') AS model_group,
+    COALESCE(NULLIF(custom_llm_provider, ''), 'unknown') AS provider,
+    NULLIF(mcp_namespaced_tool_name, '') AS tool, NULLIF(endpoint, '') AS endpoint"#;
+
+/// The order of keys by falling spend. Sums of binary fractions depend on their order in the last bits: rounding
+/// lets what is equal in decimals be equal here, so that the name decides.
+const BY_SPEND: &str = r#"
+    round(sum(spend)::numeric, 9) DESC,
+    CASE WHEN api_key = '' THEN 'unattributed'
+         WHEN api_key = 'unattributed' OR api_key LIKE 'raw:%' THEN 'raw:' || api_key ELSE api_key END"#;
+
+impl ActivityFilter {
+    /// The same rows, of these days only.
+    pub fn between(self, (start, end): (NaiveDate, NaiveDate)) -> Self {
+        Self { start: start.to_string(), end: end.to_string(), ..self }
+    }
+
+    /// The same rows in spans of days, so that the database can group several at a time.
+    fn parts(&self) -> Vec<Self> {
+        let day = |text: &str| text.parse::<NaiveDate>().ok();
+        let (Some(start), Some(end)) = (day(&self.start), day(&self.end)) else { return vec![self.clone()] };
+        let length = Days::new(u64::try_from((end - start).num_days() / PARTS).unwrap_or(0));
+        let mut parts = Vec::new();
+        let mut first = start;
+        while let Some(last) = first.checked_add_days(length).filter(|last| *last < end) {
+            parts.push(self.clone().between((first, last)));
+            let Some(next) = last.succ_opt() else { break };
+            first = next;
+        }
+        parts.push(self.clone().between((first, end)));
+        parts
+    }
+
+    /// ` FROM ... ` with the rows, the columns under LiteLLM's names and the entity as `entity_id`.
+    fn push_rows(&self, query: &mut QueryBuilder<Postgres>) {
+        query.push(" FROM (SELECT daily.* FROM ").push(NEWER_COLUMNS).push(" CROSS JOIN LATERAL (SELECT ");
+        query.push(self.table.entity()).push(" AS entity_id, id, ").push(COLUMNS);
+        query.push(" FROM ").push(self.table.name());
+        query.push(" WHERE date >= ").push_bind(self.start.clone());
+        query.push(" AND date <= ").push_bind(self.end.clone());
+        if let Some(entities) = &self.entities {
+            query.push(" AND ").push(self.table.entity()).push(" = ANY (").push_bind(entities.clone()).push(")");
+        }
+        if !self.excluded.is_empty() {
+            query.push(" AND (").push(self.table.entity()).push(" IS NULL OR ").push(self.table.entity());
+            query.push(" <> ALL (").push_bind(self.excluded.clone()).push("))");
+        }
+        if let Some(api_keys) = &self.api_keys {
+            query.push(" AND api_key = ANY (").push_bind(api_keys.clone()).push(")");
+        }
+        match self.model.as_deref() {
+            None | Some("") => {}
+            Some(UNKNOWN_MODEL) => {
+                query.push(" AND (model IS NULL OR model IN ('', ").push_bind(UNKNOWN_MODEL).push("))");
+            }
+            Some(model) => {
+                query.push(" AND model = ").push_bind(model.to_owned());
+            }
+        }
+        query.push(") AS daily) AS daily");
+    }
+}
+
+/// Starts a snapshot: everything read on the connection until [`end_snapshot`] is of one moment.
+pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    // Compiling a query of many sums takes longer than running it. The planner takes every tenth row for a group of
+    // its own, and would sort them; they are few, and hashing them is several times faster.
+    connection
+        .execute(
+            "SET LOCAL jit = off; SET LOCAL work_mem = '32MB'; SET LOCAL enable_sort = off;
+             SET LOCAL enable_incremental_sort = off; SET LOCAL parallel_tuple_cost = 0",
+        )
+        .await
+        .map(|_| ())
+}
+
+/// Ends a snapshot.
+pub async fn end_snapshot(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute("COMMIT").await.map(|_| ())
+}
+
+/// A key among those with the largest spend.
+#[derive(Clone, Debug, FromRow)]
+pub struct TopKey {
+    /// Hash of the key; empty where there was none.
+    pub api_key: String,
+    /// How many keys there are in all.
+    pub keys: i64,
+}
+
+/// The `limit` keys with the largest spend.
+pub async fn top_keys(
+    connection: &mut PgConnection,
+    filter: &ActivityFilter,
+    limit: i64,
+) -> Result<Vec<TopKey>, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT api_key, count(*) OVER () AS keys");
+    filter.push_rows(&mut query);
+    query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
+    query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND).push(" LIMIT ").push_bind(limit);
+    query.build_query_as().persistent(false).fetch_all(connection).await
+}
+
+/// The first and the last day with rows, `YYYY-MM-DD`.
+pub async fn first_and_last_day(
+    connection: &mut PgConnection,
+    filter: &ActivityFilter,
+) -> Result<(Option<String>, Option<String>), sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT (SELECT min(date)");
+    filter.push_rows(&mut query);
+    query.push("), (SELECT max(date)");
+    filter.push_rows(&mut query);
+    query.push(")");
+    query.build_query_as().persistent(false).fetch_one(connection).await
+}
+
+/// What the rows of a sum have in common, besides their day and perhaps their key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[repr(i32)]
+pub enum Dimension {
+    /// Nothing else.
+    Day = 0,
+    /// Model.
+    Model = 1,
+    /// Public model name.
+    ModelGroup = 2,
+    /// Provider.
+    Provider = 3,
+    /// MCP tool.
+    Tool = 4,
+    /// Endpoint.
+    Endpoint = 5,
+    /// User, team or tag.
+    Entity = 6,
+}
+
+/// Sums of one group of one day.
+#[derive(Clone, Debug, FromRow)]
+pub struct DaySums {
+    /// Day, `YYYY-MM-DD`.
+    pub date: String,
+    /// What the group is.
+    pub dimension: Dimension,
+    /// The group's name; nothing for [`Dimension::Day`].
+    pub name: Option<String>,
+    /// The group's sums of one key, where it is set.
+    pub api_key: Option<String>,
+    /// Sums.
+    #[sqlx(flatten)]
+    pub sums: Sums,
+}
+
+/// Sums of daily rows, in the columns' own units.
+#[derive(Clone, Debug, Default, FromRow)]
+pub struct Sums {
+    /// USD.
+    pub spend: f64,
+    /// Prompt tokens.
+    pub prompt_tokens: i64,
+    /// Completion tokens.
+    pub completion_tokens: i64,
+    /// Tokens read from the provider's cache.
+    pub cache_read_input_tokens: i64,
+    /// Tokens written to the provider's cache.
+    pub cache_creation_input_tokens: i64,
+    /// Tokens saved by prompt compression.
+    pub compression_saved_tokens: i64,
+    /// USD saved by prompt compression.
+    pub compression_savings_spend: f64,
+    /// USD saved by the provider's cache.
+    pub prompt_caching_savings_spend: f64,
+    /// USD saved by cache marks that the gateway added.
+    pub gateway_injected_caching_savings_spend: f64,
+    /// USD saved by routing.
+    pub autorouter_savings_spend: f64,
+    /// Requests.
+    pub api_requests: i64,
+    /// Requests that succeeded.
+    pub successful_requests: i64,
+    /// Requests that failed.
+    pub failed_requests: i64,
+    /// Sum of response times, milliseconds.
+    pub total_response_time_ms: i64,
+    /// Requests in that sum.
+    pub timed_requests: i64,
+}
+
+impl Sums {
+    /// Adds other sums.
+    pub fn add(&mut self, other: &Self) {
+        self.spend += other.spend;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.cache_read_input_tokens += other.cache_read_input_tokens;
+        self.cache_creation_input_tokens += other.cache_creation_input_tokens;
+        self.compression_saved_tokens += other.compression_saved_tokens;
+        self.compression_savings_spend += other.compression_savings_spend;
+        self.prompt_caching_savings_spend += other.prompt_caching_savings_spend;
+        self.gateway_injected_caching_savings_spend += other.gateway_injected_caching_savings_spend;
+        self.autorouter_savings_spend += other.autorouter_savings_spend;
+        self.api_requests += other.api_requests;
+        self.successful_requests += other.successful_requests;
+        self.failed_requests += other.failed_requests;
+        self.total_response_time_ms += other.total_response_time_ms;
+        self.timed_requests += other.timed_requests;
+    }
+}
+
+/// The name of a sum's group, by the bits of `GROUPING (model, model_group, provider, tool, endpoint)`.
+const DIMENSIONS: &str = r#"
+    CASE GROUPING (model, model_group, provider, tool, endpoint)
+        WHEN 31 THEN 0 WHEN 15 THEN 1 WHEN 23 THEN 2 WHEN 27 THEN 3 WHEN 29 THEN 4 ELSE 5 END AS dimension,
+    COALESCE(CASE WHEN GROUPING (model) = 0 THEN model END, CASE WHEN GROUPING (model_group) = 0 THEN model_group END,
+             CASE WHEN GROUPING (provider) = 0 THEN provider END, tool, endpoint) AS name"#;
+
+/// Leaves out rows without a tool or an endpoint, which are no group.
+const NAMED: &str = "(GROUPING (tool) = 1 OR tool IS NOT NULL) AND (GROUPING (endpoint) = 1 OR endpoint IS NOT NULL)";
+
+/// Sums by day and group, and by key below for `api_keys`; newest day first. Within a day, the order is arbitrary.
+/// `by_entity` adds the users, teams or tags.
+pub fn day_sums<'q, 'c: 'q>(
+    connection: &'c mut PgConnection,
+    query: &'q mut QueryBuilder<Postgres>,
+    filter: &ActivityFilter,
+    api_keys: &[String],
+    by_entity: bool,
+) -> BoxStream<'q, Result<DaySums, sqlx::Error>> {
+    // The rows are read once for everybody, into groups that are few, and those are grouped again; a key's rows
+    // are read apart, and only for the keys that are asked for.
+    query.push("WITH groups AS MATERIALIZED (");
+    for (index, part) in filter.parts().iter().enumerate() {
+        query.push(if index == 0 { "(" } else { " UNION ALL (" });
+        query.push("SELECT date, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,");
+        query.push(SUMS);
+        part.push_rows(query);
+        query.push(" GROUP BY 1, 2, 3, 4, 5, 6)");
+    }
+    query.push("), named AS (SELECT date, ").push(NAMES).push(",").push(FIGURES).push(" FROM groups");
+    query.push("), keyed AS MATERIALIZED (SELECT date, api_key, ").push(NAMES).push(",").push(SUMS);
+    let keyed = ActivityFilter { api_keys: Some(api_keys.to_vec()), ..filter.clone() };
+    keyed.push_rows(query);
+    query.push(" GROUP BY date, api_key, 3, 4, 5, 6, 7) SELECT date, NULL::text AS api_key, ");
+    query.push(DIMENSIONS).push(",").push(SUMS);
+    query.push(
+        " FROM named GROUP BY GROUPING SETS ((date), (date, model), (date, model_group), (date, provider),
+          (date, tool), (date, endpoint)) HAVING ",
+    );
+    query.push(NAMED).push(" UNION ALL SELECT date, api_key, ");
+    query.push(DIMENSIONS).push(",").push(SUMS);
+    query.push(
+        " FROM keyed GROUP BY GROUPING SETS ((date, api_key), (date, model, api_key), (date, model_group, api_key),
+          (date, provider, api_key), (date, tool, api_key), (date, endpoint, api_key)) HAVING ",
+    );
+    query.push(NAMED);
+    if by_entity {
+        query.push(" UNION ALL SELECT date, NULL::text, 6, COALESCE(entity_id, ''),").push(SUMS);
+        filter.push_rows(query);
+        query.push(" GROUP BY date, 4 UNION ALL SELECT date, api_key, 6, COALESCE(entity_id, ''),").push(SUMS);
+        keyed.push_rows(query);
+        query.push(" GROUP BY date, api_key, 4");
+    }
+    query.push(" ORDER BY 1 DESC");
+    query.build_query_as().persistent(false).fetch(connection)
+}
+
+/// How many keys each user, team or tag has; the name is empty for rows without one.
+pub async fn entity_keys(
+    connection: &mut PgConnection,
+    filter: &ActivityFilter,
+) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT entity, count(*) FILTER (WHERE api_key <> ");
+    query.push_bind(FLAT_COST_KEY);
+    query.push(") FROM (SELECT COALESCE(entity_id, '') AS entity, api_key");
+    filter.push_rows(&mut query);
+    query.push(" GROUP BY 1, 2) AS pairs GROUP BY 1");
+    query.build_query_as().persistent(false).fetch_all(connection).await
+}
+
+/// Sums of one key over the whole range.
+#[derive(Clone, Debug, FromRow)]
+pub struct KeySums {
+    /// Hash of the key; empty where there was none.
+    pub api_key: String,
+    /// How many keys there are in all.
+    pub members: i64,
+    /// Sums.
+    #[sqlx(flatten)]
+    pub sums: Sums,
+}
+
+/// A page of the keys, largest spend first.
+pub async fn key_page(
+    connection: &mut PgConnection,
+    filter: &ActivityFilter,
+    offset: i64,
+    limit: i64,
+) -> Result<Vec<KeySums>, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT api_key,");
+    query.push(LIST_SUMS);
+    filter.push_rows(&mut query);
+    query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
+    query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND);
+    query.push(" LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
+    query.build_query_as().persistent(false).fetch_all(connection).await
+}
+
+/// How many keys there are.
+pub async fn count_keys(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<i64, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT count(*) FROM (SELECT api_key");
+    filter.push_rows(&mut query);
+    query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY).push(" GROUP BY api_key) AS keys");
+    query.build_query_scalar().persistent(false).fetch_one(connection).await
+}
+
+/// The keys with the largest spend on one model, by its public name or its own.
+pub async fn keys_of_model(
+    connection: &mut PgConnection,
+    filter: &ActivityFilter,
+    model: &str,
+    by_group: bool,
+    limit: i64,
+) -> Result<Vec<KeySums>, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT api_key,");
+    query.push(LIST_SUMS);
+    filter.push_rows(&mut query);
+    query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
+    query.push(if by_group {
+        " AND COALESCE(NULLIF(model_group, ''), NULLIF(model, ''), 'unknown-model-group') = "
+    } else {
+        " AND COALESCE(NULLIF(model, ''), 'unknown-model') = "
+    });
+    query.push_bind(model.to_owned());
+    query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND).push(" LIMIT ").push_bind(limit);
+    query.build_query_as().persistent(false).fetch_all(connection).await
+}
+
+/// Sums of one user over the whole range.
+#[derive(Clone, Debug, FromRow)]
+pub struct UserSums {
+    /// User; nothing for rows without one.
+    pub user_id: Option<String>,
+    /// How many users there are in all.
+    pub members: i64,
+    /// Sums.
+    #[sqlx(flatten)]
+    pub sums: Sums,
+}
+
+/// A page of the users, largest spend first.
+pub async fn user_page(
+    connection: &mut PgConnection,
+    filter: &ActivityFilter,
+    offset: i64,
+    limit: i64,
+) -> Result<Vec<UserSums>, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT NULLIF(entity_id, '') AS user_id,");
+    query.push(LIST_SUMS);
+    filter.push_rows(&mut query);
+    query.push(" GROUP BY 1 ORDER BY round(sum(spend)::numeric, 9) DESC, 1 ASC NULLS LAST LIMIT ");
+    query.push_bind(limit).push(" OFFSET ").push_bind(offset);
+    query.build_query_as().persistent(false).fetch_all(connection).await
+}
+
+/// How many users there are; rows without one count as one.
+pub async fn count_users(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<i64, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT count(*) FROM (SELECT NULLIF(entity_id, '')");
+    filter.push_rows(&mut query);
+    query.push(" GROUP BY 1) AS users");
+    query.build_query_scalar().persistent(false).fetch_one(connection).await
+}
+
+/// How many rows match.
+pub async fn count_rows(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<i64, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT count(*)");
+    filter.push_rows(&mut query);
+    query.build_query_scalar().persistent(false).fetch_one(connection).await
+}
+
+/// One page of rows as they are, newest day first, then by id.
+pub async fn row_page(
+    connection: &mut PgConnection,
+    filter: &ActivityFilter,
+    offset: i64,
+    limit: i64,
+) -> Result<Vec<DailyRow>, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new("SELECT daily.*");
+    filter.push_rows(&mut query);
+    query.push(" ORDER BY date DESC, id OFFSET ").push_bind(offset).push(" LIMIT ").push_bind(limit);
+    query.build_query_as().persistent(false).fetch_all(connection).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_every_day_once() {
+        for (start, end) in [
+            ("2026-02-01", "2026-02-01"),
+            ("2026-02-01", "2026-02-09"),
+            ("2026-03-01", "2026-03-31"),
+            ("0001-01-01", "9999-12-31"),
+            ("2026-01-01", "2027-02-05"),
+        ] {
+            let filter = ActivityFilter {
+                table: DailyTable::User,
+                start: start.into(),
+                end: end.into(),
+                entities: None,
+                excluded: Vec::new(),
+                api_keys: None,
+                model: None,
+            };
+            let parts = filter.parts();
+            assert!(parts.len() <= 10, "{start} {end}: {}", parts.len());
+            assert_eq!((parts[0].start.as_str(), parts[parts.len() - 1].end.as_str()), (start, end));
+            for pair in parts.windows(2) {
+                let next = pair[0].end.parse::<NaiveDate>().expect("a day").succ_opt().expect("a next day");
+                assert_eq!(pair[1].start, next.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! A LiteLLM behind this server: what is not served here is passed on to it as it is, both ways and as it arrives
+//! (streams, uploads, WebSockets), without a time limit. Who may do what there is decided there; the list of allowed
+//! addresses holds for it too. A client that leaves ends the request behind as well.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::uri::{Authority, PathAndQuery, Scheme};
+use axum::http::{StatusCode, Uri, Version};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper::upgrade::OnUpgrade;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use crate::app::AppState;
+use crate::client_ip::canonical;
+use crate::config::Settings;
+use crate::error::ApiError;
+use crate::router;
+
+/// How long connecting may take. Nothing else about a passed-on request has a limit.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a connection is kept for the next request: less than LiteLLM's server keeps it (5 s), so that a request is
+/// not sent into one that is closing.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
+
+/// Headers that are about one connection, not about the message.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Where requests are passed on to: `http://` or `https://`, a host, and perhaps a path before theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    scheme: Scheme,
+    authority: Authority,
+    prefix: String,
+}
+
+impl Target {
+    /// Out of a URL, or why not.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.trim().parse().map_err(|_| "not a URL".to_owned())?;
+        let parts = uri.into_parts();
+        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
+            return Err("must be of the form http://HOST:PORT".to_owned());
+        };
+        if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
+            return Err("must start with http:// or https://".to_owned());
+        }
+        if authority.as_str().contains('@') {
+            return Err("must not hold a user or password".to_owned());
+        }
+        let prefix = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
+        if prefix.contains('?') {
+            return Err("must not hold a query".to_owned());
+        }
+        Ok(Self { scheme, authority, prefix: prefix.trim_end_matches('/').to_owned() })
+    }
+
+    /// Where a request for `uri` goes: the same path and query, byte for byte.
+    fn of(&self, uri: &Uri) -> Result<Uri, ApiError> {
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(format!("{}{path}", self.prefix))
+            .build()
+            .map_err(|error| ApiError::Internal(error.to_string()))
+    }
+}
+
+/// Whether an entry of `--serve-only` means the route `path`: the path itself, or everything under `.../*`.
+pub fn covers(entry: &str, path: &str) -> bool {
+    match entry.strip_suffix('*') {
+        Some(prefix) => prefix.starts_with('/') && path.starts_with(prefix),
+        None => entry == path,
+    }
+}
+
+/// The LiteLLM behind. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstream {
+    target: Target,
+    client: Client<HttpsConnector<HttpConnector>, Body>,
+}
+
+impl Upstream {
+    /// The one of the settings, if there is one.
+    pub fn of(settings: &Settings) -> Option<Self> {
+        let target = settings.upstream.clone()?;
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_LIMIT));
+        let connector =
+            HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(http);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_LIMIT)
+            .build(connector);
+        Some(Self { target, client })
+    }
+
+    /// Passes a request on and gives the answer as it comes.
+    async fn forward(&self, state: &AppState, mut request: Request) -> Result<Response, ApiError> {
+        let upgrade = requested_upgrade(&request);
+        let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+        let (mut parts, body) = request.into_parts();
+        set_forwarded(state, &parts.uri, parts.extensions.get(), &mut parts.headers);
+        remove_hop_by_hop(&mut parts.headers);
+        join_cookies(&mut parts.headers);
+        // The server here has answered it; a second one would be waited for twice.
+        parts.headers.remove(header::EXPECT);
+        parts.headers.remove(header::HOST);
+        if let Some(upgrade) = upgrade {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, upgrade);
+        }
+        let mut passed_on = Request::new(body);
+        *passed_on.method_mut() = parts.method;
+        *passed_on.uri_mut() = self.target.of(&parts.uri)?;
+        *passed_on.headers_mut() = parts.headers;
+        let answer = self.client.request(passed_on).await.map_err(|error| ApiError::Upstream(cause_of(&error)))?;
+        Ok(match client_side {
+            Some(client_side) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => switch(answer, client_side),
+            _ => plain(answer.map(Body::new)),
+        })
+    }
+}
+
+/// Middleware: serves here what is served here, and passes everything else on.
+pub async fn pass_on(
+    State((state, upstream)): State<(AppState, Upstream)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Infallible> {
+    if is_ours(&state.settings, &request) {
+        return Ok(next.run(request).await);
+    }
+    if let Err(refusal) = router::check_address(&state, &request) {
+        return Ok(refusal.into_response());
+    }
+    Ok(upstream.forward(&state, request).await.unwrap_or_else(IntoResponse::into_response))
+}
+
+/// Whether the request is for a route of ours, by path and method, that is served. Probes and metrics are always ours:
+/// they tell of this process.
+fn is_ours(settings: &Settings, request: &Request) -> bool {
+    let Some(rule) = router::served_rule(request) else { return false };
+    // The LiteLLM behind manages its keys, and caches them.
+    if crate::management::PATHS.contains(&rule.path) && !settings.manage_litellm_keys {
+        return false;
+    }
+    let of_process = rule.path.starts_with("/health/") || rule.path == "/metrics";
+    let only = &settings.serve_only;
+    of_process || only.is_empty() || only.iter().any(|entry| covers(entry, rule.path))
+}
+
+/// The protocol that a request asks to go on with.
+fn requested_upgrade(request: &Request) -> Option<HeaderValue> {
+    let asks = tokens(request.headers(), &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    request.headers().get(header::UPGRADE).filter(|_| asks && request.version() <= Version::HTTP_11).cloned()
+}
+
+/// The words of a header that is a list.
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
+    let trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// HTTP/2 may split cookies into several headers; HTTP/1.1 has one.
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Says for whom, as what and under which name the request came. What a client says about itself counts only where it
+/// is a trusted proxy; otherwise anybody could pass for anybody behind.
+fn set_forwarded(state: &AppState, uri: &Uri, peer: Option<&ConnectInfo<SocketAddr>>, headers: &mut HeaderMap) {
+    let peer: Option<IpAddr> = peer.map(|ConnectInfo(peer)| canonical(peer.ip()));
+    let settings = &state.settings;
+    let trusted = settings.use_x_forwarded_for
+        && peer.is_some_and(|peer| settings.trusted_proxies.iter().any(|network| network.contains(peer)));
+    let host = headers.get(header::HOST).cloned();
+    let host = host.or_else(|| uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()));
+    let mut chain: Vec<String> = Vec::new();
+    if trusted {
+        chain.extend(tokens(headers, &FORWARDED_FOR).filter(|entry| !entry.is_empty()).map(str::to_owned));
+    } else {
+        headers.remove(&FORWARDED_HOST);
+        headers.remove(&FORWARDED_PROTO);
+        headers.remove(header::FORWARDED);
+    }
+    chain.extend(peer.map(|peer| peer.to_string()));
+    headers.remove(&FORWARDED_FOR);
+    if let Ok(chain) = HeaderValue::from_str(&chain.join(", "))
+        && !chain.is_empty()
+    {
+        headers.insert(FORWARDED_FOR, chain);
+    }
+    if let (Some(host), false) = (host, headers.contains_key(&FORWARDED_HOST)) {
+        headers.insert(FORWARDED_HOST, host);
+    }
+    headers.entry(&FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+}
+
+/// The answer without what was about its connection.
+fn plain(mut answer: Response) -> Response {
+    remove_hop_by_hop(answer.headers_mut());
+    *answer.version_mut() = Version::HTTP_11;
+    answer
+}
+
+/// Goes on with the new protocol: from here on bytes are copied both ways, until one side ends.
+fn switch(mut answer: hyper::Response<hyper::body::Incoming>, client_side: OnUpgrade) -> Response {
+    let server_side = hyper::upgrade::on(&mut answer);
+    let protocol = answer.headers().get(header::UPGRADE).cloned();
+    tokio::spawn(async move {
+        match tokio::try_join!(client_side, server_side) {
+            Ok((client, server)) => {
+                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+                // An end that was cut is an end.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            }
+            Err(error) => tracing::debug!(cause = %error, "a change of protocol was not finished"),
+        }
+    });
+    let mut response = plain(answer.map(|_| Body::empty()));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        response.headers_mut().insert(header::UPGRADE, protocol);
+    }
+    response
+}
+
+/// Why a request could not be passed on, for the log: the error and what lies under it.
+fn cause_of(error: &dyn std::error::Error) -> String {
+    let mut text = format!("upstream: {error}");
+    let mut source = error.source();
+    while let Some(under) = source {
+        text.push_str(": ");
+        text.push_str(&under.to_string());
+        source = under.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_urls_without_secrets_or_queries() {
+        for (text, path, expected) in [
+            ("http://litellm:4000", "/v1/models?a=b%20c", Some("http://litellm:4000/v1/models?a=b%20c")),
+            ("https://example.com/", "/", Some("https://example.com/")),
+            ("http://127.0.0.1:4000/base/", "/x", Some("http://127.0.0.1:4000/base/x")),
+            ("litellm:4000", "/", None),
+            ("ftp://litellm", "/", None),
+            ("http://user:secret@litellm", "/", None),
+            ("http://litellm?x=1", "/", None),
+            ("", "/", None),
+        ] {
+            let found = Target::parse(text)
+                .ok()
+                .map(|target| target.of(&path.parse().expect("a path")).expect("a URL").to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn headers_of_one_connection_are_left_out() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "keep-alive, X-Mine"),
+            ("x-mine", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers, deflate"),
+            ("transfer-encoding", "chunked"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("authorization", "Bearer sk-1"),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        remove_hop_by_hop(&mut headers);
+        join_cookies(&mut headers);
+        let mut left: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
+        left.sort();
+        assert_eq!(left, ["authorization: \"Bearer sk-1\"", "cookie: \"a=1; b=2\"", "te: \"trailers\""]);
+    }
+
+    #[test]
+    fn entries_mean_a_path_or_all_under_it() {
+        assert!(covers("/spend/logs", "/spend/logs"));
+        assert!(!covers("/spend/logs", "/spend/logs/v2"));
+        assert!(covers("/spend/*", "/spend/logs/v2"));
+        assert!(!covers("*", "/spend/logs"));
+    }
+}

@@ -1,0 +1,190 @@
+//! Databases that LiteLLM owns: nothing of them is changed, reading is enough, and columns that an older LiteLLM does
+//! not have are not missed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use litespend::clock::Clock;
+use litespend::store::database::{DatabaseKind, PoolLimits, kind, migrate};
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+
+use crate::support::{MASTER_KEY, TestApp, database, seed, settings};
+
+/// A database as LiteLLM's migrations leave it: its tables and its ledger, nothing of ours.
+async fn of_litellm() -> TestApp {
+    let app = TestApp::seeded().await;
+    app.execute(
+        r#"DROP SCHEMA litespend CASCADE;
+           DROP INDEX "LiteLLM_SpendLogs_api_key_startTime_idx", "LiteLLM_SpendLogs_user_startTime_idx",
+                      "LiteLLM_SpendLogs_litellm_call_id_idx";
+           CREATE TABLE _prisma_migrations (id varchar(36) PRIMARY KEY, migration_name varchar(255) NOT NULL)"#,
+    )
+    .await;
+    app
+}
+
+/// Everything that is defined in the database, and the newest transaction that defined it.
+const CATALOG: &str = r#"
+    SELECT md5(string_agg(line, E'\n' ORDER BY line)) FROM (
+        SELECT 'schema ' || nspname || nspacl::text AS line FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'
+        UNION ALL SELECT 'class ' || oid || relname || relkind::text || relhastriggers || xmin FROM pg_class
+                  WHERE relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)
+        UNION ALL SELECT 'column ' || attrelid || attname || atttypid || attnotnull FROM pg_attribute
+                  WHERE attrelid::regclass::text LIKE '%LiteLLM%'
+        UNION ALL SELECT 'trigger ' || oid FROM pg_trigger
+        UNION ALL SELECT 'function ' || oid FROM pg_proc
+        UNION ALL SELECT 'constraint ' || oid FROM pg_constraint
+        UNION ALL SELECT 'extension ' || extname FROM pg_extension
+        UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname NOT LIKE 'reader_%') AS lines"#;
+
+const READS: [&str; 11] = [
+    "/spend/logs",
+    "/spend/logs?start_date=2026-02-01&end_date=2026-03-01",
+    "/spend/logs?request_id=chatcmpl-7-0000",
+    "/spend/tags",
+    "/global/spend/tags?start_date=2026-01-01&end_date=2026-03-01",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-03-01",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-03-01&group_by=api_key",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-03-01&group_by=customer",
+    "/user/daily/activity?start_date=2026-01-01&end_date=2026-03-01",
+    "/get/allowed_ips",
+    "/health/readiness",
+];
+
+#[tokio::test]
+async fn migrating_a_database_of_litellms_changes_nothing() {
+    let app = of_litellm().await;
+    let before = app.scalar(CATALOG).await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(migrate(&mut connection).await.unwrap(), DatabaseKind::LiteLlm);
+    }
+    drop(connection);
+    for path in READS {
+        assert_eq!(app.get(path, MASTER_KEY).await.status, 200, "{path}");
+        assert!(app.get(path, "sk-int-key-0001").await.status.as_u16() < 500, "{path}");
+    }
+    assert_eq!(app.scalar(CATALOG).await, before);
+}
+
+#[tokio::test]
+async fn the_ledger_or_the_tables_alone_make_it_litellms() {
+    let app = of_litellm().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    sqlx::raw_sql("DROP TABLE _prisma_migrations").execute(&mut *connection).await.unwrap();
+    assert_eq!(kind(&mut connection).await.unwrap(), DatabaseKind::LiteLlm);
+    drop(connection);
+    // Ours stays ours when migrated again, and a ledger that appears there is respected.
+    let app = TestApp::new().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    assert_eq!(migrate(&mut connection).await.unwrap(), DatabaseKind::Own);
+    sqlx::raw_sql("CREATE TABLE _prisma_migrations (id text)").execute(&mut *connection).await.unwrap();
+    assert_eq!(kind(&mut connection).await.unwrap(), DatabaseKind::LiteLlm);
+}
+
+#[tokio::test]
+async fn a_role_that_may_only_read_is_enough_for_reads() {
+    let app = of_litellm().await;
+    let role = format!("reader_{}", std::process::id());
+    let statement = format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA public TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};
+         ALTER ROLE {role} SET default_transaction_read_only = on"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
+
+    let url = app.database.url();
+    let (start, rest) = url.split_once("://").unwrap();
+    let address = rest.split_once('@').map_or(rest, |(_, address)| address);
+    let limits = PoolLimits { connections: 3, wait: Duration::from_secs(5) };
+    let pool = litespend::store::database::pool(&format!("{start}://{role}@{address}"), limits).unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    assert_eq!(migrate(&mut connection).await.unwrap(), DatabaseKind::LiteLlm);
+    drop(connection);
+    let reader = TestApp::on_pool(Arc::clone(&app.database), pool.clone(), settings(), Clock::system()).await;
+    for path in READS {
+        let (ours, theirs) = (reader.get(path, MASTER_KEY).await, app.get(path, MASTER_KEY).await);
+        assert_eq!(ours.status, 200, "{path}: {}", ours.text);
+        assert_eq!(ours.text.len(), theirs.text.len(), "{path}");
+        assert_eq!(reader.get(path, "sk-admin-key-0001").await.status, 200, "{path}");
+    }
+    // What writes is refused in our words, and nothing is written.
+    for (path, body) in [("/add/allowed_ip", json!({ "ip": "127.0.0.1" })), ("/global/spend/reset", json!({}))] {
+        let answer = reader.post(path, MASTER_KEY, &body).await;
+        assert!(answer.status.is_server_error(), "{path}");
+        assert!(!answer.text.contains("permission") && !answer.text.contains("read-only"), "{}", answer.text);
+    }
+    pool.close().await;
+    let statement = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
+}
+
+/// Columns that LiteLLM added over time, all gone.
+const OLD: &str = r#"
+    ALTER TABLE "LiteLLM_SpendLogs"
+        DROP request_duration_ms, DROP organization_id, DROP requester_ip_address, DROP messages, DROP response,
+        DROP session_id, DROP status, DROP mcp_namespaced_tool_name, DROP billing_agent_id, DROP agent_id,
+        DROP proxy_server_request, DROP litellm_call_id, DROP created_at, DROP updated_at, DROP model_id;
+    ALTER TABLE "LiteLLM_DailyUserSpend"
+        DROP endpoint, DROP mcp_namespaced_tool_name, DROP compression_saved_tokens, DROP compression_savings_spend,
+        DROP prompt_caching_savings_spend, DROP gateway_injected_caching_savings_spend, DROP autorouter_savings_spend,
+        DROP total_response_time_ms, DROP timed_requests;
+    ALTER TABLE "LiteLLM_VerificationToken" DROP allowed_routes;
+    ALTER TABLE "LiteLLM_TeamTable" DROP team_member_permissions"#;
+
+#[tokio::test]
+async fn columns_that_an_older_litellm_lacks_are_not_missed() {
+    let app = of_litellm().await;
+    app.execute(OLD).await;
+    let app = TestApp::on(Arc::clone(&app.database), settings()).await;
+    for path in READS {
+        for key in [MASTER_KEY, "sk-admin-key-0001", "sk-viewer-key-0001"] {
+            let answer = app.get(path, key).await;
+            assert_eq!(answer.status, 200, "{path} {key}: {}", answer.text);
+        }
+        let answer = app.get(path, "sk-int-key-0001").await;
+        assert!(answer.status.as_u16() < 500, "{path}: {}", answer.text);
+    }
+    let row = &app.get("/spend/logs?request_id=chatcmpl-7-0000", MASTER_KEY).await.json()[0];
+    assert_eq!(row["request_id"], "chatcmpl-7-0000");
+    for (name, expected) in [
+        ("request_duration_ms", json!(null)),
+        ("messages", json!({})),
+        ("proxy_server_request", json!({})),
+        ("created_at", json!(null)),
+        ("model_id", json!(null)),
+    ] {
+        assert_eq!(row[name], expected, "{name}");
+    }
+    let days = app.get("/user/daily/activity?start_date=2026-01-01&end_date=2026-03-31", MASTER_KEY).await.json();
+    assert!(days["metadata"]["total_spend"].as_f64().unwrap() > 0.0);
+    assert_eq!(days["metadata"]["total_timed_requests"], 0);
+    assert_eq!(app.post("/global/spend/reset", MASTER_KEY, &json!({})).await.status, 200);
+    assert_eq!(app.post("/add/allowed_ip", MASTER_KEY, &json!({ "ip": "127.0.0.1" })).await.status, 200);
+}
+
+#[tokio::test]
+async fn tables_that_an_older_litellm_lacks_are_not_missed_where_they_only_name_keys() {
+    let app = of_litellm().await;
+    app.execute(r#"DROP TABLE "LiteLLM_DeletedVerificationToken""#).await;
+    let path = "/user/daily/activity?start_date=2026-01-01&end_date=2026-03-31";
+    let answer = app.get(path, MASTER_KEY).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn our_migrations_can_run_from_several_servers_at_once() {
+    let database = database().await;
+    let app = TestApp::on(database, settings()).await;
+    app.execute("DROP SCHEMA litespend CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public").await;
+    let runs = (0..4).map(|_| async {
+        let mut connection = app.pool.acquire().await.unwrap();
+        migrate(&mut connection).await.map_err(|error| format!("{error:#}"))
+    });
+    for run in futures_util::future::join_all(runs).await {
+        assert_eq!(run, Ok(DatabaseKind::Own));
+    }
+    seed(&app.pool).await;
+    assert_eq!(app.get("/spend/tags", MASTER_KEY).await.status, 200);
+}

@@ -1,0 +1,107 @@
+"""Calls every operation of the document with the generated client; run by python.sh."""
+
+import importlib
+import pkgutil
+import sys
+
+from clients_python import AuthenticatedClient
+
+base, key, document = sys.argv[1:4]
+client = AuthenticatedClient(base_url=base, token=key, prefix="", auth_header_name="x-litellm-api-key")
+
+operations = {}
+for tag in pkgutil.iter_modules(importlib.import_module("clients_python.api").__path__):
+    name = f"clients_python.api.{tag.name}"
+    for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
+        operations[module.name] = importlib.import_module(f"{name}.{module.name}")
+
+models = importlib.import_module("clients_python.models")
+dates = {"start_date": "2026-02-01", "end_date": "2026-02-03"}
+called = set()
+
+
+def call(operation, status=200, **arguments):
+    """Calls, checks the status, and that what came back was understood."""
+    module = operations[operation]
+    answer = module.sync_detailed(client=client, **arguments)
+    assert int(answer.status_code) == status, (operation, arguments, answer.status_code, answer.content)
+    assert answer.parsed is not None, (operation, arguments, answer.content)
+    kind = type(answer.parsed).__name__
+    if isinstance(answer.parsed, list) and answer.parsed:
+        kind = f"list of {type(answer.parsed[0]).__name__}"
+    print(f"{operation} {status}: {kind}")
+    called.add(operation)
+    return answer.parsed
+
+
+ip = lambda text: {"body": models.IPAddress(ip=text)}
+
+rows = call("view_spend_logs_spend_logs_get")
+assert [row.request_id for row in rows] == ["b", "a"], rows
+assert rows[1].end_time.isoformat() == "2026-02-01T10:00:01.500000+00:00", rows[1]
+assert rows[1].messages[0]["content"] == "hi" and rows[0].messages is None
+days = call("view_spend_logs_spend_logs_get", **dates)
+assert days[0].spend == 0.5 and days[0].models["gpt-4o"] == 0.5, days
+assert days[0].additional_properties["a" * 64] == 0.5, days
+rows = call("view_spend_logs_spend_logs_get", **dates, summarize=False)
+assert rows[0].request_id == "b", rows
+call("view_spend_logs_spend_logs_get", status=400, start_date="junk", end_date="junk")
+
+tags = call("view_spend_tags_spend_tags_get")
+assert (tags[0].individual_request_tag, tags[0].total_spend) == ("prod", 0.5), tags
+ranked = call("global_view_spend_tags_global_spend_tags_get", **dates)
+assert ranked.spend_per_tag[0].name == "prod", ranked
+call("global_view_spend_tags_global_spend_tags_get", status=400)
+
+report = "get_global_spend_report_global_spend_report_get"
+teams = call(report, **dates)
+assert teams[0].teams[0].team_name == "Team" and teams[0].teams[0].total_spend == 0.5, teams
+group_by = getattr(models, "GetGlobalSpendReportGlobalSpendReportGetGroupBy")
+assert call(report, **dates, group_by=group_by.CUSTOMER)[0].customers[0].customer == "customer"
+assert call(report, **dates, group_by=group_by.API_KEY)[0].total_cost == 0.5
+assert call(report, **dates, team_id="team", customer_id="customer")[0].teams_customers[0].total_spend == 0.5
+call(report, status=400, start_date="2026-02-01")
+
+daily = call("get_user_daily_activity_user_daily_activity_get", **dates, page=1, page_size=10)
+assert daily.metadata.total_spend == 0.5 and daily.results[0].breakdown.models["gpt-4o"].metrics.spend == 0.5, daily
+call("get_user_daily_activity_user_daily_activity_get", status=422, **dates, page=0)
+call("get_user_daily_activity_user_daily_activity_get", status=400)
+
+add, delete = "add_allowed_ip_add_allowed_ip_post", "delete_allowed_ip_delete_allowed_ip_post"
+assert call(add, **ip("127.0.0.1")).status == "success"
+assert call(add, status=400, **ip("127.0.0.1")).detail
+assert call(add, status=422, **ip("junk")).detail
+assert call("get_allowed_ips").data == ["127.0.0.1"]
+assert call(delete, **ip("127.0.0.1")).status == "success"
+call(delete, status=404, **ip("127.0.0.1"))
+call(add, status=409, **ip("10.0.0.1"))
+
+assert call("global_spend_reset_global_spend_reset_post").status == "success"
+for probe in ["get_health_liveliness", "get_health_liveness"]:
+    assert call(probe) == "I'm alive!"
+assert call("get_health_readiness").db == "connected"
+assert "litespend_http_requests_total" in call("get_metrics")
+
+calculate = "calculate_spend_spend_calculate_post"
+request = getattr(models, "SpendCalculateRequest", None)
+if request is None:
+    operations.pop(calculate)
+    print(f"{calculate}: the document has no request for it")
+else:
+    body = request.from_dict({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hey, how's it going?"}]})
+    assert call(calculate, body=body).cost > 0
+    call(calculate, status=400, body=request.from_dict({}))
+
+# Others come and go; what a key may not do is understood as well.
+answer = operations["get_allowed_ips"].sync_detailed(client=AuthenticatedClient(
+    base_url=base, token="sk-nobody", prefix="", auth_header_name="x-litellm-api-key"))
+assert int(answer.status_code) == 401 and answer.parsed.error.type_ == "token_not_found_in_db", answer
+
+# Last, for it locks this client out.
+assert call(add, **ip("10.0.0.1"), force=True).status == "success"
+refused = call("get_allowed_ips", status=403)
+assert refused.error.type_ == "auth_error", refused
+
+missing = sorted(set(operations) - called)
+assert not missing, f"not called: {missing}"
+print(f"{len(called)} operations called")

@@ -1,0 +1,15 @@
+//! The program as a process: what it says, what it refuses, how it stops, and what it survives.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "../api/support/cluster.rs"]
+mod cluster;
+mod support;
+
+mod database_away;
+mod logging;
+mod memory;
+mod sockets;
+mod startup;
+mod stopping;
+mod subcommands;

@@ -1,0 +1,261 @@
+//! What tests of the program share: running it, talking to it, and reading what it says.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use litespend::store::database::PoolLimits;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::cluster::{self, TestDatabase};
+
+/// The master key that the tests give.
+pub const MASTER_KEY: &str = "sk-process-master-key";
+
+/// A directory that is removed at the end, by a shell that watches if this process is killed.
+pub struct Directory {
+    directory: TempDir,
+    watcher: Child,
+}
+
+impl Directory {
+    pub fn new() -> Self {
+        // A short path, which every account may reach.
+        let directory = tempfile::Builder::new().prefix("litespend-test-").tempdir_in("/tmp").unwrap();
+        let watcher = Command::new("sh")
+            .args(["-c", "read answer || { sleep 3; rm -rf \"$0\"; }"])
+            .arg(directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        Self { directory, watcher }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Writes a file.
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Some(mut input) = self.watcher.stdin.take() {
+            let _ = input.write_all(b"done\n");
+        }
+        let _ = self.watcher.wait();
+    }
+}
+
+/// A migrated, empty database.
+pub async fn database() -> TestDatabase {
+    // A template of its own, made by the program's own migrations.
+    cluster::create_database(&cluster::fingerprint(["process", env!("CARGO_PKG_VERSION")]), async |url| {
+        let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
+        litespend::server::connect(url, limits).await.unwrap().close().await;
+    })
+    .await
+}
+
+/// The program, with an environment that says nothing.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_litespend"));
+    command.env_clear();
+    for name in ["PATH", "PG_BIN_DIR", "HOME"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// What a run that ended by itself said.
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs the program to its end, which must come soon.
+pub fn run(command: &mut Command) -> Run {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        out.read_to_string(&mut text).unwrap();
+        text
+    });
+    let errors = std::thread::spawn(move || {
+        let mut text = String::new();
+        err.read_to_string(&mut text).unwrap();
+        text
+    });
+    let status = wait(&mut child, Duration::from_secs(60)).expect("the program ends by itself");
+    Run { code: status.code(), stdout: reading.join().unwrap(), stderr: errors.join().unwrap() }
+}
+
+fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    /// The block that it printed.
+    pub block: String,
+    log: PathBuf,
+    /// From the start of the process to the block.
+    pub started_in: Duration,
+    _directory: Directory,
+}
+
+impl Server {
+    /// On a database that exists, with the tests' master key.
+    pub fn on(url: &str, arguments: &[&str]) -> Self {
+        let mut command = program();
+        command.env("DATABASE_URL", url).env("LITELLM_MASTER_KEY", MASTER_KEY);
+        Self::start(command, arguments)
+    }
+
+    /// With what the command already has.
+    pub fn start(command: Command, arguments: &[&str]) -> Self {
+        Self::try_start(command, arguments).unwrap_or_else(|said| panic!("the server did not start: {said}"))
+    }
+
+    pub fn try_start(mut command: Command, arguments: &[&str]) -> Result<Self, String> {
+        let directory = Directory::new();
+        let log = directory.path().join("log");
+        let started = Instant::now();
+        let mut child = command
+            .args(["serve", "--port", "0"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).unwrap())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut block = String::new();
+        for line in BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok) {
+            block.push_str(&line);
+            block.push('\n');
+            if line.contains("master key") {
+                break;
+            }
+        }
+        let address = block.split("listening on ").nth(1).and_then(|rest| rest.split(')').next()?.parse().ok());
+        match address {
+            Some(address) => {
+                Ok(Self { child, address, block, log, started_in: started.elapsed(), _directory: directory })
+            }
+            None => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(std::fs::read_to_string(&log).unwrap())
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the server has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// `GET` with the master key.
+    pub async fn get(&self, path: &str) -> reqwest::Response {
+        reqwest::Client::new().get(self.url(path)).header("x-api-key", MASTER_KEY).send().await.unwrap()
+    }
+
+    pub async fn status(&self, path: &str) -> u16 {
+        self.get(path).await.status().as_u16()
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// Sends bytes on a connection of their own and reads whatever comes back until its end.
+    pub fn exchange(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        // A server that has had enough may close while the rest is still being sent.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+    }
+
+    /// The exit code, once the process has ended; `None` if it has not within the limit.
+    pub fn exit(&mut self, limit: Duration) -> Option<i32> {
+        wait(&mut self.child, limit)?.code()
+    }
+
+    /// A line of `/proc/PID/status`, in kB.
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|found| found.starts_with(line)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.signal(Signal::SIGTERM);
+            let _ = wait(&mut self.child, Duration::from_secs(10));
+        }
+    }
+}
+
+/// Whether a process is there.
+pub fn is_alive(pid: u32) -> bool {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), None).is_ok()
+}
+
+pub async fn eventually(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if condition().await {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
