@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::prices::Prices;
 use crate::store;
 use crate::store::rollup_reads::WordCache;
+use crate::usage::booker::Booker;
 
 /// How often the allow list is read again, so that a change made by another server counts here.
 const ALLOW_LIST_REFRESH: std::time::Duration = std::time::Duration::from_secs(3);
@@ -40,6 +41,8 @@ pub struct Inner {
     pub large_requests: Arc<Semaphore>,
     /// Time.
     pub clock: Clock,
+    /// Books usage.
+    pub booker: Booker,
     /// Metrics.
     pub metrics: Metrics,
     /// Texts of the rollups.
@@ -62,6 +65,7 @@ impl AppState {
         let allow_list = AllowList::default();
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
         let metrics = Metrics::install()?;
+        let booker = Booker::new(pool.clone());
         Ok(Self(Arc::new(Inner {
             pool,
             settings,
@@ -69,6 +73,7 @@ impl AppState {
             allow_list,
             prices,
             clock,
+            booker,
             metrics,
             words: WordCache::default(),
             large_requests: Arc::new(Semaphore::new(1)),

@@ -30,6 +30,20 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Bring the database up to date and exit.
     Migrate(DatabaseArgs),
+    /// Virtual keys: create, list, block, unblock, delete.
+    #[command(subcommand)]
+    Key(crate::commands::keys::KeyCommand),
+    /// Teams: create, list.
+    #[command(subcommand)]
+    Team(crate::commands::teams::TeamCommand),
+    /// Users: create, list.
+    #[command(subcommand)]
+    User(crate::commands::users::UserCommand),
+    /// Book rows of a spend log from files: JSON, JSON lines or CSV.
+    Import(crate::commands::import::ImportArgs),
+    /// Fill an empty database with a month of made-up usage.
+    #[command(hide = true)]
+    DemoData(crate::commands::demo_data::DemoDataArgs),
     /// Rollups of LiteLLM's database: install, watch, compare, remove.
     #[command(subcommand)]
     Rollups(crate::commands::rollups::RollupsCommand),
@@ -106,6 +120,10 @@ pub struct ServeArgs {
     /// Serve /metrics without a key.
     #[arg(long, env = "METRICS_PUBLIC", value_parser = clap::builder::FalseyValueParser::new())]
     pub metrics_public: bool,
+
+    /// Change keys, teams and users in a database that LiteLLM owns as well.
+    #[arg(long, env = "MANAGE_LITELLM_KEYS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub manage_litellm_keys: bool,
 
     /// Seconds until the first byte of an answer; past it, 504.
     #[arg(long, env = "REQUEST_TIMEOUT", default_value_t = 30, value_name = "SECONDS",
@@ -289,6 +307,8 @@ pub struct Settings {
     pub inclusive_end_date: bool,
     /// Whether `/metrics` needs no key.
     pub metrics_public: bool,
+    /// Whether keys, teams and users may be changed in a database that LiteLLM owns.
+    pub manage_litellm_keys: bool,
     /// Time to the first byte of an answer.
     pub request_timeout: Duration,
     /// The LiteLLM behind, if there is one.

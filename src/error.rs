@@ -42,6 +42,8 @@ pub enum ErrorType {
     TokenNotFound,
     /// The key has expired.
     ExpiredKey,
+    /// What was named does not exist.
+    NotFound,
     /// A required parameter is missing.
     BadRequest,
     /// The request's content can't be used.
@@ -67,6 +69,7 @@ impl ErrorType {
             Self::AuthError => "auth_error",
             Self::TokenNotFound => "token_not_found_in_db",
             Self::ExpiredKey => "expired_key",
+            Self::NotFound => "not_found_error",
             Self::BadRequest => "bad_request",
             Self::InvalidRequest => "invalid_request_error",
             Self::Permission => "permission_error",

@@ -220,7 +220,8 @@ fn invalid_payload(what: &str) -> ApiError {
     }
 }
 
-fn declares_json(headers: &HeaderMap) -> bool {
+/// Whether the body is declared as JSON, or not declared at all.
+pub fn declares_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))

@@ -10,8 +10,8 @@
 //! 4. [`auth`], [`client_ip`]: who calls and from where; [`upstream`]: what is passed on to a LiteLLM; [`extract`], [`error`]: requests in, refusals out.
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
 //!    [`openapi`]: the document.
-//! 6. [`store`]: all SQL; [`pricing`]: what a call costs. They know neither HTTP nor each other. [`prices`]: the
-//!    price table in use.
+//! 6. [`usage`]: booking what was measured elsewhere; [`management`]: keys, teams and users; [`store`]: all SQL; [`pricing`]: what a call costs. The last
+//!    two know neither HTTP nor each other. [`prices`]: the price table in use.
 //! 7. [`folding`]: the background task that keeps the rollups folded.
 //! 8. [`telemetry`], [`metrics`], [`clock`].
 
@@ -26,6 +26,7 @@ pub mod extract;
 pub mod folding;
 pub mod json_stream;
 pub mod local_postgres;
+pub mod management;
 pub mod metrics;
 pub mod openapi;
 pub mod prices;
@@ -37,3 +38,4 @@ pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;
+pub mod usage;

@@ -193,6 +193,24 @@ impl LocalPostgres {
     }
 }
 
+/// The address of the PostgreSQL that another litespend runs on this home, once it accepts connections; `None` where
+/// none does within `limit`. For commands beside a running server, which holds the home's lock.
+pub fn url_of_running(home: &Path, limit: Duration) -> Option<String> {
+    let home = std::path::absolute(home).ok()?;
+    let deadline = Instant::now() + limit;
+    loop {
+        if pid_file::says_ready(&home.join(home::DATA)) {
+            // Where the path was too long for a socket, this is a link to a short one.
+            let run = home.join("run");
+            return Some(url(&run.read_link().unwrap_or(run)));
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(supervisor::POLL);
+    }
+}
+
 /// `LITESPEND_DATA_DIR`; else `/var/lib/litespend` for root, whose own home PostgreSQL's account
 /// could not enter; else `litespend` in the user's XDG data directory.
 pub fn default_home() -> PathBuf {

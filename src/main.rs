@@ -23,6 +23,11 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => server::serve(*args),
         Command::Migrate(args) => server::migrate(&args),
+        Command::Key(command) => commands::keys::run(command),
+        Command::Team(command) => commands::teams::run(command),
+        Command::User(command) => commands::users::run(command),
+        Command::Import(args) => commands::import::run(&args),
+        Command::DemoData(args) => commands::demo_data::run(&args),
         Command::Rollups(command) => commands::rollups::run(command),
         Command::Indexes(command) => commands::indexes::run(command),
         Command::Prices(command) => commands::prices::run(&command),

@@ -19,6 +19,12 @@ use crate::error::ApiError;
 /// The tag of the nine published operations.
 pub const TAG: &str = "Budget & Spend Tracking";
 
+/// The tag of booking usage.
+pub const USAGE_TAG: &str = "Recording usage";
+
+/// The tag of keys, teams and users.
+pub const MANAGEMENT_TAG: &str = "Keys, teams and users";
+
 /// The tag of what LiteLLM's dashboard and reports read beyond those.
 pub const DASHBOARD_TAG: &str = "Dashboard";
 

@@ -22,8 +22,8 @@ use crate::client_ip;
 use crate::error::ApiError;
 use crate::openapi;
 use crate::routes::{
-    activity, allowed_ips, daily_activity, global_activity, health, log_pages, log_rows, scoped_report,
-    spend_calculate, spend_logs, spend_report, spend_reset, spend_tables, spend_tags, team_activity,
+    activity, allowed_ips, daily_activity, global_activity, health, log_pages, log_rows, management, scoped_report,
+    spend_calculate, spend_logs, spend_report, spend_reset, spend_tables, spend_tags, spend_usage, team_activity,
 };
 use crate::telemetry::{self, KeyPrefix};
 use crate::upstream::{self, Upstream};
@@ -50,10 +50,21 @@ pub const ROUTES: &[Rule] = &[
     rule("/global/spend/tags", "GET", Access::GlobalSpend),
     rule("/global/spend/report", "GET", Access::GlobalSpend),
     rule("/global/spend/reset", "POST", Access::MasterKey),
+    rule("/spend/usage", "POST", Access::AnyKey),
+    rule("/spend/usage/litellm", "POST", Access::AnyKey),
     rule("/user/daily/activity", "GET", Access::AnyKey),
     rule("/add/allowed_ip", "POST", Access::AdminWrite),
     rule("/delete/allowed_ip", "POST", Access::AdminWrite),
     rule("/get/allowed_ips", "GET", Access::AdminRead),
+    rule("/key/generate", "POST", Access::AdminWrite),
+    rule("/key/delete", "POST", Access::AdminWrite),
+    rule("/key/block", "POST", Access::AdminWrite),
+    rule("/key/unblock", "POST", Access::AdminWrite),
+    rule("/key/info", "GET", Access::AdminRead),
+    rule("/team/new", "POST", Access::AdminWrite),
+    rule("/team/list", "GET", Access::AdminRead),
+    rule("/user/new", "POST", Access::AdminWrite),
+    rule("/user/info", "GET", Access::AdminRead),
     rule("/user/daily/activity/aggregated", "GET", Access::AnyKey),
     rule("/user/daily/activity/aggregated/keys", "GET", Access::AnyKey),
     rule("/user/daily/activity/aggregated/users", "GET", Access::AnyKey),
@@ -95,10 +106,21 @@ pub fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(spend_tags::list_global_spend_tags))
         .routes(routes!(spend_report::get_spend_report))
         .routes(routes!(spend_reset::reset_spend))
+        .routes(routes!(spend_usage::record_usage))
+        .routes(routes!(spend_usage::record_litellm_usage))
         .routes(routes!(daily_activity::list_user_daily_activity))
         .routes(routes!(allowed_ips::add_allowed_ip))
         .routes(routes!(allowed_ips::delete_allowed_ip))
         .routes(routes!(allowed_ips::list_allowed_ips))
+        .routes(routes!(management::generate_key))
+        .routes(routes!(management::delete_keys))
+        .routes(routes!(management::block_key))
+        .routes(routes!(management::unblock_key))
+        .routes(routes!(management::get_key_info))
+        .routes(routes!(management::create_team))
+        .routes(routes!(management::list_teams))
+        .routes(routes!(management::create_user))
+        .routes(routes!(management::get_user_info))
         .merge(dashboard())
         .routes(routes!(health::get_liveliness))
         .routes(routes!(health::get_liveness))

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod log_filter;
 pub mod log_pages;
 pub mod log_rows;
+pub mod management;
 pub mod rollup_days;
 pub mod rollup_reads;
 pub mod rollups;
@@ -26,6 +27,7 @@ pub mod spend_reset;
 pub mod spend_tables;
 pub mod spend_tags;
 pub mod team_views;
+pub mod usage;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
 use sqlx::pool::PoolConnection;

@@ -168,6 +168,10 @@ pub async fn pass_on(
 /// they tell of this process.
 fn is_ours(settings: &Settings, request: &Request) -> bool {
     let Some(rule) = router::served_rule(request) else { return false };
+    // The LiteLLM behind manages its keys, and caches them.
+    if crate::management::PATHS.contains(&rule.path) && !settings.manage_litellm_keys {
+        return false;
+    }
     let of_process = rule.path.starts_with("/health/") || rule.path == "/metrics";
     let only = &settings.serve_only;
     of_process || only.is_empty() || only.iter().any(|entry| covers(entry, rule.path))

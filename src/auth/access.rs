@@ -71,7 +71,12 @@ fn in_group(path: &str, group: &str) -> bool {
     match group {
         "spend_tracking_routes" => path.starts_with("/spend/") || path.ends_with("/spend/report"),
         "global_spend_tracking_routes" => path.starts_with("/global/spend/"),
-        "management_routes" | "info_routes" => path.starts_with("/spend/") || path.contains("/daily/activity"),
+        "info_routes" => {
+            path.starts_with("/spend/")
+                || path.contains("/daily/activity")
+                || ["/key/info", "/team/list", "/user/info"].contains(&path)
+        }
+        "management_routes" => ["/spend/", "/user/", "/key/", "/team/"].iter().any(|start| path.starts_with(start)),
         _ => false,
     }
 }

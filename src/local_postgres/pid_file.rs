@@ -25,6 +25,14 @@ pub(super) fn is_ready(data: &Path, pid: u32) -> bool {
     process_id(&content) == i32::try_from(pid).ok() && state == Some("ready")
 }
 
+/// Whether a server that lives accepts connections.
+pub(super) fn says_ready(data: &Path) -> bool {
+    let Ok(content) = std::fs::read_to_string(data.join(FILE)) else {
+        return false;
+    };
+    content.lines().nth(STATE_LINE).map(str::trim) == Some("ready") && process_id(&content).is_some_and(is_alive)
+}
+
 /// Sees to it that no earlier server runs on `data` any more, and that the file it left behind
 /// keeps no new one from starting. Only the holder of the home's lock may call this.
 pub(super) fn clear_left_over(data: &Path) -> Result<(), LocalPostgresError> {

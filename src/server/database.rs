@@ -9,11 +9,14 @@ use sqlx::PgPool;
 use super::{Failure, home};
 use crate::config::{ConfigFile, DatabaseArgs};
 use crate::error::is_unavailable;
-use crate::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use crate::local_postgres::{LocalPostgres, LocalPostgresError, LocalPostgresOptions, url_of_running};
 use crate::store::database::{self, DatabaseKind, PoolLimits};
 
 /// How long a database may take to come up when the server starts.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a server that is just starting is waited for.
+const BESIDE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The database of this process.
 pub struct OpenDatabase {
@@ -27,15 +30,33 @@ pub fn url(args: &DatabaseArgs, config: &ConfigFile) -> Option<String> {
     args.database_url.clone().or_else(|| config.database_url.clone()).filter(|url| !url.trim().is_empty())
 }
 
+fn start(args: &DatabaseArgs) -> Result<LocalPostgres, LocalPostgresError> {
+    LocalPostgres::start(LocalPostgresOptions { home: Some(home(args)), ..LocalPostgresOptions::default() })
+}
+
 impl OpenDatabase {
     /// Opens what the arguments and the config file say; starts the embedded PostgreSQL where they name none. Blocks.
     pub fn open(args: &DatabaseArgs, config: &ConfigFile, limits: PoolLimits) -> Result<Self, Failure> {
         if let Some(url) = url(args, config) {
             return Ok(Self { local: None, url, limits });
         }
-        let options = LocalPostgresOptions { home: Some(home(args)), ..LocalPostgresOptions::default() };
-        let local = LocalPostgres::start(options).map_err(|error| Failure::Runtime(error.into()))?;
+        let local = start(args).map_err(|error| Failure::Runtime(error.into()))?;
         Ok(Self { url: local.url().to_owned(), local: Some(local), limits })
+    }
+
+    /// As [`OpenDatabase::open`], but where a server runs on the embedded database already, it uses that server's.
+    pub fn open_beside(args: &DatabaseArgs, config: &ConfigFile, limits: PoolLimits) -> Result<Self, Failure> {
+        if url(args, config).is_some() {
+            return Self::open(args, config, limits);
+        }
+        match start(args) {
+            Ok(local) => Ok(Self { url: local.url().to_owned(), local: Some(local), limits }),
+            Err(error @ LocalPostgresError::InUse { .. }) => match url_of_running(&home(args), BESIDE_LIMIT) {
+                Some(url) => Ok(Self { local: None, url, limits }),
+                None => Err(Failure::Runtime(error.into())),
+            },
+            Err(error) => Err(Failure::Runtime(error.into())),
+        }
     }
 
     /// Home of the embedded database.

@@ -2,6 +2,8 @@
 
 pub mod answers;
 pub mod cluster;
+pub mod owners;
+pub mod sums;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,6 +62,7 @@ pub fn settings() -> Settings {
         use_x_forwarded_for: false,
         inclusive_end_date: false,
         metrics_public: false,
+        manage_litellm_keys: false,
         request_timeout: Duration::from_secs(30),
         upstream: None,
         serve_only: Vec::new(),

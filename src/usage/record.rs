@@ -1,0 +1,179 @@
+//! A record of `POST /spend/usage`.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::fields::{self, ID_BYTES, Instant, NAME_BYTES};
+use super::price::{price_record, price_response, read_usage};
+use super::{Booking, Draft, owner_of};
+use crate::pricing::{Pricer, Usage};
+use crate::store::usage::UsageRow;
+
+/// One call to a model.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UsageRecord {
+    /// The key that made the call, raw or its SHA-256. Default: the caller's own.
+    api_key: Option<String>,
+    /// Model. May be left out where `completion_response` names it.
+    #[schema(example = "gpt-4o")]
+    model: Option<String>,
+    /// Tokens of the prompt.
+    #[schema(example = 1200)]
+    prompt_tokens: Option<i64>,
+    /// Tokens of the completion.
+    #[schema(example = 300)]
+    completion_tokens: Option<i64>,
+    /// All tokens; default: their sum.
+    total_tokens: Option<i64>,
+    /// A provider's `usage` object, instead of the two counts.
+    #[schema(value_type = Option<Object>)]
+    usage: Option<Map<String, Value>>,
+    /// A provider's whole answer, of which `model`, `usage` and `id` are read; the rest is not stored.
+    #[schema(value_type = Option<Object>)]
+    completion_response: Option<Map<String, Value>>,
+    /// USD. Default: by the price table.
+    #[schema(example = 0.006)]
+    cost: Option<f64>,
+    /// Start of the call: RFC 3339, or seconds since 1970. Default: now.
+    #[schema(value_type = Option<String>, example = "2026-03-01T18:30:00Z")]
+    start_time: Option<Instant>,
+    /// End of the call, in the same forms. Default: its start.
+    #[schema(value_type = Option<String>)]
+    end_time: Option<Instant>,
+    /// What makes the record itself: sent again with the same key, it is not booked again. Becomes `request_id`.
+    #[schema(example = "job-17/call-3")]
+    idempotency_key: Option<String>,
+    /// Tags.
+    tags: Option<Vec<String>>,
+    /// The client's own user.
+    end_user_id: Option<String>,
+    /// Session.
+    session_id: Option<String>,
+    /// `success` (default) or `failure`.
+    status: Option<String>,
+    /// Kind of call, by LiteLLM's names. Default: `acompletion`.
+    call_type: Option<String>,
+    /// Provider, for example `openai`.
+    custom_llm_provider: Option<String>,
+    /// Anything else, stored with the row.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Map<String, Value>>,
+    /// The client's address.
+    requester_ip_address: Option<String>,
+}
+
+impl UsageRecord {
+    /// The row that the record becomes, or what is wrong with it.
+    pub fn into_draft(self, booking: &Booking<'_>, pricer: &Pricer, now: DateTime<Utc>) -> Result<Draft, String> {
+        let response = self.completion_response.unwrap_or_default();
+        let response_text = |name: &str| response.get(name).and_then(Value::as_str).map(str::to_owned);
+        let model = self.model.or_else(|| response_text("model")).filter(|model| !model.is_empty());
+        let model = fields::text("model", model.ok_or("model: is missing")?, NAME_BYTES)?;
+        let custom_llm_provider = fields::optional_text("custom_llm_provider", self.custom_llm_provider, NAME_BYTES)?;
+
+        let counted = self.prompt_tokens.is_some() || self.completion_tokens.is_some();
+        let reported = match (counted, self.usage, response.get("usage")) {
+            (true, Some(_), _) => return Err("usage: give either the counts of tokens or a usage object".to_owned()),
+            (false, Some(_), Some(Value::Object(_))) => {
+                return Err("usage: give either a usage object or a completion_response".to_owned());
+            }
+            (_, Some(usage), _) => Some(usage),
+            (false, None, Some(Value::Object(usage))) => Some(usage.clone()),
+            (true, None, _) | (_, _, None | Some(Value::Null)) => None,
+            (..) => return Err("completion_response.usage: expected an object".to_owned()),
+        };
+        let count = |name: &str, count: Option<i64>| fields::tokens(name, count.unwrap_or(0));
+        let (prompt, completion) =
+            (count("prompt_tokens", self.prompt_tokens)?, count("completion_tokens", self.completion_tokens)?);
+        let used = match &reported {
+            Some(usage) => read_usage(usage)?,
+            None => Usage {
+                prompt_tokens: prompt.unsigned_abs().into(),
+                completion_tokens: completion.unsigned_abs().into(),
+                ..Usage::default()
+            },
+        };
+        let tokens = fields::used_tokens(&used)?;
+        let total = self.total_tokens.map_or(Ok(tokens.total), |total| fields::tokens("total_tokens", total))?;
+
+        let spend = match self.cost {
+            Some(cost) => fields::cost("cost", cost)?,
+            None if !counted && reported.is_none() && response.is_empty() => {
+                return Err("cost: is missing, and there is nothing to price: give prompt_tokens and \
+                            completion_tokens, usage or completion_response"
+                    .to_owned());
+            }
+            None if custom_llm_provider.is_none() && !counted && response.contains_key("choices") => {
+                fields::cost("cost", price_response(pricer, &model, &response, now)?)?
+            }
+            None => fields::cost("cost", price_record(pricer, &model, custom_llm_provider.as_deref(), &used, now)?)?,
+        };
+
+        let start_time = self.start_time.unwrap_or(Instant::Epoch(now.timestamp_millis() as f64 / 1000.0));
+        let start_time = fields::instant("start_time", &start_time, now)?;
+        let end_time = self.end_time.map(|end| fields::instant("end_time", &end, now)).transpose()?;
+        let request_duration_ms = end_time.map(|end| fields::duration_ms(start_time, end)).transpose()?;
+        let status = fields::status(self.status.as_deref())?;
+
+        let id = self.idempotency_key.or_else(|| response_text("id")).filter(|id| !id.is_empty());
+        let request_id = match id {
+            Some(id) => fields::text("idempotency_key", id, ID_BYTES)?,
+            None => Uuid::now_v7().to_string(),
+        };
+        let mut row = UsageRow {
+            request_id,
+            call_type: fields::optional_text("call_type", self.call_type, NAME_BYTES)?
+                .unwrap_or_else(|| "acompletion".to_owned()),
+            api_key: fields::text("api_key", booking.key(self.api_key.as_deref())?, NAME_BYTES)?,
+            spend,
+            total_tokens: total,
+            prompt_tokens: tokens.prompt,
+            completion_tokens: tokens.completion,
+            start_time,
+            end_time: end_time.unwrap_or(start_time),
+            request_duration_ms,
+            model_group: model.clone(),
+            model,
+            custom_llm_provider: custom_llm_provider.unwrap_or_default(),
+            end_user: fields::optional_text("end_user_id", self.end_user_id, NAME_BYTES)?.unwrap_or_default(),
+            metadata: metadata(self.metadata, reported, status)?,
+            cache_hit: "False".to_owned(),
+            tags: fields::tags("tags", self.tags.unwrap_or_default())?,
+            requester_ip_address: fields::optional_text("requester_ip_address", self.requester_ip_address, NAME_BYTES)?,
+            session_id: fields::optional_text("session_id", self.session_id, ID_BYTES)?,
+            status: status.to_owned(),
+            cache_read_tokens: tokens.cache_read,
+            cache_creation_tokens: tokens.cache_creation,
+            ..UsageRow::default()
+        };
+        let owner = owner_of(&mut row);
+        Ok(Draft { row, owner })
+    }
+}
+
+/// The caller's metadata with what LiteLLM's readers look for in it.
+fn metadata(
+    metadata: Option<Map<String, Value>>,
+    usage: Option<Map<String, Value>>,
+    status: &str,
+) -> Result<String, String> {
+    let mut fields = metadata.unwrap_or_default();
+    fields.insert("status".into(), status.into());
+    if let Some(usage) = usage {
+        let further: Map<String, Value> = usage
+            .iter()
+            .filter(|(name, _)| !matches!(name.as_str(), "prompt_tokens" | "completion_tokens" | "total_tokens"))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        fields.insert("additional_usage_values".into(), json!(further));
+        fields.insert("usage_object".into(), Value::Object(usage));
+    }
+    let value = Value::Object(fields);
+    if fields::has_nul(&value) {
+        return Err("metadata, usage: must not contain a NUL character".to_owned());
+    }
+    Ok(value.to_string())
+}

@@ -1,0 +1,187 @@
+//! `/key/...`, `/team/...`, `/user/...`.
+
+use axum::http::StatusCode;
+use litespend::auth::hash_key;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, MASTER_KEY, TestApp, insert, settings};
+
+async fn made(app: &TestApp, path: &str, body: Value) -> Value {
+    let answer = app.post(path, MASTER_KEY, &body).await;
+    assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
+    answer.json()
+}
+
+async fn refused(app: &TestApp, path: &str, body: Value, status: u16) -> Answer {
+    let answer = app.post(path, MASTER_KEY, &body).await;
+    assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text);
+    answer
+}
+
+#[tokio::test]
+async fn a_key_lives_from_its_making_to_its_end() {
+    let app = TestApp::new().await;
+    made(&app, "/team/new", json!({"team_id": "t-1", "team_alias": "Team"})).await;
+    made(&app, "/user/new", json!({"user_id": "u-1", "user_role": "internal_user", "auto_create_key": false})).await;
+    let body =
+        json!({"key_alias": "first", "user_id": "u-1", "team_id": "t-1", "duration": "30d", "metadata": {"a": 1}});
+    let key = made(&app, "/key/generate", body.clone()).await;
+    let raw = key["key"].as_str().unwrap();
+    assert!(raw.starts_with("sk-") && raw.len() >= 25, "{raw}");
+    assert_eq!(key["token"], hash_key(raw));
+    assert_eq!(key["token_id"], key["token"]);
+    assert_eq!(key["key_name"], format!("sk-...{}", &raw[raw.len() - 4..]));
+    assert_eq!(
+        (&key["user_id"], &key["team_id"], &key["created_by"]),
+        (&json!("u-1"), &json!("t-1"), &json!("default_user_id"))
+    );
+    assert!(key["expires"].as_str().unwrap().ends_with('Z'));
+    refused(&app, "/key/generate", body, 400).await;
+
+    // Shown once, stored as its hash.
+    let info = app.get(&format!("/key/info?key={}", hash_key(raw)), MASTER_KEY).await;
+    assert!(!info.text.contains(raw));
+    let info = info.json();
+    assert_eq!(info["key"], hash_key(raw));
+    assert_eq!((&info["info"]["status"], &info["info"]["key_alias"]), (&json!("active"), &json!("first")));
+    assert_eq!(info["info"]["token"], Value::Null);
+
+    let reads = async || app.get("/spend/logs", raw).await.status.as_u16();
+    assert_eq!(reads().await, 200);
+    assert_eq!(made(&app, "/key/block", json!({"key": raw})).await["blocked"], true);
+    assert_eq!(reads().await, 401);
+    assert_eq!(app.get(&format!("/key/info?key={raw}"), MASTER_KEY).await.json()["info"]["status"], "revoked");
+    assert_eq!(made(&app, "/key/unblock", json!({"key": hash_key(raw)})).await["blocked"], false);
+    assert_eq!(reads().await, 200);
+    assert_eq!(
+        made(&app, "/key/delete", json!({"keys": [hash_key(raw)]})).await,
+        json!({"deleted_keys": [hash_key(raw)]})
+    );
+    assert_eq!(reads().await, 401);
+    let gone = app.get(&format!("/key/info?key={}", hash_key(raw)), MASTER_KEY).await.json();
+    assert_eq!((&gone["info"]["status"], &gone["info"]["deleted_by"]), (&json!("deleted"), &json!("default_user_id")));
+
+    refused(&app, "/key/delete", json!({"keys": [raw]}), 404).await;
+    refused(&app, "/key/delete", json!({}), 422).await;
+    refused(&app, "/key/block", json!({"key": "sk-unknown"}), 404).await;
+    refused(&app, "/key/block", json!({}), 422).await;
+    refused(&app, "/key/generate", json!({"team_id": "none"}), 404).await;
+    refused(&app, "/key/generate", json!({"duration": "soon"}), 422).await;
+    refused(&app, "/key/generate", json!({"key": "short"}), 422).await;
+    refused(&app, "/key/generate", json!({"key_alias": 7, "models": "gpt-4o"}), 422).await;
+    refused(&app, "/key/generate", json!({"metadata": {"a": "\u{0}"}}), 422).await;
+    assert_eq!(app.get("/key/info?key=unknown", MASTER_KEY).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn of_several_keys_all_are_deleted_or_none() {
+    let app = TestApp::new().await;
+    let keys: Vec<Value> = [
+        made(&app, "/key/generate", json!({"key_alias": "a"})).await,
+        made(&app, "/key/generate", json!({"key_alias": "b"})).await,
+    ]
+    .to_vec();
+    refused(&app, "/key/delete", json!({"keys": [keys[0]["key"], "sk-unknown"]}), 404).await;
+    assert_eq!(
+        app.get(&format!("/key/info?key={}", keys[0]["token"].as_str().unwrap()), MASTER_KEY).await.json()["info"]["status"],
+        "active"
+    );
+    refused(&app, "/key/delete", json!({"key_aliases": ["a", "unknown"]}), 404).await;
+    assert_eq!(made(&app, "/key/delete", json!({"key_aliases": ["a", "b"]})).await["deleted_keys"], json!(["a", "b"]));
+}
+
+#[tokio::test]
+async fn teams_have_members_and_users_have_teams() {
+    let app = TestApp::new().await;
+    let roster = json!([{"user_id": "boss", "role": "admin"}, {"user_id": "hand", "role": "user"}]);
+    let team = made(&app, "/team/new", json!({"team_alias": "Team", "members_with_roles": roster})).await;
+    assert_eq!((&team["members_with_roles"], &team["admins"]), (&roster, &json!([])));
+    let id = team["team_id"].as_str().unwrap();
+    refused(&app, "/team/new", json!({"team_id": id}), 409).await;
+    refused(&app, "/team/new", json!({"members_with_roles": [{"role": "admin"}]}), 422).await;
+
+    let user =
+        made(&app, "/user/new", json!({"user_email": "x@example.com", "user_role": "internal_user", "teams": [id]}))
+            .await;
+    assert!(user["key"].as_str().unwrap().starts_with("sk-"));
+    assert_eq!((&user["teams"], &user["spend"]), (&json!([id]), &json!(0)));
+    assert_eq!(user["password"], Value::Null);
+    refused(&app, "/user/new", json!({"user_email": "X@example.com"}), 409).await;
+    refused(&app, "/user/new", json!({"user_id": user["user_id"]}), 409).await;
+    refused(&app, "/user/new", json!({"user_role": "emperor"}), 422).await;
+    refused(&app, "/user/new", json!({"teams": ["none"]}), 404).await;
+
+    let user_id = user["user_id"].as_str().unwrap();
+    let info = app.get(&format!("/user/info?user_id={user_id}"), MASTER_KEY).await.json();
+    assert_eq!(
+        (&info["user_info"]["user_email"], &info["keys"][0]["token"]),
+        (&json!("x@example.com"), &user["token"])
+    );
+    assert_eq!(info["teams"][0]["team_id"], id);
+    assert_eq!(app.get("/user/info?user_id=none", MASTER_KEY).await.status, StatusCode::NOT_FOUND);
+
+    let teams = app.get("/team/list", MASTER_KEY).await.json();
+    assert_eq!(teams[0]["members_with_roles"].as_array().unwrap().len(), 3);
+    assert_eq!(teams[0]["team_memberships"].as_array().unwrap().len(), 3);
+    let key = made(&app, "/key/generate", json!({"team_id": id})).await;
+    let teams = app.get("/team/list?user_id=hand", MASTER_KEY).await.json();
+    assert_eq!(teams[0]["keys"][0]["token"], key["token"]);
+}
+
+#[tokio::test]
+async fn only_admins_manage() {
+    let app = TestApp::new().await;
+    let mut keys = Vec::new();
+    for role in ["proxy_admin", "proxy_admin_viewer", "internal_user"] {
+        keys.push(
+            made(&app, "/user/new", json!({"user_id": role, "user_role": role})).await["key"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
+    }
+    for (path, body) in [
+        ("/key/generate", json!({})),
+        ("/key/delete", json!({"keys": ["x"]})),
+        ("/key/block", json!({"key": "x"})),
+        ("/key/unblock", json!({"key": "x"})),
+        ("/team/new", json!({})),
+        ("/user/new", json!({})),
+    ] {
+        assert!([200, 404].contains(&app.post(path, &keys[0], &body).await.status.as_u16()), "{path}");
+        assert_eq!(app.post(path, &keys[1], &body).await.status, StatusCode::FORBIDDEN, "{path}");
+        assert_eq!(app.post(path, &keys[2], &body).await.status, StatusCode::UNAUTHORIZED, "{path}");
+    }
+    for path in ["/key/info", "/team/list", "/user/info"] {
+        assert_eq!(app.get(path, &keys[0]).await.status, StatusCode::OK, "{path}");
+        assert_eq!(app.get(path, &keys[1]).await.status, StatusCode::OK, "{path}");
+        assert_eq!(app.get(path, &keys[2]).await.status, StatusCode::UNAUTHORIZED, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_litellm_owns_is_changed_only_when_told_so() {
+    let app = TestApp::new().await;
+    sqlx::query("CREATE TABLE public._prisma_migrations (id text)").execute(&app.pool).await.unwrap();
+    for (path, body) in [
+        ("/key/generate", json!({})),
+        ("/key/delete", json!({"keys": ["x"]})),
+        ("/key/block", json!({"key": "x"})),
+        ("/team/new", json!({})),
+        ("/user/new", json!({})),
+    ] {
+        let answer = refused(&app, path, body, 409).await;
+        assert!(answer.text.contains("--manage-litellm-keys"), "{}", answer.text);
+    }
+    assert_eq!(app.get("/team/list", MASTER_KEY).await.status, StatusCode::OK);
+    insert(
+        &mut app.pool.acquire().await.unwrap(),
+        "LiteLLM_VerificationToken",
+        &json!([{"token": hash_key("sk-litellms")}]),
+    )
+    .await;
+    let mut told = settings();
+    told.manage_litellm_keys = true;
+    let told = app.beside(told);
+    assert_eq!(made(&told, "/key/block", json!({"key": "sk-litellms"})).await["blocked"], true);
+}
