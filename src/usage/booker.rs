@@ -205,8 +205,8 @@ impl Inner {
                 let missing = store_usage::missing_columns(connection).await?;
                 if missing.is_empty() { Ok(()) } else { Err(BookingError::OldTables(missing.join(", ")).into()) }
             })
-            .await
-            .map(|()| ())
+            .await?;
+        Ok(())
     }
 }
 

@@ -89,7 +89,8 @@ async fn a_failure_has_its_cause_in_the_log_and_not_in_the_answer() {
     assert!(!body.contains("LiteLLM_SpendLogs") && !body.contains("relation"), "{body}");
     assert!(eventually(Duration::from_secs(3), async || server.log().contains("does not exist")).await);
     let log = server.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("does not exist") && line.contains("status=500")).collect();
+    let lines: Vec<_> =
+        log.lines().filter(|line| line.contains("does not exist") && line.contains("status=500")).collect();
     assert_eq!(lines.len(), 1, "the cause stands there once: {log}");
     assert!(lines[0].contains("status=500") && lines[0].contains("/spend/tags"), "{}", lines[0]);
 }
