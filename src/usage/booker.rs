@@ -200,13 +200,14 @@ impl Inner {
 
     /// Says once, before anything is written, which columns an older LiteLLM lacks.
     async fn check_tables(&self, connection: &mut PgConnection) -> Result<(), Attempt> {
-        self.tables_checked
+        let checked: Result<&(), Attempt> = self
+            .tables_checked
             .get_or_try_init(|| async {
                 let missing = store_usage::missing_columns(connection).await?;
                 if missing.is_empty() { Ok(()) } else { Err(BookingError::OldTables(missing.join(", ")).into()) }
             })
-            .await?;
-        Ok(())
+            .await;
+        checked.copied()
     }
 }
 
