@@ -159,7 +159,9 @@ async fn every_documented_path_has_a_rule_and_every_rule_a_route() {
             let path = rule.path.replace("{*rest}", "index.html");
             let request = Request::builder().method(method.trim()).uri(&path).header("api-key", "sk-master-1234");
             let answer = app.send(request.body(Body::empty()).unwrap()).await;
-            assert!(![404, 405].contains(&answer.status.as_u16()), "{method} {path}: {}", answer.status);
+            // A handler may say 404 of what it looked for, in other words than the router's.
+            let no_route = answer.status == 404 && answer.text == r#"{"detail":"Not Found"}"#;
+            assert!(!no_route && answer.status != 405, "{method} {path}: {}", answer.status);
         }
     }
 }
