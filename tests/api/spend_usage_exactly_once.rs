@@ -44,7 +44,7 @@ fn record(number: usize) -> Value {
     json!({"api_key": owners::key(number % KEYS), "model": format!("model-{}", number % 4), "custom_llm_provider": "openai",
            "prompt_tokens": number % 1000, "completion_tokens": 7, "cost": 0.001 * (number % 50) as f64,
            "idempotency_key": format!("record-{number}"), "tags": [format!("tag-{}", number % 5), "all"],
-           "end_user_id": format!("customer-{}", number % 11), "status": if number % 13 == 0 { "failure" } else { "success" },
+           "end_user_id": format!("customer-{}", number % 11), "status": if number.is_multiple_of(13) { "failure" } else { "success" },
            "start_time": format!("2026-03-{:02}T12:00:00Z", 1 + number % 9)})
 }
 
