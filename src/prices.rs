@@ -119,26 +119,43 @@ impl Prices {
         Ok(Some(models))
     }
 
-    /// Reads the source at once and then every `interval`, until cancelled. Without an interval, once.
-    pub async fn keep_fresh(self: Arc<Self>, interval: Option<Duration>, stop: CancellationToken) {
-        let mut failed = false;
+    /// Reads a source that is a file, so that the first request is priced by it already. A URL is left to `keep_fresh`:
+    /// no start waits for somebody else's server. Returns whether the source is in order.
+    pub async fn read_file(&self) -> bool {
+        !matches!(self.source, Some(PriceSource::File(_))) || self.refresh_and_log(true).await
+    }
+
+    /// Reads the source at once, unless it is a file, and then every `interval`, until cancelled. Without an interval,
+    /// once. `in_order` is what `read_file` said.
+    pub async fn keep_fresh(self: Arc<Self>, in_order: bool, interval: Option<Duration>, stop: CancellationToken) {
+        let mut in_order = in_order;
+        if matches!(self.source, Some(PriceSource::Url(_))) {
+            in_order = self.refresh_and_log(in_order).await;
+        }
+        let (Some(_), Some(interval)) = (&self.source, interval) else { return };
         loop {
-            match self.refresh().await {
-                Ok(None) => return,
-                Ok(Some(models)) => {
-                    failed = false;
-                    tracing::info!(models, "prices read");
-                }
-                Err(error) if !failed => {
-                    failed = true;
-                    tracing::warn!(cause = format!("{error:#}"), "newer prices could not be read; the last ones stand");
-                }
-                Err(_) => {}
-            }
-            let Some(interval) = interval else { return };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(interval) => {}
+            }
+            in_order = self.refresh_and_log(in_order).await;
+        }
+    }
+
+    /// Refreshes; says that the source fails when it had not failed before.
+    async fn refresh_and_log(&self, in_order: bool) -> bool {
+        match self.refresh().await {
+            Ok(models) => {
+                if let Some(models) = models {
+                    tracing::info!(models, "prices read");
+                }
+                true
+            }
+            Err(error) => {
+                if in_order {
+                    tracing::warn!(cause = format!("{error:#}"), "newer prices could not be read; the last ones stand");
+                }
+                false
             }
         }
     }

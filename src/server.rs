@@ -112,6 +112,7 @@ async fn run(
         .with_context(|| format!("cannot listen on {address}"))
         .map_err(Failure::Setting)?;
     let address = listener.local_addr().context("no local address")?;
+    let prices_in_order = prices.read_file().await;
     let state = AppState::new(pool.clone(), settings, prices, Clock::system())?;
     state.refresh_allow_list().await.context("the allow list cannot be read")?;
     state.refresh_rollups().await.context("the state of the rollups cannot be read")?;
@@ -120,7 +121,7 @@ async fn run(
     let stop = CancellationToken::new();
     let refresh = tokio::spawn(state.clone().keep_fresh(stop.clone()));
     let interval = args.prices_refresh.map(Duration::from_secs);
-    let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(interval, stop.clone()));
+    let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(prices_in_order, interval, stop.clone()));
     let fold = tokio::spawn(crate::folding::run(state.clone(), stop.clone()));
     accept::serve(listener, build_router(state), stop_requested).await;
     stop.cancel();

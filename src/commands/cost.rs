@@ -16,8 +16,9 @@ use crate::server::Failure;
 /// What to price.
 #[derive(Debug, Args)]
 pub struct CostArgs {
-    /// Model, as a call names it.
-    model: String,
+    /// Model, as a call names it; may be left out where the messages' file names it.
+    #[arg(required_unless_present = "messages")]
+    model: Option<String>,
     /// Prompt tokens.
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     input: u64,
@@ -27,7 +28,8 @@ pub struct CostArgs {
     /// Completion tokens.
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     output: u64,
-    /// Count the tokens of these messages instead: a JSON list, or an object with `messages`; `-` is standard input.
+    /// Count the tokens of these messages instead: a JSON list, or an object with `messages` and perhaps `model`; `-` is
+    /// standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "cached", "output"])]
     messages: Option<PathBuf>,
     /// Service tier: priority, flex, batch.
@@ -67,11 +69,14 @@ fn body(args: &CostArgs) -> anyhow::Result<Map<String, Value>> {
                 std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?
             };
             let messages: Value = serde_json::from_str(&text).context("the messages are not JSON")?;
-            let messages = match messages {
-                Value::Object(mut object) => object.remove("messages").context("the object has no `messages`")?,
-                other => other,
+            let (named, messages) = match messages {
+                Value::Object(mut object) => {
+                    (object.remove("model"), object.remove("messages").context("the object has no `messages`")?)
+                }
+                other => (None, other),
             };
-            json!({ "model": args.model, "messages": messages })
+            let model = args.model.clone().map(Value::String).or(named);
+            json!({ "model": model.context("which model? Neither the command nor the file names one")?, "messages": messages })
         }
         None => json!({ "completion_response": {
             "model": args.model,

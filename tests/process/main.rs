@@ -9,6 +9,7 @@ mod support;
 mod database_away;
 mod logging;
 mod memory;
+mod prices;
 mod sockets;
 mod startup;
 mod stopping;
