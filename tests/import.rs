@@ -49,6 +49,17 @@ impl Server {
         Self(child, address)
     }
 
+    /// The body of an answer in another form.
+    fn export(&self, path: &str, key: &str, accept: &str) -> String {
+        let mut stream = TcpStream::connect(&self.1).unwrap();
+        // HTTP/1.0: the body ends with the connection, and is in one piece.
+        write!(stream, "GET {path} HTTP/1.0\r\nauthorization: Bearer {key}\r\naccept: {accept}\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.0 200"), "{text}");
+        text.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
     fn get(&self, path: &str, key: &str) -> Value {
         let mut stream = TcpStream::connect(&self.1).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n")
@@ -139,6 +150,31 @@ fn everything_works_beside_a_running_server_and_without_one() {
         (&json!(["x", "y"]), &json!("2026-03-02T10:00:00.500000Z"))
     );
     assert!(litespend(home, &["import", "missing.jsonl"]).status.code() == Some(2));
+
+    // What a server exports, another takes in: the same rows, whatever the form.
+    let rows = server.get("/spend/logs", KEY);
+    let other = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in("/tmp").unwrap();
+    let second = Server::start(other.path());
+    for (accept, name) in [("application/x-ndjson", "export.jsonl"), ("text/csv", "export.csv")] {
+        std::fs::write(other.path().join(name), server.export("/spend/logs?limit=1000000", KEY, accept)).unwrap();
+        let output = litespend(other.path(), &["import", name]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let taken = second.get("/spend/logs", KEY);
+    let without = |rows: &Value| -> Vec<Value> {
+        let mut rows = rows.as_array().unwrap().clone();
+        // When a row was written is the database's own business.
+        rows.iter_mut().for_each(|row| row.as_object_mut().unwrap().retain(|name, _| !name.ends_with("ated_at")));
+        rows
+    };
+    assert_eq!(without(&taken), without(&rows));
+    std::fs::write(other.path().join("again.csv"), second.export("/spend/logs", KEY, "text/csv")).unwrap();
+    let third = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in("/tmp").unwrap();
+    std::fs::copy(other.path().join("again.csv"), third.path().join("again.csv")).unwrap();
+    let output = litespend(third.path(), &["import", "again.csv"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains(&format!("{} imported, 0 already there, 0 bad", without(&rows).len())), "{said}");
+    drop(second);
     drop(server);
 
     // From stdin, without a server; the log comes out as it went in.

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use axum::Extension;
-use axum::extract::State;
-use axum::http::HeaderValue;
+use axum::extract::{OriginalUri, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use chrono::{Days, NaiveDate};
 use futures_util::{Stream, TryStreamExt};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
-use sqlx::{PgPool, Postgres, QueryBuilder};
+use sqlx::{Postgres, QueryBuilder};
 
 use super::dates::{not_a_day, parse_day};
+use super::log_formats::Format;
+use super::log_paging;
 use crate::app::AppState;
 use crate::auth::{Caller, key_filter};
 use crate::error::{ApiError, ErrorType};
@@ -22,11 +24,8 @@ use crate::extract::{FromQuery, Query, QueryReader};
 use crate::json_stream::{self, Writer};
 use crate::store::rollup_days::{self, DayEntries, DaysRequest};
 use crate::store::rollup_reads::{EntryFilter, Grain, Rollup};
-use crate::store::spend_logs::{self, DaySpend, ROW_CAP, SpendLog, SpendLogFilter};
+use crate::store::spend_logs::{self, DaySpend, LogPosition, ROW_CAP, SpendLog, SpendLogFilter};
 use crate::store::{DateRange, Reading};
-
-/// Says that the answer holds the newest rows only.
-const TRUNCATED: &str = "x-litellm-spend-logs-truncated";
 
 /// Parameters of `/spend/logs`.
 #[derive(Debug, utoipa::IntoParams)]
@@ -45,6 +44,12 @@ pub struct LogsParams {
     /// With both dates: true returns spend by day, false returns rows
     #[param(required = false, default = true)]
     summarize: bool,
+    /// Rows of a page, up to 1,000,000; the answer's `Link` header leads to the next page
+    #[param(minimum = 1, maximum = 1_000_000)]
+    limit: Option<i64>,
+    /// Where a page begins, as a `Link` header says it
+    #[param(value_type = Option<String>)]
+    cursor: Option<LogPosition>,
 }
 
 impl FromQuery for LogsParams {
@@ -56,6 +61,8 @@ impl FromQuery for LogsParams {
             start_date: reader.text("start_date"),
             end_date: reader.text("end_date"),
             summarize: reader.boolean("summarize", true),
+            limit: reader.optional_integer("limit", 1, log_paging::PAGE_LIMIT),
+            cursor: log_paging::read_cursor(reader),
         }
     }
 }
@@ -89,30 +96,50 @@ struct SpendLogDay {
 }
 
 /// Spend logs: the newest 10,000 rows, or with both dates the spend of each day. Users who are not admins see their
-/// own rows. A summary names each key's spend at the top level, and spend by user and model below.
+/// own rows. A summary names each key's spend at the top level, and spend by user and model below. Rows come in pages of
+/// any size with `limit` and `cursor`, and as lines of JSON or CSV by `Accept`.
 #[utoipa::path(get, path = "/spend/logs", tag = crate::openapi::TAG,
     operation_id = "view_spend_logs_spend_logs_get", security(("APIKeyHeader" = [])), params(LogsParams),
-    responses((status = 200, description = "Rows, newest first, or a summary a day", body = Vec<SpendLogEntry>,
-               headers(("x-litellm-spend-logs-truncated" = String, description = "`true` where rows were left out"))),
+    responses((status = 200, description = "Rows, newest first, or a summary a day", 
+               content((Vec<SpendLogEntry> = "application/json"), (String = "application/x-ndjson"), (String = "text/csv")),
+               headers(("x-litellm-spend-logs-truncated" = String, description = "`true` where rows were left out"),
+                       ("Link" = String, description = "The next page, with `rel=\"next\"`, where there is one"))),
               (status = 400, description = "A bad date")))]
 pub async fn list_spend_logs(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Query(params): Query<LogsParams>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let range = match (&params.start_date, &params.end_date) {
         (Some(start), Some(end)) => Some(DateRange { start: day("start_date", start)?, end: day("end_date", end)? }),
         _ => None,
     };
+    let is_page = params.limit.is_some() || params.cursor.is_some();
     let mut filter = SpendLogFilter {
         api_key: params.api_key.as_deref().map(key_filter),
         user_id: caller.own_rows_only().map(str::to_owned).or(params.user_id),
         request_id: params.request_id,
+        after: params.cursor,
         from: range.map(|range| range.from()),
         // The reference's end: midnight at the start of the end day, itself included.
         to: range.map(|range| crate::store::midnight(range.end)),
     };
     match range {
+        Some(_) if params.summarize && is_page => {
+            let message = "limit and cursor are for rows: with both dates, give summarize=false too";
+            Err(ApiError::bad_request(ErrorType::InvalidRequest, message))
+        }
+        Some(_) if params.summarize && !Format::admits_json(&headers) => {
+            let message = "A summary is JSON; summarize=false gives rows in other forms";
+            Err(ApiError::Refused {
+                status: StatusCode::NOT_ACCEPTABLE,
+                kind: ErrorType::InvalidRequest,
+                message: message.to_owned(),
+                param: None,
+            })
+        }
         Some(range) if params.summarize => {
             if state.settings.inclusive_end_date {
                 filter.to = Some(range.until() - chrono::TimeDelta::microseconds(1));
@@ -123,47 +150,15 @@ pub async fn list_spend_logs(
             };
             json_stream::respond(summarise(state, filter, whole, range.end), "application/json").await
         }
-        _ => respond_with_rows(state.pool.clone(), filter).await,
+        _ => {
+            let limit = is_page.then(|| params.limit.unwrap_or(ROW_CAP));
+            log_paging::respond(&state.pool, filter, limit, &headers, &uri).await
+        }
     }
 }
 
 fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
     parse_day(text).ok_or_else(|| ApiError::bad_request(ErrorType::InternalError, not_a_day(name, text)))
-}
-
-async fn respond_with_rows(pool: PgPool, filter: SpendLogFilter) -> Result<Response, ApiError> {
-    // A gigabyte over a slow line takes longer than a statement may; who takes nothing at all is cut off elsewhere.
-    let mut reading = Reading::start_long(&pool).await?;
-    // One request has one row, or a few: nothing to cut.
-    let truncated = filter.request_id.is_none() && spend_logs::reaches(reading.connection(), &filter, ROW_CAP).await?;
-    let mut response = json_stream::respond(rows(reading, filter), "application/json").await?;
-    if truncated {
-        response.headers_mut().insert(TRUNCATED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
-}
-
-fn rows(mut reading: Reading, filter: SpendLogFilter) -> impl Stream<Item = Result<Bytes, ApiError>> {
-    async_stream::try_stream! {
-        let mut writer = Writer::new();
-        writer.raw("[");
-        {
-            let mut query = QueryBuilder::<Postgres>::new("");
-            let mut rows = spend_logs::newest(reading.connection(), &mut query, &filter, ROW_CAP);
-            let mut separator = "";
-            while let Some(row) = rows.try_next().await? {
-                writer.raw(separator);
-                writer.value(&row)?;
-                separator = ",";
-                if let Some(piece) = writer.piece() {
-                    yield piece;
-                }
-            }
-        }
-        reading.finish_long().await?;
-        writer.raw("]");
-        yield writer.take();
-    }
 }
 
 /// The spend of one day by key, user and model. Names are JSON literals.

@@ -1,4 +1,4 @@
-//! `GET /global/spend/report`: spend by day and team or customer, or by key.
+//! `GET /global/spend/report`: spend by day and team, customer, user or model, or by key.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -31,6 +31,10 @@ pub enum GroupBy {
     Customer,
     /// By key.
     ApiKey,
+    /// By day and user.
+    User,
+    /// By day and model. Not `model`: that is a value which LiteLLM refuses, and so is refused here.
+    ModelName,
 }
 
 /// Parameters of `/global/spend/report`.
@@ -41,14 +45,14 @@ pub struct ReportParams {
     start_date: Option<String>,
     /// Time till which to view spend (YYYY-MM-DD)
     end_date: Option<String>,
-    /// Group spend by internal team or customer or api_key
+    /// Group spend by internal team, customer, api_key, user or model_name
     #[param(required = false, default = "team", inline)]
     group_by: GroupBy,
     /// View spend for a specific api_key (raw or its SHA-256)
     api_key: Option<String>,
     /// View spend for a specific internal_user_id
     internal_user_id: Option<String>,
-    /// View spend for a specific team_id
+    /// View spend for a specific team_id: grouped by team, user or model_name, or together with customer_id
     team_id: Option<String>,
     /// View spend for a specific customer_id, in conjunction with team_id
     customer_id: Option<String>,
@@ -56,11 +60,18 @@ pub struct ReportParams {
 
 impl FromQuery for ReportParams {
     fn from_query(reader: &mut QueryReader) -> Self {
-        let groups = [("team", GroupBy::Team), ("customer", GroupBy::Customer), ("api_key", GroupBy::ApiKey)];
+        let groups = [
+            ("team", GroupBy::Team),
+            ("customer", GroupBy::Customer),
+            ("api_key", GroupBy::ApiKey),
+            ("user", GroupBy::User),
+            ("model_name", GroupBy::ModelName),
+        ];
+        let expected = "'team', 'customer', 'api_key', 'user' or 'model_name'";
         Self {
             start_date: reader.text("start_date"),
             end_date: reader.text("end_date"),
-            group_by: reader.choice("group_by", &groups, "'team', 'customer' or 'api_key'").unwrap_or(GroupBy::Team),
+            group_by: reader.choice("group_by", &groups, expected).unwrap_or(GroupBy::Team),
             api_key: reader.text("api_key"),
             internal_user_id: reader.text("internal_user_id"),
             team_id: reader.text("team_id"),
@@ -69,7 +80,7 @@ impl FromQuery for ReportParams {
     }
 }
 
-/// One entry of a report: of a day (by team or customer) or of a key.
+/// One entry of a report: of a day (by team, customer, user or model) or of a key.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum ReportEntry {
@@ -79,7 +90,7 @@ pub enum ReportEntry {
     Key(ReportKey),
 }
 
-/// A day of a report: one of the three lists is there.
+/// A day of a report: one of the lists is there.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ReportDay {
     /// Midnight of the day.
@@ -94,9 +105,15 @@ pub struct ReportDay {
     /// One team's spend for one customer.
     #[schema(required = false)]
     teams_customers: Option<Vec<ReportGroup>>,
+    /// Grouped by user.
+    #[schema(required = false)]
+    users: Option<Vec<ReportGroup>>,
+    /// Grouped by model.
+    #[schema(required = false)]
+    models: Option<Vec<ReportGroup>>,
 }
 
-/// A team or customer of a day.
+/// A team, customer, user or model of a day.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ReportGroup {
     /// Alias of the team; `Unassigned Team` where it has none.
@@ -105,6 +122,12 @@ pub struct ReportGroup {
     /// End user.
     #[schema(required = false)]
     customer: Option<String>,
+    /// Internal user.
+    #[schema(required = false)]
+    user: Option<String>,
+    /// Model.
+    #[schema(required = false)]
+    model: Option<String>,
     /// USD.
     total_spend: f64,
     /// By model and key.
@@ -152,8 +175,8 @@ pub struct ReportModel {
     total_output_tokens: i64,
 }
 
-/// Spend over a range of whole days, both ends included: by day and team (default) or customer, or by key. `api_key`
-/// and `internal_user_id` report by key; `team_id` with `customer_id` reports that pair.
+/// Spend over a range of whole days, both ends included: by day and team (default), customer, user or model, or by key.
+/// `api_key` and `internal_user_id` report by key; `team_id` with `customer_id` reports that pair.
 #[utoipa::path(get, path = "/global/spend/report", tag = crate::openapi::TAG,
     operation_id = "get_global_spend_report_global_spend_report_get", security(("APIKeyHeader" = [])),
     params(ReportParams),
@@ -177,9 +200,18 @@ pub async fn get_spend_report(
             return json_stream::respond(keys(state, range, api_key, user_id), content_type).await;
         }
     }
+    if matches!(params.group_by, GroupBy::User | GroupBy::ModelName)
+        && params.team_id.is_none()
+        && params.customer_id.is_some()
+    {
+        let message = "customer_id can be given with team_id only";
+        return Err(ApiError::bad_request(ErrorType::InvalidRequest, message));
+    }
     let grouping = match (params.team_id, params.customer_id) {
         (Some(team_id), Some(customer_id)) => Grouping::Pair { team_id, customer_id },
         (team_id, _) if params.group_by == GroupBy::Team => Grouping::Team { team_id },
+        (team_id, _) if params.group_by == GroupBy::User => Grouping::User { team_id },
+        (team_id, _) if params.group_by == GroupBy::ModelName => Grouping::Model { team_id },
         _ => Grouping::Customer,
     };
     json_stream::respond(days(state, range, grouping), content_type).await
@@ -193,6 +225,8 @@ enum Grouping {
     Team { team_id: Option<String> },
     Customer,
     Pair { team_id: String, customer_id: String },
+    User { team_id: Option<String> },
+    Model { team_id: Option<String> },
 }
 
 impl Grouping {
@@ -201,19 +235,35 @@ impl Grouping {
             Self::Team { .. } => "teams",
             Self::Customer => "customers",
             Self::Pair { .. } => "teams_customers",
+            Self::User { .. } => "users",
+            Self::Model { .. } => "models",
+        }
+    }
+
+    fn has_teams(&self) -> bool {
+        matches!(self, Self::Team { .. } | Self::Pair { .. })
+    }
+
+    /// The name of a member of a group in JSON, with the colon that follows; none of a team.
+    fn member_name(&self) -> Option<&'static str> {
+        match self {
+            Self::Team { .. } => None,
+            Self::Customer | Self::Pair { .. } => Some("\"customer\":"),
+            Self::User { .. } => Some("\"user\":"),
+            Self::Model { .. } => Some("\"model\":"),
         }
     }
 
     /// Writes the names of the row's group, with the comma that follows.
     fn write_names(&self, writer: &mut Writer, row: &DayRow) -> Result<(), ApiError> {
-        if !matches!(self, Self::Customer) {
+        if self.has_teams() {
             writer.raw("\"team_name\":");
             writer.value(&row.team_name)?;
             writer.raw(",");
         }
-        if !matches!(self, Self::Team { .. }) {
-            writer.raw("\"customer\":");
-            writer.value(&row.customer)?;
+        if let Some(name) = self.member_name() {
+            writer.raw(name);
+            writer.value(&row.member)?;
             writer.raw(",");
         }
         Ok(())
@@ -248,6 +298,8 @@ fn days(state: AppState, range: DateRange, grouping: Grouping) -> impl Stream<It
             let mut rows = match &grouping {
                 Grouping::Team { team_id } => spend_report::by_team(connection, range, team_id.clone()),
                 Grouping::Customer => spend_report::by_customer(connection, range),
+                Grouping::User { team_id } => spend_report::by_user(connection, range, team_id.clone()),
+                Grouping::Model { team_id } => spend_report::by_model(connection, range, team_id.clone()),
                 Grouping::Pair { team_id, customer_id } => {
                     spend_report::by_team_and_customer(connection, range, team_id.clone(), customer_id.clone())
                 }
@@ -255,7 +307,7 @@ fn days(state: AppState, range: DateRange, grouping: Grouping) -> impl Stream<It
             while let Some(row) = rows.try_next().await? {
                 let same_day = open.as_ref().is_some_and(|last| last.day == row.day);
                 let same_group = same_day
-                    && open.as_ref().is_some_and(|last| (&last.team_name, &last.customer) == (&row.team_name, &row.customer));
+                    && open.as_ref().is_some_and(|last| (&last.team_name, &last.member) == (&row.team_name, &row.member));
                 if same_group {
                     writer.raw(",");
                 } else {

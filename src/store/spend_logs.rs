@@ -1,5 +1,8 @@
 //! `LiteLLM_SpendLogs`: rows as they are, and summaries by day.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use chrono::{NaiveDate, NaiveDateTime};
 use futures_util::stream::BoxStream;
 use serde::{Serialize, Serializer};
@@ -15,11 +18,17 @@ pub const ROW_CAP: i64 = 10_000;
 #[sqlx(transparent)]
 pub struct Timestamp(pub NaiveDateTime);
 
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl fmt::Display for Timestamp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = self.0.and_utc().timestamp_subsec_micros() == 0;
         let format = if whole { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.6fZ" };
-        serializer.collect_str(&self.0.format(format))
+        self.0.format(format).fmt(formatter)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -118,6 +127,102 @@ pub struct SpendLog {
     pub updated_at: Option<Timestamp>,
 }
 
+impl SpendLog {
+    /// The names of the columns, in the order of [`SpendLog::texts`].
+    pub const NAMES: [&'static str; 36] = [
+        "request_id",
+        "call_type",
+        "api_key",
+        "spend",
+        "total_tokens",
+        "prompt_tokens",
+        "completion_tokens",
+        "startTime",
+        "endTime",
+        "request_duration_ms",
+        "completionStartTime",
+        "model",
+        "model_id",
+        "model_group",
+        "custom_llm_provider",
+        "api_base",
+        "user",
+        "metadata",
+        "cache_hit",
+        "cache_key",
+        "request_tags",
+        "team_id",
+        "organization_id",
+        "end_user",
+        "requester_ip_address",
+        "messages",
+        "response",
+        "session_id",
+        "status",
+        "mcp_namespaced_tool_name",
+        "billing_agent_id",
+        "agent_id",
+        "proxy_server_request",
+        "litellm_call_id",
+        "created_at",
+        "updated_at",
+    ];
+
+    /// The values as texts, as a table shows them: nothing for null, JSON for the JSON columns.
+    pub fn texts(&self) -> [Cow<'_, str>; 36] {
+        [
+            Cow::from(&self.request_id),
+            Cow::from(&self.call_type),
+            Cow::from(&self.api_key),
+            Cow::from(self.spend.to_string()),
+            Cow::from(self.total_tokens.to_string()),
+            Cow::from(self.prompt_tokens.to_string()),
+            Cow::from(self.completion_tokens.to_string()),
+            Cow::from(self.start_time.to_string()),
+            Cow::from(self.end_time.to_string()),
+            number(self.request_duration_ms),
+            number(self.completion_start_time),
+            Cow::from(&self.model),
+            text(&self.model_id),
+            text(&self.model_group),
+            text(&self.custom_llm_provider),
+            text(&self.api_base),
+            text(&self.user),
+            json(&self.metadata),
+            text(&self.cache_hit),
+            text(&self.cache_key),
+            json(&self.request_tags),
+            text(&self.team_id),
+            text(&self.organization_id),
+            text(&self.end_user),
+            text(&self.requester_ip_address),
+            json(&self.messages),
+            json(&self.response),
+            text(&self.session_id),
+            text(&self.status),
+            text(&self.mcp_namespaced_tool_name),
+            text(&self.billing_agent_id),
+            text(&self.agent_id),
+            json(&self.proxy_server_request),
+            text(&self.litellm_call_id),
+            number(self.created_at),
+            number(self.updated_at),
+        ]
+    }
+}
+
+fn text(value: &Option<String>) -> Cow<'_, str> {
+    Cow::from(value.as_deref().unwrap_or_default())
+}
+
+fn number(value: Option<impl ToString>) -> Cow<'static, str> {
+    Cow::from(value.map(|value| value.to_string()).unwrap_or_default())
+}
+
+fn json(value: &RawJson) -> Cow<'_, str> {
+    Cow::from(value.as_ref().map_or("", |Json(raw)| raw.get()))
+}
+
 /// Columns that a LiteLLM before 1.109 may lack, as the outer row of defaults.
 const NEWER_COLUMNS: &str = r#"
     SELECT NULL::integer AS request_duration_ms, NULL::text AS organization_id, NULL::text AS requester_ip_address,
@@ -146,6 +251,17 @@ pub struct SpendLogFilter {
     pub from: Option<NaiveDateTime>,
     /// Last instant, included.
     pub to: Option<NaiveDateTime>,
+    /// Only what comes after this row in the order of the answer: what is older.
+    pub after: Option<LogPosition>,
+}
+
+/// The place of a row in the order of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPosition {
+    /// Start of the call.
+    pub start_time: NaiveDateTime,
+    /// Id of the request.
+    pub request_id: String,
 }
 
 impl SpendLogFilter {
@@ -166,6 +282,10 @@ impl SpendLogFilter {
         }
         if let Some(to) = self.to {
             query.push(r#" AND "startTime" <= "#).push_bind(to);
+        }
+        if let Some(after) = &self.after {
+            query.push(r#" AND ("startTime", request_id) < ("#).push_bind(after.start_time);
+            query.push(", ").push_bind(after.request_id.clone()).push(")");
         }
     }
 }
@@ -194,6 +314,25 @@ pub async fn reaches(connection: &mut PgConnection, filter: &SpendLogFilter, lim
     filter.push(&mut query);
     query.push(" OFFSET ").push_bind(limit.saturating_sub(1)).push(" LIMIT 1) AS log");
     Ok(query.build().fetch_optional(connection).await?.is_some())
+}
+
+/// The last row of a page of `limit` rows, where further rows follow it.
+pub async fn end_of_page(
+    connection: &mut PgConnection,
+    filter: &SpendLogFilter,
+    limit: i64,
+) -> Result<Option<LogPosition>, sqlx::Error> {
+    let mut query = QueryBuilder::<Postgres>::new(
+        r#"SELECT log.* FROM (SELECT NULL::text AS litellm_call_id) AS defaults
+           CROSS JOIN LATERAL (SELECT "startTime", request_id FROM "LiteLLM_SpendLogs""#,
+    );
+    filter.push(&mut query);
+    query.push(r#" ORDER BY "startTime" DESC, request_id DESC OFFSET "#).push_bind(limit.saturating_sub(1));
+    query.push(r#" LIMIT 2) AS log ORDER BY log."startTime" DESC, log.request_id DESC"#);
+    let found: Vec<(NaiveDateTime, String)> = query.build_query_as().fetch_all(connection).await?;
+    let mut found = found.into_iter();
+    let last = found.next().map(|(start_time, request_id)| LogPosition { start_time, request_id });
+    Ok(last.filter(|_| found.next().is_some()))
 }
 
 /// Spend of one key, user and model on one day.

@@ -6,15 +6,15 @@ use sqlx::{FromRow, PgConnection};
 
 use super::DateRange;
 
-/// Spend of one key on one model on one day, by team or customer.
+/// Spend of one key on one model on one day, by team, customer, user or model.
 #[derive(Clone, Debug, FromRow)]
 pub struct DayRow {
     /// Day, UTC.
     pub day: NaiveDate,
-    /// Team alias, `Unassigned Team` where it has none; unused when grouped by customer.
+    /// Team alias, `Unassigned Team` where it has none; used when grouped by team.
     pub team_name: Option<String>,
-    /// End user; unused when grouped by team.
-    pub customer: Option<String>,
+    /// End user, user or model, by the grouping; unused when grouped by team.
+    pub member: Option<String>,
     /// Model.
     pub model: String,
     /// Hash of the key.
@@ -53,7 +53,7 @@ pub fn by_team<'c>(
     team_id: Option<String>,
 ) -> BoxStream<'c, Result<DayRow, sqlx::Error>> {
     sqlx::query_as(
-        r#"SELECT s."startTime"::date AS day, COALESCE(t.team_alias, 'Unassigned Team') AS team_name, NULL AS customer,
+        r#"SELECT s."startTime"::date AS day, COALESCE(t.team_alias, 'Unassigned Team') AS team_name, NULL AS member,
                   s.model, s.api_key, sum(s.spend) AS spend, sum(s.total_tokens) AS total_tokens
            FROM "LiteLLM_SpendLogs" s LEFT JOIN "LiteLLM_TeamTable" t ON t.team_id = s.team_id
            WHERE s."startTime" >= $1 AND s."startTime" < $2 AND ($3::text IS NULL OR s.team_id = $3)
@@ -75,7 +75,7 @@ pub fn by_team_and_customer<'c>(
 ) -> BoxStream<'c, Result<DayRow, sqlx::Error>> {
     sqlx::query_as(
         r#"SELECT s."startTime"::date AS day, COALESCE(t.team_alias, 'Unassigned Team') AS team_name,
-                  s.end_user AS customer, s.model, s.api_key, sum(s.spend) AS spend,
+                  s.end_user AS member, s.model, s.api_key, sum(s.spend) AS spend,
                   sum(s.total_tokens) AS total_tokens
            FROM "LiteLLM_SpendLogs" s LEFT JOIN "LiteLLM_TeamTable" t ON t.team_id = s.team_id
            WHERE s."startTime" >= $1 AND s."startTime" < $2 AND s.team_id = $3 AND s.end_user = $4
@@ -95,7 +95,7 @@ pub fn by_customer<'c>(
     range: DateRange,
 ) -> BoxStream<'c, Result<DayRow, sqlx::Error>> {
     sqlx::query_as(
-        r#"SELECT "startTime"::date AS day, NULL AS team_name, end_user AS customer, model, api_key,
+        r#"SELECT "startTime"::date AS day, NULL AS team_name, end_user AS member, model, api_key,
                   sum(spend) AS spend, sum(total_tokens) AS total_tokens
            FROM "LiteLLM_SpendLogs"
            WHERE "startTime" >= $1 AND "startTime" < $2
@@ -104,6 +104,46 @@ pub fn by_customer<'c>(
     )
     .bind(range.from())
     .bind(range.until())
+    .fetch(connection)
+}
+
+/// By day and user, days ascending; of all teams or one.
+pub fn by_user<'c>(
+    connection: &'c mut PgConnection,
+    range: DateRange,
+    team_id: Option<String>,
+) -> BoxStream<'c, Result<DayRow, sqlx::Error>> {
+    sqlx::query_as(
+        r#"SELECT "startTime"::date AS day, NULL AS team_name, "user" AS member, model, api_key,
+                  sum(spend) AS spend, sum(total_tokens) AS total_tokens
+           FROM "LiteLLM_SpendLogs"
+           WHERE "startTime" >= $1 AND "startTime" < $2 AND ($3::text IS NULL OR team_id = $3)
+           GROUP BY 1, 3, 4, 5
+           ORDER BY 1, 3"#,
+    )
+    .bind(range.from())
+    .bind(range.until())
+    .bind(team_id)
+    .fetch(connection)
+}
+
+/// By day and model, days ascending; of all teams or one.
+pub fn by_model<'c>(
+    connection: &'c mut PgConnection,
+    range: DateRange,
+    team_id: Option<String>,
+) -> BoxStream<'c, Result<DayRow, sqlx::Error>> {
+    sqlx::query_as(
+        r#"SELECT "startTime"::date AS day, NULL AS team_name, model AS member, model, api_key,
+                  sum(spend) AS spend, sum(total_tokens) AS total_tokens
+           FROM "LiteLLM_SpendLogs"
+           WHERE "startTime" >= $1 AND "startTime" < $2 AND ($3::text IS NULL OR team_id = $3)
+           GROUP BY 1, 4, 5
+           ORDER BY 1, 4"#,
+    )
+    .bind(range.from())
+    .bind(range.until())
+    .bind(team_id)
     .fetch(connection)
 }
 

@@ -10,6 +10,7 @@ mod conformance;
 mod dates;
 mod keys;
 mod limits;
+mod log_export;
 mod log_pages;
 mod management;
 mod older_litellm;

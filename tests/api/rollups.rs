@@ -56,7 +56,7 @@ async fn the_recorded_answers_match_while_days_are_dirty() {
 }
 
 /// Reads that the rollups answer.
-pub const READS: [&str; 12] = [
+pub const READS: [&str; 16] = [
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30",
     "/global/spend/report?start_date=2026-02-01&end_date=2026-02-03&group_by=customer",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=customer",
@@ -64,6 +64,10 @@ pub const READS: [&str; 12] = [
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&internal_user_id=u-int",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&team_id=team-alpha",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&team_id=team-ghost&customer_id=cust-1",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=user",
+    "/global/spend/report?start_date=2026-02-01&end_date=2026-04-30&group_by=user&team_id=team-alpha",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=model_name",
+    "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=model_name&team_id=team-alpha",
     "/global/spend/tags?start_date=2026-01-01&end_date=2026-04-30",
     "/spend/tags",
     "/spend/tags?end_date=2026-02-02",

@@ -16,7 +16,9 @@ impl Grouping {
     /// What to read for this grouping.
     pub(super) fn request(&self, range: DateRange) -> DaysRequest {
         let (rollup, team_id, end_user) = match self {
-            Self::Team { team_id } => (Rollup::Usage, team_id.clone(), None),
+            Self::Team { team_id } | Self::User { team_id } | Self::Model { team_id } => {
+                (Rollup::Usage, team_id.clone(), None)
+            }
             Self::Customer => (Rollup::Customer, None, None),
             Self::Pair { team_id, customer_id } => (Rollup::Customer, Some(team_id.clone()), Some(customer_id.clone())),
         };
@@ -40,10 +42,7 @@ pub(super) struct Labels {
 impl Labels {
     /// The aliases as they stand in the snapshot; none where the grouping shows no teams.
     pub(super) async fn read(connection: &mut PgConnection, grouping: &Grouping) -> Result<Self, sqlx::Error> {
-        let aliases = match grouping {
-            Grouping::Customer => HashMap::new(),
-            _ => rollup_reads::team_aliases(connection).await?,
-        };
+        let aliases = if grouping.has_teams() { rollup_reads::team_aliases(connection).await? } else { HashMap::new() };
         Ok(Self { aliases, by_number: HashMap::new() })
     }
 
@@ -89,7 +88,12 @@ pub(super) fn write_day(
     // Teams with one alias are one group: they get one number.
     let mut names: Vec<(Arc<str>, Arc<str>)> = Vec::new();
     let mut numbers: HashMap<Arc<str>, i32> = HashMap::new();
-    if !matches!(grouping, Grouping::Customer) {
+    if let Grouping::Model { .. } = grouping {
+        for entry in &mut day.entries {
+            entry.who = entry.model;
+        }
+    }
+    if grouping.has_teams() {
         for entry in &mut day.entries {
             let label = labels.of(entry.team, &words);
             let customer = if matches!(grouping, Grouping::Pair { .. }) { words.json(entry.who) } else { "" };
@@ -128,7 +132,7 @@ pub(super) fn write_day(
                     writer.raw(",");
                 }
             } else {
-                writer.raw("\"customer\":");
+                writer.raw(grouping.member_name().unwrap_or("\"customer\":"));
                 writer.raw(words.json(entry.who));
                 writer.raw(",");
             }
