@@ -1,7 +1,7 @@
 //! The application: its state, and the one constructor that `main` and the tests use.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use sqlx::PgPool;
@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::prices::Prices;
+use crate::replica::Replica;
 use crate::store;
 use crate::store::rollup_reads::WordCache;
 use crate::usage::booker::Booker;
@@ -48,6 +49,7 @@ pub struct Inner {
     /// Texts of the rollups.
     pub words: WordCache,
     rollups: AtomicBool,
+    replica: OnceLock<Replica>,
 }
 
 impl std::ops::Deref for AppState {
@@ -78,6 +80,7 @@ impl AppState {
             words: WordCache::default(),
             large_requests: Arc::new(Semaphore::new(1)),
             rollups: AtomicBool::new(false),
+            replica: OnceLock::new(),
         })))
     }
 
@@ -89,6 +92,22 @@ impl AppState {
         let stored = store::allowed_ips::read(&mut connection).await?;
         self.allow_list.replace(AllowedAddresses { entries: stored.or_else(|| self.settings.allowed_ips.clone()) });
         Ok(())
+    }
+
+    /// Sends reads that tolerate lag to a replica from now on.
+    pub fn use_replica(&self, replica: Replica) {
+        // A second one has nobody to ask it.
+        let _ = self.replica.set(replica);
+    }
+
+    /// The replica, where there is one.
+    pub fn replica(&self) -> Option<&Replica> {
+        self.replica.get()
+    }
+
+    /// Connections for a read that tolerates lag: to the replica where this request was sent there.
+    pub fn reads(&self) -> &PgPool {
+        self.replica().and_then(Replica::chosen).unwrap_or(&self.pool)
     }
 
     /// Whether the rollups count every change of the log, as last seen.

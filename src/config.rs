@@ -140,6 +140,11 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u64).range(1..=60))]
     pub database_wait: u64,
 
+    /// A replica of the database, for reads that tolerate lag: reports, tags, logs and activity. While it is away, they
+    /// go to the database itself.
+    #[arg(long, env = "DATABASE_URL_READ_REPLICA", hide_env_values = true, value_name = "URL")]
+    pub database_url_read_replica: Option<String>,
+
     /// Newer prices: a file or URL in the form of LiteLLM's model_prices_and_context_window.json.
     #[arg(long, env = "LITELLM_MODEL_COST_MAP_URL", value_name = "FILE_OR_URL")]
     pub prices: Option<String>,

@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod prices;
 pub mod pricing;
+pub mod replica;
 pub mod router;
 pub mod routes;
 pub mod server;

@@ -21,6 +21,7 @@ use crate::auth::key;
 use crate::client_ip;
 use crate::error::ApiError;
 use crate::openapi;
+use crate::replica;
 use crate::routes::{
     activity, allowed_ips, daily_activity, global_activity, health, log_pages, log_rows, management, scoped_report,
     spend_calculate, spend_logs, spend_report, spend_reset, spend_tables, spend_tags, spend_usage, team_activity,
@@ -166,6 +167,7 @@ pub fn build(state: AppState) -> Router {
         .route("/docs/", routing::get(openapi::docs_page))
         .route("/docs/{*rest}", routing::get(openapi::docs_file))
         .fallback(not_found)
+        .layer(middleware::from_fn_with_state(state.clone(), replica::read))
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
         .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)));

@@ -21,6 +21,7 @@ use crate::app::{AppState, build_router};
 use crate::clock::Clock;
 use crate::config::{ConfigFile, DatabaseArgs, HealthcheckArgs, ServeArgs, Settings};
 use crate::prices::{PriceSource, Prices};
+use crate::replica::Replica;
 use crate::store::database::{self as store_database, DatabaseKind, PoolLimits};
 use crate::{openapi, shutdown, telemetry};
 
@@ -66,7 +67,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
             "no master key: set LITELLM_MASTER_KEY (or general_settings.master_key in the config file)"
         )));
     }
-    let limits = PoolLimits { connections: args.database_connections, wait: Duration::from_secs(args.database_wait) };
+    let limits = limits(&args);
     let open = OpenDatabase::open(&args.database, &config, limits)?;
     let master_key = match given_key {
         Some(key) => key,
@@ -93,6 +94,10 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     result
 }
 
+fn limits(args: &ServeArgs) -> PoolLimits {
+    PoolLimits { connections: args.database_connections, wait: Duration::from_secs(args.database_wait) }
+}
+
 async fn run(
     args: &ServeArgs,
     open: &OpenDatabase,
@@ -114,6 +119,11 @@ async fn run(
     let address = listener.local_addr().context("no local address")?;
     let prices_in_order = prices.read_file().await;
     let state = AppState::new(pool.clone(), settings, prices, Clock::system())?;
+    if let Some(url) = args.database_url_read_replica.as_deref().filter(|url| !url.trim().is_empty()) {
+        let replica = Replica::new(url, limits(args))
+            .map_err(|_| Failure::Setting(anyhow::anyhow!("DATABASE_URL_READ_REPLICA is not a PostgreSQL URL")))?;
+        state.use_replica(replica);
+    }
     state.refresh_allow_list().await.context("the allow list cannot be read")?;
     state.refresh_rollups().await.context("the state of the rollups cannot be read")?;
     print_block(address, open, kind, &version, key_origin);
@@ -123,9 +133,16 @@ async fn run(
     let interval = args.prices_refresh.map(Duration::from_secs);
     let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(prices_in_order, interval, stop.clone()));
     let fold = tokio::spawn(crate::folding::run(state.clone(), stop.clone()));
+    let (follower, until) = (state.clone(), stop.clone());
+    let watch = tokio::spawn(async move {
+        if let Some(replica) = follower.replica() {
+            replica.watch(until).await;
+            replica.close().await;
+        }
+    });
     accept::serve(listener, build_router(state), stop_requested).await;
     stop.cancel();
-    let _ = tokio::join!(refresh, fold, async { prices.abort() });
+    let _ = tokio::join!(refresh, fold, watch, async { prices.abort() });
     // Connections that a cut-off request still holds are not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     tracing::info!("stopped");

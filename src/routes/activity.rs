@@ -151,7 +151,7 @@ pub async fn get_user_activity(
     Query((params, top)): Query<(UserActivityParams, TopKeysParams)>,
 ) -> Result<Response, ApiError> {
     let filter = activity_scope::of_user(&caller, params, state.clock.now(), false)?;
-    activity_stream::respond(&state.pool, filter, top.api_key_limit, None).await
+    activity_stream::respond(state.reads(), filter, top.api_key_limit, None).await
 }
 
 /// A page of the keys of a user's activity, largest spend first.
@@ -168,7 +168,7 @@ pub async fn list_user_activity_keys(
 ) -> Result<Json<DailyActivityKeyPageResponse>, ApiError> {
     let asked = (params.start_date.clone(), params.end_date.clone());
     let filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let rows = activity::key_page(&mut connection, &filter, page.offset, page.limit).await?;
     let total_api_keys = match rows.first() {
         Some(row) => row.members,
@@ -191,7 +191,7 @@ pub async fn list_user_activity_users(
     Query((params, page)): Query<(UserActivityParams, UserPageParams)>,
 ) -> Result<Json<DailyActivityUserPageResponse>, ApiError> {
     let filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let rows = activity::user_page(&mut connection, &filter, page.offset, page.limit).await?;
     let total_users = match rows.first() {
         Some(row) => row.members,
@@ -219,7 +219,7 @@ pub async fn list_model_top_keys(
     let days = (params.start_date.clone(), params.end_date.clone());
     let filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
     let ModelKeysParams { model_group: model, by_model_group, limit } = asked;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let rows = activity::keys_of_model(&mut connection, &filter, &model, by_model_group, limit).await?;
     let api_keys = named(&mut connection, rows, days).await?;
     Ok(Json(ModelTopKeysResponse { model, by_model_group, api_keys }))
@@ -239,10 +239,10 @@ pub async fn get_team_activity(
     Query((params, top)): Query<(TeamActivityParams, TopKeysParams)>,
 ) -> Result<Response, ApiError> {
     let range = activity_scope::limited_range(params.start_date.as_deref(), params.end_date.as_deref())?;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let (filter, teams) = activity_scope::of_teams(&mut connection, &caller, params).await?;
     drop(connection);
-    activity_stream::respond(&state.pool, filter.between(range), top.api_key_limit, Some(teams)).await
+    activity_stream::respond(state.reads(), filter.between(range), top.api_key_limit, Some(teams)).await
 }
 
 /// The daily activity of tags over the whole range in one answer, also by tag. A request with several tags counts for
@@ -257,10 +257,10 @@ pub async fn get_tag_activity(
     Extension(caller): Extension<Caller>,
     Query((params, top)): Query<(TagActivityParams, TopKeysParams)>,
 ) -> Result<Response, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let filter = activity_scope::of_tags(&mut connection, &caller, params).await?;
     drop(connection);
-    activity_stream::respond(&state.pool, filter, top.api_key_limit, Some(BTreeMap::new())).await
+    activity_stream::respond(state.reads(), filter, top.api_key_limit, Some(BTreeMap::new())).await
 }
 
 /// The keys with what is known of them. `days` is the range as asked for, in which the log may name a key.

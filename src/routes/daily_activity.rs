@@ -319,7 +319,7 @@ pub async fn list_user_daily_activity(
         api_key: params.api_key.filter(|key| !key.is_empty()).map(|key| key_of_bucket(&key)),
         model: params.model,
     };
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let count = daily_activity::count(&mut connection, &filter).await?;
     let offset = (params.page - 1).saturating_mul(params.page_size);
     let rows = if offset < count {

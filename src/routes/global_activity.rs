@@ -128,7 +128,7 @@ pub async fn get_global_activity(
     Query(params): Query<OverviewParams>,
 ) -> Result<Json<GlobalActivityResponse>, ApiError> {
     let range = params.range()?;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let rows = spend_activity::by_day(&mut connection, range, caller.own_rows_only()).await?;
     let (sum_api_requests, sum_total_tokens) = sums(&rows);
     let mut daily_data: Vec<DayActivity> = rows.into_iter().map(DayActivity::from).collect();
@@ -148,7 +148,7 @@ pub async fn list_model_activity(
     Query(params): Query<OverviewParams>,
 ) -> Result<Json<Vec<ModelActivity>>, ApiError> {
     let range = params.range()?;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let rows = spend_activity::by_model_and_day(&mut connection, range, caller.own_rows_only(), MODELS).await?;
     let models = rows.chunk_by(|a, b| a.model_group == b.model_group).filter_map(|rows| {
         let model = rows.first()?.model_group.clone();
@@ -178,7 +178,7 @@ pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result
     operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
 pub async fn list_tag_names(State(state): State<AppState>) -> Result<Json<TagNamesResponse>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     Ok(Json(TagNamesResponse { tag_names: spend_activity::tag_names(&mut connection).await? }))
 }
 
@@ -187,7 +187,7 @@ pub async fn list_tag_names(State(state): State<AppState>) -> Result<Json<TagNam
     operation_id = "global_view_all_end_users_global_all_end_users_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
 pub async fn list_end_users(State(state): State<AppState>) -> Result<Json<EndUsersResponse>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     Ok(Json(EndUsersResponse { end_users: spend_activity::end_users(&mut connection).await? }))
 }
 

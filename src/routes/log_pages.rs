@@ -63,7 +63,7 @@ pub async fn list_dashboard_logs(
 ) -> Result<Json<LogPageResponse>, ApiError> {
     let order = params.order()?;
     let mut filter = params.filter(LogRoute::Dashboard)?;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     if let Some(id) = params.request_id.as_deref() {
         log_rows::may_read(&mut connection, &caller, id).await.map_err(in_error_envelope)?;
     }
@@ -95,7 +95,7 @@ pub async fn list_log_page(
 ) -> Result<Json<LogPageResponse>, ApiError> {
     let order = params.order()?;
     let mut filter = params.filter(LogRoute::Public)?;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     limit_to_caller(&mut connection, &caller, &params, &mut filter).await?;
     Ok(Json(rows(&mut connection, &params, &filter, order).await?))
 }

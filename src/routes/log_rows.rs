@@ -99,7 +99,7 @@ pub async fn get_log_texts(
     if request_id.contains('\0') {
         return Ok(Json(None));
     }
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     may_read(&mut connection, &caller, &request_id).await?;
     for (name, text) in [("start_date", &params.start_date), ("end_date", &params.end_date)] {
         if text.as_deref().is_some_and(|text| parse_instant(text).is_none()) {
@@ -122,7 +122,7 @@ pub async fn list_session_logs(
     Query(params): Query<SessionParams>,
 ) -> Result<Json<SessionResponse>, ApiError> {
     let SessionParams { session_id, page, page_size } = params;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let scope = scope_of(&mut connection, &caller).await?;
     let offset = (page - 1).saturating_mul(page_size);
     let (data, total) = log_rows::of_session(&mut connection, &scope, &session_id, offset, page_size).await?;

@@ -168,7 +168,7 @@ fn resolve(caller: &Caller, asked: Option<String>, own: Option<&str>, name: &str
 }
 
 async fn respond(state: &AppState, range: DateRange, spender: Spender) -> Result<Response, ApiError> {
-    json_stream::respond(write(state.pool.clone(), range, spender), "application/json").await
+    json_stream::respond(write(state.reads().clone(), range, spender), "application/json").await
 }
 
 fn write(pool: PgPool, range: DateRange, spender: Spender) -> impl Stream<Item = Result<Bytes, ApiError>> {

@@ -152,7 +152,7 @@ pub async fn list_spend_logs(
         }
         _ => {
             let limit = is_page.then(|| params.limit.unwrap_or(ROW_CAP));
-            log_paging::respond(&state.pool, filter, limit, &headers, &uri).await
+            log_paging::respond(state.reads(), filter, limit, &headers, &uri).await
         }
     }
 }
@@ -265,7 +265,7 @@ fn summarise(
     end: NaiveDate,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut reading = Reading::start(&state.pool).await?;
+        let mut reading = Reading::start(state.reads()).await?;
         let mut writer = Writer::new();
         let mut current: Option<(NaiveDate, Summary)> = None;
         let mut separator = "[";

@@ -273,7 +273,7 @@ impl Grouping {
 /// Writes the days of a report while the rows arrive in order: at any time one group of one day is open.
 fn days(state: AppState, range: DateRange, grouping: Grouping) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut reading = Reading::start(&state.pool).await?;
+        let mut reading = Reading::start(state.reads()).await?;
         let mut writer = Writer::new();
         writer.raw("[");
         let mut open: Option<DayRow> = None;
@@ -376,7 +376,7 @@ fn keys(
     user_id: Option<String>,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut reading = Reading::start(&state.pool).await?;
+        let mut reading = Reading::start(state.reads()).await?;
         let mut writer = Writer::new();
         let mut open: Option<String> = None;
         let snapshot =

@@ -199,7 +199,7 @@ pub async fn list_spend_keys(
         Some("") => return Ok(Json(json!([])).into_response()),
         Some(user_id) => Rows::KeysOf(user_id.to_owned()),
     };
-    let reading = Reading::start(&state.pool).await?;
+    let reading = Reading::start(state.reads()).await?;
     json_stream::respond(write(reading, rows), "application/json").await
 }
 
@@ -216,7 +216,7 @@ pub async fn list_spend_users(
 ) -> Result<Response, ApiError> {
     let user_id = match (caller.own_rows_only(), params.user_id) {
         (None, None) => {
-            let reading = Reading::start(&state.pool).await?;
+            let reading = Reading::start(state.reads()).await?;
             return json_stream::respond(write(reading, Rows::Users), "application/json").await;
         }
         (None, Some(asked)) => asked,
@@ -227,7 +227,7 @@ pub async fn list_spend_users(
         }
         (Some(own), _) => own.to_owned(),
     };
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let user = spend_tables::user(&mut connection, &user_id).await?;
     Ok(Json([user.map(|row| answer(ONE_USER_FIELDS, row.0))]).into_response())
 }

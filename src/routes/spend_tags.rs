@@ -78,7 +78,7 @@ pub async fn list_spend_tags(
 ) -> Result<Json<Vec<TagSpend>>, ApiError> {
     let start = optional_day("start_date", params.start_date.as_deref())?;
     let end = optional_day("end_date", params.end_date.as_deref())?;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let scope = if caller.role.sees_everything() {
         Scope::All
     } else {
@@ -109,7 +109,7 @@ pub async fn list_global_spend_tags(
         until: optional_day("end_date", Some(end))?.map(day_after),
         tags: tags.filter(|tags| !tags.iter().any(|tag| tag == "all-tags")),
     };
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let rows = spend_by_tag(&state, &mut connection, &filter).await?;
     let rank = |row: TagSpend| GlobalTag {
         name: row.individual_request_tag,

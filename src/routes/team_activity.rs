@@ -51,7 +51,7 @@ pub async fn list_team_activity(
 ) -> Result<Json<SpendAnalyticsPaginatedResponse>, ApiError> {
     let RowPageParams { page, page_size } = page;
     let (start, end) = (params.start_date.clone(), params.end_date.clone());
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = state.reads().acquire().await?;
     let (filter, teams) = activity_scope::of_teams(&mut connection, &caller, params).await?;
     let filter = filter.between(date_range(start.as_deref(), end.as_deref())?);
     if page < 1 || page_size < 1 {

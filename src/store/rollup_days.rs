@@ -72,8 +72,8 @@ pub fn days<'c>(
     request: DaysRequest,
 ) -> impl Stream<Item = Result<DayEntries, sqlx::Error>> + Send + 'c {
     async_stream::try_stream! {
-        let complete = cache.refresh(connection).await?;
-        let mut words = Words::new(cache);
+        let (kept, complete) = cache.refresh(connection).await?;
+        let mut words = Words::new(kept);
         let mut unfolded =
             rollup_reads::unfolded(connection, request.rollup, request.range, &request.filter, &snapshot, &mut words).await?;
         let flat = request.grain == Grain::Range;
@@ -117,10 +117,10 @@ pub fn days<'c>(
                             let next = entries.first().map_or(part.end, |first| first.day);
                             while unfolded.peek().is_some_and(|entry| entry.day < next) {
                                 let alone = take_day(&mut unfolded);
-                                yield gather(alone, Vec::new(), &words);
+                                yield gather(alone, Vec::new(), &words)?;
                             }
                             let more = take_if(&mut unfolded, next);
-                            yield gather(entries, more, &words);
+                            yield gather(entries, more, &words)?;
                         }
                     }
                 }
@@ -133,24 +133,24 @@ pub fn days<'c>(
                 while unfolded.peek().is_some_and(|entry| entry.day < next) {
                     let alone = take_day(&mut unfolded);
                     fetch_texts(connection, &words, &alone, complete).await?;
-                    yield gather(alone, Vec::new(), &words);
+                    yield gather(alone, Vec::new(), &words)?;
                 }
                 let more = take_if(&mut unfolded, next);
                 fetch_texts(connection, &words, &entries, complete).await?;
                 fetch_texts(connection, &words, &more, complete).await?;
-                yield gather(entries, more, &words);
+                yield gather(entries, more, &words)?;
             }
             while unfolded.peek().is_some_and(|entry| entry.day <= part.end) {
                 let alone = take_day(&mut unfolded);
                 fetch_texts(connection, &words, &alone, complete).await?;
-                yield gather(alone, Vec::new(), &words);
+                yield gather(alone, Vec::new(), &words)?;
             }
         }
         // What stands at the instant after the range.
         while unfolded.peek().is_some() {
             let alone = take_day(&mut unfolded);
             fetch_texts(connection, &words, &alone, complete).await?;
-            yield gather(alone, Vec::new(), &words);
+            yield gather(alone, Vec::new(), &words)?;
         }
     }
 }
@@ -172,11 +172,15 @@ fn numbers(entries: &[Entry]) -> impl Iterator<Item = i32> + '_ {
     entries.iter().flat_map(|entry| [entry.who, entry.team, entry.api_key, entry.model])
 }
 
-fn gather(mut entries: Vec<Entry>, more: Vec<Entry>, words: &SharedWords) -> DayEntries {
+fn gather(mut entries: Vec<Entry>, more: Vec<Entry>, words: &SharedWords) -> Result<DayEntries, sqlx::Error> {
     entries.extend(more);
-    let _ = words.write().unwrap_or_else(PoisonError::into_inner).take_kept(numbers(&entries));
+    let missing = words.write().unwrap_or_else(PoisonError::into_inner).take_kept(numbers(&entries));
+    if let Some(number) = missing.first() {
+        // No answer is better than one without its names.
+        return Err(sqlx::Error::Protocol(format!("the rollups' word {number} is missing")));
+    }
     let day = entries.first().map_or(NaiveDate::MIN, |entry| entry.day);
-    DayEntries { day, entries, words: Arc::clone(words) }
+    Ok(DayEntries { day, entries, words: Arc::clone(words) })
 }
 
 /// Reads the texts of entries that are not kept. Does nothing where all are.

@@ -72,60 +72,77 @@ pub async fn snapshot(
 /// Texts by number, kept between reads. A text is kept as a JSON literal, ready to be written.
 #[derive(Clone, Debug, Default)]
 pub struct WordCache {
-    kept: Arc<RwLock<Kept>>,
+    current: Arc<RwLock<KeptWords>>,
 }
 
+/// The texts of one table. When the rollups are removed and installed again, the numbers begin anew: the new table's
+/// texts are kept apart, and a read that has begun goes on with those that it has.
+pub type KeptWords = Arc<RwLock<Kept>>;
+
+/// Texts and how far they were read.
 #[derive(Debug, Default)]
-struct Kept {
+pub struct Kept {
     texts: HashMap<i32, Arc<str>>,
+    table: i64,
     last: i32,
     overflowed: bool,
 }
 
 impl WordCache {
-    /// Reads the texts that came since the last call. Returns whether all there are are kept: numbers are given in order
-    /// and by one writer at a time, so none below the last read can come later.
-    pub async fn refresh(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-        let (last, overflowed) = {
-            let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-            (kept.last, kept.overflowed)
-        };
-        if overflowed {
-            return Ok(false);
+    /// Reads the texts that came since the last call. Returns what is kept, and whether that is all there is: numbers
+    /// are given in order and by one writer at a time, so none below the last read can come later.
+    pub async fn refresh(&self, connection: &mut PgConnection) -> Result<(KeptWords, bool), sqlx::Error> {
+        loop {
+            let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+            let (table, last, overflowed) = {
+                let kept = current.read().unwrap_or_else(PoisonError::into_inner);
+                (kept.table, kept.last, kept.overflowed)
+            };
+            // The table's own number says whether it is still the one whose texts are kept.
+            let found: Vec<(i64, Option<i32>, Option<String>)> = sqlx::query_as(
+                "SELECT 'litespend.words'::regclass::oid::bigint, id, word
+                 FROM (SELECT) AS one LEFT JOIN litespend.words ON id > $1 ORDER BY id LIMIT $2",
+            )
+            .bind(if overflowed { i32::MAX } else { last })
+            .bind(i64::try_from(WORDS_KEPT).unwrap_or(i64::MAX))
+            .fetch_all(&mut *connection)
+            .await?;
+            let found_table = found.first().map_or(0, |(table, ..)| *table);
+            if found_table != table {
+                let next = Arc::new(RwLock::new(Kept { table: found_table, ..Kept::default() }));
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+                continue;
+            }
+            let words: Vec<_> = found.into_iter().filter_map(|(_, id, word)| Some((id?, word?))).collect();
+            if overflowed || words.is_empty() {
+                return Ok((current, !overflowed));
+            }
+            let mut kept = current.write().unwrap_or_else(PoisonError::into_inner);
+            let complete = kept.texts.len() + words.len() < WORDS_KEPT;
+            if complete {
+                for (id, word) in words {
+                    kept.last = kept.last.max(id);
+                    kept.texts.insert(id, literal(&word));
+                }
+            } else {
+                kept.overflowed = true;
+                kept.texts = HashMap::new();
+            }
+            drop(kept);
+            return Ok((current, complete));
         }
-        let limit = i64::try_from(WORDS_KEPT).unwrap_or(i64::MAX);
-        let found: Vec<(i32, String)> =
-            sqlx::query_as("SELECT id, word FROM litespend.words WHERE id > $1 ORDER BY id LIMIT $2")
-                .bind(last)
-                .bind(limit)
-                .fetch_all(connection)
-                .await?;
-        if found.is_empty() {
-            return Ok(true);
-        }
-        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.texts.len() + found.len() >= WORDS_KEPT {
-            kept.overflowed = true;
-            kept.texts = HashMap::new();
-            return Ok(false);
-        }
-        for (id, word) in found {
-            kept.last = kept.last.max(id);
-            kept.texts.insert(id, literal(&word));
-        }
-        Ok(true)
     }
 
     /// Forgets everything: the rollups were removed.
     pub fn clear(&self) {
-        *self.kept.write().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = KeptWords::default();
     }
 }
 
 /// The texts of one read.
 #[derive(Debug)]
 pub struct Words {
-    cache: WordCache,
+    kept: KeptWords,
     /// Numbers given in this read to texts that have none yet: negative.
     local: HashMap<String, i32>,
     texts: HashMap<i32, Arc<str>>,
@@ -133,8 +150,8 @@ pub struct Words {
 
 impl Words {
     /// With what earlier reads kept.
-    pub fn new(cache: &WordCache) -> Self {
-        Self { cache: cache.clone(), local: HashMap::new(), texts: HashMap::from([(0, Arc::from("null"))]) }
+    pub fn new(kept: KeptWords) -> Self {
+        Self { kept, local: HashMap::new(), texts: HashMap::from([(0, Arc::from("null"))]) }
     }
 
     /// The number of a text: its own, or one of this read.
@@ -155,7 +172,7 @@ impl Words {
 
     /// Takes the texts of these numbers out of what earlier reads kept; returns the numbers that were not there.
     pub fn take_kept(&mut self, numbers: impl Iterator<Item = i32>) -> Vec<i32> {
-        let kept = self.cache.kept.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         let mut missing = Vec::new();
         for number in numbers {
             if let Vacant(place) = self.texts.entry(number) {
@@ -190,7 +207,7 @@ impl Words {
 
     /// An empty set of texts on the same cache, to be filled elsewhere and joined.
     pub fn fork(&self) -> Self {
-        Self { cache: self.cache.clone(), local: HashMap::new(), texts: HashMap::new() }
+        Self { kept: Arc::clone(&self.kept), local: HashMap::new(), texts: HashMap::new() }
     }
 
     /// Takes the texts of a fork.

@@ -329,3 +329,26 @@ async fn reads_go_on_from_the_log_when_the_rollups_are_removed_under_them() {
     assert!(app.state.has_rollups(), "not looked yet");
     compare(&app, &plain, "the removal").await;
 }
+
+#[tokio::test]
+async fn rollups_that_were_installed_anew_keep_their_own_words() {
+    let app = TestApp::seeded().await;
+    let plain = plain(&app);
+    let mut connection = app.pool.acquire().await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    compare(&app, &plain, "the first installation").await;
+    // The numbers begin anew, and go to other texts first. The server has not looked in between.
+    rollups::remove(&mut connection).await.unwrap();
+    sqlx::query(
+        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", model, "user", team_id, end_user)
+           VALUES ('early', 'acompletion', 'a-new-key', 1.5, '2026-01-02', '2026-01-02', 'a-new-model', 'a-new-user', 'a-new-team', 'a-new-customer')"#,
+    )
+    .execute(&mut *connection)
+    .await
+    .unwrap();
+    litespend::store::database::migrate_schema(&mut connection).await.unwrap();
+    rollups::attach(&mut connection).await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    assert!(app.state.has_rollups());
+    compare(&app, &plain, "the second installation").await;
+}

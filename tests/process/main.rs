@@ -10,6 +10,7 @@ mod database_away;
 mod logging;
 mod memory;
 mod prices;
+mod replica;
 mod sockets;
 mod startup;
 mod stopping;
