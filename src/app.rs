@@ -17,6 +17,7 @@ use crate::prices::Prices;
 use crate::replica::Replica;
 use crate::store;
 use crate::store::rollup_reads::WordCache;
+use crate::ui::LoginThrottle;
 use crate::usage::booker::Booker;
 
 /// How often the allow list is read again, so that a change made by another server counts here.
@@ -44,6 +45,8 @@ pub struct Inner {
     pub clock: Clock,
     /// Books usage.
     pub booker: Booker,
+    /// Logins of the dashboard.
+    pub logins: LoginThrottle,
     /// Metrics.
     pub metrics: Metrics,
     /// Texts of the rollups.
@@ -77,6 +80,7 @@ impl AppState {
             clock,
             booker,
             metrics,
+            logins: LoginThrottle::default(),
             words: WordCache::default(),
             large_requests: Arc::new(Semaphore::new(1)),
             rollups: AtomicBool::new(false),

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::client_ip::parse_network;
+use crate::ui::UiSettings;
 use crate::upstream::{self, Target};
 
 /// LiteLLM's Budget & Spend Tracking API, served from Rust.
@@ -152,6 +153,18 @@ pub struct ServeArgs {
     /// Read --prices again this often; off without it.
     #[arg(long, env = "PRICES_REFRESH", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=604_800))]
     pub prices_refresh: Option<u64>,
+
+    /// LiteLLM's dashboard: the folder of its static export, to be served under /ui.
+    #[arg(long, env = "LITELLM_UI_PATH", value_name = "DIR")]
+    pub ui: Option<PathBuf>,
+
+    /// Name of the admin who logs in there.
+    #[arg(long, env = "UI_USERNAME", default_value = "admin", value_name = "NAME")]
+    pub ui_username: String,
+
+    /// Password of that admin; without it, the master key.
+    #[arg(long, env = "UI_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    pub ui_password: Option<SecretString>,
 
     /// A LiteLLM to pass everything on to that litespend does not serve.
     #[arg(long, env = "LITELLM_UPSTREAM_URL", value_name = "URL", value_parser = Target::parse)]
@@ -320,6 +333,8 @@ pub struct Settings {
     pub upstream: Option<Target>,
     /// With one: the paths served here; empty means all.
     pub serve_only: Vec<String>,
+    /// The dashboard, if it is served.
+    pub ui: Option<UiSettings>,
 }
 
 /// A key that can serve as the master key, or why not.

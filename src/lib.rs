@@ -38,5 +38,6 @@ pub mod server;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod ui;
 pub mod upstream;
 pub mod usage;

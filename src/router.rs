@@ -27,6 +27,7 @@ use crate::routes::{
     spend_calculate, spend_logs, spend_report, spend_reset, spend_tables, spend_tags, spend_usage, team_activity,
 };
 use crate::telemetry::{self, KeyPrefix};
+use crate::ui;
 use crate::upstream::{self, Upstream};
 
 /// A path, its methods as `Allow` lists them, and who may call it.
@@ -39,7 +40,7 @@ pub struct Rule {
     pub access: Access,
 }
 
-const fn rule(path: &'static str, allow: &'static str, access: Access) -> Rule {
+pub(crate) const fn rule(path: &'static str, allow: &'static str, access: Access) -> Rule {
     Rule { path, allow, access }
 }
 
@@ -166,7 +167,9 @@ pub fn build(state: AppState) -> Router {
         .route("/docs", routing::get(openapi::docs_page))
         .route("/docs/", routing::get(openapi::docs_page))
         .route("/docs/{*rest}", routing::get(openapi::docs_file))
-        .fallback(not_found)
+        .fallback(not_found);
+    let router = if state.settings.ui.is_some() { router.merge(ui::router()) } else { router };
+    let router = router
         .layer(middleware::from_fn_with_state(state.clone(), replica::read))
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
@@ -226,7 +229,7 @@ async fn authorize(State(state): State<AppState>, mut request: Request, next: Ne
 
 async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let rule = path.as_ref().and_then(|path| ROUTES.iter().find(|rule| rule.path == path));
+    let rule = path.as_ref().and_then(|path| rule_of(path));
     if rule.is_none_or(|rule| rule.access != Access::Probe) {
         check_address(state, request)?;
     }
@@ -248,10 +251,15 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> 
     Ok(())
 }
 
+/// The rule of a route, which is there only where the route is.
+fn rule_of(path: &str) -> Option<&'static Rule> {
+    ROUTES.iter().chain(ui::ROUTES).find(|rule| rule.path == path)
+}
+
 /// The rule of the route that the request matches, if its method is one of the route's.
 pub(crate) fn served_rule(request: &Request) -> Option<&'static Rule> {
     let path = request.extensions().get::<MatchedPath>()?;
-    let rule = ROUTES.iter().find(|rule| rule.path == path.as_str())?;
+    let rule = rule_of(path.as_str())?;
     let open = matches!(rule.access, Access::Probe | Access::Public);
     method_allowed(rule, request.method(), open).then_some(rule)
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,7 @@ use crate::config::{ConfigFile, DatabaseArgs, HealthcheckArgs, ServeArgs, Settin
 use crate::prices::{PriceSource, Prices};
 use crate::replica::Replica;
 use crate::store::database::{self as store_database, DatabaseKind, PoolLimits};
+use crate::ui::{self, UiSettings};
 use crate::{openapi, shutdown, telemetry};
 
 /// Why a subcommand failed.
@@ -84,6 +86,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         request_timeout: Duration::from_secs(args.request_timeout),
         upstream: args.upstream.clone(),
         serve_only: args.serve_only.clone(),
+        ui: ui_settings(&args).map_err(Failure::Setting)?,
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);
@@ -92,6 +95,19 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     open.close()?;
     result
+}
+
+fn ui_settings(args: &ServeArgs) -> anyhow::Result<Option<UiSettings>> {
+    let Some(directory) = args.ui.clone().filter(|directory| !directory.as_os_str().is_empty()) else {
+        return Ok(None);
+    };
+    anyhow::ensure!(
+        ui::is_export(&directory),
+        "--ui: {} is not the dashboard's static export (index.html and _next)",
+        directory.display()
+    );
+    let password = args.ui_password.clone().filter(|password| !password.expose_secret().is_empty());
+    Ok(Some(UiSettings { directory, username: args.ui_username.clone(), password }))
 }
 
 fn limits(args: &ServeArgs) -> PoolLimits {
@@ -133,6 +149,7 @@ async fn run(
     let interval = args.prices_refresh.map(Duration::from_secs);
     let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(prices_in_order, interval, stop.clone()));
     let fold = tokio::spawn(crate::folding::run(state.clone(), stop.clone()));
+    let sessions = tokio::spawn(end_sessions(state.clone(), stop.clone()));
     let (follower, until) = (state.clone(), stop.clone());
     let watch = tokio::spawn(async move {
         if let Some(replica) = follower.replica() {
@@ -142,11 +159,28 @@ async fn run(
     });
     accept::serve(listener, build_router(state), stop_requested).await;
     stop.cancel();
-    let _ = tokio::join!(refresh, fold, watch, async { prices.abort() });
+    let _ = tokio::join!(refresh, fold, watch, sessions, async { prices.abort() });
     // Connections that a cut-off request still holds are not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How often keys of sessions that are over are deleted.
+const SESSION_CLEANUP: Duration = Duration::from_secs(600);
+
+async fn end_sessions(state: AppState, stop: CancellationToken) {
+    while state.settings.ui.is_some() {
+        match ui::clean_up(&state).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "keys of the dashboard's sessions that are over were deleted"),
+            Err(error) => tracing::debug!(cause = ?error, "keys of sessions were not cleaned up"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SESSION_CLEANUP) => {}
+        }
+    }
 }
 
 /// Says in one readable block where everything is.

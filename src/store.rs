@@ -8,6 +8,7 @@
 pub mod activity;
 pub mod allowed_ips;
 pub mod daily_activity;
+pub mod dashboard_lists;
 pub mod database;
 pub mod indexes;
 pub mod key_metadata;

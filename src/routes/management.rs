@@ -22,7 +22,7 @@ const MOST_TEAMS: i64 = 10_000;
 type RowResponse = Json<Row>;
 
 /// A connection for a change, unless the tables are LiteLLM's to change.
-async fn for_change(state: &AppState) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, ApiError> {
+pub(crate) async fn for_change(state: &AppState) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, ApiError> {
     let mut connection = state.pool.acquire().await?;
     if !state.settings.manage_litellm_keys && database::kind(&mut connection).await? == DatabaseKind::LiteLlm {
         return Err(ApiError::nested(StatusCode::CONFLICT, LITELLM_OWNS));

@@ -37,7 +37,7 @@ const LISTS: [&str; 9] = [
     "team_member_permissions",
 ];
 
-fn shown(Json(mut row): Json<Row>) -> Row {
+pub(super) fn shown(Json(mut row): Json<Row>) -> Row {
     row.remove("password");
     for name in TIMES {
         if let Some(Value::String(text)) = row.get_mut(name) {
@@ -56,7 +56,7 @@ fn shown(Json(mut row): Json<Row>) -> Row {
     row
 }
 
-fn all_shown(rows: Vec<Json<Row>>) -> Vec<Row> {
+pub(super) fn all_shown(rows: Vec<Json<Row>>) -> Vec<Row> {
     rows.into_iter().map(shown).collect()
 }
 
@@ -131,6 +131,12 @@ pub async fn create_key(connection: &mut PgConnection, key: &NewKey) -> Result<R
             return Ok(Err(Conflict::Alias));
         }
     }
+    let row = insert_key(&mut transaction, key).await?;
+    transaction.commit().await?;
+    Ok(row.ok_or(Conflict::Token))
+}
+
+async fn insert_key(connection: &mut PgConnection, key: &NewKey) -> Result<Option<Row>, sqlx::Error> {
     let row: Option<Json<Row>> = sqlx::query_scalar(
         r#"
         INSERT INTO "LiteLLM_VerificationToken" AS t (token, key_name, key_alias, user_id, team_id, organization_id, expires,
@@ -153,10 +159,40 @@ pub async fn create_key(connection: &mut PgConnection, key: &NewKey) -> Result<R
     .bind(Json(&key.permissions))
     .bind(key.blocked)
     .bind(&key.created_by)
-    .fetch_optional(&mut *transaction)
+    .fetch_optional(connection)
     .await?;
-    transaction.commit().await?;
-    Ok(row.map(shown).ok_or(Conflict::Token))
+    Ok(row.map(shown))
+}
+
+/// Makes the key of a session, whose team is a name only.
+pub async fn create_session_key(connection: &mut PgConnection, key: &NewKey) -> Result<(), sqlx::Error> {
+    insert_key(connection, key).await.map(|_| ())
+}
+
+/// Deletes a team's keys that have expired. Returns how many there were.
+pub async fn delete_expired_keys(
+    connection: &mut PgConnection,
+    team_id: &str,
+    now: NaiveDateTime,
+) -> Result<u64, sqlx::Error> {
+    sqlx::query(r#"DELETE FROM "LiteLLM_VerificationToken" WHERE team_id = $1 AND expires < $2"#)
+        .bind(team_id)
+        .bind(now)
+        .execute(connection)
+        .await
+        .map(|result| result.rows_affected())
+}
+
+/// Makes a user an admin, who need not exist yet.
+pub async fn ensure_admin(connection: &mut PgConnection, user_id: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"INSERT INTO "LiteLLM_UserTable" AS t (user_id, user_role) VALUES ($1, 'proxy_admin')
+           ON CONFLICT (user_id) DO UPDATE SET user_role = 'proxy_admin' WHERE t.user_role IS DISTINCT FROM 'proxy_admin'"#,
+    )
+    .bind(user_id)
+    .execute(connection)
+    .await
+    .map(|_| ())
 }
 
 /// A key's row; a deleted key's has `deleted_at`.
@@ -361,7 +397,7 @@ pub async fn list_teams(
     Ok(teams)
 }
 
-fn by_team(rows: Vec<Row>) -> std::collections::HashMap<String, Vec<Value>> {
+pub(super) fn by_team(rows: Vec<Row>) -> std::collections::HashMap<String, Vec<Value>> {
     let mut teams: std::collections::HashMap<String, Vec<Value>> = std::collections::HashMap::new();
     for row in rows {
         teams.entry(text(&row, "team_id").to_owned()).or_default().push(Value::Object(row));

@@ -25,4 +25,5 @@ mod spend_reset;
 mod spend_usage;
 mod spend_usage_exactly_once;
 mod store;
+mod ui;
 mod upstream;

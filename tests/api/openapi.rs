@@ -111,7 +111,7 @@ fn every_parameter_says_what_it_is_and_which_values_it_takes() {
         assert_eq!(parameters[name]["required"], false, "{name}");
     }
     let group_by = &parameters["/global/spend/report group_by"]["schema"];
-    assert_eq!(group_by["enum"], json!(["team", "customer", "api_key"]));
+    assert_eq!(group_by["enum"], json!(["team", "customer", "api_key", "user", "model_name"]));
     assert_eq!(group_by["default"], "team");
 }
 

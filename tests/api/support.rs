@@ -66,6 +66,7 @@ pub fn settings() -> Settings {
         request_timeout: Duration::from_secs(30),
         upstream: None,
         serve_only: Vec::new(),
+        ui: None,
     }
 }
 
