@@ -1,9 +1,11 @@
-//! The background task that keeps the rollups short: folds deltas, counts dirty days again, and gives back the space
-//! of what was folded. Several servers on one database take turns by an advisory lock; without a server nothing is
+//! The background task that keeps the rollups short: folds deltas, counts dirty days again, packs days that have been
+//! quiet, and gives back the space of what was folded. Several servers on one database take turns by an advisory lock; without a server nothing is
 //! lost, deltas wait.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
+use chrono::{Days, NaiveDate, Utc};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
@@ -19,12 +21,25 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// Deltas folded until the table is vacuumed.
 const VACUUM_AFTER: i64 = 5_000;
 
+/// A day that has just been packed and was changed again is left alone for so long.
+const REPACK_AFTER: Duration = Duration::from_secs(300);
+
+/// The rollups that are packed.
+const PACKED: [&str; 2] = ["usage", "customer"];
+
+/// What the task remembers between its steps.
+#[derive(Default)]
+struct Memory {
+    folded: i64,
+    packed: HashMap<(&'static str, NaiveDate), Instant>,
+}
+
 /// Folds until cancelled. A failure is logged and tried again: reads stay exact meanwhile.
 pub async fn run(state: AppState, stop: CancellationToken) {
-    let mut folded = 0;
+    let mut memory = Memory::default();
     loop {
         let pause = if state.has_rollups() {
-            match step(&state, &mut folded).await {
+            match step(&state, &mut memory).await {
                 Ok(true) => Duration::ZERO,
                 Ok(false) => IDLE,
                 Err(error) => {
@@ -42,15 +57,40 @@ pub async fn run(state: AppState, stop: CancellationToken) {
     }
 }
 
-/// One batch, one day, or a vacuum; whether there may be more to do.
-async fn step(state: &AppState, folded: &mut i64) -> Result<bool, sqlx::Error> {
+/// One batch, one day, a vacuum, or a day packed; whether there may be more to do.
+async fn step(state: &AppState, memory: &mut Memory) -> Result<bool, sqlx::Error> {
     let mut connection = state.pool.acquire().await?;
-    let more = work(&mut connection, folded).await?;
-    if !more && *folded >= VACUUM_AFTER {
-        rollups::vacuum(&mut connection).await?;
-        *folded = 0;
+    if work(&mut connection, &mut memory.folded).await? {
+        return Ok(true);
     }
-    Ok(more)
+    if memory.folded >= VACUUM_AFTER {
+        rollups::vacuum(&mut connection).await?;
+        memory.folded = 0;
+    }
+    // Yesterday's last calls may still be on their way.
+    let before = Utc::now().date_naive() - Days::new(1);
+    memory.packed.retain(|_, at| at.elapsed() < REPACK_AFTER);
+    pack(&mut connection, before, &mut memory.packed).await
+}
+
+/// Packs a day of each rollup; whether there was one.
+async fn pack(
+    connection: &mut PgConnection,
+    before: NaiveDate,
+    packed: &mut HashMap<(&'static str, NaiveDate), Instant>,
+) -> Result<bool, sqlx::Error> {
+    if !rollups::can_pack(connection).await? {
+        return Ok(false);
+    }
+    let mut done = false;
+    for rollup in PACKED {
+        let but: Vec<NaiveDate> = packed.keys().filter(|(of, _)| *of == rollup).map(|(_, day)| *day).collect();
+        if let Some(day) = rollups::pack(connection, rollup, before, &but).await? {
+            packed.insert((rollup, day), Instant::now());
+            done = true;
+        }
+    }
+    Ok(done)
 }
 
 /// Folds one batch, or else counts one dirty day; whether something was done.
@@ -68,9 +108,11 @@ async fn work(connection: &mut PgConnection, folded: &mut i64) -> Result<bool, s
     Ok(false)
 }
 
-/// Folds and counts everything that waits now. For tests and the command line.
+/// Folds, counts and packs everything that waits now. For tests and the command line.
 pub async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let mut folded = 0;
     while work(connection, &mut folded).await? {}
+    let before = Utc::now().date_naive() + Days::new(1);
+    while pack(connection, before, &mut HashMap::new()).await? {}
     Ok(())
 }

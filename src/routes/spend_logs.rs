@@ -1,7 +1,7 @@
 //! `GET /spend/logs`: rows of the log, or summaries by day.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use axum::Extension;
 use axum::extract::{OriginalUri, State};
@@ -23,7 +23,7 @@ use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
 use crate::json_stream::{self, Writer};
 use crate::store::rollup_days::{self, DayEntries, DaysRequest};
-use crate::store::rollup_reads::{EntryFilter, Grain, Rollup};
+use crate::store::rollup_reads::{EntryFilter, Rollup};
 use crate::store::spend_logs::{self, DaySpend, LogPosition, ROW_CAP, SpendLog, SpendLogFilter};
 use crate::store::{DateRange, Reading};
 
@@ -161,9 +161,20 @@ fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
     parse_day(text).ok_or_else(|| ApiError::bad_request(ErrorType::InternalError, not_a_day(name, text)))
 }
 
-/// The spend of one day by key, user and model. Names are JSON literals.
-#[derive(Default)]
+/// USD by name, in the order of the names, which are JSON literals.
+type Amounts = Vec<(Arc<str>, f64)>;
+
+/// The spend of one day by key, user and model.
 struct Summary {
+    keys: Amounts,
+    users: Amounts,
+    models: Amounts,
+    total: f64,
+}
+
+/// A summary whose rows are still coming.
+#[derive(Default)]
+struct Sums {
     keys: BTreeMap<String, f64>,
     users: BTreeMap<String, f64>,
     models: BTreeMap<String, f64>,
@@ -178,7 +189,7 @@ fn literal(name: Option<&str>) -> String {
     serde_json::Value::from(name.unwrap_or("null")).to_string()
 }
 
-impl Summary {
+impl Sums {
     fn add(&mut self, row: DaySpend) {
         self.total += row.spend;
         *self.keys.entry(literal(Some(&row.api_key))).or_default() += row.spend;
@@ -186,6 +197,19 @@ impl Summary {
         *self.models.entry(literal(Some(&row.model))).or_default() += row.spend;
     }
 
+    fn finish(self) -> Summary {
+        let amounts =
+            |map: BTreeMap<String, f64>| map.into_iter().map(|(name, spend)| (Arc::from(name), spend)).collect();
+        Summary {
+            keys: amounts(self.keys),
+            users: amounts(self.users),
+            models: amounts(self.models),
+            total: self.total,
+        }
+    }
+}
+
+impl Summary {
     /// The sums of a day's entries; nothing where no request is left.
     fn of(day: DayEntries) -> Option<Self> {
         let mut sums: [FxHashMap<i32, (f64, i64)>; 3] = Default::default();
@@ -201,17 +225,27 @@ impl Summary {
         let words = day.words.read().unwrap_or_else(PoisonError::into_inner);
         let [keys, users, models] = sums.map(|map| {
             let named = map.into_iter().filter(|(_, (_, requests))| *requests > 0).map(|(number, (spend, _))| {
-                let name = if number == 0 { "\"null\"" } else { words.json(number) };
-                (name.to_owned(), spend)
+                let name = if number == 0 { Arc::from("\"null\"") } else { words.shared(number) };
+                (name, spend)
             });
-            named.collect::<BTreeMap<_, _>>()
+            let mut amounts: Amounts = named.collect();
+            amounts.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            // A name that nobody has and a user of that name are one.
+            amounts.dedup_by(|next, kept| {
+                let same = next.0 == kept.0;
+                if same {
+                    kept.1 += next.1;
+                }
+                same
+            });
+            amounts
         });
         (!keys.is_empty()).then_some(Self { keys, users, models, total })
     }
 
     fn write(&self, day: NaiveDate, writer: &mut Writer) -> Result<(), ApiError> {
         writer.raw("{");
-        for (key, spend) in self.keys.iter().filter(|(key, _)| !OWN_FIELDS.contains(&key.as_str())) {
+        for (key, spend) in self.keys.iter().filter(|(key, _)| !OWN_FIELDS.contains(&key.as_ref())) {
             writer.raw(key);
             writer.raw(":");
             writer.amount(*spend);
@@ -230,7 +264,7 @@ impl Summary {
     }
 }
 
-fn write_amounts(writer: &mut Writer, amounts: &BTreeMap<String, f64>) {
+fn write_amounts(writer: &mut Writer, amounts: &Amounts) {
     let mut separator = "";
     for (name, spend) in amounts {
         writer.raw(separator);
@@ -252,7 +286,6 @@ fn summary_request(filter: &SpendLogFilter, whole: DateRange, end: NaiveDate) ->
             and_at: (whole.end < end && whole.start <= end).then_some(filter.to).flatten(),
             ..EntryFilter::default()
         },
-        grain: Grain::Day,
     }
 }
 
@@ -295,17 +328,19 @@ fn summarise(
         } else {
             let mut query = QueryBuilder::<Postgres>::new("");
             let mut rows = spend_logs::by_day(reading.connection(), &mut query, &filter);
+            let mut sums: Option<(NaiveDate, Sums)> = None;
             while let Some(row) = rows.try_next().await? {
-                if let Some((day, summary)) = current.take_if(|(day, _)| *day != row.day) {
+                if let Some((day, sums)) = sums.take_if(|(day, _)| *day != row.day) {
                     writer.raw(separator);
                     separator = ",";
-                    summary.write(day, &mut writer)?;
+                    sums.finish().write(day, &mut writer)?;
                     if let Some(piece) = writer.piece() {
                         yield piece;
                     }
                 }
-                current.get_or_insert_with(|| (row.day, Summary::default())).1.add(row);
+                sums.get_or_insert_with(|| (row.day, Sums::default())).1.add(row);
             }
+            current = sums.map(|(day, sums)| (day, sums.finish()));
         }
         reading.finish();
         if let Some((mut day, summary)) = current {

@@ -383,16 +383,12 @@ fn keys(
             if state.has_rollups() { rollup_days::begin(reading.connection(), range).await? } else { None };
         if let Some(snapshot) = snapshot {
             let request = keys_request(range, api_key, user_id);
-            {
-                let mut days = std::pin::pin!(rollup_days::days(reading.connection(), &state.words, snapshot, request));
-                writer.raw("[");
-                while let Some(all) = days.try_next().await? {
-                    for piece in write_keys(&mut writer, all) {
-                        yield piece;
-                    }
-                }
-                writer.raw("]");
+            let all = rollup_days::whole(reading.connection(), &state.words, snapshot, request).await?;
+            writer.raw("[");
+            for piece in write_keys(&mut writer, all) {
+                yield piece;
             }
+            writer.raw("]");
             rollup_days::end(reading.connection()).await?;
             reading.finish();
             yield writer.take();

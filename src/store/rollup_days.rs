@@ -2,12 +2,16 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
 use chrono::NaiveDate;
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
+use rustc_hash::FxHashMap;
+use sqlx::postgres::PgRow;
 use sqlx::{Executor, PgConnection};
 
 use super::DateRange;
-use super::rollup_reads::{self, CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot, WordCache, Words};
+use super::rollup_reads::{self, CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot, Stretch, WordCache, Words};
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -18,8 +22,6 @@ pub struct DaysRequest {
     pub range: DateRange,
     /// Which entries.
     pub filter: EntryFilter,
-    /// How coarse; with [`Grain::Range`] there is one "day" for the whole range.
-    pub grain: Grain,
 }
 
 /// The texts of a read, shared between the reader and the writer of the answer.
@@ -74,62 +76,40 @@ pub fn days<'c>(
     async_stream::try_stream! {
         let (kept, complete) = cache.refresh(connection).await?;
         let mut words = Words::new(kept);
+        let DaysRequest { rollup, range, filter } = request;
         let mut unfolded =
-            rollup_reads::unfolded(connection, request.rollup, request.range, &request.filter, &snapshot, &mut words).await?;
-        let flat = request.grain == Grain::Range;
-        if flat {
-            unfolded.iter_mut().for_each(|entry| entry.day = request.range.start);
-        }
+            rollup_reads::unfolded(connection, rollup, range, &filter, &snapshot, &mut words).await?;
         unfolded.sort_by_key(|entry| entry.day);
         let mut unfolded = unfolded.into_iter().peekable();
         let words = Arc::new(RwLock::new(words));
-        // With all texts at hand the whole range is copied at once; else day by day, and texts are read in between.
-        let parts: Vec<DateRange> = if complete || flat {
-            vec![request.range]
-        } else {
-            request.range.start.iter_days().take_while(|day| *day <= request.range.end)
-                .map(|day| DateRange { start: day, end: day }).collect()
-        };
-        for part in parts {
+        // With all texts at hand a stretch is read at once; else day by day, and texts are read in between.
+        let mut stretches = rollup_reads::stretches(connection, rollup, range, &filter, &snapshot).await?;
+        if !complete {
+            stretches = stretches.into_iter().flat_map(by_day).collect();
+        }
+        for stretch in stretches {
             let mut current: Vec<Entry> = Vec::new();
             let mut finished: Vec<Vec<Entry>> = Vec::new();
-            let statement = rollup_reads::copy_statement(
-                connection, request.rollup, part, &request.filter, &snapshot, request.grain,
-            ).await?;
-            if let Some(statement) = statement {
-                let mut messages = connection.copy_out_raw(&statement).await?;
-                let mut reader = CopyReader::new(request.rollup);
-                let mut batch = Vec::with_capacity(16);
-                while let Some(message) = messages.try_next().await? {
-                    reader.read(message, &mut batch)?;
-                    for mut entry in batch.drain(..) {
-                        if flat {
-                            entry.day = part.start;
+            let mut read = Folded::start(connection, rollup, stretch, &filter, &snapshot).await?;
+            while read.next(&mut current, &mut finished).await? {
+                if complete {
+                    for entries in finished.drain(..) {
+                        let next = entries.first().map_or(stretch.range.end, |first| first.day);
+                        while unfolded.peek().is_some_and(|entry| entry.day < next) {
+                            let alone = take_day(&mut unfolded);
+                            yield gather(alone, Vec::new(), &words)?;
                         }
-                        if current.first().is_some_and(|first| first.day != entry.day) {
-                            let capacity = current.len();
-                            finished.push(std::mem::replace(&mut current, Vec::with_capacity(capacity)));
-                        }
-                        current.push(entry);
-                    }
-                    if complete {
-                        for entries in finished.drain(..) {
-                            let next = entries.first().map_or(part.end, |first| first.day);
-                            while unfolded.peek().is_some_and(|entry| entry.day < next) {
-                                let alone = take_day(&mut unfolded);
-                                yield gather(alone, Vec::new(), &words)?;
-                            }
-                            let more = take_if(&mut unfolded, next);
-                            yield gather(entries, more, &words)?;
-                        }
+                        let more = take_if(&mut unfolded, next);
+                        yield gather(entries, more, &words)?;
                     }
                 }
             }
+            drop(read);
             if !current.is_empty() {
                 finished.push(current);
             }
             for entries in finished {
-                let next = entries.first().map_or(part.end, |first| first.day);
+                let next = entries.first().map_or(stretch.range.end, |first| first.day);
                 while unfolded.peek().is_some_and(|entry| entry.day < next) {
                     let alone = take_day(&mut unfolded);
                     fetch_texts(connection, &words, &alone, complete).await?;
@@ -140,7 +120,7 @@ pub fn days<'c>(
                 fetch_texts(connection, &words, &more, complete).await?;
                 yield gather(entries, more, &words)?;
             }
-            while unfolded.peek().is_some_and(|entry| entry.day <= part.end) {
+            while unfolded.peek().is_some_and(|entry| entry.day <= stretch.range.end) {
                 let alone = take_day(&mut unfolded);
                 fetch_texts(connection, &words, &alone, complete).await?;
                 yield gather(alone, Vec::new(), &words)?;
@@ -151,6 +131,127 @@ pub fn days<'c>(
             let alone = take_day(&mut unfolded);
             fetch_texts(connection, &words, &alone, complete).await?;
             yield gather(alone, Vec::new(), &words)?;
+        }
+    }
+}
+
+/// The sums of a key and a model over the whole range of days, as entries of its first day.
+pub async fn whole(
+    connection: &mut PgConnection,
+    cache: &WordCache,
+    snapshot: Snapshot,
+    request: DaysRequest,
+) -> Result<DayEntries, sqlx::Error> {
+    let (kept, complete) = cache.refresh(connection).await?;
+    let mut words = Words::new(kept);
+    let DaysRequest { rollup, range, filter } = request;
+    let mut sums: FxHashMap<(i32, i32), Entry> = FxHashMap::default();
+    let mut add = |entry: Entry| {
+        let sum = sums.entry((entry.api_key, entry.model)).or_insert(Entry {
+            day: range.start,
+            api_key: entry.api_key,
+            model: entry.model,
+            ..Entry::default()
+        });
+        sum.spend += entry.spend;
+        sum.prompt_tokens += entry.prompt_tokens;
+        sum.completion_tokens += entry.completion_tokens;
+        sum.total_tokens += entry.total_tokens;
+        sum.requests += entry.requests;
+    };
+    rollup_reads::unfolded(connection, rollup, range, &filter, &snapshot, &mut words)
+        .await?
+        .into_iter()
+        .for_each(&mut add);
+    let mut entries = Vec::new();
+    for stretch in rollup_reads::stretches(connection, rollup, range, &filter, &snapshot).await? {
+        if stretch.packed {
+            let mut parts = rollup_reads::packed_parts(connection, rollup, stretch.range);
+            while let Some(part) = parts.try_next().await? {
+                rollup_reads::unpack(rollup, &part, &mut entries)?;
+                entries.drain(..).for_each(&mut add);
+            }
+        } else if let Some(statement) =
+            rollup_reads::copy_statement(connection, rollup, stretch.range, &filter, &snapshot, Grain::Range).await?
+        {
+            let mut messages = connection.copy_out_raw(&statement).await?;
+            let mut reader = CopyReader::new(rollup);
+            while let Some(message) = messages.try_next().await? {
+                reader.read(message, &mut entries)?;
+                entries.drain(..).for_each(&mut add);
+            }
+        }
+    }
+    let entries: Vec<Entry> = sums.into_values().collect();
+    let words = Arc::new(RwLock::new(words));
+    fetch_texts(connection, &words, &entries, complete).await?;
+    gather(entries, Vec::new(), &words)
+}
+
+/// The days of a stretch, one by one.
+fn by_day(stretch: Stretch) -> impl Iterator<Item = Stretch> {
+    let DateRange { start, end } = stretch.range;
+    start
+        .iter_days()
+        .take_while(move |day| *day <= end)
+        .map(move |day| Stretch { range: DateRange { start: day, end: day }, ..stretch })
+}
+
+/// The folded entries of a stretch, from its rows or packed.
+enum Folded<'c> {
+    Nothing,
+    Packed(Rollup, BoxStream<'c, Result<PgRow, sqlx::Error>>),
+    Rows(CopyReader, BoxStream<'c, Result<Bytes, sqlx::Error>>, Vec<Entry>),
+}
+
+impl<'c> Folded<'c> {
+    async fn start(
+        connection: &'c mut PgConnection,
+        rollup: Rollup,
+        stretch: Stretch,
+        filter: &EntryFilter,
+        snapshot: &Snapshot,
+    ) -> Result<Self, sqlx::Error> {
+        if stretch.packed {
+            return Ok(Self::Packed(rollup, rollup_reads::packed_parts(connection, rollup, stretch.range)));
+        }
+        let statement =
+            rollup_reads::copy_statement(connection, rollup, stretch.range, filter, snapshot, Grain::Day).await?;
+        let Some(statement) = statement else { return Ok(Self::Nothing) };
+        let messages = connection.copy_out_raw(&statement).await?;
+        Ok(Self::Rows(CopyReader::new(rollup), messages, Vec::with_capacity(16)))
+    }
+
+    /// Reads on: entries go to `current`, and days that are over to `finished`. Returns whether there may be more.
+    async fn next(&mut self, current: &mut Vec<Entry>, finished: &mut Vec<Vec<Entry>>) -> Result<bool, sqlx::Error> {
+        match self {
+            Self::Nothing => Ok(false),
+            Self::Packed(rollup, parts) => {
+                let Some(part) = parts.try_next().await? else { return Ok(false) };
+                let mut entries = Vec::new();
+                let day = rollup_reads::unpack(*rollup, &part, &mut entries)?;
+                if current.first().is_some_and(|first| first.day != day) {
+                    finished.push(std::mem::take(current));
+                }
+                if current.is_empty() {
+                    *current = entries;
+                } else {
+                    current.append(&mut entries);
+                }
+                Ok(true)
+            }
+            Self::Rows(reader, messages, batch) => {
+                let Some(message) = messages.try_next().await? else { return Ok(false) };
+                reader.read(message, batch)?;
+                for entry in batch.drain(..) {
+                    if current.first().is_some_and(|first| first.day != entry.day) {
+                        let capacity = current.len();
+                        finished.push(std::mem::replace(current, Vec::with_capacity(capacity)));
+                    }
+                    current.push(entry);
+                }
+                Ok(true)
+            }
         }
     }
 }

@@ -11,7 +11,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Buf, Bytes};
 use chrono::{Days, NaiveDate, NaiveDateTime};
-use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
+use futures_util::stream::BoxStream;
+use rustc_hash::FxHashMap;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row};
 
 use super::DateRange;
 
@@ -37,6 +40,8 @@ pub struct Snapshot {
     pub dirty: Vec<NaiveDate>,
     /// Whether deltas of the range wait to be folded.
     pub has_deltas: bool,
+    /// Whether days may be packed; the rollups of an older version are not.
+    pub may_be_packed: bool,
 }
 
 #[derive(FromRow)]
@@ -45,6 +50,7 @@ struct Pending {
     dirty: Option<Vec<NaiveDate>>,
     dirty_count: i64,
     deltas: i64,
+    may_be_packed: bool,
 }
 
 /// The snapshot of a range, or nothing where the log must be read.
@@ -56,7 +62,8 @@ pub async fn snapshot(
         "SELECT COALESCE(bool_or(sign = 0 AND day IS NULL), false) AS all_dirty,
                 array_agg(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty,
                 count(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty_count,
-                count(*) FILTER (WHERE sign <> 0 AND day BETWEEN $1 AND $2) AS deltas
+                count(*) FILTER (WHERE sign <> 0 AND day BETWEEN $1 AND $2) AS deltas,
+                to_regclass('litespend.packed_days') IS NOT NULL AS may_be_packed
          FROM litespend.deltas",
     )
     .bind(range.map_or(NaiveDate::MIN.max(EPOCH - Days::new(700_000)), |range| range.start))
@@ -66,7 +73,11 @@ pub async fn snapshot(
     if pending.all_dirty || pending.dirty_count > DIRTY_LIMIT || pending.deltas > DELTA_LIMIT {
         return Ok(None);
     }
-    Ok(Some(Snapshot { dirty: pending.dirty.unwrap_or_default(), has_deltas: pending.deltas > 0 }))
+    Ok(Some(Snapshot {
+        dirty: pending.dirty.unwrap_or_default(),
+        has_deltas: pending.deltas > 0,
+        may_be_packed: pending.may_be_packed,
+    }))
 }
 
 /// Texts by number, kept between reads. A text is kept as a JSON literal, ready to be written.
@@ -82,7 +93,7 @@ pub type KeptWords = Arc<RwLock<Kept>>;
 /// Texts and how far they were read.
 #[derive(Debug, Default)]
 pub struct Kept {
-    texts: HashMap<i32, Arc<str>>,
+    texts: FxHashMap<i32, Arc<str>>,
     table: i64,
     last: i32,
     overflowed: bool,
@@ -126,7 +137,7 @@ impl WordCache {
                 }
             } else {
                 kept.overflowed = true;
-                kept.texts = HashMap::new();
+                kept.texts = FxHashMap::default();
             }
             drop(kept);
             return Ok((current, complete));
@@ -145,13 +156,13 @@ pub struct Words {
     kept: KeptWords,
     /// Numbers given in this read to texts that have none yet: negative.
     local: HashMap<String, i32>,
-    texts: HashMap<i32, Arc<str>>,
+    texts: FxHashMap<i32, Arc<str>>,
 }
 
 impl Words {
     /// With what earlier reads kept.
     pub fn new(kept: KeptWords) -> Self {
-        Self { kept, local: HashMap::new(), texts: HashMap::from([(0, Arc::from("null"))]) }
+        Self { kept, local: HashMap::new(), texts: FxHashMap::from_iter([(0, Arc::from("null"))]) }
     }
 
     /// The number of a text: its own, or one of this read.
@@ -205,9 +216,14 @@ impl Words {
         self.texts.get(&number).map_or("null", AsRef::as_ref)
     }
 
+    /// As [`Words::json`], to be kept.
+    pub fn shared(&self, number: i32) -> Arc<str> {
+        self.texts.get(&number).map_or_else(|| Arc::from("null"), Arc::clone)
+    }
+
     /// An empty set of texts on the same cache, to be filled elsewhere and joined.
     pub fn fork(&self) -> Self {
-        Self { kept: Arc::clone(&self.kept), local: HashMap::new(), texts: HashMap::new() }
+        Self { kept: Arc::clone(&self.kept), local: HashMap::new(), texts: FxHashMap::default() }
     }
 
     /// Takes the texts of a fork.
@@ -249,6 +265,24 @@ pub enum Rollup {
     Usage,
     /// By end user, team, key and model.
     Customer,
+}
+
+impl Rollup {
+    /// Its name in the table of packed days.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Customer => "customer",
+        }
+    }
+
+    /// Bytes of a packed entry.
+    fn packed_size(self) -> usize {
+        match self {
+            Self::Usage => 56,
+            Self::Customer => 40,
+        }
+    }
 }
 
 /// How coarse folded entries are read.
@@ -448,6 +482,101 @@ pub async fn copy_statement(
         _ => " ORDER BY day) TO STDOUT (FORMAT binary)",
     });
     Ok(Some(query.into_string()))
+}
+
+impl EntryFilter {
+    /// Whether every entry is wanted.
+    fn is_everything(&self) -> bool {
+        self.api_key.is_none() && self.user_id.is_none() && self.team_id.is_none() && self.end_user.is_none()
+    }
+}
+
+/// A stretch of days that are read the same way.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch {
+    /// Its days.
+    pub range: DateRange,
+    /// Whether they are packed.
+    pub packed: bool,
+}
+
+/// The range in stretches. Where only some of the entries are wanted, an index finds them: nothing is read packed then.
+pub async fn stretches(
+    connection: &mut PgConnection,
+    rollup: Rollup,
+    range: DateRange,
+    filter: &EntryFilter,
+    snapshot: &Snapshot,
+) -> Result<Vec<Stretch>, sqlx::Error> {
+    let mut packed: Vec<NaiveDate> = Vec::new();
+    if snapshot.may_be_packed && filter.is_everything() {
+        packed = sqlx::query_scalar(
+            "SELECT day FROM litespend.packed_days
+             WHERE rollup = $1 AND day BETWEEN $2 AND $3 AND part = 0 AND day <> ALL ($4) ORDER BY day",
+        )
+        .bind(rollup.name())
+        .bind(range.start)
+        .bind(range.end)
+        .bind(&snapshot.dirty)
+        .fetch_all(connection)
+        .await?;
+    }
+    let mut stretches: Vec<Stretch> = Vec::new();
+    let mut add = |start: NaiveDate, end: NaiveDate, packed: bool| match stretches.last_mut() {
+        _ if start > end => {}
+        Some(last) if last.packed == packed => last.range.end = end,
+        _ => stretches.push(Stretch { range: DateRange { start, end }, packed }),
+    };
+    let mut next = range.start;
+    for day in packed {
+        add(next, day - Days::new(1), false);
+        add(day, day, true);
+        next = day + Days::new(1);
+    }
+    add(next, range.end, false);
+    Ok(stretches)
+}
+
+/// The packed entries of a stretch, a part of a day a row.
+pub fn packed_parts<'c>(
+    connection: &'c mut PgConnection,
+    rollup: Rollup,
+    range: DateRange,
+) -> BoxStream<'c, Result<PgRow, sqlx::Error>> {
+    sqlx::query(
+        "SELECT day, entries FROM litespend.packed_days WHERE rollup = $1 AND day BETWEEN $2 AND $3 ORDER BY day, part",
+    )
+    .bind(rollup.name())
+    .bind(range.start)
+    .bind(range.end)
+    .fetch(connection)
+}
+
+/// Takes the entries out of a row of [`packed_parts`]; returns its day.
+pub fn unpack(rollup: Rollup, row: &PgRow, entries: &mut Vec<Entry>) -> Result<NaiveDate, sqlx::Error> {
+    let day: NaiveDate = row.try_get(0)?;
+    let mut rest: &[u8] = row.try_get(1)?;
+    let broken = |_| sqlx::Error::Protocol("packed day: short entry".into());
+    entries.reserve(rest.len() / rollup.packed_size());
+    while !rest.is_empty() {
+        let mut entry = Entry {
+            day,
+            who: rest.try_get_i32().map_err(broken)?,
+            team: rest.try_get_i32().map_err(broken)?,
+            api_key: rest.try_get_i32().map_err(broken)?,
+            model: rest.try_get_i32().map_err(broken)?,
+            requests: rest.try_get_i64().map_err(broken)?,
+            spend: rest.try_get_f64().map_err(broken)?,
+            total_tokens: rest.try_get_i64().map_err(broken)?,
+            ..Entry::default()
+        };
+        if rollup == Rollup::Usage {
+            entry.prompt_tokens = rest.try_get_i64().map_err(broken)?;
+            entry.completion_tokens = rest.try_get_i64().map_err(broken)?;
+        }
+        entries.push(entry);
+    }
+    Ok(day)
 }
 
 /// Reads entries out of PostgreSQL's binary COPY format.

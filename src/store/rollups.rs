@@ -80,6 +80,27 @@ pub async fn recount(connection: &mut PgConnection) -> Result<Option<NaiveDate>,
     Ok(day)
 }
 
+/// Packs one quiet day, of the days before `before` that are not among `but`. Returns which, or nothing where none is
+/// left or another server is at work.
+pub async fn pack(
+    connection: &mut PgConnection,
+    rollup: &'static str,
+    before: NaiveDate,
+    but: &[NaiveDate],
+) -> Result<Option<NaiveDate>, sqlx::Error> {
+    sqlx::query_scalar("SELECT litespend.pack($1, $2, $3)")
+        .bind(rollup)
+        .bind(before)
+        .bind(but)
+        .fetch_one(connection)
+        .await
+}
+
+/// Whether days can be packed: the rollups of an older version can not.
+pub async fn can_pack(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT to_regclass('litespend.packed_days') IS NOT NULL").fetch_one(connection).await
+}
+
 /// Gives back the space of folded deltas, so that reads find a short table.
 pub async fn vacuum(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     connection.execute("VACUUM litespend.deltas").await?;

@@ -135,9 +135,18 @@ async fn change(random: &mut StdRng, connection: &mut PgConnection, next_id: &mu
             connection.execute(r#"TRUNCATE "LiteLLM_SpendLogs""#).await.unwrap();
             "truncate"
         }
-        78..88 => {
+        78..84 => {
             rollups::fold(connection).await.unwrap();
             "fold"
+        }
+        84..88 => {
+            for rollup in ["usage", "customer"] {
+                let before = "2026-12-31".parse().unwrap();
+                for _ in 0..random.random_range(1..8) {
+                    rollups::pack(&mut *connection, rollup, before, &[]).await.unwrap();
+                }
+            }
+            "pack"
         }
         88..92 => {
             let range = DateRange { start: day.parse().unwrap(), end: day.parse().unwrap() };
@@ -328,6 +337,50 @@ async fn reads_go_on_from_the_log_when_the_rollups_are_removed_under_them() {
     rollups::remove(&mut app.pool.acquire().await.unwrap()).await.unwrap();
     assert!(app.state.has_rollups(), "not looked yet");
     compare(&app, &plain, "the removal").await;
+}
+
+#[tokio::test]
+async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
+    let app = TestApp::seeded().await;
+    let plain = plain(&app);
+    let mut connection = app.pool.acquire().await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    let packed = async |connection: &mut PgConnection| -> Vec<(String, chrono::NaiveDate)> {
+        sqlx::query_as("SELECT rollup, day FROM litespend.packed_days WHERE part = 0 ORDER BY 1, 2")
+            .fetch_all(connection)
+            .await
+            .unwrap()
+    };
+    let all = packed(&mut connection).await;
+    let days: i64 = sqlx::query_scalar("SELECT count(DISTINCT day) FROM litespend.day_usage")
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    assert_eq!(i64::try_from(all.len()).unwrap(), 2 * days);
+    compare(&app, &plain, "packing").await;
+    // A packed day is really what is read: one that says something else is believed.
+    sqlx::query("UPDATE litespend.packed_days SET entries = ''").execute(&mut *connection).await.unwrap();
+    let report = app.get(READS[0], crate::support::MASTER_KEY).await;
+    assert_eq!(report.text, "[]");
+    sqlx::query("DELETE FROM litespend.packed_days").execute(&mut *connection).await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    compare(&app, &plain, "packing again").await;
+
+    // A row of one day: both its packed values go when it is folded, and no others.
+    let mut next_id = 0;
+    let mut row = row(&mut StdRng::seed_from_u64(1), &mut next_id);
+    row["startTime"] = json!("2026-02-01T10:00:00");
+    crate::support::insert(&mut connection, "LiteLLM_SpendLogs", &json!([row])).await;
+    compare(&app, &plain, "a delta beside packed days").await;
+    rollups::fold(&mut connection).await.unwrap();
+    let left = packed(&mut connection).await;
+    assert_eq!(left.len(), all.len() - 2);
+    assert!(left.iter().all(|(_, day)| day.to_string() != "2026-02-01"));
+    compare(&app, &plain, "folding beside packed days").await;
+    folding::settle(&mut connection).await.unwrap();
+    assert_eq!(packed(&mut connection).await, all);
+    sqlx::query("TRUNCATE litespend.day_customer").execute(&mut *connection).await.unwrap();
+    assert_eq!(packed(&mut connection).await.len(), all.len() / 2);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::{Grouping, close_group, open_day};
 use crate::json_stream::Writer;
 use crate::store::DateRange;
 use crate::store::rollup_days::{DayEntries, DaysRequest};
-use crate::store::rollup_reads::{self, Entry, EntryFilter, Grain, Rollup, Words};
+use crate::store::rollup_reads::{self, Entry, EntryFilter, Rollup, Words};
 
 impl Grouping {
     /// What to read for this grouping.
@@ -23,14 +23,14 @@ impl Grouping {
             Self::Pair { team_id, customer_id } => (Rollup::Customer, Some(team_id.clone()), Some(customer_id.clone())),
         };
         let filter = EntryFilter { team_id, end_user, ..EntryFilter::default() };
-        DaysRequest { rollup, range, filter, grain: Grain::Day }
+        DaysRequest { rollup, range, filter }
     }
 }
 
 /// What to read for a report by key.
 pub(super) fn keys_request(range: DateRange, api_key: Option<String>, user_id: Option<String>) -> DaysRequest {
     let filter = EntryFilter { api_key, user_id, ..EntryFilter::default() };
-    DaysRequest { rollup: Rollup::Usage, range, filter, grain: Grain::Range }
+    DaysRequest { rollup: Rollup::Usage, range, filter }
 }
 
 /// Names of teams, by the number of the team: JSON literals.
