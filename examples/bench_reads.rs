@@ -64,7 +64,7 @@ const BY_DAY_90: &str = r#"SELECT "startTime"::date, api_key, "user", model, sum
     WHERE "startTime" >= '2026-01-01' AND "startTime" <= '2026-03-31' GROUP BY 1, 2, 3, 4 ORDER BY 1"#;
 
 /// The reads, in the order of the table.
-const READS: [Read; 20] = [
+const READS: [Read; 22] = [
     read("report team 30d", "/global/spend/report?start_date=2026-03-01&end_date=2026-03-30", Some(BY_TEAM)),
     read("report team 90d", "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31", Some(BY_TEAM_90)),
     read(
@@ -91,6 +91,12 @@ const READS: [Read; 20] = [
         "report team+customer 90d",
         "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31&team_id=team-3&customer_id=customer-9",
         Some(PAIR),
+    ),
+    read("report user 30d", "/global/spend/report?start_date=2026-03-01&end_date=2026-03-30&group_by=user", None),
+    read(
+        "report model 30d",
+        "/global/spend/report?start_date=2026-03-01&end_date=2026-03-30&group_by=model_name",
+        None,
     ),
     read("global tags 30d", "/global/spend/tags?start_date=2026-03-01&end_date=2026-03-30", Some(TAGS)),
     read(

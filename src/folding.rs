@@ -24,8 +24,11 @@ const VACUUM_AFTER: i64 = 5_000;
 /// A day that has just been packed and was changed again is left alone for so long.
 const REPACK_AFTER: Duration = Duration::from_secs(300);
 
-/// The rollups that are packed.
+/// The rollups that are packed by day.
 const PACKED: [&str; 2] = ["usage", "customer"];
+
+/// What is packed by month.
+const PACKED_MONTHS: &str = "usage_month";
 
 /// What the task remembers between its steps.
 #[derive(Default)]
@@ -73,7 +76,7 @@ async fn step(state: &AppState, memory: &mut Memory) -> Result<bool, sqlx::Error
     pack(&mut connection, before, &mut memory.packed).await
 }
 
-/// Packs a day of each rollup; whether there was one.
+/// Packs a day of each rollup and a month; whether there was one.
 async fn pack(
     connection: &mut PgConnection,
     before: NaiveDate,
@@ -83,9 +86,14 @@ async fn pack(
         return Ok(false);
     }
     let mut done = false;
-    for rollup in PACKED {
+    for rollup in PACKED.into_iter().chain([PACKED_MONTHS]) {
         let but: Vec<NaiveDate> = packed.keys().filter(|(of, _)| *of == rollup).map(|(_, day)| *day).collect();
-        if let Some(day) = rollups::pack(connection, rollup, before, &but).await? {
+        let day = if rollup == PACKED_MONTHS {
+            rollups::pack_month(connection, before, &but).await?
+        } else {
+            rollups::pack(connection, rollup, before, &but).await?
+        };
+        if let Some(day) = day {
             packed.insert((rollup, day), Instant::now());
             done = true;
         }

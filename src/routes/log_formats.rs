@@ -66,7 +66,7 @@ pub enum RowWriter {
     /// JSON, as a list or in lines, and what comes before the next row.
     Json(Writer, Format, &'static str),
     /// CSV.
-    Csv(csv::Writer<Vec<u8>>),
+    Csv(Box<csv::Writer<Vec<u8>>>),
 }
 
 impl RowWriter {
@@ -76,7 +76,7 @@ impl RowWriter {
             Format::Csv => {
                 let mut writer = csv::Writer::from_writer(Vec::with_capacity(PIECE));
                 writer.write_record(SpendLog::NAMES).map_err(broken)?;
-                Self::Csv(writer)
+                Self::Csv(Box::new(writer))
             }
             Format::Json => Self::Json(Writer::new(), format, "["),
             Format::Lines => Self::Json(Writer::new(), format, ""),
@@ -102,7 +102,7 @@ impl RowWriter {
                     return Ok(None);
                 }
                 let next = csv::Writer::from_writer(Vec::with_capacity(PIECE));
-                let full = std::mem::replace(writer, next);
+                let full = std::mem::replace(writer.as_mut(), next);
                 Ok(Some(Bytes::from(full.into_inner().map_err(broken)?)))
             }
         }

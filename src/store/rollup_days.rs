@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use chrono::NaiveDate;
+use chrono::{Days, Months, NaiveDate};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use rustc_hash::FxHashMap;
@@ -164,7 +164,19 @@ pub async fn whole(
         .into_iter()
         .for_each(&mut add);
     let mut entries = Vec::new();
-    for stretch in rollup_reads::stretches(connection, rollup, range, &filter, &snapshot).await? {
+    let months = rollup_reads::packed_months(connection, range, &filter, &snapshot).await?;
+    if !months.is_empty() {
+        let mut parts = rollup_reads::packed_month_parts(connection, &months);
+        while let Some(part) = parts.try_next().await? {
+            rollup_reads::unpack(rollup, &part, &mut entries)?;
+            entries.drain(..).for_each(&mut add);
+        }
+    }
+    let mut stretches = Vec::new();
+    for rest in beside(range, &months) {
+        stretches.extend(rollup_reads::stretches(connection, rollup, rest, &filter, &snapshot).await?);
+    }
+    for stretch in stretches {
         if stretch.packed {
             let mut parts = rollup_reads::packed_parts(connection, rollup, stretch.range);
             while let Some(part) = parts.try_next().await? {
@@ -186,6 +198,22 @@ pub async fn whole(
     let words = Arc::new(RwLock::new(words));
     fetch_texts(connection, &words, &entries, complete).await?;
     gather(entries, Vec::new(), &words)
+}
+
+/// What is left of a range beside whole months.
+fn beside(range: DateRange, months: &[NaiveDate]) -> Vec<DateRange> {
+    let mut rest = Vec::new();
+    let mut next = range.start;
+    for month in months {
+        if next < *month {
+            rest.push(DateRange { start: next, end: *month - Days::new(1) });
+        }
+        next = month.checked_add_months(Months::new(1)).unwrap_or(NaiveDate::MAX);
+    }
+    if next <= range.end {
+        rest.push(DateRange { start: next, end: range.end });
+    }
+    rest
 }
 
 /// The days of a stretch, one by one.

@@ -537,6 +537,41 @@ pub async fn stretches(
     Ok(stretches)
 }
 
+/// The first days of the months of the range that are packed, whole, and without a dirty day. Where only some of the
+/// entries are wanted, none.
+pub async fn packed_months(
+    connection: &mut PgConnection,
+    range: DateRange,
+    filter: &EntryFilter,
+    snapshot: &Snapshot,
+) -> Result<Vec<NaiveDate>, sqlx::Error> {
+    if !snapshot.may_be_packed || !filter.is_everything() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar(
+        "SELECT day FROM litespend.packed_days
+         WHERE rollup = 'usage_month' AND part = 0 AND day >= $1 AND day + interval '1 month' <= $2
+           AND NOT EXISTS (SELECT FROM unnest($3::date[]) AS dirty
+                           WHERE dirty >= packed_days.day AND dirty < packed_days.day + interval '1 month')
+         ORDER BY day",
+    )
+    .bind(range.start)
+    .bind(range.until())
+    .bind(&snapshot.dirty)
+    .fetch_all(connection)
+    .await
+}
+
+/// The packed entries of months.
+pub fn packed_month_parts<'c>(
+    connection: &'c mut PgConnection,
+    months: &[NaiveDate],
+) -> BoxStream<'c, Result<PgRow, sqlx::Error>> {
+    sqlx::query("SELECT day, entries FROM litespend.packed_days WHERE rollup = 'usage_month' AND day = ANY ($1)")
+        .bind(months.to_vec())
+        .fetch(connection)
+}
+
 /// The packed entries of a stretch, a part of a day a row.
 pub fn packed_parts<'c>(
     connection: &'c mut PgConnection,

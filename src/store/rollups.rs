@@ -96,9 +96,20 @@ pub async fn pack(
         .await
 }
 
-/// Whether days can be packed: the rollups of an older version can not.
+/// Packs one month of usage that ended before `before` and is not among `but`; returns its first day.
+pub async fn pack_month(
+    connection: &mut PgConnection,
+    before: NaiveDate,
+    but: &[NaiveDate],
+) -> Result<Option<NaiveDate>, sqlx::Error> {
+    sqlx::query_scalar("SELECT litespend.pack_month($1, $2)").bind(before).bind(but).fetch_one(connection).await
+}
+
+/// Whether days and months can be packed: the rollups of an older version can not.
 pub async fn can_pack(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT to_regclass('litespend.packed_days') IS NOT NULL").fetch_one(connection).await
+    sqlx::query_scalar("SELECT to_regprocedure('litespend.pack_month(date,date[])') IS NOT NULL")
+        .fetch_one(connection)
+        .await
 }
 
 /// Gives back the space of folded deltas, so that reads find a short table.

@@ -165,7 +165,8 @@ async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Resul
     let mut connection = state.pool.acquire().await?;
     let user = store::find_user(&mut connection, &user_id).await?.ok_or_else(refused)?;
     let email = store::text(&user, "user_email");
-    if !equal(&login.username, &user_id) && !(equal(&login.username, email) && !email.is_empty()) {
+    let named = equal(&login.username, &user_id) || (!email.is_empty() && equal(&login.username, email));
+    if !named {
         return Err(refused());
     }
     let user_role = Some(store::text(&user, "user_role")).filter(|role| !role.is_empty()).unwrap_or("internal_user");

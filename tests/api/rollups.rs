@@ -56,11 +56,13 @@ async fn the_recorded_answers_match_while_days_are_dirty() {
 }
 
 /// Reads that the rollups answer.
-pub const READS: [&str; 16] = [
+pub const READS: [&str; 18] = [
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30",
     "/global/spend/report?start_date=2026-02-01&end_date=2026-02-03&group_by=customer",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=customer",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=api_key",
+    "/global/spend/report?start_date=2026-02-01&end_date=2026-02-28&group_by=api_key",
+    "/global/spend/report?start_date=2026-01-31&end_date=2026-03-01&group_by=api_key",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&internal_user_id=u-int",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&team_id=team-alpha",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&team_id=team-ghost&customer_id=cust-1",
@@ -146,6 +148,7 @@ async fn change(random: &mut StdRng, connection: &mut PgConnection, next_id: &mu
                     rollups::pack(&mut *connection, rollup, before, &[]).await.unwrap();
                 }
             }
+            rollups::pack_month(&mut *connection, "2026-12-31".parse().unwrap(), &[]).await.unwrap();
             "pack"
         }
         88..92 => {
@@ -346,10 +349,12 @@ async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
     let mut connection = app.pool.acquire().await.unwrap();
     folding::settle(&mut connection).await.unwrap();
     let packed = async |connection: &mut PgConnection| -> Vec<(String, chrono::NaiveDate)> {
-        sqlx::query_as("SELECT rollup, day FROM litespend.packed_days WHERE part = 0 ORDER BY 1, 2")
-            .fetch_all(connection)
-            .await
-            .unwrap()
+        sqlx::query_as(
+            "SELECT rollup, day FROM litespend.packed_days WHERE part = 0 AND rollup <> 'usage_month' ORDER BY 1, 2",
+        )
+        .fetch_all(connection)
+        .await
+        .unwrap()
     };
     let all = packed(&mut connection).await;
     let days: i64 = sqlx::query_scalar("SELECT count(DISTINCT day) FROM litespend.day_usage")
@@ -358,10 +363,16 @@ async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
         .unwrap();
     assert_eq!(i64::try_from(all.len()).unwrap(), 2 * days);
     compare(&app, &plain, "packing").await;
+    let months: i64 = sqlx::query_scalar("SELECT count(*) FROM litespend.packed_days WHERE rollup = 'usage_month'")
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    assert!(months > 0);
     // A packed day is really what is read: one that says something else is believed.
     sqlx::query("UPDATE litespend.packed_days SET entries = ''").execute(&mut *connection).await.unwrap();
-    let report = app.get(READS[0], crate::support::MASTER_KEY).await;
-    assert_eq!(report.text, "[]");
+    for path in [READS[0], "/global/spend/report?start_date=2026-02-01&end_date=2026-02-28&group_by=api_key"] {
+        assert_eq!(app.get(path, crate::support::MASTER_KEY).await.text, "[]", "{path}");
+    }
     sqlx::query("DELETE FROM litespend.packed_days").execute(&mut *connection).await.unwrap();
     folding::settle(&mut connection).await.unwrap();
     compare(&app, &plain, "packing again").await;
@@ -376,6 +387,13 @@ async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
     let left = packed(&mut connection).await;
     assert_eq!(left.len(), all.len() - 2);
     assert!(left.iter().all(|(_, day)| day.to_string() != "2026-02-01"));
+    let february: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM litespend.packed_days WHERE rollup = 'usage_month' AND day = '2026-02-01'",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .unwrap();
+    assert_eq!(february, 0);
     compare(&app, &plain, "folding beside packed days").await;
     folding::settle(&mut connection).await.unwrap();
     assert_eq!(packed(&mut connection).await, all);
