@@ -90,7 +90,12 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    // Sockets are looked at often, so that a small request does not wait behind many steps of large answers.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .event_interval(EVENT_INTERVAL)
+        .enable_all()
+        .build()
+        .context("no runtime")?;
     let result = runtime.block_on(run(&args, &open, settings, prices, &master_key.origin));
     runtime.shutdown_timeout(Duration::from_secs(1));
     open.close()?;
@@ -165,6 +170,9 @@ async fn run(
     tracing::info!("stopped");
     Ok(())
 }
+
+/// Steps of tasks between two looks at the sockets.
+const EVENT_INTERVAL: u32 = 8;
 
 /// How often keys of sessions that are over are deleted.
 const SESSION_CLEANUP: Duration = Duration::from_secs(600);

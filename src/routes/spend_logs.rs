@@ -280,6 +280,7 @@ fn summary_request(filter: &SpendLogFilter, whole: DateRange, end: NaiveDate) ->
     DaysRequest {
         rollup: Rollup::Usage,
         range: whole,
+        in_parts: false,
         filter: EntryFilter {
             api_key: filter.api_key.clone(),
             user_id: filter.user_id.clone(),

@@ -19,7 +19,7 @@ use crate::store::{DateRange, Reading, rollup_days};
 
 mod from_rollups;
 
-use from_rollups::{Labels, keys_request, write_day, write_keys};
+use from_rollups::{AT_ONCE, DayWriter, Labels, keys_request, write_keys};
 
 /// How a report groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -282,16 +282,20 @@ fn days(state: AppState, range: DateRange, grouping: Grouping) -> impl Stream<It
             if state.has_rollups() { rollup_days::begin(reading.connection(), range).await? } else { None };
         if let Some(snapshot) = snapshot {
             let request = grouping.request(range);
-            let mut labels = Labels::read(reading.connection(), &grouping).await?;
+            let labels = Labels::read(reading.connection(), &grouping).await?;
+            let mut day_writer = DayWriter::new(&grouping, labels);
             {
                 let mut days = std::pin::pin!(rollup_days::days(reading.connection(), &state.words, snapshot, request));
-                let mut separator = "";
-                while let Some(day) = days.try_next().await? {
-                    for piece in write_day(&mut writer, day, &grouping, &mut labels, &mut separator) {
-                        yield piece;
+                while let Some(part) = days.try_next().await? {
+                    for entries in day_writer.take(&mut writer, part).chunks(AT_ONCE) {
+                        day_writer.write(&mut writer, entries);
+                        if let Some(piece) = writer.piece() {
+                            yield piece;
+                        }
                     }
                 }
             }
+            day_writer.close(&mut writer);
             rollup_days::end(reading.connection()).await?;
         } else {
             let connection = reading.connection();

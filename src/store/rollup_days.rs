@@ -22,12 +22,15 @@ pub struct DaysRequest {
     pub range: DateRange,
     /// Which entries.
     pub filter: EntryFilter,
+    /// Whether a packed day may come in parts: sorted as it is packed, by end user or team, then key and model. What is
+    /// equal in these may stand in two parts.
+    pub in_parts: bool,
 }
 
 /// The texts of a read, shared between the reader and the writer of the answer.
 pub type SharedWords = Arc<RwLock<Words>>;
 
-/// The entries of one day.
+/// The entries of one day, or a part of them.
 #[derive(Debug)]
 pub struct DayEntries {
     /// Day.
@@ -66,7 +69,7 @@ pub async fn end(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Days ascending, each once, days without entries left out.
+/// Days ascending, each once (but for [`DaysRequest::in_parts`]), days without entries left out.
 pub fn days<'c>(
     connection: &'c mut PgConnection,
     cache: &'c WordCache,
@@ -76,7 +79,7 @@ pub fn days<'c>(
     async_stream::try_stream! {
         let (kept, complete) = cache.refresh(connection).await?;
         let mut words = Words::new(kept);
-        let DaysRequest { rollup, range, filter } = request;
+        let DaysRequest { rollup, range, filter, in_parts } = request;
         let mut unfolded =
             rollup_reads::unfolded(connection, rollup, range, &filter, &snapshot, &mut words).await?;
         unfolded.sort_by_key(|entry| entry.day);
@@ -84,10 +87,35 @@ pub fn days<'c>(
         let words = Arc::new(RwLock::new(words));
         // With all texts at hand a stretch is read at once; else day by day, and texts are read in between.
         let mut stretches = rollup_reads::stretches(connection, rollup, range, &filter, &snapshot).await?;
-        if !complete {
+        if !complete || in_parts {
             stretches = stretches.into_iter().flat_map(by_day).collect();
         }
         for stretch in stretches {
+            let is_alone = unfolded.peek().is_none_or(|entry| entry.day > stretch.range.end);
+            if in_parts && stretch.packed && is_alone {
+                if complete {
+                    let mut parts = rollup_reads::packed_parts(connection, rollup, stretch.range);
+                    while let Some(part) = parts.try_next().await? {
+                        let mut entries = Vec::new();
+                        rollup_reads::unpack(rollup, &part, &mut entries)?;
+                        if !entries.is_empty() {
+                            yield gather(entries, Vec::new(), &words)?;
+                        }
+                    }
+                } else {
+                    for part in 0.. {
+                        let row = rollup_reads::packed_part(connection, rollup, stretch.range.start, part).await?;
+                        let Some(row) = row else { break };
+                        let mut entries = Vec::new();
+                        rollup_reads::unpack(rollup, &row, &mut entries)?;
+                        fetch_texts(connection, &words, &entries, complete).await?;
+                        if !entries.is_empty() {
+                            yield gather(entries, Vec::new(), &words)?;
+                        }
+                    }
+                }
+                continue;
+            }
             let mut current: Vec<Entry> = Vec::new();
             let mut finished: Vec<Vec<Entry>> = Vec::new();
             let mut read = Folded::start(connection, rollup, stretch, &filter, &snapshot).await?;
@@ -144,7 +172,7 @@ pub async fn whole(
 ) -> Result<DayEntries, sqlx::Error> {
     let (kept, complete) = cache.refresh(connection).await?;
     let mut words = Words::new(kept);
-    let DaysRequest { rollup, range, filter } = request;
+    let DaysRequest { rollup, range, filter, .. } = request;
     let mut sums: FxHashMap<(i32, i32), Entry> = FxHashMap::default();
     let mut add = |entry: Entry| {
         let sum = sums.entry((entry.api_key, entry.model)).or_insert(Entry {

@@ -587,6 +587,21 @@ pub fn packed_parts<'c>(
     .fetch(connection)
 }
 
+/// The packed entries of one part of a day.
+pub async fn packed_part(
+    connection: &mut PgConnection,
+    rollup: Rollup,
+    day: NaiveDate,
+    part: i32,
+) -> Result<Option<PgRow>, sqlx::Error> {
+    sqlx::query("SELECT day, entries FROM litespend.packed_days WHERE rollup = $1 AND day = $2 AND part = $3")
+        .bind(rollup.name())
+        .bind(day)
+        .bind(part)
+        .fetch_optional(connection)
+        .await
+}
+
 /// Takes the entries out of a row of [`packed_parts`]; returns its day.
 pub fn unpack(rollup: Rollup, row: &PgRow, entries: &mut Vec<Entry>) -> Result<NaiveDate, sqlx::Error> {
     let day: NaiveDate = row.try_get(0)?;

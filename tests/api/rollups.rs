@@ -149,6 +149,7 @@ async fn change(random: &mut StdRng, connection: &mut PgConnection, next_id: &mu
                 }
             }
             rollups::pack_month(&mut *connection, "2026-12-31".parse().unwrap(), &[]).await.unwrap();
+            split_parts(connection).await;
             "pack"
         }
         88..92 => {
@@ -399,6 +400,62 @@ async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
     assert_eq!(packed(&mut connection).await, all);
     sqlx::query("TRUNCATE litespend.day_customer").execute(&mut *connection).await.unwrap();
     assert_eq!(packed(&mut connection).await.len(), all.len() / 2);
+}
+
+/// Cuts packed days of customers into parts of two entries, as if they were thousands of times longer.
+async fn split_parts(connection: &mut PgConnection) -> u64 {
+    let long = "rollup = 'customer' AND length(entries) > 80";
+    let split = format!(
+        "WITH long AS (DELETE FROM litespend.packed_days WHERE {long} RETURNING *)
+         INSERT INTO litespend.packed_days
+         SELECT rollup, day, 1000 + number, substring(entries FROM number * 80 + 1 FOR 80)
+         FROM long, generate_series(0, (length(entries) - 1) / 80) AS number"
+    );
+    let parts = sqlx::raw_sql(sqlx::AssertSqlSafe(split)).execute(&mut *connection).await.unwrap().rows_affected();
+    sqlx::query("UPDATE litespend.packed_days SET part = part - 1000 WHERE part >= 1000")
+        .execute(connection)
+        .await
+        .unwrap();
+    parts
+}
+
+#[tokio::test]
+async fn packed_days_in_many_parts_say_the_same() {
+    let app = TestApp::seeded().await;
+    let plain = plain(&app);
+    let mut connection = app.pool.acquire().await.unwrap();
+    // One customer's calls with one key and model in two teams: entries that are one in a report, whatever part they
+    // stand in.
+    let (mut random, mut next_id) = (StdRng::seed_from_u64(2), 0);
+    for team in ["team-a", "team-b", "team-c", "team-d", "team-e"] {
+        for customer in ["customer-a", "customer-b"] {
+            let mut row = row(&mut random, &mut next_id);
+            row["startTime"] = json!("2026-02-01T10:00:00");
+            row["end_user"] = json!(customer);
+            row["team_id"] = json!(team);
+            row["api_key"] = json!("one-key");
+            row["model"] = json!("one-model");
+            crate::support::insert(&mut connection, "LiteLLM_SpendLogs", &json!([row])).await;
+        }
+    }
+    folding::settle(&mut connection).await.unwrap();
+    assert!(split_parts(&mut connection).await > 10);
+    compare(&app, &plain, "days in many parts").await;
+
+    // So many texts that they are not kept between reads.
+    sqlx::query(
+        "INSERT INTO litespend.words (word, digest)
+         SELECT 'word ' || number, litespend.digest('word ' || number) FROM generate_series(1, 200001) AS number",
+    )
+    .execute(&mut *connection)
+    .await
+    .unwrap();
+    compare(&app, &plain, "more texts than are kept").await;
+    split_parts(&mut connection).await;
+    let mut row = row(&mut random, &mut next_id);
+    row["startTime"] = json!("2026-02-01T11:00:00");
+    crate::support::insert(&mut connection, "LiteLLM_SpendLogs", &json!([row])).await;
+    compare(&app, &plain, "more texts than are kept, and a delta").await;
 }
 
 #[tokio::test]

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
+use chrono::NaiveDate;
 use sqlx::PgConnection;
 
 use super::{Grouping, close_group, open_day};
 use crate::json_stream::Writer;
 use crate::store::DateRange;
-use crate::store::rollup_days::{DayEntries, DaysRequest};
+use crate::store::rollup_days::{DayEntries, DaysRequest, SharedWords};
 use crate::store::rollup_reads::{self, Entry, EntryFilter, Rollup, Words};
 
 impl Grouping {
@@ -23,14 +24,15 @@ impl Grouping {
             Self::Pair { team_id, customer_id } => (Rollup::Customer, Some(team_id.clone()), Some(customer_id.clone())),
         };
         let filter = EntryFilter { team_id, end_user, ..EntryFilter::default() };
-        DaysRequest { rollup, range, filter }
+        // Parts come sorted by end user, key and model: groups of customers can be written while they come.
+        DaysRequest { rollup, range, filter, in_parts: matches!(self, Self::Customer) }
     }
 }
 
 /// What to read for a report by key.
 pub(super) fn keys_request(range: DateRange, api_key: Option<String>, user_id: Option<String>) -> DaysRequest {
     let filter = EntryFilter { api_key, user_id, ..EntryFilter::default() };
-    DaysRequest { rollup: Rollup::Usage, range, filter }
+    DaysRequest { rollup: Rollup::Usage, range, filter, in_parts: false }
 }
 
 /// Names of teams, by the number of the team: JSON literals.
@@ -75,86 +77,137 @@ fn merge<G: Ord + Copy>(entries: &mut Vec<Entry>, group: impl Fn(&Entry) -> G) {
     entries.retain(|entry| entry.requests > 0);
 }
 
-/// Writes one day, and hands out what fills pieces.
-pub(super) fn write_day(
-    writer: &mut Writer,
-    mut day: DayEntries,
-    grouping: &Grouping,
-    labels: &mut Labels,
-    separator: &mut &'static str,
-) -> Vec<Bytes> {
-    let mut pieces = Vec::new();
-    let words = day.words.read().unwrap_or_else(PoisonError::into_inner);
-    // Teams with one alias are one group: they get one number.
-    let mut names: Vec<(Arc<str>, Arc<str>)> = Vec::new();
-    let mut numbers: HashMap<Arc<str>, i32> = HashMap::new();
-    if let Grouping::Model { .. } = grouping {
-        for entry in &mut day.entries {
-            entry.who = entry.model;
+/// Entries that are written at once: about half a piece.
+pub(super) const AT_ONCE: usize = 200;
+
+/// Writes the days of a report, each of which comes whole or in sorted parts.
+pub(super) struct DayWriter<'a> {
+    grouping: &'a Grouping,
+    labels: Labels,
+    day: Option<NaiveDate>,
+    words: Option<SharedWords>,
+    /// The last entry of the parts so far: the next part may add to it.
+    held: Option<Entry>,
+    /// Group that is open in the answer, and its sum.
+    group: Option<i32>,
+    total: f64,
+    /// Names of the day's groups of teams, and their numbers: teams with one alias are one group.
+    names: Vec<(Arc<str>, Arc<str>)>,
+    numbers: HashMap<Arc<str>, i32>,
+    separator: &'static str,
+}
+
+impl<'a> DayWriter<'a> {
+    pub(super) fn new(grouping: &'a Grouping, labels: Labels) -> Self {
+        Self {
+            grouping,
+            labels,
+            day: None,
+            words: None,
+            held: None,
+            group: None,
+            total: 0.0,
+            names: Vec::new(),
+            numbers: HashMap::new(),
+            separator: "",
         }
     }
-    if grouping.has_teams() {
-        for entry in &mut day.entries {
-            let label = labels.of(entry.team, &words);
-            let customer = if matches!(grouping, Grouping::Pair { .. }) { words.json(entry.who) } else { "" };
-            entry.who = *numbers.entry(Arc::clone(&label)).or_insert_with(|| {
-                names.push((label, Arc::from(customer)));
-                i32::try_from(names.len()).unwrap_or(i32::MAX) - 1
-            });
+
+    /// The entries of the next part, to be written in this order. Ends the day before it, where that is over.
+    pub(super) fn take(&mut self, writer: &mut Writer, mut part: DayEntries) -> Vec<Entry> {
+        if self.day != Some(part.day) {
+            self.close(writer);
+            self.day = Some(part.day);
+        }
+        if let Grouping::Model { .. } = self.grouping {
+            for entry in &mut part.entries {
+                entry.who = entry.model;
+            }
+        }
+        if self.grouping.has_teams() {
+            let words = part.words.read().unwrap_or_else(PoisonError::into_inner);
+            for entry in &mut part.entries {
+                let label = self.labels.of(entry.team, &words);
+                let customer = if matches!(self.grouping, Grouping::Pair { .. }) { words.json(entry.who) } else { "" };
+                let names = &mut self.names;
+                entry.who = *self.numbers.entry(Arc::clone(&label)).or_insert_with(|| {
+                    names.push((label, Arc::from(customer)));
+                    i32::try_from(names.len()).unwrap_or(i32::MAX) - 1
+                });
+            }
+        }
+        part.entries.extend(self.held.take());
+        merge(&mut part.entries, |entry| entry.who);
+        self.held = part.entries.pop();
+        self.words = Some(part.words);
+        part.entries
+    }
+
+    /// Writes entries of the open day.
+    pub(super) fn write(&mut self, writer: &mut Writer, entries: &[Entry]) {
+        let Some(words) = self.words.clone() else { return };
+        let words = words.read().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries {
+            if self.group == Some(entry.who) {
+                writer.raw(",");
+            } else {
+                self.open_group(writer, entry, &words);
+            }
+            self.total += entry.spend;
+            writer.raw("{\"model\":");
+            writer.raw(words.json(entry.model));
+            writer.raw(",\"spend\":");
+            writer.amount(entry.spend);
+            writer.raw(",\"api_key\":");
+            writer.raw(words.json(entry.api_key));
+            writer.raw(",\"total_tokens\":");
+            writer.integer(entry.total_tokens);
+            writer.raw("}");
         }
     }
-    merge(&mut day.entries, |entry| entry.who);
-    let mut group = None;
-    let mut total = 0.0;
-    for entry in &day.entries {
-        if group == Some(entry.who) {
-            writer.raw(",");
+
+    fn open_group(&mut self, writer: &mut Writer, entry: &Entry, words: &Words) {
+        if self.group.is_some() {
+            close_group(writer, self.total);
+            writer.raw(",{");
         } else {
-            if group.is_some() {
-                close_group(writer, total);
-                writer.raw(",{");
-            } else {
-                writer.raw(separator);
-                *separator = ",";
-                open_day(writer, entry.day, grouping.list_name());
-                writer.raw("{");
-            }
-            group = Some(entry.who);
-            total = 0.0;
-            let name = usize::try_from(entry.who).ok().and_then(|index| names.get(index));
-            if let Some((team, customer)) = name {
-                writer.raw("\"team_name\":");
-                writer.raw(team);
-                writer.raw(",");
-                if !customer.is_empty() {
-                    writer.raw("\"customer\":");
-                    writer.raw(customer);
-                    writer.raw(",");
-                }
-            } else {
-                writer.raw(grouping.member_name().unwrap_or("\"customer\":"));
-                writer.raw(words.json(entry.who));
-                writer.raw(",");
-            }
-            writer.raw("\"metadata\":[");
+            writer.raw(self.separator);
+            self.separator = ",";
+            open_day(writer, entry.day, self.grouping.list_name());
+            writer.raw("{");
         }
-        total += entry.spend;
-        writer.raw("{\"model\":");
-        writer.raw(words.json(entry.model));
-        writer.raw(",\"spend\":");
-        writer.amount(entry.spend);
-        writer.raw(",\"api_key\":");
-        writer.raw(words.json(entry.api_key));
-        writer.raw(",\"total_tokens\":");
-        writer.integer(entry.total_tokens);
-        writer.raw("}");
-        pieces.extend(writer.piece());
+        self.group = Some(entry.who);
+        self.total = 0.0;
+        let name = usize::try_from(entry.who).ok().and_then(|index| self.names.get(index));
+        if let Some((team, customer)) = name {
+            writer.raw("\"team_name\":");
+            writer.raw(team);
+            writer.raw(",");
+            if !customer.is_empty() {
+                writer.raw("\"customer\":");
+                writer.raw(customer);
+                writer.raw(",");
+            }
+        } else {
+            writer.raw(self.grouping.member_name().unwrap_or("\"customer\":"));
+            writer.raw(words.json(entry.who));
+            writer.raw(",");
+        }
+        writer.raw("\"metadata\":[");
     }
-    if group.is_some() {
-        close_group(writer, total);
-        writer.raw("]}");
+
+    /// Ends the open day; nothing where it had no entries.
+    pub(super) fn close(&mut self, writer: &mut Writer) {
+        if let Some(entry) = self.held.take() {
+            self.write(writer, &[entry]);
+        }
+        if self.group.take().is_some() {
+            close_group(writer, self.total);
+            writer.raw("]}");
+        }
+        self.names.clear();
+        self.numbers.clear();
     }
-    pieces
 }
 
 /// Writes the keys of the whole range, the one with the largest spend first.
