@@ -83,9 +83,12 @@ pub async fn respond(
         second => {
             let start = std::iter::once(first).chain(second).map(Ok::<_, Infallible>);
             let start = stream::iter(start).map(|piece| piece.map_err(|never| match never {}));
-            Body::from_stream(start.chain(
-                pieces.map(|piece| piece.inspect_err(|error| tracing::error!(cause = ?error, "answer cut short"))),
-            ))
+            // After each piece others have their turn: however fast a client takes a large answer, small ones wait a
+            // piece for it and not a socket's buffer.
+            Body::from_stream(start.chain(pieces.then(async |piece| {
+                tokio::task::yield_now().await;
+                piece.inspect_err(|error| tracing::error!(cause = ?error, "answer cut short"))
+            })))
         }
     };
     let mut response = Response::new(body);
