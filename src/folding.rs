@@ -1,6 +1,6 @@
 //! The background task that keeps the rollups short: folds deltas, counts dirty days again, packs days that have been
-//! quiet, and gives back the space of what was folded. Several servers on one database take turns by an advisory lock; without a server nothing is
-//! lost, deltas wait.
+//! quiet and sums their daily rows, and gives back the space of what was folded. Several servers on one database take
+//! turns by an advisory lock; without a server nothing is lost, deltas wait.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -29,6 +29,9 @@ const PACKED: [&str; 2] = ["usage", "customer"];
 
 /// What is packed by month.
 const PACKED_MONTHS: &str = "usage_month";
+
+/// What is summed of LiteLLM's daily rows.
+const SUMMED: &str = "activity";
 
 /// What the task remembers between its steps.
 #[derive(Default)]
@@ -63,9 +66,10 @@ pub async fn run(state: AppState, stop: CancellationToken) {
 /// One batch, one day, a vacuum, or a day packed; whether there may be more to do.
 async fn step(state: &AppState, memory: &mut Memory) -> Result<bool, sqlx::Error> {
     let mut connection = state.pool.acquire().await?;
-    if work(&mut connection, &mut memory.folded).await? {
+    if work(&mut connection, &mut memory.folded).await? == Work::Backlog {
         return Ok(true);
     }
+    // A few deltas come all the time on a busy day: what follows does not wait for an end of them.
     if memory.folded >= VACUUM_AFTER {
         rollups::vacuum(&mut connection).await?;
         memory.folded = 0;
@@ -76,7 +80,7 @@ async fn step(state: &AppState, memory: &mut Memory) -> Result<bool, sqlx::Error
     pack(&mut connection, before, &mut memory.packed).await
 }
 
-/// Packs a day of each rollup and a month; whether there was one.
+/// Packs a day of each rollup and a month, and sums a day of daily rows; whether there was one.
 async fn pack(
     connection: &mut PgConnection,
     before: NaiveDate,
@@ -86,12 +90,12 @@ async fn pack(
         return Ok(false);
     }
     let mut done = false;
-    for rollup in PACKED.into_iter().chain([PACKED_MONTHS]) {
+    for rollup in PACKED.into_iter().chain([PACKED_MONTHS, SUMMED]) {
         let but: Vec<NaiveDate> = packed.keys().filter(|(of, _)| *of == rollup).map(|(_, day)| *day).collect();
-        let day = if rollup == PACKED_MONTHS {
-            rollups::pack_month(connection, before, &but).await?
-        } else {
-            rollups::pack(connection, rollup, before, &but).await?
+        let day = match rollup {
+            PACKED_MONTHS => rollups::pack_month(connection, before, &but).await?,
+            SUMMED => rollups::sum_activity(connection, before, &but).await?,
+            _ => rollups::pack(connection, rollup, before, &but).await?,
         };
         if let Some(day) = day {
             packed.insert((rollup, day), Instant::now());
@@ -101,25 +105,39 @@ async fn pack(
     Ok(done)
 }
 
-/// Folds one batch, or else counts one dirty day; whether something was done.
-async fn work(connection: &mut PgConnection, folded: &mut i64) -> Result<bool, sqlx::Error> {
+/// What a step of counting did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// There was nothing to do.
+    Nothing,
+    /// All deltas that waited are folded.
+    Done,
+    /// More is likely to wait.
+    Backlog,
+}
+
+/// Folds one batch, or else counts one dirty day.
+async fn work(connection: &mut PgConnection, folded: &mut i64) -> Result<Work, sqlx::Error> {
     let batch = rollups::fold(connection).await?;
     *folded += batch;
+    if batch >= i64::from(rollups::BATCH) {
+        return Ok(Work::Backlog);
+    }
     if batch > 0 {
-        return Ok(true);
+        return Ok(Work::Done);
     }
     if let Some(day) = rollups::recount(connection).await? {
         tracing::info!(%day, "counted from the spend log");
         *folded += VACUUM_AFTER;
-        return Ok(true);
+        return Ok(Work::Backlog);
     }
-    Ok(false)
+    Ok(Work::Nothing)
 }
 
 /// Folds, counts and packs everything that waits now. For tests and the command line.
 pub async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let mut folded = 0;
-    while work(connection, &mut folded).await? {}
+    while work(connection, &mut folded).await? != Work::Nothing {}
     let before = Utc::now().date_naive() + Days::new(1);
     while pack(connection, before, &mut HashMap::new()).await? {}
     Ok(())

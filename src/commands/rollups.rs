@@ -104,6 +104,9 @@ async fn install(connection: &mut PgConnection, kind: DatabaseKind, pause: Durat
             .context("the triggers cannot be added now (is the log locked?); try again")?;
         println!("counting every change of the spend log from now on");
     }
+    rollups::attach_activity(connection)
+        .await
+        .context("the triggers of the daily rows cannot be added now (is their table locked?); try again")?;
     count(connection, pause).await
 }
 

@@ -21,6 +21,7 @@ use crate::app::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::Query;
+use crate::store::Reading;
 use crate::store::activity::{self, KeySums, Sums, UserSums};
 use crate::store::daily_activity::user_names;
 use crate::store::key_metadata::{self, KeyMetadata};
@@ -151,7 +152,7 @@ pub async fn get_user_activity(
     Query((params, top)): Query<(UserActivityParams, TopKeysParams)>,
 ) -> Result<Response, ApiError> {
     let filter = activity_scope::of_user(&caller, params, state.clock.now(), false)?;
-    activity_stream::respond(state.reads(), filter, top.api_key_limit, None).await
+    activity_stream::respond(&state, filter, top.api_key_limit, None).await
 }
 
 /// A page of the keys of a user's activity, largest spend first.
@@ -167,14 +168,18 @@ pub async fn list_user_activity_keys(
     Query((params, page)): Query<(UserActivityParams, KeyPageParams)>,
 ) -> Result<Json<DailyActivityKeyPageResponse>, ApiError> {
     let asked = (params.start_date.clone(), params.end_date.clone());
-    let filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
-    let mut connection = state.reads().acquire().await?;
-    let rows = activity::key_page(&mut connection, &filter, page.offset, page.limit).await?;
+    let mut filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
+    let mut reading = Reading::start(state.reads()).await?;
+    let connection = reading.connection();
+    activity::begin_snapshot(connection, &mut filter, state.has_rollups()).await?;
+    let rows = activity::key_page(connection, &filter, page.offset, page.limit).await?;
     let total_api_keys = match rows.first() {
         Some(row) => row.members,
-        None => activity::count_keys(&mut connection, &filter).await?,
+        None => activity::count_keys(connection, &filter).await?,
     };
-    let api_keys = named(&mut connection, rows, asked).await?;
+    let api_keys = named(connection, rows, asked).await?;
+    activity::end_snapshot(connection).await?;
+    reading.finish();
     Ok(Json(DailyActivityKeyPageResponse { api_keys, total_api_keys, offset: page.offset, limit: page.limit }))
 }
 
@@ -190,15 +195,19 @@ pub async fn list_user_activity_users(
     Extension(caller): Extension<Caller>,
     Query((params, page)): Query<(UserActivityParams, UserPageParams)>,
 ) -> Result<Json<DailyActivityUserPageResponse>, ApiError> {
-    let filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
-    let mut connection = state.reads().acquire().await?;
-    let rows = activity::user_page(&mut connection, &filter, page.offset, page.limit).await?;
+    let mut filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
+    let mut reading = Reading::start(state.reads()).await?;
+    let connection = reading.connection();
+    activity::begin_snapshot(connection, &mut filter, state.has_rollups()).await?;
+    let rows = activity::user_page(connection, &filter, page.offset, page.limit).await?;
     let total_users = match rows.first() {
         Some(row) => row.members,
-        None => activity::count_users(&mut connection, &filter).await?,
+        None => activity::count_users(connection, &filter).await?,
     };
     let ids: Vec<String> = rows.iter().filter_map(|row| row.user_id.clone()).collect();
-    let names = user_names(&mut connection, &ids).await?;
+    let names = user_names(connection, &ids).await?;
+    activity::end_snapshot(connection).await?;
+    reading.finish();
     let names: BTreeMap<_, _> = names.into_iter().map(|(id, email, alias)| (id, (email, alias))).collect();
     let users = rows.into_iter().map(|row| user_row(row, &names)).collect();
     Ok(Json(DailyActivityUserPageResponse { users, total_users, offset: page.offset, limit: page.limit }))
@@ -242,7 +251,7 @@ pub async fn get_team_activity(
     let mut connection = state.reads().acquire().await?;
     let (filter, teams) = activity_scope::of_teams(&mut connection, &caller, params).await?;
     drop(connection);
-    activity_stream::respond(state.reads(), filter.between(range), top.api_key_limit, Some(teams)).await
+    activity_stream::respond(&state, filter.between(range), top.api_key_limit, Some(teams)).await
 }
 
 /// The daily activity of tags over the whole range in one answer, also by tag. A request with several tags counts for
@@ -260,7 +269,7 @@ pub async fn get_tag_activity(
     let mut connection = state.reads().acquire().await?;
     let filter = activity_scope::of_tags(&mut connection, &caller, params).await?;
     drop(connection);
-    activity_stream::respond(state.reads(), filter, top.api_key_limit, Some(BTreeMap::new())).await
+    activity_stream::respond(&state, filter, top.api_key_limit, Some(BTreeMap::new())).await
 }
 
 /// The keys with what is known of them. `days` is the range as asked for, in which the log may name a key.

@@ -226,6 +226,7 @@ pub fn of_user(
         excluded: Vec::new(),
         api_keys: selected_key(params.api_key.as_deref()).map(|key| vec![key]),
         model: params.model,
+        summed: Vec::new(),
     })
 }
 
@@ -256,6 +257,7 @@ pub async fn of_teams(
         excluded: list(params.exclude_team_ids.as_deref()).unwrap_or_default(),
         api_keys: narrow(selected_key(params.api_key.as_deref()), own_keys),
         model: params.model,
+        summed: Vec::new(),
     };
     let told = |alias| Map::from_iter([("team_alias".to_owned(), json!(alias))]);
     Ok((filter, views.into_iter().map(|view| (view.team_id, told(view.team_alias))).collect()))
@@ -307,6 +309,7 @@ pub async fn of_tags(
         excluded: Vec::new(),
         api_keys: narrow(selected_key(params.api_key.as_deref()), own_keys),
         model: params.model,
+        summed: Vec::new(),
     })
 }
 

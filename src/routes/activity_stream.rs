@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use sqlx::{PgPool, Postgres, QueryBuilder};
+use sqlx::{Postgres, QueryBuilder};
 
 use super::daily_activity::{
     Breakdown, DailySpendData, DailySpendMetadata, Entities, KeyMetrics, SpendMetrics, bucket_of_key, log_window,
     metadata_of, provider_metadata,
 };
 use super::dates::parse_day;
+use crate::app::AppState;
 use crate::error::ApiError;
 use crate::json_stream::{self, Writer};
 use crate::store::Reading;
@@ -61,14 +62,14 @@ struct Frame {
 /// The answer: the sums of every day, with the `limit` keys with the largest spend; with `entities`, also by team or
 /// tag.
 pub async fn respond(
-    pool: &PgPool,
-    filter: ActivityFilter,
+    state: &AppState,
+    mut filter: ActivityFilter,
     limit: i64,
     entities: Option<Entities>,
 ) -> Result<Response, ApiError> {
-    let mut reading = Reading::start(pool).await?;
+    let mut reading = Reading::start(state.reads()).await?;
     let connection = reading.connection();
-    activity::begin_snapshot(connection).await?;
+    activity::begin_snapshot(connection, &mut filter, state.has_rollups()).await?;
     let top = activity::top_keys(connection, &filter, limit).await?;
     let names: BTreeSet<String> = top.iter().map(|key| key.api_key.clone()).filter(|key| !key.is_empty()).collect();
     let days = activity::first_and_last_day(connection, &filter).await?;

@@ -6,6 +6,7 @@ use futures_util::stream::BoxStream;
 use sqlx::{Executor, FromRow, PgConnection, Postgres, QueryBuilder};
 
 use super::daily_activity::{DailyRow, UNKNOWN_MODEL};
+use super::rollup_days::is_gone;
 
 /// The key under which LiteLLM keeps flat costs of provisioned throughput: no key of anybody.
 pub const FLAT_COST_KEY: &str = "__ptu_flat_cost__";
@@ -59,6 +60,8 @@ pub struct ActivityFilter {
     pub api_keys: Option<Vec<String>>,
     /// Model, if limited to one; [`UNKNOWN_MODEL`] also finds rows without one.
     pub model: Option<String>,
+    /// Days that are read from the rollups' sums; [`begin_snapshot`] finds them.
+    pub summed: Vec<NaiveDate>,
 }
 
 /// Columns that an older LiteLLM lacks, as the outer row of defaults.
@@ -103,6 +106,11 @@ const LIST_SUMS: &str = r#"
     0::float8 AS autorouter_savings_spend, 0::bigint AS total_response_time_ms, 0::bigint AS timed_requests,
     count(*) OVER () AS members"#;
 
+/// The figures of a list themselves.
+const LIST_FIGURES: &str = r#"
+    spend, prompt_tokens, completion_tokens, cache_read_input_tokens, cache_creation_input_tokens, api_requests,
+    successful_requests, failed_requests"#;
+
 /// The figures themselves.
 const FIGURES: &str = r#"
     spend, prompt_tokens, completion_tokens, cache_read_input_tokens, cache_creation_input_tokens,
@@ -130,10 +138,31 @@ impl ActivityFilter {
         Self { start: start.to_string(), end: end.to_string(), ..self }
     }
 
-    /// The same rows in spans of days, so that the database can group several at a time.
+    /// Whether all rows of users are meant, as the rollups have them.
+    fn is_everybody(&self) -> bool {
+        self.table == DailyTable::User
+            && self.entities.is_none()
+            && self.excluded.is_empty()
+            && self.api_keys.is_none()
+            && self.model.as_deref().is_none_or(str::is_empty)
+    }
+
+    /// The same rows in spans of days, so that the database can group several at a time; without days that are summed.
     fn parts(&self) -> Vec<Self> {
         let day = |text: &str| text.parse::<NaiveDate>().ok();
         let (Some(start), Some(end)) = (day(&self.start), day(&self.end)) else { return vec![self.clone()] };
+        if !self.summed.is_empty() {
+            let rest = Self { summed: Vec::new(), ..self.clone() };
+            let mut parts = Vec::new();
+            let mut first = start;
+            for summed in self.summed.iter().chain(end.succ_opt().as_ref()) {
+                if let Some(last) = summed.pred_opt().filter(|last| first <= *last) {
+                    parts.extend(rest.clone().between((first, last)).parts());
+                }
+                first = summed.succ_opt().unwrap_or(NaiveDate::MAX);
+            }
+            return parts;
+        }
         let length = Days::new(u64::try_from((end - start).num_days() / PARTS).unwrap_or(0));
         let mut parts = Vec::new();
         let mut first = start;
@@ -174,10 +203,67 @@ impl ActivityFilter {
         }
         query.push(") AS daily) AS daily");
     }
+
+    /// The days that are summed, as the tables have them.
+    fn summed_days(&self) -> Vec<String> {
+        self.summed.iter().map(NaiveDate::to_string).collect()
+    }
+
+    /// As [`ActivityFilter::push_rows`], but only `entity_id`, `api_key` and the figures of a list, and of summed days the
+    /// sums.
+    fn push_members(&self, query: &mut QueryBuilder<Postgres>) {
+        if self.summed.is_empty() {
+            return self.push_rows(query);
+        }
+        query.push(" FROM (SELECT user_id AS entity_id, api_key, ").push(LIST_FIGURES);
+        query.push(" FROM litespend.activity_members WHERE date = ANY (").push_bind(self.summed_days()).push(")");
+        for part in self.parts() {
+            query.push(" UNION ALL SELECT entity_id, api_key, ").push(LIST_FIGURES);
+            part.push_rows(query);
+        }
+        query.push(") AS daily");
+    }
 }
 
-/// Starts a snapshot: everything read on the connection until [`end_snapshot`] is of one moment.
-pub async fn begin_snapshot(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// Starts a snapshot: everything read on the connection until [`end_snapshot`] is of one moment. With `has_rollups`, looks
+/// which days of the filter are summed there.
+pub async fn begin_snapshot(
+    connection: &mut PgConnection,
+    filter: &mut ActivityFilter,
+    has_rollups: bool,
+) -> Result<(), sqlx::Error> {
+    begin(connection).await?;
+    if !has_rollups || !filter.is_everybody() {
+        return Ok(());
+    }
+    match summed(connection, filter).await {
+        Ok(days) => filter.summed = days,
+        Err(sqlx::Error::Database(error)) if is_gone(error.code().as_deref()) => {
+            connection.execute("ROLLBACK").await?;
+            begin(connection).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The days of the filter whose sums stand, in order.
+async fn summed(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<Vec<NaiveDate>, sqlx::Error> {
+    let exists: bool = sqlx::query_scalar("SELECT to_regprocedure('litespend.activity_summed(text,text)') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let days: Vec<String> = sqlx::query_scalar("SELECT litespend.activity_summed($1, $2)")
+        .bind(&filter.start)
+        .bind(&filter.end)
+        .fetch_all(connection)
+        .await?;
+    Ok(days.into_iter().filter_map(|day| day.parse().ok()).collect())
+}
+
+async fn begin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     // Compiling a query of many sums takes longer than running it. The planner takes every tenth row for a group of
     // its own, and would sort them; they are few, and hashing them is several times faster.
@@ -211,7 +297,7 @@ pub async fn top_keys(
     limit: i64,
 ) -> Result<Vec<TopKey>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT api_key, count(*) OVER () AS keys");
-    filter.push_rows(&mut query);
+    filter.push_members(&mut query);
     query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
     query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND).push(" LIMIT ").push_bind(limit);
     query.build_query_as().persistent(false).fetch_all(connection).await
@@ -328,8 +414,16 @@ pub fn day_sums<'q, 'c: 'q>(
     // read apart, only for the keys that are asked for, and come once: each counts for several groups of the answer,
     // which is longer than they are.
     query.push("WITH groups AS MATERIALIZED (");
-    for (index, part) in filter.parts().iter().enumerate() {
-        query.push(if index == 0 { "(" } else { " UNION ALL (" });
+    let mut separator = "";
+    if !filter.summed.is_empty() {
+        query.push("SELECT date, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,");
+        query.push(FIGURES).push(" FROM litespend.activity_groups WHERE date = ANY (").push_bind(filter.summed_days());
+        query.push(")");
+        separator = " UNION ALL ";
+    }
+    for part in &filter.parts() {
+        query.push(separator).push("(");
+        separator = " UNION ALL ";
         query.push("SELECT date, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,");
         query.push(SUMS);
         part.push_rows(query);
@@ -345,7 +439,7 @@ pub fn day_sums<'q, 'c: 'q>(
     query.push(NAMED);
     query.push(" UNION ALL SELECT date, api_key, 7, NULL, ARRAY[model, model_group, provider, tool, endpoint],");
     query.push(FIGURES).push(" FROM (SELECT date, api_key, ").push(NAMES).push(",").push(SUMS);
-    let keyed = ActivityFilter { api_keys: Some(api_keys.to_vec()), ..filter.clone() };
+    let keyed = ActivityFilter { api_keys: Some(api_keys.to_vec()), summed: Vec::new(), ..filter.clone() };
     keyed.push_rows(query);
     query.push(" GROUP BY date, api_key, 3, 4, 5, 6, 7) AS keyed");
     if by_entity {
@@ -395,7 +489,7 @@ pub async fn key_page(
 ) -> Result<Vec<KeySums>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT api_key,");
     query.push(LIST_SUMS);
-    filter.push_rows(&mut query);
+    filter.push_members(&mut query);
     query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
     query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND);
     query.push(" LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
@@ -453,7 +547,7 @@ pub async fn user_page(
 ) -> Result<Vec<UserSums>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT NULLIF(entity_id, '') AS user_id,");
     query.push(LIST_SUMS);
-    filter.push_rows(&mut query);
+    filter.push_members(&mut query);
     query.push(" GROUP BY 1 ORDER BY round(sum(spend)::numeric, 9) DESC, 1 ASC NULLS LAST LIMIT ");
     query.push_bind(limit).push(" OFFSET ").push_bind(offset);
     query.build_query_as().persistent(false).fetch_all(connection).await
@@ -508,6 +602,7 @@ mod tests {
                 excluded: Vec::new(),
                 api_keys: None,
                 model: None,
+                summed: Vec::new(),
             };
             let parts = filter.parts();
             assert!(parts.len() <= 10, "{start} {end}: {}", parts.len());
@@ -517,5 +612,31 @@ mod tests {
                 assert_eq!(pair[1].start, next.to_string());
             }
         }
+    }
+
+    #[test]
+    fn parts_leave_out_days_that_are_summed() {
+        let day = |text: &str| text.parse::<NaiveDate>().expect("a day");
+        let parts = |summed: &[&str]| -> Vec<(String, String)> {
+            let filter = ActivityFilter {
+                table: DailyTable::User,
+                start: "2026-02-01".into(),
+                end: "2026-02-04".into(),
+                entities: None,
+                excluded: Vec::new(),
+                api_keys: None,
+                model: None,
+                summed: summed.iter().map(|text| day(text)).collect(),
+            };
+            filter.parts().into_iter().map(|part| (part.start, part.end)).collect()
+        };
+        let days = |list: &[&str]| -> Vec<(String, String)> {
+            list.iter().map(|day| ((*day).to_owned(), (*day).to_owned())).collect()
+        };
+        assert_eq!(parts(&["2026-02-01", "2026-02-02", "2026-02-03", "2026-02-04"]), []);
+        assert_eq!(parts(&["2026-02-02", "2026-02-03"]), days(&["2026-02-01", "2026-02-04"]));
+        assert_eq!(parts(&["2026-02-01", "2026-02-04"]), days(&["2026-02-02", "2026-02-03"]));
+        assert_eq!(parts(&["2026-02-04"]), days(&["2026-02-01", "2026-02-02", "2026-02-03"]));
+        assert_eq!(parts(&["2026-02-01"]), days(&["2026-02-02", "2026-02-03", "2026-02-04"]));
     }
 }

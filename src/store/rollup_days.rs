@@ -59,7 +59,7 @@ pub async fn begin(connection: &mut PgConnection, range: DateRange) -> Result<Op
 }
 
 /// Undefined table or function, invalid schema, insufficient privilege.
-fn is_gone(code: Option<&str>) -> bool {
+pub fn is_gone(code: Option<&str>) -> bool {
     matches!(code, Some("42P01" | "42883" | "3F000" | "42501"))
 }
 

@@ -8,7 +8,7 @@ use sqlx::{Connection, Executor, FromRow, PgConnection};
 use super::DateRange;
 
 /// Deltas folded in one transaction.
-const BATCH: i32 = 20_000;
+pub const BATCH: i32 = 20_000;
 
 /// Whether the rollups count every change of the log now.
 pub async fn attached(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
@@ -30,6 +30,15 @@ pub async fn attach(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     transaction.commit().await
 }
 
+/// Begins to note changes of LiteLLM's daily rows, whose sums are kept as well. Does nothing where it has begun, or where
+/// there is no such table. Waits as [`attach`] does.
+pub async fn attach_activity(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
+    transaction.execute("SELECT litespend.attach_activity()").await?;
+    transaction.commit().await
+}
+
 /// Stops counting and removes the schema `litespend` with everything in it.
 pub async fn remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
@@ -47,7 +56,9 @@ pub async fn remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 /// Marks days dirty, so that they are counted again; all of them without a range.
 pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>) -> Result<(), sqlx::Error> {
     match range {
-        None => sqlx::query("INSERT INTO litespend.deltas (sign, day) VALUES (0, NULL)").execute(connection).await?,
+        None => {
+            sqlx::query("INSERT INTO litespend.deltas (sign, day) VALUES (0, NULL)").execute(&mut *connection).await?
+        }
         Some(range) => {
             sqlx::query(
                 "INSERT INTO litespend.deltas (sign, day)
@@ -55,10 +66,22 @@ pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>)
             )
             .bind(super::midnight(range.start))
             .bind(super::midnight(range.end))
-            .execute(connection)
+            .execute(&mut *connection)
             .await?
         }
     };
+    // So are the sums of daily rows.
+    if can_pack(connection).await? {
+        sqlx::query(
+            "INSERT INTO litespend.activity_changes
+             SELECT NULL WHERE $1::date IS NULL
+             UNION ALL SELECT date FROM litespend.activity_days WHERE date BETWEEN $1::text AND $2::text",
+        )
+        .bind(range.map(|range| range.start))
+        .bind(range.map(|range| range.end))
+        .execute(connection)
+        .await?;
+    }
     Ok(())
 }
 
@@ -105,9 +128,28 @@ pub async fn pack_month(
     sqlx::query_scalar("SELECT litespend.pack_month($1, $2)").bind(before).bind(but).fetch_one(connection).await
 }
 
-/// Whether days and months can be packed: the rollups of an older version can not.
+/// Sums one quiet day of LiteLLM's daily rows, of the days before `before` that are not among `but`; voids sums that
+/// changes have overtaken. Returns which, or nothing where none is left or another server is at work.
+pub async fn sum_activity(
+    connection: &mut PgConnection,
+    before: NaiveDate,
+    but: &[NaiveDate],
+) -> Result<Option<NaiveDate>, sqlx::Error> {
+    let but: Vec<String> = but.iter().map(NaiveDate::to_string).collect();
+    let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL statement_timeout = '10min'").await?;
+    let day: Option<String> = sqlx::query_scalar("SELECT litespend.sum_activity($1, $2)")
+        .bind(before.to_string())
+        .bind(but)
+        .fetch_one(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(day.and_then(|day| day.parse().ok()))
+}
+
+/// Whether days and months can be packed and summed: the rollups of an older version can not.
 pub async fn can_pack(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT to_regprocedure('litespend.pack_month(date,date[])') IS NOT NULL")
+    sqlx::query_scalar("SELECT to_regprocedure('litespend.sum_activity(text,text[])') IS NOT NULL")
         .fetch_one(connection)
         .await
 }
@@ -194,7 +236,7 @@ pub async fn verify_day(connection: &mut PgConnection, day: NaiveDate) -> Result
 }
 
 /// Each compares one rollup with the log on the day `$1`.
-const VERIFY: [&str; 4] = [
+const VERIFY: [&str; 6] = [
     r#"WITH counted AS (
            SELECT team, usr, key, model, sum(requests) AS requests, sum(spend) AS spend, sum(tokens) AS tokens FROM (
                SELECT t.word AS team, u.word AS usr, k.word AS key, m.word AS model, requests, spend,
@@ -287,6 +329,45 @@ const VERIFY: [&str; 4] = [
        FROM counted c FULL JOIN logged l ON ROW(c.tag, c.team, c.usr)::text = ROW(l.tag, l.team, l.usr)::text
        WHERE c.requests IS DISTINCT FROM l.requests
           OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)) LIMIT 1"#,
+    r#"WITH counted AS (
+           SELECT model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint, api_requests AS requests,
+                  spend, prompt_tokens + completion_tokens * 3 + cache_read_input_tokens * 5
+                  + cache_creation_input_tokens * 7 + successful_requests * 11 + failed_requests * 13 AS figures
+           FROM litespend.activity_groups WHERE date = $1::text),
+       logged AS (
+           SELECT model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,
+                  sum(api_requests) AS requests, sum(spend) AS spend,
+                  sum(prompt_tokens + completion_tokens * 3 + cache_read_input_tokens * 5
+                      + cache_creation_input_tokens * 7 + successful_requests * 11 + failed_requests * 13) AS figures
+           FROM "LiteLLM_DailyUserSpend" WHERE date = $1::text GROUP BY 1, 2, 3, 4, 5)
+       SELECT 'group of daily rows' AS rollup, $1 AS day, concat_ws(', ', 'model ' || COALESCE(c.model, l.model),
+                  'endpoint ' || COALESCE(c.endpoint, l.endpoint)) AS entry,
+              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
+              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       FROM counted c FULL JOIN logged l
+         ON ROW(c.model, c.model_group, c.custom_llm_provider, c.mcp_namespaced_tool_name, c.endpoint)::text
+          = ROW(l.model, l.model_group, l.custom_llm_provider, l.mcp_namespaced_tool_name, l.endpoint)::text
+       WHERE EXISTS (SELECT FROM litespend.activity_summed($1::text, $1::text))
+         AND (c.requests IS DISTINCT FROM l.requests OR c.figures IS DISTINCT FROM l.figures
+              OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend))) LIMIT 1"#,
+    r#"WITH counted AS (
+           SELECT user_id, api_key, api_requests AS requests, spend, prompt_tokens + completion_tokens * 3
+                  + cache_read_input_tokens * 5 + cache_creation_input_tokens * 7 + successful_requests * 11
+                  + failed_requests * 13 AS figures
+           FROM litespend.activity_members WHERE date = $1::text),
+       logged AS (
+           SELECT user_id, api_key, sum(api_requests) AS requests, sum(spend) AS spend,
+                  sum(prompt_tokens + completion_tokens * 3 + cache_read_input_tokens * 5
+                      + cache_creation_input_tokens * 7 + successful_requests * 11 + failed_requests * 13) AS figures
+           FROM "LiteLLM_DailyUserSpend" WHERE date = $1::text GROUP BY 1, 2)
+       SELECT 'member of daily rows' AS rollup, $1 AS day, concat_ws(', ', 'user ' || COALESCE(c.user_id, l.user_id),
+                  'key ' || COALESCE(c.api_key, l.api_key)) AS entry,
+              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
+              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       FROM counted c FULL JOIN logged l ON ROW(c.user_id, c.api_key)::text = ROW(l.user_id, l.api_key)::text
+       WHERE EXISTS (SELECT FROM litespend.activity_summed($1::text, $1::text))
+         AND (c.requests IS DISTINCT FROM l.requests OR c.figures IS DISTINCT FROM l.figures
+              OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend))) LIMIT 1"#,
 ];
 
 /// The first and last day of the log.

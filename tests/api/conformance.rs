@@ -227,8 +227,8 @@ async fn the_recorded_http_answers_match() {
     replay(&app, "http_answers.json.gz").await;
 }
 
-#[tokio::test]
-async fn the_recorded_dashboard_reads_match() {
+/// The seeded application as the dashboard's reads were recorded on.
+pub async fn dashboard_app() -> TestApp {
     let app = TestApp::seeded().await;
     // Two rows that the reference had made itself: the master key's user, and the key of a session of its dashboard.
     let user = serde_json::json!([{
@@ -241,5 +241,10 @@ async fn the_recorded_dashboard_reads_match() {
         "expires": "2026-11-24T15:48:39.342"
     }]);
     insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_VerificationToken", &session).await;
-    replay(&app, "dashboard_reads.json.gz").await;
+    app
+}
+
+#[tokio::test]
+async fn the_recorded_dashboard_reads_match() {
+    replay(&dashboard_app().await, "dashboard_reads.json.gz").await;
 }

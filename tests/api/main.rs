@@ -5,6 +5,7 @@
 mod support;
 
 mod activity;
+mod activity_sums;
 mod allowed_ips;
 mod conformance;
 mod dates;
