@@ -8,6 +8,7 @@
     reason = "a measuring program fails by panicking"
 )]
 
+use std::borrow::Cow;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,12 +27,12 @@ const MASTER_KEY: &str = "sk-bench-master";
 /// A read, and the plain SQL that groups the same rows.
 struct Read {
     name: &'static str,
-    path: &'static str,
+    path: Cow<'static, str>,
     plain: Option<&'static str>,
 }
 
 const fn read(name: &'static str, path: &'static str, plain: Option<&'static str>) -> Read {
-    Read { name, path, plain }
+    Read { name, path: Cow::Borrowed(path), plain }
 }
 
 const BY_TEAM: &str = r#"SELECT s."startTime"::date, t.team_alias, s.model, s.api_key, sum(s.spend), sum(s.total_tokens)
@@ -125,22 +126,57 @@ const READS: [Read; 22] = [
     ),
 ];
 
+/// A month of LiteLLM's daily rows that ends today: four models a key, as in the log of the other reads.
+const DAILY: &str = r#"
+    INSERT INTO "LiteLLM_DailyUserSpend" (id, user_id, date, api_key, model, model_group, custom_llm_provider, endpoint,
+        prompt_tokens, completion_tokens, spend, api_requests, successful_requests, failed_requests, updated_at)
+    SELECT key || '-' || ago || '-' || number, 'user-' || key % 700, to_char(current_date - ago, 'YYYY-MM-DD'),
+           encode(sha256(('sk-bench-key-' || key)::bytea), 'hex'), 'model-' || (key * 7 + number) % 40,
+           'model-' || (key * 7 + number) % 40, (ARRAY['openai', 'anthropic', 'gemini', 'azure'])[1 + (key + number) % 4],
+           '/chat/completions', 1000 + number, 200 + key % 90, (key % 9973 + 1) * 0.001 + number * 0.0001, 10, 9, 1, now()
+    FROM generate_series(0, 29) AS ago, generate_series(1, $1::bigint / 30 / 4) AS key, generate_series(0, 3) AS number
+    ORDER BY ago DESC"#;
+const DAILY_BY_MODEL: &str = r#"SELECT date, model, sum(spend), sum(prompt_tokens), sum(completion_tokens),
+        sum(api_requests) FROM "LiteLLM_DailyUserSpend" GROUP BY 1, 2 ORDER BY 1"#;
+const DAILY_BY_KEY: &str = r#"SELECT api_key, sum(spend) FROM "LiteLLM_DailyUserSpend" GROUP BY 1 ORDER BY 2 DESC"#;
+
+/// The reads of a month of daily rows.
+fn daily_reads() -> Vec<Read> {
+    let today = chrono::Utc::now().date_naive();
+    let range = format!("start_date={}&end_date={today}", today - chrono::Days::new(29));
+    [
+        ("aggregated month", "aggregated?", Some(DAILY_BY_MODEL)),
+        ("keys of the month", "aggregated/keys?", Some(DAILY_BY_KEY)),
+        ("users of the month", "aggregated/users?", None),
+        ("keys of a model", "aggregated/model_top_keys?model_group=model-7&", None),
+        ("aggregated month, one user", "aggregated?user_id=user-7&", None),
+        ("daily activity, first page", "?", None),
+    ]
+    .map(|(name, path, plain)| {
+        let path = if path == "?" { format!("?{range}") } else { format!("/{path}{range}") };
+        Read { name, path: Cow::Owned(format!("/user/daily/activity{path}")), plain }
+    })
+    .into()
+}
+
 struct Options {
+    daily: u64,
     rows: u64,
     runs: usize,
     mix: u64,
 }
 
 fn options() -> Options {
-    let mut options = Options { rows: 1_000_000, runs: 20, mix: 0 };
+    let mut options = Options { daily: 0, rows: 1_000_000, runs: 20, mix: 0 };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let mut number = || arguments.next().and_then(|value| value.parse().ok()).expect("a number follows");
         match name.as_str() {
+            "--daily" => options.daily = number(),
             "--rows" => options.rows = number(),
             "--runs" => options.runs = usize::try_from(number()).unwrap(),
             "--mix" => options.mix = number(),
-            other => panic!("unknown argument {other}; there are --rows N, --runs N, --mix SECONDS"),
+            other => panic!("unknown argument {other}; there are --rows N, --daily N, --runs N, --mix SECONDS"),
         }
     }
     options
@@ -249,21 +285,52 @@ async fn load(pool: &PgPool, url: &str, rows: u64) {
     eprintln!("rollups settled in {:.0} s", started.elapsed().as_secs_f64());
 }
 
+/// Daily rows, summed as a server that runs leaves them: all days but the last two.
+async fn load_daily(pool: &PgPool, rows: u64) {
+    let started = Instant::now();
+    let mut connection = pool.acquire().await.unwrap();
+    let rows = i64::try_from(rows).unwrap();
+    connection.execute(r#"TRUNCATE "LiteLLM_DailyUserSpend""#).await.unwrap();
+    sqlx::query(DAILY).bind(rows).execute(&mut *connection).await.unwrap();
+    connection.execute("VACUUM ANALYZE").await.unwrap();
+    eprintln!("loaded in {:.0} s", started.elapsed().as_secs_f64());
+    let started = Instant::now();
+    let before = chrono::Utc::now().date_naive() - chrono::Days::new(1);
+    while litespend::store::rollups::sum_activity(&mut connection, before, &[]).await.unwrap().is_some() {}
+    connection.execute("VACUUM ANALYZE").await.unwrap();
+    eprintln!("summed in {:.0} s", started.elapsed().as_secs_f64());
+}
+
 async fn measure(options: &Options, url: &str) {
     let limits = PoolLimits { connections: 4, wait: Duration::from_secs(60) };
     let pool = litespend::server::connect(url, limits).await.unwrap();
     sqlx::query("SET statement_timeout = 0").execute(&pool).await.unwrap();
+    if options.daily > 0 {
+        load_daily(&pool, options.daily).await;
+        let server = Server::start(url);
+        println!("\n{} daily rows, {} runs a read; milliseconds", options.daily, options.runs);
+        time_reads(&server, &pool, &daily_reads(), options.runs).await;
+        return;
+    }
     load(&pool, url, options.rows).await;
     let server = Server::start(url);
-    let client = reqwest::Client::new();
     println!("\n{} rows, {} runs a read; milliseconds", options.rows, options.runs);
+    time_reads(&server, &pool, &READS, options.runs).await;
+    if options.mix > 0 {
+        mix(&server, options.mix).await;
+        println!("peak resident memory of the server after the mix: {:.0} MB", server.peak());
+    }
+}
+
+async fn time_reads(server: &Server, pool: &PgPool, reads: &[Read], runs: usize) {
+    let client = reqwest::Client::new();
     println!("| read | median | p99 | first byte | kB | MB/s | plain SQL | ratio |");
     println!("|---|---:|---:|---:|---:|---:|---:|---:|");
-    for read in &READS {
+    for read in reads {
         let url = format!("{}{}", server.address, read.path);
         fetch(&client, &url).await;
         let (mut firsts, mut totals, mut size) = (Vec::new(), Vec::new(), 0);
-        for _ in 0..options.runs {
+        for _ in 0..runs {
             let (first, total, bytes) = fetch(&client, &url).await;
             firsts.push(first);
             totals.push(total);
@@ -271,7 +338,7 @@ async fn measure(options: &Options, url: &str) {
         }
         let total = median(&mut totals);
         let plain = match read.plain {
-            Some(statement) => Some(plain(&pool, statement).await),
+            Some(statement) => Some(plain(pool, statement).await),
             None => None,
         };
         println!(
@@ -286,10 +353,6 @@ async fn measure(options: &Options, url: &str) {
         );
     }
     println!("\npeak resident memory of the server: {:.0} MB", server.peak());
-    if options.mix > 0 {
-        mix(&server, options.mix).await;
-        println!("peak resident memory of the server after the mix: {:.0} MB", server.peak());
-    }
 }
 
 /// 32 clients mix all reads while a probe asks for liveness.
@@ -352,7 +415,8 @@ async fn mix(server: &Server, seconds: u64) {
 
 fn main() {
     let options = options();
-    let home = home(options.rows);
+    let name = if options.daily > 0 { "daily".to_owned() } else { options.rows.to_string() };
+    let home = home(&name);
     let postgres = LocalPostgres::start(LocalPostgresOptions { home: Some(home), ..Default::default() }).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(measure(&options, postgres.url()));
@@ -360,7 +424,7 @@ fn main() {
 }
 
 /// As root PostgreSQL runs as another account, which must be able to reach the directory.
-fn home(rows: u64) -> PathBuf {
+fn home(name: &str) -> PathBuf {
     let base = std::env::var_os("BENCH_DIR").map_or_else(|| Path::new("target").to_path_buf(), PathBuf::from);
-    std::path::absolute(base.join(format!("bench-{rows}"))).unwrap()
+    std::path::absolute(base.join(format!("bench-{name}"))).unwrap()
 }

@@ -12,7 +12,7 @@ use super::rollup_days::is_gone;
 pub const FLAT_COST_KEY: &str = "__ptu_flat_cost__";
 
 /// Into how many spans of days a range is cut, about.
-const PARTS: i64 = 8;
+const PARTS: usize = 8;
 
 /// Which daily table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,10 +106,14 @@ const LIST_SUMS: &str = r#"
     0::float8 AS autorouter_savings_spend, 0::bigint AS total_response_time_ms, 0::bigint AS timed_requests,
     count(*) OVER () AS members"#;
 
-/// The figures of a list themselves.
-const LIST_FIGURES: &str = r#"
-    spend, prompt_tokens, completion_tokens, cache_read_input_tokens, cache_creation_input_tokens, api_requests,
-    successful_requests, failed_requests"#;
+/// Sums of the figures of a list, to be summed again.
+const MEMBER_SUMS: &str = r#"
+    sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
+    sum(completion_tokens)::bigint AS completion_tokens,
+    sum(cache_read_input_tokens)::bigint AS cache_read_input_tokens,
+    sum(cache_creation_input_tokens)::bigint AS cache_creation_input_tokens,
+    sum(api_requests)::bigint AS api_requests, sum(successful_requests)::bigint AS successful_requests,
+    sum(failed_requests)::bigint AS failed_requests"#;
 
 /// The figures themselves.
 const FIGURES: &str = r#"
@@ -163,7 +167,7 @@ impl ActivityFilter {
             }
             return parts;
         }
-        let length = Days::new(u64::try_from((end - start).num_days() / PARTS).unwrap_or(0));
+        let length = Days::new(u64::try_from((end - start).num_days()).unwrap_or(0) / PARTS as u64);
         let mut parts = Vec::new();
         let mut first = start;
         while let Some(last) = first.checked_add_days(length).filter(|last| *last < end) {
@@ -209,17 +213,24 @@ impl ActivityFilter {
         self.summed.iter().map(NaiveDate::to_string).collect()
     }
 
-    /// As [`ActivityFilter::push_rows`], but only `entity_id`, `api_key` and the figures of a list, and of summed days the
-    /// sums.
-    fn push_members(&self, query: &mut QueryBuilder<Postgres>) {
+    /// As [`ActivityFilter::push_rows`], but only `member` (`entity_id` or `api_key`) and sums of the figures of a list,
+    /// several of a member; of summed days from their sums. In parts, so that the database can sum several at a time.
+    fn push_members(&self, query: &mut QueryBuilder<Postgres>, member: &str) {
         if self.summed.is_empty() {
             return self.push_rows(query);
         }
-        query.push(" FROM (SELECT user_id AS entity_id, api_key, ").push(LIST_FIGURES);
-        query.push(" FROM litespend.activity_members WHERE date = ANY (").push_bind(self.summed_days()).push(")");
+        let days = self.summed_days();
+        let mut separator = " FROM (";
+        for part in days.chunks(days.len().div_ceil(PARTS)) {
+            query.push(separator).push("SELECT ").push(member).push(",").push(MEMBER_SUMS);
+            query.push(" FROM (SELECT user_id AS entity_id, * FROM litespend.activity_members WHERE date = ANY (");
+            query.push_bind(part.to_vec()).push(")) AS part GROUP BY 1");
+            separator = " UNION ALL ";
+        }
         for part in self.parts() {
-            query.push(" UNION ALL SELECT entity_id, api_key, ").push(LIST_FIGURES);
+            query.push(separator).push("SELECT ").push(member).push(",").push(MEMBER_SUMS);
             part.push_rows(query);
+            query.push(" GROUP BY 1");
         }
         query.push(") AS daily");
     }
@@ -297,7 +308,7 @@ pub async fn top_keys(
     limit: i64,
 ) -> Result<Vec<TopKey>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT api_key, count(*) OVER () AS keys");
-    filter.push_members(&mut query);
+    filter.push_members(&mut query, "api_key");
     query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
     query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND).push(" LIMIT ").push_bind(limit);
     query.build_query_as().persistent(false).fetch_all(connection).await
@@ -489,7 +500,7 @@ pub async fn key_page(
 ) -> Result<Vec<KeySums>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT api_key,");
     query.push(LIST_SUMS);
-    filter.push_members(&mut query);
+    filter.push_members(&mut query, "api_key");
     query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
     query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND);
     query.push(" LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
@@ -547,7 +558,7 @@ pub async fn user_page(
 ) -> Result<Vec<UserSums>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT NULLIF(entity_id, '') AS user_id,");
     query.push(LIST_SUMS);
-    filter.push_members(&mut query);
+    filter.push_members(&mut query, "entity_id");
     query.push(" GROUP BY 1 ORDER BY round(sum(spend)::numeric, 9) DESC, 1 ASC NULLS LAST LIMIT ");
     query.push_bind(limit).push(" OFFSET ").push_bind(offset);
     query.build_query_as().persistent(false).fetch_all(connection).await
