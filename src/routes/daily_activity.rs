@@ -320,12 +320,21 @@ pub async fn list_user_daily_activity(
         model: params.model,
     };
     let mut connection = state.reads().acquire().await?;
-    let count = daily_activity::count(&mut connection, &filter).await?;
     let offset = (params.page - 1).saturating_mul(params.page_size);
-    let rows = if offset < count {
-        daily_activity::page(&mut connection, &filter, offset, params.page_size).await?
+    let idle = if offset == 0 { state.reads().try_acquire() } else { None };
+    let (count, rows) = if let Some(mut other) = idle {
+        // Counting takes as long as reading the first page.
+        tokio::try_join!(
+            daily_activity::count(&mut other, &filter),
+            daily_activity::page(&mut connection, &filter, 0, params.page_size)
+        )?
     } else {
-        Vec::new()
+        let count = daily_activity::count(&mut connection, &filter).await?;
+        if offset < count {
+            (count, daily_activity::page(&mut connection, &filter, offset, params.page_size).await?)
+        } else {
+            (count, Vec::new())
+        }
     };
     let keys = known_keys(&mut connection, &rows).await?;
     let users = known_users(&mut connection, &rows).await?;

@@ -4,9 +4,12 @@
 
 #[path = "../api/support/cluster.rs"]
 mod cluster;
+#[path = "../api/support/sums.rs"]
+mod sums;
 mod support;
 
 mod database_away;
+mod exactly_once;
 mod logging;
 mod memory;
 mod prices;
