@@ -8,21 +8,25 @@
     reason = "a measuring program fails by panicking"
 )]
 
+#[path = "common/figures.rs"]
+mod figures;
+#[path = "common/server.rs"]
+mod server;
+
 use std::borrow::Cow;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use figures::percentile;
 use futures_util::StreamExt;
 use litespend::folding;
 use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
 use litespend::store::database::PoolLimits;
+use server::{MASTER_KEY, Server};
 use sqlx::{Executor, PgPool};
-
-const MASTER_KEY: &str = "sk-bench-master";
 
 /// A read, and the plain SQL that groups the same rows.
 struct Read {
@@ -182,49 +186,6 @@ fn options() -> Options {
     options
 }
 
-/// A server process, stopped when dropped.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(url: &str) -> Self {
-        let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
-        let mut child = Command::new(program)
-            .args(["serve", "--port", "0"])
-            .env("DATABASE_URL", url)
-            .env("LITELLM_MASTER_KEY", MASTER_KEY)
-            .env("RUST_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = loop {
-            let line = lines.next().expect("the server starts").unwrap();
-            if let Some(rest) = line.trim().strip_prefix("address") {
-                break rest.trim().split(' ').next().unwrap().to_owned();
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
-    }
-
-    /// Peak resident memory, megabytes (Linux).
-    fn peak(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or("0 0 kB");
-        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Milliseconds to the first byte and to the last, and bytes.
 async fn fetch(client: &reqwest::Client, url: &str) -> (f64, f64, usize) {
     let started = Instant::now();
@@ -238,16 +199,6 @@ async fn fetch(client: &reqwest::Client, url: &str) -> (f64, f64, usize) {
     }
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
     (ms(first.unwrap_or_else(|| started.elapsed())), ms(started.elapsed()), bytes)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn percentile(values: &mut [f64], part: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[((values.len() as f64 * part).ceil() as usize).clamp(1, values.len()) - 1]
 }
 
 async fn plain(pool: &PgPool, statement: &'static str) -> f64 {
@@ -307,18 +258,18 @@ async fn measure(options: &Options, url: &str) {
     sqlx::query("SET statement_timeout = 0").execute(&pool).await.unwrap();
     if options.daily > 0 {
         load_daily(&pool, options.daily).await;
-        let server = Server::start(url);
+        let server = Server::start(&[("DATABASE_URL", url)], &[]);
         println!("\n{} daily rows, {} runs a read; milliseconds", options.daily, options.runs);
         time_reads(&server, &pool, &daily_reads(), options.runs).await;
         return;
     }
     load(&pool, url, options.rows).await;
-    let server = Server::start(url);
+    let server = Server::start(&[("DATABASE_URL", url)], &[]);
     println!("\n{} rows, {} runs a read; milliseconds", options.rows, options.runs);
     time_reads(&server, &pool, &READS, options.runs).await;
     if options.mix > 0 {
         mix(&server, options.mix).await;
-        println!("peak resident memory of the server after the mix: {:.0} MB", server.peak());
+        println!("peak resident memory of the server after the mix: {:.0} MB", server.memory("VmHWM"));
     }
 }
 
@@ -336,7 +287,7 @@ async fn time_reads(server: &Server, pool: &PgPool, reads: &[Read], runs: usize)
             totals.push(total);
             size = bytes;
         }
-        let total = median(&mut totals);
+        let total = percentile(&mut totals, 0.5);
         let plain = match read.plain {
             Some(statement) => Some(plain(pool, statement).await),
             None => None,
@@ -345,14 +296,14 @@ async fn time_reads(server: &Server, pool: &PgPool, reads: &[Read], runs: usize)
             "| {} | {total:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {} | {} |",
             read.name,
             percentile(&mut totals, 0.99),
-            median(&mut firsts),
+            percentile(&mut firsts, 0.5),
             size as f64 / 1000.0,
             size as f64 / 1000.0 / total,
             plain.map_or_else(|| "-".to_owned(), |plain| format!("{plain:.0}")),
             plain.map_or_else(|| "-".to_owned(), |plain| format!("{:.1}x", plain / total)),
         );
     }
-    println!("\npeak resident memory of the server: {:.0} MB", server.peak());
+    println!("\npeak resident memory of the server: {:.0} MB", server.memory("VmHWM"));
 }
 
 /// 32 clients mix all reads while a probe asks for liveness.

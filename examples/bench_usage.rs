@@ -8,9 +8,9 @@
     reason = "a measuring program fails by panicking"
 )]
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+#[path = "common/server.rs"]
+mod server;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use futures_util::{StreamExt, TryStreamExt};
 use litespend::auth::hash_key;
 use litespend::local_postgres::url_of_running;
 use litespend::store::database::{self, PoolLimits};
+use server::{MASTER_KEY, Server};
 use sqlx::{Executor, PgPool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const MASTER_KEY: &str = "sk-bench-master";
 const KEYS: u64 = 200;
 
 struct Options {
@@ -47,43 +47,9 @@ fn options() -> Options {
     options
 }
 
-/// The server; stopped when dropped.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(home: &Path) -> Self {
-        let binary = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
-        let mut child = Command::new(binary)
-            .args(["serve", "--port", "0"])
-            .env_remove("DATABASE_URL")
-            .env("LITESPEND_DATA_DIR", home)
-            .env("LITELLM_MASTER_KEY", MASTER_KEY)
-            .env("RUST_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.map(Result::unwrap).find(|line| line.contains("address")).unwrap();
-        let address = line.split("http://").nth(1).unwrap().split(' ').next().unwrap().to_owned();
-        Self { child, address }
-    }
-
-    /// Memory of the server alone, in MiB.
-    fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or("VmRSS: 0 kB");
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
-    }
+/// Host and port of a server.
+fn host_of(server: &Server) -> &str {
+    server.address.trim_start_matches("http://")
 }
 
 /// One connection that sends a request after the other.
@@ -187,7 +153,7 @@ async fn load(server: &Server, next: &Arc<AtomicU64>, clients: u64, size: u64, t
     let started = Instant::now();
     let tasks: Vec<_> = (0..clients)
         .map(|_| {
-            let (address, next) = (server.address.clone(), Arc::clone(next));
+            let (address, next) = (host_of(server).to_owned(), Arc::clone(next));
             tokio::spawn(async move {
                 let mut client = Client::connect(&address).await;
                 let mut requests = 0_u64;
@@ -213,7 +179,7 @@ async fn load(server: &Server, next: &Arc<AtomicU64>, clients: u64, size: u64, t
 async fn main() {
     let options = options();
     let home = tempfile::Builder::new().prefix("litespend-bench-").tempdir_in("/tmp").unwrap();
-    let server = Server::start(home.path());
+    let server = Server::start(&[("LITESPEND_DATA_DIR", home.path().to_str().unwrap())], &[]);
     let url = url_of_running(home.path(), Duration::from_secs(5)).expect("the server's PostgreSQL");
     let pool = database::pool(&url, PoolLimits { connections: 2, wait: Duration::from_secs(30) }).unwrap();
     owners(&pool).await;
@@ -221,7 +187,7 @@ async fn main() {
     let next = Arc::new(AtomicU64::new(0));
     let bodies: Vec<String> = (0..options.rows.div_ceil(10_000)).map(|place| batch(place * 10_000, 10_000)).collect();
     next.store(bodies.len() as u64 * 10_000, Ordering::Relaxed);
-    let mut client = Client::connect(&server.address).await;
+    let mut client = Client::connect(host_of(&server)).await;
     client.book(&batch(u64::from(u32::MAX), 1000)).await;
     let started = Instant::now();
     for body in &bodies {
@@ -242,18 +208,18 @@ async fn main() {
     );
 
     let time = Duration::from_secs(options.seconds);
-    let before = server.memory();
+    let before = server.memory("VmRSS");
     let _ = load(&server, &next, 4, 1000, time / 10).await;
-    let warm = server.memory();
+    let warm = server.memory("VmRSS");
     let (records, _) = load(&server, &next, 4, 1000, time).await;
-    let after = server.memory();
+    let after = server.memory("VmRSS");
     println!(
-        "| four clients, 1,000 records a request, {} s | {records:.0} | memory {before} MiB before, {warm} MiB warm, {after} MiB at the end |",
+        "| four clients, 1,000 records a request, {} s | {records:.0} | memory {before:.0} MiB before, {warm:.0} MiB warm, {after:.0} MiB at the end |",
         options.seconds
     );
     let clients = options.singles;
     let (singles, _) = load(&server, &next, clients, 1, time / 4).await;
-    println!("| {clients} clients, single records | {singles:.0} | memory {} MiB |", server.memory());
+    println!("| {clients} clients, single records | {singles:.0} | memory {:.0} MiB |", server.memory("VmRSS"));
     let rows: i64 = sqlx::query_scalar(r#"SELECT count(*) FROM "LiteLLM_SpendLogs""#).fetch_one(&pool).await.unwrap();
     println!("\n{rows} rows in the log; fsync on.");
     pool.close().await;

@@ -1,0 +1,7 @@
+//! Figures of several measurements.
+
+/// The value below which `part` of all are; sorts them.
+pub fn percentile(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() as f64 * part).ceil() as usize).clamp(1, values.len()) - 1]
+}

@@ -1,0 +1,50 @@
+//! The server that is measured.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// The master key of servers that are measured.
+pub const MASTER_KEY: &str = "sk-bench-master";
+
+/// A server, built beside this program; stopped when dropped.
+pub struct Server {
+    child: Child,
+    /// Its URL, without a slash at the end.
+    pub address: String,
+}
+
+impl Server {
+    /// On a free port, with this environment and these further arguments.
+    pub fn start(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
+        let mut child = Command::new(program)
+            .args(["serve", "--port", "0"])
+            .args(arguments)
+            .env_remove("DATABASE_URL")
+            .env("LITELLM_MASTER_KEY", MASTER_KEY)
+            .env("RUST_LOG", "warn")
+            .envs(environment.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.by_ref().map(Result::unwrap).find(|line| line.contains("http://")).expect("the server starts");
+        let address = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned();
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    /// A line of `/proc/PID/status` in megabytes (Linux): `VmRSS` is the resident memory, `VmHWM` its peak.
+    pub fn memory(&self, line: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let found = status.lines().find(|found| found.starts_with(line)).unwrap_or("0 0 kB");
+        found.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+    }
+}
