@@ -14,6 +14,7 @@ mod logging;
 mod memory;
 mod prices;
 mod replica;
+mod rollups;
 mod sockets;
 mod startup;
 mod stopping;
