@@ -5,13 +5,14 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::lookup::KeyLookup;
 use crate::client_ip::{AllowList, AllowedAddresses};
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::prices::Prices;
 use crate::replica::Replica;
@@ -41,6 +42,8 @@ pub struct Inner {
     pub prices: Arc<Prices>,
     /// Turns for requests that take long to price.
     pub large_requests: Arc<Semaphore>,
+    /// Turns for answers that take long to send: they never hold all connections, so that short ones find one.
+    long_reads: Arc<Semaphore>,
     /// Time.
     pub clock: Clock,
     /// Books usage.
@@ -71,6 +74,7 @@ impl AppState {
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
         let metrics = Metrics::install()?;
         let booker = Booker::new(pool.clone());
+        let turns = usize::try_from(pool.options().get_max_connections() / 2).unwrap_or(1).max(1);
         Ok(Self(Arc::new(Inner {
             pool,
             settings,
@@ -83,6 +87,7 @@ impl AppState {
             logins: LoginThrottle::default(),
             words: WordCache::default(),
             large_requests: Arc::new(Semaphore::new(1)),
+            long_reads: Arc::new(Semaphore::new(turns)),
             rollups: AtomicBool::new(false),
             replica: OnceLock::new(),
         })))
@@ -112,6 +117,12 @@ impl AppState {
     /// Connections for a read that tolerates lag: to the replica where this request was sent there.
     pub fn reads(&self) -> &PgPool {
         self.replica().and_then(Replica::chosen).unwrap_or(&self.pool)
+    }
+
+    /// A turn for an answer that takes long to send, to be held until it is sent. Half of the connections are for these.
+    pub async fn long_read(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let turn = Arc::clone(&self.long_reads).acquire_owned().await;
+        turn.map_err(|error| ApiError::Internal(error.to_string()))
     }
 
     /// Whether the rollups count every change of the log, as last seen.

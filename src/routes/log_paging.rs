@@ -8,9 +8,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::DateTime;
 use futures_util::{Stream, TryStreamExt};
-use sqlx::{Executor, PgPool, Postgres, QueryBuilder};
+use sqlx::{Executor, Postgres, QueryBuilder};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::log_formats::{Format, RowWriter};
+use crate::app::AppState;
 use crate::error::{ApiError, FieldError};
 use crate::extract::QueryReader;
 use crate::json_stream;
@@ -60,7 +62,7 @@ fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
 
 /// Answers with rows, newest first: a page of `page` rows, or as many as the reference gives.
 pub async fn respond(
-    pool: &PgPool,
+    state: &AppState,
     filter: SpendLogFilter,
     page: Option<i64>,
     headers: &HeaderMap,
@@ -68,7 +70,8 @@ pub async fn respond(
 ) -> Result<Response, ApiError> {
     let format = Format::of(headers);
     // A gigabyte over a slow line takes longer than a statement may; who takes nothing at all is cut off elsewhere.
-    let mut reading = Reading::start_long(pool).await?;
+    let turn = if page.is_some_and(|limit| limit > ROW_CAP) { Some(state.long_read().await?) } else { None };
+    let mut reading = Reading::start_long(state.reads()).await?;
     let (mut truncated, mut next) = (false, None);
     if let Some(limit) = page {
         // One snapshot, so that the page ends where its link says.
@@ -78,7 +81,7 @@ pub async fn respond(
         // One request has one row, or a few: nothing to cut.
         truncated = spend_logs::reaches(reading.connection(), &filter, ROW_CAP).await?;
     }
-    let mut response = json_stream::respond(rows(reading, filter, page, format), format.media_type()).await?;
+    let mut response = json_stream::respond(rows(reading, turn, filter, page, format), format.media_type()).await?;
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("accept"));
     if truncated {
@@ -92,6 +95,7 @@ pub async fn respond(
 
 fn rows(
     mut reading: Reading,
+    turn: Option<OwnedSemaphorePermit>,
     mut filter: SpendLogFilter,
     page: Option<i64>,
     format: Format,
@@ -127,6 +131,7 @@ fn rows(
             reading.connection().execute("COMMIT").await?;
         }
         reading.finish_long().await?;
+        drop(turn);
         yield writer.end()?;
     }
 }

@@ -152,7 +152,7 @@ pub async fn list_spend_logs(
         }
         _ => {
             let limit = is_page.then(|| params.limit.unwrap_or(ROW_CAP));
-            log_paging::respond(state.reads(), filter, limit, &headers, &uri).await
+            log_paging::respond(&state, filter, limit, &headers, &uri).await
         }
     }
 }

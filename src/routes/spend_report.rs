@@ -273,6 +273,10 @@ impl Grouping {
 /// Writes the days of a report while the rows arrive in order: at any time one group of one day is open.
 fn days(state: AppState, range: DateRange, grouping: Grouping) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
+        let _turn = match &grouping {
+            Grouping::Customer => Some(state.long_read().await?),
+            _ => None,
+        };
         let mut reading = Reading::start(state.reads()).await?;
         let mut writer = Writer::new();
         writer.raw("[");
