@@ -14,7 +14,7 @@ use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
 use crate::routes::dates::{not_a_day, parse_day};
 use crate::store::dashboard_lists::{self as store, Filter, Page, Sort};
-use crate::store::management::{self, Row, text};
+use crate::store::management::{self, Row};
 
 /// Largest page.
 const PAGE_LIMIT: i64 = 1000;
@@ -204,7 +204,6 @@ pub async fn get_team(
     let mut team = store::team(&mut connection, &team_id, caller.own_rows_only()).await?.ok_or_else(missing)?;
     let keys = team.remove("keys").unwrap_or_default();
     let memberships = team.remove("team_memberships").unwrap_or_default();
-    debug_assert_eq!(text(&team, "team_id"), team_id);
     for name in [
         "team_member_budget_table",
         "access_group_models",
