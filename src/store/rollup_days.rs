@@ -87,8 +87,10 @@ pub fn days<'c>(
         let words = Arc::new(RwLock::new(words));
         // With all texts at hand a stretch is read at once; else day by day, and texts are read in between.
         let mut stretches = rollup_reads::stretches(connection, rollup, range, &filter, &snapshot).await?;
-        if !complete || in_parts {
-            stretches = stretches.into_iter().flat_map(by_day).collect();
+        if !complete {
+            stretches = rollup_reads::single_days(connection, rollup, stretches).await?;
+        } else if in_parts {
+            stretches = stretches.into_iter().flat_map(Stretch::packed_days).collect();
         }
         for stretch in stretches {
             let is_alone = unfolded.peek().is_none_or(|entry| entry.day > stretch.range.end);
@@ -242,15 +244,6 @@ fn beside(range: DateRange, months: &[NaiveDate]) -> Vec<DateRange> {
         rest.push(DateRange { start: next, end: range.end });
     }
     rest
-}
-
-/// The days of a stretch, one by one.
-fn by_day(stretch: Stretch) -> impl Iterator<Item = Stretch> {
-    let DateRange { start, end } = stretch.range;
-    start
-        .iter_days()
-        .take_while(move |day| *day <= end)
-        .map(move |day| Stretch { range: DateRange { start: day, end: day }, ..stretch })
 }
 
 /// The folded entries of a stretch, from its rows or packed.

@@ -496,8 +496,60 @@ impl EntryFilter {
 pub struct Stretch {
     /// Its days.
     pub range: DateRange,
-    /// Whether they are packed.
+    /// Whether they are packed: all of them, then.
     pub packed: bool,
+}
+
+impl Stretch {
+    /// Day by day where it is packed, else as it is: a range of any length may have few days in it.
+    pub fn packed_days(self) -> Vec<Self> {
+        if !self.packed {
+            return vec![self];
+        }
+        let DateRange { start, end } = self.range;
+        let days = start.iter_days().take_while(|day| *day <= end);
+        days.map(|day| Self { range: DateRange { start: day, end: day }, packed: true }).collect()
+    }
+}
+
+/// The stretches day by day, only of days that have entries: an index lookup for each.
+pub async fn single_days(
+    connection: &mut PgConnection,
+    rollup: Rollup,
+    stretches: Vec<Stretch>,
+) -> Result<Vec<Stretch>, sqlx::Error> {
+    let statement = match rollup {
+        Rollup::Usage => {
+            "WITH RECURSIVE days AS (
+                 SELECT min(day) AS day FROM litespend.day_usage WHERE day BETWEEN $1 AND $2
+                 UNION ALL
+                 SELECT (SELECT min(day) FROM litespend.day_usage WHERE day > days.day AND day <= $2) FROM days
+                 WHERE days.day IS NOT NULL)
+             SELECT day FROM days WHERE day IS NOT NULL"
+        }
+        Rollup::Customer => {
+            "WITH RECURSIVE days AS (
+                 SELECT min(day) AS day FROM litespend.day_customer WHERE day BETWEEN $1 AND $2
+                 UNION ALL
+                 SELECT (SELECT min(day) FROM litespend.day_customer WHERE day > days.day AND day <= $2) FROM days
+                 WHERE days.day IS NOT NULL)
+             SELECT day FROM days WHERE day IS NOT NULL"
+        }
+    };
+    let mut single = Vec::new();
+    for stretch in stretches {
+        if stretch.packed {
+            single.extend(stretch.packed_days());
+            continue;
+        }
+        let days: Vec<NaiveDate> = sqlx::query_scalar(statement)
+            .bind(stretch.range.start)
+            .bind(stretch.range.end)
+            .fetch_all(&mut *connection)
+            .await?;
+        single.extend(days.into_iter().map(|day| Stretch { range: DateRange { start: day, end: day }, packed: false }));
+    }
+    Ok(single)
 }
 
 /// The range in stretches. Where only some of the entries are wanted, an index finds them: nothing is read packed then.

@@ -56,10 +56,12 @@ async fn the_recorded_answers_match_while_days_are_dirty() {
 }
 
 /// Reads that the rollups answer.
-pub const READS: [&str; 18] = [
+pub const READS: [&str; 20] = [
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30",
     "/global/spend/report?start_date=2026-02-01&end_date=2026-02-03&group_by=customer",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=customer",
+    "/global/spend/report?start_date=0001-01-01&end_date=2026-12-31&group_by=customer",
+    "/global/spend/report?start_date=0001-01-01&end_date=9999-12-31&group_by=user",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=api_key",
     "/global/spend/report?start_date=2026-02-01&end_date=2026-02-28&group_by=api_key",
     "/global/spend/report?start_date=2026-01-31&end_date=2026-03-01&group_by=api_key",
