@@ -118,6 +118,10 @@ pub struct ServeArgs {
     #[arg(long, env = "INCLUSIVE_END_DATE", value_parser = clap::builder::FalseyValueParser::new())]
     pub inclusive_end_date: bool,
 
+    /// Answer group_by=model on /global/spend/report, which LiteLLM refuses, as group_by=model_name.
+    #[arg(long, env = "GROUP_BY_MODEL", value_parser = clap::builder::FalseyValueParser::new())]
+    pub group_by_model: bool,
+
     /// Serve /metrics without a key.
     #[arg(long, env = "METRICS_PUBLIC", value_parser = clap::builder::FalseyValueParser::new())]
     pub metrics_public: bool,
@@ -323,6 +327,8 @@ pub struct Settings {
     pub use_x_forwarded_for: bool,
     /// Whether summaries of `/spend/logs` count the whole end day.
     pub inclusive_end_date: bool,
+    /// Whether `group_by=model` is answered.
+    pub group_by_model: bool,
     /// Whether `/metrics` needs no key.
     pub metrics_public: bool,
     /// Whether keys, teams and users may be changed in a database that LiteLLM owns.

@@ -81,6 +81,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         trusted_proxies: args.trusted_proxies.clone(),
         use_x_forwarded_for: args.use_x_forwarded_for || config.use_x_forwarded_for,
         inclusive_end_date: args.inclusive_end_date,
+        group_by_model: args.group_by_model,
         metrics_public: args.metrics_public,
         manage_litellm_keys: args.manage_litellm_keys,
         request_timeout: Duration::from_secs(args.request_timeout),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::dates::{not_a_day, parse_day};
 use crate::app::AppState;
 use crate::auth::key_filter;
-use crate::error::{ApiError, ErrorType};
+use crate::error::{ApiError, ErrorType, FieldError};
 use crate::extract::{FromQuery, Query, QueryReader};
 use crate::json_stream::{self, Writer};
 use crate::store::spend_report::{self, DayRow};
@@ -33,9 +33,12 @@ pub enum GroupBy {
     ApiKey,
     /// By day and user.
     User,
-    /// By day and model. Not `model`: that is a value which LiteLLM refuses, and so is refused here.
+    /// By day and model.
     ModelName,
 }
+
+/// The values of `group_by`, as a refusal names them.
+const GROUPS: &str = "'team', 'customer', 'api_key', 'user' or 'model_name'";
 
 /// Parameters of `/global/spend/report`.
 #[derive(Debug, utoipa::IntoParams)]
@@ -48,6 +51,9 @@ pub struct ReportParams {
     /// Group spend by internal team, customer, api_key, user or model_name
     #[param(required = false, default = "team", inline)]
     group_by: GroupBy,
+    /// Whether `group_by` was `model`: LiteLLM refuses it, and so does the server unless told otherwise.
+    #[param(ignore)]
+    by_model: bool,
     /// View spend for a specific api_key (raw or its SHA-256)
     api_key: Option<String>,
     /// View spend for a specific internal_user_id
@@ -66,12 +72,13 @@ impl FromQuery for ReportParams {
             ("api_key", GroupBy::ApiKey),
             ("user", GroupBy::User),
             ("model_name", GroupBy::ModelName),
+            ("model", GroupBy::ModelName),
         ];
-        let expected = "'team', 'customer', 'api_key', 'user' or 'model_name'";
         Self {
             start_date: reader.text("start_date"),
             end_date: reader.text("end_date"),
-            group_by: reader.choice("group_by", &groups, expected).unwrap_or(GroupBy::Team),
+            by_model: reader.text("group_by").as_deref() == Some("model"),
+            group_by: reader.choice("group_by", &groups, GROUPS).unwrap_or(GroupBy::Team),
             api_key: reader.text("api_key"),
             internal_user_id: reader.text("internal_user_id"),
             team_id: reader.text("team_id"),
@@ -186,6 +193,10 @@ pub async fn get_spend_report(
     State(state): State<AppState>,
     Query(params): Query<ReportParams>,
 ) -> Result<Response, ApiError> {
+    if params.by_model && !state.settings.group_by_model {
+        let refusal = FieldError::query("group_by", "literal_error", format!("Input should be {GROUPS}"));
+        return Err(ApiError::Validation(vec![refusal]));
+    }
     let (Some(start), Some(end)) = (params.start_date.as_deref(), params.end_date.as_deref()) else {
         return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
     };

@@ -61,6 +61,7 @@ pub fn settings() -> Settings {
         trusted_proxies: Vec::new(),
         use_x_forwarded_for: false,
         inclusive_end_date: false,
+        group_by_model: false,
         metrics_public: false,
         manage_litellm_keys: false,
         request_timeout: Duration::from_secs(30),
