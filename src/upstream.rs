@@ -88,6 +88,35 @@ impl Target {
             .build()
             .map_err(|error| ApiError::Internal(error.to_string()))
     }
+
+    /// Where a redirect of the target's leads a client of ours: what it says of its own address, which clients may not
+    /// reach, goes; nothing where it leads elsewhere.
+    fn redirect(&self, location: &HeaderValue) -> Option<HeaderValue> {
+        let location = location.to_str().ok()?;
+        let (location, fragment) = location.split_at(location.find('#').unwrap_or(location.len()));
+        let uri: Uri = location.parse().ok()?;
+        let to_itself = match (uri.scheme(), uri.authority()) {
+            (None, None) => !self.prefix.is_empty(),
+            (Some(scheme), Some(authority)) => {
+                let port = |scheme: &Scheme, authority: &Authority| {
+                    authority.port_u16().unwrap_or(if *scheme == Scheme::HTTPS { 443 } else { 80 })
+                };
+                // Behind a proxy that ends TLS, the target takes itself for http.
+                let no_ports = authority.port().is_none() && self.authority.port().is_none();
+                authority.host().eq_ignore_ascii_case(self.authority.host())
+                    && (no_ports || port(scheme, authority) == port(&self.scheme, &self.authority))
+            }
+            _ => false,
+        };
+        let path = uri.path_and_query().filter(|_| to_itself)?.as_str().strip_prefix(&self.prefix)?;
+        let path = match path.bytes().next() {
+            Some(b'/') => format!("{path}{fragment}"),
+            None | Some(b'?') => format!("/{path}{fragment}"),
+            Some(_) => return None,
+        };
+        // Two slashes would be another host.
+        HeaderValue::try_from(path).ok().filter(|path| !path.as_bytes().starts_with(b"//"))
+    }
 }
 
 /// Whether an entry of `--serve-only` means the route `path`: the path itself, or everything under `.../*`.
@@ -141,7 +170,10 @@ impl Upstream {
         *passed_on.method_mut() = parts.method;
         *passed_on.uri_mut() = self.target.of(&parts.uri)?;
         *passed_on.headers_mut() = parts.headers;
-        let answer = self.client.request(passed_on).await.map_err(|error| ApiError::Upstream(cause_of(&error)))?;
+        let mut answer = self.client.request(passed_on).await.map_err(|error| ApiError::Upstream(cause_of(&error)))?;
+        if let Some(location) = answer.headers().get(header::LOCATION).and_then(|to| self.target.redirect(to)) {
+            answer.headers_mut().insert(header::LOCATION, location);
+        }
         Ok(match client_side {
             Some(client_side) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => switch(answer, client_side),
             _ => plain(answer.map(Body::new)),
@@ -305,6 +337,29 @@ mod tests {
                 .ok()
                 .map(|target| target.of(&path.parse().expect("a path")).expect("a URL").to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn redirects_to_the_target_itself_lead_to_this_server() {
+        for (target, location, expected) in [
+            ("http://litellm:4000", "http://litellm:4000/ui/?a=b", Some("/ui/?a=b")),
+            ("http://litellm:4000", "http://litellm:4000/ui/#/usage", Some("/ui/#/usage")),
+            ("http://litellm:4000", "http://LiteLLM:4000", Some("/")),
+            ("http://litellm:4000", "http://litellm/ui/", None),
+            ("http://litellm", "http://litellm:80/ui/", Some("/ui/")),
+            ("https://litellm.example.com", "http://litellm.example.com/ui/", Some("/ui/")),
+            ("http://litellm:4000", "https://login.example.com/?to=http://litellm:4000/x", None),
+            ("http://litellm:4000", "/sso?next=%2Fui", None),
+            ("http://litellm:4000", "ui/", None),
+            ("http://litellm:4000/base", "/base/ui/", Some("/ui/")),
+            ("http://litellm:4000/base", "http://litellm:4000/base?x=1", Some("/?x=1")),
+            ("http://litellm:4000/base", "/basement", None),
+            ("http://litellm:4000/base", "/base//example.com", None),
+        ] {
+            let location = HeaderValue::from_static(location);
+            let found = Target::parse(target).expect("a URL").redirect(&location);
+            assert_eq!(found.as_ref().map(|to| to.to_str().expect("text")), expected, "{target} {location:?}");
         }
     }
 

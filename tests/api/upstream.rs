@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use futures_util::StreamExt;
@@ -99,6 +99,12 @@ async fn upgrade(mut request: Request) -> Response {
     (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
 }
 
+/// Redirects as LiteLLM does for a missing slash: to the name that it was asked under.
+async fn to_itself(headers: HeaderMap) -> (StatusCode, [(HeaderName, String); 1]) {
+    let host = headers[header::HOST].to_str().unwrap();
+    (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("http://{host}/to-itself/?a=b"))])
+}
+
 async fn stub() -> (Stub, SocketAddr) {
     let stub = Stub { tokens: Arc::new(Semaphore::new(0)), begun: Arc::default(), dropped: Arc::default() };
     let app = Router::new()
@@ -107,6 +113,7 @@ async fn stub() -> (Stub, SocketAddr) {
         .route("/upload", post(upload))
         .route("/ws", get(upgrade))
         .route("/redirect", get(|| async { (StatusCode::FOUND, [(header::LOCATION, "/sso?next=%2Fui")]) }))
+        .route("/to-itself", get(to_itself))
         .route("/gzip", get(|| async { ([(header::CONTENT_ENCODING, "gzip")], vec![0x1f_u8, 0x8b, 0, 1]) }))
         .fallback(any(echo))
         .with_state(stub.clone());
@@ -182,6 +189,11 @@ async fn requests_and_answers_arrive_as_they_were_sent() {
     assert_eq!(
         (redirect.status().as_u16(), &redirect.headers()["location"]),
         (302, &"/sso?next=%2Fui".parse().unwrap())
+    );
+    let redirect = client().get(format!("{url}/to-itself")).send().await.unwrap();
+    assert_eq!(
+        (redirect.status().as_u16(), &redirect.headers()["location"]),
+        (307, &"/to-itself/?a=b".parse().unwrap())
     );
     let packed = client().get(format!("{url}/gzip")).header("accept-encoding", "zstd, gzip").send().await.unwrap();
     assert_eq!(packed.headers()["content-encoding"], "gzip");
