@@ -48,8 +48,6 @@ pub enum ErrorType {
     BadRequest,
     /// The request's content can't be used.
     InvalidRequest,
-    /// The caller may not see what it asked for.
-    Permission,
     /// The reference's name for a bad date on `/spend/*` and `/global/spend/tags`.
     InternalError,
     /// The reference's name for a bad date on `/global/spend/report`, and for failures of the server.
@@ -72,7 +70,6 @@ impl ErrorType {
             Self::NotFound => "not_found_error",
             Self::BadRequest => "bad_request",
             Self::InvalidRequest => "invalid_request_error",
-            Self::Permission => "permission_error",
             Self::InternalError => "internal_error",
             Self::InternalServerError => "internal_server_error",
             Self::NoDatabaseConnection => "no_db_connection",

@@ -122,7 +122,7 @@ async fn limit_to_caller(
 
 /// 403 in the `error` envelope.
 fn refused(message: String) -> ApiError {
-    ApiError::Refused { status: StatusCode::FORBIDDEN, kind: ErrorType::Permission, message, param: None }
+    ApiError::Refused { status: StatusCode::FORBIDDEN, kind: ErrorType::AuthError, message, param: None }
 }
 
 /// These two routes give every refusal in the `error` envelope.

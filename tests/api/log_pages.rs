@@ -215,7 +215,7 @@ async fn one_call_is_found_at_any_time_by_who_may_see_it() {
         assert!(refused.json()["detail"]["error"].is_string());
     }
     let refused = app.get("/spend/logs/ui?request_id=t1", INT).await;
-    assert_eq!((refused.status.as_u16(), &refused.json()["error"]["type"]), (403, &json!("permission_error")));
+    assert_eq!((refused.status.as_u16(), &refused.json()["error"]["type"]), (403, &json!("auth_error")));
     assert_eq!(app.get("/spend/logs/ui/none", MASTER_KEY).await.text, "null");
     assert_eq!(app.get("/spend/logs/ui/%00", MASTER_KEY).await.text, "null");
     assert_eq!(app.get("/spend/logs/ui/%ff", MASTER_KEY).await.status, 400);
