@@ -8,7 +8,7 @@ use super::{check_owner, print_table, short_time, with_pool};
 use crate::config::DatabaseArgs;
 use crate::management::{self, Fields};
 use crate::server::Failure;
-use crate::store::management::{self as store, Row, text};
+use crate::store::management::{self as store, Row, TeamsOf, text};
 
 /// Teams in one list.
 const MOST: i64 = 1000;
@@ -71,7 +71,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
 fn list(args: &DatabaseArgs) -> Result<(), Failure> {
     with_pool(args, async |pool, _| {
         let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
-        let teams = store::list_teams(&mut connection, None, MOST).await.map_err(anyhow::Error::from)?;
+        let teams = store::list_teams(&mut connection, TeamsOf::Everybody, MOST).await.map_err(anyhow::Error::from)?;
         let count = |team: &Row, name: &str| team.get(name).and_then(Value::as_array).map_or(0, Vec::len).to_string();
         let row = |team: &Row| {
             vec![

@@ -13,10 +13,10 @@ use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, JsonObject, Query, QueryReader};
 use crate::management::{self, Fields, LITELLM_OWNS};
 use crate::store::database::{self, DatabaseKind};
-use crate::store::management::{self as store, Conflict, Row, text};
+use crate::store::management::{self as store, Conflict, Row, TeamsOf, text};
 
-/// The most teams in one answer.
-const MOST_TEAMS: i64 = 10_000;
+/// The most teams, and the most keys, in one answer.
+const MOST: i64 = 10_000;
 
 /// A row of LiteLLM's tables, all columns.
 type RowResponse = Json<Row>;
@@ -227,7 +227,7 @@ pub async fn create_team(State(state): State<AppState>, JsonObject(body): JsonOb
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UserParams {
-    /// The user; default for `/user/info`: the caller's own
+    /// The user: for `/team/list`, a member; default for `/user/info`: the caller, with all keys and teams
     user_id: Option<String>,
 }
 
@@ -237,7 +237,7 @@ impl FromQuery for UserParams {
     }
 }
 
-/// Teams, newest first, with their keys and memberships.
+/// Teams, newest first, with their keys and memberships; of a user, those that list them as a member.
 #[utoipa::path(get, path = "/team/list", tag = crate::openapi::MANAGEMENT_TAG, operation_id = "list_teams",
     security(("APIKeyHeader" = [])), params(UserParams),
     responses((status = 200, description = "The teams", body = Vec<Object>)))]
@@ -246,7 +246,8 @@ pub async fn list_teams(
     Query(params): Query<UserParams>,
 ) -> Result<Json<Vec<Row>>, ApiError> {
     let mut connection = state.pool.acquire().await?;
-    Ok(Json(store::list_teams(&mut connection, params.user_id.as_deref(), MOST_TEAMS).await?))
+    let whose = params.user_id.as_deref().map_or(TeamsOf::Everybody, TeamsOf::Member);
+    Ok(Json(store::list_teams(&mut connection, whose, MOST).await?))
 }
 
 /// A new user and, unless `auto_create_key` is false, a key of theirs.
@@ -295,7 +296,7 @@ pub async fn create_user(
     Ok(Json(row))
 }
 
-/// A user with their keys and teams.
+/// A user with their keys and teams; without `user_id`, the caller with all keys and teams.
 #[utoipa::path(get, path = "/user/info", tag = crate::openapi::MANAGEMENT_TAG, operation_id = "get_user_info",
     security(("APIKeyHeader" = [])), params(UserParams),
     responses((status = 200, description = "The user", body = Object),
@@ -305,13 +306,21 @@ pub async fn get_user_info(
     Extension(caller): Extension<Caller>,
     Query(params): Query<UserParams>,
 ) -> Result<RowResponse, ApiError> {
-    let user_id = params.user_id.or(caller.user_id).unwrap_or_default();
     let mut connection = state.pool.acquire().await?;
-    let Some(row) = store::find_user(&mut connection, &user_id).await? else {
-        return Err(ApiError::detail(StatusCode::NOT_FOUND, format!("User {user_id} not found")));
+    let asked = params.user_id.as_deref();
+    let user_id = asked.map(str::to_owned).or(caller.user_id);
+    let row = match &user_id {
+        Some(user_id) => store::find_user(&mut connection, user_id).await?,
+        None => None,
     };
-    let keys = store::keys_of_user(&mut connection, &user_id).await?;
-    let teams = store::list_teams(&mut connection, Some(&user_id), MOST_TEAMS).await?;
+    if let (Some(user_id), None) = (asked, &row) {
+        return Err(ApiError::detail(StatusCode::NOT_FOUND, format!("User {user_id} not found")));
+    }
+    let keys = store::keys_of(&mut connection, asked, MOST).await?;
+    let mut teams = store::list_teams(&mut connection, asked.map_or(TeamsOf::Everybody, TeamsOf::User), MOST).await?;
+    if asked.is_none() {
+        teams.sort_by(|one, other| store::text(one, "team_alias").cmp(store::text(other, "team_alias")));
+    }
     let Value::Object(answer) = json!({"user_id": user_id, "user_info": row, "keys": keys, "teams": teams}) else {
         return Err(ApiError::Internal("an object is an object".into()));
     };

@@ -354,19 +354,37 @@ pub async fn create_team(connection: &mut PgConnection, team: &NewTeam) -> Resul
     Ok(Ok(shown(row)))
 }
 
-/// The newest `limit` teams, each with its `keys` and `team_memberships`; of a user where one is given.
+/// Whose teams.
+#[derive(Clone, Copy, Debug)]
+pub enum TeamsOf<'a> {
+    /// All there are.
+    Everybody,
+    /// Those that list the user as a member.
+    Member(&'a str),
+    /// Those, and the ones that the user's own row names.
+    User(&'a str),
+}
+
+/// The newest `limit` teams, each with its `keys` and `team_memberships`: of a user, only their own memberships.
 pub async fn list_teams(
     connection: &mut PgConnection,
-    user_id: Option<&str>,
+    whose: TeamsOf<'_>,
     limit: i64,
 ) -> Result<Vec<Row>, sqlx::Error> {
+    let (user_id, by_user_too) = match whose {
+        TeamsOf::Everybody => (None, false),
+        TeamsOf::Member(user_id) => (Some(user_id), false),
+        TeamsOf::User(user_id) => (Some(user_id), true),
+    };
     let mut teams: Vec<Row> = all_shown(
         sqlx::query_scalar(
             r#"SELECT to_jsonb(t) FROM "LiteLLM_TeamTable" AS t
-               WHERE $1::text IS NULL OR t.team_id = ANY (SELECT unnest(teams) FROM "LiteLLM_UserTable" WHERE user_id = $1)
-               ORDER BY created_at DESC, team_id LIMIT $2"#,
+               WHERE $1::text IS NULL OR members_with_roles @> jsonb_build_array(jsonb_build_object('user_id', $1::text))
+                  OR ($2 AND t.team_id = ANY (SELECT unnest(teams) FROM "LiteLLM_UserTable" WHERE user_id = $1))
+               ORDER BY created_at DESC, team_id LIMIT $3"#,
         )
         .bind(user_id)
+        .bind(by_user_too)
         .bind(limit)
         .fetch_all(&mut *connection)
         .await?,
@@ -382,9 +400,11 @@ pub async fn list_teams(
     );
     let members: Vec<Row> = all_shown(
         sqlx::query_scalar(
-            r#"SELECT to_jsonb(t) FROM "LiteLLM_TeamMembership" AS t WHERE team_id = ANY ($1) ORDER BY user_id"#,
+            r#"SELECT to_jsonb(t) FROM "LiteLLM_TeamMembership" AS t
+               WHERE team_id = ANY ($1) AND ($2::text IS NULL OR user_id = $2) ORDER BY user_id"#,
         )
         .bind(&ids)
+        .bind(user_id)
         .fetch_all(connection)
         .await?,
     );
@@ -516,12 +536,19 @@ pub async fn list_users(connection: &mut PgConnection, limit: i64) -> Result<Vec
     Ok(all_shown(rows))
 }
 
-/// A user's keys.
-pub async fn keys_of_user(connection: &mut PgConnection, user_id: &str) -> Result<Vec<Row>, sqlx::Error> {
+/// The oldest `limit` keys of a user, or of everybody but the dashboard's sessions.
+pub async fn keys_of(
+    connection: &mut PgConnection,
+    user_id: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query_scalar(
-        r#"SELECT to_jsonb(t) FROM "LiteLLM_VerificationToken" AS t WHERE user_id = $1 ORDER BY created_at, token"#,
+        r#"SELECT to_jsonb(t) FROM "LiteLLM_VerificationToken" AS t
+           WHERE CASE WHEN $1::text IS NULL THEN team_id IS DISTINCT FROM 'litellm-dashboard' ELSE user_id = $1 END
+           ORDER BY created_at, token LIMIT $2"#,
     )
     .bind(user_id)
+    .bind(limit)
     .fetch_all(connection)
     .await?;
     Ok(all_shown(rows))

@@ -126,6 +126,28 @@ async fn teams_have_members_and_users_have_teams() {
     let key = made(&app, "/key/generate", json!({"team_id": id})).await;
     let teams = app.get("/team/list?user_id=hand", MASTER_KEY).await.json();
     assert_eq!(teams[0]["keys"][0]["token"], key["token"]);
+    assert_eq!(teams[0]["team_memberships"].as_array().unwrap().len(), 1);
+
+    // Without a user: the caller, and everything.
+    let info = app.get("/user/info", MASTER_KEY).await.json();
+    assert_eq!((&info["user_id"], &info["user_info"]), (&json!("default_user_id"), &Value::Null));
+    assert!(info["keys"].as_array().unwrap().iter().any(|found| found["token"] == key["token"]));
+    assert!(info["keys"].as_array().unwrap().iter().any(|found| found["token"] == user["token"]));
+    assert_eq!(info["teams"][0]["team_id"], id);
+
+    // A user's own row may name a team that does not list them, and a team may list whom no row names.
+    app.execute(
+        r#"UPDATE "LiteLLM_UserTable" SET teams = '{}' WHERE user_id = 'hand';
+           INSERT INTO "LiteLLM_UserTable" (user_id, teams)
+           SELECT 'only-named', ARRAY[team_id] FROM "LiteLLM_TeamTable" LIMIT 1"#,
+    )
+    .await;
+    for (user_id, listed, informed) in [("hand", 1, 1), ("only-named", 0, 1), ("nobody", 0, 0)] {
+        let teams = app.get(&format!("/team/list?user_id={user_id}"), MASTER_KEY).await.json();
+        assert_eq!(teams.as_array().unwrap().len(), listed, "{user_id}");
+        let info = app.get(&format!("/user/info?user_id={user_id}"), MASTER_KEY).await.json();
+        assert_eq!(info["teams"].as_array().map_or(0, Vec::len), informed, "{user_id}");
+    }
 }
 
 #[tokio::test]
