@@ -1,5 +1,7 @@
 //! The classes of routes and who may call each. The table of routes with their class is `router::ROUTES`.
 
+use axum::http::StatusCode;
+
 use super::{Caller, Role};
 use crate::error::ApiError;
 
@@ -29,10 +31,11 @@ pub enum Access {
 /// Whether `caller` may call `path`, a route of the class `access`.
 pub fn check(access: Access, path: &str, caller: &Caller) -> Result<(), ApiError> {
     if !caller.allowed_routes.is_empty() && !caller.allowed_routes.iter().any(|allowed| route_matches(path, allowed)) {
-        return Err(ApiError::forbidden(format!(
+        let message = format!(
             "Virtual key is not allowed to call this route. Only allowed to call routes: {}. Tried to call route: {path}",
             caller.allowed_routes.join(", ")
-        )));
+        );
+        return Err(ApiError::detail(StatusCode::FORBIDDEN, message));
     }
     let allowed = match access {
         Access::Probe | Access::Public | Access::AnyKey => true,
@@ -66,17 +69,35 @@ fn admin_only(path: &str, caller: &Caller) -> ApiError {
     ))
 }
 
-/// Groups of routes that LiteLLM's `allowed_routes` may name instead of paths, as far as litespend serves them.
+/// Whether `path` is in a group of routes, which LiteLLM's `allowed_routes` may name instead of paths: the groups of
+/// LiteLLM 1.109.1, as far as litespend serves them.
 fn in_group(path: &str, group: &str) -> bool {
+    let booking = path.starts_with("/spend/usage");
+    let spend =
+        (path.starts_with("/spend/") && !booking) || path.ends_with("/spend/report") && !path.starts_with("/global/");
+    let info = ["/key/info", "/team/list", "/user/info"].contains(&path);
+    let keys = path.starts_with("/key/") && path != "/key/spend/report";
+    let users = path.starts_with("/user/daily/activity");
+    let teams = path.starts_with("/team/daily/activity");
+    let tags = path == "/tag/daily/activity/aggregated";
+    let overview = path.starts_with("/global/activity");
+    let key_management = keys || teams || ["/spend/logs", "/spend/logs/v2"].contains(&path);
     match group {
-        "spend_tracking_routes" => path.starts_with("/spend/") || path.ends_with("/spend/report"),
-        "global_spend_tracking_routes" => path.starts_with("/global/spend/"),
-        "info_routes" => {
-            path.starts_with("/spend/")
-                || path.contains("/daily/activity")
-                || ["/key/info", "/team/list", "/user/info"].contains(&path)
+        "spend_tracking_routes" => spend || booking,
+        "global_spend_tracking_routes" => path.starts_with("/global/spend/") && path != "/global/spend/reset",
+        "info_routes" => info,
+        "master_key_only_routes" => path == "/global/spend/reset",
+        "team_service_account_key_routes" => path == "/key/generate",
+        "key_management_routes" => key_management,
+        "management_routes" => key_management || info || users || ["/team/new", "/user/new"].contains(&path),
+        "ui_routes" => info || ["/global/activity", "/global/spend/tags"].contains(&path),
+        "internal_user_routes" => spend || overview || keys || tags || teams,
+        "internal_user_view_only_routes" => spend || tags,
+        "self_managed_routes" => teams || users,
+        "admin_viewer_routes" => spend || overview || info || tags || teams || users,
+        "org_admin_allowed_routes" => {
+            spend || overview || info || tags || teams || users || keys || ["/team/new", "/user/new"].contains(&path)
         }
-        "management_routes" => ["/spend/", "/user/", "/key/", "/team/"].iter().any(|start| path.starts_with(start)),
         _ => false,
     }
 }
@@ -106,6 +127,13 @@ mod tests {
             ("/spend/*", "/spend/tags", true),
             ("spend_tracking_routes", "/spend/tags", true),
             ("llm_api_routes", "/spend/tags", false),
+            ("info_routes", "/user/info", true),
+            ("info_routes", "/spend/tags", false),
+            ("management_routes", "/spend/logs", true),
+            ("management_routes", "/spend/tags", false),
+            ("internal_user_view_only_routes", "/spend/usage", false),
+            ("spend_tracking_routes", "/spend/usage", true),
+            ("global_spend_tracking_routes", "/global/spend/reset", false),
         ] {
             caller.allowed_routes = vec![allowed.into()];
             assert_eq!(check(Access::Spend, path, &caller).is_ok(), expected, "{allowed} {path}");

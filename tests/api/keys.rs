@@ -214,7 +214,14 @@ async fn a_key_is_limited_to_its_allowed_routes() {
         let key = format!("sk-limited-{number}");
         add_key(&app, &key, json!({ "user_id": "admin", "allowed_routes": allowed })).await;
         for (route, expected) in routes.iter().zip(expected) {
-            assert_eq!(app.get(route, &key).await.status, expected, "{allowed} {route}");
+            let answer = app.get(route, &key).await;
+            assert_eq!(answer.status, expected, "{allowed} {route}");
+            assert_eq!(
+                answer.status == 403,
+                answer.json().get("detail").is_some_and(Value::is_string),
+                "{}",
+                answer.text
+            );
         }
     }
 }

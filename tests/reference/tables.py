@@ -132,7 +132,14 @@ def load(connection, seed, number):
            UPDATE "LiteLLM_UserTable" SET teams = '{team-alpha}' WHERE user_id = 'u-norole';
            UPDATE "LiteLLM_TeamTable" SET team_member_permissions = '{/team/daily/activity}', members_with_roles =
                '[{"role": "user", "user_id": "u-norole"}, {"role": "admin", "user_id": "ishaan@example.com"}]'
-           WHERE team_id = 'team-alpha'"""
+           WHERE team_id = 'team-alpha';
+           UPDATE "LiteLLM_VerificationToken" SET models = '{gpt-4o}' WHERE key_alias = 'int key';
+           UPDATE "LiteLLM_VerificationToken" SET max_budget = 0.000001 WHERE key_alias = 'viewer key';
+           UPDATE "LiteLLM_VerificationToken" SET allowed_routes = '{self_managed_routes,/spend/logs}'
+           WHERE key_alias = 'ishaan key';
+           UPDATE "LiteLLM_VerificationToken" SET allowed_routes = '{management_routes}' WHERE key_alias = 'team-only key';
+           UPDATE "LiteLLM_UserTable" SET max_budget = 0.000001, models = '{gpt-4}' WHERE user_id = 'u-norole';
+           UPDATE "LiteLLM_TeamTable" SET blocked = true WHERE team_id = 'team-beta'"""
     )
 
 
