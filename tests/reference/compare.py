@@ -171,6 +171,16 @@ def same_form(value):
     return value
 
 
+def by_texts(value):
+    def texts(value):
+        if isinstance(value, dict):
+            return {name: texts(part) for name, part in value.items() if not is_number(part)}
+        return sorted(map(json.dumps, map(texts, value))) if isinstance(value, list) else value
+
+    # Numbers decide last, and coarsely.
+    return json.dumps(texts(value), sort_keys=True), f"{value:.5g}" if is_number(value) else ""
+
+
 def differences(expected, found, place=""):
     if is_number(expected) and is_number(found):
         return [] if abs(expected - found) <= 1e-9 * max(1, abs(expected)) else [(place, expected, found)]
@@ -185,7 +195,9 @@ def differences(expected, found, place=""):
     if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         if same_form(expected) == same_form(found):
             return []
-        return [part for index, pair in enumerate(zip(expected, found)) for part in differences(*pair, f"{place}[{index}]")]
+        # Rounding alone may make forms differ: in the order of their texts, equals stand beside equals.
+        pairs = zip(sorted(expected, key=by_texts), sorted(found, key=by_texts))
+        return [part for index, pair in enumerate(pairs) for part in differences(*pair, f"{place}[{index}]")]
     return [] if same_form(expected) == same_form(found) else [(place, str(expected)[:150], str(found)[:150])]
 
 
