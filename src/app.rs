@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::prices::Prices;
 use crate::replica::Replica;
 use crate::store;
-use crate::store::rollup_reads::WordCache;
+use crate::store::rollup_words::WordCache;
 use crate::ui::LoginThrottle;
 use crate::usage::booker::Booker;
 

@@ -19,6 +19,8 @@ pub mod log_rows;
 pub mod management;
 pub mod rollup_days;
 pub mod rollup_reads;
+pub mod rollup_stretches;
+pub mod rollup_words;
 pub mod rollups;
 pub mod scoped_report;
 pub mod spend_activity;

@@ -11,7 +11,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{Executor, PgConnection};
 
 use super::DateRange;
-use super::rollup_reads::{self, CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot, Stretch, WordCache, Words};
+use super::rollup_reads::{self, CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot};
+use super::rollup_stretches::{self, Stretch};
+use super::rollup_words::{WordCache, Words};
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -86,9 +88,9 @@ pub fn days<'c>(
         let mut unfolded = unfolded.into_iter().peekable();
         let words = Arc::new(RwLock::new(words));
         // With all texts at hand a stretch is read at once; else day by day, and texts are read in between.
-        let mut stretches = rollup_reads::stretches(connection, rollup, range, &filter, &snapshot).await?;
+        let mut stretches = rollup_stretches::stretches(connection, rollup, range, &filter, &snapshot).await?;
         if !complete {
-            stretches = rollup_reads::single_days(connection, rollup, stretches).await?;
+            stretches = rollup_stretches::single_days(connection, rollup, stretches).await?;
         } else if in_parts {
             stretches = stretches.into_iter().flat_map(Stretch::packed_days).collect();
         }
@@ -96,20 +98,20 @@ pub fn days<'c>(
             let is_alone = unfolded.peek().is_none_or(|entry| entry.day > stretch.range.end);
             if in_parts && stretch.packed && is_alone {
                 if complete {
-                    let mut parts = rollup_reads::packed_parts(connection, rollup, stretch.range);
+                    let mut parts = rollup_stretches::packed_parts(connection, rollup, stretch.range);
                     while let Some(part) = parts.try_next().await? {
                         let mut entries = Vec::new();
-                        rollup_reads::unpack(rollup, &part, &mut entries)?;
+                        rollup_stretches::unpack(rollup, &part, &mut entries)?;
                         if !entries.is_empty() {
                             yield gather(entries, Vec::new(), &words)?;
                         }
                     }
                 } else {
                     for part in 0.. {
-                        let row = rollup_reads::packed_part(connection, rollup, stretch.range.start, part).await?;
+                        let row = rollup_stretches::packed_part(connection, rollup, stretch.range.start, part).await?;
                         let Some(row) = row else { break };
                         let mut entries = Vec::new();
-                        rollup_reads::unpack(rollup, &row, &mut entries)?;
+                        rollup_stretches::unpack(rollup, &row, &mut entries)?;
                         fetch_texts(connection, &words, &entries, complete).await?;
                         if !entries.is_empty() {
                             yield gather(entries, Vec::new(), &words)?;
@@ -194,23 +196,23 @@ pub async fn whole(
         .into_iter()
         .for_each(&mut add);
     let mut entries = Vec::new();
-    let months = rollup_reads::packed_months(connection, range, &filter, &snapshot).await?;
+    let months = rollup_stretches::packed_months(connection, range, &filter, &snapshot).await?;
     if !months.is_empty() {
-        let mut parts = rollup_reads::packed_month_parts(connection, &months);
+        let mut parts = rollup_stretches::packed_month_parts(connection, &months);
         while let Some(part) = parts.try_next().await? {
-            rollup_reads::unpack(rollup, &part, &mut entries)?;
+            rollup_stretches::unpack(rollup, &part, &mut entries)?;
             entries.drain(..).for_each(&mut add);
         }
     }
     let mut stretches = Vec::new();
     for rest in beside(range, &months) {
-        stretches.extend(rollup_reads::stretches(connection, rollup, rest, &filter, &snapshot).await?);
+        stretches.extend(rollup_stretches::stretches(connection, rollup, rest, &filter, &snapshot).await?);
     }
     for stretch in stretches {
         if stretch.packed {
-            let mut parts = rollup_reads::packed_parts(connection, rollup, stretch.range);
+            let mut parts = rollup_stretches::packed_parts(connection, rollup, stretch.range);
             while let Some(part) = parts.try_next().await? {
-                rollup_reads::unpack(rollup, &part, &mut entries)?;
+                rollup_stretches::unpack(rollup, &part, &mut entries)?;
                 entries.drain(..).for_each(&mut add);
             }
         } else if let Some(statement) =
@@ -262,7 +264,7 @@ impl<'c> Folded<'c> {
         snapshot: &Snapshot,
     ) -> Result<Self, sqlx::Error> {
         if stretch.packed {
-            return Ok(Self::Packed(rollup, rollup_reads::packed_parts(connection, rollup, stretch.range)));
+            return Ok(Self::Packed(rollup, rollup_stretches::packed_parts(connection, rollup, stretch.range)));
         }
         let statement =
             rollup_reads::copy_statement(connection, rollup, stretch.range, filter, snapshot, Grain::Day).await?;
@@ -278,7 +280,7 @@ impl<'c> Folded<'c> {
             Self::Packed(rollup, parts) => {
                 let Some(part) = parts.try_next().await? else { return Ok(false) };
                 let mut entries = Vec::new();
-                let day = rollup_reads::unpack(*rollup, &part, &mut entries)?;
+                let day = rollup_stretches::unpack(*rollup, &part, &mut entries)?;
                 if current.first().is_some_and(|first| first.day != day) {
                     finished.push(std::mem::take(current));
                 }

@@ -6,26 +6,19 @@
 //! log itself.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry::Vacant;
-use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Buf, Bytes};
 use chrono::{Days, NaiveDate, NaiveDateTime};
-use futures_util::stream::BoxStream;
-use rustc_hash::FxHashMap;
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder, Row};
+use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 use super::DateRange;
+use super::rollup_words::Words;
 
 /// More dirty days than this in a range are not worth reading one by one.
 const DIRTY_LIMIT: i64 = 2;
 
 /// More waiting deltas than this are not read; they hold when a bulk load has just ended.
 const DELTA_LIMIT: i64 = 200_000;
-
-/// Texts that are kept between reads at most.
-const WORDS_KEPT: usize = 200_000;
 
 /// Day 0 of PostgreSQL's calendar.
 const EPOCH: NaiveDate = match NaiveDate::from_ymd_opt(2000, 1, 1) {
@@ -80,169 +73,6 @@ pub async fn snapshot(
     }))
 }
 
-/// Texts by number, kept between reads. A text is kept as a JSON literal, ready to be written.
-#[derive(Clone, Debug, Default)]
-pub struct WordCache {
-    current: Arc<RwLock<KeptWords>>,
-}
-
-/// The texts of one table. When the rollups are removed and installed again, the numbers begin anew: the new table's
-/// texts are kept apart, and a read that has begun goes on with those that it has.
-pub type KeptWords = Arc<RwLock<Kept>>;
-
-/// Texts and how far they were read.
-#[derive(Debug, Default)]
-pub struct Kept {
-    texts: FxHashMap<i32, Arc<str>>,
-    table: i64,
-    last: i32,
-    overflowed: bool,
-}
-
-impl WordCache {
-    /// Reads the texts that came since the last call. Returns what is kept, and whether that is all there is: numbers
-    /// are given in order and by one writer at a time, so none below the last read can come later.
-    pub async fn refresh(&self, connection: &mut PgConnection) -> Result<(KeptWords, bool), sqlx::Error> {
-        loop {
-            let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-            let (table, last, overflowed) = {
-                let kept = current.read().unwrap_or_else(PoisonError::into_inner);
-                (kept.table, kept.last, kept.overflowed)
-            };
-            // The table's own number says whether it is still the one whose texts are kept.
-            let found: Vec<(i64, Option<i32>, Option<String>)> = sqlx::query_as(
-                "SELECT 'litespend.words'::regclass::oid::bigint, id, word
-                 FROM (SELECT) AS one LEFT JOIN litespend.words ON id > $1 ORDER BY id LIMIT $2",
-            )
-            .bind(if overflowed { i32::MAX } else { last })
-            .bind(i64::try_from(WORDS_KEPT).unwrap_or(i64::MAX))
-            .fetch_all(&mut *connection)
-            .await?;
-            let found_table = found.first().map_or(0, |(table, ..)| *table);
-            if found_table != table {
-                let next = Arc::new(RwLock::new(Kept { table: found_table, ..Kept::default() }));
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
-                continue;
-            }
-            let words: Vec<_> = found.into_iter().filter_map(|(_, id, word)| Some((id?, word?))).collect();
-            if overflowed || words.is_empty() {
-                return Ok((current, !overflowed));
-            }
-            let mut kept = current.write().unwrap_or_else(PoisonError::into_inner);
-            let complete = kept.texts.len() + words.len() < WORDS_KEPT;
-            if complete {
-                for (id, word) in words {
-                    kept.last = kept.last.max(id);
-                    kept.texts.insert(id, literal(&word));
-                }
-            } else {
-                kept.overflowed = true;
-                kept.texts = FxHashMap::default();
-            }
-            drop(kept);
-            return Ok((current, complete));
-        }
-    }
-
-    /// Forgets everything: the rollups were removed.
-    pub fn clear(&self) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = KeptWords::default();
-    }
-}
-
-/// The texts of one read.
-#[derive(Debug)]
-pub struct Words {
-    kept: KeptWords,
-    /// Numbers given in this read to texts that have none yet: negative.
-    local: HashMap<String, i32>,
-    texts: FxHashMap<i32, Arc<str>>,
-}
-
-impl Words {
-    /// With what earlier reads kept.
-    pub fn new(kept: KeptWords) -> Self {
-        Self { kept, local: HashMap::new(), texts: FxHashMap::from_iter([(0, Arc::from("null"))]) }
-    }
-
-    /// The number of a text: its own, or one of this read.
-    fn number(&mut self, id: Option<i32>, text: Option<String>) -> i32 {
-        match (id, text) {
-            (_, None) => 0,
-            (Some(id), Some(_)) => id,
-            (None, Some(text)) => {
-                let next = -1 - i32::try_from(self.local.len()).unwrap_or(i32::MAX - 1);
-                let texts = &mut self.texts;
-                *self.local.entry(text).or_insert_with_key(|text| {
-                    texts.insert(next, literal(text));
-                    next
-                })
-            }
-        }
-    }
-
-    /// Takes the texts of these numbers out of what earlier reads kept; returns the numbers that were not there.
-    pub fn take_kept(&mut self, numbers: impl Iterator<Item = i32>) -> Vec<i32> {
-        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-        let mut missing = Vec::new();
-        for number in numbers {
-            if let Vacant(place) = self.texts.entry(number) {
-                match kept.texts.get(&number) {
-                    Some(text) => drop(place.insert(Arc::clone(text))),
-                    None => missing.push(number),
-                }
-            }
-        }
-        missing
-    }
-
-    /// Reads the texts of these numbers.
-    pub async fn fetch(&mut self, connection: &mut PgConnection, mut missing: Vec<i32>) -> Result<(), sqlx::Error> {
-        missing.sort_unstable();
-        missing.dedup();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let found: Vec<(i32, String)> = sqlx::query_as("SELECT id, word FROM litespend.words WHERE id = ANY ($1)")
-            .bind(&missing)
-            .fetch_all(connection)
-            .await?;
-        self.texts.extend(found.into_iter().map(|(id, word)| (id, literal(&word))));
-        Ok(())
-    }
-
-    /// The text of a number as a JSON literal; `null` for none.
-    pub fn json(&self, number: i32) -> &str {
-        self.texts.get(&number).map_or("null", AsRef::as_ref)
-    }
-
-    /// As [`Words::json`], to be kept.
-    pub fn shared(&self, number: i32) -> Arc<str> {
-        self.texts.get(&number).map_or_else(|| Arc::from("null"), Arc::clone)
-    }
-
-    /// An empty set of texts on the same cache, to be filled elsewhere and joined.
-    pub fn fork(&self) -> Self {
-        Self { kept: Arc::clone(&self.kept), local: HashMap::new(), texts: FxHashMap::default() }
-    }
-
-    /// Takes the texts of a fork.
-    pub fn join(&mut self, fork: Self) {
-        self.texts.extend(fork.texts);
-    }
-
-    /// Lets go of texts once there are very many; those of this read's own numbers stay.
-    pub fn trim(&mut self) {
-        if self.texts.len() > WORDS_KEPT {
-            self.texts.retain(|number, _| *number <= 0);
-        }
-    }
-}
-
-fn literal(text: &str) -> Arc<str> {
-    Arc::from(serde_json::Value::from(text).to_string())
-}
-
 /// Which rollup, and which of its entries.
 #[derive(Clone, Debug, Default)]
 pub struct EntryFilter {
@@ -269,15 +99,23 @@ pub enum Rollup {
 
 impl Rollup {
     /// Its name in the table of packed days.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Usage => "usage",
             Self::Customer => "customer",
         }
     }
 
+    /// Its table.
+    pub(super) fn table(self) -> &'static str {
+        match self {
+            Self::Usage => "litespend.day_usage",
+            Self::Customer => "litespend.day_customer",
+        }
+    }
+
     /// Bytes of a packed entry.
-    fn packed_size(self) -> usize {
+    pub(super) fn packed_size(self) -> usize {
         match self {
             Self::Usage => 56,
             Self::Customer => 40,
@@ -486,199 +324,9 @@ pub async fn copy_statement(
 
 impl EntryFilter {
     /// Whether every entry is wanted.
-    fn is_everything(&self) -> bool {
+    pub(super) fn is_everything(&self) -> bool {
         self.api_key.is_none() && self.user_id.is_none() && self.team_id.is_none() && self.end_user.is_none()
     }
-}
-
-/// A stretch of days that are read the same way.
-#[derive(Clone, Copy, Debug)]
-pub struct Stretch {
-    /// Its days.
-    pub range: DateRange,
-    /// Whether they are packed: all of them, then.
-    pub packed: bool,
-}
-
-impl Stretch {
-    /// Day by day where it is packed, else as it is: a range of any length may have few days in it.
-    pub fn packed_days(self) -> Vec<Self> {
-        if !self.packed {
-            return vec![self];
-        }
-        let DateRange { start, end } = self.range;
-        let days = start.iter_days().take_while(|day| *day <= end);
-        days.map(|day| Self { range: DateRange { start: day, end: day }, packed: true }).collect()
-    }
-}
-
-/// The stretches day by day, only of days that have entries: an index lookup for each.
-pub async fn single_days(
-    connection: &mut PgConnection,
-    rollup: Rollup,
-    stretches: Vec<Stretch>,
-) -> Result<Vec<Stretch>, sqlx::Error> {
-    let statement = match rollup {
-        Rollup::Usage => {
-            "WITH RECURSIVE days AS (
-                 SELECT min(day) AS day FROM litespend.day_usage WHERE day BETWEEN $1 AND $2
-                 UNION ALL
-                 SELECT (SELECT min(day) FROM litespend.day_usage WHERE day > days.day AND day <= $2) FROM days
-                 WHERE days.day IS NOT NULL)
-             SELECT day FROM days WHERE day IS NOT NULL"
-        }
-        Rollup::Customer => {
-            "WITH RECURSIVE days AS (
-                 SELECT min(day) AS day FROM litespend.day_customer WHERE day BETWEEN $1 AND $2
-                 UNION ALL
-                 SELECT (SELECT min(day) FROM litespend.day_customer WHERE day > days.day AND day <= $2) FROM days
-                 WHERE days.day IS NOT NULL)
-             SELECT day FROM days WHERE day IS NOT NULL"
-        }
-    };
-    let mut single = Vec::new();
-    for stretch in stretches {
-        if stretch.packed {
-            single.extend(stretch.packed_days());
-            continue;
-        }
-        let days: Vec<NaiveDate> = sqlx::query_scalar(statement)
-            .bind(stretch.range.start)
-            .bind(stretch.range.end)
-            .fetch_all(&mut *connection)
-            .await?;
-        single.extend(days.into_iter().map(|day| Stretch { range: DateRange { start: day, end: day }, packed: false }));
-    }
-    Ok(single)
-}
-
-/// The range in stretches. Where only some of the entries are wanted, an index finds them: nothing is read packed then.
-pub async fn stretches(
-    connection: &mut PgConnection,
-    rollup: Rollup,
-    range: DateRange,
-    filter: &EntryFilter,
-    snapshot: &Snapshot,
-) -> Result<Vec<Stretch>, sqlx::Error> {
-    let mut packed: Vec<NaiveDate> = Vec::new();
-    if snapshot.may_be_packed && filter.is_everything() {
-        packed = sqlx::query_scalar(
-            "SELECT day FROM litespend.packed_days
-             WHERE rollup = $1 AND day BETWEEN $2 AND $3 AND part = 0 AND day <> ALL ($4) ORDER BY day",
-        )
-        .bind(rollup.name())
-        .bind(range.start)
-        .bind(range.end)
-        .bind(&snapshot.dirty)
-        .fetch_all(connection)
-        .await?;
-    }
-    let mut stretches: Vec<Stretch> = Vec::new();
-    let mut add = |start: NaiveDate, end: NaiveDate, packed: bool| match stretches.last_mut() {
-        _ if start > end => {}
-        Some(last) if last.packed == packed => last.range.end = end,
-        _ => stretches.push(Stretch { range: DateRange { start, end }, packed }),
-    };
-    let mut next = range.start;
-    for day in packed {
-        add(next, day - Days::new(1), false);
-        add(day, day, true);
-        next = day + Days::new(1);
-    }
-    add(next, range.end, false);
-    Ok(stretches)
-}
-
-/// The first days of the months of the range that are packed, whole, and without a dirty day. Where only some of the
-/// entries are wanted, none.
-pub async fn packed_months(
-    connection: &mut PgConnection,
-    range: DateRange,
-    filter: &EntryFilter,
-    snapshot: &Snapshot,
-) -> Result<Vec<NaiveDate>, sqlx::Error> {
-    if !snapshot.may_be_packed || !filter.is_everything() {
-        return Ok(Vec::new());
-    }
-    sqlx::query_scalar(
-        "SELECT day FROM litespend.packed_days
-         WHERE rollup = 'usage_month' AND part = 0 AND day >= $1 AND day + interval '1 month' <= $2
-           AND NOT EXISTS (SELECT FROM unnest($3::date[]) AS dirty
-                           WHERE dirty >= packed_days.day AND dirty < packed_days.day + interval '1 month')
-         ORDER BY day",
-    )
-    .bind(range.start)
-    .bind(range.until())
-    .bind(&snapshot.dirty)
-    .fetch_all(connection)
-    .await
-}
-
-/// The packed entries of months.
-pub fn packed_month_parts<'c>(
-    connection: &'c mut PgConnection,
-    months: &[NaiveDate],
-) -> BoxStream<'c, Result<PgRow, sqlx::Error>> {
-    sqlx::query("SELECT day, entries FROM litespend.packed_days WHERE rollup = 'usage_month' AND day = ANY ($1)")
-        .bind(months.to_vec())
-        .fetch(connection)
-}
-
-/// The packed entries of a stretch, a part of a day a row.
-pub fn packed_parts<'c>(
-    connection: &'c mut PgConnection,
-    rollup: Rollup,
-    range: DateRange,
-) -> BoxStream<'c, Result<PgRow, sqlx::Error>> {
-    sqlx::query(
-        "SELECT day, entries FROM litespend.packed_days WHERE rollup = $1 AND day BETWEEN $2 AND $3 ORDER BY day, part",
-    )
-    .bind(rollup.name())
-    .bind(range.start)
-    .bind(range.end)
-    .fetch(connection)
-}
-
-/// The packed entries of one part of a day.
-pub async fn packed_part(
-    connection: &mut PgConnection,
-    rollup: Rollup,
-    day: NaiveDate,
-    part: i32,
-) -> Result<Option<PgRow>, sqlx::Error> {
-    sqlx::query("SELECT day, entries FROM litespend.packed_days WHERE rollup = $1 AND day = $2 AND part = $3")
-        .bind(rollup.name())
-        .bind(day)
-        .bind(part)
-        .fetch_optional(connection)
-        .await
-}
-
-/// Takes the entries out of a row of [`packed_parts`]; returns its day.
-pub fn unpack(rollup: Rollup, row: &PgRow, entries: &mut Vec<Entry>) -> Result<NaiveDate, sqlx::Error> {
-    let day: NaiveDate = row.try_get(0)?;
-    let mut rest: &[u8] = row.try_get(1)?;
-    let broken = |_| sqlx::Error::Protocol("packed day: short entry".into());
-    entries.reserve(rest.len() / rollup.packed_size());
-    while !rest.is_empty() {
-        let mut entry = Entry {
-            day,
-            who: rest.try_get_i32().map_err(broken)?,
-            team: rest.try_get_i32().map_err(broken)?,
-            api_key: rest.try_get_i32().map_err(broken)?,
-            model: rest.try_get_i32().map_err(broken)?,
-            requests: rest.try_get_i64().map_err(broken)?,
-            spend: rest.try_get_f64().map_err(broken)?,
-            total_tokens: rest.try_get_i64().map_err(broken)?,
-            ..Entry::default()
-        };
-        if rollup == Rollup::Usage {
-            entry.prompt_tokens = rest.try_get_i64().map_err(broken)?;
-            entry.completion_tokens = rest.try_get_i64().map_err(broken)?;
-        }
-        entries.push(entry);
-    }
-    Ok(day)
 }
 
 /// Reads entries out of PostgreSQL's binary COPY format.

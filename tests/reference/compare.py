@@ -348,6 +348,7 @@ def main():
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--requests", type=int, default=2000)
     arguments.add_argument("--costs", type=int, default=20_000)
+    arguments.add_argument("--every-model", action="store_true", help="price each model with each body of the recordings")
     arguments = arguments.parse_args()
     with open("tests/conformance/seed.json") as file:
         seed = json.load(file)
@@ -379,6 +380,13 @@ def main():
     master = {"Authorization": f"Bearer {MASTER_KEY}"}
     for _ in range(arguments.costs):
         ask_both("/spend/calculate", "POST", "/spend/calculate", {}, master, pricing(choose, models))
+    if arguments.every_model:
+        with open("tests/conformance/cost_variants.json") as file:
+            variants = [json.dumps(body) for body in json.load(file).values()]
+        for model in models:
+            for variant in variants:
+                body = json.loads(variant.replace("$MODEL", json.dumps(model)[1:-1]))
+                ask_both("every model", "POST", "/spend/calculate", {}, master, body)
     for name, number in sorted(same.items()):
         print(f"{number:8} {name}")
     print(f"{sum(same.values())} answers are LiteLLM's, {different} are not")

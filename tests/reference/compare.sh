@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compares a server with LiteLLM's own code, of the version that is the reference, by random requests on one database:
-# tests/reference/compare.sh [--seed N] [--requests N] [--costs N]. Needs Python 3 and the package index, and takes half
+# tests/reference/compare.sh [--seed N] [--requests N] [--costs N] [--every-model]. Needs Python 3 and the package index, and takes half
 # a gigabyte for LiteLLM and what it imports, so it is not among the tests of `./dev test`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -51,7 +51,11 @@ url="postgresql:///reference?host=$socket&port=5432&user=litespend"
 "$python" tests/reference/compare.py --database "$url" --prepare "$@"
 start second DATABASE_URL="$url"
 "$python" tests/reference/compare.py --database "$url" --address "$address" "$@"
-# Once more, from the rollups.
+# Once more, from the rollups: of costs they know nothing.
+again=()
+for argument in "$@"; do
+    [ "$argument" = --every-model ] || again+=("$argument")
+done
 env -u LITELLM_MASTER_KEY DATABASE_URL="$url" "$bin" rollups install >"$home/rollups" 2>&1 || { cat "$home/rollups" >&2; exit 1; }
 sleep 5
-"$python" tests/reference/compare.py --database "$url" --address "$address" "$@" --costs 0
+"$python" tests/reference/compare.py --database "$url" --address "$address" ${again[@]+"${again[@]}"} --costs 0

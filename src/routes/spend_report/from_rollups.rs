@@ -11,7 +11,8 @@ use super::{Grouping, close_group, open_day};
 use crate::json_stream::Writer;
 use crate::store::DateRange;
 use crate::store::rollup_days::{DayEntries, DaysRequest, SharedWords};
-use crate::store::rollup_reads::{self, Entry, EntryFilter, Rollup, Words};
+use crate::store::rollup_reads::{self, Entry, EntryFilter, Rollup};
+use crate::store::rollup_words::Words;
 
 impl Grouping {
     /// What to read for this grouping.
