@@ -5,9 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-target=${CARGO_TARGET_DIR:-target}
-bin=${LITESPEND_BIN:-$target/debug/litespend}
-[ -n "${LITESPEND_BIN:-}" ] || cargo build --locked --bin litespend
+. tests/clients/server.sh
 venv=$target/litellm-sdk
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 version=1.109.1
@@ -24,26 +22,7 @@ PY
     fi
 fi
 
-home=$(mktemp -d /tmp/litespend-sdk-XXXXXX)
-chmod 755 "$home"
-server=
-finish() {
-    if [ -n "$server" ]; then
-        kill "$server" 2>/dev/null || true
-        wait "$server" 2>/dev/null || true
-    fi
-    rm -rf "$home"
-}
-trap finish EXIT
-env -u DATABASE_URL LITELLM_MASTER_KEY=sk-sdk-test "$bin" serve --port 0 --data-dir "$home/data" \
-    >"$home/block" 2>"$home/log" &
-server=$!
-for _ in $(seq 300); do
-    grep -q 'master key' "$home/block" && break
-    kill -0 "$server" 2>/dev/null || { cat "$home/log" >&2; exit 1; }
-    sleep 0.1
-done
-address=$(sed -nE 's/.*listening on ([^)]+).*/\1/p' "$home/block")
+start sdk sk-sdk-test
 # The price table of the package itself: no test waits for another one from the network.
 export LITELLM_LOCAL_MODEL_COST_MAP=True
 for form in json_array ndjson single; do

@@ -4,9 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-target=${CARGO_TARGET_DIR:-target}
-bin=${LITESPEND_BIN:-$target/debug/litespend}
-[ -n "${LITESPEND_BIN:-}" ] || cargo build --locked --bin litespend
+. tests/clients/server.sh
 venv=$target/clients-venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/pip" install -q openapi-python-client ruff httpx attrs python-dateutil
@@ -19,28 +17,8 @@ rm -rf "$client"
 "$venv/bin/openapi-python-client" generate --path "$target/clients-openapi.yaml" --output-path "$client" --meta none \
     --fail-on-warning
 
-home=$(mktemp -d /tmp/litespend-clients-XXXXXX)
-chmod 755 "$home"
-server=
-finish() {
-    if [ -n "$server" ]; then
-        kill "$server" 2>/dev/null || true
-        wait "$server" 2>/dev/null || true
-    fi
-    rm -rf "$home"
-}
-trap finish EXIT
-env -u DATABASE_URL LITELLM_MASTER_KEY=sk-client-test "$bin" serve --port 0 --data-dir "$home/data" \
-    >"$home/block" 2>"$home/log" &
-server=$!
-for _ in $(seq 300); do
-    grep -q 'master key' "$home/block" && break
-    kill -0 "$server" 2>/dev/null || { cat "$home/log" >&2; exit 1; }
-    sleep 0.1
-done
-address=$(sed -nE 's/.*listening on ([^)]+).*/\1/p' "$home/block")
-psql=$(command -v psql || ls /usr/lib/postgresql/*/bin/psql 2>/dev/null | tail -1)
-PGPORT=5432 PGSSLMODE=disable "$psql" -q -h "$home/data/run" -U litespend litespend <<'SQL'
+start client sk-client-test
+sql litespend <<'SQL'
 INSERT INTO public."LiteLLM_TeamTable" (team_id, team_alias, spend) VALUES ('team', 'Team', 1);
 INSERT INTO public."LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, "startTime", "endTime",
                                         model, "user", team_id, end_user, request_tags, metadata, messages)

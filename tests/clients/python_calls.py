@@ -1,6 +1,7 @@
 """Calls every operation of the document with the generated client; run by python.sh."""
 
 import importlib
+import inspect
 import pkgutil
 import sys
 
@@ -32,6 +33,14 @@ def call(operation, status=200, **arguments):
     print(f"{operation} {status}: {kind}")
     called.add(operation)
     return answer.parsed
+
+
+def post(operation, value, status=200):
+    """Calls with a body of the operation's own type."""
+    kind = inspect.signature(operations[operation].sync_detailed).parameters["body"].annotation
+    # Of several types, the one that is an object by itself.
+    kind = next((each for each in getattr(kind, "__args__", [kind]) if hasattr(each, "from_dict")), kind)
+    return call(operation, status, body=kind.from_dict(value))
 
 
 ip = lambda text: {"body": models.IPAddress(ip=text)}
@@ -75,6 +84,42 @@ assert call("get_allowed_ips").data == ["127.0.0.1"]
 assert call(delete, **ip("127.0.0.1")).status == "success"
 call(delete, status=404, **ip("127.0.0.1"))
 call(add, status=409, **ip("10.0.0.1"))
+
+# The dashboard's reads take dates, and what else each needs.
+needed = {
+    "request_id": "a",
+    "session_id": "none",
+    "model_group": "gpt-4o",
+    "start_date": "2026-02-01",
+    "end_date": "2026-02-03",
+    "team_id": "team",
+    "internal_user_id": "u",
+    "api_key": "a" * 64,
+}
+for module in pkgutil.iter_modules(importlib.import_module("clients_python.api.dashboard").__path__):
+    taken = inspect.signature(operations[module.name].sync_detailed).parameters
+    wanted = {name: value for name, value in needed.items() if name in taken}
+    if module.name.startswith("ui_view") and "start_date" in taken:
+        wanted |= {"start_date": "2026-02-01 00:00:00", "end_date": "2026-02-03 00:00:00"}
+    if module.name.startswith("ui_view_spend_logs"):
+        wanted = {name: wanted[name] for name in ["start_date", "end_date"]}
+    call(module.name, **wanted)
+
+booked = post("record_usage", {"model": "gpt-4o", "prompt_tokens": 10, "completion_tokens": 1, "idempotency_key": "c"})
+assert (booked.recorded, booked.results[0].request_id) == (1, "c"), booked
+payload = {"id": "d", "model": "gpt-4o", "response_cost": 0.5, "startTime": 1769940000.0, "endTime": 1769940001.0}
+post("record_litellm_usage", payload)
+
+team = post("create_team", {"team_alias": "Made here"}).to_dict()
+user = post("create_user", {"user_id": "made-here", "teams": [team["team_id"]], "auto_create_key": False}).to_dict()
+made = post("generate_key", {"user_id": user["user_id"], "key_alias": "made here"}).to_dict()
+assert call("get_key_info", key=made["key"]).to_dict()["info"]["key_alias"] == "made here"
+assert call("get_user_info", user_id="made-here").to_dict()["teams"][0]["team_id"] == team["team_id"]
+assert any(each.to_dict()["team_id"] == team["team_id"] for each in call("list_teams"))
+assert post("block_key", {"key": made["key"]}).to_dict()["blocked"] is True
+assert post("unblock_key", {"key": made["key"]}).to_dict()["blocked"] is False
+post("delete_keys", {"keys": [made["key"]]})
+post("delete_keys", {"keys": [made["key"]]}, status=404)
 
 assert call("global_spend_reset_global_spend_reset_post").status == "success"
 for probe in ["get_health_liveliness", "get_health_liveness"]:
