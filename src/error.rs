@@ -289,9 +289,11 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            // Class 08: connection; 53300: too many connections; 57P0x: shutdown, crash, starting up; 3D000: no such database.
+            // Class 08: connection; 53: disk full, out of memory, too many connections; 57P0x: shutdown, crash, starting up;
+            // 3D000: no such database.
             code.starts_with("08")
-                || matches!(code.as_ref(), "53300" | "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "3D000")
+                || code.starts_with("53")
+                || matches!(code.as_ref(), "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "3D000")
         }),
         _ => false,
     }
