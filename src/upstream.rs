@@ -2,28 +2,31 @@
 //! (streams, uploads, WebSockets), without a time limit. Who may do what there is decided there; the list of allowed
 //! addresses holds for it too. A client that leaves ends the request behind as well.
 
+mod forwarded;
+mod websocket;
+
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderValue};
 use axum::http::uri::{Authority, PathAndQuery, Scheme};
-use axum::http::{StatusCode, Uri, Version};
+use axum::http::{Method, StatusCode, Uri, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hyper::upgrade::OnUpgrade;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::AppState;
-use crate::client_ip::canonical;
 use crate::config::Settings;
 use crate::error::ApiError;
 use crate::router;
+use websocket::Handshake;
 
 /// How long connecting may take. Nothing else about a passed-on request has a limit.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -31,23 +34,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection is kept for the next request: less than LiteLLM's server keeps it (5 s), so that a request is
 /// not sent into one that is closing.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
-
-/// Headers that are about one connection, not about the message.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Where requests are passed on to: `http://` or `https://`, a host, and perhaps a path before theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +118,7 @@ pub fn covers(entry: &str, path: &str) -> bool {
 pub struct Upstream {
     target: Target,
     client: Client<HttpsConnector<HttpConnector>, Body>,
+    websockets: Arc<Semaphore>,
 }
 
 impl Upstream {
@@ -148,23 +135,30 @@ impl Upstream {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_LIMIT)
             .build(connector);
-        Some(Self { target, client })
+        Some(Self { target, client, websockets: Arc::new(Semaphore::new(websocket::MOST_OPEN)) })
     }
 
     /// Passes a request on and gives the answer as it comes.
     async fn forward(&self, state: &AppState, mut request: Request) -> Result<Response, ApiError> {
-        let upgrade = requested_upgrade(&request);
-        let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+            return Err(ApiError::MethodNotAllowed("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"));
+        }
+        if request.headers().get_all(header::HOST).iter().count() > 1 {
+            return Err(ApiError::detail(StatusCode::BAD_REQUEST, "A request has one header Host."));
+        }
+        let websocket = match Handshake::of(&request)? {
+            Some(handshake) => Some((handshake, self.place()?, hyper::upgrade::on(&mut request))),
+            None => None,
+        };
         let (mut parts, body) = request.into_parts();
-        set_forwarded(state, &parts.uri, parts.extensions.get(), &mut parts.headers);
-        remove_hop_by_hop(&mut parts.headers);
-        join_cookies(&mut parts.headers);
+        forwarded::rewrite(&state.settings, &parts.uri, parts.extensions.get(), &mut parts.headers);
+        forwarded::join_cookies(&mut parts.headers);
         // The server here has answered it; a second one would be waited for twice.
         parts.headers.remove(header::EXPECT);
         parts.headers.remove(header::HOST);
-        if let Some(upgrade) = upgrade {
+        if websocket.is_some() {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(header::UPGRADE, upgrade);
+            parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         let mut passed_on = Request::new(body);
         *passed_on.method_mut() = parts.method;
@@ -174,9 +168,21 @@ impl Upstream {
         if let Some(location) = answer.headers().get(header::LOCATION).and_then(|to| self.target.redirect(to)) {
             answer.headers_mut().insert(header::LOCATION, location);
         }
-        Ok(match client_side {
-            Some(client_side) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => switch(answer, client_side),
-            _ => plain(answer.map(Body::new)),
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(plain(answer.map(Body::new)));
+        }
+        match websocket {
+            Some((handshake, place, client_side)) if handshake.is_answered_by(answer.headers()) => {
+                Ok(websocket::switch(answer, client_side, place))
+            }
+            _ => Err(ApiError::Upstream("upstream: changed to a protocol that was not asked for".to_owned())),
+        }
+    }
+
+    /// A place for a WebSocket.
+    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.websockets).try_acquire_owned().map_err(|_| {
+            ApiError::detail(StatusCode::SERVICE_UNAVAILABLE, "As many WebSockets are open as this server passes on.")
         })
     }
 }
@@ -209,100 +215,11 @@ fn is_ours(settings: &Settings, request: &Request) -> bool {
     of_process || only.is_empty() || only.iter().any(|entry| covers(entry, rule.path))
 }
 
-/// The protocol that a request asks to go on with.
-fn requested_upgrade(request: &Request) -> Option<HeaderValue> {
-    let asks = tokens(request.headers(), &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    request.headers().get(header::UPGRADE).filter(|_| asks && request.version() <= Version::HTTP_11).cloned()
-}
-
-/// The words of a header that is a list.
-fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-}
-
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
-    let trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-/// HTTP/2 may split cookies into several headers; HTTP/1.1 has one.
-fn join_cookies(headers: &mut HeaderMap) {
-    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if cookies.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
-    {
-        headers.insert(header::COOKIE, joined);
-    }
-}
-
-/// Says for whom, as what and under which name the request came. What a client says about itself counts only where it
-/// is a trusted proxy; otherwise anybody could pass for anybody behind.
-fn set_forwarded(state: &AppState, uri: &Uri, peer: Option<&ConnectInfo<SocketAddr>>, headers: &mut HeaderMap) {
-    let peer: Option<IpAddr> = peer.map(|ConnectInfo(peer)| canonical(peer.ip()));
-    let settings = &state.settings;
-    let trusted = settings.use_x_forwarded_for
-        && peer.is_some_and(|peer| settings.trusted_proxies.iter().any(|network| network.contains(peer)));
-    let host = headers.get(header::HOST).cloned();
-    let host = host.or_else(|| uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()));
-    let mut chain: Vec<String> = Vec::new();
-    if trusted {
-        chain.extend(tokens(headers, &FORWARDED_FOR).filter(|entry| !entry.is_empty()).map(str::to_owned));
-    } else {
-        headers.remove(&FORWARDED_HOST);
-        headers.remove(&FORWARDED_PROTO);
-        headers.remove(header::FORWARDED);
-    }
-    chain.extend(peer.map(|peer| peer.to_string()));
-    headers.remove(&FORWARDED_FOR);
-    if let Ok(chain) = HeaderValue::from_str(&chain.join(", "))
-        && !chain.is_empty()
-    {
-        headers.insert(FORWARDED_FOR, chain);
-    }
-    if let (Some(host), false) = (host, headers.contains_key(&FORWARDED_HOST)) {
-        headers.insert(FORWARDED_HOST, host);
-    }
-    headers.entry(&FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-}
-
 /// The answer without what was about its connection.
 fn plain(mut answer: Response) -> Response {
-    remove_hop_by_hop(answer.headers_mut());
+    forwarded::remove_hop_by_hop(answer.headers_mut());
     *answer.version_mut() = Version::HTTP_11;
     answer
-}
-
-/// Goes on with the new protocol: from here on bytes are copied both ways, until one side ends.
-fn switch(mut answer: hyper::Response<hyper::body::Incoming>, client_side: OnUpgrade) -> Response {
-    let server_side = hyper::upgrade::on(&mut answer);
-    let protocol = answer.headers().get(header::UPGRADE).cloned();
-    tokio::spawn(async move {
-        match tokio::try_join!(client_side, server_side) {
-            Ok((client, server)) => {
-                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-                // An end that was cut is an end.
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-            }
-            Err(error) => tracing::debug!(cause = %error, "a change of protocol was not finished"),
-        }
-    });
-    let mut response = plain(answer.map(|_| Body::empty()));
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    if let Some(protocol) = protocol {
-        response.headers_mut().insert(header::UPGRADE, protocol);
-    }
-    response
 }
 
 /// Why a request could not be passed on, for the log: the error and what lies under it.
@@ -361,28 +278,6 @@ mod tests {
             let found = Target::parse(target).expect("a URL").redirect(&location);
             assert_eq!(found.as_ref().map(|to| to.to_str().expect("text")), expected, "{target} {location:?}");
         }
-    }
-
-    #[test]
-    fn headers_of_one_connection_are_left_out() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "keep-alive, X-Mine"),
-            ("x-mine", "1"),
-            ("keep-alive", "timeout=5"),
-            ("te", "trailers, deflate"),
-            ("transfer-encoding", "chunked"),
-            ("cookie", "a=1"),
-            ("cookie", "b=2"),
-            ("authorization", "Bearer sk-1"),
-        ] {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        remove_hop_by_hop(&mut headers);
-        join_cookies(&mut headers);
-        let mut left: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
-        left.sort();
-        assert_eq!(left, ["authorization: \"Bearer sk-1\"", "cookie: \"a=1; b=2\"", "te: \"trailers\""]);
     }
 
     #[test]

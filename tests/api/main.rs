@@ -28,3 +28,4 @@ mod spend_usage_exactly_once;
 mod store;
 mod ui;
 mod upstream;
+mod upstream_bytes;
