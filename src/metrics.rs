@@ -13,6 +13,8 @@ const LATENCY: &str = "litespend_http_request_duration_seconds";
 const POOL_SIZE: &str = "litespend_database_connections";
 const POOL_IDLE: &str = "litespend_database_connections_idle";
 const KEYS_CACHED: &str = "litespend_key_cache_entries";
+const CONNECTIONS: &str = "litespend_connections";
+const CONNECTIONS_REFUSED: &str = "litespend_connections_refused_total";
 
 /// Upper bounds of the latency histogram, seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -37,6 +39,11 @@ impl Metrics {
             metrics::describe_gauge!(POOL_SIZE, "Database connections open");
             metrics::describe_gauge!(POOL_IDLE, "Database connections open and idle");
             metrics::describe_gauge!(KEYS_CACHED, "Key lookups remembered");
+            metrics::describe_gauge!(CONNECTIONS, "Client connections open");
+            metrics::describe_counter!(
+                CONNECTIONS_REFUSED,
+                "Client connections over a limit: of an address, of all, or replaced while idle"
+            );
             Ok(handle)
         });
         handle.clone().map(|handle| Self { handle }).map_err(anyhow::Error::msg)
@@ -53,6 +60,16 @@ impl Metrics {
         };
         metrics::counter!(REQUESTS, "route" => route.to_owned(), "status" => class).increment(1);
         metrics::histogram!(LATENCY, "route" => route.to_owned(), "status" => class).record(elapsed.as_secs_f64());
+    }
+
+    /// Client connections open now.
+    pub fn connections(count: usize) {
+        metrics::gauge!(CONNECTIONS).set(count as f64);
+    }
+
+    /// Counts a connection that a limit refused (`address`, `all`) or ended in favour of another (`replaced`).
+    pub fn connection_refused(limit: &'static str) {
+        metrics::counter!(CONNECTIONS_REFUSED, "limit" => limit).increment(1);
     }
 
     /// The text that Prometheus reads.
