@@ -13,6 +13,7 @@ const LATENCY: &str = "litespend_http_request_duration_seconds";
 const POOL_SIZE: &str = "litespend_database_connections";
 const POOL_IDLE: &str = "litespend_database_connections_idle";
 const KEYS_CACHED: &str = "litespend_key_cache_entries";
+const LOG_DROPPED: &str = "litespend_log_lines_dropped_total";
 const CONNECTIONS: &str = "litespend_connections";
 const CONNECTIONS_REFUSED: &str = "litespend_connections_refused_total";
 
@@ -39,6 +40,7 @@ impl Metrics {
             metrics::describe_gauge!(POOL_SIZE, "Database connections open");
             metrics::describe_gauge!(POOL_IDLE, "Database connections open and idle");
             metrics::describe_gauge!(KEYS_CACHED, "Key lookups remembered");
+            metrics::describe_counter!(LOG_DROPPED, "Lines of the log that nobody read in time");
             metrics::describe_gauge!(CONNECTIONS, "Client connections open");
             metrics::describe_counter!(
                 CONNECTIONS_REFUSED,
@@ -77,6 +79,7 @@ impl Metrics {
         metrics::gauge!(POOL_SIZE).set(f64::from(pool.size()));
         metrics::gauge!(POOL_IDLE).set(pool.num_idle() as f64);
         metrics::gauge!(KEYS_CACHED).set(keys.remembered() as f64);
+        metrics::counter!(LOG_DROPPED).absolute(crate::telemetry::dropped_lines());
         self.handle.run_upkeep();
         self.handle.render()
     }

@@ -6,7 +6,7 @@ mod database;
 pub mod life;
 pub mod limits;
 mod master_key;
-mod patience;
+pub(crate) mod patience;
 mod seats;
 mod stall;
 mod streams;
@@ -62,7 +62,7 @@ pub fn read_config(args: &DatabaseArgs) -> Result<ConfigFile, Failure> {
 
 /// `litespend serve`.
 pub fn serve(args: ServeArgs) -> Result<(), Failure> {
-    telemetry::start(args.log_format);
+    let _log = telemetry::start(args.log_format);
     let config = read_config(&args.database)?;
     if !config.ignored.is_empty() {
         tracing::warn!(settings = config.ignored.join(", "), "settings of the config file that litespend does not use");
