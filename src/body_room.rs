@@ -43,57 +43,98 @@ const KEPT_FOR_SMALL_OF_KEY: usize = KEPT_FOR_SMALL / 4;
 const WAIT: Duration = Duration::from_secs(5);
 
 /// The room. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct BodyRoom(Arc<Inner>);
 
-#[derive(Debug, Default)]
+impl Default for BodyRoom {
+    fn default() -> Self {
+        Self::with_wait(WAIT)
+    }
+}
+
+#[derive(Debug)]
 struct Inner {
     ledger: Mutex<Ledger>,
     freed: Notify,
+    wait: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Ledger {
     next: u64,
-    used: usize,
-    by_key: HashMap<Arc<str>, usize>,
+    all: Used,
+    by_key: HashMap<Arc<str>, Used>,
     /// By age: whose, and how many bytes.
     bodies: BTreeMap<u64, (Arc<str>, usize)>,
+}
+
+/// Bytes in use by large bodies and by small ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Used {
+    large: usize,
+    small: usize,
+}
+
+impl Used {
+    fn of(bytes: usize) -> Self {
+        if bytes <= SMALL { Self { large: 0, small: bytes } } else { Self { large: bytes, small: 0 } }
+    }
+
+    /// With one body's bytes instead of its former ones.
+    fn with(self, had: usize, has: usize) -> Self {
+        let (had, has) = (Self::of(had), Self::of(has));
+        Self {
+            large: self.large.saturating_sub(had.large) + has.large,
+            small: self.small.saturating_sub(had.small) + has.small,
+        }
+    }
 }
 
 impl Ledger {
     fn add(&mut self, id: u64, bytes: usize) -> bool {
         let Some((key, had)) = self.bodies.get(&id).map(|(key, had)| (Arc::clone(key), *had)) else { return false };
-        let own = self.by_key.get(&key).copied().unwrap_or_default();
-        let small = had + bytes <= SMALL;
-        let (all, of_key) =
-            if small { (ALL + KEPT_FOR_SMALL, PER_KEY + KEPT_FOR_SMALL_OF_KEY) } else { (ALL, PER_KEY) };
+        let has = had + bytes;
+        let all = self.all.with(had, has);
+        let own = self.by_key.get(&key).copied().unwrap_or_default().with(had, has);
+        let (fits, fits_key) = if has <= SMALL {
+            (all.small <= KEPT_FOR_SMALL, own.small <= KEPT_FOR_SMALL_OF_KEY)
+        } else {
+            (all.large <= ALL, own.large <= PER_KEY)
+        };
         let mut older = self.bodies.range(..id).filter(|(_, (_, bytes))| *bytes > 0);
-        let fits = self.used + bytes <= all || older.clone().next().is_none();
-        let fits_key = own + bytes <= of_key || !older.any(|(_, (whose, _))| *whose == key);
-        if !fits || !fits_key {
+        let oldest = older.clone().next().is_none();
+        if !(fits || oldest) || !(fits_key || !older.any(|(_, (whose, _))| *whose == key)) {
             return false;
         }
-        self.used += bytes;
-        *self.by_key.entry(key).or_default() += bytes;
-        if let Some((_, held)) = self.bodies.get_mut(&id) {
-            *held += bytes;
-        }
+        self.put(id, key, all, own, has);
         true
     }
 
-    fn remove(&mut self, id: u64) {
-        let Some((key, bytes)) = self.bodies.remove(&id) else { return };
-        self.used = self.used.saturating_sub(bytes);
-        let Some(own) = self.by_key.get_mut(&key) else { return };
-        *own = own.saturating_sub(bytes);
-        if *own == 0 {
-            self.by_key.remove(&key);
+    fn put(&mut self, id: u64, key: Arc<str>, all: Used, own: Used, has: usize) {
+        self.all = all;
+        if let Some((_, held)) = self.bodies.get_mut(&id) {
+            *held = has;
         }
+        if own == Used::default() {
+            self.by_key.remove(&key);
+        } else {
+            self.by_key.insert(key, own);
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some((key, had)) = self.bodies.remove(&id) else { return };
+        let all = self.all.with(had, 0);
+        let own = self.by_key.get(&key).copied().unwrap_or_default().with(had, 0);
+        self.put(id, key, all, own, 0);
     }
 }
 
 impl BodyRoom {
+    fn with_wait(wait: Duration) -> Self {
+        Self(Arc::new(Inner { ledger: Mutex::default(), freed: Notify::new(), wait }))
+    }
+
     /// An account for one body of a key, with nothing on it.
     pub fn begin(&self, key: &str) -> Charge {
         let mut ledger = self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +165,7 @@ impl Charge {
                 freed.await;
             }
         };
-        let fits = tokio::time::timeout(WAIT, waiting).await.is_ok();
+        let fits = tokio::time::timeout(self.room.wait, waiting).await.is_ok();
         self.refused.fetch_or(!fits, Ordering::Relaxed);
         fits
     }
@@ -213,9 +254,9 @@ impl http_body::Body for ChargedBody {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_key_fills_its_own_room_and_not_the_others() {
-        let room = BodyRoom::default();
+        let room = BodyRoom::with_wait(Duration::from_millis(50));
         let (first, second) = (room.begin("greedy"), room.begin("greedy"));
         assert!(first.add(PER_KEY / 2).await && second.add(PER_KEY / 2).await);
         assert!(!second.add(SMALL + 1).await, "the younger of two waits");
@@ -227,9 +268,9 @@ mod tests {
         assert!(tokio::join!(waiting, leaving).0, "room is given back");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn all_keys_together_leave_room_for_small_bodies() {
-        let room = BodyRoom::default();
+        let room = BodyRoom::with_wait(Duration::from_millis(50));
         let large: Vec<_> = ["a", "b", "c", "d"].iter().map(|key| room.begin(key)).collect();
         for charge in &large {
             assert!(charge.add(PER_KEY).await);
@@ -241,6 +282,8 @@ mod tests {
         assert!(late.add(SMALL).await);
         let announced: Vec<_> = (0..1000).map(|_| room.begin("announces")).collect();
         assert!(room.begin("announces").add(PER_KEY).await, "what has not arrived costs nothing");
-        drop(announced);
+        drop((announced, late));
+        let ledger = room.0.ledger.lock().expect("whole");
+        assert_eq!((ledger.all, ledger.by_key.len(), ledger.bodies.len()), (Used::default(), 0, 0));
     }
 }

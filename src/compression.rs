@@ -19,10 +19,12 @@ use tower_http::compression::{CompressionLayer, Predicate};
 /// Answers that are compressed at the same time. Others are sent as they are.
 const AT_ONCE: usize = 32;
 
+/// Whether an answer is made for one client.
+type MadeNow = fn(StatusCode, Version, &HeaderMap, &Extensions) -> bool;
+
 /// The compression of answers that are made for one client.
-pub fn layer() -> CompressionLayer<And<DefaultPredicate, fn(StatusCode, Version, &HeaderMap, &Extensions) -> bool>> {
-    let made_now: fn(StatusCode, Version, &HeaderMap, &Extensions) -> bool =
-        |_, _, _, extensions| extensions.get::<Prepared>().is_none();
+pub fn layer() -> CompressionLayer<And<DefaultPredicate, MadeNow>> {
+    let made_now: MadeNow = |_, _, _, extensions| extensions.get::<Prepared>().is_none();
     CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(DefaultPredicate::new().and(made_now))
 }
 

@@ -58,7 +58,7 @@ pub async fn watch(State(state): State<AppState>, request: Request, next: Next) 
     let mut body = body.into_inner().unwrap_or_else(PoisonError::into_inner);
     if body.stalled && !passed_on {
         response = stalled(limit);
-    } else if !http1 || body.ended || (!(waits_to_send && !body.polled) && body.read_out().await) {
+    } else if !http1 || body.ended || ((body.polled || !waits_to_send) && body.read_out().await) {
         return response;
     }
     if http1 {
