@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::lookup::KeyLookup;
+use crate::body_room::BodyRoom;
 use crate::client_ip::{AllowList, AllowedAddresses};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -46,6 +47,8 @@ pub struct Inner {
     long_reads: Arc<Semaphore>,
     /// Time.
     pub clock: Clock,
+    /// Room for the bodies of requests.
+    pub body_room: BodyRoom,
     /// Books usage.
     pub booker: Booker,
     /// Logins of the dashboard.
@@ -82,6 +85,7 @@ impl AppState {
             allow_list,
             prices,
             clock,
+            body_room: BodyRoom::default(),
             booker,
             metrics,
             logins: LoginThrottle::default(),

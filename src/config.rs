@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::client_ip::parse_network;
+use crate::server::limits::{ConnectionArgs, ConnectionLimits};
 use crate::ui::UiSettings;
 use crate::upstream::{self, Target};
 
@@ -179,6 +180,10 @@ pub struct ServeArgs {
           value_name = "PATH,...")]
     pub serve_only: Vec<String>,
 
+    /// Limits of connections.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+
     /// Form of the log.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -341,6 +346,8 @@ pub struct Settings {
     pub serve_only: Vec<String>,
     /// The dashboard, if it is served.
     pub ui: Option<UiSettings>,
+    /// Limits of connections and of what clients send and take.
+    pub connections: ConnectionLimits,
 }
 
 /// A key that can serve as the master key, or why not.

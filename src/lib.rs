@@ -7,7 +7,8 @@
 //!    database; [`shutdown`].
 //! 3. [`app`]: the state and the one constructor of the application; [`router`]: every route, who may call it, and
 //!    the layers around it.
-//! 4. [`auth`], [`client_ip`]: who calls and from where; [`upstream`]: what is passed on to a LiteLLM; [`extract`], [`error`]: requests in, refusals out.
+//! 4. [`auth`], [`client_ip`]: who calls and from where; [`upstream`]: what is passed on to a LiteLLM; [`request_body`], [`body_room`], [`extract`], [`error`]: requests in, refusals out;
+//!    [`response_headers`], [`compression`]: how answers leave.
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
 //!    [`openapi`]: the document.
 //! 6. [`usage`]: booking what was measured elsewhere; [`management`]: keys, teams and users; [`store`]: all SQL; [`pricing`]: what a call costs. The last
@@ -17,9 +18,11 @@
 
 pub mod app;
 pub mod auth;
+pub mod body_room;
 pub mod client_ip;
 pub mod clock;
 pub mod commands;
+pub mod compression;
 pub mod config;
 pub mod error;
 pub mod extract;
@@ -32,6 +35,8 @@ pub mod openapi;
 pub mod prices;
 pub mod pricing;
 pub mod replica;
+pub mod request_body;
+pub mod response_headers;
 pub mod router;
 pub mod routes;
 pub mod server;

@@ -1,12 +1,25 @@
 //! The command line: parses it, starts what it asks for, and turns failures into one line and an exit code.
 
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use litespend::commands;
 use litespend::config::{Cli, Command};
 use litespend::server::{self, Failure};
+
+/// Says why it failed. Who does not read it is not waited for.
+fn complain(why: &str) {
+    let line = format!("litespend: {why}");
+    let (said, saying) = mpsc::channel();
+    std::thread::spawn(move || {
+        eprintln!("{line}");
+        let _ = said.send(());
+    });
+    let _ = saying.recv_timeout(Duration::from_secs(1));
+}
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -16,7 +29,7 @@ fn main() -> ExitCode {
             error.exit()
         }
         Err(error) => {
-            eprintln!("litespend: {}", server::in_one_line(&error.to_string()));
+            complain(&server::in_one_line(&error.to_string()));
             return ExitCode::from(2);
         }
     };
@@ -38,11 +51,11 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Setting(error)) => {
-            eprintln!("litespend: {error:#}");
+            complain(&format!("{error:#}"));
             ExitCode::from(2)
         }
         Err(Failure::Runtime(error)) => {
-            eprintln!("litespend: {error:#}");
+            complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -13,6 +13,9 @@ const LATENCY: &str = "litespend_http_request_duration_seconds";
 const POOL_SIZE: &str = "litespend_database_connections";
 const POOL_IDLE: &str = "litespend_database_connections_idle";
 const KEYS_CACHED: &str = "litespend_key_cache_entries";
+const LOG_DROPPED: &str = "litespend_log_lines_dropped_total";
+const CONNECTIONS: &str = "litespend_connections";
+const CONNECTIONS_REFUSED: &str = "litespend_connections_refused_total";
 
 /// Upper bounds of the latency histogram, seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -37,6 +40,12 @@ impl Metrics {
             metrics::describe_gauge!(POOL_SIZE, "Database connections open");
             metrics::describe_gauge!(POOL_IDLE, "Database connections open and idle");
             metrics::describe_gauge!(KEYS_CACHED, "Key lookups remembered");
+            metrics::describe_counter!(LOG_DROPPED, "Lines of the log that nobody read in time");
+            metrics::describe_gauge!(CONNECTIONS, "Client connections open");
+            metrics::describe_counter!(
+                CONNECTIONS_REFUSED,
+                "Client connections over a limit: of an address, of all, or replaced while idle"
+            );
             Ok(handle)
         });
         handle.clone().map(|handle| Self { handle }).map_err(anyhow::Error::msg)
@@ -55,11 +64,22 @@ impl Metrics {
         metrics::histogram!(LATENCY, "route" => route.to_owned(), "status" => class).record(elapsed.as_secs_f64());
     }
 
+    /// Client connections open now.
+    pub fn connections(count: usize) {
+        metrics::gauge!(CONNECTIONS).set(count as f64);
+    }
+
+    /// Counts a connection that a limit refused (`address`, `all`) or ended in favour of another (`replaced`).
+    pub fn connection_refused(limit: &'static str) {
+        metrics::counter!(CONNECTIONS_REFUSED, "limit" => limit).increment(1);
+    }
+
     /// The text that Prometheus reads.
     pub fn render(&self, pool: &PgPool, keys: &KeyLookup) -> String {
         metrics::gauge!(POOL_SIZE).set(f64::from(pool.size()));
         metrics::gauge!(POOL_IDLE).set(pool.num_idle() as f64);
         metrics::gauge!(KEYS_CACHED).set(keys.remembered() as f64);
+        metrics::counter!(LOG_DROPPED).absolute(crate::telemetry::dropped_lines());
         self.handle.run_upkeep();
         self.handle.render()
     }

@@ -3,17 +3,19 @@
 
 mod shared;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use axum::Json;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use tokio::sync::OnceCell;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
+use crate::compression::StaticFile;
 use crate::error::ApiError;
 
 /// The tag of the nine published operations.
@@ -68,23 +70,52 @@ pub fn yaml() -> anyhow::Result<String> {
 }
 
 /// `GET /openapi.json`.
-pub async fn serve(document: OpenApi) -> Json<OpenApi> {
-    Json(document)
+pub async fn serve(headers: HeaderMap) -> Result<Response, ApiError> {
+    static FILE: OnceCell<StaticFile> = OnceCell::const_new();
+    let file = FILE.get_or_try_init(|| {
+        prepare(|| {
+            let text = serde_json::to_vec(&document()).map_err(|error| ApiError::Internal(error.to_string()))?;
+            Ok(StaticFile::new(HeaderValue::from_static("application/json"), text.into()))
+        })
+    });
+    Ok(file.await?.answer(&headers))
 }
 
 /// `GET /` and `GET /docs`: the page. Its files are named by absolute paths, so that it works at both.
-pub async fn docs_page() -> Result<Response, ApiError> {
-    let file = file("index.html")?;
-    let page = String::from_utf8_lossy(&file.bytes).replace("\"./", "\"/docs/");
-    Ok(([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response())
+pub async fn docs_page(headers: HeaderMap) -> Result<Response, ApiError> {
+    static FILE: OnceCell<StaticFile> = OnceCell::const_new();
+    let file = FILE.get_or_try_init(|| {
+        prepare(|| {
+            let file = file("index.html")?;
+            let page = String::from_utf8_lossy(&file.bytes).replace("\"./", "\"/docs/");
+            Ok(StaticFile::new(HeaderValue::from_static("text/html; charset=utf-8"), page.into()))
+        })
+    });
+    Ok(file.await?.answer(&headers))
 }
 
-/// `GET /docs/...`: the files of the page.
-pub async fn docs_file(name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+/// `GET /docs/...`: the files of the page, each made ready at its first use and shared from then on.
+pub async fn docs_file(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, ApiError> {
+    type Files = Mutex<HashMap<String, Arc<OnceCell<StaticFile>>>>;
+    static FILES: LazyLock<Files> = LazyLock::new(Mutex::default);
     // A name that is not text names no file.
     let Path(name) = name.map_err(|_| not_found())?;
-    let file = file(&name)?;
-    Ok(([(header::CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response())
+    // Names of files only, so that there are no more than files.
+    file(&name)?;
+    let cell = Arc::clone(FILES.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default());
+    let ready = cell.get_or_try_init(|| {
+        prepare(move || {
+            let file = file(&name)?;
+            let content_type = HeaderValue::from_str(&file.content_type).map_err(|_| not_found())?;
+            Ok(StaticFile::new(content_type, file.bytes.into_owned().into()))
+        })
+    });
+    Ok(ready.await?.answer(&headers))
+}
+
+/// Runs what takes a moment where nobody waits for it.
+async fn prepare(make: impl FnOnce() -> Result<StaticFile, ApiError> + Send + 'static) -> Result<StaticFile, ApiError> {
+    tokio::task::spawn_blocking(make).await.map_err(|error| ApiError::Internal(error.to_string()))?
 }
 
 fn not_found() -> ApiError {

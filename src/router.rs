@@ -11,14 +11,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::compression::CompressionLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::auth::access::{self, Access};
 use crate::auth::key;
-use crate::client_ip;
 use crate::error::ApiError;
 use crate::openapi;
 use crate::replica;
@@ -29,6 +27,7 @@ use crate::routes::{
 use crate::telemetry::{self, KeyPrefix};
 use crate::ui;
 use crate::upstream::{self, Upstream};
+use crate::{body_room, client_ip, compression, request_body, response_headers};
 
 /// A path, its methods as `Allow` lists them, and who may call it.
 pub struct Rule {
@@ -156,13 +155,13 @@ fn dashboard() -> OpenApiRouter<AppState> {
         .routes(routes!(global_activity::list_end_users))
 }
 
-/// The application as one service: log, panics, time limit, authorisation, compression, handlers.
+/// The application as one service: log, request bodies, panics, headers, time limit, authorisation, compression,
+/// handlers.
 pub fn build(state: AppState) -> Router {
-    let (documented, document) = documented().split_for_parts();
-    let document = openapi::finish(document);
+    let (documented, _) = documented().split_for_parts();
     let timeout = state.settings.request_timeout;
     let router = documented
-        .route("/openapi.json", routing::get(move || openapi::serve(document.clone())))
+        .route("/openapi.json", routing::get(openapi::serve))
         .route("/", routing::get(openapi::docs_page))
         .route("/docs", routing::get(openapi::docs_page))
         .route("/docs/", routing::get(openapi::docs_page))
@@ -171,9 +170,12 @@ pub fn build(state: AppState) -> Router {
     let router = if state.settings.ui.is_some() { router.merge(ui::router()) } else { router };
     let router = router
         .layer(middleware::from_fn_with_state(state.clone(), replica::read))
-        .layer(CompressionLayer::new())
+        .layer(compression::layer())
+        .layer(middleware::from_fn_with_state(compression::Turns::default(), compression::in_turn))
+        .layer(middleware::from_fn_with_state(state.clone(), body_room::charge))
         .layer(middleware::from_fn_with_state(state.clone(), authorize))
-        .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)));
+        .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))
+        .layer(middleware::from_fn(response_headers::set));
     // Outside of the time limit and the compression: what is passed on is not touched.
     let router = match Upstream::of(&state.settings) {
         Some(upstream) => router.layer(middleware::from_fn_with_state((state.clone(), upstream), upstream::pass_on)),
@@ -181,6 +183,7 @@ pub fn build(state: AppState) -> Router {
     };
     router
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(state.clone(), request_body::watch))
         .layer(middleware::from_fn_with_state(state.clone(), telemetry::log_request))
         .with_state(state)
 }
@@ -204,7 +207,9 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
         .cloned()
         .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_else(|| "panic".to_owned());
-    ApiError::Internal(format!("panic: {cause}")).into_response()
+    let mut response = ApiError::Internal(format!("panic: {cause}")).into_response();
+    response_headers::protect(None, &mut response);
+    response
 }
 
 /// The address that the request comes from, where it is known.
@@ -252,7 +257,7 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> 
 }
 
 /// The rule of a route, which is there only where the route is.
-fn rule_of(path: &str) -> Option<&'static Rule> {
+pub(crate) fn rule_of(path: &str) -> Option<&'static Rule> {
     ROUTES.iter().chain(ui::ROUTES).find(|rule| rule.path == path)
 }
 

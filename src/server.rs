@@ -3,8 +3,13 @@
 
 mod accept;
 mod database;
+pub mod life;
+pub mod limits;
 mod master_key;
+pub(crate) mod patience;
+mod seats;
 mod stall;
+mod streams;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -57,7 +62,7 @@ pub fn read_config(args: &DatabaseArgs) -> Result<ConfigFile, Failure> {
 
 /// `litespend serve`.
 pub fn serve(args: ServeArgs) -> Result<(), Failure> {
-    telemetry::start(args.log_format);
+    let _log = telemetry::start(args.log_format);
     let config = read_config(&args.database)?;
     if !config.ignored.is_empty() {
         tracing::warn!(settings = config.ignored.join(", "), "settings of the config file that litespend does not use");
@@ -88,6 +93,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         upstream: args.upstream.clone(),
         serve_only: args.serve_only.clone(),
         ui: ui_settings(&args).map_err(Failure::Setting)?,
+        connections: (&args.connections).into(),
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);
@@ -163,7 +169,7 @@ async fn run(
             replica.close().await;
         }
     });
-    accept::serve(listener, build_router(state), stop_requested).await;
+    accept::serve(listener, build_router(state.clone()), &state.settings, stop_requested).await;
     stop.cancel();
     let _ = tokio::join!(refresh, fold, watch, sessions, async { prices.abort() });
     // Connections that a cut-off request still holds are not waited for.

@@ -2,6 +2,8 @@
 //! route, status, milliseconds, the first characters of the key's hash, the client's address and the
 //! request's id. Never a key, a query string, a prompt, a body or a connection string.
 
+mod writer;
+
 use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -11,7 +13,9 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+pub use self::writer::{LogGuard, dropped_lines};
 use crate::app::AppState;
 use crate::auth::Caller;
 use crate::config::LogFormat;
@@ -21,12 +25,16 @@ use crate::metrics::Metrics;
 /// The header by which a request is known across systems.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Starts the log. `RUST_LOG` sets its level, `info` by default.
-pub fn start(format: LogFormat) {
+/// Starts the log. `RUST_LOG` sets its level, `info` by default. What waits to be written is, when the guard goes.
+pub fn start(format: LogFormat) -> LogGuard {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let writer = match writer::start() {
+        Ok(writer) => BoxMakeWriter::new(writer),
+        Err(_) => BoxMakeWriter::new(std::io::stderr),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // A second start in one process (tests) keeps the first log.
@@ -34,6 +42,9 @@ pub fn start(format: LogFormat) {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    // The usual hook writes to standard error and would wait for its reader.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(cause = %panic, "panic")));
+    LogGuard
 }
 
 /// The address of the client, for the log and the allow list.

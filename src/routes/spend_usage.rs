@@ -3,7 +3,7 @@
 use axum::Extension;
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
@@ -90,7 +90,7 @@ pub async fn record_usage(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<UsageResponse>, ApiError> {
-    let (headers, body, _room) = read(&state, request).await?;
+    let (headers, body) = read(request).await?;
     let drafts = drafts(
         &state,
         &caller,
@@ -116,7 +116,7 @@ pub async fn record_litellm_usage(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<UsageResponse>, ApiError> {
-    let (headers, body, _room) = read(&state, request).await?;
+    let (headers, body) = read(request).await?;
     let drafts = drafts(
         &state,
         &caller,
@@ -128,20 +128,10 @@ pub async fn record_litellm_usage(
     book(&state, drafts).await
 }
 
-/// Reads the body once there is room for it, which is held until the answer.
-async fn read(
-    state: &AppState,
-    request: Request,
-) -> Result<(HeaderMap, Bytes, Option<tokio::sync::OwnedSemaphorePermit>), ApiError> {
+/// Reads the body; the room that it takes is held until the answer.
+async fn read(request: Request) -> Result<(HeaderMap, Bytes), ApiError> {
     let (parts, body) = request.into_parts();
-    let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let expected = declared.unwrap_or(USAGE_BODY_LIMIT);
-    if expected > USAGE_BODY_LIMIT {
-        return Err(ApiError::TooLarge { limit: USAGE_BODY_LIMIT });
-    }
-    let room = state.booker.room(expected).await;
-    let bytes = read_body(body, USAGE_BODY_LIMIT).await?;
-    Ok((parts.headers, bytes, room))
+    Ok((parts.headers, read_body(body, USAGE_BODY_LIMIT).await?))
 }
 
 /// A record that can be booked, or the id it named and what is wrong with it.

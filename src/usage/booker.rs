@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, PgPool};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{Draft, MOST_RECORDS, Owner};
 use crate::error::is_unavailable;
@@ -19,9 +19,6 @@ use crate::store::usage::{self as store_usage, UsageRow};
 
 /// Transactions at the same time. A second one reads and prepares while the first waits for the disk.
 const CONCURRENT: usize = 2;
-
-/// Room for the bodies of all requests that are being booked, in KiB: 128 MiB.
-const ROOM: usize = 128 * 1024;
 
 /// Pauses before a transaction that failed is tried again.
 const PAUSES: [Duration; 4] =
@@ -65,7 +62,6 @@ struct Inner {
     pool: PgPool,
     queue: Mutex<VecDeque<Job>>,
     turns: Semaphore,
-    room: Arc<Semaphore>,
     tables_checked: tokio::sync::OnceCell<()>,
 }
 
@@ -76,15 +72,8 @@ impl Booker {
             pool,
             queue: Mutex::default(),
             turns: Semaphore::new(CONCURRENT),
-            room: Arc::new(Semaphore::new(ROOM)),
             tables_checked: tokio::sync::OnceCell::new(),
         }))
-    }
-
-    /// Waits for room for a body of so many bytes. Without it, slow or many senders would fill the memory.
-    pub async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kibibytes = u32::try_from(bytes.div_ceil(1024).clamp(1, ROOM)).unwrap_or(1);
-        Arc::clone(&self.0.room).acquire_many_owned(kibibytes).await.ok()
     }
 
     /// Books records; the outcomes are in their order. Goes on to its end when the caller does not wait for it.

@@ -19,6 +19,7 @@ use litespend::app::{AppState, build_router};
 use litespend::clock::Clock;
 use litespend::config::{ConfigFile, Settings};
 use litespend::prices::Prices;
+use litespend::server::limits::ConnectionLimits;
 use litespend::store::database::{self, PoolLimits};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
@@ -68,6 +69,7 @@ pub fn settings() -> Settings {
         upstream: None,
         serve_only: Vec::new(),
         ui: None,
+        connections: ConnectionLimits::default(),
     }
 }
 

@@ -10,12 +10,15 @@ mod support;
 
 mod database_away;
 mod exactly_once;
+mod http2;
 mod logging;
 mod memory;
 mod prices;
 mod replica;
 mod rollups;
+mod slow_clients;
 mod sockets;
+mod stalled_log;
 mod startup;
 mod stopping;
 mod subcommands;

@@ -72,3 +72,32 @@ async fn who_takes_long_answers_slowly_leaves_connections_for_short_ones() {
     assert_eq!(answered, 2, "half of the four connections are for long answers");
     assert_eq!(server.status("/spend/tags").await, 200);
 }
+
+#[tokio::test]
+async fn memory_of_a_burst_is_given_back() {
+    let database = database().await;
+    let server = Server::on(database.url(), &[]);
+    let record = |number: usize| {
+        let metadata: Vec<_> = (0..40).map(|n| format!("value {number} {n} of some length")).collect();
+        serde_json::json!({ "model": "gpt-4o", "cost": 0.5, "metadata": { "values": metadata } })
+    };
+    let body = serde_json::json!({ "records": (0..2000).map(record).collect::<Vec<_>>() }).to_string();
+    let before = server.memory("VmRSS");
+    let client = reqwest::Client::new();
+    let burst = (0..6).map(|_| {
+        let request = client.post(server.url("/spend/usage")).header("x-api-key", MASTER_KEY);
+        request.header("content-type", "application/json").body(body.clone()).send()
+    });
+    for answer in futures_util::future::join_all(burst).await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    let peak = server.memory("VmHWM");
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(server.status("/spend/tags").await, 200);
+    let after = server.memory("VmRSS");
+    println!(
+        "resident: {before} kB before, at most {peak} kB, {after} kB two seconds after {} kB",
+        6 * body.len() / 1024
+    );
+    assert!(after < before + 60_000, "{before} kB before, {peak} kB at most, {after} kB after");
+}

@@ -1,0 +1,165 @@
+//! The log's way to standard error: a queue of bounded size and a thread that empties it. Whoever reads the log and stops
+//! reading loses lines, which are counted, and holds nobody up.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Bytes of lines that wait to be written.
+const MOST: usize = 1024 * 1024;
+
+/// How long the end of the process waits for the last lines.
+const FLUSH: Duration = Duration::from_secs(1);
+
+static QUEUE: LazyLock<Queue> = LazyLock::new(Queue::default);
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lines: VecDeque<Vec<u8>>,
+    /// Of the lines and of what is being written.
+    bytes: usize,
+    dropped: u64,
+    /// Of the dropped ones, how many the log has told of.
+    told: u64,
+}
+
+impl Queue {
+    fn push(&self, line: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.bytes + line.len() > MOST {
+            state.dropped += 1;
+            return;
+        }
+        state.bytes += line.len();
+        state.lines.push_back(line.to_vec());
+        self.changed.notify_all();
+    }
+
+    /// Writes whatever comes, for ever.
+    fn write_to(&self, mut out: impl Write) {
+        loop {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            while state.lines.is_empty() {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            let lines = std::mem::take(&mut state.lines);
+            drop(state);
+            let text: Vec<u8> = lines.into_iter().flatten().collect();
+            // A log that cannot be written to is nobody's loss but its reader's.
+            let _ = out.write_all(&text).and_then(|()| out.flush());
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.bytes = state.bytes.saturating_sub(text.len());
+            let untold = state.dropped - state.told;
+            state.told = state.dropped;
+            self.changed.notify_all();
+            drop(state);
+            if untold > 0 {
+                tracing::warn!(lines = untold, "the log was not read; lines were dropped");
+            }
+        }
+    }
+
+    fn flush(&self) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.changed.wait_timeout_while(state, FLUSH, |state| state.bytes > 0);
+        drop(waiting);
+    }
+}
+
+/// Lines that were dropped since the start.
+pub fn dropped_lines() -> u64 {
+    QUEUE.state.lock().unwrap_or_else(PoisonError::into_inner).dropped
+}
+
+/// Starts the thread, on a descriptor of its own: nobody waits for a lock of standard error.
+pub fn start() -> io::Result<LogWriter> {
+    let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    std::thread::Builder::new().name("log".into()).spawn(move || QUEUE.write_to(out))?;
+    Ok(LogWriter)
+}
+
+/// Where the log's lines go.
+#[derive(Clone, Copy, Debug)]
+pub struct LogWriter;
+
+impl MakeWriter<'_> for LogWriter {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
+impl Write for LogWriter {
+    /// A line comes in one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        QUEUE.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits at its end until the log is written, for a second at most.
+#[derive(Debug)]
+pub struct LogGuard;
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        QUEUE.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Takes nothing until it is told to.
+    struct Stalled(mpsc::Receiver<()>, mpsc::Sender<usize>);
+
+    impl Write for Stalled {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.recv().map_err(io::Error::other)?;
+            self.1.send(bytes.len()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_nobody_reads_are_dropped_and_counted() {
+        let queue: &'static Queue = Box::leak(Box::default());
+        let (go, wait) = mpsc::channel();
+        let (wrote, written) = mpsc::channel();
+        std::thread::spawn(move || queue.write_to(Stalled(wait, wrote)));
+        let line = [b'x'; 1024];
+        for _ in 0..(MOST / 1024 + 100) {
+            queue.push(&line);
+        }
+        assert_eq!(queue.state.lock().expect("whole").dropped, 100);
+        for _ in 0..2 {
+            let _ = go.send(());
+        }
+        queue.flush();
+        assert_eq!(queue.state.lock().expect("whole").bytes, 0);
+        assert_eq!(written.try_iter().sum::<usize>(), MOST);
+    }
+}

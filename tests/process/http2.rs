@@ -1,0 +1,70 @@
+//! HTTP/2 by hand, for clients that no library would be.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A frame: type, flags, stream, payload.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// The preface and settings with this window for every stream.
+pub fn greeting(window: u32) -> Vec<u8> {
+    let mut setting = vec![0, 4];
+    setting.extend(window.to_be_bytes());
+    [PREFACE.to_vec(), frame(4, 0, 0, &setting)].concat()
+}
+
+/// The head of a GET, which is the whole request.
+pub fn get(stream: u32, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = vec![0x82, 0x86];
+    let mut text = |bytes: &[u8], text: &str| {
+        block.extend(bytes);
+        assert!(text.len() < 127);
+        block.push(u8::try_from(text.len()).unwrap());
+        block.extend(text.as_bytes());
+    };
+    text(&[0x04], path);
+    text(&[0x01], "localhost");
+    for (name, value) in headers {
+        text(&[0x00], name);
+        text(&[], value);
+    }
+    frame(1, 0x5, stream, &block)
+}
+
+/// Types and streams of the frames that come until the end of the connection, or for so long.
+pub fn frames(connection: &mut TcpStream, limit: Duration) -> Vec<(u8, u32)> {
+    let deadline = Instant::now() + limit;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 65_536];
+    while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+        connection.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+        match connection.read(&mut buffer) {
+            Ok(count) if count > 0 => bytes.extend(buffer.iter().take(count)),
+            _ => break,
+        }
+    }
+    let mut found = Vec::new();
+    let mut rest = bytes.as_slice();
+    while let Some(([a, b, c, kind, _, one, two, three, four], more)) = rest.split_first_chunk() {
+        let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).unwrap();
+        found.push((*kind, u32::from_be_bytes([*one, *two, *three, *four])));
+        rest = more.get(length..).unwrap_or_default();
+    }
+    found
+}
+
+/// Connects, greets and sends.
+pub fn connect(address: std::net::SocketAddr, window: u32, more: &[u8]) -> TcpStream {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.write_all(&[&greeting(window), more].concat()).unwrap();
+    connection
+}
