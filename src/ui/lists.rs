@@ -115,7 +115,7 @@ pub async fn get_user(
     let mut user = match management::find_user(&mut connection, &user_id).await? {
         Some(user) => user,
         // The master key's user may have no row.
-        None if caller.is_master && user_id == own => Row::from_iter([
+        None if caller.stands_for_master() && user_id == own => Row::from_iter([
             ("user_id".to_owned(), json!(user_id)),
             ("user_role".to_owned(), json!(caller.role_name)),
             ("spend".to_owned(), json!(0)),

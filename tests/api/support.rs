@@ -65,6 +65,7 @@ pub fn settings() -> Settings {
         metrics_public: false,
         manage_litellm_keys: false,
         request_timeout: Duration::from_secs(30),
+        authority: Default::default(),
         upstream: None,
         serve_only: Vec::new(),
         ui: None,
