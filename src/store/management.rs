@@ -563,6 +563,15 @@ pub async fn find_user(connection: &mut PgConnection, user_id: &str) -> Result<O
     Ok(row.map(shown))
 }
 
+/// A user who has no row, as one would be shown: with all columns of the table, and these fields.
+pub async fn user_without_row(connection: &mut PgConnection, fields: &Value) -> Result<Row, sqlx::Error> {
+    sqlx::query_scalar(r#"SELECT to_jsonb(jsonb_populate_record(NULL::"LiteLLM_UserTable", $1))"#)
+        .bind(fields)
+        .fetch_one(connection)
+        .await
+        .map(shown)
+}
+
 /// The newest `limit` users.
 pub async fn list_users(connection: &mut PgConnection, limit: i64) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query_scalar(

@@ -1,5 +1,6 @@
 //! What tests share: a database of their own, the application on it, requests, and comparing answers.
 
+pub mod accounts;
 pub mod answers;
 pub mod cluster;
 pub mod owners;
