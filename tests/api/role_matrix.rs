@@ -275,11 +275,13 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
                 if kind.permitted && rule.access == Access::GlobalSpend {
                     continue;
                 }
+                // LiteLLM reports the spend of a key's whole team to every member.
+                let of_team = rule.path == "/team/spend/report" && kind.name == "member of a team";
                 let everything = format!("{:?} {}", answer.headers, answer.text);
                 failures.extend(
                     foreign
                         .iter()
-                        .filter(|word| everything.contains(*word))
+                        .filter(|word| everything.contains(*word) && !(of_team && **word == canary("ada")))
                         .map(|word| format!("{said}{word} in {everything}")),
                 );
                 if kind.sees.is_some_and(|sees| sees.iter().any(|owner| answer.text.contains(&canary(owner)))) {
@@ -288,7 +290,7 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
                 let alone = ask(own, rule, &path, &own_key).await;
                 let differs = alone.status != answer.status || settled(&alone.text) != settled(&answer.text);
                 // What is told of the moment: when a key expired, the sessions' own hashes.
-                if differs && !kind.dead && !is_of_session(&kind, rule) {
+                if differs && !of_team && !kind.dead && !is_of_session(&kind, rule) {
                     failures.push(format!("{said}differs without the others' rows:\n{}\n{}", answer.text, alone.text));
                 }
             }
@@ -298,7 +300,12 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
         failures.is_empty(),
         "{} failures:\n{}",
         failures.len(),
-        failures.iter().take(12).map(|failure| failure.chars().take(3000).collect()).collect::<Vec<_>>().join("\n")
+        failures
+            .iter()
+            .take(12)
+            .map(|failure| failure.chars().take(3000).collect::<String>())
+            .collect::<Vec<_>>()
+            .join("\n")
     );
     // What proves that the words are there to be found.
     for (kind, at_least) in [
