@@ -169,25 +169,32 @@ pub async fn create_session_key(connection: &mut PgConnection, key: &NewKey) -> 
     insert_key(connection, key).await.map(|_| ())
 }
 
+#[derive(sqlx::FromRow)]
+struct LimitsRow {
+    models: Option<Vec<String>>,
+    routes: Option<Vec<Option<String>>>,
+    granted: Option<Json<Value>>,
+    max_budget: Option<f64>,
+}
+
 /// What a session takes over from the key that opens it, as it stands now: models, routes, permissions and budget.
 pub async fn find_limits(connection: &mut PgConnection, token: &str) -> Result<Option<NewKey>, sqlx::Error> {
-    let row: Option<(Option<Vec<String>>, Option<Vec<Option<String>>>, Option<Json<Value>>, Option<f64>)> =
-        sqlx::query_as(
-            r#"SELECT k.* FROM (SELECT NULL::text[] AS allowed_routes, '{}'::jsonb AS permissions) AS defaults
+    let row: Option<LimitsRow> = sqlx::query_as(
+        r#"SELECT k.* FROM (SELECT NULL::text[] AS allowed_routes, '{}'::jsonb AS permissions) AS defaults
            CROSS JOIN LATERAL (SELECT models, allowed_routes AS routes, permissions AS granted, max_budget
                                FROM "LiteLLM_VerificationToken" WHERE token = $1) AS k"#,
-        )
-        .bind(token)
-        .fetch_optional(connection)
-        .await?;
-    Ok(row.map(|(models, routes, permissions, max_budget)| NewKey {
-        models: models.unwrap_or_default(),
-        allowed_routes: routes.unwrap_or_default().into_iter().map(Option::unwrap_or_default).collect(),
-        permissions: match permissions {
+    )
+    .bind(token)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| NewKey {
+        models: row.models.unwrap_or_default(),
+        allowed_routes: row.routes.unwrap_or_default().into_iter().map(Option::unwrap_or_default).collect(),
+        permissions: match row.granted {
             Some(Json(Value::Object(permissions))) => permissions,
             _ => Row::new(),
         },
-        max_budget,
+        max_budget: row.max_budget,
         ..NewKey::default()
     }))
 }
