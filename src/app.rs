@@ -72,7 +72,7 @@ impl std::ops::Deref for AppState {
 impl AppState {
     /// The state of a server on `pool`.
     pub fn new(pool: PgPool, settings: Settings, prices: Arc<Prices>, clock: Clock) -> anyhow::Result<Self> {
-        let keys = KeyLookup::new(pool.clone(), settings.master_key.clone(), clock);
+        let keys = KeyLookup::new(pool.clone(), &settings, clock);
         let allow_list = AllowList::default();
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
         let metrics = Metrics::install()?;

@@ -6,8 +6,12 @@
 //! [`access::check`].
 
 pub mod access;
+pub mod grant;
 pub mod key;
 pub mod lookup;
+pub mod routes;
+pub mod session;
+mod turns;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use sha2::{Digest, Sha256};
@@ -62,18 +66,31 @@ pub struct Caller {
     pub role: Role,
     /// The role's stored name, for messages; `None` where the user has none or there is no user.
     pub role_name: Option<String>,
-    /// The key's user.
+    /// The key's user; never empty.
     pub user_id: Option<String>,
     /// Whether that user exists.
     pub user_exists: bool,
-    /// The key's team.
+    /// The key's team, of a session that of the key that opened it; never empty.
     pub team_id: Option<String>,
     /// SHA-256 of the key in hex, or [`MASTER_KEY_ALIAS`]: the value of `api_key` in LiteLLM's tables.
     pub key_hash: String,
     /// Routes the key is limited to; empty means no limit.
     pub allowed_routes: Vec<String>,
+    /// Names of the key's `permissions` that are `true`.
+    pub permissions: Vec<String>,
     /// Whether the key's `permissions` hold `get_spend_routes`.
     pub may_read_global_spend: bool,
+    /// Whether this is a session of the dashboard.
+    pub session: Option<SessionOf>,
+}
+
+/// What a session was opened with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionOf {
+    /// The admin's password.
+    Admin,
+    /// A key.
+    Key,
 }
 
 impl Caller {
@@ -88,11 +105,24 @@ impl Caller {
             team_id: None,
             key_hash: MASTER_KEY_ALIAS.into(),
             allowed_routes: Vec::new(),
+            permissions: Vec::new(),
             may_read_global_spend: true,
+            session: None,
         }
     }
 
-    /// The caller's user id where rows must be limited to it: internal users see their own rows only.
+    /// Whether the caller is the holder of the master key, or has logged in as such.
+    pub fn stands_for_master(&self) -> bool {
+        self.is_master || self.session == Some(SessionOf::Admin)
+    }
+
+    /// Whether nothing limits the caller: an admin with a key for all routes.
+    pub fn may_everything(&self) -> bool {
+        self.role == Role::Admin && self.allowed_routes.is_empty()
+    }
+
+    /// The caller's user id where rows must be limited to it: internal users see their own rows only. Empty where there
+    /// is no user, who owns no rows: not those without a user either.
     pub fn own_rows_only(&self) -> Option<&str> {
         match self.role {
             Role::Admin | Role::AdminViewer => None,
@@ -132,8 +162,8 @@ pub struct KeyRecord {
     pub blocked: bool,
     /// Routes the key is limited to; empty means no limit.
     pub allowed_routes: Vec<String>,
-    /// `permissions.get_spend_routes`.
-    pub may_read_global_spend: bool,
+    /// Names of the `permissions` that are `true`.
+    pub permissions: Vec<String>,
     /// Whether the owner exists.
     pub user_exists: bool,
     /// The owner's stored role.
@@ -142,11 +172,77 @@ pub struct KeyRecord {
     pub user_deactivated: bool,
     /// Whether the team is blocked.
     pub team_blocked: bool,
+    /// What binds the key of a session.
+    pub session: Option<SessionRecord>,
+}
+
+/// What binds the key of a session.
+#[derive(Clone, Debug)]
+pub struct SessionRecord {
+    /// The link in its metadata.
+    pub link: session::Link,
+    /// The key that opened it, where it still exists.
+    pub parent: Option<ParentRecord>,
+}
+
+/// The key that opened a session.
+#[derive(Clone, Debug)]
+pub struct ParentRecord {
+    /// SHA-256 of the key, hex.
+    pub token: String,
+    /// Owner.
+    pub user_id: Option<String>,
+    /// Team.
+    pub team_id: Option<String>,
+    /// End of validity, UTC.
+    pub expires: Option<NaiveDateTime>,
+    /// Whether it is blocked.
+    pub blocked: bool,
+    /// Routes it is limited to; empty means no limit.
+    pub allowed_routes: Vec<String>,
+    /// Names of the `permissions` that are `true`.
+    pub permissions: Vec<String>,
+    /// Whether it is the key of a session itself.
+    pub is_session: bool,
+    /// Whether its team is blocked.
+    pub team_blocked: bool,
 }
 
 impl KeyRecord {
-    /// The caller that the key stands for at the instant `now`, or why it stands for nobody.
-    pub fn into_caller(self, now: DateTime<Utc>) -> Result<Caller, ApiError> {
+    /// The caller that the key stands for at the instant `now`, or why it stands for nobody. `seals` are needed for the
+    /// key of a session.
+    pub fn into_caller(mut self, now: DateTime<Utc>, seals: Option<&session::Keys>) -> Result<Caller, ApiError> {
+        self.check(now)?;
+        let session = match self.session.take() {
+            Some(session) => Some(self.narrow(session, now, seals)?),
+            None => None,
+        };
+        let own_role = if self.user_exists { Role::of_user(self.user_role.as_deref()) } else { Role::Unknown };
+        let (role, role_name) = match session {
+            // The admin of the password needs no row, and no row makes less or more of it.
+            Some(SessionOf::Admin) => (Role::Admin, Some("proxy_admin".to_owned())),
+            _ => (own_role, self.user_role),
+        };
+        Ok(Caller {
+            is_master: false,
+            role,
+            role_name,
+            user_id: self.user_id,
+            user_exists: self.user_exists || session == Some(SessionOf::Admin),
+            team_id: self.team_id,
+            key_hash: self.token,
+            allowed_routes: self.allowed_routes,
+            may_read_global_spend: self.permissions.iter().any(|name| name == "get_spend_routes"),
+            permissions: self.permissions,
+            session,
+        })
+    }
+
+    fn check(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        // The empty text is how LiteLLM writes that there is none.
+        self.user_exists &= self.user_id.as_deref() != Some("");
+        self.user_id = self.user_id.take().filter(|user_id| !user_id.is_empty());
+        self.team_id = self.team_id.take().filter(|team_id| !team_id.is_empty());
         if self.blocked {
             let message = "Authentication Error, Key is blocked. Update via `/key/unblock` if you're an admin.";
             return Err(ApiError::unauthorized(message));
@@ -165,24 +261,50 @@ impl KeyRecord {
                     expires.format("%Y-%m-%d %H:%M:%S%.6f%:z"),
                     now.format("%Y-%m-%d %H:%M:%S%.6f%:z")
                 ),
-                param: self.key_name,
+                param: self.key_name.clone(),
             });
         }
         if self.team_blocked {
             return Err(ApiError::unauthorized("Authentication Error, the key's team is blocked."));
         }
-        let role = if self.user_exists { Role::of_user(self.user_role.as_deref()) } else { Role::Unknown };
-        Ok(Caller {
-            is_master: false,
-            role,
-            role_name: self.user_role,
-            user_id: self.user_id,
-            user_exists: self.user_exists,
-            team_id: self.team_id,
-            key_hash: self.token,
-            allowed_routes: self.allowed_routes,
-            may_read_global_spend: self.may_read_global_spend,
-        })
+        Ok(())
+    }
+
+    /// Takes from a session's key what the key that opened it does not have.
+    fn narrow(
+        &mut self,
+        session: SessionRecord,
+        now: DateTime<Utc>,
+        seals: Option<&session::Keys>,
+    ) -> Result<SessionOf, ApiError> {
+        let over = || ApiError::unauthorized("Authentication Error, the session is over. Log in again.");
+        let user_id = self.user_id.as_deref().unwrap_or_default();
+        if !seals.is_some_and(|seals| seals.fits(&session.link, &self.token, user_id)) {
+            return Err(over());
+        }
+        let parent = match (session.link.parent, session.parent) {
+            (None, _) if user_id == MASTER_USER_ID => {
+                self.team_id = None;
+                return Ok(SessionOf::Admin);
+            }
+            (Some(_), Some(parent)) => parent,
+            _ => return Err(over()),
+        };
+        let expired = parent.expires.is_some_and(|expires| expires.and_utc() < now);
+        let owned = self.user_exists && parent.user_id == self.user_id;
+        if parent.blocked || parent.team_blocked || parent.is_session || expired || !owned {
+            return Err(over());
+        }
+        self.team_id = parent.team_id.filter(|team_id| !team_id.is_empty());
+        self.allowed_routes = routes::intersection(&self.allowed_routes, &parent.allowed_routes);
+        self.permissions.retain(|name| parent.permissions.contains(name));
+        Ok(SessionOf::Key)
+    }
+
+    /// The keys whose change changes what this one may do.
+    pub fn depends_on(&self) -> impl Iterator<Item = &str> {
+        let parent = self.session.as_ref().and_then(|session| session.link.parent.as_deref());
+        std::iter::once(self.token.as_str()).chain(parent)
     }
 }
 

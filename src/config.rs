@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use crate::client_ip::parse_network;
@@ -171,6 +171,10 @@ pub struct ServeArgs {
     #[arg(long, env = "UI_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     pub ui_password: Option<SecretString>,
 
+    /// Who may do what: secrets and limits.
+    #[command(flatten)]
+    pub authority: AuthorityArgs,
+
     /// A LiteLLM to pass everything on to that litespend does not serve.
     #[arg(long, env = "LITELLM_UPSTREAM_URL", value_name = "URL", value_parser = Target::parse)]
     pub upstream: Option<Target>,
@@ -187,6 +191,56 @@ pub struct ServeArgs {
     /// Form of the log.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// Settings of who may do what.
+#[derive(Clone, Debug, Args)]
+pub struct AuthorityArgs {
+    /// Secret that signs the dashboard's tokens and seals its sessions, 16 characters or more; the same on all servers of
+    /// a database. Without it, one in our own database, or on LiteLLM's database one of this process.
+    #[arg(long = "secret", env = "LITESPEND_SECRET", hide_env_values = true, value_parser = secret, value_name = "SECRET")]
+    pub secret: Option<SecretString>,
+
+    /// Keys that are not known here and are looked up in the database a second, at most; past it, 429.
+    #[arg(long, env = "KEY_LOOKUPS_PER_SECOND", default_value_t = 50, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub key_lookups_per_second: u32,
+
+    /// Start with a master key or UI_PASSWORD that anybody can guess although others can reach the server.
+    #[arg(long, env = "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY",
+          value_parser = clap::builder::FalseyValueParser::new())]
+    pub dangerously_permit_weak_or_unset_master_key: bool,
+}
+
+impl AuthorityArgs {
+    /// The settings of a running server.
+    pub fn settings(&self) -> AuthoritySettings {
+        let secret = self.secret.clone().filter(|secret| !secret.expose_secret().is_empty());
+        AuthoritySettings { secret, key_lookups: self.key_lookups_per_second }
+    }
+}
+
+/// Who may do what, in a running server.
+#[derive(Clone, Debug)]
+pub struct AuthoritySettings {
+    /// `LITESPEND_SECRET`.
+    pub secret: Option<SecretString>,
+    /// Lookups of unknown keys a second.
+    pub key_lookups: u32,
+}
+
+impl Default for AuthoritySettings {
+    fn default() -> Self {
+        Self { secret: None, key_lookups: 50 }
+    }
+}
+
+fn secret(text: &str) -> Result<SecretString, String> {
+    match text.len() {
+        // An empty variable is none.
+        0 | 16.. => Ok(text.to_owned().into()),
+        _ => Err("a secret has 16 characters or more".to_owned()),
+    }
 }
 
 /// Where `healthcheck` asks.
@@ -225,6 +279,8 @@ pub struct ConfigFile {
     pub allowed_ips: Option<Vec<String>>,
     /// `general_settings.use_x_forwarded_for`.
     pub use_x_forwarded_for: bool,
+    /// `general_settings.dangerously_permit_weak_or_unset_master_key`.
+    pub permit_weak_master_key: bool,
     /// `model_list`, with references resolved.
     pub model_list: Vec<Value>,
     /// `router_settings.model_group_alias`, with references resolved.
@@ -234,7 +290,8 @@ pub struct ConfigFile {
 }
 
 /// Settings of LiteLLM that mean something to litespend, by section.
-const KNOWN_GENERAL: [&str; 4] = ["master_key", "database_url", "allowed_ips", "use_x_forwarded_for"];
+const KNOWN_GENERAL: [&str; 5] =
+    ["master_key", "database_url", "allowed_ips", "use_x_forwarded_for", "dangerously_permit_weak_or_unset_master_key"];
 
 impl ConfigFile {
     /// Reads a file.
@@ -291,6 +348,7 @@ impl ConfigFile {
                     self.allowed_ips = Some(entries);
                 }
                 ("use_x_forwarded_for", Value::Bool(on)) => self.use_x_forwarded_for = on,
+                ("dangerously_permit_weak_or_unset_master_key", Value::Bool(on)) => self.permit_weak_master_key = on,
                 (name, _) => bail!("general_settings.{name} has the wrong type"),
             }
         }
@@ -340,6 +398,8 @@ pub struct Settings {
     pub manage_litellm_keys: bool,
     /// Time to the first byte of an answer.
     pub request_timeout: Duration,
+    /// Who may do what.
+    pub authority: AuthoritySettings,
     /// The LiteLLM behind, if there is one.
     pub upstream: Option<Target>,
     /// With one: the paths served here; empty means all.

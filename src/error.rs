@@ -125,6 +125,14 @@ pub enum ApiError {
     /// The database can't be reached or has no connection to spare: 503 with `Retry-After`.
     #[error("the database is not available")]
     Unavailable(#[source] Option<sqlx::Error>),
+    /// Too many of these for now: 429 with `Retry-After`.
+    #[error("{message}")]
+    TooManyRequests {
+        /// For the client, in words.
+        message: &'static str,
+        /// When to try again, in seconds.
+        seconds: u64,
+    },
     /// No answer within the limit: 504.
     #[error("no answer within {seconds} seconds")]
     Timeout {
@@ -190,6 +198,7 @@ impl ApiError {
             Self::Validation(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
@@ -217,6 +226,7 @@ impl ApiError {
                 "The database is not available. Try again shortly.",
                 None,
             ),
+            Self::TooManyRequests { message, .. } => envelope(ErrorType::AuthError, status, message, None),
             Self::Timeout { seconds } => {
                 envelope(ErrorType::Timeout, status, &format!("No answer within the limit of {seconds} seconds."), None)
             }
@@ -244,6 +254,9 @@ impl IntoResponse for ApiError {
         match &self {
             Self::MethodNotAllowed(allow) => {
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::TooManyRequests { seconds, .. } => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
             }
             Self::Unavailable(cause) => {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

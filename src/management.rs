@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::auth::hash_key;
+use crate::auth::{MASTER_KEY_ALIAS, hash_key, routes, session};
 use crate::error::FieldError;
 use crate::store::management::{NewKey, NewTeam, NewUser};
 
@@ -166,6 +166,44 @@ impl Fields {
     }
 }
 
+/// Patterns of routes. One that matches nothing is a mistake, and to some readers no limit.
+fn route_patterns(fields: &mut Fields) -> Vec<String> {
+    let patterns = fields.texts("allowed_routes");
+    if !patterns.iter().all(|pattern| routes::is_pattern(pattern)) {
+        let message = "A route is a path (/spend/logs), a prefix (/spend/*) or a group of routes, without spaces";
+        fields.reject("allowed_routes", "value_error", message);
+    }
+    patterns
+}
+
+/// The name of a key. One that reads as another key, by its hash or raw, could be taken for it.
+fn alias(fields: &mut Fields) -> Option<String> {
+    let alias = fields.text("key_alias")?;
+    let is_hash = alias.len() == 64 && alias.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hash || alias.starts_with("sk-") || alias == MASTER_KEY_ALIAS {
+        fields.reject("key_alias", "value_error", "An alias must not look like a key or the hash of one");
+    }
+    Some(alias)
+}
+
+/// What else is known of something. What binds a session is not for others to write.
+fn metadata(fields: &mut Fields) -> Map<String, Value> {
+    let metadata = fields.object("metadata");
+    if metadata.contains_key(session::LINK) {
+        fields.reject("metadata", "value_error", format!("The field {} is reserved", session::LINK));
+    }
+    metadata
+}
+
+/// The id of a team, which must not be the one of sessions.
+fn team_id(fields: &mut Fields) -> Option<String> {
+    let team_id = fields.text("team_id")?;
+    if team_id == session::TEAM {
+        fields.reject("team_id", "value_error", format!("The team {} is reserved", session::TEAM));
+    }
+    Some(team_id)
+}
+
 /// A key to be made with the raw key, which is stored nowhere.
 pub fn new_key(fields: &mut Fields, by: &str, now: DateTime<Utc>) -> (NewKey, String) {
     let given = fields.text("key");
@@ -181,15 +219,15 @@ pub fn new_key(fields: &mut Fields, by: &str, now: DateTime<Utc>) -> (NewKey, St
     let key = NewKey {
         token: hash_key(&raw),
         key_name: shortened(&raw),
-        key_alias: fields.text("key_alias"),
+        key_alias: alias(fields),
         user_id: fields.text("user_id"),
-        team_id: fields.text("team_id"),
+        team_id: team_id(fields),
         organization_id: fields.text("organization_id"),
         expires: expires.map(|expires| expires.naive_utc()),
         models: fields.texts("models"),
-        allowed_routes: fields.texts("allowed_routes"),
+        allowed_routes: route_patterns(fields),
         max_budget: fields.amount("max_budget"),
-        metadata: fields.object("metadata"),
+        metadata: metadata(fields),
         permissions: fields.object("permissions"),
         blocked: fields.boolean("blocked"),
         created_by: by.to_owned(),
@@ -214,7 +252,7 @@ pub fn new_team(fields: &mut Fields) -> NewTeam {
         }
     }
     NewTeam {
-        team_id: fields.text("team_id").unwrap_or_else(|| Uuid::new_v4().to_string()),
+        team_id: team_id(fields).unwrap_or_else(|| Uuid::new_v4().to_string()),
         team_alias: fields.text("team_alias"),
         organization_id: fields.text("organization_id"),
         members,
@@ -231,12 +269,16 @@ pub fn new_user(fields: &mut Fields) -> NewUser {
     if user_role.as_ref().is_some_and(|role| !ROLES.contains(&role.as_str())) {
         fields.reject("user_role", "literal_error", format!("Input should be one of {}", ROLES.join(", ")));
     }
+    let teams = fields.texts("teams");
+    if teams.iter().any(|team| team == session::TEAM) {
+        fields.reject("teams", "value_error", format!("The team {} is reserved", session::TEAM));
+    }
     NewUser {
         user_id: fields.text("user_id").unwrap_or_else(|| Uuid::new_v4().to_string()),
         user_email: fields.text("user_email"),
         user_alias: fields.text("user_alias"),
         user_role,
-        teams: fields.texts("teams"),
+        teams,
         models: fields.texts("models"),
         max_budget: fields.amount("max_budget"),
         metadata: fields.object("metadata"),

@@ -256,6 +256,11 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> 
     Ok(())
 }
 
+/// The path of every route.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    ROUTES.iter().chain(ui::ROUTES).map(|rule| rule.path)
+}
+
 /// The rule of a route, which is there only where the route is.
 pub(crate) fn rule_of(path: &str) -> Option<&'static Rule> {
     ROUTES.iter().chain(ui::ROUTES).find(|rule| rule.path == path)

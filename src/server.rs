@@ -74,6 +74,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
             "no master key: set LITELLM_MASTER_KEY (or general_settings.master_key in the config file)"
         )));
     }
+    master_key::check_strength(given_key.as_ref().map(|given| &given.key), &args, &config).map_err(Failure::Setting)?;
     let limits = limits(&args);
     let open = OpenDatabase::open(&args.database, &config, limits)?;
     let master_key = match given_key {
@@ -90,6 +91,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         metrics_public: args.metrics_public,
         manage_litellm_keys: args.manage_litellm_keys,
         request_timeout: Duration::from_secs(args.request_timeout),
+        authority: args.authority.settings(),
         upstream: args.upstream.clone(),
         serve_only: args.serve_only.clone(),
         ui: ui_settings(&args).map_err(Failure::Setting)?,

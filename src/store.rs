@@ -7,6 +7,7 @@
 
 pub mod activity;
 pub mod allowed_ips;
+pub mod authority;
 pub mod daily_activity;
 pub mod dashboard_lists;
 pub mod database;
@@ -23,6 +24,7 @@ pub mod rollup_stretches;
 pub mod rollup_words;
 pub mod rollups;
 pub mod scoped_report;
+pub mod secrets;
 pub mod spend_activity;
 pub mod spend_logs;
 pub mod spend_report;

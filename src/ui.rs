@@ -4,6 +4,7 @@
 mod files;
 mod lists;
 mod login;
+mod login_request;
 mod shapes;
 mod throttle;
 
@@ -20,8 +21,7 @@ use crate::router::{Rule, rule};
 pub use login::clean_up;
 pub use throttle::LoginThrottle;
 
-/// The team of the keys that a login makes, as LiteLLM names it.
-pub const SESSION_TEAM: &str = "litellm-dashboard";
+pub use crate::auth::session::TEAM as SESSION_TEAM;
 
 /// Where the dashboard is, and who may log in with a password.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 
-use super::{Caller, Role};
+use super::{Caller, Role, routes};
 use crate::error::ApiError;
 
 /// Who may call a route.
@@ -30,7 +30,8 @@ pub enum Access {
 
 /// Whether `caller` may call `path`, a route of the class `access`.
 pub fn check(access: Access, path: &str, caller: &Caller) -> Result<(), ApiError> {
-    if !caller.allowed_routes.is_empty() && !caller.allowed_routes.iter().any(|allowed| route_matches(path, allowed)) {
+    if !caller.allowed_routes.is_empty() && !caller.allowed_routes.iter().any(|allowed| routes::matches(path, allowed))
+    {
         let message = format!(
             "Virtual key is not allowed to call this route. Only allowed to call routes: {}. Tried to call route: {path}",
             caller.allowed_routes.join(", ")
@@ -71,7 +72,7 @@ fn admin_only(path: &str, caller: &Caller) -> ApiError {
 
 /// Whether `path` is in a group of routes, which LiteLLM's `allowed_routes` may name instead of paths: the groups of
 /// LiteLLM 1.109.1, as far as litespend serves them.
-fn in_group(path: &str, group: &str) -> bool {
+pub(super) fn in_group(path: &str, group: &str) -> bool {
     let booking = path.starts_with("/spend/usage");
     let spend =
         (path.starts_with("/spend/") && !booking) || path.ends_with("/spend/report") && !path.starts_with("/global/");
@@ -102,16 +103,6 @@ fn in_group(path: &str, group: &str) -> bool {
     }
 }
 
-fn route_matches(path: &str, allowed: &str) -> bool {
-    if path == allowed || in_group(path, allowed) {
-        return true;
-    }
-    match allowed.strip_suffix('*') {
-        Some(prefix) => path.starts_with(prefix),
-        None => path.strip_prefix(allowed).is_some_and(|rest| rest.starts_with('/')),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +125,8 @@ mod tests {
             ("internal_user_view_only_routes", "/spend/usage", false),
             ("spend_tracking_routes", "/spend/usage", true),
             ("global_spend_tracking_routes", "/global/spend/reset", false),
+            ("", "/spend/tags", false),
+            ("/", "/spend/tags", false),
         ] {
             caller.allowed_routes = vec![allowed.into()];
             assert_eq!(check(Access::Spend, path, &caller).is_ok(), expected, "{allowed} {path}");

@@ -4,6 +4,7 @@
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
+use sqlx::PgConnection;
 
 use super::{check_owner, print_table, short_time, with_pool};
 use crate::auth::key_filter;
@@ -159,13 +160,21 @@ enum Change {
     Delete,
 }
 
+/// The hash of the key that is meant: a key or hash before the alias of another.
+async fn token(connection: &mut PgConnection, named: &str) -> Result<String, sqlx::Error> {
+    let token = key_filter(named);
+    if store::exists_key(connection, &token).await? {
+        return Ok(token);
+    }
+    let by_alias = store::tokens_of_aliases(connection, &[named.to_owned()]).await?;
+    Ok(by_alias.into_iter().next().unwrap_or(token))
+}
+
 fn change(args: &KeyArgs, change: Change) -> Result<(), Failure> {
     with_pool(&args.database, async |pool, kind| {
         check_owner(kind, args.owner.manage_litellm_keys)?;
         let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
-        let aliases = [args.key.clone()];
-        let by_alias = store::tokens_of_aliases(&mut connection, &aliases).await.map_err(anyhow::Error::from)?;
-        let token = by_alias.into_iter().next().unwrap_or_else(|| key_filter(&args.key));
+        let token = token(&mut connection, &args.key).await.map_err(anyhow::Error::from)?;
         let done = match change {
             Change::Delete => {
                 store::delete_keys(&mut connection, &[token], "command line").await.map_err(anyhow::Error::from)?

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use sqlx::Connection;
 
 use crate::app::AppState;
-use crate::auth::{Caller, key_filter};
+use crate::auth::{Caller, grant, key_filter};
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, JsonObject, Query, QueryReader};
 use crate::management::{self, Fields, LITELLM_OWNS};
@@ -71,13 +71,20 @@ pub async fn generate_key(
 ) -> Result<RowResponse, ApiError> {
     let mut fields = Fields::new(body);
     let (key, raw) = management::new_key(&mut fields, name_of(&caller), state.clock.now());
-    let key = fields.finish(key).map_err(ApiError::Validation)?;
+    let mut key = fields.finish(key).map_err(ApiError::Validation)?;
+    refuse_master_key(&state, &raw)?;
     let mut connection = for_change(&state).await?;
+    grant::check_key(&mut connection, &caller, &mut key).await?;
     let created = store::create_key(&mut connection, &key).await?;
     let row = created.map_err(|conflict| refusal(conflict, key.key_alias.as_deref().unwrap_or_default()))?;
     // An unknown key is remembered as unknown for a while.
     state.keys.forget(&key.token).await;
     Ok(Json(with_raw_key(row, &raw)))
+}
+
+/// The master key, stored, would outlive its change.
+fn refuse_master_key(state: &AppState, raw: &str) -> Result<(), ApiError> {
+    if state.keys.is_master(raw) { Err(refusal(Conflict::Token, "")) } else { Ok(()) }
 }
 
 fn with_raw_key(mut row: Row, raw: &str) -> Row {
@@ -160,6 +167,9 @@ async fn set_blocked(
     }
     let token = key_filter(&fields.finish(key).map_err(ApiError::Validation)?.unwrap_or_default());
     let mut connection = for_change(state).await?;
+    if !blocked {
+        grant::check_unblock(&mut connection, caller, &token).await?;
+    }
     let row = store::set_blocked(&mut connection, &token, blocked, name_of(caller)).await?;
     state.keys.forget(&token).await;
     row.map(Json).ok_or_else(|| not_found("Key not found."))
@@ -213,11 +223,17 @@ pub async fn get_key_info(
     `organization_id`, `members_with_roles`, `models`, `max_budget`, `metadata`, `blocked`; all optional"),
     responses((status = 200, description = "The team", body = Object),
               (status = 409, description = "The id is taken, or LiteLLM owns the database")))]
-pub async fn create_team(State(state): State<AppState>, JsonObject(body): JsonObject) -> Result<RowResponse, ApiError> {
+pub async fn create_team(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    JsonObject(body): JsonObject,
+) -> Result<RowResponse, ApiError> {
+    let id_is_given = body.get("team_id").is_some_and(|id| !id.is_null());
     let mut fields = Fields::new(body);
     let team = management::new_team(&mut fields);
     let team = fields.finish(team).map_err(ApiError::Validation)?;
     let mut connection = for_change(&state).await?;
+    grant::check_team(&mut connection, &caller, &team, id_is_given).await?;
     let created = store::create_team(&mut connection, &team).await?;
     state.keys.forget_all();
     Ok(Json(created.map_err(|conflict| refusal(conflict, &team.team_id))?))
@@ -273,9 +289,12 @@ pub async fn create_user(
     of_key.insert("user_id".into(), user.user_id.as_str().into());
     let mut fields = Fields::new(of_key);
     let (key, raw) = management::new_key(&mut fields, name_of(&caller), state.clock.now());
-    let key = fields.finish(key).map_err(ApiError::Validation)?;
+    let mut key = fields.finish(key).map_err(ApiError::Validation)?;
+    refuse_master_key(&state, &raw)?;
 
     let mut connection = for_change(&state).await?;
+    grant::check_user(&mut connection, &caller, &user).await?;
+    grant::check_key(&mut connection, &caller, &mut key).await?;
     let mut transaction = connection.begin().await?;
     let created = store::create_user(&mut transaction, &user).await?;
     let id = |conflict| {

@@ -9,6 +9,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::config::{ConfigFile, ServeArgs};
+
 /// Name of the file in the home directory.
 const FILE: &str = "master_key";
 
@@ -32,6 +34,73 @@ pub fn given(flag: Option<&SecretString>, config: Option<&SecretString>) -> anyh
         bail!("the master key must not contain spaces or control characters ({origin})");
     }
     Ok(Some(MasterKey { key, origin: origin.to_owned() }))
+}
+
+/// Secrets that stand in public: LiteLLM's own example, which it refuses as well, and what else is tried first.
+const PUBLICLY_KNOWN: [&str; 17] = [
+    "1234",
+    "admin",
+    "changeme",
+    "change-me",
+    "default",
+    "key",
+    "litellm",
+    "litespend",
+    "master",
+    "master-key",
+    "masterkey",
+    "password",
+    "proxy",
+    "secret",
+    "test",
+    "your-master-key",
+    "xxxx",
+];
+
+/// The fewest characters, without `sk-`, of a secret that others may try.
+const LEAST_CHARACTERS: usize = 8;
+
+/// Refuses a master key or a `UI_PASSWORD` that anybody can guess where more than this machine can reach the server,
+/// unless the settings insist, by LiteLLM's names; elsewhere only warns. LiteLLM's rule is in its
+/// `proxy/auth/master_key_boot_check.py` (1.110.2).
+pub fn check_strength(key: Option<&SecretString>, args: &ServeArgs, config: &ConfigFile) -> anyhow::Result<()> {
+    let password =
+        args.ui_password.as_ref().filter(|password| args.ui.is_some() && !password.expose_secret().is_empty());
+    let insists = args.authority.dangerously_permit_weak_or_unset_master_key || config.permit_weak_master_key;
+    let is_local = args.host.to_canonical().is_loopback();
+    for (name, secret) in [("the master key", key), ("UI_PASSWORD", password)] {
+        let Some(reason) = secret.and_then(|secret| weakness(secret.expose_secret())) else { continue };
+        if !is_local && !insists {
+            bail!(
+                "{name} {reason}, and {} can be reached by others: choose another (sk-$(openssl rand -hex 32)), listen on \
+                 127.0.0.1, or insist with LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true",
+                args.host
+            );
+        }
+        tracing::warn!("{name} {reason}: never use it where others can reach the server");
+    }
+    Ok(())
+}
+
+/// Why a secret is easy to guess, if it is.
+fn weakness(secret: &str) -> Option<&'static str> {
+    let lower = secret.trim().to_lowercase();
+    let bare = lower.strip_prefix("sk-").unwrap_or(&lower);
+    if PUBLICLY_KNOWN.contains(&lower.as_str()) || PUBLICLY_KNOWN.contains(&bare) {
+        return Some("is publicly known");
+    }
+    if bare.chars().count() < LEAST_CHARACTERS {
+        return Some("is too short");
+    }
+    let characters: Vec<char> = bare.chars().collect();
+    let step = |pair: &[char]| match pair {
+        [one, other] => i64::from(u32::from(*other)) - i64::from(u32::from(*one)),
+        _ => 0,
+    };
+    let mut steps = characters.windows(2).map(step);
+    let first = steps.next()?;
+    // `aaaaaaaa`, `12345678`, `87654321`.
+    (first.abs() <= 1 && steps.all(|step| step == first)).then_some("is a row of characters")
 }
 
 /// The key in the home directory, made if there is none.
@@ -60,4 +129,31 @@ pub fn of_home(home: &Path) -> anyhow::Result<MasterKey> {
 pub fn generate() -> String {
     let bytes: [u8; 32] = rand::random();
     bytes.iter().fold("sk-".to_owned(), |key, byte| format!("{key}{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_that_anybody_tries_are_known() {
+        for weak in [
+            "sk-1234",
+            " sk-1234 ",
+            "SK-1234",
+            "sk-",
+            "sk-password",
+            "admin",
+            "sk-short",
+            "sk-aaaaaaaaaaaa",
+            "sk-12345678",
+            "87654321",
+            "",
+        ] {
+            assert!(weakness(weak).is_some(), "{weak}");
+        }
+        for strong in ["sk-master-1234", "correct horse battery", &generate()] {
+            assert_eq!(weakness(strong), None, "{strong}");
+        }
+    }
 }

@@ -152,7 +152,8 @@ fn push_key_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     push_equal(query, " AND t.token = ", filter.token.as_ref());
     push_like(query, " AND t.key_alias ILIKE ", filter.key_alias.as_ref());
     if let Some(user) = &filter.only_of_user {
-        query.push(" AND (t.user_id = ").push_bind(user.clone());
+        // The empty text is nobody, who owns nothing: not the keys without a user either.
+        query.push(" AND (t.user_id = NULLIF(").push_bind(user.clone()).push("::text, '')");
         query
             .push(
                 r#" OR EXISTS (SELECT FROM "LiteLLM_TeamTable" AS team
@@ -217,8 +218,8 @@ pub async fn deleted_keys(
 /// The teams that a user is in, as a condition.
 fn push_own_teams(query: &mut QueryBuilder<Postgres>, user: Option<&String>) {
     if let Some(user) = user {
-        query.push(r#" AND t.team_id = ANY (SELECT unnest(teams) FROM "LiteLLM_UserTable" WHERE user_id = "#);
-        query.push_bind(user.clone()).push(")");
+        query.push(r#" AND t.team_id = ANY (SELECT unnest(teams) FROM "LiteLLM_UserTable" WHERE user_id = NULLIF("#);
+        query.push_bind(user.clone()).push("::text, ''))");
     }
 }
 
@@ -267,7 +268,7 @@ pub async fn team(
 ) -> Result<Option<Row>, sqlx::Error> {
     let row: Option<Json<Row>> = sqlx::query_scalar(
         r#"SELECT to_jsonb(t) FROM "LiteLLM_TeamTable" AS t WHERE team_id = $1 AND ($2::text IS NULL
-               OR team_id = ANY (SELECT unnest(teams) FROM "LiteLLM_UserTable" WHERE user_id = $2))"#,
+               OR team_id = ANY (SELECT unnest(teams) FROM "LiteLLM_UserTable" WHERE user_id = NULLIF($2, '')))"#,
     )
     .bind(team_id)
     .bind(of_user)
@@ -279,12 +280,12 @@ pub async fn team(
         (
             "keys",
             r#"SELECT to_jsonb(t) FROM "LiteLLM_VerificationToken" AS t
-               WHERE team_id = $1 AND ($2::text IS NULL OR user_id = $2) ORDER BY token LIMIT 1000"#,
+               WHERE team_id = $1 AND ($2::text IS NULL OR user_id = NULLIF($2, '')) ORDER BY token LIMIT 1000"#,
         ),
         (
             "team_memberships",
             r#"SELECT to_jsonb(t) FROM "LiteLLM_TeamMembership" AS t
-               WHERE team_id = $1 AND ($2::text IS NULL OR user_id = $2) ORDER BY user_id LIMIT 1000"#,
+               WHERE team_id = $1 AND ($2::text IS NULL OR user_id = NULLIF($2, '')) ORDER BY user_id LIMIT 1000"#,
         ),
     ] {
         let rows: Vec<Json<Row>> =
@@ -319,7 +320,7 @@ pub async fn calls(
                   sum(log.failed_requests)::bigint AS failed
            FROM (SELECT NULL::text AS endpoint) AS defaults
            CROSS JOIN LATERAL (SELECT date, endpoint, successful_requests, failed_requests FROM "LiteLLM_DailyUserSpend"
-                               WHERE date BETWEEN $1 AND $2 AND ($3::text IS NULL OR user_id = $3)) AS log
+                               WHERE date BETWEEN $1 AND $2 AND ($3::text IS NULL OR user_id = NULLIF($3, ''))) AS log
            GROUP BY 1, 2 ORDER BY 1, 2"#,
     )
     .bind(start)

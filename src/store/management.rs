@@ -169,6 +169,36 @@ pub async fn create_session_key(connection: &mut PgConnection, key: &NewKey) -> 
     insert_key(connection, key).await.map(|_| ())
 }
 
+#[derive(sqlx::FromRow)]
+struct LimitsRow {
+    models: Option<Vec<String>>,
+    routes: Option<Vec<Option<String>>>,
+    granted: Option<Json<Value>>,
+    max_budget: Option<f64>,
+}
+
+/// What a session takes over from the key that opens it, as it stands now: models, routes, permissions and budget.
+pub async fn find_limits(connection: &mut PgConnection, token: &str) -> Result<Option<NewKey>, sqlx::Error> {
+    let row: Option<LimitsRow> = sqlx::query_as(
+        r#"SELECT k.* FROM (SELECT NULL::text[] AS allowed_routes, '{}'::jsonb AS permissions) AS defaults
+           CROSS JOIN LATERAL (SELECT models, allowed_routes AS routes, permissions AS granted, max_budget
+                               FROM "LiteLLM_VerificationToken" WHERE token = $1) AS k"#,
+    )
+    .bind(token)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| NewKey {
+        models: row.models.unwrap_or_default(),
+        allowed_routes: row.routes.unwrap_or_default().into_iter().map(Option::unwrap_or_default).collect(),
+        permissions: match row.granted {
+            Some(Json(Value::Object(permissions))) => permissions,
+            _ => Row::new(),
+        },
+        max_budget: row.max_budget,
+        ..NewKey::default()
+    }))
+}
+
 /// Deletes a team's keys that have expired. Returns how many there were.
 pub async fn delete_expired_keys(
     connection: &mut PgConnection,
@@ -183,16 +213,12 @@ pub async fn delete_expired_keys(
         .map(|result| result.rows_affected())
 }
 
-/// Makes a user an admin, who need not exist yet.
-pub async fn ensure_admin(connection: &mut PgConnection, user_id: &str) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        r#"INSERT INTO "LiteLLM_UserTable" AS t (user_id, user_role) VALUES ($1, 'proxy_admin')
-           ON CONFLICT (user_id) DO UPDATE SET user_role = 'proxy_admin' WHERE t.user_role IS DISTINCT FROM 'proxy_admin'"#,
-    )
-    .bind(user_id)
-    .execute(connection)
-    .await
-    .map(|_| ())
+/// Whether there is a key with this hash.
+pub async fn exists_key(connection: &mut PgConnection, token: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM "LiteLLM_VerificationToken" WHERE token = $1)"#)
+        .bind(token)
+        .fetch_one(connection)
+        .await
 }
 
 /// A key's row; a deleted key's has `deleted_at`.
@@ -241,6 +267,10 @@ pub async fn set_blocked(
     blocked: bool,
     by: &str,
 ) -> Result<Option<Row>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    if blocked {
+        end_sessions(&mut transaction, &[token.to_owned()]).await?;
+    }
     let row: Option<Json<Row>> = sqlx::query_scalar(
         r#"UPDATE "LiteLLM_VerificationToken" AS t
            SET blocked = $2, updated_at = now() AT TIME ZONE 'UTC', updated_by = $3
@@ -249,9 +279,23 @@ pub async fn set_blocked(
     .bind(token)
     .bind(blocked)
     .bind(by)
-    .fetch_optional(connection)
+    .fetch_optional(&mut *transaction)
     .await?;
+    transaction.commit().await?;
     Ok(row.map(shown))
+}
+
+/// Ends the sessions that these keys opened: they don't come back with another key of the same hash, nor with the end of
+/// a block.
+async fn end_sessions(connection: &mut PgConnection, tokens: &[String]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"DELETE FROM "LiteLLM_VerificationToken"
+           WHERE team_id = 'litellm-dashboard' AND metadata -> 'litespend_session' ->> 'parent' = ANY ($1)"#,
+    )
+    .bind(tokens)
+    .execute(connection)
+    .await
+    .map(|_| ())
 }
 
 /// Moves keys to the deleted ones, where their name and owner stay known; all of them or, where one does not exist,
@@ -267,6 +311,7 @@ pub async fn delete_keys(connection: &mut PgConnection, tokens: &[String], by: &
     if tokens.iter().any(|token| !found.contains(token)) {
         return Ok(false);
     }
+    end_sessions(&mut transaction, tokens).await?;
     sqlx::query(
         r#"
         WITH gone AS (DELETE FROM "LiteLLM_VerificationToken" WHERE token = ANY ($1) RETURNING *)
@@ -523,6 +568,15 @@ pub async fn find_user(connection: &mut PgConnection, user_id: &str) -> Result<O
             .fetch_optional(connection)
             .await?;
     Ok(row.map(shown))
+}
+
+/// A user who has no row, as one would be shown: with all columns of the table, and these fields.
+pub async fn user_without_row(connection: &mut PgConnection, fields: &Value) -> Result<Row, sqlx::Error> {
+    sqlx::query_scalar(r#"SELECT to_jsonb(jsonb_populate_record(NULL::"LiteLLM_UserTable", $1))"#)
+        .bind(fields)
+        .fetch_one(connection)
+        .await
+        .map(shown)
 }
 
 /// The newest `limit` users.

@@ -31,7 +31,7 @@ pub async fn by_day(
         r#"SELECT NULL::text AS model_group, "startTime"::date AS day, count(*) AS api_requests,
                   sum(total_tokens) AS total_tokens
            FROM "LiteLLM_SpendLogs"
-           WHERE "startTime" >= $1 AND "startTime" < $2 AND ($3::text IS NULL OR "user" = $3)
+           WHERE "startTime" >= $1 AND "startTime" < $2 AND ($3::text IS NULL OR "user" = NULLIF($3, ''))
            GROUP BY 2 ORDER BY 2"#,
     )
     .bind(range.from())
@@ -53,7 +53,7 @@ pub async fn by_model_and_day(
                SELECT model_group, "startTime"::date AS day, count(*) AS api_requests,
                       sum(total_tokens) AS total_tokens
                FROM "LiteLLM_SpendLogs"
-               WHERE "startTime" >= $1 AND "startTime" < $2 AND ($3::text IS NULL OR "user" = $3)
+               WHERE "startTime" >= $1 AND "startTime" < $2 AND ($3::text IS NULL OR "user" = NULLIF($3, ''))
                GROUP BY 1, 2
            ), models AS (
                SELECT model_group, row_number() OVER (ORDER BY sum(api_requests) DESC, model_group) AS place
@@ -81,7 +81,7 @@ pub async fn by_deployment(
         r#"SELECT log.model_id, sum(log.spend) FROM (SELECT NULL::text AS model_id) AS defaults
            CROSS JOIN LATERAL (SELECT model_id, spend FROM "LiteLLM_SpendLogs"
                                WHERE "startTime" >= $1 AND "startTime" < $2 AND model_id <> ''
-                                 AND ($3::text IS NULL OR "user" = $3)) AS log
+                                 AND ($3::text IS NULL OR "user" = NULLIF($3, ''))) AS log
            GROUP BY 1"#,
     )
     .bind(range.from())

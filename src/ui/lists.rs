@@ -112,16 +112,16 @@ pub async fn get_user(
     }
     let mut connection = state.pool.acquire().await?;
     let missing = || ApiError::detail(StatusCode::NOT_FOUND, "User not found");
+    if user_id.is_empty() {
+        return Err(missing());
+    }
     let mut user = match management::find_user(&mut connection, &user_id).await? {
         Some(user) => user,
         // The master key's user may have no row.
-        None if caller.is_master && user_id == own => Row::from_iter([
-            ("user_id".to_owned(), json!(user_id)),
-            ("user_role".to_owned(), json!(caller.role_name)),
-            ("spend".to_owned(), json!(0)),
-            ("teams".to_owned(), json!([])),
-            ("models".to_owned(), json!([])),
-        ]),
+        None if caller.stands_for_master() && user_id == own => {
+            let fields = json!({ "user_id": user_id, "user_role": caller.role_name, "spend": 0, "metadata": {} });
+            management::user_without_row(&mut connection, &fields).await?
+        }
         None => return Err(missing()),
     };
     user.insert("object_permission".into(), Value::Null);

@@ -4,19 +4,21 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chrono::TimeDelta;
-use jsonwebtoken::{EncodingKey, Header};
+use chrono::{DateTime, TimeDelta, Utc};
+use jsonwebtoken::Header;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use sqlx::Connection;
+use serde_json::{Map, json};
+use sqlx::PgConnection;
 use subtle::ConstantTimeEq;
 
+use super::login_request::{self, Place};
+use super::throttle::Attempt;
 use super::{SESSION_TEAM, UiSettings};
 use crate::app::AppState;
-use crate::auth::{MASTER_USER_ID, hash_key};
+use crate::auth::{KeyRecord, MASTER_USER_ID, hash_key, session};
 use crate::error::{ApiError, ErrorType};
 use crate::management;
 use crate::router::client_address;
@@ -51,11 +53,13 @@ struct Claims {
     exp: i64,
 }
 
-/// Who has logged in.
+/// Who has logged in, and with what.
 struct Person {
     user_id: String,
     user_email: Option<String>,
     user_role: String,
+    /// The key that opens the session; `None` for the admin's password.
+    key: Option<KeyRecord>,
 }
 
 /// Takes the admin's name and password (by default the master key), or a user's id or address and one of the user's keys.
@@ -64,33 +68,45 @@ pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<R
     // Who has no address shares one count.
     let address = client_address(&state, &request).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let (parts, body) = request.into_parts();
+    let place = Place::of(&state, &parts);
+    login_request::check(&parts, &place)?;
     let body = axum::body::to_bytes(body, BODY_LIMIT)
         .await
         .map_err(|_| ApiError::bad_request(ErrorType::BadRequest, "The body is too large or was cut off."))?;
     let login: LoginRequest = serde_json::from_slice(&body).map_err(|_| {
         ApiError::bad_request(ErrorType::BadRequest, "Expected a JSON object with the texts `username` and `password`.")
     })?;
-    if !state.logins.begin(address) {
-        return Err(ApiError::Refused {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            kind: ErrorType::AuthError,
-            message: "Too many failed logins from this address; try again in five minutes.".into(),
-            param: Some("username".into()),
+    let person = admit(&state, ui, &login, &Attempt::new(address, &login.username)).await?;
+    let (token, expires) = open_session(&state, person).await?;
+    answer(&place, &token, expires)
+}
+
+/// Counts the attempt and checks the password.
+async fn admit(state: &AppState, ui: &UiSettings, login: &LoginRequest, attempt: &Attempt) -> Result<Person, ApiError> {
+    if let Err(wait) = state.logins.begin(attempt) {
+        return Err(ApiError::TooManyRequests {
+            message: "Too many failed logins with this name or from this address; try again in five minutes.",
+            seconds: wait.as_secs(),
         });
     }
-    let person = match check(&state, ui, &login).await {
-        Ok(person) => person,
-        Err(error) => {
-            if !matches!(error, ApiError::Refused { .. }) {
-                // A database that is away says nothing of the password.
-                state.logins.succeeded(address);
-            }
-            return Err(error);
-        }
-    };
-    state.logins.succeeded(address);
+    let checked = check(state, ui, login).await;
+    match &checked {
+        Ok(_) => state.logins.succeeded(attempt),
+        Err(ApiError::Refused { .. }) => {}
+        // A database that is away says nothing of the password.
+        Err(_) => state.logins.undo(attempt),
+    }
+    checked
+}
+
+/// The token of a new session, and its end.
+async fn open_session(state: &AppState, person: Person) -> Result<(String, DateTime<Utc>), ApiError> {
     let now = state.clock.now();
-    let key = mint(&state, &person).await?;
+    let of_key = person.key.as_ref().and_then(|key| key.expires).map(|expires| expires.and_utc());
+    let expires = of_key.map_or(now + SESSION, |expires| expires.min(now + SESSION));
+    let mut connection = for_change(state).await?;
+    let signer = state.keys.signer().keys(&mut connection).await?;
+    let key = mint(state, &mut connection, signer, &person, expires).await?;
     let claims = Claims {
         user_id: person.user_id,
         key,
@@ -103,35 +119,42 @@ pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<R
         disabled_non_admin_personal_key_creation: false,
         server_root_path: "",
         password_reset_required: false,
-        exp: (now + SESSION).timestamp(),
+        exp: expires.timestamp(),
     };
-    let secret = EncodingKey::from_secret(state.settings.master_key.expose_secret().as_bytes());
-    let token = jsonwebtoken::encode(&Header::default(), &claims, &secret)
-        .map_err(|error| ApiError::Internal(error.to_string()))?;
-    let scheme = scheme(&state, &parts.headers);
-    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    let mut response =
-        Json(json!({ "redirect_url": format!("{scheme}://{host}/ui?login=success"), "token": token })).into_response();
-    let secure = if scheme == "https" { "; Secure" } else { "" };
+    let token = jsonwebtoken::encode(&Header::default(), &claims, signer.token());
+    Ok((token.map_err(|error| ApiError::Internal(error.to_string()))?, expires))
+}
+
+fn answer(place: &Place, token: &str, expires: DateTime<Utc>) -> Result<Response, ApiError> {
+    let mut response = Json(json!({ "redirect_url": place.url("/ui?login=success"), "token": token })).into_response();
+    let secure = if place.scheme == "https" { "; Secure" } else { "" };
+    let end = expires.format("%a, %d %b %Y %H:%M:%S GMT");
     for path in ["/", "/ui"] {
         // The dashboard's scripts read it: it can't be HttpOnly.
-        let cookie = HeaderValue::try_from(format!("token={token}; Path={path}; SameSite=lax{secure}"));
+        let cookie = HeaderValue::try_from(format!("token={token}; Path={path}; Expires={end}; SameSite=lax{secure}"));
         response
             .headers_mut()
             .append(header::SET_COOKIE, cookie.map_err(|error| ApiError::Internal(error.to_string()))?);
     }
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)
-}
-
-/// `https` where a proxy in front says so, and is listened to.
-fn scheme(state: &AppState, headers: &HeaderMap) -> &'static str {
-    let forwarded = headers.get("x-forwarded-proto").filter(|_| state.settings.use_x_forwarded_for);
-    if forwarded.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https")) { "https" } else { "http" }
 }
 
 fn equal(one: &str, other: &str) -> bool {
     bool::from(hash_key(one).as_bytes().ct_eq(hash_key(other).as_bytes()))
+}
+
+fn refused() -> ApiError {
+    ApiError::Refused {
+        status: StatusCode::UNAUTHORIZED,
+        kind: ErrorType::AuthError,
+        message:
+            "Invalid credentials. Log in as the admin with the master key (or UI_USERNAME and UI_PASSWORD), or with a \
+             user's id or address and one of the user's keys."
+                .into(),
+        param: Some("invalid_credentials".into()),
+    }
 }
 
 async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Result<Person, ApiError> {
@@ -139,17 +162,9 @@ async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Resul
     // Both are compared, whatever the first comparison says.
     let (name, secret) = (equal(&login.username, &ui.username), equal(&login.password, password.expose_secret()));
     if name & secret {
-        return Ok(Person { user_id: MASTER_USER_ID.into(), user_email: None, user_role: "proxy_admin".into() });
+        let (user_id, user_role) = (MASTER_USER_ID.into(), "proxy_admin".into());
+        return Ok(Person { user_id, user_email: None, user_role, key: None });
     }
-    let refused = || ApiError::Refused {
-        status: StatusCode::UNAUTHORIZED,
-        kind: ErrorType::AuthError,
-        message:
-            "Invalid credentials. Log in as the admin with the master key (or UI_USERNAME and UI_PASSWORD), or with a \
-                  user's id or address and one of the user's keys."
-                .into(),
-        param: Some("invalid_credentials".into()),
-    };
     if !login.password.starts_with("sk-") || state.keys.is_master(&login.password) {
         return Err(refused());
     }
@@ -158,8 +173,11 @@ async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Resul
         Err(ApiError::Refused { .. }) => return Err(refused()),
         Err(error) => return Err(error),
     };
-    // A session's key must not make further ones: sessions would never end.
-    let Some(user_id) = caller.user_id.filter(|_| caller.team_id.as_deref() != Some(SESSION_TEAM)) else {
+    let key = state.keys.record(&login.password).await?;
+    // A session's key must not make further ones, which would never end; and the account that stands for the master
+    // key is had with that alone.
+    let is_session = key.session.is_some() || key.team_id.as_deref() == Some(SESSION_TEAM);
+    let Some(user_id) = caller.user_id.filter(|user_id| !is_session && user_id != MASTER_USER_ID) else {
         return Err(refused());
     };
     let mut connection = state.pool.acquire().await?;
@@ -174,29 +192,38 @@ async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Resul
         user_id,
         user_email: Some(email).filter(|email| !email.is_empty()).map(str::to_owned),
         user_role: user_role.to_owned(),
+        key: Some(key),
     })
 }
 
-/// A key for the session.
-async fn mint(state: &AppState, person: &Person) -> Result<String, ApiError> {
-    let mut connection = for_change(state).await?;
+/// A key for the session, bound to what opened it and with no more rights.
+async fn mint(
+    state: &AppState,
+    connection: &mut PgConnection,
+    signer: &session::Keys,
+    person: &Person,
+    expires: DateTime<Utc>,
+) -> Result<String, ApiError> {
     let raw = management::generate_key();
+    let token = hash_key(&raw);
+    let parent = person.key.as_ref().map(|key| key.token.clone());
+    let limits = match &parent {
+        Some(parent) => store::find_limits(connection, parent).await?.ok_or_else(refused)?,
+        None => NewKey::default(),
+    };
+    let seal = signer.seal(&token, &person.user_id, parent.as_deref());
+    let link = session::Link { parent, seal };
     let key = NewKey {
-        token: hash_key(&raw),
         key_name: management::shortened(&raw),
         user_id: Some(person.user_id.clone()),
         team_id: Some(SESSION_TEAM.into()),
-        expires: Some((state.clock.now() + SESSION).naive_utc()),
+        expires: Some(expires.naive_utc()),
+        metadata: Map::from_iter([(session::LINK.to_owned(), link.write())]),
         created_by: person.user_id.clone(),
-        ..NewKey::default()
+        token,
+        ..limits
     };
-    let mut transaction = connection.begin().await?;
-    if person.user_id == MASTER_USER_ID {
-        // The admin may have no row yet, and the key's role is its user's.
-        store::ensure_admin(&mut transaction, MASTER_USER_ID).await?;
-    }
-    store::create_session_key(&mut transaction, &key).await?;
-    transaction.commit().await?;
+    store::create_session_key(connection, &key).await?;
     state.keys.forget(&key.token).await;
     Ok(raw)
 }

@@ -1,5 +1,6 @@
 //! What tests share: a database of their own, the application on it, requests, and comparing answers.
 
+pub mod accounts;
 pub mod answers;
 pub mod cluster;
 pub mod owners;
@@ -66,6 +67,7 @@ pub fn settings() -> Settings {
         metrics_public: false,
         manage_litellm_keys: false,
         request_timeout: Duration::from_secs(30),
+        authority: Default::default(),
         upstream: None,
         serve_only: Vec::new(),
         ui: None,

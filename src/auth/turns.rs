@@ -1,0 +1,50 @@
+//! How many lookups of keys that nobody has seen may reach the database: a bucket that fills with the clock, holds one
+//! second's worth, and refuses when it is empty.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// A bucket of turns.
+pub struct Turns {
+    per_second: f64,
+    state: Mutex<(Instant, f64)>,
+}
+
+impl Turns {
+    /// `per_second` turns a second.
+    pub fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second);
+        Self { per_second, state: Mutex::new((Instant::now(), per_second)) }
+    }
+
+    /// Takes a turn, if there is one.
+    pub fn take(&self) -> bool {
+        self.take_at(Instant::now())
+    }
+
+    fn take_at(&self, now: Instant) -> bool {
+        // The lock guards two numbers that are written together.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (then, left) = *state;
+        let left = self.per_second.min(left + now.saturating_duration_since(then).as_secs_f64() * self.per_second);
+        let taken = left >= 1.0;
+        *state = (now.max(then), if taken { left - 1.0 } else { left });
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_second_has_its_turns_and_no_more() {
+        let turns = Turns::new(10);
+        let start = Instant::now();
+        let taken = |at: Duration| (0..50).filter(|_| turns.take_at(start + at)).count();
+        assert_eq!(taken(Duration::from_millis(1)), 10);
+        assert_eq!(taken(Duration::from_millis(501)), 5);
+        assert_eq!(taken(Duration::from_secs(3600)), 10);
+    }
+}
