@@ -132,5 +132,6 @@ fn absorb() -> Result<String, anyhow::Error> {
     let start = ROLLUPS.find("FUNCTION litespend.absorb(").and_then(|start| ROLLUPS.get(start..));
     let body = start.and_then(|rest| rest.split("\nEND $$;").next());
     let body = body.ok_or_else(|| anyhow::anyhow!("litespend.absorb is missing"))?;
-    Ok(format!("CREATE OR REPLACE {body}\nEND $$;"))
+    let before = "DROP FUNCTION IF EXISTS litespend.absorb(text, tid[], timestamp, timestamp)";
+    Ok(format!("{before}; CREATE OR REPLACE {body}\nEND $$;"))
 }
