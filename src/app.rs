@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use sqlx::PgPool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::lookup::KeyLookup;
@@ -58,6 +58,8 @@ pub struct Inner {
     /// Texts of the rollups.
     pub words: WordCache,
     rollups: AtomicBool,
+    /// Wakes the folding when the log was changed here.
+    pub folding: Notify,
     replica: OnceLock<Replica>,
 }
 
@@ -93,6 +95,7 @@ impl AppState {
             large_requests: Arc::new(Semaphore::new(1)),
             long_reads: Arc::new(Semaphore::new(turns)),
             rollups: AtomicBool::new(false),
+            folding: Notify::new(),
             replica: OnceLock::new(),
         })))
     }

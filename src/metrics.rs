@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use sqlx::PgPool;
 
 use crate::auth::lookup::KeyLookup;
+use crate::store::rollup_backlog::Backlog;
 
 const REQUESTS: &str = "litespend_http_requests_total";
 const LATENCY: &str = "litespend_http_request_duration_seconds";
@@ -16,6 +17,14 @@ const KEYS_CACHED: &str = "litespend_key_cache_entries";
 const LOG_DROPPED: &str = "litespend_log_lines_dropped_total";
 const CONNECTIONS: &str = "litespend_connections";
 const CONNECTIONS_REFUSED: &str = "litespend_connections_refused_total";
+const DELTAS: &str = "litespend_rollups_deltas_waiting";
+const OLDEST_DELTA: &str = "litespend_rollups_oldest_delta_seconds";
+const DIRTY_DAYS: &str = "litespend_rollups_days_to_count";
+const DAYS_TO_PACK: &str = "litespend_rollups_days_to_pack";
+const DAYS_TO_SUM: &str = "litespend_rollups_days_to_sum";
+const FOLDED: &str = "litespend_rollups_deltas_folded_total";
+const FOLD_FAILURES: &str = "litespend_rollups_failures_total";
+const LOCK_HELD: &str = "litespend_rollups_lock_held_seconds";
 
 /// Upper bounds of the latency histogram, seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -46,6 +55,21 @@ impl Metrics {
                 CONNECTIONS_REFUSED,
                 "Client connections over a limit: of an address, of all, or replaced while idle"
             );
+            metrics::describe_gauge!(DELTAS, "Changes of the log that are not folded into the rollups");
+            metrics::describe_gauge!(OLDEST_DELTA, metrics::Unit::Seconds, "How long the oldest of them has waited");
+            metrics::describe_gauge!(DIRTY_DAYS, "Days to be counted again from the log");
+            metrics::describe_gauge!(DAYS_TO_PACK, "Days and months of the rollups that are over and not packed");
+            metrics::describe_gauge!(DAYS_TO_SUM, "Days of daily rows that are over and not summed");
+            metrics::describe_counter!(FOLDED, "Changes of the log folded by this server");
+            metrics::describe_counter!(
+                FOLD_FAILURES,
+                "Batches and days that this server failed to fold, count or pack"
+            );
+            metrics::describe_gauge!(
+                LOCK_HELD,
+                metrics::Unit::Seconds,
+                "How long another session has held the folding's lock while work waited"
+            );
             Ok(handle)
         });
         handle.clone().map(|handle| Self { handle }).map_err(anyhow::Error::msg)
@@ -72,6 +96,30 @@ impl Metrics {
     /// Counts a connection that a limit refused (`address`, `all`) or ended in favour of another (`replaced`).
     pub fn connection_refused(limit: &'static str) {
         metrics::counter!(CONNECTIONS_REFUSED, "limit" => limit).increment(1);
+    }
+
+    /// Says what of the rollups waits.
+    pub fn record_backlog(backlog: &Backlog) {
+        metrics::gauge!(DELTAS).set(backlog.deltas as f64);
+        metrics::gauge!(OLDEST_DELTA).set(backlog.oldest_seconds);
+        metrics::gauge!(DIRTY_DAYS).set(backlog.dirty_days as f64);
+        metrics::gauge!(DAYS_TO_PACK).set(backlog.days_to_pack as f64);
+        metrics::gauge!(DAYS_TO_SUM).set(backlog.days_to_sum as f64);
+    }
+
+    /// Counts deltas that were folded.
+    pub fn record_folded(deltas: i64) {
+        metrics::counter!(FOLDED).increment(deltas.unsigned_abs());
+    }
+
+    /// Counts a failure of folding, counting or packing.
+    pub fn record_fold_failure() {
+        metrics::counter!(FOLD_FAILURES).increment(1);
+    }
+
+    /// Says for how long another session has held the folding's lock while work waited.
+    pub fn record_lock_held(held: Duration) {
+        metrics::gauge!(LOCK_HELD).set(held.as_secs_f64());
     }
 
     /// The text that Prometheus reads.

@@ -10,9 +10,10 @@ use sqlx::PgConnection;
 
 use super::with_connection;
 use crate::config::DatabaseArgs;
+use crate::folding::Batches;
 use crate::server::Failure;
 use crate::store::database::{self, DatabaseKind};
-use crate::store::{DateRange, rollups};
+use crate::store::{DateRange, rollup_backlog, rollups};
 
 /// What to do with the rollups.
 #[derive(Debug, Subcommand)]
@@ -80,6 +81,7 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
             if kind == DatabaseKind::Own {
                 return Err(Failure::Setting(anyhow!("this database is litespend's own: its rollups belong to it")));
             }
+            require_own_schema(&mut connection).await?;
             rollups::remove(&mut connection).await.context("the rollups cannot be removed now; try again")?;
             println!("removed: the database is as LiteLLM made it");
             Ok(())
@@ -91,10 +93,22 @@ async fn require_attached(connection: &mut PgConnection) -> Result<(), Failure> 
     if rollups::attached(connection).await.context("the rollups cannot be looked at")? {
         return Ok(());
     }
+    require_own_schema(connection).await?;
     Err(Failure::Setting(anyhow!("there are no rollups on this database: `litespend rollups install` adds them")))
 }
 
+/// A database has one set of rollups. Those of a LiteLLM in another schema are not to be touched from here.
+async fn require_own_schema(connection: &mut PgConnection) -> Result<(), Failure> {
+    let other = rollups::counted_elsewhere(connection).await.context("the rollups cannot be looked at")?;
+    let Some(schema) = other else { return Ok(()) };
+    Err(Failure::Setting(anyhow!(
+        "the rollups of this database count the spend log in the schema {schema}, and a database has one set of them: \
+         reads of this schema go to its log"
+    )))
+}
+
 async fn install(connection: &mut PgConnection, kind: DatabaseKind, pause: Duration) -> Result<(), Failure> {
+    require_own_schema(connection).await?;
     if kind == DatabaseKind::LiteLlm {
         database::migrate_schema(connection).await.context("the schema litespend cannot be made")?;
     }
@@ -133,13 +147,18 @@ async fn count(connection: &mut PgConnection, pause: Duration) -> Result<(), Fai
                 // A server on the same database is at it.
                 idle += 1;
                 if idle > 600 {
-                    return Err(Failure::Runtime(anyhow!("another server has been counting for ten minutes")));
+                    let holder = rollup_backlog::lock_holder(connection).await.context("no status")?;
+                    let holder = holder.map_or_else(String::new, |holder| {
+                        format!(": {} of role {}, process {}", holder.application, holder.role, holder.pid)
+                    });
+                    return Err(Failure::Runtime(anyhow!("another session has been counting for ten minutes{holder}")));
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
-    while rollups::fold(connection).await.context("the deltas cannot be folded")? > 0 {}
+    let mut batches = Batches::default();
+    while batches.fold(connection).await.context("the deltas cannot be folded")? > 0 {}
     println!("done: {days} days counted in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
@@ -152,6 +171,12 @@ async fn print_status(connection: &mut PgConnection) -> Result<(), Failure> {
     let dirty = if status.all_dirty { "all".to_owned() } else { status.dirty_days.to_string() };
     println!("days to count   {dirty}");
     println!("deltas waiting  {}", status.pending);
+    if rollups::can_pack(connection).await.context("no status")? {
+        let today = chrono::Utc::now().date_naive();
+        let waiting = rollup_backlog::backlog(connection, today).await.context("no status")?;
+        println!("days to pack    {}", waiting.days_to_pack);
+        println!("days to sum     {}", waiting.days_to_sum);
+    }
     println!("size            {:.1} MB", status.bytes as f64 / 1e6);
     Ok(())
 }

@@ -231,6 +231,7 @@ fn named_id(json: &str) -> Option<String> {
 async fn book(state: &AppState, reads: Vec<Read>) -> Result<Json<UsageResponse>, ApiError> {
     let drafts: Vec<Draft> = reads.iter().flatten().cloned().collect();
     let mut outcomes = state.booker.book(drafts).await.map_err(failure)?.into_iter();
+    state.folding.notify_one();
     let mut response = UsageResponse { results: Vec::with_capacity(reads.len()), recorded: 0, duplicate: 0, error: 0 };
     for read in reads {
         let (request_id, outcome) = match read {

@@ -3,10 +3,11 @@
 
 use chrono::{Days, NaiveDate};
 use futures_util::stream::BoxStream;
-use sqlx::{Executor, FromRow, PgConnection, Postgres, QueryBuilder};
+use sqlx::{AssertSqlSafe, Executor, FromRow, PgConnection, Postgres, QueryBuilder};
 
 use super::daily_activity::{DailyRow, UNKNOWN_MODEL};
 use super::rollup_days::is_gone;
+use super::rollups::DAILY_COUNTED;
 
 /// The key under which LiteLLM keeps flat costs of provisioned throughput: no key of anybody.
 pub const FLAT_COST_KEY: &str = "__ptu_flat_cost__";
@@ -266,7 +267,9 @@ async fn summed(connection: &mut PgConnection, filter: &ActivityFilter) -> Resul
     if !exists {
         return Ok(Vec::new());
     }
-    let days: Vec<String> = sqlx::query_scalar("SELECT litespend.activity_summed($1, $2)")
+    // Of this session's table, not of another schema's.
+    let statement = format!("SELECT days FROM litespend.activity_summed($1, $2) AS days WHERE {DAILY_COUNTED}");
+    let days: Vec<String> = sqlx::query_scalar(AssertSqlSafe(statement))
         .bind(&filter.start)
         .bind(&filter.end)
         .fetch_all(connection)

@@ -117,16 +117,18 @@ async fn prepare_session(connection: &mut PgConnection, schema: &str) -> Result<
     Ok(())
 }
 
-/// Whose tables these are. LiteLLM's ledger, or its tables without ours, make the database LiteLLM's.
+/// Whose tables these are. LiteLLM's ledger, or its tables without ours, make the database LiteLLM's; so do its tables in
+/// this schema where ours are in another one.
 pub async fn kind(connection: &mut PgConnection) -> Result<DatabaseKind, sqlx::Error> {
     let (prisma, spend_logs, ledger): (bool, bool, bool) = sqlx::query_as(
         "SELECT to_regclass('_prisma_migrations') IS NOT NULL,
                 to_regclass('\"LiteLLM_SpendLogs\"') IS NOT NULL,
                 to_regclass('litespend.litellm_migrations') IS NOT NULL",
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await?;
-    let foreign = prisma || (spend_logs && !ledger);
+    let elsewhere = ledger && super::rollups::counted_elsewhere(connection).await?.is_some();
+    let foreign = prisma || (spend_logs && (!ledger || elsewhere));
     Ok(if foreign { DatabaseKind::LiteLlm } else { DatabaseKind::Own })
 }
 
@@ -140,6 +142,11 @@ pub async fn version(connection: &mut PgConnection) -> Result<String, sqlx::Erro
 pub async fn migrate(connection: &mut PgConnection) -> Result<DatabaseKind, anyhow::Error> {
     let found = kind(connection).await?;
     if found == DatabaseKind::Own {
+        if let Some(schema) = super::rollups::counted_elsewhere(connection).await? {
+            anyhow::bail!(
+                "litespend's tables of this database are in the schema {schema}: name it in the URL (?schema=)"
+            );
+        }
         migrate_schema(connection).await?;
         let mut tables = sqlx::migrate!("./migrations/litellm");
         tables.dangerous_set_table_name("litespend.litellm_migrations");
@@ -153,6 +160,7 @@ pub async fn migrate_schema(connection: &mut PgConnection) -> Result<(), anyhow:
     let mut ours = sqlx::migrate!("./migrations/litespend");
     ours.dangerous_set_table_name("litespend.migrations");
     ours.create_schema("litespend");
+    super::earlier_migrations::adopt(connection, &ours).await?;
     ours.run(connection).await?;
     Ok(())
 }

@@ -29,6 +29,9 @@ pub struct DaysRequest {
     pub in_parts: bool,
 }
 
+/// Entries of a part of a day that is not packed, where texts are read in between: as many as of a packed part.
+const PART: usize = 4_000;
+
 /// The texts of a read, shared between the reader and the writer of the answer.
 pub type SharedWords = Arc<RwLock<Words>>;
 
@@ -112,9 +115,8 @@ pub fn days<'c>(
                         let Some(row) = row else { break };
                         let mut entries = Vec::new();
                         rollup_stretches::unpack(rollup, &row, &mut entries)?;
-                        fetch_texts(connection, &words, &entries, complete).await?;
                         if !entries.is_empty() {
-                            yield gather(entries, Vec::new(), &words)?;
+                            yield gather_with_texts(connection, entries, &words, complete).await?;
                         }
                     }
                 }
@@ -140,29 +142,32 @@ pub fn days<'c>(
             if !current.is_empty() {
                 finished.push(current);
             }
-            for entries in finished {
+            for mut entries in finished {
                 let next = entries.first().map_or(stretch.range.end, |first| first.day);
                 while unfolded.peek().is_some_and(|entry| entry.day < next) {
                     let alone = take_day(&mut unfolded);
-                    fetch_texts(connection, &words, &alone, complete).await?;
-                    yield gather(alone, Vec::new(), &words)?;
+                    yield gather_with_texts(connection, alone, &words, complete).await?;
                 }
-                let more = take_if(&mut unfolded, next);
-                fetch_texts(connection, &words, &entries, complete).await?;
-                fetch_texts(connection, &words, &more, complete).await?;
-                yield gather(entries, more, &words)?;
+                entries.extend(take_if(&mut unfolded, next));
+                if in_parts && !complete {
+                    // However many names the day has, those of one part are held at a time.
+                    entries.sort_unstable_by_key(|entry| (entry.who, entry.api_key, entry.model));
+                    for part in entries.chunks(PART) {
+                        yield gather_with_texts(connection, part.to_vec(), &words, complete).await?;
+                    }
+                } else {
+                    yield gather_with_texts(connection, entries, &words, complete).await?;
+                }
             }
             while unfolded.peek().is_some_and(|entry| entry.day <= stretch.range.end) {
                 let alone = take_day(&mut unfolded);
-                fetch_texts(connection, &words, &alone, complete).await?;
-                yield gather(alone, Vec::new(), &words)?;
+                yield gather_with_texts(connection, alone, &words, complete).await?;
             }
         }
         // What stands at the instant after the range.
         while unfolded.peek().is_some() {
             let alone = take_day(&mut unfolded);
-            fetch_texts(connection, &words, &alone, complete).await?;
-            yield gather(alone, Vec::new(), &words)?;
+            yield gather_with_texts(connection, alone, &words, complete).await?;
         }
     }
 }
@@ -228,8 +233,7 @@ pub async fn whole(
     }
     let entries: Vec<Entry> = sums.into_values().collect();
     let words = Arc::new(RwLock::new(words));
-    fetch_texts(connection, &words, &entries, complete).await?;
-    gather(entries, Vec::new(), &words)
+    gather_with_texts(connection, entries, &words, complete).await
 }
 
 /// What is left of a range beside whole months.
@@ -335,23 +339,23 @@ fn gather(mut entries: Vec<Entry>, more: Vec<Entry>, words: &SharedWords) -> Res
     Ok(DayEntries { day, entries, words: Arc::clone(words) })
 }
 
-/// Reads the texts of entries that are not kept. Does nothing where all are.
-async fn fetch_texts(
+/// As [`gather`], of entries whose texts may not be kept. The texts of what was gathered before go first, where they are
+/// very many, so that all texts of these entries are there when they are written.
+async fn gather_with_texts(
     connection: &mut PgConnection,
+    entries: Vec<Entry>,
     words: &SharedWords,
-    entries: &[Entry],
     complete: bool,
-) -> Result<(), sqlx::Error> {
-    if complete {
-        return Ok(());
+) -> Result<DayEntries, sqlx::Error> {
+    if !complete {
+        let (mut local, missing) = {
+            let mut shared = words.write().unwrap_or_else(PoisonError::into_inner);
+            shared.trim();
+            let missing = shared.take_kept(numbers(&entries));
+            (shared.fork(), missing)
+        };
+        local.fetch(connection, missing).await?;
+        words.write().unwrap_or_else(PoisonError::into_inner).join(local);
     }
-    let (mut local, missing) = {
-        let mut shared = words.write().unwrap_or_else(PoisonError::into_inner);
-        shared.trim();
-        let missing = shared.take_kept(numbers(entries));
-        (shared.fork(), missing)
-    };
-    local.fetch(connection, missing).await?;
-    words.write().unwrap_or_else(PoisonError::into_inner).join(local);
-    Ok(())
+    gather(entries, Vec::new(), words)
 }

@@ -9,10 +9,11 @@ use std::collections::HashMap;
 
 use bytes::{Buf, Bytes};
 use chrono::{Days, NaiveDate, NaiveDateTime};
-use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, QueryBuilder};
 
 use super::DateRange;
 use super::rollup_words::Words;
+use super::rollups::COUNTED;
 
 /// More dirty days than this in a range are not worth reading one by one.
 const DIRTY_LIMIT: i64 = 2;
@@ -39,6 +40,7 @@ pub struct Snapshot {
 
 #[derive(FromRow)]
 struct Pending {
+    counted: bool,
     all_dirty: bool,
     dirty: Option<Vec<NaiveDate>>,
     dirty_count: i64,
@@ -51,19 +53,20 @@ pub async fn snapshot(
     connection: &mut PgConnection,
     range: Option<DateRange>,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
-    let pending: Pending = sqlx::query_as(
-        "SELECT COALESCE(bool_or(sign = 0 AND day IS NULL), false) AS all_dirty,
+    // Of this session's log, not of another schema's: the rollups may have been installed there a moment ago.
+    let pending: Pending = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COUNTED} AS counted, COALESCE(bool_or(sign = 0 AND day IS NULL), false) AS all_dirty,
                 array_agg(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty,
                 count(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty_count,
                 count(*) FILTER (WHERE sign <> 0 AND day BETWEEN $1 AND $2) AS deltas,
                 to_regclass('litespend.packed_days') IS NOT NULL AS may_be_packed
-         FROM litespend.deltas",
-    )
+         FROM litespend.deltas"
+    )))
     .bind(range.map_or(NaiveDate::MIN.max(EPOCH - Days::new(700_000)), |range| range.start))
     .bind(range.map_or(EPOCH + Days::new(2_000_000), |range| range.end))
     .fetch_one(connection)
     .await?;
-    if pending.all_dirty || pending.dirty_count > DIRTY_LIMIT || pending.deltas > DELTA_LIMIT {
+    if !pending.counted || pending.all_dirty || pending.dirty_count > DIRTY_LIMIT || pending.deltas > DELTA_LIMIT {
         return Ok(None);
     }
     Ok(Some(Snapshot {

@@ -10,6 +10,15 @@ use sqlx::PgConnection;
 /// Texts that are kept between reads at most.
 const WORDS_KEPT: usize = 200_000;
 
+/// Their bytes at most; a text may be longer than one expects of a name.
+const BYTES_KEPT: i64 = 32 << 20;
+
+/// Bytes of the texts that one read keeps while it goes on, beside those that it is about to write.
+const BYTES_KEPT_BY_READ: usize = 8 << 20;
+
+/// Texts fetched by one statement.
+const FETCHED_AT_ONCE: usize = 10_000;
+
 /// Texts by number, kept between reads. A text is kept as a JSON literal, ready to be written.
 #[derive(Clone, Debug, Default)]
 pub struct WordCache {
@@ -26,6 +35,7 @@ pub struct Kept {
     texts: FxHashMap<i32, Arc<str>>,
     table: i64,
     last: i32,
+    bytes: i64,
     overflowed: bool,
 }
 
@@ -35,43 +45,61 @@ impl WordCache {
     pub async fn refresh(&self, connection: &mut PgConnection) -> Result<(KeptWords, bool), sqlx::Error> {
         loop {
             let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-            let (table, last, overflowed) = {
+            let (table, last, bytes, overflowed) = {
                 let kept = current.read().unwrap_or_else(PoisonError::into_inner);
-                (kept.table, kept.last, kept.overflowed)
+                (kept.table, kept.last, kept.bytes, kept.overflowed)
             };
-            // The table's own number says whether it is still the one whose texts are kept.
-            let found: Vec<(i64, Option<i32>, Option<String>)> = sqlx::query_as(
-                "SELECT 'litespend.words'::regclass::oid::bigint, id, word
-                 FROM (SELECT) AS one LEFT JOIN litespend.words ON id > $1 ORDER BY id LIMIT $2",
+            // The table's own number says whether it is still the one whose texts are kept. Texts that would be too
+            // many or too long are not even sent.
+            let found: Vec<(i64, Option<i32>, Option<String>, Option<i64>)> = sqlx::query_as(
+                "SELECT 'litespend.words'::regclass::oid::bigint, id, CASE WHEN bytes <= $3 THEN word END, bytes
+                 FROM (SELECT) AS one LEFT JOIN (
+                     SELECT id, word, sum(octet_length(word)) OVER (ORDER BY id) AS bytes
+                     FROM (SELECT id, word FROM litespend.words WHERE id > $1 ORDER BY id LIMIT $2) AS next
+                 ) AS summed ON true ORDER BY id",
             )
             .bind(if overflowed { i32::MAX } else { last })
             .bind(i64::try_from(WORDS_KEPT).unwrap_or(i64::MAX))
+            .bind(BYTES_KEPT - bytes)
             .fetch_all(&mut *connection)
             .await?;
             let found_table = found.first().map_or(0, |(table, ..)| *table);
             if found_table != table {
                 let next = Arc::new(RwLock::new(Kept { table: found_table, ..Kept::default() }));
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+                self.replace(next);
                 continue;
             }
-            let words: Vec<_> = found.into_iter().filter_map(|(_, id, word)| Some((id?, word?))).collect();
+            let read = found.last().and_then(|(_, _, _, bytes)| *bytes).unwrap_or(0);
+            let words: Vec<_> = found.into_iter().filter_map(|(_, id, word, _)| Some((id?, word))).collect();
             if overflowed || words.is_empty() {
                 return Ok((current, !overflowed));
             }
             let mut kept = current.write().unwrap_or_else(PoisonError::into_inner);
-            let complete = kept.texts.len() + words.len() < WORDS_KEPT;
-            if complete {
-                for (id, word) in words {
-                    kept.last = kept.last.max(id);
-                    kept.texts.insert(id, literal(&word));
+            if kept.texts.len() + words.len() >= WORDS_KEPT || bytes + read > BYTES_KEPT {
+                drop(kept);
+                // Reads that have begun with what is kept go on with it: it is left to them as it is.
+                let next = Arc::new(RwLock::new(Kept { table, overflowed: true, ..Kept::default() }));
+                self.replace(Arc::clone(&next));
+                return Ok((next, false));
+            }
+            for (id, word) in words {
+                // Two reads may bring the same texts.
+                let Some(word) = word else { continue };
+                kept.last = kept.last.max(id);
+                if let Vacant(place) = kept.texts.entry(id) {
+                    let text = literal(&word);
+                    let length = i64::try_from(word.len()).unwrap_or(i64::MAX);
+                    place.insert(text);
+                    kept.bytes = kept.bytes.saturating_add(length);
                 }
-            } else {
-                kept.overflowed = true;
-                kept.texts = FxHashMap::default();
             }
             drop(kept);
-            return Ok((current, complete));
+            return Ok((current, true));
         }
+    }
+
+    fn replace(&self, next: KeptWords) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// Forgets everything: the rollups were removed.
@@ -87,12 +115,17 @@ pub struct Words {
     /// Numbers given in this read to texts that have none yet: negative.
     local: HashMap<String, i32>,
     texts: FxHashMap<i32, Arc<str>>,
+    /// Bytes of the texts that only this read has.
+    bytes: usize,
+    /// Numbers whose texts are still to be written, whatever is let go.
+    held: [i32; 3],
 }
 
 impl Words {
     /// With what earlier reads kept.
     pub fn new(kept: KeptWords) -> Self {
-        Self { kept, local: HashMap::new(), texts: FxHashMap::from_iter([(0, Arc::from("null"))]) }
+        let texts = FxHashMap::from_iter([(0, Arc::from("null"))]);
+        Self { kept, local: HashMap::new(), texts, bytes: 0, held: [0; 3] }
     }
 
     /// The number of a text: its own, or one of this read.
@@ -133,11 +166,16 @@ impl Words {
         if missing.is_empty() {
             return Ok(());
         }
-        let found: Vec<(i32, String)> = sqlx::query_as("SELECT id, word FROM litespend.words WHERE id = ANY ($1)")
-            .bind(&missing)
-            .fetch_all(connection)
-            .await?;
-        self.texts.extend(found.into_iter().map(|(id, word)| (id, literal(&word))));
+        for some in missing.chunks(FETCHED_AT_ONCE) {
+            let found: Vec<(i32, String)> = sqlx::query_as("SELECT id, word FROM litespend.words WHERE id = ANY ($1)")
+                .bind(some)
+                .fetch_all(&mut *connection)
+                .await?;
+            for (id, word) in found {
+                self.bytes += word.len();
+                self.texts.insert(id, literal(&word));
+            }
+        }
         Ok(())
     }
 
@@ -153,18 +191,33 @@ impl Words {
 
     /// An empty set of texts on the same cache, to be filled elsewhere and joined.
     pub fn fork(&self) -> Self {
-        Self { kept: Arc::clone(&self.kept), local: HashMap::new(), texts: FxHashMap::default() }
+        Self {
+            kept: Arc::clone(&self.kept),
+            local: HashMap::new(),
+            texts: FxHashMap::default(),
+            bytes: 0,
+            held: [0; 3],
+        }
     }
 
     /// Takes the texts of a fork.
     pub fn join(&mut self, fork: Self) {
+        self.bytes += fork.bytes;
         self.texts.extend(fork.texts);
     }
 
-    /// Lets go of texts once there are very many; those of this read's own numbers stay.
+    /// Keeps the texts of these numbers until others are held.
+    pub fn hold(&mut self, numbers: [i32; 3]) {
+        self.held = numbers;
+    }
+
+    /// Lets go of texts once there are very many; those of this read's own numbers stay, and those that are held.
     pub fn trim(&mut self) {
-        if self.texts.len() > WORDS_KEPT {
-            self.texts.retain(|number, _| *number <= 0);
+        if self.texts.len() > WORDS_KEPT || self.bytes > BYTES_KEPT_BY_READ {
+            let held = self.held;
+            self.texts.retain(|number, _| *number <= 0 || held.contains(number));
+            self.texts.shrink_to_fit();
+            self.bytes = 0;
         }
     }
 }

@@ -2,23 +2,77 @@
 //! again, comparing with the log, removing them. The counting itself stands in `migrations/litespend`. Reads are in
 //! [`super::rollup_reads`].
 
+use std::time::Duration;
+
 use chrono::NaiveDate;
-use sqlx::{Connection, Executor, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, FromRow, PgConnection};
 
 use super::DateRange;
+pub use super::rollup_verify::{Difference, verify_day};
 
-/// Deltas folded in one transaction.
+/// Deltas folded in one transaction at most; fewer where they have many tags.
 pub const BATCH: i32 = 20_000;
 
-/// Whether the rollups count every change of the log now.
-pub async fn attached(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let installed: bool = sqlx::query_scalar("SELECT to_regprocedure('litespend.attached()') IS NOT NULL")
-        .fetch_one(&mut *connection)
-        .await?;
-    if !installed {
-        return Ok(false);
+/// How often a transaction that another one overtook is begun again.
+const ATTEMPTS: u32 = 20;
+
+/// Whether the log that the session's search path leads to is counted, and no other: an expression. The triggers say so,
+/// whatever version of the schema there is. `false` where there is no schema.
+pub(super) const COUNTED: &str = r#"COALESCE((
+    SELECT count(*) = 4 AND bool_and(t.tgrelid = to_regclass('"LiteLLM_SpendLogs"'))
+    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = 'litespend' AND p.proname IN ('log_inserted', 'log_deleted', 'log_updated', 'log_truncated')
+      AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+      AND t.tgname IN ('litespend_inserted', 'litespend_deleted', 'litespend_updated', 'litespend_truncated')), false)"#;
+
+/// The same of LiteLLM's daily rows.
+pub(super) const DAILY_COUNTED: &str = r#"COALESCE((
+    SELECT count(*) = 4 AND bool_and(t.tgrelid = to_regclass('"LiteLLM_DailyUserSpend"'))
+    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = 'litespend' AND p.proname = 'activity_changed'
+      AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+      AND t.tgname IN ('litespend_inserted', 'litespend_deleted', 'litespend_updated', 'litespend_truncated')), false)"#;
+
+/// How often a transaction that another one overtook (40001), or that a deadlock chose (40P01), was begun.
+#[derive(Debug, Default)]
+pub(super) struct Attempts(u32);
+
+impl Attempts {
+    /// Whether to begin again, after a pause that grows.
+    pub(super) async fn again<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<Option<T>, sqlx::Error> {
+        match result {
+            Err(sqlx::Error::Database(error))
+                if self.0 < ATTEMPTS && matches!(error.code().as_deref(), Some("40001" | "40P01")) =>
+            {
+                self.0 += 1;
+                tokio::time::sleep(Duration::from_millis(u64::from(self.0) * 10)).await;
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
     }
-    sqlx::query_scalar("SELECT litespend.attached()").fetch_one(connection).await
+}
+
+/// Whether the rollups count every change of this session's log now: of the one that its search path leads to.
+pub async fn attached(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(AssertSqlSafe(format!("SELECT {COUNTED}"))).fetch_one(connection).await
+}
+
+/// The schema whose log is counted, where it is not the one that the session's search path leads to. There is one schema
+/// `litespend` in a database, and so one log that is counted.
+pub async fn counted_elsewhere(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"SELECT r.relnamespace::regnamespace::text
+           FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+           JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_class r ON r.oid = t.tgrelid
+           WHERE n.nspname = 'litespend' AND p.proname LIKE 'log\_%' AND NOT t.tgisinternal
+             AND t.tgrelid IS DISTINCT FROM to_regclass('"LiteLLM_SpendLogs"')
+           LIMIT 1"#,
+    )
+    .fetch_optional(connection)
+    .await
 }
 
 /// Begins to count on a database that has the schema. Waits at most five seconds for the log's lock, so that writers
@@ -71,7 +125,10 @@ pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>)
         }
     };
     // So are the sums of daily rows.
-    if can_pack(connection).await? {
+    let summed: bool = sqlx::query_scalar("SELECT to_regclass('litespend.activity_changes') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if summed {
         sqlx::query(
             "INSERT INTO litespend.activity_changes
              SELECT NULL WHERE $1::date IS NULL
@@ -85,16 +142,58 @@ pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>)
     Ok(())
 }
 
-/// Folds one batch of deltas; returns how many.
+/// Folds one batch of deltas; returns how many. In turns with other servers; 0 where another one is at it.
 pub async fn fold(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    fold_batch(connection, BATCH, Duration::from_secs(super::STATEMENT_TIMEOUT_SECONDS)).await
+}
+
+/// As [`fold`], of a batch of any size and within a time of its own; past it, 57014 and nothing is folded.
+pub async fn fold_batch(connection: &mut PgConnection, batch: i32, limit: Duration) -> Result<i64, sqlx::Error> {
+    let mut attempts = Attempts::default();
+    loop {
+        let result = fold_once(connection, batch, limit).await;
+        if let Some(folded) = attempts.again(result).await? {
+            return Ok(folded);
+        }
+    }
+}
+
+async fn fold_once(connection: &mut PgConnection, batch: i32, limit: Duration) -> Result<i64, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
-    let folded = sqlx::query_scalar("SELECT litespend.fold($1)").bind(BATCH).fetch_one(&mut *transaction).await?;
+    limit_statements(&mut transaction, limit).await?;
+    let folded = sqlx::query_scalar("SELECT litespend.fold($1)").bind(batch).fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(folded)
 }
 
+/// Whether more deltas wait than come in a moment.
+pub async fn many_wait(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT count(*) = 1000 FROM (SELECT FROM litespend.deltas WHERE sign <> 0 LIMIT 1000) AS first")
+        .fetch_one(connection)
+        .await
+}
+
+/// Limits the statements of the open transaction in time.
+async fn limit_statements(connection: &mut PgConnection, limit: Duration) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT set_config('statement_timeout', $1, true)")
+        .bind(format!("{}ms", limit.as_millis().max(1)))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Counts one dirty day again; returns which, or nothing where no day is dirty or another server is at work.
 pub async fn recount(connection: &mut PgConnection) -> Result<Option<NaiveDate>, sqlx::Error> {
+    let mut attempts = Attempts::default();
+    loop {
+        let result = recount_once(connection).await;
+        if let Some(day) = attempts.again(result).await? {
+            return Ok(day);
+        }
+    }
+}
+
+async fn recount_once(connection: &mut PgConnection) -> Result<Option<NaiveDate>, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
     // A day of a large log takes longer than a request may.
     transaction.execute("SET LOCAL statement_timeout = '30min'").await?;
@@ -103,20 +202,24 @@ pub async fn recount(connection: &mut PgConnection) -> Result<Option<NaiveDate>,
     Ok(day)
 }
 
-/// Packs one quiet day, of the days before `before` that are not among `but`. Returns which, or nothing where none is
-/// left or another server is at work.
+/// The rollup of months of usage.
+pub const MONTHS: &str = "usage_month";
+
+/// What is summed of LiteLLM's daily rows.
+pub const DAILY_ROWS: &str = "activity";
+
+/// What is packed or summed, day by day or month by month.
+pub const PACKED: [&str; 4] = ["usage", "customer", MONTHS, DAILY_ROWS];
+
+/// Packs one day that waits for it, of the days before `before` that are not among `but`, whether it is due or not.
+/// Returns which, or nothing where none is left or another server is at work.
 pub async fn pack(
     connection: &mut PgConnection,
     rollup: &'static str,
     before: NaiveDate,
     but: &[NaiveDate],
 ) -> Result<Option<NaiveDate>, sqlx::Error> {
-    sqlx::query_scalar("SELECT litespend.pack($1, $2, $3)")
-        .bind(rollup)
-        .bind(before)
-        .bind(but)
-        .fetch_one(connection)
-        .await
+    pack_one(connection, rollup, before, Some(but)).await
 }
 
 /// Packs one month of usage that ended before `before` and is not among `but`; returns its first day.
@@ -125,7 +228,7 @@ pub async fn pack_month(
     before: NaiveDate,
     but: &[NaiveDate],
 ) -> Result<Option<NaiveDate>, sqlx::Error> {
-    sqlx::query_scalar("SELECT litespend.pack_month($1, $2)").bind(before).bind(but).fetch_one(connection).await
+    pack_one(connection, MONTHS, before, Some(but)).await
 }
 
 /// Sums one quiet day of LiteLLM's daily rows, of the days before `before` that are not among `but`; voids sums that
@@ -135,23 +238,51 @@ pub async fn sum_activity(
     before: NaiveDate,
     but: &[NaiveDate],
 ) -> Result<Option<NaiveDate>, sqlx::Error> {
-    let but: Vec<String> = but.iter().map(NaiveDate::to_string).collect();
+    pack_one(connection, DAILY_ROWS, before, Some(but)).await
+}
+
+/// Packs, or sums, the newest day or month of one of [`PACKED`] that is due. One that was changed soon after it was packed
+/// is not due for some minutes.
+pub async fn pack_due(
+    connection: &mut PgConnection,
+    rollup: &'static str,
+    before: NaiveDate,
+) -> Result<Option<NaiveDate>, sqlx::Error> {
+    pack_one(connection, rollup, before, None).await
+}
+
+/// As [`pack_due`], whether it is due or not.
+pub async fn pack_any(
+    connection: &mut PgConnection,
+    rollup: &'static str,
+    before: NaiveDate,
+) -> Result<Option<NaiveDate>, sqlx::Error> {
+    pack_one(connection, rollup, before, Some(&[])).await
+}
+
+async fn pack_one(
+    connection: &mut PgConnection,
+    rollup: &'static str,
+    before: NaiveDate,
+    but: Option<&[NaiveDate]>,
+) -> Result<Option<NaiveDate>, sqlx::Error> {
+    let but: Option<Vec<String>> = but.map(|but| but.iter().map(NaiveDate::to_string).collect());
+    let statement = match rollup {
+        MONTHS => "SELECT litespend.pack_month($2::date, $3::text[]::date[])::text WHERE $1 <> ''",
+        DAILY_ROWS => "SELECT litespend.sum_activity($2::date::text, $3::text[]) WHERE $1 <> ''",
+        _ => "SELECT litespend.pack($1, $2::date, $3::text[]::date[])::text",
+    };
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL statement_timeout = '10min'").await?;
-    let day: Option<String> = sqlx::query_scalar("SELECT litespend.sum_activity($1, $2)")
-        .bind(before.to_string())
-        .bind(but)
-        .fetch_one(&mut *transaction)
-        .await?;
+    let day: Option<String> =
+        sqlx::query_scalar(statement).bind(rollup).bind(before).bind(but).fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(day.and_then(|day| day.parse().ok()))
 }
 
-/// Whether days and months can be packed and summed: the rollups of an older version can not.
+/// Whether days and months can be packed and summed here: the rollups of an older version have no queues.
 pub async fn can_pack(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT to_regprocedure('litespend.sum_activity(text,text[])') IS NOT NULL")
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar("SELECT to_regclass('litespend.activity_to_sum') IS NOT NULL").fetch_one(connection).await
 }
 
 /// Gives back the space of folded deltas, so that reads find a short table.
@@ -195,180 +326,6 @@ pub async fn status(connection: &mut PgConnection) -> Result<Status, sqlx::Error
     .fetch_one(connection)
     .await
 }
-
-/// A difference between the rollups and the log.
-#[derive(Clone, Debug, FromRow)]
-pub struct Difference {
-    /// Which rollup.
-    pub rollup: String,
-    /// Day.
-    pub day: NaiveDate,
-    /// Of which entry, in words.
-    pub entry: String,
-    /// What the rollup has: requests and spend.
-    pub counted: String,
-    /// What the log has: requests and spend.
-    pub logged: String,
-}
-
-/// The first difference between the rollups (with their unfolded deltas) and the log on one day that is not dirty,
-/// all in one snapshot. Spend is compared within 1e-9, relative or absolute.
-pub async fn verify_day(connection: &mut PgConnection, day: NaiveDate) -> Result<Option<Difference>, sqlx::Error> {
-    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    transaction.execute("SET LOCAL statement_timeout = '30min'").await?;
-    let dirty: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT FROM litespend.deltas WHERE sign = 0 AND (day = $1 OR day IS NULL))")
-            .bind(day)
-            .fetch_one(&mut *transaction)
-            .await?;
-    if dirty {
-        return Ok(None);
-    }
-    let mut found = None;
-    for statement in VERIFY {
-        found = sqlx::query_as(statement).bind(day).fetch_optional(&mut *transaction).await?;
-        if found.is_some() {
-            break;
-        }
-    }
-    transaction.commit().await?;
-    Ok(found)
-}
-
-/// Each compares one rollup with the log on the day `$1`.
-const VERIFY: [&str; 6] = [
-    r#"WITH counted AS (
-           SELECT team, usr, key, model, sum(requests) AS requests, sum(spend) AS spend, sum(tokens) AS tokens FROM (
-               SELECT t.word AS team, u.word AS usr, k.word AS key, m.word AS model, requests, spend,
-                      total_tokens + prompt_tokens * 3 + completion_tokens * 5 AS tokens
-               FROM litespend.day_usage d
-               LEFT JOIN litespend.words t ON t.id = d.team_id LEFT JOIN litespend.words u ON u.id = d.user_id
-               LEFT JOIN litespend.words k ON k.id = d.api_key LEFT JOIN litespend.words m ON m.id = d.model
-               WHERE day = $1
-               UNION ALL
-               SELECT team_id, user_id, api_key, model, sign, spend,
-                      total_tokens + prompt_tokens * 3 + completion_tokens * 5
-               FROM litespend.deltas WHERE day = $1) AS parts GROUP BY 1, 2, 3, 4 HAVING sum(requests) <> 0),
-       logged AS (
-           SELECT team_id AS team, "user" AS usr, api_key AS key, model, count(*) AS requests, sum(spend) AS spend,
-                  sum(total_tokens + prompt_tokens * 3::bigint + completion_tokens * 5::bigint) AS tokens
-           FROM "LiteLLM_SpendLogs" WHERE "startTime" >= $1 AND "startTime" < $1 + 1 GROUP BY 1, 2, 3, 4)
-       SELECT 'usage' AS rollup, $1 AS day, concat_ws(', ', 'team ' || COALESCE(c.team, l.team),
-                  'user ' || COALESCE(c.usr, l.usr), 'key ' || COALESCE(c.key, l.key),
-                  'model ' || COALESCE(c.model, l.model)) AS entry,
-              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
-       FROM counted c FULL JOIN logged l
-         ON ROW(c.team, c.usr, c.key, c.model)::text = ROW(l.team, l.usr, l.key, l.model)::text
-       WHERE c.requests IS DISTINCT FROM l.requests OR c.tokens IS DISTINCT FROM l.tokens
-          OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)) LIMIT 1"#,
-    r#"WITH counted AS (
-           SELECT customer, team, key, model, sum(requests) AS requests, sum(spend) AS spend, sum(tokens) AS tokens
-           FROM (
-               SELECT e.word AS customer, t.word AS team, k.word AS key, m.word AS model, requests, spend,
-                      total_tokens AS tokens
-               FROM litespend.day_customer d
-               LEFT JOIN litespend.words e ON e.id = d.end_user LEFT JOIN litespend.words t ON t.id = d.team_id
-               LEFT JOIN litespend.words k ON k.id = d.api_key LEFT JOIN litespend.words m ON m.id = d.model
-               WHERE day = $1
-               UNION ALL
-               SELECT end_user, team_id, api_key, model, sign, spend, total_tokens
-               FROM litespend.deltas WHERE day = $1) AS parts GROUP BY 1, 2, 3, 4 HAVING sum(requests) <> 0),
-       logged AS (
-           SELECT end_user AS customer, team_id AS team, api_key AS key, model, count(*) AS requests,
-                  sum(spend) AS spend, sum(total_tokens) AS tokens
-           FROM "LiteLLM_SpendLogs" WHERE "startTime" >= $1 AND "startTime" < $1 + 1 GROUP BY 1, 2, 3, 4)
-       SELECT 'customer' AS rollup, $1 AS day, concat_ws(', ', 'customer ' || COALESCE(c.customer, l.customer),
-                  'team ' || COALESCE(c.team, l.team), 'key ' || COALESCE(c.key, l.key),
-                  'model ' || COALESCE(c.model, l.model)) AS entry,
-              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
-       FROM counted c FULL JOIN logged l
-         ON ROW(c.customer, c.team, c.key, c.model)::text = ROW(l.customer, l.team, l.key, l.model)::text
-       WHERE c.requests IS DISTINCT FROM l.requests OR c.tokens IS DISTINCT FROM l.tokens
-          OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)) LIMIT 1"#,
-    r#"WITH counted AS (
-           SELECT tag, sum(requests) AS requests, sum(spend) AS spend FROM (
-               SELECT w.word AS tag, log_count AS requests, spend FROM litespend.day_tag d
-               LEFT JOIN litespend.words w ON w.id = d.tag WHERE day = $1
-               UNION ALL
-               SELECT tag, sign, spend FROM litespend.deltas
-               CROSS JOIN LATERAL jsonb_array_elements_text(request_tags) AS tag WHERE day = $1
-           ) AS parts GROUP BY 1 HAVING sum(requests) <> 0),
-       logged AS (
-           SELECT tag, count(*) AS requests, sum(spend) AS spend FROM "LiteLLM_SpendLogs"
-           CROSS JOIN LATERAL jsonb_array_elements_text(
-               CASE WHEN jsonb_typeof(request_tags) = 'array' THEN request_tags ELSE '[]' END) AS tag
-           WHERE "startTime" >= $1 AND "startTime" < $1 + 1 GROUP BY 1)
-       SELECT 'tag' AS rollup, $1 AS day, 'tag ' || COALESCE(c.tag, l.tag, 'null') AS entry,
-              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
-       FROM counted c FULL JOIN logged l ON ROW(c.tag)::text = ROW(l.tag)::text
-       WHERE c.requests IS DISTINCT FROM l.requests
-          OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)) LIMIT 1"#,
-    r#"WITH counted AS (
-           SELECT tag, team, usr, sum(requests) AS requests, sum(spend) AS spend FROM (
-               SELECT w.word AS tag, t.word AS team, u.word AS usr, log_count AS requests, spend
-               FROM litespend.day_tag_owner d
-               LEFT JOIN litespend.words w ON w.id = d.tag LEFT JOIN litespend.words t ON t.id = d.team_id
-               LEFT JOIN litespend.words u ON u.id = d.user_id WHERE day = $1
-               UNION ALL
-               SELECT tag, team_id, user_id, sign, spend FROM litespend.deltas
-               CROSS JOIN LATERAL jsonb_array_elements_text(request_tags) AS tag WHERE day = $1
-           ) AS parts GROUP BY 1, 2, 3 HAVING sum(requests) <> 0),
-       logged AS (
-           SELECT tag, team_id AS team, "user" AS usr, count(*) AS requests, sum(spend) AS spend
-           FROM "LiteLLM_SpendLogs"
-           CROSS JOIN LATERAL jsonb_array_elements_text(
-               CASE WHEN jsonb_typeof(request_tags) = 'array' THEN request_tags ELSE '[]' END) AS tag
-           WHERE "startTime" >= $1 AND "startTime" < $1 + 1 GROUP BY 1, 2, 3)
-       SELECT 'tag of owner' AS rollup, $1 AS day, concat_ws(', ', 'tag ' || COALESCE(c.tag, l.tag),
-                  'team ' || COALESCE(c.team, l.team), 'user ' || COALESCE(c.usr, l.usr)) AS entry,
-              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
-       FROM counted c FULL JOIN logged l ON ROW(c.tag, c.team, c.usr)::text = ROW(l.tag, l.team, l.usr)::text
-       WHERE c.requests IS DISTINCT FROM l.requests
-          OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)) LIMIT 1"#,
-    r#"WITH counted AS (
-           SELECT model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint, api_requests AS requests,
-                  spend, prompt_tokens + completion_tokens * 3 + cache_read_input_tokens * 5
-                  + cache_creation_input_tokens * 7 + successful_requests * 11 + failed_requests * 13 AS figures
-           FROM litespend.activity_groups WHERE date = $1::text),
-       logged AS (
-           SELECT model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,
-                  sum(api_requests) AS requests, sum(spend) AS spend,
-                  sum(prompt_tokens + completion_tokens * 3 + cache_read_input_tokens * 5
-                      + cache_creation_input_tokens * 7 + successful_requests * 11 + failed_requests * 13) AS figures
-           FROM "LiteLLM_DailyUserSpend" WHERE date = $1::text GROUP BY 1, 2, 3, 4, 5)
-       SELECT 'group of daily rows' AS rollup, $1 AS day, concat_ws(', ', 'model ' || COALESCE(c.model, l.model),
-                  'endpoint ' || COALESCE(c.endpoint, l.endpoint)) AS entry,
-              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
-       FROM counted c FULL JOIN logged l
-         ON ROW(c.model, c.model_group, c.custom_llm_provider, c.mcp_namespaced_tool_name, c.endpoint)::text
-          = ROW(l.model, l.model_group, l.custom_llm_provider, l.mcp_namespaced_tool_name, l.endpoint)::text
-       WHERE EXISTS (SELECT FROM litespend.activity_summed($1::text, $1::text))
-         AND (c.requests IS DISTINCT FROM l.requests OR c.figures IS DISTINCT FROM l.figures
-              OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend))) LIMIT 1"#,
-    r#"WITH counted AS (
-           SELECT user_id, api_key, api_requests AS requests, spend, prompt_tokens + completion_tokens * 3
-                  + cache_read_input_tokens * 5 + cache_creation_input_tokens * 7 + successful_requests * 11
-                  + failed_requests * 13 AS figures
-           FROM litespend.activity_members WHERE date = $1::text),
-       logged AS (
-           SELECT user_id, api_key, sum(api_requests) AS requests, sum(spend) AS spend,
-                  sum(prompt_tokens + completion_tokens * 3 + cache_read_input_tokens * 5
-                      + cache_creation_input_tokens * 7 + successful_requests * 11 + failed_requests * 13) AS figures
-           FROM "LiteLLM_DailyUserSpend" WHERE date = $1::text GROUP BY 1, 2)
-       SELECT 'member of daily rows' AS rollup, $1 AS day, concat_ws(', ', 'user ' || COALESCE(c.user_id, l.user_id),
-                  'key ' || COALESCE(c.api_key, l.api_key)) AS entry,
-              COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-              COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
-       FROM counted c FULL JOIN logged l ON ROW(c.user_id, c.api_key)::text = ROW(l.user_id, l.api_key)::text
-       WHERE EXISTS (SELECT FROM litespend.activity_summed($1::text, $1::text))
-         AND (c.requests IS DISTINCT FROM l.requests OR c.figures IS DISTINCT FROM l.figures
-              OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend))) LIMIT 1"#,
-];
 
 /// The first and last day of the log.
 pub async fn log_span(connection: &mut PgConnection) -> Result<Option<DateRange>, sqlx::Error> {

@@ -125,6 +125,37 @@ async fn rollups_come_and_go_on_litellms_database_while_it_writes() {
     assert_eq!((sums(&server, REPORT).await, sums(&server, ACTIVITY).await), with);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rollups_of_one_schema_are_not_touched_from_another() {
+    let database = database().await;
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    sqlx::raw_sql(
+        r#"DROP SCHEMA litespend CASCADE; CREATE TABLE public._prisma_migrations (id text);
+           CREATE SCHEMA tenant; CREATE TABLE tenant._prisma_migrations (id text);
+           CREATE TABLE tenant."LiteLLM_SpendLogs" (LIKE public."LiteLLM_SpendLogs" INCLUDING ALL);
+           CREATE TABLE tenant."LiteLLM_DailyUserSpend" (LIKE public."LiteLLM_DailyUserSpend" INCLUDING ALL)"#,
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    add(&mut connection, "public", 20).await;
+    let separator = if database.url().contains('?') { '&' } else { '?' };
+    let tenant = format!("{}{separator}schema=tenant", database.url());
+    let said = rollups(&tenant, &["install"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(rollups(&tenant, &["verify"]).code, Some(0));
+    let installed = traces(&mut connection).await;
+    for arguments in [["install"], ["status"], ["verify"], ["rebuild"], ["remove"]] {
+        let said = rollups(database.url(), &arguments);
+        assert_eq!(said.code, Some(2), "{arguments:?}: {}", said.stderr);
+        assert!(said.stderr.contains("the schema tenant"), "{arguments:?}: {}", said.stderr);
+    }
+    assert_eq!(traces(&mut connection).await, installed);
+    assert_eq!(rollups(&tenant, &["remove"]).code, Some(0));
+    assert_eq!(rollups(database.url(), &["install"]).code, Some(0));
+    assert_eq!(rollups(database.url(), &["verify"]).code, Some(0));
+}
+
 /// The spend of all that an answer lists.
 async fn sums(server: &Server, path: &str) -> f64 {
     let answer = server.get(path).await;

@@ -140,6 +140,11 @@ impl<'a> DayWriter<'a> {
         part.entries.extend(self.held.take());
         merge(&mut part.entries, |entry| entry.who);
         self.held = part.entries.pop();
+        if let Some(held) = &self.held {
+            // It is written after the next part was read.
+            let numbers = [held.who, held.api_key, held.model];
+            part.words.write().unwrap_or_else(PoisonError::into_inner).hold(numbers);
+        }
         self.words = Some(part.words);
         part.entries
     }

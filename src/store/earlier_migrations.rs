@@ -1,0 +1,137 @@
+//! Databases of the days when migrations of the schema `litespend` were still edited. Today they are frozen
+//! (`migrations/frozen.sha256`); what was applied in an earlier wording is known by its checksum, brought to today's shape
+//! as far as no later migration does it, and entered in the ledger as what it is today.
+
+use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+/// An earlier wording.
+struct Earlier {
+    /// Number in the ledger then.
+    version: i64,
+    /// SHA-384 of the file, as the migrator computes it.
+    checksum: &'static str,
+    /// What it is today.
+    today: Today,
+}
+
+/// What became of a migration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Today {
+    /// It has the same number.
+    Same,
+    /// It has another one.
+    Number(i64),
+    /// Another one has its contents.
+    Part,
+}
+
+const EARLIER: [Earlier; 6] = [
+    Earlier {
+        version: 2,
+        checksum: "4f0d74fc543563d73a2e21eb127eb57523c52c5345e64136517174559571d24dd2a0079228033f3cc2dc32429da0ced9",
+        today: Today::Same,
+    },
+    Earlier {
+        version: 2,
+        checksum: "8fbf0b2bbe482786c232364a207b736231faabd654a4411b9bb18edec99e26e84ada41becc96ec903159339c81090753",
+        today: Today::Same,
+    },
+    Earlier {
+        version: 3,
+        checksum: "236d93dbc6f45406c305cc7c1091301265988d166d7c2ef6b31b471e1aceb9099711ea9c42d77bc4ea8bd4c8686ede72",
+        today: Today::Same,
+    },
+    Earlier {
+        version: 4,
+        checksum: "b6b9061c1396a73146ebc372923f76534312bbb1405504d724952215344e913d23c5d0fca36c13d971f9b8841c526198",
+        today: Today::Part,
+    },
+    Earlier {
+        version: 5,
+        checksum: "6e38b0f0e3ec75389021c68184a1baa18243d75de8288e09291da77d6716691d11ac76b0416cc24f756c4565e3779a24",
+        today: Today::Part,
+    },
+    Earlier {
+        version: 6,
+        checksum: "28b501a287578d7c8f633e044e6b21ceab45e9da745f0c5070c9d0e7c1bf4b5360997adfc772856f2164dae9a179c46d",
+        today: Today::Number(4),
+    },
+];
+
+/// The function that the earlier wordings of number 2 had with other parameters, as it is today.
+const ROLLUPS: &str = include_str!("../../migrations/litespend/0002_rollups.sql");
+
+/// Enters what was applied in an earlier wording as what it is today. Does nothing on other databases.
+pub async fn adopt(connection: &mut PgConnection, today: &Migrator) -> Result<(), anyhow::Error> {
+    let has_ledger: bool = sqlx::query_scalar("SELECT to_regclass('litespend.migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !has_ledger || found(connection).await?.is_empty() {
+        return Ok(());
+    }
+    let mut transaction = connection.begin().await?;
+    transaction.execute("LOCK TABLE litespend.migrations IN SHARE ROW EXCLUSIVE MODE").await?;
+    // Another process may have done it meanwhile.
+    for earlier in found(&mut transaction).await? {
+        match earlier.version {
+            2 => {
+                transaction.execute(AssertSqlSafe(absorb()?)).await?;
+            }
+            3 => {
+                transaction
+                    .execute(
+                        "DROP INDEX IF EXISTS litespend.day_customer_end_user;
+                         CREATE INDEX IF NOT EXISTS day_customer_pair
+                             ON litespend.day_customer (end_user, team_id, day);
+                         DELETE FROM litespend.packed_days",
+                    )
+                    .await?;
+            }
+            _ => {}
+        }
+        let number = match earlier.today {
+            Today::Same => earlier.version,
+            Today::Number(number) => number,
+            Today::Part => {
+                sqlx::query("DELETE FROM litespend.migrations WHERE version = $1")
+                    .bind(earlier.version)
+                    .execute(&mut *transaction)
+                    .await?;
+                continue;
+            }
+        };
+        let now = today.iter().find(|migration| migration.version == number);
+        let now = now.ok_or_else(|| anyhow::anyhow!("migration {number} is missing"))?;
+        sqlx::query("UPDATE litespend.migrations SET version = $2, description = $3, checksum = $4 WHERE version = $1")
+            .bind(earlier.version)
+            .bind(number)
+            .bind(now.description.as_ref())
+            .bind(now.checksum.as_ref())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The earlier wordings in the ledger, in order.
+async fn found(connection: &mut PgConnection) -> Result<Vec<&'static Earlier>, sqlx::Error> {
+    let applied: Vec<(i64, String)> =
+        sqlx::query_as("SELECT version, encode(checksum, 'hex') FROM litespend.migrations WHERE success")
+            .fetch_all(connection)
+            .await?;
+    let is_applied = |earlier: &&Earlier| {
+        applied.iter().any(|(version, checksum)| *version == earlier.version && checksum == earlier.checksum)
+    };
+    Ok(EARLIER.iter().filter(is_applied).collect())
+}
+
+/// The statement that makes `litespend.absorb`.
+fn absorb() -> Result<String, anyhow::Error> {
+    let start = ROLLUPS.find("FUNCTION litespend.absorb(").and_then(|start| ROLLUPS.get(start..));
+    let body = start.and_then(|rest| rest.split("\nEND $$;").next());
+    let body = body.ok_or_else(|| anyhow::anyhow!("litespend.absorb is missing"))?;
+    let before = "DROP FUNCTION IF EXISTS litespend.absorb(text, tid[], timestamp, timestamp)";
+    Ok(format!("{before}; CREATE OR REPLACE {body}\nEND $$;"))
+}

@@ -1,0 +1,127 @@
+//! Databases that earlier versions made: brought up to date, they answer what was recorded and their rollups agree with
+//! the log. And migrations that have landed stay as they are.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use litespend::folding;
+use litespend::store::database::PoolLimits;
+use litespend::store::rollups;
+use sha2::{Digest, Sha256};
+use sqlx::{Connection, PgConnection};
+
+use crate::conformance::replay;
+use crate::support::cluster::{TestDatabase, create_database, fingerprint};
+use crate::support::{TestApp, settings};
+
+fn in_project(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+#[test]
+fn migrations_that_have_landed_are_not_edited() {
+    let list = std::fs::read_to_string(in_project("migrations/frozen.sha256")).unwrap();
+    let frozen: BTreeMap<String, String> = list
+        .lines()
+        .map(|line| line.split_once("  ").map(|(hash, name)| (name.to_owned(), hash.to_owned())).unwrap())
+        .collect();
+    let mut found = BTreeMap::new();
+    for directory in ["litellm", "litespend"] {
+        for entry in std::fs::read_dir(in_project("migrations").join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            let hash: String =
+                Sha256::digest(std::fs::read(&path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+            found.insert(format!("{directory}/{}", path.file_name().unwrap().to_str().unwrap()), hash);
+        }
+    }
+    assert_eq!(found, frozen, "a new migration is a new line in migrations/frozen.sha256; no line ever changes");
+}
+
+/// A database as the migrations of a commit made it (`tests/fixtures/make-earlier-database.sh`).
+async fn earlier(commit: &str) -> TestDatabase {
+    let bytes = std::fs::read(in_project(&format!("tests/fixtures/database-{commit}.sql.gz"))).unwrap();
+    let mut dump = String::new();
+    flate2::read::GzDecoder::new(bytes.as_slice()).read_to_string(&mut dump).unwrap();
+    create_database(&fingerprint([bytes]), async |url| {
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(dump)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    })
+    .await
+}
+
+/// Brings it up to date as every start and `litespend migrate` do.
+async fn upgraded(commit: &str) -> TestApp {
+    let database = earlier(commit).await;
+    let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
+    for _ in 0..2 {
+        litespend::server::connect(database.url(), limits).await.unwrap().close().await;
+    }
+    let app = TestApp::on(database, settings()).await;
+    assert!(app.state.has_rollups());
+    app
+}
+
+async fn verify(connection: &mut PgConnection) {
+    let span = rollups::log_span(&mut *connection).await.unwrap().expect("rows");
+    for day in span.start.iter_days().take_while(|day| *day <= span.end) {
+        let found = rollups::verify_day(&mut *connection, day).await.unwrap();
+        assert!(found.is_none(), "{found:?}");
+    }
+}
+
+async fn the_recorded_answers_match(commit: &str) {
+    let app = upgraded(commit).await;
+    replay(&app, "http_answers.json.gz").await;
+    verify(&mut app.pool.acquire().await.unwrap()).await;
+
+    // Another copy, for the requests have changed this one; folded, counted and packed.
+    let app = upgraded(commit).await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    verify(&mut connection).await;
+    folding::settle(&mut connection).await.unwrap();
+    let status = rollups::status(&mut connection).await.unwrap();
+    assert_eq!((status.pending, status.dirty_days), (0, 0));
+    verify(&mut connection).await;
+    let (unpacked, unsummed): (i64, i64) = sqlx::query_as(
+        r#"SELECT (SELECT count(*) FROM (SELECT DISTINCT day FROM litespend.day_usage
+                                         EXCEPT SELECT day FROM litespend.packed_days WHERE rollup = 'usage') AS days),
+                  (SELECT count(*) FROM (SELECT DISTINCT date FROM "LiteLLM_DailyUserSpend"
+                                         EXCEPT SELECT date FROM litespend.activity_days) AS dates)"#,
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .unwrap();
+    assert_eq!((unpacked, unsummed), (0, 0), "the queues begin with all days that were not packed and summed");
+    drop(connection);
+    replay(&app, "http_answers.json.gz").await;
+}
+
+#[tokio::test]
+async fn the_recorded_answers_match_on_a_database_of_a93d767() {
+    the_recorded_answers_match("a93d767").await;
+}
+
+#[tokio::test]
+async fn the_recorded_answers_match_on_a_database_of_099c889() {
+    the_recorded_answers_match("099c889").await;
+}
+
+// Migrations were still edited after these.
+
+#[tokio::test]
+async fn the_recorded_answers_match_on_a_database_of_the_first_rollups() {
+    the_recorded_answers_match("063c22b").await;
+}
+
+#[tokio::test]
+async fn the_recorded_answers_match_on_a_database_of_the_first_packed_days() {
+    the_recorded_answers_match("243fd00").await;
+}
+
+#[tokio::test]
+async fn the_recorded_answers_match_on_a_database_with_migrations_that_are_numbered_otherwise_today() {
+    the_recorded_answers_match("0153c38").await;
+}
