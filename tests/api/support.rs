@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod cluster;
 pub mod owners;
+pub mod randomness;
 pub mod sums;
 
 use std::net::SocketAddr;
