@@ -180,3 +180,6 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz;

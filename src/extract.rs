@@ -119,15 +119,6 @@ impl QueryReader {
         found
     }
 
-    /// Every value of a repeated parameter, in order.
-    pub fn all(&mut self, name: &str) -> Vec<String> {
-        self.pairs
-            .iter()
-            .filter(|(key, value)| key == name && !value.contains('\0'))
-            .map(|(_, value)| value.clone())
-            .collect()
-    }
-
     /// Reports a field that the reader's own checks could not judge.
     pub fn reject(&mut self, error: FieldError) {
         self.errors.push(error);
@@ -279,3 +270,6 @@ mod tests {
         assert_eq!(kind(&json, "{}"), "200");
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -46,3 +46,7 @@ pub mod telemetry;
 pub mod ui;
 pub mod upstream;
 pub mod usage;
+
+#[cfg(test)]
+#[path = "../tests/api/support/randomness.rs"]
+mod randomness;

@@ -343,3 +343,6 @@ fn mix(state: u64, factor: u64) -> u64 {
     let product = state.wrapping_mul(factor);
     product ^ (product >> 29)
 }
+
+#[cfg(test)]
+mod fuzz;

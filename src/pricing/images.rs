@@ -202,3 +202,6 @@ fn u16_big(data: &[u8], at: usize) -> Option<u64> {
     let bytes = data.get(at..)?.first_chunk::<2>()?;
     Some(u64::from(u16::from_be_bytes(*bytes)))
 }
+
+#[cfg(test)]
+mod fuzz;

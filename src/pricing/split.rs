@@ -368,3 +368,6 @@ fn split_words(text: &str, found: &mut dyn FnMut(&str)) {
     }
     emit(unmatched, text.len());
 }
+
+#[cfg(test)]
+mod fuzz;

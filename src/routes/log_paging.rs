@@ -45,8 +45,8 @@ fn decode(cursor: &str) -> Option<LogPosition> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
     let (micros, request_id) = text.split_once('.')?;
     let start_time = DateTime::from_timestamp_micros(micros.parse().ok()?)?.naive_utc();
-    // PostgreSQL's timestamps, and its texts, have ends too.
-    let in_range = (-200_000..=250_000).contains(&chrono::Datelike::year(&start_time));
+    // PostgreSQL's timestamps, and its texts, have ends too: the first are in 4713 BC, which is the year -4712.
+    let in_range = (-4_711..=250_000).contains(&chrono::Datelike::year(&start_time));
     (in_range && !request_id.contains('\0')).then(|| LogPosition { start_time, request_id: request_id.to_owned() })
 }
 
@@ -164,3 +164,6 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -364,20 +364,25 @@ impl CopyReader {
         }
         while message.has_remaining() {
             match self.row(&mut message) {
-                Ok(Some(entry)) => entries.push(entry),
-                Ok(None) => break,
-                Err(_) => return Err(sqlx::Error::Protocol("COPY: short row".into())),
+                Some(Some(entry)) => entries.push(entry),
+                Some(None) => break,
+                None => return Err(sqlx::Error::Protocol("COPY: not a row of the rollup".into())),
             }
         }
         Ok(())
     }
 
-    fn row(&self, message: &mut Bytes) -> Result<Option<Entry>, bytes::TryGetError> {
-        if message.try_get_i16()? < 0 {
-            return Ok(None);
+    /// The next row, `Some(None)` at the end, nothing where the bytes are no row of the rollup.
+    fn row(&self, message: &mut Bytes) -> Option<Option<Entry>> {
+        let fields = message.try_get_i16().ok()?;
+        if fields < 0 {
+            return Some(None);
+        }
+        if fields != if self.rollup == Rollup::Usage { 10 } else { 8 } {
+            return None;
         }
         let mut entry = Entry {
-            day: day(int(message)?),
+            day: day(int(message)?)?,
             who: int(message)?,
             team: int(message)?,
             api_key: int(message)?,
@@ -391,24 +396,23 @@ impl CopyReader {
             entry.prompt_tokens = long(message)?;
             entry.completion_tokens = long(message)?;
         }
-        Ok(Some(entry))
+        Some(Some(entry))
     }
 }
 
 /// A field of four bytes, after its length.
-fn int(message: &mut Bytes) -> Result<i32, bytes::TryGetError> {
-    message.try_get_i32()?;
-    message.try_get_i32()
+fn int(message: &mut Bytes) -> Option<i32> {
+    (message.try_get_i32().ok()? == 4).then(|| message.try_get_i32().ok()).flatten()
 }
 
 /// A field of eight bytes, after its length.
-fn long(message: &mut Bytes) -> Result<i64, bytes::TryGetError> {
-    message.try_get_i32()?;
-    message.try_get_i64()
+fn long(message: &mut Bytes) -> Option<i64> {
+    (message.try_get_i32().ok()? == 8).then(|| message.try_get_i64().ok()).flatten()
 }
 
-fn day(number: i32) -> NaiveDate {
-    EPOCH.checked_add_signed(chrono::TimeDelta::days(i64::from(number))).unwrap_or(EPOCH)
+/// A day, as PostgreSQL counts them.
+fn day(number: i32) -> Option<NaiveDate> {
+    EPOCH.checked_add_signed(chrono::TimeDelta::days(i64::from(number)))
 }
 
 /// Aliases of all teams that have one, by id.
@@ -419,3 +423,6 @@ pub async fn team_aliases(connection: &mut PgConnection) -> Result<HashMap<Strin
             .await?;
     Ok(rows.into_iter().collect())
 }
+
+#[cfg(test)]
+mod fuzz;

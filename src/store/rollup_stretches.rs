@@ -165,7 +165,12 @@ pub async fn packed_part(
 /// Takes the entries out of a row of [`packed_parts`]; returns its day.
 pub fn unpack(rollup: Rollup, row: &PgRow, entries: &mut Vec<Entry>) -> Result<NaiveDate, sqlx::Error> {
     let day: NaiveDate = row.try_get(0)?;
-    let mut rest: &[u8] = row.try_get(1)?;
+    decode(rollup, day, row.try_get(1)?, entries)?;
+    Ok(day)
+}
+
+/// Appends the entries of a packed part of a day.
+fn decode(rollup: Rollup, day: NaiveDate, mut rest: &[u8], entries: &mut Vec<Entry>) -> Result<(), sqlx::Error> {
     let broken = |_| sqlx::Error::Protocol("packed day: short entry".into());
     entries.reserve(rest.len() / rollup.packed_size());
     while !rest.is_empty() {
@@ -186,5 +191,8 @@ pub fn unpack(rollup: Rollup, row: &PgRow, entries: &mut Vec<Entry>) -> Result<N
         }
         entries.push(entry);
     }
-    Ok(day)
+    Ok(())
 }
+
+#[cfg(test)]
+mod fuzz;

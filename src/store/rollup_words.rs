@@ -19,6 +19,9 @@ const BYTES_KEPT_BY_READ: usize = 8 << 20;
 /// Texts fetched by one statement.
 const FETCHED_AT_ONCE: usize = 10_000;
 
+/// The table's own number, and of a text its number, itself where it is short enough, and the bytes up to it.
+type Row = (i64, Option<i32>, Option<String>, Option<i64>);
+
 /// Texts by number, kept between reads. A text is kept as a JSON literal, ready to be written.
 #[derive(Clone, Debug, Default)]
 pub struct WordCache {
@@ -51,7 +54,7 @@ impl WordCache {
             };
             // The table's own number says whether it is still the one whose texts are kept. Texts that would be too
             // many or too long are not even sent.
-            let found: Vec<(i64, Option<i32>, Option<String>, Option<i64>)> = sqlx::query_as(
+            let found: Vec<Row> = sqlx::query_as(
                 "SELECT 'litespend.words'::regclass::oid::bigint, id, CASE WHEN bytes <= $3 THEN word END, bytes
                  FROM (SELECT) AS one LEFT JOIN (
                      SELECT id, word, sum(octet_length(word)) OVER (ORDER BY id) AS bytes

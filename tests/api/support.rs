@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod answers;
 pub mod cluster;
 pub mod owners;
+pub mod randomness;
 pub mod sums;
 
 use std::net::SocketAddr;

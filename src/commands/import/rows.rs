@@ -180,3 +180,6 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod fuzz;
