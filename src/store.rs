@@ -10,6 +10,7 @@ pub mod allowed_ips;
 pub mod daily_activity;
 pub mod dashboard_lists;
 pub mod database;
+pub mod embedded_roles;
 pub mod indexes;
 pub mod key_metadata;
 pub mod keys;
