@@ -7,7 +7,9 @@
 //! | module       | owns                                                                |
 //! |--------------|---------------------------------------------------------------------|
 //! | `binaries`   | where `postgres` and `initdb` are, and which version fits the data  |
-//! | `account`    | the user that PostgreSQL runs as (it refuses root)                  |
+//! | `account`    | the user that PostgreSQL runs as (it refuses root), a safe home     |
+//! | `rights`     | with whose rights files are touched                                 |
+//! | `secrets`    | secrets kept in the home                                            |
 //! | `home`       | the home directory: its lock, creating the cluster, the socket      |
 //! | `settings`   | the settings that the cluster runs with                             |
 //! | `pid_file`   | `postmaster.pid`: readiness, and what an earlier server left behind |
@@ -15,25 +17,38 @@
 //!
 //! It refuses to install anything, to share its home with a second server, to open data of
 //! another major version, and to kill PostgreSQL without letting it finish.
+//!
+//! Whoever may enter the socket's directory (the account, and root) is trusted with every role of the cluster. The
+//! server itself uses a role that owns its database and nothing more.
 
 mod account;
 mod binaries;
 mod home;
 mod pid_file;
+mod rights;
+mod secrets;
 mod settings;
 mod supervisor;
+
+pub use secrets::keep_secret;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use account::Account;
+use account::Custody;
 use binaries::{Binaries, SearchPlaces};
 use home::Home;
 use supervisor::{Launcher, Supervisor};
 
-/// The database, and the role that owns it, inside the private cluster.
+use crate::store::embedded_roles::{self, Roles};
+
+/// The database inside the private cluster.
 const DATABASE: &str = "litespend";
+/// The role that owns the database, and is nothing more.
+const APPLICATION_ROLE: &str = "litespend";
+/// The role that made the cluster.
+const SUPERUSER: &str = "litespend_superuser";
 /// Names the socket file only: the cluster listens on no network port.
 const PORT: u16 = 5432;
 const DEFAULT_MAX_CONNECTIONS: u16 = 50;
@@ -81,6 +96,7 @@ pub struct LocalPostgres {
     home: Home,
     version: String,
     url: String,
+    superuser_url: String,
 }
 
 impl LocalPostgres {
@@ -100,35 +116,43 @@ impl LocalPostgres {
         let places = SearchPlaces::of_this_machine(bin_dir);
         let binaries = Binaries::find(&places, home::data_version(&path)?, &path)?;
 
-        let account = Account::choose(&path.join(home::DATA))?;
-        let mut home = Home::open(path, account)?;
+        let mut home = Home::open(path)?;
+        let account = home.account();
         home.stop_left_over_server()?;
         if !home.is_initialised()? {
             home.initialise(&binaries, options.durability)?;
         }
-        settings::write(&home.data(), account, &options)?;
+        settings::write(&home.data(), account.rights(), &options)?;
         let socket_directory = home.prepare_socket_directory()?;
 
-        let url = url(&socket_directory);
+        let (url, superuser_url) = (url(APPLICATION_ROLE, &socket_directory), url(SUPERUSER, &socket_directory));
         let supervisor = Supervisor::start(Launcher {
             postgres: binaries.program("postgres"),
             account,
+            rights: home.rights(),
             data: home.data(),
             log: home.log(),
             socket_directory,
         })?;
+        separate_roles(&url, options.durability)?;
         tracing::info!(
             home = %home.path().display(),
             version = binaries.version,
             pid = supervisor.pid(),
             "private PostgreSQL is ready"
         );
-        Ok(Self { supervisor, home, version: binaries.version, url })
+        Ok(Self { supervisor, home, version: binaries.version, url, superuser_url })
     }
 
-    /// The address to connect to, complete in itself: no `PG*` variable changes where it leads.
+    /// The address to connect to, complete in itself: no `PG*` variable changes where it leads. Its role owns the database
+    /// and has no other rights.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// As [`LocalPostgres::url`], for upkeep that only a superuser may do.
+    pub fn superuser_url(&self) -> &str {
+        &self.superuser_url
     }
 
     /// PostgreSQL's version, such as `15.18`.
@@ -197,12 +221,13 @@ impl LocalPostgres {
 /// none does within `limit`. For commands beside a running server, which holds the home's lock.
 pub fn url_of_running(home: &Path, limit: Duration) -> Option<String> {
     let home = std::path::absolute(home).ok()?;
+    let account = Custody::of(&home).ok()?.account;
     let deadline = Instant::now() + limit;
     loop {
-        if pid_file::says_ready(&home.join(home::DATA)) {
+        if pid_file::says_ready(&home.join(home::DATA), account) {
             // Where the path was too long for a socket, this is a link to a short one.
             let run = home.join("run");
-            return Some(url(&run.read_link().unwrap_or(run)));
+            return Some(url(APPLICATION_ROLE, &run.read_link().unwrap_or(run)));
         }
         if Instant::now() >= deadline {
             return None;
@@ -231,8 +256,26 @@ fn absolute_directory(variable: &str) -> Option<PathBuf> {
     std::path::absolute(value).ok()
 }
 
+/// Makes the role of `url` an ordinary one, in clusters of earlier versions too.
+fn separate_roles(url: &str, durability: Durability) -> Result<(), LocalPostgresError> {
+    let roles = Roles {
+        superuser: SUPERUSER,
+        application: APPLICATION_ROLE,
+        database: DATABASE,
+        for_tests: durability == Durability::Throwaway,
+    };
+    let separate = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async { embedded_roles::separate(&url.parse()?, roles).await })
+    };
+    // On a thread of its own: this one may be a runtime's.
+    std::thread::scope(|scope| scope.spawn(separate).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        .map_err(|error: sqlx::Error| LocalPostgresError::Roles { reason: error.to_string() })
+}
+
 /// Port and `sslmode` are spelled out, because clients otherwise take `PGPORT` and `PGSSLMODE`.
-fn url(socket_directory: &Path) -> String {
+fn url(role: &str, socket_directory: &Path) -> String {
     let mut host = String::new();
     for byte in socket_directory.as_os_str().as_encoded_bytes() {
         match byte {
@@ -242,7 +285,7 @@ fn url(socket_directory: &Path) -> String {
             _ => host.push_str(&format!("%{byte:02X}")),
         }
     }
-    format!("postgresql://{DATABASE}@localhost:{PORT}/{DATABASE}?host={host}&sslmode=disable")
+    format!("postgresql://{role}@localhost:{PORT}/{DATABASE}?host={host}&sslmode=disable")
 }
 
 /// Why the private cluster is not running; each message is one line for a person.
@@ -318,6 +361,24 @@ pub enum LocalPostgresError {
          `nobody`: start litespend as an ordinary user, or set DATABASE_URL"
     )]
     NoAccount,
+    /// Somebody else than root could lead root astray in this home.
+    #[error(
+        "root cannot keep the database in {} safely: {reason}; set LITESPEND_DATA_DIR to a directory that only root can \
+         write, or start litespend as the directory's owner",
+        home.display()
+    )]
+    UnsafeHome {
+        /// The home directory.
+        home: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The roles of the cluster could not be put in order.
+    #[error("cannot give the private database an owner without a superuser's rights: {reason}")]
+    Roles {
+        /// What PostgreSQL said.
+        reason: String,
+    },
     /// A file or directory could not be used.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
@@ -376,7 +437,7 @@ mod tests {
     #[test]
     fn the_url_spells_out_everything_and_escapes_the_path() {
         assert_eq!(
-            url(Path::new("/srv/a b+c/run")),
+            url("litespend", Path::new("/srv/a b+c/run")),
             "postgresql://litespend@localhost:5432/litespend?host=/srv/a%20b%2Bc/run&sslmode=disable"
         );
     }

@@ -12,6 +12,7 @@ pub mod daily_activity;
 pub mod dashboard_lists;
 pub mod database;
 mod earlier_migrations;
+pub mod embedded_roles;
 pub mod indexes;
 pub mod key_metadata;
 pub mod keys;

@@ -14,6 +14,11 @@ use nix::unistd::{Pid, User, geteuid};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
+#[path = "local_postgres/hostile_account.rs"]
+mod hostile_account;
+#[path = "local_postgres/roles.rs"]
+mod roles;
+
 /// Set in the process that [`serves_a_home_for_another_test`] stands for.
 const SERVE: &str = "LITESPEND_TEST_SERVE";
 const PATIENCE: Duration = Duration::from_secs(15);

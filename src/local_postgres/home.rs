@@ -6,24 +6,30 @@
 //! run/          the socket; a link to a directory in /tmp when this path is too long for one
 //! postgres.log  what PostgreSQL says, and postgres.log.1 before that
 //! ```
+//!
+//! Where root runs the server, the home is root's alone and root's files in it are opened without following links, while
+//! `data` and what is in `run` belong to PostgreSQL's account and are touched with its rights only.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tempfile::TempDir;
 
-use super::account::Account;
+use super::account::{Account, Custody};
 use super::binaries::Binaries;
-use super::{DATABASE, Durability, LocalPostgresError, PORT, pid_file, settings};
+use super::rights::Rights;
+use super::{APPLICATION_ROLE, DATABASE, Durability, LocalPostgresError, PORT, SUPERUSER, pid_file, settings};
 
 pub(super) const DATA: &str = "data";
 /// The system's limit for a socket's path is 107 bytes on Linux and 103 on macOS.
 const LONGEST_SOCKET_PATH: usize = 80;
 const TEMPORARY: &str = "/tmp";
 const TEMPORARY_PREFIX: &str = "litespend-";
+/// The account's directory for the socket inside the temporary one, which nobody but its maker can replace.
+const SOCKETS: &str = "s";
 /// From this version on PostgreSQL brings a `C.UTF-8` of its own, the same on every system.
 const BUILTIN_LOCALE_SINCE: u32 = 17;
 
@@ -32,29 +38,39 @@ const BUILTIN_LOCALE_SINCE: u32 = 17;
 pub(super) struct Home {
     path: PathBuf,
     account: Account,
+    rights: Rights,
     temporary_socket_directory: Option<TempDir>,
     /// Held until the home is dropped or the process ends, however it does.
     _lock: File,
 }
 
 impl Home {
-    /// Creates the directory if need be, and locks it.
-    pub(super) fn open(path: PathBuf, account: Account) -> Result<Self, LocalPostgresError> {
-        let mode = if account.is_another() { 0o711 } else { 0o700 };
+    /// Creates the directory if need be, sees to it that it is safe, and locks it.
+    pub(super) fn open(path: PathBuf) -> Result<Self, LocalPostgresError> {
+        let custody = Custody::of(&path)?;
+        let mode = if custody.account.is_another() { 0o711 } else { 0o700 };
         DirBuilder::new()
             .recursive(true)
             .mode(mode)
             .create(&path)
             .map_err(|error| LocalPostgresError::file("create", &path, error))?;
-        if account.is_another() {
-            let_through(&path)?;
-        }
-        let lock = lock(&path)?;
-        Ok(Self { path, account, temporary_socket_directory: None, _lock: lock })
+        custody.secure(&path)?;
+        let lock = lock(&path, custody.rights)?;
+        let Custody { account, rights, .. } = custody;
+        Ok(Self { path, account, rights, temporary_socket_directory: None, _lock: lock })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn account(&self) -> Account {
+        self.account
+    }
+
+    /// With whose rights the home's own files are touched.
+    pub(super) fn rights(&self) -> Rights {
+        self.rights
     }
 
     pub(super) fn data(&self) -> PathBuf {
@@ -67,21 +83,23 @@ impl Home {
 
     /// Ends a PostgreSQL that outlived its server.
     pub(super) fn stop_left_over_server(&self) -> Result<(), LocalPostgresError> {
-        pid_file::clear_left_over(&self.data())
+        pid_file::clear_left_over(&self.data(), self.account)
     }
 
     /// Whether there is a cluster. A directory with anything else in it is an error.
     pub(super) fn is_initialised(&self) -> Result<bool, LocalPostgresError> {
         let data = self.data();
-        if data.join("PG_VERSION").is_file() {
-            return Ok(true);
-        }
-        match data.read_dir().map(|mut entries| entries.next().is_none()) {
-            Ok(true) => Ok(false),
-            Ok(false) => Err(LocalPostgresError::NotADataDirectory { directory: data }),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(LocalPostgresError::file("read", &data, error)),
-        }
+        let look = || match data.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => match data.join("PG_VERSION").symlink_metadata() {
+                Ok(metadata) if metadata.is_file() => Ok(Some(true)),
+                _ => Ok(data.read_dir()?.next().is_none().then_some(false)),
+            },
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(false)),
+            Err(error) => Err(error),
+        };
+        let found = self.account.rights().run(look).map_err(|error| LocalPostgresError::file("read", &data, error))?;
+        found.ok_or_else(|| LocalPostgresError::NotADataDirectory { directory: data.clone() })
     }
 
     /// Creates the cluster and the database in it, aside, so that one cut short leaves none.
@@ -101,10 +119,10 @@ impl Home {
                 }
             }
         }
-        settings::include(&new)?;
+        settings::include(&new, self.account.rights())?;
         self.create_database(binaries, &new, durability)?;
-        std::fs::rename(&new, self.data())
-            .and_then(|()| File::open(&self.path)?.sync_all())
+        self.rights
+            .run(|| std::fs::rename(&new, self.data()).and_then(|()| File::open(&self.path)?.sync_all()))
             .map_err(|error| LocalPostgresError::file("move into place", &new, error))
     }
 
@@ -120,7 +138,7 @@ impl Home {
         command
             .arg("-D")
             .arg(data)
-            .args(["-U", DATABASE, "-E", "UTF8", "--data-checksums"])
+            .args(["-U", SUPERUSER, "-E", "UTF8", "--data-checksums"])
             .args(["--auth-local=trust", "--auth-host=reject"])
             .args(locale);
         if durability == Durability::Throwaway {
@@ -149,7 +167,9 @@ impl Home {
         }
         let statements = tempfile::tempfile()
             .and_then(|mut file| {
-                writeln!(file, "CREATE DATABASE {DATABASE}")?;
+                // One statement a line.
+                writeln!(file, "CREATE ROLE {APPLICATION_ROLE} LOGIN")?;
+                writeln!(file, "CREATE DATABASE {DATABASE} OWNER {APPLICATION_ROLE}")?;
                 file.rewind()?;
                 Ok(file)
             })
@@ -175,8 +195,10 @@ impl Home {
     pub(super) fn prepare_socket_directory(&mut self) -> Result<PathBuf, LocalPostgresError> {
         let run = self.path.join("run");
         if let Ok(earlier) = run.read_link() {
-            remove_temporary(&earlier);
-            std::fs::remove_file(&run).map_err(|error| LocalPostgresError::file("remove", &run, error))?;
+            remove_temporary(&earlier, self.rights);
+            self.rights
+                .run(|| std::fs::remove_file(&run))
+                .map_err(|error| LocalPostgresError::file("remove", &run, error))?;
         }
         let socket = run.join(format!(".s.PGSQL.{PORT}"));
         if socket.as_os_str().len() <= LONGEST_SOCKET_PATH {
@@ -184,35 +206,42 @@ impl Home {
             return Ok(run);
         }
         // Anything but an empty directory there is not ours to remove.
-        let _ = std::fs::remove_dir(&run);
-        let temporary = tempfile::Builder::new()
-            .prefix(TEMPORARY_PREFIX)
-            .tempdir_in(TEMPORARY)
+        let _ = self.rights.run(|| std::fs::remove_dir(&run));
+        let temporary = self
+            .rights
+            .run(|| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+                tempfile::Builder::new().prefix(TEMPORARY_PREFIX).permissions(mode).tempdir_in(TEMPORARY)
+            })
             .map_err(|error| LocalPostgresError::file("use", Path::new(TEMPORARY), error))?;
-        self.account.take_over(temporary.path())?;
-        std::os::unix::fs::symlink(temporary.path(), &run)
+        let path = temporary.path().join(SOCKETS);
+        self.create_private_directory(&path)?;
+        self.rights
+            .run(|| std::os::unix::fs::symlink(&path, &run))
             .map_err(|error| LocalPostgresError::file("create", &run, error))?;
-        let path = temporary.path().to_owned();
         self.temporary_socket_directory = Some(temporary);
         Ok(path)
     }
 
     fn create_private_directory(&self, path: &Path) -> Result<(), LocalPostgresError> {
-        match std::fs::remove_dir_all(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(LocalPostgresError::file("remove", path, error));
-            }
-            _ => {}
-        }
-        DirBuilder::new().mode(0o700).create(path).map_err(|error| LocalPostgresError::file("create", path, error))?;
-        self.account.take_over(path)
+        let remove = || match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        self.rights.run(remove).map_err(|error| LocalPostgresError::file("remove", path, error))?;
+        let create = || {
+            DirBuilder::new().mode(0o700).create(path)?;
+            if self.rights == Rights::OWN { self.account.take_over(path) } else { Ok(()) }
+        };
+        self.rights.run(create).map_err(|error| LocalPostgresError::file("create", path, error))
     }
 }
 
 /// The major version that wrote the data in `home`; `None` when there is none.
 pub(super) fn data_version(home: &Path) -> Result<Option<u32>, LocalPostgresError> {
     let file = home.join(DATA).join("PG_VERSION");
-    match std::fs::read_to_string(&file) {
+    let rights = Custody::of(home)?.account.rights();
+    match rights.run(|| Rights::read(&file)) {
         Ok(content) => match content.trim().parse() {
             Ok(version) => Ok(Some(version)),
             Err(error) => {
@@ -247,27 +276,12 @@ fn locales(major: u32) -> Vec<&'static [&'static str]> {
     locales
 }
 
-/// PostgreSQL's account has to get through to the directories that belong to it.
-fn let_through(path: &Path) -> Result<(), LocalPostgresError> {
-    let failed = |error| LocalPostgresError::file("open to PostgreSQL", path, error);
-    let mode = path.metadata().map_err(failed)?.permissions().mode();
-    if mode & 0o001 == 0 {
-        std::fs::set_permissions(path, Permissions::from_mode(mode | 0o011)).map_err(failed)?;
-    }
-    Ok(())
-}
-
-fn lock(home: &Path) -> Result<File, LocalPostgresError> {
+fn lock(home: &Path, rights: Rights) -> Result<File, LocalPostgresError> {
     let path = home.join("lock");
     let failed = |error| LocalPostgresError::file("lock", &path, error);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = rights.run(|| rights.open_own(&mut options, &path)).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).map_err(failed)?;
@@ -286,17 +300,27 @@ fn lock(home: &Path) -> Result<File, LocalPostgresError> {
     }
 }
 
-/// Removes the socket directory of a server that was killed, if it is one.
-fn remove_temporary(directory: &Path) {
+/// Removes the socket directory of a server that was killed, if it is one: a directory (no link) in the place for such,
+/// with the rights of its owner.
+fn remove_temporary(sockets: &Path, rights: Rights) {
+    let inner = sockets.file_name().is_some_and(|name| name == SOCKETS);
+    let directory = if inner { sockets.parent().unwrap_or(sockets) } else { sockets };
     let name = directory.file_name().unwrap_or_default();
     let ours = directory.parent() == Some(Path::new(TEMPORARY)) && name.to_string_lossy().starts_with(TEMPORARY_PREFIX);
-    if ours {
+    let Ok(metadata) = directory.symlink_metadata() else { return };
+    if !ours || !metadata.is_dir() {
+        return;
+    }
+    // Earlier versions gave the directory itself to the account, which may have put a link in its place since.
+    let owner = if metadata.uid() == rights.user() { rights } else { Rights::of(metadata.uid(), metadata.gid()) };
+    // What cannot be removed is left to the system's cleaning.
+    let _ = owner.run(|| {
         for file in [format!(".s.PGSQL.{PORT}"), format!(".s.PGSQL.{PORT}.lock")] {
-            // Usually gone already; what cannot be removed is left to the system's cleaning.
+            // Usually gone already.
             let _ = std::fs::remove_file(directory.join(file));
         }
-        let _ = std::fs::remove_dir(directory);
-    }
+        if inner { std::fs::remove_dir_all(directory) } else { std::fs::remove_dir(directory) }
+    });
 }
 
 #[cfg(test)]

@@ -3,12 +3,11 @@
 //! that line wins. Where PostgreSQL listens is no setting: it is on the command line, and fixed.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::account::Account;
+use super::rights::Rights;
 use super::{Durability, LocalPostgresError, LocalPostgresOptions};
 
 const FILE: &str = "litespend.conf";
@@ -57,35 +56,28 @@ const THROWAWAY: &[(&str, &str)] = &[
     ("checkpoint_timeout", "1h"),
 ];
 
-/// Writes the settings into the data directory.
-pub(super) fn write(data: &Path, account: Account, options: &LocalPostgresOptions) -> Result<(), LocalPostgresError> {
+/// Writes the settings into the data directory, with the rights of the account that owns it: a new file, whatever was in
+/// its place.
+pub(super) fn write(data: &Path, account: Rights, options: &LocalPostgresOptions) -> Result<(), LocalPostgresError> {
     let path = data.join(FILE);
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&path)
-        .and_then(|mut file| file.write_all(content(options).as_bytes()))
-        .map_err(|error| LocalPostgresError::file("write", &path, error))?;
-    account.take_over(&path)
+    account
+        .run(|| Rights::replace(&path, &content(options)))
+        .map_err(|error| LocalPostgresError::file("write", &path, error))
 }
 
 /// Makes `postgresql.conf` of a new cluster include the settings.
-pub(super) fn include(data: &Path) -> Result<(), LocalPostgresError> {
+pub(super) fn include(data: &Path, account: Rights) -> Result<(), LocalPostgresError> {
     let path = data.join("postgresql.conf");
-    File::options()
-        .append(true)
-        .open(&path)
-        .and_then(|mut file| {
-            write!(
-                file,
-                "\n# litespend's own settings, written anew whenever it starts.\n\
-                 include_if_exists = '{FILE}'\n\
-                 # Settings of your own go below this line, and win.\n"
-            )
-        })
-        .map_err(|error| LocalPostgresError::file("write", &path, error))
+    let append = || {
+        let mut file = account.open_own(File::options().append(true), &path)?;
+        write!(
+            file,
+            "\n# litespend's own settings, written anew whenever it starts.\n\
+             include_if_exists = '{FILE}'\n\
+             # Settings of your own go below this line, and win.\n"
+        )
+    };
+    account.run(append).map_err(|error| LocalPostgresError::file("write", &path, error))
 }
 
 fn content(options: &LocalPostgresOptions) -> String {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use nix::unistd::Pid;
 
 use super::account::Account;
 use super::home::telling_line;
+use super::rights::Rights;
 use super::{LocalPostgresError, PORT, pid_file};
 
 /// How often something that changes soon is looked at.
@@ -47,6 +48,8 @@ const TELLING_PART: u64 = 16 * 1024;
 pub(super) struct Launcher {
     pub(super) postgres: PathBuf,
     pub(super) account: Account,
+    /// With whose rights the log is touched.
+    pub(super) rights: Rights,
     pub(super) data: PathBuf,
     pub(super) log: PathBuf,
     pub(super) socket_directory: PathBuf,
@@ -72,16 +75,15 @@ impl Launcher {
     }
 
     fn open_log(&self) -> Result<File, LocalPostgresError> {
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&self.log)
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(0o600);
+        self.rights
+            .run(|| self.rights.open_own(&mut options, &self.log))
             .map_err(|error| LocalPostgresError::file("open", &self.log, error))
     }
 
     fn log_length(&self) -> u64 {
-        self.log.metadata().map_or(0, |metadata| metadata.len())
+        self.log.symlink_metadata().map_or(0, |metadata| metadata.len())
     }
 
     /// PostgreSQL appends, so it goes on at the beginning once the file is emptied.
@@ -90,8 +92,18 @@ impl Launcher {
             return;
         }
         let earlier = self.log.with_extension("log.1");
-        let result =
-            std::fs::copy(&self.log, &earlier).and_then(|_| File::options().write(true).open(&self.log)?.set_len(0));
+        let turn_over = || {
+            let mut log = self.rights.open_own(File::options().read(true).write(true), &self.log)?;
+            // Removed, not opened: it may be anything.
+            match std::fs::remove_file(&earlier) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut copy = File::options().write(true).create_new(true).mode(0o600).open(&earlier)?;
+            std::io::copy(&mut log, &mut copy)?;
+            log.set_len(0)
+        };
+        let result = self.rights.run(turn_over);
         if let Err(error) = result {
             tracing::warn!(%error, log = %self.log.display(), "cannot turn over PostgreSQL's log");
         }
@@ -100,14 +112,14 @@ impl Launcher {
     /// What PostgreSQL wrote to its log from `start` on, in one line.
     fn reason(&self, start: u64) -> String {
         let read = || {
-            let mut file = File::open(&self.log)?;
+            let mut file = self.rights.open_own(File::options().read(true), &self.log)?;
             let end = file.metadata()?.len();
             file.seek(SeekFrom::Start(start.max(end.saturating_sub(TELLING_PART))))?;
             let mut content = Vec::new();
             file.take(TELLING_PART).read_to_end(&mut content)?;
-            Ok::<_, std::io::Error>(content)
+            Ok(content)
         };
-        telling_line(&String::from_utf8_lossy(&read().unwrap_or_default()))
+        telling_line(&String::from_utf8_lossy(&self.rights.run(read).unwrap_or_default()))
     }
 }
 
@@ -333,7 +345,7 @@ impl Watch {
     }
 
     fn launch(&mut self) -> Result<(), LocalPostgresError> {
-        pid_file::clear_left_over(&self.launcher.data)?;
+        pid_file::clear_left_over(&self.launcher.data, self.launcher.account)?;
         self.launcher.bound_log();
         self.log_start = self.launcher.log_length();
         let child = self.launcher.launch()?;
@@ -352,7 +364,10 @@ impl Watch {
     }
 
     fn is_ready(&self) -> bool {
-        let ready = self.child.as_ref().is_some_and(|child| pid_file::is_ready(&self.launcher.data, child.id()));
+        let ready = self
+            .child
+            .as_ref()
+            .is_some_and(|child| pid_file::is_ready(&self.launcher.data, self.launcher.account, child.id()));
         self.state.ready.store(ready, Ordering::Release);
         ready
     }
@@ -389,7 +404,8 @@ mod tests {
     fn watch(directory: &Path) -> Watch {
         let launcher = Launcher {
             postgres: directory.join("postgres"),
-            account: Account::choose(directory).unwrap(),
+            account: Account::SELF,
+            rights: Rights::OWN,
             data: directory.join("data"),
             log: directory.join("postgres.log"),
             socket_directory: directory.join("run"),

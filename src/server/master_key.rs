@@ -1,15 +1,13 @@
 //! The master key: given by flag, environment or config file, or made on the first start of an embedded database and
 //! kept in its home, readable by its owner alone.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::{ConfigFile, ServeArgs};
+use crate::local_postgres::keep_secret;
 
 /// Name of the file in the home directory.
 const FILE: &str = "master_key";
@@ -106,23 +104,12 @@ fn weakness(secret: &str) -> Option<&'static str> {
 /// The key in the home directory, made if there is none.
 pub fn of_home(home: &Path) -> anyhow::Result<MasterKey> {
     let path = home.join(FILE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => {
-            let origin = format!("read from {}", path.display());
-            return Ok(MasterKey { key: text.trim().to_owned().into(), origin });
-        }
-        Ok(_) => bail!("{} is empty: put the master key into it, or remove it for a new one", path.display()),
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    let (key, is_new) = keep_secret(home, FILE, generate)?;
+    if key.is_empty() {
+        bail!("{} is empty: put the master key into it, or remove it for a new one", path.display());
     }
-    let key = generate();
-    // Written whole under another name first, so that a crash never leaves half a key.
-    let draft = home.join(format!("{FILE}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    writeln!(file, "{key}")?;
-    file.sync_all()?;
-    std::fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(MasterKey { key: key.into(), origin: format!("made on this first start: {}", path.display()) })
+    let origin = if is_new { "made on this first start:" } else { "read from" };
+    Ok(MasterKey { key: key.into(), origin: format!("{origin} {}", path.display()) })
 }
 
 /// `sk-` and 256 random bits.

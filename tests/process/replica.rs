@@ -30,14 +30,14 @@ async fn follow(primary: &LocalPostgres, home: &Path) -> LocalPostgres {
     let data = home.join("data");
     let (owner, group) = data.metadata().map(|metadata| (metadata.uid(), metadata.gid())).unwrap();
     std::fs::remove_dir_all(&data).unwrap();
-    let mut connection = PgConnection::connect(primary.url()).await.unwrap();
+    let mut connection = PgConnection::connect(primary.superuser_url()).await.unwrap();
     let programs: String = sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
         .fetch_one(&mut connection)
         .await
         .unwrap();
     run(Command::new(Path::new(&programs).join("pg_basebackup"))
         .args(["--no-sync", "--checkpoint=fast", "--write-recovery-conf", "--dbname"])
-        .arg(primary.url().split('?').collect::<Vec<_>>().join("?"))
+        .arg(primary.superuser_url().split('?').collect::<Vec<_>>().join("?"))
         .arg("--pgdata")
         .arg(&data));
     run(Command::new("chown").args(["-R", &format!("{owner}:{group}")]).arg(&data));
@@ -72,7 +72,7 @@ async fn reads_go_to_the_replica_while_it_answers() {
     drop(Server::start(command, &[]));
     let replica = follow(&primary, &directory.path().join("replica")).await;
     let mut on_primary = PgConnection::connect(primary.url()).await.unwrap();
-    let mut on_replica = PgConnection::connect(replica.url()).await.unwrap();
+    let mut on_replica = PgConnection::connect(replica.superuser_url()).await.unwrap();
     let follows: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut on_replica).await.unwrap();
     assert!(follows);
     add(&mut on_primary, "first").await;
@@ -122,7 +122,7 @@ async fn reads_go_to_the_replica_while_it_answers() {
     replica.resume().unwrap();
     assert!(eventually(Duration::from_secs(15), async || said("reads go to the replica") == 2).await);
     assert!(eventually(Duration::from_secs(10), async || counted(&server).await == 3).await);
-    let mut on_replica = PgConnection::connect(replica.url()).await.unwrap();
+    let mut on_replica = PgConnection::connect(replica.superuser_url()).await.unwrap();
     let sessions: i64 =
         sqlx::query_scalar("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'litespend'")
             .fetch_one(&mut on_replica)

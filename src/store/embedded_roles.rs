@@ -1,0 +1,172 @@
+//! The roles of the private cluster. The server's sessions belong to an ordinary role, which owns the database and what is
+//! in it, and nothing beside: no file of the system, no other role, no setting of the cluster can be reached from a
+//! session of the pool. A superuser remains for upkeep by hand.
+//!
+//! Clusters of earlier versions have one role, which made the cluster and so is a superuser for ever. Its name goes to a
+//! new, ordinary role; it gets another name, and what it owned in the database goes to the new one.
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
+
+/// A role that has the cluster's first role renamed, which that role can't do itself.
+const RENAMER: &str = "litespend_renamer";
+
+/// Names, all of them plain words that need no quotes.
+#[derive(Clone, Copy, Debug)]
+pub struct Roles<'a> {
+    /// The superuser.
+    pub superuser: &'a str,
+    /// The role of the server's sessions.
+    pub application: &'a str,
+    /// The database that it owns.
+    pub database: &'a str,
+    /// Whether the role may make databases and roles as well, and checkpoints, as tests do.
+    pub for_tests: bool,
+}
+
+/// Sees to it that `roles` are what they should be, in a cluster that `options` lead to. Does nothing on a standby, which
+/// has the roles of what it follows.
+///
+/// # Errors
+///
+/// Those of the database. What was begun is finished by the next call.
+pub async fn separate(options: &PgConnectOptions, roles: Roles<'_>) -> Result<(), sqlx::Error> {
+    let options = options.clone().database(roles.database).disable_statement_logging();
+    let as_superuser = options.clone().username(roles.superuser);
+    let mut connection = match as_superuser.connect().await {
+        Ok(connection) => connection,
+        Err(error) if is_unknown_role(&error) => {
+            if !rename_first_role(&options, roles).await? {
+                return Ok(());
+            }
+            as_superuser.connect().await?
+        }
+        Err(error) => return Err(error),
+    };
+    if !is_standby(&mut connection).await? {
+        restrict(&mut connection, roles).await?;
+    }
+    connection.close().await
+}
+
+/// `invalid_authorization_specification`.
+fn is_unknown_role(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "28000")
+}
+
+async fn is_standby(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await
+}
+
+/// Gives the first role's name to an ordinary role; `false` on a standby.
+async fn rename_first_role(options: &PgConnectOptions, roles: Roles<'_>) -> Result<bool, sqlx::Error> {
+    let Roles { superuser, application, database, .. } = roles;
+    let mut first = options.clone().username(application).connect().await?;
+    if is_standby(&mut first).await? {
+        first.close().await?;
+        return Ok(false);
+    }
+    tracing::info!("the database gets an owner without a superuser's rights");
+    first
+        .execute(AssertSqlSafe(format!(
+            "DO $$ BEGIN
+                 IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{RENAMER}') THEN
+                     CREATE ROLE {RENAMER} SUPERUSER LOGIN;
+                 END IF;
+             END $$"
+        )))
+        .await?;
+    first.close().await?;
+    let mut renamer = options.clone().username(RENAMER).connect().await?;
+    let mut transaction = renamer.begin().await?;
+    transaction
+        .execute(AssertSqlSafe(format!(
+            "SET LOCAL lock_timeout = '30s';
+             ALTER ROLE {application} RENAME TO {superuser};
+             CREATE ROLE {application} LOGIN;
+             ALTER DATABASE {database} OWNER TO {application}"
+        )))
+        .await?;
+    transaction.execute(AssertSqlSafe(GIVE_ALL.replace("application_role", application))).await?;
+    transaction.commit().await?;
+    renamer.close().await?;
+    Ok(true)
+}
+
+/// Gives whatever the first role (its number is always 10) owns in this database to another one, but for the system's own
+/// and for extensions. `REASSIGN OWNED` refuses to do so for this role.
+const GIVE_ALL: &str = r"
+DO $$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        WITH spaces AS (
+            SELECT oid, nspname, nspowner FROM pg_namespace
+            WHERE nspname <> 'information_schema' AND nspname NOT LIKE 'pg\_%'
+        ), of_extensions AS (
+            SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
+        )
+        SELECT format('ALTER SCHEMA %I OWNER TO application_role', nspname)
+        FROM spaces WHERE nspowner = 10
+        UNION ALL
+        -- A sequence of a column goes with its table.
+        SELECT format('ALTER %s %s OWNER TO application_role',
+                      CASE relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
+                                   WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
+                      c.oid::regclass)
+        FROM pg_class c JOIN spaces ON spaces.oid = relnamespace
+        WHERE relowner = 10 AND relkind IN ('r', 'p', 'S', 'v', 'm', 'f')
+          AND NOT EXISTS (SELECT FROM of_extensions WHERE classid = 'pg_class'::regclass AND objid = c.oid)
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                                                    AND relkind = 'S' AND d.deptype IN ('a', 'i'))
+        UNION ALL
+        SELECT format('ALTER ROUTINE %s OWNER TO application_role', p.oid::regprocedure)
+        FROM pg_proc p JOIN spaces ON spaces.oid = pronamespace
+        WHERE proowner = 10
+          AND NOT EXISTS (SELECT FROM of_extensions WHERE classid = 'pg_proc'::regclass AND objid = p.oid)
+        UNION ALL
+        -- Types of tables and arrays go with what they belong to.
+        SELECT format('ALTER TYPE %s OWNER TO application_role', t.oid::regtype)
+        FROM pg_type t JOIN spaces ON spaces.oid = typnamespace LEFT JOIN pg_class c ON c.oid = typrelid
+        WHERE typowner = 10 AND (typtype IN ('d', 'e', 'r') OR (typtype = 'c' AND c.relkind = 'c'))
+          AND NOT EXISTS (SELECT FROM of_extensions WHERE classid = 'pg_type'::regclass AND objid = t.oid)
+        UNION ALL
+        SELECT format('ALTER STATISTICS %I.%I OWNER TO application_role', nspname, stxname)
+        FROM pg_statistic_ext JOIN spaces ON spaces.oid = stxnamespace WHERE stxowner = 10
+        UNION ALL
+        SELECT format('ALTER LARGE OBJECT %s OWNER TO application_role', oid)
+        FROM pg_largeobject_metadata WHERE lomowner = 10
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END $$";
+
+/// Takes from the application's role whatever it should not have.
+async fn restrict(connection: &mut PgConnection, roles: Roles<'_>) -> Result<(), sqlx::Error> {
+    let Roles { application, for_tests, .. } = roles;
+    let restricted: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_roles
+                        WHERE rolname = $1 AND rolcanlogin AND NOT (rolsuper OR rolreplication OR rolbypassrls)
+                          AND rolcreatedb = $2 AND rolcreaterole = $2)
+            AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = $3)",
+    )
+    .bind(application)
+    .bind(for_tests)
+    .bind(RENAMER)
+    .fetch_one(&mut *connection)
+    .await?;
+    if restricted {
+        return Ok(());
+    }
+    let more = if for_tests { "CREATEDB CREATEROLE" } else { "NOCREATEDB NOCREATEROLE" };
+    let checkpoints = if for_tests { format!("GRANT pg_checkpoint TO {application}") } else { "SELECT 1".to_owned() };
+    connection
+        .execute(AssertSqlSafe(format!(
+            "DROP ROLE IF EXISTS {RENAMER};
+             ALTER ROLE {application} LOGIN NOSUPERUSER NOREPLICATION NOBYPASSRLS {more};
+             {checkpoints}"
+        )))
+        .await?;
+    Ok(())
+}
