@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use litespend::commands;
 use litespend::config::{Cli, Command};
 use litespend::server::{self, Failure};
@@ -28,7 +28,12 @@ fn main() -> ExitCode {
         Err(error) if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             error.exit()
         }
-        Err(error) => {
+        Err(mut error) => {
+            // A URL that can't be used may hold a password all the same.
+            let is_secret = |text: &str| text.contains("://") && text.contains('@');
+            if matches!(error.get(ContextKind::InvalidValue), Some(ContextValue::String(text)) if is_secret(text)) {
+                error.insert(ContextKind::InvalidValue, ContextValue::String("***".to_owned()));
+            }
             complain(&server::in_one_line(&error.to_string()));
             return ExitCode::from(2);
         }

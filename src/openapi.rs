@@ -1,6 +1,8 @@
 //! The OpenAPI document and the page that shows it. The document is generated from the handlers; the page's
 //! files are compiled in, so that it works without internet access.
 
+pub mod bodies;
+mod parameters;
 mod shared;
 
 use std::collections::HashMap;

@@ -68,9 +68,10 @@ pub fn complete_document(document: &mut OpenApi) {
             components.schemas.insert(name.into_owned(), schema);
         }
     }
-    for item in document.paths.paths.values_mut() {
+    for (path, item) in &mut document.paths.paths {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
             complete(operation);
+            super::parameters::complete(path, operation);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::telemetry::ClientAddress;
 #[expect(dead_code, reason = "the shape for the OpenAPI document; bodies are read field by field")]
 pub struct IpAddressRequest {
     /// IPv4 or IPv6, alone or with a prefix length.
-    #[schema(example = "10.0.0.0/8")]
+    #[schema(schema_with = crate::openapi::bodies::address)]
     ip: String,
 }
 

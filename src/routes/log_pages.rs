@@ -36,6 +36,7 @@ pub struct LogPageResponse {
     total_is_capped: bool,
     /// Where the sessions are listed: where to go on.
     #[serde(flatten)]
+    #[schema(value_type = SessionPaging)]
     sessions: Option<SessionPaging>,
 }
 
@@ -43,8 +44,10 @@ pub struct LogPageResponse {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct SessionPaging {
     /// For `session_cursor` of the next page; null on the last.
+    #[schema(required = false)]
     next_session_cursor: Option<String>,
     /// Whether there is a further page.
+    #[schema(required = false)]
     has_more: bool,
 }
 
@@ -209,7 +212,10 @@ fn parse_cursor(text: &str) -> Result<Option<SessionCursor>, ApiError> {
     if time.is_empty() || session_key.is_empty() {
         return Ok(None);
     }
-    let last_activity = NaiveDateTime::parse_from_str(time, "%Y-%m-%d %H:%M:%S%.f").map_err(|_| {
+    // A year may have any number of digits there; PostgreSQL's end sooner.
+    let time = NaiveDateTime::parse_from_str(time, "%Y-%m-%d %H:%M:%S%.f").ok();
+    let time = time.filter(|time| (-4_711..=250_000).contains(&chrono::Datelike::year(time)));
+    let last_activity = time.ok_or_else(|| {
         ApiError::bad_request(ErrorType::InternalServerError, "session_cursor must be one that a page before has given")
     })?;
     Ok(Some(SessionCursor { last_activity, api_key: api_key.to_owned(), session_key: session_key.to_owned() }))

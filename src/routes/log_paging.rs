@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::log_formats::{Format, RowWriter};
 use crate::app::AppState;
+use crate::auth::key_filter;
 use crate::error::{ApiError, FieldError};
 use crate::extract::QueryReader;
 use crate::json_stream;
@@ -53,9 +54,14 @@ fn decode(cursor: &str) -> Option<LogPosition> {
 /// The address of the next page: this one's, with the cursor replaced.
 fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(
-        form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).filter(|(name, _)| name != "cursor"),
-    );
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        match name.as_ref() {
+            "cursor" => {}
+            // Logs of proxies keep headers: the key itself does not stand in one.
+            "api_key" => drop(query.append_pair(&name, &key_filter(&value))),
+            _ => drop(query.append_pair(&name, &value)),
+        }
+    }
     query.append_pair("cursor", &encode(position));
     HeaderValue::try_from(format!("<{}?{}>; rel=\"next\"", uri.path(), query.finish())).ok()
 }

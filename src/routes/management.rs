@@ -95,7 +95,7 @@ fn with_raw_key(mut row: Row, raw: &str) -> Row {
 
 /// Deletes keys, named raw, by hash or by alias: all of them, or none where one does not exist.
 #[utoipa::path(post, path = "/key/delete", tag = crate::openapi::MANAGEMENT_TAG, operation_id = "delete_keys",
-    security(("APIKeyHeader" = [])), request_body(content = Object, description = "`keys` or `key_aliases`"),
+    security(("APIKeyHeader" = [])), request_body(content = crate::openapi::bodies::KeysRequest),
     responses((status = 200, description = "Deleted", body = Object),
               (status = 404, description = "One does not exist")))]
 pub async fn delete_keys(
@@ -130,7 +130,7 @@ pub async fn delete_keys(
 
 /// Blocks a key, raw or by hash.
 #[utoipa::path(post, path = "/key/block", tag = crate::openapi::MANAGEMENT_TAG, operation_id = "block_key",
-    security(("APIKeyHeader" = [])), request_body(content = Object, description = "`key`"),
+    security(("APIKeyHeader" = [])), request_body(content = crate::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
 pub async fn block_key(
@@ -143,7 +143,7 @@ pub async fn block_key(
 
 /// Lifts the block of a key.
 #[utoipa::path(post, path = "/key/unblock", tag = crate::openapi::MANAGEMENT_TAG, operation_id = "unblock_key",
-    security(("APIKeyHeader" = [])), request_body(content = Object, description = "`key`"),
+    security(("APIKeyHeader" = [])), request_body(content = crate::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
 pub async fn unblock_key(

@@ -207,7 +207,7 @@ pub async fn list_spend_keys(
 /// themselves.
 #[utoipa::path(get, path = "/spend/users", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "spend_user_fn_spend_users_get", security(("APIKeyHeader" = [])), params(SpendUsersParams),
-    responses((status = 200, description = "Users; null in place of one that does not exist", body = Vec<Object>),
+    responses((status = 200, description = "Users; null in place of one that does not exist", body = Vec<Option<Object>>),
               (status = 403, description = "Another user")))]
 pub async fn list_spend_users(
     State(state): State<AppState>,

@@ -277,3 +277,35 @@ async fn answers_have_the_shape_that_the_document_gives_them() {
         }
     }
 }
+
+#[tokio::test]
+async fn days_that_have_to_be_given_are_marked_as_such_and_no_others() {
+    let app = TestApp::seeded().await;
+    let document = document();
+    let mut seen = BTreeMap::new();
+    for (path, method, operation) in operations(&document) {
+        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+        let Some(day) = parameters.iter().find(|parameter| parameter["name"] == "start_date") else { continue };
+        // Instants are needed there unless a request's id is given.
+        if path.starts_with("/spend/logs/") {
+            assert!(day["schema"]["pattern"].is_string(), "{path}");
+            continue;
+        }
+        assert_eq!((method.as_str(), &day["schema"]["format"]), ("GET", &json!("date")), "{path}");
+        let others: Vec<String> = parameters
+            .iter()
+            .filter(|parameter| {
+                parameter["required"] == true && !parameter["name"].as_str().unwrap().ends_with("_date")
+            })
+            .map(|parameter| format!("{}=x", parameter["name"].as_str().unwrap()))
+            .collect();
+        let others = others.join("&");
+        let without = app.get(&format!("{path}?{others}"), crate::support::MASTER_KEY).await;
+        assert_eq!(day["required"] == true, without.status == 400, "{path}: {} {}", without.status, without.text);
+        let days = "start_date=2026-02-01&end_date=2026-02-03";
+        let with = app.get(&format!("{path}?{others}&{days}"), crate::support::MASTER_KEY).await;
+        assert_eq!(with.status, 200, "{path}: {}", with.text);
+        *seen.entry(day["required"] == true).or_insert(0) += 1;
+    }
+    assert!(seen[&true] > 10 && seen[&false] >= 2, "{seen:?}");
+}

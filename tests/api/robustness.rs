@@ -2,14 +2,16 @@
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use litespend::router::ROUTES;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::TestCaseError;
 use serde_json::Value;
 
-use crate::support::{MASTER_KEY, TestApp};
+use crate::support::{MASTER_KEY, TestApp, randomness};
 
 const CASES: u32 = 3_000;
 
@@ -27,7 +29,7 @@ const KEYS: [&str; 11] = [
     "nonsense",
 ];
 
-const PARAMETERS: [&str; 21] = [
+const PARAMETERS: [&str; 32] = [
     "start_date",
     "end_date",
     "api_key",
@@ -49,6 +51,17 @@ const PARAMETERS: [&str; 21] = [
     "sort_by",
     "search",
     "id",
+    "cursor",
+    "session_cursor",
+    "group_by_session",
+    "min_spend",
+    "max_spend",
+    "status_filter",
+    "session_id",
+    "offset",
+    "key",
+    "team_ids",
+    "model_group",
 ];
 
 const HEADERS: [&str; 12] = [
@@ -86,6 +99,8 @@ fn value() -> impl Strategy<Value = String> {
             "' OR 1=1 --", "%", "_", "\u{202e}", "\u{10ffff}", "null", "[]", "{}",
         ]).prop_map(str::to_owned),
         1 => "\\PC{0,40}",
+        1 => (any::<i64>(), "\\PC{0,9}").prop_map(|(time, id)| URL_SAFE_NO_PAD.encode(format!("{time}.{id}"))),
+        1 => (-262_000_i32..262_000, 1_u32..13, "[a-z|]{0,9}").prop_map(|(y, m, rest)| format!("{y:+05}-{m:02}-01 10:00:00|{rest}|x")),
         1 => any::<i64>().prop_map(|number| number.to_string()),
         1 => (-10_i32..10_100, 0_u32..14, 0_u32..33).prop_map(|(y, m, d)| format!("{y:04}-{m:02}-{d:02}")),
     ]
@@ -217,28 +232,25 @@ fn no_request_makes_the_server_fail() {
         app
     });
     let mut classes = [0_u32; 6];
-    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let classes_seen = std::cell::RefCell::new(&mut classes);
-    TestRunner::new(config)
-        .run(&sent(), |sent| {
-            let Some(request) = sent.request() else { return Err(TestCaseError::reject("cannot be sent")) };
-            // A panic, or a body that breaks off, fails the test in `send`.
-            let answer = runtime.block_on(async {
-                let answer = app.send(request).await;
-                lift_restriction(&app).await;
-                answer
-            });
-            prop_assert!(answer.status.as_u16() < 500, "{}: {}", answer.status, answer.text);
-            prop_assert!(answer.headers.contains_key("x-request-id"));
-            let head = sent.method == "HEAD" || answer.headers.contains_key("content-encoding");
-            if answer.status.is_client_error() && !head {
-                let error = answer.json();
-                prop_assert!(error.get("error").is_some() != error.get("detail").is_some(), "{error}");
-            }
-            classes_seen.borrow_mut()[usize::from(answer.status.as_u16() / 100)] += 1;
-            Ok(())
-        })
-        .unwrap();
+    randomness::check(CASES, sent(), |sent| {
+        let Some(request) = sent.request() else { return Err(TestCaseError::reject("cannot be sent")) };
+        // A panic, or a body that breaks off, fails the test in `send`.
+        let answer = runtime.block_on(async {
+            let answer = app.send(request).await;
+            lift_restriction(&app).await;
+            answer
+        });
+        prop_assert!(answer.status.as_u16() < 500, "{}: {}", answer.status, answer.text);
+        prop_assert!(answer.headers.contains_key("x-request-id"));
+        let head = sent.method == "HEAD" || answer.headers.contains_key("content-encoding");
+        if answer.status.is_client_error() && !head {
+            let error = answer.json();
+            prop_assert!(error.get("error").is_some() != error.get("detail").is_some(), "{error}");
+        }
+        classes_seen.borrow_mut()[usize::from(answer.status.as_u16() / 100)] += 1;
+        Ok(())
+    });
     println!("{CASES} requests: {} answered, {} refused", classes[2], classes[4]);
     assert!(classes[2] > CASES / 10, "too few requests were good: {classes:?}");
     assert_eq!(runtime.block_on(app.get("/spend/tags", MASTER_KEY)).status, 200);

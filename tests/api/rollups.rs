@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::conformance::replay;
-use crate::support::TestApp;
 use crate::support::answers::{Lists, difference};
+use crate::support::{TestApp, randomness};
 
 #[tokio::test]
 async fn the_recorded_answers_match_while_deltas_wait() {
@@ -218,7 +218,7 @@ async fn every_read_equals_plain_sql_on_the_log_whatever_happens_to_it() {
     for (list, table) in [("teams", "LiteLLM_TeamTable"), ("users", "LiteLLM_UserTable")] {
         crate::support::insert(&mut app.pool.acquire().await.unwrap(), table, &seed[list]).await;
     }
-    let mut random = StdRng::seed_from_u64(20_260_301);
+    let mut random = StdRng::seed_from_u64(randomness::seed());
     let mut next_id = 0;
     let mut steps = 0;
     let mut connection = app.pool.acquire().await.unwrap();
@@ -291,7 +291,7 @@ async fn a_trigger_that_fails_marks_the_day_and_the_insert_goes_on() {
     connection.execute("ALTER TABLE litespend.deltas RENAME COLUMN spend TO other").await.unwrap();
     connection.execute("ALTER TABLE litespend.deltas ADD CONSTRAINT refuse CHECK (sign = 0)").await.unwrap();
     let mut next_id = 0;
-    let rows = Value::Array(vec![row(&mut StdRng::seed_from_u64(1), &mut next_id)]);
+    let rows = Value::Array(vec![row(&mut StdRng::seed_from_u64(randomness::seed()), &mut next_id)]);
     crate::support::insert(&mut connection, "LiteLLM_SpendLogs", &rows).await;
     connection.execute("ALTER TABLE litespend.deltas DROP CONSTRAINT refuse").await.unwrap();
     connection.execute("ALTER TABLE litespend.deltas RENAME COLUMN other TO spend").await.unwrap();
@@ -323,7 +323,7 @@ async fn rollups_count_a_partitioned_log() {
     compare(&app, &plain, "attaching").await;
     folding::settle(&mut connection).await.unwrap();
     compare(&app, &plain, "the backfill").await;
-    let mut random = StdRng::seed_from_u64(7);
+    let mut random = StdRng::seed_from_u64(randomness::seed());
     let mut next_id = 0;
     for step in 0..12 {
         let what = change(&mut random, &mut connection, &mut next_id).await;
@@ -382,7 +382,7 @@ async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
 
     // A row of one day: both its packed values go when it is folded, and no others.
     let mut next_id = 0;
-    let mut row = row(&mut StdRng::seed_from_u64(1), &mut next_id);
+    let mut row = row(&mut StdRng::seed_from_u64(randomness::seed()), &mut next_id);
     row["startTime"] = json!("2026-02-01T10:00:00");
     crate::support::insert(&mut connection, "LiteLLM_SpendLogs", &json!([row])).await;
     compare(&app, &plain, "a delta beside packed days").await;
@@ -428,7 +428,7 @@ async fn packed_days_in_many_parts_say_the_same() {
     let mut connection = app.pool.acquire().await.unwrap();
     // One customer's calls with one key and model in two teams: entries that are one in a report, whatever part they
     // stand in.
-    let (mut random, mut next_id) = (StdRng::seed_from_u64(2), 0);
+    let (mut random, mut next_id) = (StdRng::seed_from_u64(randomness::seed()), 0);
     for team in ["team-a", "team-b", "team-c", "team-d", "team-e"] {
         for customer in ["customer-a", "customer-b"] {
             let mut row = row(&mut random, &mut next_id);

@@ -1,5 +1,6 @@
 """Calls every operation of the document with the generated client; run by python.sh."""
 
+import datetime
 import importlib
 import inspect
 import pkgutil
@@ -17,7 +18,7 @@ for tag in pkgutil.iter_modules(importlib.import_module("clients_python.api").__
         operations[module.name] = importlib.import_module(f"{name}.{module.name}")
 
 models = importlib.import_module("clients_python.models")
-dates = {"start_date": "2026-02-01", "end_date": "2026-02-03"}
+dates = {"start_date": datetime.date(2026, 2, 1), "end_date": datetime.date(2026, 2, 3)}
 called = set()
 
 
@@ -43,6 +44,15 @@ def post(operation, value, status=200):
     return call(operation, status, body=kind.from_dict(value))
 
 
+def needs_days(operation):
+    """The client itself asks for days that have to be given."""
+    try:
+        operations[operation].sync_detailed(client=client, start_date=dates["start_date"])
+    except TypeError:
+        return
+    raise AssertionError(f"{operation} was called without an end")
+
+
 ip = lambda text: {"body": models.IPAddress(ip=text)}
 
 rows = call("view_spend_logs_spend_logs_get")
@@ -54,13 +64,13 @@ assert days[0].spend == 0.5 and days[0].models["gpt-4o"] == 0.5, days
 assert days[0].additional_properties["a" * 64] == 0.5, days
 rows = call("view_spend_logs_spend_logs_get", **dates, summarize=False)
 assert rows[0].request_id == "b", rows
-call("view_spend_logs_spend_logs_get", status=400, start_date="junk", end_date="junk")
+call("view_spend_logs_spend_logs_get", status=422, **dates, summarize=False, cursor="junk")
 
 tags = call("view_spend_tags_spend_tags_get")
 assert (tags[0].individual_request_tag, tags[0].total_spend) == ("prod", 0.5), tags
 ranked = call("global_view_spend_tags_global_spend_tags_get", **dates)
 assert ranked.spend_per_tag[0].name == "prod", ranked
-call("global_view_spend_tags_global_spend_tags_get", status=400)
+needs_days("global_view_spend_tags_global_spend_tags_get")
 
 report = "get_global_spend_report_global_spend_report_get"
 teams = call(report, **dates)
@@ -69,12 +79,12 @@ group_by = getattr(models, "GetGlobalSpendReportGlobalSpendReportGetGroupBy")
 assert call(report, **dates, group_by=group_by.CUSTOMER)[0].customers[0].customer == "customer"
 assert call(report, **dates, group_by=group_by.API_KEY)[0].total_cost == 0.5
 assert call(report, **dates, team_id="team", customer_id="customer")[0].teams_customers[0].total_spend == 0.5
-call(report, status=400, start_date="2026-02-01")
+needs_days(report)
 
 daily = call("get_user_daily_activity_user_daily_activity_get", **dates, page=1, page_size=10)
 assert daily.metadata.total_spend == 0.5 and daily.results[0].breakdown.models["gpt-4o"].metrics.spend == 0.5, daily
 call("get_user_daily_activity_user_daily_activity_get", status=422, **dates, page=0)
-call("get_user_daily_activity_user_daily_activity_get", status=400)
+needs_days("get_user_daily_activity_user_daily_activity_get")
 
 add, delete = "add_allowed_ip_add_allowed_ip_post", "delete_allowed_ip_delete_allowed_ip_post"
 assert call(add, **ip("127.0.0.1")).status == "success"
@@ -90,8 +100,7 @@ needed = {
     "request_id": "a",
     "session_id": "none",
     "model_group": "gpt-4o",
-    "start_date": "2026-02-01",
-    "end_date": "2026-02-03",
+    **dates,
     "team_id": "team",
     "internal_user_id": "u",
     "api_key": "a" * 64,

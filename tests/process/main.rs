@@ -16,6 +16,7 @@ mod memory;
 mod prices;
 mod replica;
 mod rollups;
+mod secrets;
 mod slow_clients;
 mod sockets;
 mod stalled_log;

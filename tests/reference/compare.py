@@ -345,7 +345,7 @@ def main():
     arguments.add_argument("--database", required=True, help="an empty database")
     arguments.add_argument("--prepare", action="store_true", help="make the tables and their rows, and end")
     arguments.add_argument("--address", help="of the litespend on it")
-    arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--seed", type=int, required=True)
     arguments.add_argument("--requests", type=int, default=2000)
     arguments.add_argument("--costs", type=int, default=20_000)
     arguments.add_argument("--every-model", action="store_true", help="price each model with each body of the recordings")

@@ -5,6 +5,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+case " $* " in
+    *" --seed"*) ;;
+    *) set -- --seed $((RANDOM * 32768 + RANDOM)) "$@" ;;
+esac
+echo "tests/reference/compare.sh $*"
+
 . tests/clients/server.sh
 venv=$target/reference-venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"

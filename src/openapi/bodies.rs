@@ -1,0 +1,50 @@
+//! Bodies that are read field by field, and what stands in them, for the document only.
+
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::{ObjectBuilder, Schema, Type};
+
+/// A text of at least one character, without a NUL.
+const NAME: &str = r"^[^\u0000]+$";
+
+/// The key to block or unblock.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape for the OpenAPI document; bodies are read field by field")]
+pub struct KeyRequest {
+    /// The key, raw or its SHA-256.
+    #[schema(schema_with = name)]
+    key: String,
+}
+
+/// The keys to delete: `keys` or `key_aliases`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape for the OpenAPI document; bodies are read field by field")]
+pub struct KeysRequest {
+    /// Keys, raw or their SHA-256.
+    #[schema(required = false, value_type = Vec<String>, min_items = 1)]
+    keys: Option<Vec<String>>,
+    /// Aliases of keys.
+    #[schema(required = false, value_type = Vec<String>, min_items = 1)]
+    key_aliases: Option<Vec<String>>,
+}
+
+fn name() -> Schema {
+    Schema::Object(ObjectBuilder::new().schema_type(Type::String).pattern(Some(NAME)).build())
+}
+
+/// An address or a range of addresses, in any spelling but IPv4 within IPv6.
+pub fn address() -> Schema {
+    let octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+    let group = "[0-9a-fA-F]{1,4}";
+    let mut v6 = vec![format!("({group}:){{7}}{group}"), format!("({group}:){{1,7}}:"), "::".to_owned()];
+    v6.extend((1..=6).map(|after| format!("({group}:){{1,{}}}(:{group}){{{after}}}", 7 - after)));
+    v6.push(format!(":(:{group}){{1,7}}"));
+    let v4 = format!("({octet}\\.){{3}}{octet}(/(3[0-2]|[12]?[0-9]))?");
+    let v6 = format!("({})(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?", v6.join("|"));
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some("IPv4 or IPv6, alone or with a prefix length."))
+        .examples([Value::from("10.0.0.0/8")])
+        .pattern(Some(format!("^({v4}|{v6})$")));
+    Schema::Object(schema.build())
+}

@@ -1,0 +1,55 @@
+//! What parameters take beyond their types: days, instants, texts that PostgreSQL can hold, and which have to be given.
+
+use utoipa::openapi::path::{Operation, Parameter};
+use utoipa::openapi::schema::SchemaType;
+use utoipa::openapi::{KnownFormat, RefOr, Required, Schema, SchemaFormat, Type};
+
+/// Any text but one with a NUL.
+const TEXT: &str = r"^[^\u0000]*$";
+
+/// A day and a time of it; leading zeros may be left out as well.
+const INSTANT: &str = concat!(
+    r"^(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-",
+    r"((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)",
+    r" ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$"
+);
+
+/// Routes whose two days have to be given.
+const NEEDS_DAYS: [&str; 9] = [
+    "/global/activity",
+    "/global/activity/model",
+    "/global/spend/provider",
+    "/global/spend/report",
+    "/global/spend/tags",
+    "/key/spend/report",
+    "/team/spend/report",
+    "/user/spend/report",
+    "/daily/activity",
+];
+
+/// Says of every parameter of an operation what it takes.
+pub fn complete(path: &str, operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter {
+            complete_parameter(path, parameter);
+        }
+    }
+}
+
+fn complete_parameter(path: &str, parameter: &mut Parameter) {
+    let is_date = matches!(parameter.name.as_str(), "start_date" | "end_date");
+    if is_date && NEEDS_DAYS.iter().any(|route| path == *route || (*route == "/daily/activity" && path.contains(route)))
+    {
+        parameter.required = Required::True;
+    }
+    let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { return };
+    let is_text = matches!(&schema.schema_type, SchemaType::Type(Type::String));
+    if !is_text || schema.format.is_some() || schema.pattern.is_some() || schema.enum_values.is_some() {
+        return;
+    }
+    match (is_date, path.starts_with("/spend/logs/")) {
+        (true, false) => schema.format = Some(SchemaFormat::KnownFormat(KnownFormat::Date)),
+        (true, true) => schema.pattern = Some(INSTANT.to_owned()),
+        (false, _) => schema.pattern = Some(TEXT.to_owned()),
+    }
+}
