@@ -74,6 +74,8 @@ pub struct Caller {
     pub allowed_routes: Vec<String>,
     /// Whether the key's `permissions` hold `get_spend_routes`.
     pub may_read_global_spend: bool,
+    /// Whether the key's `permissions` say `book_usage: true`: what it books is taken as it is stated.
+    pub may_book_usage: bool,
 }
 
 impl Caller {
@@ -89,6 +91,7 @@ impl Caller {
             key_hash: MASTER_KEY_ALIAS.into(),
             allowed_routes: Vec::new(),
             may_read_global_spend: true,
+            may_book_usage: true,
         }
     }
 
@@ -134,6 +137,8 @@ pub struct KeyRecord {
     pub allowed_routes: Vec<String>,
     /// `permissions.get_spend_routes`.
     pub may_read_global_spend: bool,
+    /// Whether `permissions.book_usage` is `true`.
+    pub may_book_usage: bool,
     /// Whether the owner exists.
     pub user_exists: bool,
     /// The owner's stored role.
@@ -182,6 +187,7 @@ impl KeyRecord {
             key_hash: self.token,
             allowed_routes: self.allowed_routes,
             may_read_global_spend: self.may_read_global_spend,
+            may_book_usage: self.may_book_usage,
         })
     }
 }

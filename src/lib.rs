@@ -9,7 +9,7 @@
 //!    the layers around it.
 //! 4. [`auth`], [`client_ip`]: who calls and from where; [`upstream`]: what is passed on to a LiteLLM; [`extract`], [`error`]: requests in, refusals out.
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
-//!    [`openapi`]: the document.
+//!    [`json_bounds`]: how much a text may hold; [`openapi`]: the document.
 //! 6. [`usage`]: booking what was measured elsewhere; [`management`]: keys, teams and users; [`store`]: all SQL; [`pricing`]: what a call costs. The last
 //!    two know neither HTTP nor each other. [`prices`]: the price table in use.
 //! 7. [`folding`]: the background task that keeps the rollups folded.
@@ -24,6 +24,7 @@ pub mod config;
 pub mod error;
 pub mod extract;
 pub mod folding;
+pub mod json_bounds;
 pub mod json_stream;
 pub mod local_postgres;
 pub mod management;

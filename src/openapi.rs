@@ -3,6 +3,8 @@
 
 mod shared;
 
+pub use shared::ErrorResponse;
+
 use std::sync::Arc;
 
 use axum::Json;

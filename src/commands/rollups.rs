@@ -12,6 +12,7 @@ use super::with_connection;
 use crate::config::DatabaseArgs;
 use crate::server::Failure;
 use crate::store::database::{self, DatabaseKind};
+use crate::store::usage::ids;
 use crate::store::{DateRange, rollups};
 
 /// What to do with the rollups.
@@ -79,6 +80,11 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
         RollupsCommand::Remove(args) => with_connection(&args, async |mut connection, kind| {
             if kind == DatabaseKind::Own {
                 return Err(Failure::Setting(anyhow!("this database is litespend's own: its rollups belong to it")));
+            }
+            if ids::is_installed(&mut connection).await.context("booking cannot be looked at")? {
+                return Err(Failure::Setting(anyhow!(
+                    "booked ids are in the same schema: first `litespend booking remove`"
+                )));
             }
             rollups::remove(&mut connection).await.context("the rollups cannot be removed now; try again")?;
             println!("removed: the database is as LiteLLM made it");

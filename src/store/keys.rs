@@ -15,6 +15,7 @@ struct KeyRow {
     blocked: Option<bool>,
     allowed_routes: Option<Vec<String>>,
     may_read_global_spend: Option<bool>,
+    may_book_usage: Option<bool>,
     user_exists: bool,
     user_role: Option<String>,
     user_deactivated: Option<bool>,
@@ -30,7 +31,8 @@ pub async fn find_key(connection: &mut PgConnection, hash: &str) -> Result<Optio
         FROM (SELECT NULL::text[] AS allowed_routes, '{}'::jsonb AS permissions) AS defaults
         CROSS JOIN LATERAL (
             SELECT token, key_name, user_id, team_id, expires, blocked, allowed_routes,
-                   permissions ? 'get_spend_routes' AS may_read_global_spend
+                   permissions ? 'get_spend_routes' AS may_read_global_spend,
+                   permissions -> 'book_usage' = 'true' AS may_book_usage
             FROM "LiteLLM_VerificationToken" WHERE token = $1
         ) AS k
         LEFT JOIN "LiteLLM_UserTable" u ON u.user_id = k.user_id
@@ -49,6 +51,7 @@ pub async fn find_key(connection: &mut PgConnection, hash: &str) -> Result<Optio
         blocked: row.blocked.unwrap_or(false),
         allowed_routes: row.allowed_routes.unwrap_or_default(),
         may_read_global_spend: row.may_read_global_spend.unwrap_or(false),
+        may_book_usage: row.may_book_usage.unwrap_or(false),
         user_exists: row.user_exists,
         user_role: row.user_role,
         user_deactivated: row.user_deactivated.unwrap_or(false),

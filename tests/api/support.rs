@@ -20,6 +20,7 @@ use litespend::clock::Clock;
 use litespend::config::{ConfigFile, Settings};
 use litespend::prices::Prices;
 use litespend::store::database::{self, PoolLimits};
+use litespend::usage::limits::BookingLimits;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
 use tower::ServiceExt;
@@ -68,6 +69,7 @@ pub fn settings() -> Settings {
         upstream: None,
         serve_only: Vec::new(),
         ui: None,
+        booking: BookingLimits::default(),
     }
 }
 
