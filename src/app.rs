@@ -78,7 +78,7 @@ impl AppState {
         let allow_list = AllowList::default();
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
         let metrics = Metrics::install()?;
-        let booker = Booker::new(pool.clone());
+        let booker = Booker::new(pool.clone(), settings.booking);
         let turns = usize::try_from(pool.options().get_max_connections() / 2).unwrap_or(1).max(1);
         Ok(Self(Arc::new(Inner {
             pool,

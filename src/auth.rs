@@ -80,6 +80,8 @@ pub struct Caller {
     pub permissions: Vec<String>,
     /// Whether the key's `permissions` hold `get_spend_routes`.
     pub may_read_global_spend: bool,
+    /// Whether the key's `permissions` say `book_usage: true`: what it books is taken as it is stated.
+    pub may_book_usage: bool,
     /// Whether this is a session of the dashboard.
     pub session: Option<SessionOf>,
 }
@@ -108,6 +110,7 @@ impl Caller {
             permissions: Vec::new(),
             may_read_global_spend: true,
             session: None,
+            may_book_usage: true,
         }
     }
 
@@ -233,6 +236,7 @@ impl KeyRecord {
             key_hash: self.token,
             allowed_routes: self.allowed_routes,
             may_read_global_spend: self.permissions.iter().any(|name| name == "get_spend_routes"),
+            may_book_usage: self.permissions.iter().any(|name| name == "book_usage"),
             permissions: self.permissions,
             session,
         })

@@ -1,6 +1,7 @@
 //! Subcommands that work on the database beside the server: a file a subject. They print for people, and end with exit
 //! code 1 where what they looked for is wrong.
 
+pub mod booking;
 pub mod cost;
 pub mod demo_data;
 pub mod import;

@@ -15,6 +15,7 @@ use crate::client_ip::parse_network;
 use crate::server::limits::{ConnectionArgs, ConnectionLimits};
 use crate::ui::UiSettings;
 use crate::upstream::{self, Target};
+use crate::usage::limits::BookingLimits;
 
 /// LiteLLM's Budget & Spend Tracking API, served from Rust.
 #[derive(Debug, Parser)]
@@ -41,6 +42,9 @@ pub enum Command {
     /// Users: create, list.
     #[command(subcommand)]
     User(crate::commands::users::UserCommand),
+    /// Booking into LiteLLM's database: install, remove, status.
+    #[command(subcommand)]
+    Booking(crate::commands::booking::BookingCommand),
     /// Book rows of a spend log from files: JSON, JSON lines or CSV.
     Import(crate::commands::import::ImportArgs),
     /// Fill an empty database with a month of made-up usage.
@@ -187,6 +191,9 @@ pub struct ServeArgs {
     /// Limits of connections.
     #[command(flatten)]
     pub connections: ConnectionArgs,
+    /// What may be booked.
+    #[command(flatten)]
+    pub booking: BookingArgs,
 
     /// Form of the log.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
@@ -241,6 +248,57 @@ fn secret(text: &str) -> Result<SecretString, String> {
         0 | 16.. => Ok(text.to_owned().into()),
         _ => Err("a secret has 16 characters or more".to_owned()),
     }
+}
+
+/// Bounds of booking.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct BookingArgs {
+    /// USD of one booked record at most; more is taken for a mistake and refused.
+    #[arg(long, env = "MOST_SPEND_PER_RECORD", default_value_t = 10_000.0, value_name = "USD", value_parser = usd)]
+    pub most_spend_per_record: f64,
+
+    /// Tokens of one booked record at most.
+    #[arg(long, env = "MOST_TOKENS_PER_RECORD", default_value_t = 100_000_000, value_name = "N",
+          value_parser = clap::value_parser!(i64).range(1..=2_147_483_647))]
+    pub most_tokens_per_record: i64,
+
+    /// Days that a booked record may lie back, where its key has no permission book_usage.
+    #[arg(long, env = "RECORDS_DAYS_BACK", default_value_t = 400, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub records_days_back: u32,
+
+    /// Hours that a booked record may lie ahead.
+    #[arg(long, env = "RECORDS_HOURS_AHEAD", default_value_t = 24, value_name = "HOURS",
+          value_parser = clap::value_parser!(u32).range(1..=168))]
+    pub records_hours_ahead: u32,
+
+    /// Models, customers and tags never used before that a key without the permission book_usage may bring a day.
+    #[arg(long, env = "NEW_NAMES_A_DAY", default_value_t = 10_000, value_name = "N")]
+    pub new_names_a_day: u32,
+
+    /// Days for which the ids of booked records are remembered.
+    #[arg(long, env = "KEEP_IDS_DAYS", default_value_t = 400, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub keep_ids_days: u32,
+}
+
+impl BookingArgs {
+    /// As booking takes them.
+    pub fn limits(&self) -> BookingLimits {
+        BookingLimits {
+            most_spend: self.most_spend_per_record,
+            most_tokens: self.most_tokens_per_record,
+            days_back: self.records_days_back,
+            hours_ahead: self.records_hours_ahead,
+            new_names_a_day: self.new_names_a_day,
+            keep_ids_days: self.keep_ids_days,
+        }
+    }
+}
+
+fn usd(text: &str) -> Result<f64, String> {
+    let amount = text.parse().ok().filter(|amount: &f64| *amount > 0.0 && *amount <= crate::usage::fields::MOST_COST);
+    amount.ok_or_else(|| "not an amount of USD between 0 and 1e12".to_owned())
 }
 
 /// Where `healthcheck` asks.
@@ -408,6 +466,8 @@ pub struct Settings {
     pub ui: Option<UiSettings>,
     /// Limits of connections and of what clients send and take.
     pub connections: ConnectionLimits,
+    /// Bounds of booking.
+    pub booking: BookingLimits,
 }
 
 /// A key that can serve as the master key, or why not.

@@ -9,6 +9,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, ErrorType, FieldError};
@@ -189,6 +191,24 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
 /// A JSON object out of a body, refused the way the reference refuses: an empty body and malformed JSON are
 /// 422, a body that is not an object, or is not declared as JSON, is 400.
 pub fn parse_object(headers: &HeaderMap, bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    read_object(headers, bytes, |value: Value| match value {
+        Value::Object(object) => Some(object),
+        _ => None,
+    })
+}
+
+/// Refuses what [`parse_object`] refuses, without a tree of the body: that of a large one would take a hundred times its
+/// bytes.
+pub fn check_object(headers: &HeaderMap, bytes: &[u8]) -> Result<(), ApiError> {
+    let is_object = bytes.trim_ascii_start().starts_with(b"{");
+    read_object(headers, bytes, |_: IgnoredAny| is_object.then_some(()))
+}
+
+fn read_object<'a, T: Deserialize<'a>, O>(
+    headers: &HeaderMap,
+    bytes: &'a [u8],
+    object: impl FnOnce(T) -> Option<O>,
+) -> Result<O, ApiError> {
     if bytes.is_empty() {
         return Err(ApiError::Validation(vec![FieldError {
             kind: "missing",
@@ -196,14 +216,14 @@ pub fn parse_object(headers: &HeaderMap, bytes: &[u8]) -> Result<Map<String, Val
             msg: "Field required".into(),
         }]));
     }
-    match serde_json::from_slice::<Value>(bytes) {
-        Ok(Value::Object(object)) if declares_json(headers) => Ok(object),
-        Ok(Value::Object(_)) => Err(ApiError::Validation(vec![FieldError {
+    match serde_json::from_slice::<T>(bytes).map(object) {
+        Ok(Some(object)) if declares_json(headers) => Ok(object),
+        Ok(Some(_)) => Err(ApiError::Validation(vec![FieldError {
             kind: "model_attributes_type",
             loc: vec![json!("body")],
             msg: "Input should be sent with the header Content-Type: application/json".into(),
         }])),
-        Ok(_) => Err(invalid_payload("expected an object")),
+        Ok(None) => Err(invalid_payload("expected an object")),
         Err(error) if declares_json(headers) => Err(ApiError::Validation(vec![FieldError {
             kind: "json_invalid",
             loc: vec![json!("body"), json!(position(bytes, &error))],
@@ -262,6 +282,13 @@ mod tests {
         let json = HeaderMap::new();
         let mut text = HeaderMap::new();
         text.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
+        for body in ["", "{not json", "[]", "7", "{}", " {\"a\": [1, {}]} ", "{} x"] {
+            for headers in [&json, &text] {
+                let light = check_object(headers, body.as_bytes()).map_err(|error| format!("{error:?}"));
+                let tree = parse_object(headers, body.as_bytes()).map(|_| ()).map_err(|error| format!("{error:?}"));
+                assert_eq!(light, tree, "{body}");
+            }
+        }
         assert_eq!(kind(&json, ""), "422 missing Some(String(\"body\"))");
         assert_eq!(kind(&json, "{not json"), "422 json_invalid Some(Number(1))");
         assert_eq!(kind(&json, "[]"), "400");

@@ -10,7 +10,7 @@
 //! 4. [`auth`], [`client_ip`]: who calls and from where; [`upstream`]: what is passed on to a LiteLLM; [`request_body`], [`body_room`], [`extract`], [`error`]: requests in, refusals out;
 //!    [`response_headers`], [`compression`]: how answers leave.
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
-//!    [`openapi`]: the document.
+//!    [`json_bounds`]: how much a text may hold; [`openapi`]: the document.
 //! 6. [`usage`]: booking what was measured elsewhere; [`management`]: keys, teams and users; [`store`]: all SQL; [`pricing`]: what a call costs. The last
 //!    two know neither HTTP nor each other. [`prices`]: the price table in use.
 //! 7. [`folding`]: the background task that keeps the rollups folded.
@@ -27,6 +27,7 @@ pub mod config;
 pub mod error;
 pub mod extract;
 pub mod folding;
+pub mod json_bounds;
 pub mod json_stream;
 pub mod local_postgres;
 pub mod management;

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Key(command) => commands::keys::run(command),
         Command::Team(command) => commands::teams::run(command),
         Command::User(command) => commands::users::run(command),
+        Command::Booking(command) => commands::booking::run(command),
         Command::Import(args) => commands::import::run(&args),
         Command::DemoData(args) => commands::demo_data::run(&args),
         Command::Rollups(command) => commands::rollups::run(command),

@@ -5,6 +5,8 @@ pub mod bodies;
 mod parameters;
 mod shared;
 
+pub use shared::ErrorResponse;
+
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 

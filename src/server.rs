@@ -96,6 +96,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         serve_only: args.serve_only.clone(),
         ui: ui_settings(&args).map_err(Failure::Setting)?,
         connections: (&args.connections).into(),
+        booking: args.booking.limits(),
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);
@@ -163,6 +164,7 @@ async fn run(
     let interval = args.prices_refresh.map(Duration::from_secs);
     let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(prices_in_order, interval, stop.clone()));
     let fold = tokio::spawn(crate::folding::run(state.clone(), stop.clone()));
+    let ids = tokio::spawn(crate::usage::retention::run(pool.clone(), state.settings.booking, stop.clone()));
     let sessions = tokio::spawn(end_sessions(state.clone(), stop.clone()));
     let (follower, until) = (state.clone(), stop.clone());
     let watch = tokio::spawn(async move {
@@ -173,7 +175,7 @@ async fn run(
     });
     accept::serve(listener, build_router(state.clone()), &state.settings, stop_requested).await;
     stop.cancel();
-    let _ = tokio::join!(refresh, fold, watch, sessions, async { prices.abort() });
+    let _ = tokio::join!(refresh, fold, ids, watch, sessions, async { prices.abort() });
     // Connections that a cut-off request still holds are not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     tracing::info!("stopped");

@@ -19,8 +19,9 @@ use crate::server::Failure;
 use crate::store::management::{self as store, NewKey, NewTeam, NewUser};
 use crate::store::usage::UsageRow;
 use crate::usage::booker::Booker;
+use crate::usage::limits::BookingLimits;
 use crate::usage::price::price_record;
-use crate::usage::{Draft, Owner};
+use crate::usage::{Draft, Identity, Owner};
 
 /// Where the data goes.
 #[derive(Clone, Debug, Args)]
@@ -113,13 +114,13 @@ pub fn run(args: &DemoDataArgs) -> Result<(), Failure> {
         owners(&pool).await?;
         let now = Utc::now();
         let prices = Prices::new(&ConfigFile::default(), None, None)?;
-        let booker = Booker::new(pool);
+        let booker = Booker::new(pool, BookingLimits::default());
         let mut booked = 0;
         for back in (0..args.days).rev() {
             let day = now.date_naive().checked_sub_days(Days::new(back)).context("no such day")?;
             let drafts = calls(day, args.calls, now, &prices.current());
             booked += drafts.len();
-            booker.book(drafts).await.context("the data could not be booked")?;
+            booker.book("demo", drafts).await.context("the data could not be booked")?;
         }
         println!("{booked} calls of {} days by {} keys of {} teams", args.days, KEYS.len(), TEAMS.len());
         for (key, alias, ..) in KEYS {
@@ -205,7 +206,7 @@ fn calls(day: NaiveDate, usual: u32, now: DateTime<Utc>, pricer: &crate::pricing
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
             ..row
         };
-        drafts.push(Draft { row, owner: Owner::OfKey });
+        drafts.push(Draft { row, owner: Owner::OfKey, identity: Identity::Logged, names_are_counted: false });
     }
     drafts
 }

@@ -1,10 +1,11 @@
 //! `litespend import`: books rows of a spend log from files, by the way that every other record takes. The ids make
 //! it idempotent: an import that was cut off, or whose bad lines were put right, is simply run again.
 
+mod report;
 mod rows;
 
 use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,18 +15,22 @@ use anyhow::Context;
 use chrono::Utc;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::with_pool;
 use crate::config::DatabaseArgs;
 use crate::server::Failure;
 use crate::usage::booker::{Booker, Outcome};
+use crate::usage::limits::{BookingLimits, Refusal};
 use crate::usage::{Draft, log_row};
+use report::Report;
 use rows::Rows;
 
 /// Rows in one transaction.
 const BATCH: usize = 5000;
+
+/// Bytes of metadata, prompts and answers in one transaction.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// What to import.
 #[derive(Clone, Debug, Args)]
@@ -46,7 +51,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
         File::open(file).with_context(|| format!("cannot read {}", file.display())).map_err(Failure::Setting)?;
     }
     with_pool(&args.database, async |pool, _| {
-        let booker = Booker::new(pool);
+        let booker = Booker::new(pool, BookingLimits::default());
         let mut bad = 0;
         for file in &args.files {
             bad += import(&booker, file, args.errors.as_deref()).await?;
@@ -66,7 +71,16 @@ fn is_stdin(file: &Path) -> bool {
 struct Line {
     number: u64,
     text: String,
-    draft: Result<Draft, String>,
+    draft: Result<Draft, Refusal>,
+}
+
+impl Line {
+    /// Bytes of its long texts.
+    fn bytes(&self) -> usize {
+        let Ok(draft) = &self.draft else { return self.text.len() };
+        let texts = [&draft.row.messages, &draft.row.response, &draft.row.proxy_server_request];
+        draft.row.metadata.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
 }
 
 #[derive(Default)]
@@ -84,20 +98,23 @@ async fn import(booker: &Booker, file: &Path, errors: Option<&Path>) -> Result<u
     let (sender, mut batches) = mpsc::channel::<Vec<Line>>(2);
     let reader = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
         let now = Utc::now();
-        let mut batch = Vec::with_capacity(BATCH);
+        let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
         rows.for_each(&mut |number, text, row| {
-            let draft = row.and_then(|row| log_row::into_draft(row, now));
+            let draft = row.map_err(Refusal::from).and_then(|row| log_row::into_draft(row, now));
             let text = if draft.is_err() { text().chars().take(2000).collect() } else { String::new() };
-            batch.push(Line { number, text, draft });
-            if batch.len() < BATCH {
+            let line = Line { number, text, draft };
+            bytes += line.bytes();
+            batch.push(line);
+            if batch.len() < BATCH && bytes < BATCH_BYTES {
                 return Ok(());
             }
+            bytes = 0;
             // Gone only when booking failed, which says why.
             sender.blocking_send(std::mem::take(&mut batch)).context("stopped")
         })?;
         sender.blocking_send(batch).context("stopped")
     });
-    let mut report = Report::new(file, errors);
+    let mut report = Report::new(file, errors).map_err(Failure::Setting)?;
     let mut counts = Counts::default();
     let started = Instant::now();
     while let Some(batch) = batches.recv().await {
@@ -126,18 +143,19 @@ async fn book(booker: &Booker, batch: Vec<Line>, counts: &mut Counts, report: &m
             }
             Err(error) => {
                 counts.bad += 1;
-                report.add(line.number, &error, &line.text)?;
+                report.add(line.number, &error.message, &line.text)?;
             }
         }
     }
-    let outcomes = booker.book(drafts).await.context("stopped; what was imported stays: run it again to go on")?;
+    let outcomes =
+        booker.book("import", drafts).await.context("stopped; what was imported stays: run it again to go on")?;
     for ((number, id), outcome) in places.into_iter().zip(outcomes) {
         match outcome {
-            Outcome::Recorded(_) => counts.recorded += 1,
-            Outcome::Duplicate(_) => counts.duplicate += 1,
+            Outcome::Recorded { .. } => counts.recorded += 1,
+            Outcome::Duplicate { .. } => counts.duplicate += 1,
             Outcome::Rejected(error) => {
                 counts.bad += 1;
-                report.add(number, &error.replace("idempotency_key", "request_id"), &id)?;
+                report.add(number, &error.message.replace("idempotency_key", "request_id"), &id)?;
             }
         }
     }
@@ -161,36 +179,4 @@ fn progress_bar(size: Option<u64>) -> ProgressBar {
     };
     bar.enable_steady_tick(Duration::from_millis(200));
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// The file of bad lines, made when there is one.
-struct Report {
-    path: PathBuf,
-    file: Option<BufWriter<File>>,
-}
-
-impl Report {
-    fn new(input: &Path, given: Option<&Path>) -> Self {
-        let name = if is_stdin(input) { "stdin".into() } else { input.as_os_str().to_owned() };
-        let mut default = name;
-        default.push(".errors.jsonl");
-        Self { path: given.map_or_else(|| PathBuf::from(default), Path::to_owned), file: None }
-    }
-
-    fn add(&mut self, line: u64, error: &str, text: &str) -> anyhow::Result<()> {
-        let failed = || format!("cannot write {}", self.path.display());
-        if self.file.is_none() {
-            self.file = Some(BufWriter::new(File::create(&self.path).with_context(failed)?));
-        }
-        if let Some(file) = &mut self.file {
-            writeln!(file, "{}", json!({"line": line, "error": error, "text": text})).with_context(failed)?;
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> anyhow::Result<Option<PathBuf>> {
-        let Some(mut file) = self.file else { return Ok(None) };
-        file.flush().with_context(|| format!("cannot write {}", self.path.display()))?;
-        Ok(Some(self.path))
-    }
 }

@@ -57,6 +57,10 @@ pub struct CreateArgs {
     /// Let it read the reports of everybody's spend.
     #[arg(long)]
     read_global_spend: bool,
+    /// Let it state costs, and book for other keys, users and teams: for LiteLLM's callback and other feeds that are
+    /// trusted.
+    #[arg(long)]
+    book_usage: bool,
     #[command(flatten)]
     owner: OwnerArgs,
     #[command(flatten)]
@@ -100,8 +104,11 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
     {
         body.insert(name.into(), json!(value));
     }
-    if args.read_global_spend {
-        body.insert("permissions".into(), json!({"get_spend_routes": true}));
+    let permissions = [("get_spend_routes", args.read_global_spend), ("book_usage", args.book_usage)];
+    let given: Map<String, Value> =
+        permissions.into_iter().filter(|(_, given)| *given).map(|(name, _)| (name.to_owned(), json!(true))).collect();
+    if !given.is_empty() {
+        body.insert("permissions".into(), Value::Object(given));
     }
     let mut fields = Fields::new(body);
     let (key, raw) = management::new_key(&mut fields, "command line", Utc::now());

@@ -13,6 +13,7 @@ use crate::config::DatabaseArgs;
 use crate::folding::Batches;
 use crate::server::Failure;
 use crate::store::database::{self, DatabaseKind};
+use crate::store::usage::ids;
 use crate::store::{DateRange, rollup_backlog, rollups};
 
 /// What to do with the rollups.
@@ -82,6 +83,11 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
                 return Err(Failure::Setting(anyhow!("this database is litespend's own: its rollups belong to it")));
             }
             require_own_schema(&mut connection).await?;
+            if ids::is_installed(&mut connection).await.context("booking cannot be looked at")? {
+                return Err(Failure::Setting(anyhow!(
+                    "booked ids are in the same schema: first `litespend booking remove`"
+                )));
+            }
             rollups::remove(&mut connection).await.context("the rollups cannot be removed now; try again")?;
             println!("removed: the database is as LiteLLM made it");
             Ok(())

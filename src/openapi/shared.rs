@@ -10,7 +10,6 @@ use utoipa::{PartialSchema, ToSchema};
 /// A refusal: in one of the two envelopes that LiteLLM's clients know.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "the shape for the OpenAPI document; refusals are written by ApiError")]
 pub enum ErrorResponse {
     /// Most refusals.
     Error(ErrorEnvelope),

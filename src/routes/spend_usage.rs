@@ -4,18 +4,20 @@ use axum::Extension;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
 use crate::app::AppState;
 use crate::auth::{Caller, hash_key};
 use crate::error::{ApiError, ErrorType, FieldError};
-use crate::extract::{declares_json, parse_object, read_body};
+use crate::extract::{check_object, declares_json, read_body};
 use crate::pricing::Pricer;
 use crate::usage::booker::{BookingError, Outcome};
+use crate::usage::limits::Refusal;
 use crate::usage::record::UsageRecord;
 use crate::usage::standard_logging::Payload;
 use crate::usage::{Booking, Draft, MOST_RECORDS, fields};
@@ -52,7 +54,8 @@ pub enum CallbackRequest {
 /// What became of a record.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct UsageResult {
-    /// Id of the row in the log; null where a record was refused that named none.
+    /// Id of the row in the log: the record's own, unless another row has that. Of a refused record, what it named; null
+    /// where it named none.
     request_id: Option<String>,
     /// `recorded`, `duplicate` (booked before, not again) or `error`.
     #[schema(example = "recorded")]
@@ -61,6 +64,10 @@ pub struct UsageResult {
     spend: Option<f64>,
     /// Why it was not booked.
     error: Option<String>,
+    /// Of a refused record, the HTTP status that says it: 403 (its sender may not book it), 409 (its id stands for
+    /// another record), 413 or 422 (a field is too large or wrong), 429 (too many new names), 503 (send it again).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u16>,
 }
 
 /// What became of all records.
@@ -76,56 +83,61 @@ pub struct UsageResponse {
     error: usize,
 }
 
+/// The whole request is refused, or each of its records is.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum UsageRefusal {
+    /// Each record, with its own reason.
+    Records(UsageResponse),
+    /// The request.
+    Request(crate::openapi::ErrorResponse),
+}
+
 /// Books usage that was measured elsewhere: the row of the log, the counters of key, user, team, organisation, end
 /// user and team member, and the daily rows, in one transaction and exactly once by `idempotency_key`. Send a request
-/// that failed again as it was: nothing is counted twice. Admins book for any key, a virtual key for itself.
+/// that failed again as it was: nothing is counted twice. A virtual key books for itself, its user and its team, at the
+/// price table's cost; the master key, admins, and keys with the permission `book_usage` book for any key and state
+/// costs. Viewers book nothing. Where every record is refused, the answer's status is that of the records (422 where they
+/// differ); where one was booked, it is 200.
 #[utoipa::path(post, path = "/spend/usage", tag = crate::openapi::USAGE_TAG, operation_id = "record_usage",
     security(("APIKeyHeader" = [])), request_body = UsageRequest,
     responses((status = 200, description = "What became of each record", body = UsageResponse),
-              (status = 413, description = "More than 16 MiB"),
-              (status = 422, description = "Not a record, nor a list of at most 10,000"),
-              (status = 503, description = "The database is away; safe to send again")))]
+              (status = 403, description = "The caller may not book, or not what every record says", body = UsageRefusal),
+              (status = 409, description = "Every id stands for another record, or the database is LiteLLM's and `litespend booking install` was not run", body = UsageRefusal),
+              (status = 413, description = "More than 16 MiB, or a field of every record is too large", body = UsageRefusal),
+              (status = 422, description = "Not a record, nor a list of at most 10,000; or every record is wrong", body = UsageRefusal),
+              (status = 429, description = "Every record brings more new names than the key may bring today", body = UsageRefusal),
+              (status = 503, description = "The database is away; safe to send again", body = UsageRefusal)))]
 pub async fn record_usage(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Result<Json<UsageResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let (headers, body) = read(request).await?;
-    let drafts = drafts(
-        &state,
-        &caller,
-        body,
-        move |body| records(&headers, body),
-        |json, booking, pricer, now| fields::parse::<UsageRecord>(json)?.into_draft(booking, pricer, now),
-    )
-    .await?;
-    book(&state, drafts).await
+    let reads = drafts(&state, &caller, body, move |body| records(&headers, body), UsageRecord::read).await?;
+    book(&state, &caller, reads).await
 }
 
 /// Books what LiteLLM's `generic_api` callback sends: a JSON array, JSON lines, or one `StandardLoggingPayload`. The
-/// payload's own cost is booked. With the master key the payload's key, user and team are taken as they are; a
-/// virtual key books for itself.
+/// payload's own cost is booked, and its key, user and team are taken as they are, from the master key, admins, and keys
+/// with the permission `book_usage`; from other keys a payload that states a cost or somebody else is refused with 403.
 #[utoipa::path(post, path = "/spend/usage/litellm", tag = crate::openapi::USAGE_TAG,
     operation_id = "record_litellm_usage", security(("APIKeyHeader" = [])), request_body = CallbackRequest,
     responses((status = 200, description = "What became of each payload", body = UsageResponse),
-              (status = 413, description = "More than 16 MiB"),
-              (status = 422, description = "Neither an array of at most 10,000 nor JSON lines"),
-              (status = 503, description = "The database is away; safe to send again")))]
+              (status = 403, description = "The caller may not book, or not what every payload says", body = UsageRefusal),
+              (status = 409, description = "Every id stands for another payload, or the database is LiteLLM's and `litespend booking install` was not run", body = UsageRefusal),
+              (status = 413, description = "More than 16 MiB, or a field of every payload is too large", body = UsageRefusal),
+              (status = 422, description = "Neither an array of at most 10,000 nor JSON lines; or every payload is wrong", body = UsageRefusal),
+              (status = 429, description = "Every payload brings more new names than the key may bring today", body = UsageRefusal),
+              (status = 503, description = "The database is away; safe to send again", body = UsageRefusal)))]
 pub async fn record_litellm_usage(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Result<Json<UsageResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let (headers, body) = read(request).await?;
-    let drafts = drafts(
-        &state,
-        &caller,
-        body,
-        move |body| payloads(&headers, body),
-        |json, booking, pricer, now| fields::parse::<Payload>(json)?.into_draft(booking, pricer, now),
-    )
-    .await?;
-    book(&state, drafts).await
+    let reads = drafts(&state, &caller, body, move |body| payloads(&headers, body), Payload::read).await?;
+    book(&state, &caller, reads).await
 }
 
 /// Reads the body; the room that it takes is held until the answer.
@@ -134,8 +146,8 @@ async fn read(request: Request) -> Result<(HeaderMap, Bytes), ApiError> {
     Ok((parts.headers, read_body(body, USAGE_BODY_LIMIT).await?))
 }
 
-/// A record that can be booked, or the id it named and what is wrong with it.
-type Read = Result<Draft, (Option<String>, String)>;
+/// A record that can be booked, or the id it named and why it can't.
+type Read = Result<Draft, (Option<String>, Refusal)>;
 
 /// Splits a body into records and reads each.
 async fn drafts(
@@ -143,18 +155,15 @@ async fn drafts(
     caller: &Caller,
     body: Bytes,
     split: impl FnOnce(&[u8]) -> Result<Vec<&str>, ApiError> + Send + 'static,
-    parse: fn(&str, &Booking<'_>, &Pricer, DateTime<Utc>) -> Result<Draft, String>,
+    parse: fn(&str, &Booking<'_>, &Pricer, DateTime<Utc>) -> Result<Draft, Refusal>,
 ) -> Result<Vec<Read>, ApiError> {
     let master_hash = hash_key(state.settings.master_key.expose_secret());
+    let limits = state.settings.booking;
     let (caller, pricer, now) = (caller.clone(), state.prices.current(), state.clock.now());
     let small = body.len() <= SMALL_BODY;
     let work = move || {
-        let Some(booking) = Booking::of(&caller, &master_hash) else {
-            return Err(ApiError::forbidden(
-                "proxy_admin_viewer sees everything and changes nothing: it can't book usage",
-            ));
-        };
-        let read = |json: &str| parse(json, &booking, &pricer, now).map_err(|error| (named_id(json), error));
+        let booking = Booking::of(&caller, &master_hash, limits).map_err(ApiError::forbidden)?;
+        let read = |json: &str| parse(json, &booking, &pricer, now).map_err(|refusal| (named_id(json), refusal));
         Ok(split(&body)?.into_iter().map(read).collect())
     };
     if small {
@@ -163,16 +172,55 @@ async fn drafts(
     tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::Internal(error.to_string()))?
 }
 
+/// The elements of a list, unread, at most one more than a request may have: a list of millions is not kept to be refused.
+struct Elements<'a> {
+    first: Vec<&'a str>,
+    count: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Elements<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Elements<'de>;
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("a list of records")
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Elements<'de>, A::Error> {
+                let mut elements = Elements { first: Vec::new(), count: 0 };
+                while let Some(item) = items.next_element::<&'de RawValue>()? {
+                    elements.count += 1;
+                    if elements.count <= MOST_RECORDS {
+                        elements.first.push(item.get());
+                    }
+                }
+                Ok(elements)
+            }
+        }
+        deserializer.deserialize_seq(Visitor)
+    }
+}
+
+impl<'a> Elements<'a> {
+    fn at_most(self) -> Result<Vec<&'a str>, ApiError> {
+        if self.count > MOST_RECORDS {
+            let message = format!("List should have at most {MOST_RECORDS} items, not {}", self.count);
+            return Err(field_error("too_long", message));
+        }
+        Ok(self.first)
+    }
+}
+
 /// The records of `POST /spend/usage`, unread.
 fn records<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Vec<&'a str>, ApiError> {
     #[derive(Deserialize)]
     struct Envelope<'a> {
         #[serde(borrow)]
-        records: Option<Vec<&'a RawValue>>,
+        records: Option<Elements<'a>>,
     }
-    let refused = || match parse_object(headers, body) {
+    let refused = || match check_object(headers, body) {
         Err(error) => error,
-        Ok(_) => field_error("list_type", "Input should be a valid list"),
+        Ok(()) => field_error("list_type", "Input should be a valid list"),
     };
     let text = std::str::from_utf8(body).map_err(|_| refused())?;
     let envelope: Envelope<'a> = serde_json::from_str(text).map_err(|_| refused())?;
@@ -180,10 +228,7 @@ fn records<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Vec<&'a str>, ApiE
     if !declares_json(headers) || !text.trim_start().starts_with('{') {
         return Err(refused());
     }
-    match envelope.records {
-        Some(records) => at_most(records.into_iter().map(RawValue::get).collect()),
-        None => Ok(vec![text]),
-    }
+    envelope.records.map_or_else(|| Ok(vec![text]), Elements::at_most)
 }
 
 /// The payloads of LiteLLM's callback, unread. All its formats are declared as JSON, so the text decides.
@@ -193,25 +238,18 @@ fn payloads<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Vec<&'a str>, Api
     };
     let text = text.trim();
     if text.is_empty() {
-        return parse_object(headers, b"").map(|_| Vec::new());
+        return check_object(headers, b"").map(|()| Vec::new());
     }
     if text.starts_with('[') {
-        let items: Vec<&'a RawValue> = serde_json::from_str(text)
+        let items: Elements<'a> = serde_json::from_str(text)
             .map_err(|error| field_error("json_invalid", format!("JSON decode error at line {}", error.line())))?;
-        return at_most(items.into_iter().map(RawValue::get).collect());
+        return items.at_most();
     }
     if serde_json::from_str::<&RawValue>(text).is_ok() {
         return Ok(vec![text]);
     }
-    at_most(text.lines().map(str::trim).filter(|line| !line.is_empty()).collect())
-}
-
-fn at_most(records: Vec<&str>) -> Result<Vec<&str>, ApiError> {
-    if records.len() > MOST_RECORDS {
-        let message = format!("List should have at most {MOST_RECORDS} items, not {}", records.len());
-        return Err(field_error("too_long", message));
-    }
-    Ok(records)
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Elements { first: lines().take(MOST_RECORDS).collect(), count: lines().count() }.at_most()
 }
 
 fn field_error(kind: &'static str, message: impl Into<String>) -> ApiError {
@@ -228,32 +266,58 @@ fn named_id(json: &str) -> Option<String> {
     serde_json::from_str::<Named>(json).ok()?.idempotency_key.filter(|id| id.len() <= fields::ID_BYTES)
 }
 
-async fn book(state: &AppState, reads: Vec<Read>) -> Result<Json<UsageResponse>, ApiError> {
-    let drafts: Vec<Draft> = reads.iter().flatten().cloned().collect();
-    let mut outcomes = state.booker.book(drafts).await.map_err(failure)?.into_iter();
-    state.folding.notify_one();
-    let mut response = UsageResponse { results: Vec::with_capacity(reads.len()), recorded: 0, duplicate: 0, error: 0 };
+async fn book(state: &AppState, caller: &Caller, reads: Vec<Read>) -> Result<Response, ApiError> {
+    let mut drafts = Vec::with_capacity(reads.len());
+    let mut places = Vec::with_capacity(reads.len());
     for read in reads {
-        let (request_id, outcome) = match read {
-            Ok(draft) => (
-                Some(draft.row.request_id),
-                outcomes.next().ok_or_else(|| ApiError::Internal("a record without an outcome".into()))?,
-            ),
-            Err((id, error)) => (id, Outcome::Rejected(error)),
-        };
-        let (status, spend, error) = match outcome {
-            Outcome::Recorded(spend) => ("recorded", Some(spend), None),
-            Outcome::Duplicate(spend) => ("duplicate", Some(spend), None),
-            Outcome::Rejected(error) => ("error", None, Some(error)),
-        };
-        match status {
-            "recorded" => response.recorded += 1,
-            "duplicate" => response.duplicate += 1,
-            _ => response.error += 1,
-        }
-        response.results.push(UsageResult { request_id, status, spend, error });
+        places.push(match read {
+            Ok(draft) => {
+                let id = draft.row.request_id.clone();
+                drafts.push(draft);
+                Ok(id)
+            }
+            Err(refused) => Err(refused),
+        });
     }
-    Ok(Json(response))
+    let mut outcomes = state.booker.book(&caller.key_hash, drafts).await.map_err(failure)?.into_iter();
+    state.folding.notify_one();
+    let mut results = Vec::with_capacity(places.len());
+    for place in places {
+        results.push(match place {
+            Ok(id) => {
+                let outcome = outcomes.next();
+                result(id, outcome.ok_or_else(|| ApiError::Internal("a record without an outcome".into()))?)
+            }
+            Err((id, refusal)) => refused(id, refusal),
+        });
+    }
+    let count = |status: &str| results.iter().filter(|result| result.status == status).count();
+    let (recorded, duplicate, error) = (count("recorded"), count("duplicate"), count("error"));
+    let status = status(&results);
+    Ok((status, Json(UsageResponse { results, recorded, duplicate, error })).into_response())
+}
+
+fn result(id: String, outcome: Outcome) -> UsageResult {
+    let (request_id, status, spend) = match outcome {
+        Outcome::Recorded { request_id, spend } => (request_id, "recorded", spend),
+        Outcome::Duplicate { request_id, spend } => (request_id, "duplicate", spend),
+        Outcome::Rejected(refusal) => return refused(Some(id), refusal),
+    };
+    UsageResult { request_id: Some(request_id), status, spend: Some(spend), error: None, code: None }
+}
+
+fn refused(request_id: Option<String>, refusal: Refusal) -> UsageResult {
+    UsageResult { request_id, status: "error", spend: None, error: Some(refusal.message), code: Some(refusal.code) }
+}
+
+/// 200 where anything was booked, now or before; else what all records have in common.
+fn status(results: &[UsageResult]) -> StatusCode {
+    let Some(first) = results.first().and_then(|result| result.code) else { return StatusCode::OK };
+    if results.iter().any(|result| result.code.is_none()) {
+        return StatusCode::OK;
+    }
+    let alike = results.iter().all(|result| result.code == Some(first));
+    StatusCode::from_u16(first).ok().filter(|_| alike).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY)
 }
 
 fn failure(error: BookingError) -> ApiError {
@@ -270,6 +334,11 @@ fn failure(error: BookingError) -> ApiError {
         BookingError::OldTables(columns) => ApiError::nested(
             StatusCode::CONFLICT,
             format!("Usage can't be booked into this database: LiteLLM is too old, its tables have no {columns}."),
+        ),
+        BookingError::NotInstalled => ApiError::nested(
+            StatusCode::CONFLICT,
+            "LiteLLM owns this database, and nobody said that usage may be booked into it: `litespend booking install` \
+             does, and `litespend booking remove` takes it back.",
         ),
         BookingError::Failed(_) => ApiError::Refused {
             status: StatusCode::INTERNAL_SERVER_ERROR,

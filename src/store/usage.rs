@@ -1,12 +1,14 @@
 //! Booking: rows of the spend log with every counter and daily row that follows from them. The functions here are
 //! the steps of one transaction, in the order in which they take locks, so that two bookings can't wait for each
-//! other: ids, keys, users, teams, organisations, end users, team members, then the daily tables; within each in
-//! the order of their bytes. LiteLLM locks its rows in the same order.
+//! other: new names, ids, rows of the log, keys, users, teams, organisations, end users, team members, then the daily
+//! tables; within each in the order of their bytes. LiteLLM locks its rows in the same order.
 //!
 //! Nothing is counted that [`insert`] did not return: a row that stands in the log already was counted when it came.
 
 pub mod counters;
 pub mod daily;
+pub mod ids;
+pub mod names;
 
 use std::collections::HashSet;
 
@@ -241,12 +243,17 @@ pub struct ExistingRow {
     pub api_key: String,
     /// USD.
     pub spend: f64,
+    /// Start of the call.
+    #[sqlx(rename = "startTime")]
+    pub start_time: NaiveDateTime,
 }
 
 /// The rows of the log with these ids.
 pub async fn existing(connection: &mut PgConnection, ids: &[&str]) -> Result<Vec<ExistingRow>, sqlx::Error> {
-    sqlx::query_as(r#"SELECT request_id, api_key, spend FROM "LiteLLM_SpendLogs" WHERE request_id = ANY ($1)"#)
-        .bind(ids)
-        .fetch_all(connection)
-        .await
+    sqlx::query_as(
+        r#"SELECT request_id, api_key, spend, "startTime" FROM "LiteLLM_SpendLogs" WHERE request_id = ANY ($1)"#,
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await
 }

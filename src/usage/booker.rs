@@ -1,21 +1,26 @@
 //! Books rows exactly once. Records that arrive while a transaction runs wait and go into the next one together, so
-//! that single records share the wait for the disk; nobody is answered before the commit of their own rows.
+//! that single records share the wait for the disk; nobody is answered before the commit of their own rows. Senders are
+//! served in turn ([`queue`]).
 //!
 //! What can be tried again safely is: a deadlock with somebody else's transaction, and a connection that is lost,
-//! even while committing, for rows that stand in the log already are not counted again.
+//! even while committing, for the ids of what was committed carry this booking's mark ([`attempt`]).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod attempt;
+mod queue;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Semaphore, oneshot};
+use uuid::Uuid;
 
-use super::{Draft, MOST_RECORDS, Owner};
+use self::attempt::Failed;
+use self::queue::{Job, Queue};
+use super::Draft;
+use super::limits::{BookingLimits, Refusal};
 use crate::error::is_unavailable;
-use crate::store::usage::counters::{self, Totals};
-use crate::store::usage::daily::{self, Days};
-use crate::store::usage::{self as store_usage, UsageRow};
+use crate::store::usage as store_usage;
 
 /// Transactions at the same time. A second one reads and prepares while the first waits for the disk.
 const CONCURRENT: usize = 2;
@@ -27,12 +32,22 @@ const PAUSES: [Duration; 4] =
 /// What became of one record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// Booked now: USD.
-    Recorded(f64),
-    /// Booked before, by the same key: USD as booked then.
-    Duplicate(f64),
+    /// Booked now.
+    Recorded {
+        /// Its row in the log.
+        request_id: String,
+        /// USD.
+        spend: f64,
+    },
+    /// The same record was booked before.
+    Duplicate {
+        /// Its row in the log.
+        request_id: String,
+        /// USD as booked then.
+        spend: f64,
+    },
     /// Not booked, and why.
-    Rejected(String),
+    Rejected(Refusal),
 }
 
 /// Why nothing of a request was booked, as far as is known. Sending it again with the same ids is safe.
@@ -44,14 +59,12 @@ pub enum BookingError {
     /// The database's tables are older than those that booking writes.
     #[error("the database's tables have no {0}")]
     OldTables(String),
+    /// The database is LiteLLM's, and nobody said that it may be booked into.
+    #[error("booking is not installed on this database")]
+    NotInstalled,
     /// The transaction failed.
     #[error("the transaction failed: {0}")]
     Failed(String),
-}
-
-struct Job {
-    drafts: Vec<Draft>,
-    reply: oneshot::Sender<Result<Vec<Outcome>, BookingError>>,
 }
 
 /// Books rows; cheap to clone.
@@ -60,29 +73,47 @@ pub struct Booker(Arc<Inner>);
 
 struct Inner {
     pool: PgPool,
-    queue: Mutex<VecDeque<Job>>,
+    limits: BookingLimits,
+    queue: Mutex<Queue>,
     turns: Semaphore,
     tables_checked: tokio::sync::OnceCell<()>,
 }
 
 impl Booker {
     /// Books in the database of `pool`.
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: PgPool, limits: BookingLimits) -> Self {
         Self(Arc::new(Inner {
             pool,
+            limits,
             queue: Mutex::default(),
             turns: Semaphore::new(CONCURRENT),
             tables_checked: tokio::sync::OnceCell::new(),
         }))
     }
 
-    /// Books records; the outcomes are in their order. Goes on to its end when the caller does not wait for it.
-    pub async fn book(&self, drafts: Vec<Draft>) -> Result<Vec<Outcome>, BookingError> {
-        if drafts.is_empty() {
-            return Ok(Vec::new());
+    /// Books records; the outcomes are in their order. What is more than one transaction's work is booked in several, one
+    /// after the other; where a later one fails, its records are refused and the earlier ones stand. A transaction that has
+    /// begun goes on to its end when the caller does not wait for it.
+    pub async fn book(&self, sender: &str, drafts: Vec<Draft>) -> Result<Vec<Outcome>, BookingError> {
+        let mut outcomes = Vec::with_capacity(drafts.len());
+        for (drafts, weight) in queue::pieces(drafts) {
+            let count = drafts.len();
+            match self.book_piece(sender, drafts, weight).await {
+                Ok(booked) => outcomes.extend(booked),
+                Err(error) if outcomes.is_empty() => return Err(error),
+                Err(error) => {
+                    tracing::error!(cause = %error, "a part of the usage was not booked");
+                    let refusal = Refusal::unavailable("not booked, the database failed: send it again");
+                    outcomes.resize(outcomes.len() + count, Outcome::Rejected(refusal));
+                }
+            }
         }
+        Ok(outcomes)
+    }
+
+    async fn book_piece(&self, sender: &str, drafts: Vec<Draft>, weight: usize) -> Result<Vec<Outcome>, BookingError> {
         let (reply, answer) = oneshot::channel();
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(Job { drafts, reply });
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).push(sender, Job { drafts, weight, reply });
         let inner = Arc::clone(&self.0);
         tokio::spawn(async move { inner.take_turn().await });
         answer.await.unwrap_or_else(|_| Err(BookingError::Failed("the booking ended without an answer".to_owned())))
@@ -93,7 +124,7 @@ impl Inner {
     /// Books what waits, once there is a turn. Most turns find nothing: another took it along.
     async fn take_turn(&self) {
         let Ok(_turn) = self.turns.acquire().await else { return };
-        let jobs = self.next_jobs();
+        let jobs = self.queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let Some(single) = jobs.first().map(|_| jobs.len() == 1) else { return };
         let drafts: Vec<&Draft> = jobs.iter().flat_map(|job| &job.drafts).collect();
         let booked = self.book_with_retries(&drafts).await;
@@ -121,30 +152,15 @@ impl Inner {
         }
     }
 
-    /// The waiting jobs, as many as make one transaction; at least one if any waits.
-    fn next_jobs(&self) -> Vec<Job> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut jobs: Vec<Job> = Vec::new();
-        let mut records = 0;
-        while let Some(next) = queue.front() {
-            records += next.drafts.len();
-            if records > MOST_RECORDS && !jobs.is_empty() {
-                break;
-            }
-            jobs.extend(queue.pop_front());
-        }
-        jobs
-    }
-
     async fn book_with_retries(&self, drafts: &[&Draft]) -> Result<Vec<Outcome>, BookingError> {
-        // Ids whose transaction reached its commit: where they are found later, it was this booking's.
-        let mut ours = HashSet::new();
+        // By this mark a later run knows what an earlier one committed.
+        let booking = Uuid::new_v4();
         let mut pauses = PAUSES.iter();
         loop {
-            let error = match self.attempt(drafts, &mut ours).await {
+            let error = match self.attempt(drafts, booking).await {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Database(error)) => error,
+                Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Database(error)) => error,
             };
             let away = is_unavailable(&error);
             let again = away || is_conflict(&error);
@@ -159,61 +175,26 @@ impl Inner {
         }
     }
 
-    async fn attempt(&self, drafts: &[&Draft], ours: &mut HashSet<String>) -> Result<Vec<Outcome>, Attempt> {
+    async fn attempt(&self, drafts: &[&Draft], booking: Uuid) -> Result<Vec<Outcome>, Failed> {
         let mut connection = self.pool.acquire().await?;
         self.check_tables(&mut connection).await?;
-        let owned = with_owners(&mut connection, drafts).await?;
-        let rows = first_of_each_id(&owned);
-        if rows.is_empty() {
-            return Ok(outcomes(&owned, &HashSet::new(), &HashMap::new()));
-        }
-        let mut transaction = connection.begin().await?;
-        let mut inserted = store_usage::insert(&mut transaction, &rows).await?;
-        let new = || rows.iter().copied().filter(|row| inserted.contains(&row.request_id));
-        if !inserted.is_empty() {
-            counters::add(&mut transaction, &Totals::of(new())).await?;
-            daily::add(&mut transaction, &Days::of(new())).await?;
-        }
-        let mut before = HashMap::new();
-        if inserted.len() < rows.len() {
-            let ids = rows.iter().map(|row| row.request_id.as_str()).filter(|id| !inserted.contains(*id));
-            let ids: Vec<&str> = ids.collect();
-            let found = store_usage::existing(&mut transaction, &ids).await?;
-            before.extend(found.into_iter().map(|row| (row.request_id, (row.api_key, row.spend))));
-        }
-        ours.extend(inserted.iter().cloned());
-        transaction.commit().await?;
-        inserted.extend(ours.iter().cloned());
-        Ok(outcomes(&owned, &inserted, &before))
+        attempt::run(&mut connection, drafts, &self.limits, booking).await
     }
 
     /// Says once, before anything is written, which columns an older LiteLLM lacks.
-    async fn check_tables(&self, connection: &mut PgConnection) -> Result<(), Attempt> {
-        let checked: Result<&(), Attempt> = self
+    async fn check_tables(&self, connection: &mut PgConnection) -> Result<(), Failed> {
+        let checked: Result<&(), Failed> = self
             .tables_checked
             .get_or_try_init(|| async {
                 let missing = store_usage::missing_columns(connection).await?;
-                if missing.is_empty() { Ok(()) } else { Err(BookingError::OldTables(missing.join(", ")).into()) }
+                if missing.is_empty() {
+                    Ok(())
+                } else {
+                    Err(Failed::Final(BookingError::OldTables(missing.join(", "))))
+                }
             })
             .await;
         checked.copied()
-    }
-}
-
-enum Attempt {
-    Database(sqlx::Error),
-    Final(BookingError),
-}
-
-impl From<sqlx::Error> for Attempt {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl From<BookingError> for Attempt {
-    fn from(error: BookingError) -> Self {
-        Self::Final(error)
     }
 }
 
@@ -221,76 +202,4 @@ impl From<BookingError> for Attempt {
 fn is_conflict(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| matches!(code.as_ref(), "40P01" | "40001"))
-}
-
-/// The rows with their owners, in order; an error where the key is unknown.
-async fn with_owners(
-    connection: &mut PgConnection,
-    drafts: &[&Draft],
-) -> Result<Vec<Result<UsageRow, String>>, Attempt> {
-    let mut tokens: Vec<&str> =
-        drafts.iter().filter(|draft| draft.owner != Owner::Given).map(|draft| draft.row.api_key.as_str()).collect();
-    tokens.sort_unstable();
-    tokens.dedup();
-    let owners = if tokens.is_empty() { Vec::new() } else { store_usage::key_owners(connection, &tokens).await? };
-    let owners: HashMap<&str, _> = owners.iter().map(|owner| (owner.token.as_str(), owner)).collect();
-    let complete = |draft: &&Draft| {
-        let mut row = draft.row.clone();
-        match (draft.owner, owners.get(row.api_key.as_str())) {
-            (Owner::Given, _) | (Owner::OfKeyWhereKnown, None) => {}
-            (Owner::OfKey, None) => return Err("api_key: there is no such key".to_owned()),
-            (Owner::OfKey | Owner::OfKeyWhereKnown, Some(owner)) => {
-                for (field, value) in [
-                    (&mut row.user, &owner.user_id),
-                    (&mut row.team_id, &owner.team_id),
-                    (&mut row.organization_id, &owner.organization_id),
-                ] {
-                    if field.is_empty() {
-                        value.as_deref().unwrap_or_default().clone_into(field);
-                    }
-                }
-            }
-        }
-        Ok(row)
-    };
-    Ok(drafts.iter().map(complete).collect())
-}
-
-/// The first row of each id, in the order of the ids.
-fn first_of_each_id(rows: &[Result<UsageRow, String>]) -> Vec<&UsageRow> {
-    let mut seen = HashSet::with_capacity(rows.len());
-    let mut first: Vec<&UsageRow> = rows.iter().flatten().filter(|row| seen.insert(&row.request_id)).collect();
-    first.sort_unstable_by(|a, b| a.request_id.cmp(&b.request_id));
-    first
-}
-
-/// What became of each record: of several with one id, the first counts.
-fn outcomes(
-    rows: &[Result<UsageRow, String>],
-    inserted: &HashSet<String>,
-    before: &HashMap<String, (String, f64)>,
-) -> Vec<Outcome> {
-    let mut first: HashMap<&str, &UsageRow> = HashMap::with_capacity(rows.len());
-    let outcome = |row: &UsageRow, api_key: &str, spend: f64| {
-        if row.api_key == api_key {
-            Outcome::Duplicate(spend)
-        } else {
-            Outcome::Rejected("idempotency_key: is already that of a record of another key".to_owned())
-        }
-    };
-    let mut result = Vec::with_capacity(rows.len());
-    for row in rows {
-        result.push(match row {
-            Err(error) => Outcome::Rejected(error.clone()),
-            Ok(row) => match (first.get(row.request_id.as_str()), before.get(&row.request_id)) {
-                (_, Some((api_key, spend))) if !inserted.contains(&row.request_id) => outcome(row, api_key, *spend),
-                (Some(first), _) => outcome(row, &first.api_key, first.spend),
-                (None, _) => Outcome::Recorded(row.spend),
-            },
-        });
-        if let Ok(row) = row {
-            first.entry(&row.request_id).or_insert(row);
-        }
-    }
-    result
 }

@@ -5,6 +5,7 @@ use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
+use super::limits::Dates;
 use crate::pricing::Usage;
 
 /// Bytes of a request's id.
@@ -21,8 +22,6 @@ pub const MOST_COST: f64 = 1e12;
 
 /// Years before this are taken for a mistake: no record of a call to a model is that old.
 const EARLIEST: i64 = 946_684_800;
-/// How far ahead a client's clock may be.
-const AHEAD: TimeDelta = TimeDelta::days(1);
 
 /// An instant as a client writes it: RFC 3339, a timestamp without a zone (UTC), or seconds since 1970.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +60,7 @@ impl<'de> Deserialize<'de> for Instant {
 }
 
 /// An instant in whole milliseconds UTC, refused where it can't be one of a call that happened.
-pub fn instant(name: &str, value: &Instant, now: DateTime<Utc>) -> Result<NaiveDateTime, String> {
+pub fn instant(name: &str, value: &Instant, now: DateTime<Utc>, dates: Dates) -> Result<NaiveDateTime, String> {
     let parsed = match value {
         Instant::Epoch(seconds) => epoch(name, *seconds)?,
         Instant::Text(text) => parse_instant(text).ok_or_else(|| {
@@ -71,8 +70,18 @@ pub fn instant(name: &str, value: &Instant, now: DateTime<Utc>) -> Result<NaiveD
     if parsed.timestamp() < EARLIEST {
         return Err(format!("{name}: is before the year 2000"));
     }
-    if parsed > now + AHEAD {
-        return Err(format!("{name}: is more than a day in the future"));
+    if parsed > now + dates.ahead {
+        let ahead = if dates.ahead == TimeDelta::days(1) {
+            "a day".to_owned()
+        } else {
+            format!("{} hours", dates.ahead.num_hours())
+        };
+        return Err(format!("{name}: is more than {ahead} in the future"));
+    }
+    if let Some(back) = dates.back
+        && parsed < now - back
+    {
+        return Err(format!("{name}: is more than {} days ago", back.num_days()));
     }
     Ok(parsed.naive_utc().trunc_subsecs(3))
 }
@@ -254,7 +263,7 @@ mod tests {
             (Instant::Text("2026-02-28 10:00:00.5".into()), "2026-02-28 10:00:00.500"),
             (Instant::Epoch(1_772_323_200.25), "2026-03-01 00:00:00.250"),
         ] {
-            assert_eq!(instant("start_time", &value, now()).expect("an instant").to_string(), expected);
+            assert_eq!(instant("start_time", &value, now(), Dates::ANY).expect("an instant").to_string(), expected);
         }
     }
 
@@ -270,8 +279,17 @@ mod tests {
             Instant::Text("yesterday".into()),
             Instant::Text("+262142-01-01T00:00:00Z".into()),
         ] {
-            let error = instant("start_time", &value, now()).expect_err("refused");
+            let error = instant("start_time", &value, now(), Dates::ANY).expect_err("refused");
             assert!(error.starts_with("start_time: "), "{error}");
+        }
+        let near = Dates { back: Some(TimeDelta::days(30)), ahead: TimeDelta::hours(2) };
+        for (text, expected) in [
+            ("2026-01-29T00:00:00Z", Some("start_time: is more than 30 days ago")),
+            ("2026-03-01T14:00:01Z", Some("start_time: is more than 2 hours in the future")),
+            ("2026-01-31T00:00:00Z", None),
+        ] {
+            let read = instant("start_time", &Instant::Text(text.into()), now(), near);
+            assert_eq!(read.err().as_deref(), expected, "{text}");
         }
     }
 }

@@ -5,17 +5,28 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::fields::{self, ID_BYTES, Instant, NAME_BYTES, TEXT_BYTES};
-use super::{Draft, Owner};
+use super::limits::{Dates, Refusal};
+use super::sent::JSON_DIGITS;
+use super::{Draft, Identity, Owner, metadata};
 use crate::auth::key_filter;
+use crate::json_bounds::{self, Bounds};
 use crate::pricing::Usage;
 use crate::store::usage::UsageRow;
 
-/// The row that an exported one becomes, owner and all, or what is wrong with it.
-pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draft, String> {
-    let mut reader = Reader { fields, now };
+/// JSON of a prompt, an answer or a request, as stored.
+const STORED: Bounds =
+    Bounds { bytes: 1024 * 1024, elements: 20_000, depth: 64, text: 1024 * 1024, digits: JSON_DIGITS };
+
+/// What of a JSON text is built.
+const TREE: Bounds = Bounds::of_tree(50_000, 64);
+
+/// The row that an exported one becomes, owner and all, or what is wrong with it. Prompts, answers and requests take
+/// 1 MiB each, larger ones are left out; metadata is what [`metadata::trimmed`] leaves of it.
+pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draft, Refusal> {
+    let mut reader = Reader { fields, now, left_out: Vec::new() };
     let request_id = reader.text("request_id", ID_BYTES)?;
     if request_id.is_empty() {
-        return Err("request_id: is missing".to_owned());
+        return Err("request_id: is missing".into());
     }
     let prompt = reader.tokens("prompt_tokens")?;
     let completion = reader.tokens("completion_tokens")?;
@@ -25,16 +36,16 @@ pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draf
     let end_time = reader.instant("endTime")?;
     let end_time = end_time.unwrap_or(start_time);
     fields::duration_ms(start_time, end_time).map_err(|error| error.replace("end_time", "endTime"))?;
-    let metadata = reader.object("metadata")?;
-    let usage = ["usage_object", "additional_usage_values"].iter().find_map(|name| metadata.get(*name)?.as_object());
+    let logged = reader.object("metadata")?;
+    let usage = ["usage_object", "additional_usage_values"].iter().find_map(|name| logged.get(*name)?.as_object());
     let used = usage.and_then(|usage| Usage::from_any(usage).ok()).unwrap_or_default();
     let cached =
         |count: fn(&Usage) -> Option<u64>| count(&used).and_then(|count| i64::try_from(count).ok()).unwrap_or(0);
     let cache_read_tokens = cached(|used| Some(used.prompt.as_ref()?.cached));
     let cache_creation_tokens = cached(|used| Some(used.prompt.as_ref()?.cache_write));
-    let of_metadata = metadata.get("status").and_then(Value::as_str).map(str::to_owned);
+    let of_metadata = logged.get("status").and_then(Value::as_str).map(str::to_owned);
     let status = Some(reader.text("status", NAME_BYTES)?).filter(|text| !text.is_empty()).or(of_metadata);
-    let row = UsageRow {
+    let mut row = UsageRow {
         request_id,
         call_type: reader.text("call_type", NAME_BYTES)?,
         api_key: key_filter(&reader.text("api_key", NAME_BYTES)?),
@@ -55,7 +66,7 @@ pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draf
         team_id: reader.text("team_id", NAME_BYTES)?,
         organization_id: reader.text("organization_id", NAME_BYTES)?,
         end_user: reader.text("end_user", NAME_BYTES)?,
-        metadata: Value::Object(metadata).to_string(),
+        metadata: String::new(),
         cache_hit: reader.text("cache_hit", NAME_BYTES)?,
         cache_key: reader.text("cache_key", TEXT_BYTES)?,
         tags: reader.tags()?,
@@ -71,12 +82,14 @@ pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draf
         cache_read_tokens,
         cache_creation_tokens,
     };
-    Ok(Draft { row, owner: Owner::Given })
+    row.metadata = metadata::trimmed(logged, reader.left_out)?;
+    Ok(Draft { row, owner: Owner::Given, identity: Identity::Logged, names_are_counted: false })
 }
 
 struct Reader {
     fields: Map<String, Value>,
     now: DateTime<Utc>,
+    left_out: Vec<String>,
 }
 
 impl Reader {
@@ -122,13 +135,16 @@ impl Reader {
             Some(Value::String(text)) => Instant::Text(text),
             Some(value) => Instant::Epoch(value.as_f64().ok_or_else(|| format!("{name}: expected a timestamp"))?),
         };
-        fields::instant(name, &value, self.now).map(Some)
+        fields::instant(name, &value, self.now, Dates::ANY).map(Some)
     }
 
     /// A JSON value, or a text that holds one, as CSV has it.
     fn value(&mut self, name: &str) -> Result<Option<Value>, String> {
         let value = match self.take(name) {
             Some(Value::String(text)) if text.starts_with(['{', '[', '"']) => {
+                if let Err(Some(excess)) = json_bounds::check(&text, TREE) {
+                    return Err(format!("{name}: {}", excess.what));
+                }
                 serde_json::from_str(&text).map_err(|_| format!("{name}: expected JSON"))?
             }
             Some(value) => value,
@@ -140,8 +156,14 @@ impl Reader {
         Ok(Some(value))
     }
 
+    /// A JSON value's text; one that is too large to be stored is left out and named.
     fn json(&mut self, name: &str) -> Result<Option<String>, String> {
-        Ok(self.value(name)?.map(|value| value.to_string()))
+        let Some(text) = self.value(name)?.map(|value| value.to_string()) else { return Ok(None) };
+        if json_bounds::check(&text, STORED).is_err() {
+            self.left_out.push(name.to_owned());
+            return Ok(None);
+        }
+        Ok(Some(text))
     }
 
     fn object(&mut self, name: &str) -> Result<Map<String, Value>, String> {

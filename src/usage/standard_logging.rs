@@ -1,29 +1,64 @@
 //! LiteLLM's `StandardLoggingPayload`, as its `generic_api` callback sends it. What the payload says of a call is
-//! taken as it is, its cost as well; prompts and answers are not stored. Of the owner, only an admin's payload is
-//! believed: a virtual key books for itself, whatever the payload says.
+//! taken as it is, its cost as well; prompts and answers are not stored. A payload that states a cost, or somebody else's
+//! key, user or team, is taken from the master key, admins and keys with the permission `book_usage` only.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::fields::{self, ID_BYTES, Instant, NAME_BYTES, TEXT_BYTES};
+use super::limits::Refusal;
 use super::price::{price_record, read_usage};
-use super::{Booking, Draft, Owner};
+use super::sent::{self, Form};
+use super::{Booking, Draft, Owner, metadata};
 use crate::auth::{MASTER_KEY_ALIAS, MASTER_USER_ID};
+use crate::json_bounds::ValueDigest;
 use crate::pricing::Pricer;
 use crate::store::usage::UsageRow;
 
-/// The part of the payload that becomes a row. Everything else is skipped, unread.
+/// The payload's fields that are read.
+pub const FIELDS: [&str; 26] = [
+    "id",
+    "litellm_call_id",
+    "trace_id",
+    "session_id",
+    "call_type",
+    "response_cost",
+    "cost_breakdown",
+    "status",
+    "custom_llm_provider",
+    "total_tokens",
+    "prompt_tokens",
+    "completion_tokens",
+    "startTime",
+    "endTime",
+    "completionStartTime",
+    "model",
+    "model_id",
+    "model_group",
+    "api_base",
+    "metadata",
+    "cache_hit",
+    "cache_key",
+    "request_tags",
+    "end_user",
+    "requester_ip_address",
+    "error_information",
+];
+
+/// The part of the payload that becomes a row. Everything else is skipped, unread. Fields of `metadata` of more than
+/// 16 KiB are left out of the row and named in its `left_out`, texts about an error are cut at 8 KiB; what is left is
+/// stored, at most 64 KiB. Names take 256 bytes, ids 512, `api_base` and `cache_key` 2,048.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[schema(as = StandardLoggingPayload)]
 pub struct Payload {
-    /// Id of the call; becomes `request_id`.
+    /// Id of the call, by which it is booked once; becomes `request_id`, unless another row has that.
     id: Option<String>,
     litellm_call_id: Option<String>,
     trace_id: Option<String>,
     session_id: Option<String>,
     call_type: Option<String>,
-    /// USD, as LiteLLM computed it.
+    /// USD, as LiteLLM computed it. Only from the master key, admins, and keys with the permission `book_usage`.
     response_cost: Option<f64>,
     #[schema(value_type = Option<Object>)]
     cost_breakdown: Option<Value>,
@@ -58,11 +93,27 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// The row that the payload becomes, or what is wrong with it.
-    pub fn into_draft(mut self, booking: &Booking<'_>, pricer: &Pricer, now: DateTime<Utc>) -> Result<Draft, String> {
+    /// The row that a payload becomes, or why it can't be booked.
+    pub fn read(json: &str, booking: &Booking<'_>, pricer: &Pricer, now: DateTime<Utc>) -> Result<Draft, Refusal> {
+        let digest = sent::digest(json, Form::Payload)?;
+        fields::parse::<Self>(json)?.into_draft(digest, booking, pricer, now)
+    }
+
+    fn into_draft(
+        mut self,
+        digest: ValueDigest,
+        booking: &Booking<'_>,
+        pricer: &Pricer,
+        now: DateTime<Utc>,
+    ) -> Result<Draft, Refusal> {
         let metadata = self.metadata.take().unwrap_or_default();
         let of_metadata = |name: &str| metadata.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let api_key = booking.key(of_metadata("user_api_key_hash"))?;
+        booking.owner(of_metadata("user_api_key_user_id"), of_metadata("user_api_key_team_id"))?;
+        let stated_cost = self.response_cost;
+        if stated_cost.is_some() {
+            booking.stated_cost("response_cost")?;
+        }
         let status = fields::status(self.status.as_deref())?;
         let usage = metadata.get("usage_object").and_then(Value::as_object);
         // The payload's own counts come first: the object is there for what they leave out.
@@ -76,25 +127,29 @@ impl Payload {
                 *count = fields::tokens(name, own)?.unsigned_abs().into();
             }
         }
+        if !booking.is_trusted {
+            used.reported_cost = None;
+        }
         let tokens = fields::used_tokens(&used)?;
         let model = plain("model", self.model.take(), NAME_BYTES)?;
         let provider = plain("custom_llm_provider", self.custom_llm_provider.take(), NAME_BYTES)?;
         let spend = match self.response_cost {
             Some(cost) => fields::cost("response_cost", cost)?,
-            None if status == "failure" => 0.0,
+            None if status == "failure" && (booking.is_trusted || tokens.total == 0) => 0.0,
             None => {
                 let provider = Some(provider.as_str()).filter(|provider| !provider.is_empty());
                 fields::cost("response_cost", price_record(pricer, &model, provider, &used, now)?)?
             }
         };
         let start_time = self.start_time.take().ok_or("startTime: is missing")?;
-        let start_time = fields::instant("startTime", &start_time, now)?;
+        let dates = booking.dates();
+        let start_time = fields::instant("startTime", &start_time, now, dates)?;
         let instant = |name: &str, value: &Option<Instant>| {
-            value.as_ref().map(|value| fields::instant(name, value, now)).transpose()
+            value.as_ref().map(|value| fields::instant(name, value, now, dates)).transpose()
         };
         let end_time = instant("endTime", &self.end_time)?;
         let id = self.id.take().or_else(|| self.litellm_call_id.clone()).filter(|id| !id.is_empty());
-        let (owner, user, team_id, organization_id) = if booking.any_key {
+        let (owner, user, team_id, organization_id) = if booking.is_trusted {
             let text = |name: &str| plain(name, of_metadata(name).map(str::to_owned), NAME_BYTES);
             let mut user = text("user_api_key_user_id")?;
             let master = api_key == MASTER_KEY_ALIAS;
@@ -146,16 +201,25 @@ impl Payload {
             litellm_call_id: fields::optional_text("litellm_call_id", self.litellm_call_id.take(), ID_BYTES)?,
             cache_read_tokens: tokens.cache_read,
             cache_creation_tokens: tokens.cache_creation,
-            metadata: self.metadata(metadata, status),
+            metadata: self.metadata(metadata, status, booking)?,
             ..UsageRow::default()
         };
-        Ok(Draft { row, owner })
+        booking.plausible(&row)?;
+        Ok(booking.draft(row, owner, Some((digest, stated_cost))))
     }
 
     /// The payload's metadata where LiteLLM's readers look for it. A NUL in it would lose the record, and no reader
     /// needs it.
-    fn metadata(&mut self, mut fields: Map<String, Value>, status: &str) -> String {
-        fields.retain(|name, value| !value.is_null() && name != "user_api_key_auth_metadata");
+    fn metadata(
+        &mut self,
+        mut fields: Map<String, Value>,
+        status: &str,
+        booking: &Booking<'_>,
+    ) -> Result<String, Refusal> {
+        fields.retain(|name, value| {
+            let says_who = name.starts_with("user_api_key") && !booking.is_trusted;
+            !value.is_null() && name != "user_api_key_auth_metadata" && !says_who
+        });
         fields.insert("status".into(), status.into());
         for (name, value) in
             [("cost_breakdown", self.cost_breakdown.take()), ("error_information", self.error_information.take())]
@@ -174,7 +238,8 @@ impl Payload {
         }
         let mut value = Value::Object(fields);
         fields::without_nul(&mut value);
-        value.to_string()
+        let Value::Object(fields) = value else { return Ok("{}".to_owned()) };
+        metadata::trimmed(fields, Vec::new())
     }
 }
 

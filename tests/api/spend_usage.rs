@@ -20,8 +20,17 @@ async fn app() -> TestApp {
 /// Books one record and returns its result.
 async fn one(app: &TestApp, key: &str, record: &Value) -> Value {
     let answer = app.post(PATH, key, record).await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
-    answer.json()["results"][0].clone()
+    let result = answer.json()["results"][0].clone();
+    // A record that stands alone says by its status what became of it.
+    let code = result["code"].as_u64().unwrap_or(200);
+    assert_eq!(u64::from(answer.status.as_u16()), code, "{}", answer.text);
+    result
+}
+
+/// A key that may state costs and book for others.
+async fn feed(app: &TestApp, key: &str) {
+    let row = json!([{"token": hash_key(key), "user_id": "user-0", "permissions": {"book_usage": true}}]);
+    insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_VerificationToken", &row).await;
 }
 
 async fn number(app: &TestApp, query: &'static str) -> f64 {
@@ -88,7 +97,7 @@ async fn a_record_becomes_a_row_and_counts_everywhere() {
 async fn what_was_booked_is_not_booked_again() {
     let app = app().await;
     let record = |id: &str, cost: f64| json!({"api_key": owners::key(1), "model": "m", "cost": cost, "idempotency_key": id, "tags": ["t"]});
-    let first = json!({"records": [record("a", 1.0), record("b", 2.0), record("a", 5.0)]});
+    let first = json!({"records": [record("a", 1.0), record("b", 2.0), record("a", 1.0), record("a", 5.0)]});
     let answer = app.post(PATH, MASTER_KEY, &first).await.json();
     let statuses = |answer: &Value| -> Vec<String> {
         answer["results"]
@@ -98,7 +107,8 @@ async fn what_was_booked_is_not_booked_again() {
             .map(|result| format!("{} {}", result["status"].as_str().unwrap(), result["spend"]))
             .collect()
     };
-    assert_eq!(statuses(&answer), ["recorded 1.0", "recorded 2.0", "duplicate 1.0"]);
+    assert_eq!(statuses(&answer), ["recorded 1.0", "recorded 2.0", "duplicate 1.0", "error null"]);
+    assert_eq!(answer["results"][3]["code"], 409);
     let second = json!({"records": [record("c", 4.0), record("b", 2.0), record("a", 1.0)]});
     let answer = app.post(PATH, MASTER_KEY, &second).await.json();
     assert_eq!(statuses(&answer), ["recorded 4.0", "duplicate 2.0", "duplicate 1.0"]);
@@ -106,10 +116,162 @@ async fn what_was_booked_is_not_booked_again() {
     assert_consistent(&app.pool).await;
     assert_eq!(number(&app, r#"SELECT sum(spend) FROM "LiteLLM_SpendLogs""#).await, 7.0);
 
-    // Another key's id is an error, not a silent loss, and tells nothing of the other record.
-    let other = one(&app, &owners::key(2), &json!({"model": "m", "cost": 9.0, "idempotency_key": "a"})).await;
-    assert_eq!(other["status"], "error");
-    assert_eq!(other["spend"], Value::Null);
+    // The same id for another record is a conflict that says so, and changes nothing.
+    let other = one(&app, MASTER_KEY, &record("a", 9.0)).await;
+    assert_eq!((&other["status"], &other["code"], &other["spend"]), (&json!("error"), &json!(409), &Value::Null));
+    assert_eq!(number(&app, r#"SELECT sum(spend) FROM "LiteLLM_SpendLogs""#).await, 7.0);
+}
+
+#[tokio::test]
+async fn another_senders_id_neither_refuses_nor_replaces_a_record() {
+    let app = app().await;
+    feed(&app, "sk-feed").await;
+    // A lying key takes the id first, in its own name and at a price of its own choice.
+    let squat = json!({"model": "gpt-4o", "prompt_tokens": 1, "completion_tokens": 0, "idempotency_key": "call-7"});
+    assert_eq!(one(&app, &owners::key(2), &squat).await["request_id"], "call-7");
+    let real = json!({"api_key": owners::key(2), "model": "gpt-4o", "cost": 3.5, "idempotency_key": "call-7"});
+    let recorded = one(&app, "sk-feed", &real).await;
+    assert_eq!((&recorded["status"], &recorded["spend"]), (&json!("recorded"), &json!(3.5)));
+    let id = recorded["request_id"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("call-7~"), "{id}");
+    // Sent again, in another order of its fields and another spelling of its number, it is the same record.
+    let again = r#"{"idempotency_key": "call-7", "cost": 3.50, "model": "gpt-4o", "api_key": "KEY"}"#;
+    let (status, text) = post_text(&app, PATH, "sk-feed", &again.replace("KEY", &owners::key(2))).await;
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (status, &answer["duplicate"], &answer["results"][0]["request_id"]),
+        (StatusCode::OK, &json!(1), &json!(id))
+    );
+    // Both in one request of a third sender's, and rows that were there before ids were remembered.
+    app.execute(
+        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", "user")
+           SELECT 'old', '', token, 0.25, now(), now(), '' FROM "LiteLLM_VerificationToken" ORDER BY token = encode(sha256('sk-writer-0001'), 'hex') DESC LIMIT 1"#,
+    )
+    .await;
+    let old = json!({"api_key": owners::key(1), "model": "m", "cost": 0.25, "idempotency_key": "old"});
+    assert_eq!(one(&app, MASTER_KEY, &old).await["status"], "duplicate");
+    assert_eq!(one(&app, MASTER_KEY, &old).await["status"], "duplicate");
+    let other = json!({"api_key": owners::key(3), "model": "m", "cost": 0.25, "idempotency_key": "old"});
+    assert_eq!(one(&app, "sk-feed", &other).await["status"], "recorded");
+    app.execute(r#"DELETE FROM "LiteLLM_SpendLogs" WHERE request_id = 'old'"#).await;
+    assert_consistent(&app.pool).await;
+}
+
+#[tokio::test]
+async fn who_may_not_state_costs_books_at_the_table_s() {
+    let app = app().await;
+    let stated = json!({"model": "gpt-4o", "cost": 1e-6, "prompt_tokens": 1_000_000, "idempotency_key": "cheap"});
+    let refused = one(&app, &owners::key(1), &stated).await;
+    assert_eq!((&refused["code"], &refused["request_id"]), (&json!(403), &json!("cheap")));
+    // A provider's usage that says what it cost is no way around it.
+    let usage = json!({"prompt_tokens": 1_000_000, "completion_tokens": 0, "total_tokens": 1_000_000, "cost": 0.0});
+    for record in [
+        json!({"model": "perplexity/sonar-pro", "usage": usage}),
+        json!({"completion_response": {"model": "perplexity/sonar-pro", "choices": [], "usage": usage}}),
+        json!({"model": "sonar-pro", "custom_llm_provider": "perplexity", "usage": usage}),
+    ] {
+        let result = one(&app, &owners::key(1), &record).await;
+        assert!(result["spend"].as_f64().is_some_and(|spend| spend > 1.0), "{record}: {result}");
+    }
+    for value in [json!(false), json!("true"), json!(1), json!({}), Value::Null] {
+        let key = format!("sk-permission-{value}");
+        let row = json!([{"token": hash_key(&key), "permissions": {"book_usage": value}}]);
+        insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_VerificationToken", &row).await;
+        assert_eq!(one(&app, &key, &json!({"model": "m", "cost": 1})).await["code"], 403, "{value}");
+    }
+    feed(&app, "sk-feed").await;
+    assert_eq!(
+        one(&app, "sk-feed", &json!({"api_key": owners::key(4), "model": "m", "cost": 1})).await["status"],
+        "recorded"
+    );
+    for (record, code) in [
+        (json!({"model": "m", "cost": 10_000.01}), 422),
+        (json!({"model": "m", "cost": 1, "prompt_tokens": 100_000_001}), 422),
+    ] {
+        assert_eq!(one(&app, "sk-feed", &record).await["code"], code, "{record}");
+    }
+    let old = json!({"model": "gpt-4o", "prompt_tokens": 1, "start_time": "2020-01-01T00:00:00Z"});
+    assert!(one(&app, &owners::key(1), &old).await["error"].as_str().unwrap().contains("400 days ago"));
+    assert_eq!(one(&app, "sk-feed", &old).await["status"], "recorded");
+    for viewer in ["proxy_admin_viewer", "internal_user_viewer"] {
+        let key = format!("sk-{viewer}");
+        let user = json!([{"user_id": viewer, "user_role": viewer}]);
+        let row = json!([{"token": hash_key(&key), "user_id": viewer, "permissions": {"book_usage": true}}]);
+        insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_UserTable", &user).await;
+        insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_VerificationToken", &row).await;
+        for path in [PATH, LITELLM] {
+            let answer = app.post(path, &key, &json!({"model": "gpt-4o", "prompt_tokens": 1})).await;
+            assert_eq!(answer.status, StatusCode::FORBIDDEN, "{viewer} {path}");
+        }
+    }
+    assert_consistent(&app.pool).await;
+}
+
+#[tokio::test]
+async fn what_would_grow_when_stored_is_refused_before_it_is() {
+    let app = app().await;
+    let repeated = |item: &str, count: usize| format!("[{}0]", format!("{item},").repeat(count));
+    let usage =
+        |name: &str, value: &str| format!(r#"{{"model": "gpt-4o", "{name}": {{"prompt_tokens": 1, "x": {value}}}}}"#);
+    let deep = format!("{}{}", "[".repeat(40), "]".repeat(40));
+    for (body, code) in [
+        (usage("usage", &repeated("1e308", 1_800_000)), 413),
+        (usage("usage", "1e308"), 422),
+        (usage("usage", "1e-300"), 422),
+        (usage("metadata", &repeated("[0]", 1_000_000)), 413),
+        (usage("metadata", &repeated("1e60", 1500)), 413),
+        (usage("metadata", &format!("\"{}\"", "x".repeat(100_000))), 413),
+        (usage("metadata", &deep), 422),
+        (usage("metadata", r#""\u0000""#), 422),
+        (usage("metadata", r#""\ud800""#), 422),
+        (usage("metadata", "1e400000"), 422),
+        (
+            format!(
+                r#"{{"completion_response": {{"model": "gpt-4o", "usage": {{"prompt_tokens": 1, "x": {}}}}}}}"#,
+                repeated("1", 5000)
+            ),
+            413,
+        ),
+        (format!(r#"{{"completion_response": {{"model": "gpt-4o", "x": {}}}}}"#, repeated("[0]", 1_000_000)), 413),
+        (format!(r#"{{"model": "gpt-4o", "prompt_tokens": 1, "tags": {}}}"#, repeated(r#""a""#, 200_000)), 413),
+    ] {
+        let (status, text) = post_text(&app, PATH, &owners::key(0), &body).await;
+        assert_eq!(status.as_u16(), code, "{}: {text}", &body[..body.len().min(200)]);
+    }
+    assert_eq!(rows(&app.pool).await, 0);
+    // LiteLLM's callback counts all the same: what is too large is left out and named.
+    let mut large = payload("large", 0.5);
+    large["metadata"]["requester_metadata"] = json!({"x": vec![1e300; 50_000]});
+    large["error_information"] = json!({"error_message": "e".repeat(100_000)});
+    large["messages"] = json!(vec![json!([0]); 200_000]);
+    let (status, text) = post_text(&app, LITELLM, MASTER_KEY, &large.to_string()).await;
+    assert_eq!(status, 200, "{text}");
+    let stored =
+        app.scalar(r#"SELECT (metadata -> 'left_out')::text || length(metadata::text) FROM "LiteLLM_SpendLogs""#).await;
+    assert!(stored.starts_with(r#"["requester_metadata"]"#) && stored.len() < 30, "{stored}");
+    assert_eq!(app.get("/spend/logs?request_id=large", MASTER_KEY).await.status, 200);
+}
+
+#[tokio::test]
+async fn new_names_are_bounded_by_key_and_day() {
+    let mut settings = crate::support::settings();
+    settings.booking.new_names_a_day = 5;
+    let app = TestApp::with(settings).await;
+    owners::create(&app.pool, 3).await;
+    let record = |tag: usize| json!({"model": "gpt-4o", "prompt_tokens": 1, "tags": [format!("tag-{tag}")]});
+    let many = json!({"records": (0..10).map(record).collect::<Vec<_>>()});
+    let answer = app.post(PATH, &owners::key(0), &many).await.json();
+    // The model is a new name, too.
+    assert_eq!((&answer["recorded"], &answer["error"]), (&json!(4), &json!(6)), "{answer}");
+    assert_eq!(answer["results"][4]["code"], 429);
+    assert_eq!(one(&app, &owners::key(0), &record(9)).await["code"], 429);
+    assert_eq!(one(&app, &owners::key(0), &record(1)).await["status"], "recorded");
+    // Somebody else's are counted apart, and what anybody brought is not new any more.
+    assert_eq!(one(&app, &owners::key(1), &record(9)).await["status"], "recorded");
+    assert_eq!(one(&app, &owners::key(0), &record(9)).await["status"], "recorded");
+    let exempt = json!({"records": (100..150).map(record).collect::<Vec<_>>()});
+    assert_eq!(app.post(PATH, MASTER_KEY, &exempt).await.json()["recorded"], 50);
+    assert_consistent(&app.pool).await;
 }
 
 #[tokio::test]
@@ -220,9 +382,11 @@ async fn bodies_that_hold_no_records_are_refused() {
 #[tokio::test]
 async fn a_virtual_key_books_for_itself_only() {
     let app = app().await;
-    let own = one(&app, &owners::key(3), &json!({"model": "m", "cost": 1.5, "idempotency_key": "own"})).await;
+    let own = json!({"model": "gpt-4o", "prompt_tokens": 10, "idempotency_key": "own"});
+    let own = one(&app, &owners::key(3), &own).await;
     assert_eq!(own["status"], "recorded");
-    let same = json!({"api_key": hash_key(&owners::key(3)), "model": "m", "cost": 0.5, "idempotency_key": "same"});
+    let same =
+        json!({"api_key": hash_key(&owners::key(3)), "model": "gpt-4o", "prompt_tokens": 5, "idempotency_key": "same"});
     assert_eq!(one(&app, &owners::key(3), &same).await["status"], "recorded");
     let other = json!({"api_key": owners::key(4), "model": "m", "cost": 1});
     let other = one(&app, &owners::key(3), &other).await;
@@ -274,7 +438,7 @@ async fn the_master_key_books_under_its_own_name_and_for_deleted_keys() {
 #[tokio::test]
 async fn a_providers_answer_says_model_usage_and_id() {
     let app = app().await;
-    let record = json!({"cost": 0.25, "status": "failure", "completion_response": {
+    let record = json!({"status": "failure", "completion_response": {
         "id": "chatcmpl-9", "model": "gpt-4o-mini", "usage": {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}}});
     assert_eq!(one(&app, &owners::key(0), &record).await["request_id"], "chatcmpl-9");
     assert_eq!(one(&app, &owners::key(0), &record).await["status"], "duplicate");
@@ -285,7 +449,7 @@ async fn a_providers_answer_says_model_usage_and_id() {
     );
     assert_consistent(&app.pool).await;
     // Without an id of its own every record is a new one.
-    let anonymous = json!({"model": "m", "cost": 1});
+    let anonymous = json!({"model": "gpt-4o", "prompt_tokens": 1});
     assert_ne!(
         one(&app, &owners::key(0), &anonymous).await["request_id"],
         one(&app, &owners::key(0), &anonymous).await["request_id"]
@@ -327,7 +491,7 @@ async fn litellms_callback_is_understood_in_its_three_formats() {
 }
 
 #[tokio::test]
-async fn litellms_owners_are_believed_from_admins_only() {
+async fn litellms_owners_and_costs_are_believed_from_feeds_only() {
     let app = app().await;
     let mut foreign = payload("foreign", 0.5);
     foreign["metadata"] = json!({"user_api_key_hash": "0".repeat(64), "user_api_key_user_id": "someone",
@@ -345,6 +509,10 @@ async fn litellms_owners_are_believed_from_admins_only() {
     assert_eq!(refused["results"][0]["error"], "api_key: a virtual key books for itself only");
     let mut own = payload("own", 0.5);
     own["metadata"] = json!({"user_api_key_user_id": "someone", "user_api_key_team_id": "somewhere"});
+    assert_eq!(app.post(LITELLM, &owners::key(1), &own).await.status, StatusCode::FORBIDDEN);
+    own["response_cost"] = Value::Null;
+    assert_eq!(app.post(LITELLM, &owners::key(1), &own).await.status, StatusCode::FORBIDDEN);
+    own["metadata"] = json!({"user_api_key_user_id": "user-1", "user_api_key_team_id": "team-1"});
     assert_eq!(app.post(LITELLM, &owners::key(1), &own).await.json()["recorded"], 1);
     let row = app.get("/spend/logs?request_id=own", MASTER_KEY).await.json()[0].clone();
     assert_eq!((&row["user"], &row["team_id"]), (&json!("user-1"), &json!("team-1")));

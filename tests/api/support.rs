@@ -23,6 +23,7 @@ use litespend::config::{ConfigFile, Settings};
 use litespend::prices::Prices;
 use litespend::server::limits::ConnectionLimits;
 use litespend::store::database::{self, PoolLimits};
+use litespend::usage::limits::BookingLimits;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
 use tower::ServiceExt;
@@ -73,6 +74,7 @@ pub fn settings() -> Settings {
         serve_only: Vec::new(),
         ui: None,
         connections: ConnectionLimits::default(),
+        booking: BookingLimits::default(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The rows of a file: what form it has is seen from its first character. Memory is bounded by the longest row.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,8 +14,16 @@ use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The longest line.
-const LONGEST_LINE: u64 = 64 * 1024 * 1024;
+use crate::json_bounds::{self, Bounds};
+
+/// Bytes of the longest row, unpacked.
+const LONGEST_ROW: u64 = 16 * 1024 * 1024;
+
+/// Columns of a CSV.
+const MOST_COLUMNS: usize = 1000;
+
+/// What of a row is built.
+const TREE: Bounds = Bounds::of_tree(200_000, 100);
 
 /// Takes a row: its line, its text if asked for, and its fields or what is wrong with it. An error ends the reading.
 pub type TakeRow<'a> =
@@ -37,6 +47,31 @@ impl<R: Read> Read for Counting<R> {
         self.position.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
     }
+}
+
+/// Reads on until a row is too long: what is packed small may be endless unpacked.
+struct OneRow<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for OneRow<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let left = self.left.get().checked_sub(read as u64);
+        let left = left.ok_or_else(|| std::io::Error::other(format!("a row is longer than {LONGEST_ROW} bytes")))?;
+        self.left.set(left);
+        Ok(read)
+    }
+}
+
+/// The fields of a row, or what is wrong with it.
+fn fields(text: &[u8]) -> Result<Map<String, Value>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "not a JSON object: not UTF-8".to_owned())?;
+    if let Err(Some(excess)) = json_bounds::check(text, TREE) {
+        return Err(format!("the row {}", excess.what));
+    }
+    serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
 }
 
 impl Rows {
@@ -86,19 +121,18 @@ impl Rows {
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            let read = self.input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).context("cannot read")?;
+            let read = self.input.by_ref().take(LONGEST_ROW).read_until(b'\n', &mut line).context("cannot read")?;
             if read == 0 {
                 return Ok(());
             }
-            if read as u64 == LONGEST_LINE && !line.ends_with(b"\n") {
-                bail!("line {number} is longer than {LONGEST_LINE} bytes");
+            if read as u64 == LONGEST_ROW && !line.ends_with(b"\n") {
+                bail!("line {number} is longer than {LONGEST_ROW} bytes");
             }
             let text = line.trim_ascii();
             if text.is_empty() {
                 continue;
             }
-            let row = serde_json::from_slice(text).map_err(|error| format!("not a JSON object: {error}"));
-            take(number, &|| String::from_utf8_lossy(text).into_owned(), row)?;
+            take(number, &|| String::from_utf8_lossy(text).into_owned(), fields(text))?;
         }
         Ok(())
     }
@@ -106,8 +140,10 @@ impl Rows {
     /// An array is one line; its rows count from 1.
     fn array(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
         let mut failed = None;
-        let mut deserializer = serde_json::Deserializer::from_reader(&mut self.input);
-        let result = Elements { take, failed: &mut failed }.deserialize(&mut deserializer);
+        let left = Rc::new(Cell::new(LONGEST_ROW));
+        let input = OneRow { inner: &mut self.input, left: Rc::clone(&left) };
+        let mut deserializer = serde_json::Deserializer::from_reader(input);
+        let result = Elements { take, failed: &mut failed, left }.deserialize(&mut deserializer);
         if let Some(error) = failed {
             return Err(error);
         }
@@ -115,8 +151,13 @@ impl Rows {
     }
 
     fn csv(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
-        let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(&mut self.input);
+        let left = Rc::new(Cell::new(LONGEST_ROW));
+        let input = OneRow { inner: &mut self.input, left: Rc::clone(&left) };
+        let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(input);
         let headers = reader.byte_headers().context("cannot read the header")?.clone();
+        if headers.len() > MOST_COLUMNS {
+            bail!("the header has more than {MOST_COLUMNS} columns");
+        }
         let headers: Vec<String> = headers.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
         if !headers.iter().any(|name| name == "request_id") {
             bail!("neither JSON nor CSV with a header that names request_id (\\copy ... WITH (FORMAT csv, HEADER))");
@@ -124,6 +165,7 @@ impl Rows {
         let mut record = csv::ByteRecord::new();
         loop {
             let line = reader.position().line();
+            left.set(LONGEST_ROW);
             if !reader.read_byte_record(&mut record).context("cannot read")? {
                 return Ok(());
             }
@@ -150,6 +192,7 @@ fn csv_row(headers: &[String], record: &csv::ByteRecord) -> Result<Map<String, V
 struct Elements<'a, 'b> {
     take: &'a mut TakeRow<'b>,
     failed: &'a mut Option<anyhow::Error>,
+    left: Rc<Cell<u64>>,
 }
 
 impl<'de> DeserializeSeed<'de> for Elements<'_, '_> {
@@ -171,7 +214,8 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
         let mut number = 0;
         while let Some(element) = elements.next_element::<Box<RawValue>>()? {
             number += 1;
-            let row = serde_json::from_str(element.get()).map_err(|error| format!("not a JSON object: {error}"));
+            self.left.set(LONGEST_ROW);
+            let row = fields(element.get().as_bytes());
             if let Err(error) = (self.take)(number, &|| element.get().to_owned(), row) {
                 *self.failed = Some(error);
                 return Err(serde::de::Error::custom("stopped"));
