@@ -103,7 +103,7 @@ impl Ledger {
         };
         let mut older = self.bodies.range(..id).filter(|(_, (_, bytes))| *bytes > 0);
         let oldest = older.clone().next().is_none();
-        if !(fits || oldest) || !(fits_key || !older.any(|(_, (whose, _))| *whose == key)) {
+        if !(fits || oldest) || (!fits_key && older.any(|(_, (whose, _))| *whose == key)) {
             return false;
         }
         self.put(id, key, all, own, has);

@@ -61,7 +61,7 @@ impl Replacement {
             if error["type"].as_str() != self.kind || error["code"] != json!(self.status.to_string()) {
                 return differs(&format!("type or code is not that of {:?}", self.kind));
             }
-            if !error["message"].as_str().is_some_and(|message| !message.is_empty()) {
+            if error["message"].as_str().is_none_or(str::is_empty) {
                 return differs("no message");
             }
         }

@@ -65,7 +65,7 @@ async fn upgraded(commit: &str) -> TestApp {
 }
 
 async fn verify(connection: &mut PgConnection) {
-    let span = rollups::log_span(&mut *connection).await.unwrap().expect("rows");
+    let span = rollups::log_span(&mut *connection).await.unwrap().unwrap();
     for day in span.start.iter_days().take_while(|day| *day <= span.end) {
         let found = rollups::verify_day(&mut *connection, day).await.unwrap();
         assert!(found.is_none(), "{found:?}");

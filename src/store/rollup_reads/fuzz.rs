@@ -73,7 +73,7 @@ fn entries_come_back_and_a_row_cut_off_is_an_error() {
             if rollup == Rollup::Customer {
                 (prompt_tokens, completion_tokens) = (0, 0);
             }
-            expected.push(Entry { prompt_tokens, completion_tokens, ..entry.clone() });
+            expected.push(Entry { prompt_tokens, completion_tokens, ..*entry });
         }
         let whole: Vec<_> = messages.iter().cloned().chain([vec![0xff, 0xff]]).collect();
         prop_assert_eq!(format!("{:?}", read(rollup, &whole).unwrap()), format!("{expected:?}"));

@@ -6,7 +6,7 @@ use proptest::test_runner::{Config, RngSeed, TestCaseResult, TestRunner};
 /// The seed of this test: the one that was asked for, or a new one.
 pub fn seed() -> u64 {
     let asked = std::env::var("LITESPEND_TEST_SEED").ok();
-    let seed = asked.map_or_else(|| u64::from(rand::random::<u32>()), |text| text.parse().expect("a whole number"));
+    let seed = asked.map_or_else(|| u64::from(rand::random::<u32>()), |text| text.parse().unwrap());
     println!("LITESPEND_TEST_SEED={seed}");
     seed
 }
