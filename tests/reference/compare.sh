@@ -19,7 +19,7 @@ venv=$target/reference-venv
 # The first server's private PostgreSQL holds the database; the second one takes that for a LiteLLM's.
 start first sk-master-1234
 socket=$home/data/run
-sql litespend -c 'CREATE DATABASE reference'
+sql litespend -U litespend_superuser -c 'CREATE DATABASE reference OWNER litespend'
 python=$venv/bin/python
 export PYTHONPATH=tests/reference
 url="postgresql:///reference?host=$socket&port=5432&user=litespend"
