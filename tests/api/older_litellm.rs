@@ -116,7 +116,7 @@ async fn a_role_that_may_only_read_is_enough_for_reads() {
         assert!(!answer.text.contains("permission") && !answer.text.contains("read-only"), "{}", answer.text);
     }
     pool.close().await;
-    let statement = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    let statement = format!("GRANT {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}");
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
 }
 
