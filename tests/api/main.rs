@@ -37,4 +37,3 @@ mod supply_chain;
 mod ui;
 mod upgrades;
 mod upstream;
-mod upstream_bytes;
