@@ -215,7 +215,7 @@ async fn what_would_grow_when_stored_is_refused_before_it_is() {
         |name: &str, value: &str| format!(r#"{{"model": "gpt-4o", "{name}": {{"prompt_tokens": 1, "x": {value}}}}}"#);
     let deep = format!("{}{}", "[".repeat(40), "]".repeat(40));
     for (body, code) in [
-        (usage("usage", &repeated("1e308", 1_800_000)), 413),
+        (usage("usage", &repeated("1e308", 1_800_000)), 422),
         (usage("usage", "1e308"), 422),
         (usage("usage", "1e-300"), 422),
         (usage("metadata", &repeated("[0]", 1_000_000)), 413),
