@@ -10,6 +10,10 @@ use litespend::commands;
 use litespend::config::{Cli, Command};
 use litespend::server::{self, Failure};
 
+/// The C library's allocator keeps what a burst took for hours; this one gives it back to the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Says why it failed. Who does not read it is not waited for.
 fn complain(why: &str) {
     let line = format!("litespend: {why}");

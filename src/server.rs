@@ -74,7 +74,8 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
             "no master key: set LITELLM_MASTER_KEY (or general_settings.master_key in the config file)"
         )));
     }
-    master_key::check_strength(given_key.as_ref().map(|given| &given.key), &args, &config).map_err(Failure::Setting)?;
+    let weaknesses = master_key::check_strength(given_key.as_ref().map(|given| &given.key), &args, &config)
+        .map_err(Failure::Setting)?;
     let limits = limits(&args);
     let open = OpenDatabase::open(&args.database, &config, limits)?;
     let master_key = match given_key {
@@ -106,7 +107,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("no runtime")?;
-    let result = runtime.block_on(run(&args, &open, settings, prices, &master_key.origin));
+    let result = runtime.block_on(run(&args, &open, settings, prices, &master_key.origin, &weaknesses));
     runtime.shutdown_timeout(Duration::from_secs(1));
     open.close()?;
     result
@@ -135,6 +136,7 @@ async fn run(
     settings: Settings,
     prices: Arc<Prices>,
     key_origin: &str,
+    weaknesses: &[String],
 ) -> Result<(), Failure> {
     let mut stop_requested = shutdown::requested().context("signals cannot be listened to")?;
     let pool = open.pool().map_err(Failure::Setting)?;
@@ -157,6 +159,9 @@ async fn run(
     }
     state.refresh_allow_list().await.context("the allow list cannot be read")?;
     state.refresh_rollups().await.context("the state of the rollups cannot be read")?;
+    for weakness in weaknesses {
+        tracing::warn!("{weakness}");
+    }
     print_block(address, open, kind, &version, key_origin);
 
     let stop = CancellationToken::new();

@@ -56,10 +56,15 @@ fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
         match name.as_ref() {
-            "cursor" => {}
             // Logs of proxies keep headers: the key itself does not stand in one.
-            "api_key" => drop(query.append_pair(&name, &key_filter(&value))),
-            _ => drop(query.append_pair(&name, &value)),
+            "api_key" => {
+                query.append_pair(&name, &key_filter(&value));
+            }
+            "user_id" | "request_id" | "start_date" | "end_date" | "summarize" | "limit" => {
+                query.append_pair(&name, &value);
+            }
+            // What the route does not read may hold anything, a key too.
+            _ => {}
         }
     }
     query.append_pair("cursor", &encode(position));

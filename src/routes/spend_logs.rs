@@ -141,6 +141,7 @@ pub async fn list_spend_logs(
             })
         }
         Some(range) if params.summarize => {
+            check_days_to_fill(range.start.max(state.clock.now().date_naive()), range.end)?;
             if state.settings.inclusive_end_date {
                 filter.to = Some(range.until() - chrono::TimeDelta::microseconds(1));
             }
@@ -155,6 +156,21 @@ pub async fn list_spend_logs(
             log_paging::respond(&state, filter, limit, &headers, &uri).await
         }
     }
+}
+
+/// Days without spend that one summary fills at most: ten years.
+const MOST_DAYS_TO_FILL: i64 = 3_660;
+
+/// 400 where more days than that lie between `last` and `end`: each is an empty summary, and nobody wants so many.
+fn check_days_to_fill(last: NaiveDate, end: NaiveDate) -> Result<(), ApiError> {
+    if (end - last).num_days() <= MOST_DAYS_TO_FILL {
+        return Ok(());
+    }
+    let message = format!(
+        "end_date lies more than {MOST_DAYS_TO_FILL} days after the last day with spend, and each day between would be an \
+         empty summary. Give an earlier end_date, or summarize=false for rows."
+    );
+    Err(ApiError::bad_request(ErrorType::InternalError, message))
 }
 
 fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
@@ -348,6 +364,7 @@ fn summarise(
             writer.raw(separator);
             separator = ",";
             summary.write(day, &mut writer)?;
+            check_days_to_fill(day, end)?;
             while day < end {
                 let Some(next) = day.checked_add_days(Days::new(1)) else { break };
                 day = next;

@@ -59,9 +59,14 @@ const PUBLICLY_KNOWN: [&str; 17] = [
 const LEAST_CHARACTERS: usize = 8;
 
 /// Refuses a master key or a `UI_PASSWORD` that anybody can guess where more than this machine can reach the server,
-/// unless the settings insist, by LiteLLM's names; elsewhere only warns. LiteLLM's rule is in its
+/// unless the settings insist, by LiteLLM's names; elsewhere returns what to warn of. LiteLLM's rule is in its
 /// `proxy/auth/master_key_boot_check.py` (1.110.2).
-pub fn check_strength(key: Option<&SecretString>, args: &ServeArgs, config: &ConfigFile) -> anyhow::Result<()> {
+pub fn check_strength(
+    key: Option<&SecretString>,
+    args: &ServeArgs,
+    config: &ConfigFile,
+) -> anyhow::Result<Vec<String>> {
+    let mut warnings = Vec::new();
     let password =
         args.ui_password.as_ref().filter(|password| args.ui.is_some() && !password.expose_secret().is_empty());
     let insists = args.authority.dangerously_permit_weak_or_unset_master_key || config.permit_weak_master_key;
@@ -75,9 +80,9 @@ pub fn check_strength(key: Option<&SecretString>, args: &ServeArgs, config: &Con
                 args.host
             );
         }
-        tracing::warn!("{name} {reason}: never use it where others can reach the server");
+        warnings.push(format!("{name} {reason}: never use it where others can reach the server"));
     }
-    Ok(())
+    Ok(warnings)
 }
 
 /// Why a secret is easy to guess, if it is.

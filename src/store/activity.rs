@@ -267,7 +267,7 @@ async fn summed(connection: &mut PgConnection, filter: &ActivityFilter) -> Resul
     if !exists {
         return Ok(Vec::new());
     }
-    // Of this session's table, not of another schema's.
+    // Of the table that the search path leads to, not of another schema's.
     let statement = format!("SELECT days FROM litespend.activity_summed($1, $2) AS days WHERE {DAILY_COUNTED}");
     let days: Vec<String> = sqlx::query_scalar(AssertSqlSafe(statement))
         .bind(&filter.start)

@@ -60,7 +60,7 @@ pub struct Holder {
     pub application: String,
 }
 
-/// Who holds a lock of the folding, but for this session. Anybody who may connect can take it, and every session may see
+/// Who holds a lock of the folding, but for the connection that asks. Anybody who may connect can take it, and every session may see
 /// who did.
 pub async fn lock_holder(connection: &mut PgConnection) -> Result<Option<Holder>, sqlx::Error> {
     sqlx::query_as(

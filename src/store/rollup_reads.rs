@@ -53,7 +53,7 @@ pub async fn snapshot(
     connection: &mut PgConnection,
     range: Option<DateRange>,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
-    // Of this session's log, not of another schema's: the rollups may have been installed there a moment ago.
+    // Of the log that the search path leads to, not of another schema's: the rollups may have been installed there a moment ago.
     let pending: Pending = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COUNTED} AS counted, COALESCE(bool_or(sign = 0 AND day IS NULL), false) AS all_dirty,
                 array_agg(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty,

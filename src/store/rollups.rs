@@ -55,7 +55,7 @@ impl Attempts {
     }
 }
 
-/// Whether the rollups count every change of this session's log now: of the one that its search path leads to.
+/// Whether the rollups count every change of the log that the search path leads to.
 pub async fn attached(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(AssertSqlSafe(format!("SELECT {COUNTED}"))).fetch_one(connection).await
 }

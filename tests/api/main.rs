@@ -37,3 +37,4 @@ mod supply_chain;
 mod ui;
 mod upgrades;
 mod upstream;
+mod upstream_bytes;

@@ -20,7 +20,7 @@ pub enum Access {
     NotInstalled,
 }
 
-/// Whether this session's database can be booked into.
+/// Whether the database can be booked into.
 pub async fn access(connection: &mut PgConnection) -> Result<Access, sqlx::Error> {
     if database::kind(connection).await? == DatabaseKind::Own {
         return Ok(Access::Own);
@@ -32,7 +32,7 @@ pub async fn access(connection: &mut PgConnection) -> Result<Access, sqlx::Error
     })
 }
 
-/// The schema of the LiteLLM that may be booked into, with that of this session.
+/// The schema of the LiteLLM that may be booked into, with that of the search path.
 async fn installed_schema(connection: &mut PgConnection) -> Result<Option<(String, String)>, sqlx::Error> {
     let exists: bool = sqlx::query_scalar(
         "SELECT to_regclass('litespend.settings') IS NOT NULL AND to_regclass('litespend.booked_ids') IS NOT NULL",
@@ -47,7 +47,7 @@ async fn installed_schema(connection: &mut PgConnection) -> Result<Option<(Strin
         .await
 }
 
-/// Lets this session's schema be booked into; the schema `litespend` is up to date. False where it is another schema's.
+/// Lets the search path's schema be booked into; the schema `litespend` is up to date. False where it is another schema's.
 pub async fn install(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "WITH made AS (
