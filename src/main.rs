@@ -10,9 +10,9 @@ use litespend::commands;
 use litespend::config::{Cli, Command};
 use litespend::server::{self, Failure};
 
-/// The C library's allocator keeps what a burst took for hours; this one gives it back to the system.
+/// The C library's allocator keeps what a burst took for hours. jemalloc gives it back after a second (`.cargo/config.toml`).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Says why it failed. Who does not read it is not waited for.
 fn complain(why: &str) {

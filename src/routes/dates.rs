@@ -16,10 +16,9 @@ pub fn parse_day(text: &str) -> Option<NaiveDate> {
     NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|_| !text.starts_with("0000"))
 }
 
-/// What to tell a client whose date is not one.
-pub fn not_a_day(name: &str, text: &str) -> String {
-    let shown: String = text.chars().take(40).collect();
-    format!("{name} must be a YYYY-MM-DD date, got {shown:?}")
+/// What to tell a client whose date is not one. What it sent is not repeated: answers end up in logs.
+pub fn not_a_day(name: &str) -> String {
+    format!("{name} must be a YYYY-MM-DD date")
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl OverviewParams {
             return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
         };
         let day = |name, text: &str| {
-            let refusal = || ApiError::bad_request(ErrorType::InternalServerError, not_a_day(name, text));
+            let refusal = || ApiError::bad_request(ErrorType::InternalServerError, not_a_day(name));
             parse_lenient_day(text).ok_or_else(refusal)
         };
         Ok(DateRange { start: day("start_date", start)?, end: day("end_date", end)? })

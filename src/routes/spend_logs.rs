@@ -174,7 +174,7 @@ fn check_days_to_fill(last: NaiveDate, end: NaiveDate) -> Result<(), ApiError> {
 }
 
 fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
-    parse_day(text).ok_or_else(|| ApiError::bad_request(ErrorType::InternalError, not_a_day(name, text)))
+    parse_day(text).ok_or_else(|| ApiError::bad_request(ErrorType::InternalError, not_a_day(name)))
 }
 
 /// USD by name, in the order of the names, which are JSON literals.

@@ -229,7 +229,7 @@ pub async fn get_spend_report(
 }
 
 fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
-    parse_day(text).ok_or_else(|| ApiError::bad_request(ErrorType::InternalServerError, not_a_day(name, text)))
+    parse_day(text).ok_or_else(|| ApiError::bad_request(ErrorType::InternalServerError, not_a_day(name)))
 }
 
 enum Grouping {

@@ -134,8 +134,8 @@ async fn spend_by_tag(
 }
 
 fn optional_day(name: &str, text: Option<&str>) -> Result<Option<NaiveDate>, ApiError> {
-    let refuse = |text: &str| ApiError::bad_request(ErrorType::InternalError, not_a_day(name, text));
-    text.map(|text| parse_day(text).ok_or_else(|| refuse(text))).transpose()
+    let refuse = || ApiError::bad_request(ErrorType::InternalError, not_a_day(name));
+    text.map(|text| parse_day(text).ok_or_else(refuse)).transpose()
 }
 
 /// Rounds the way Python's `round(x, 4)` does: the nearest four-place decimal of the exact binary value.

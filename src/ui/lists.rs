@@ -240,7 +240,7 @@ pub async fn count_calls(
 ) -> Result<Json<Value>, ApiError> {
     let day = |name: &str, text: Option<String>| {
         let text = text.unwrap_or_default();
-        parse_day(&text).ok_or_else(|| ApiError::bad_request(ErrorType::BadRequest, not_a_day(name, &text)))
+        parse_day(&text).ok_or_else(|| ApiError::bad_request(ErrorType::BadRequest, not_a_day(name)))
     };
     let (start, end) = (day("start_date", params.start_date)?, day("end_date", params.end_date)?);
     let mut connection = state.reads().acquire().await?;

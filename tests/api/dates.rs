@@ -47,7 +47,10 @@ async fn a_date_has_one_spelling() {
         for path in ["/spend/logs", "/spend/tags", "/global/spend/tags", "/global/spend/report", "/user/daily/activity"]
         {
             let answer = app.get(&format!("{path}?start_date={start}&end_date={end}"), MASTER_KEY).await;
-            let expected = if path == "/user/daily/activity" && start > end { 400 } else { 200 };
+            let reversed = path == "/user/daily/activity" && start > end;
+            // A summary has an empty entry for each day after the last spend.
+            let endless = path == "/spend/logs" && (start, end) == ("0001-01-01", "9999-12-31");
+            let expected = if reversed || endless { 400 } else { 200 };
             assert_eq!(answer.status, expected, "{path} {start} {end}: {}", answer.text);
         }
     }
