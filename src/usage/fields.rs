@@ -241,10 +241,37 @@ pub fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
             let path = error.path().to_string();
             let message = error.into_inner().to_string();
-            let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(start, _)| start);
-            if path == "." || path == "?" { message.to_owned() } else { format!("{path}: {message}") }
+            let message = without_texts(message.rsplit_once(" at line ").map_or(message.as_str(), |(start, _)| start));
+            // Below a field of ours there may be names of the client's.
+            let field = path.split(['.', '[']).next().filter(|field| is_name(field));
+            field.map_or_else(|| message.clone(), |field| format!("{field}: {message}"))
         })
     })
+}
+
+/// A parser's message without what the client wrote: that may be a prompt or a key, and messages end up in logs. The name
+/// of an unknown field is left where it looks like one, so that a misspelt one is found.
+fn without_texts(message: &str) -> String {
+    let without_string = match (message.find(" string \""), message.rfind("\", expected")) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{} string{}", message.get(..start).unwrap_or_default(), message.get(end + 1..).unwrap_or_default())
+        }
+        _ => message.to_owned(),
+    };
+    let unknown = ["unknown field `", "unknown variant `"].into_iter().find(|start| without_string.starts_with(start));
+    let end = without_string.find("`, expected").or_else(|| without_string.find("`, there are"));
+    match (unknown, end) {
+        (Some(start), Some(end)) if !without_string.get(start.len()..end).is_some_and(is_name) => {
+            let kind = start.trim_end_matches(" `");
+            format!("{kind}{}", without_string.get(end + 1..).unwrap_or_default())
+        }
+        _ => without_string,
+    }
+}
+
+/// Whether a text looks like a field of ours.
+fn is_name(text: &str) -> bool {
+    (1..=40).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 #[cfg(test)]
@@ -253,6 +280,19 @@ mod tests {
 
     fn now() -> DateTime<Utc> {
         "2026-03-01T12:00:00Z".parse().expect("a timestamp")
+    }
+
+    #[test]
+    fn what_a_client_wrote_is_not_repeated() {
+        for (message, expected) in [
+            (r#"invalid type: string "my prompt", expected f64"#, "invalid type: string, expected f64"),
+            (r#"invalid type: string "a\", expected b", expected f64"#, "invalid type: string, expected f64"),
+            ("unknown field `promt_tokens`, expected `cost`", "unknown field `promt_tokens`, expected `cost`"),
+            ("unknown field `sk-1234`, expected `cost` or `tags`", "unknown field, expected `cost` or `tags`"),
+            ("invalid type: integer `5`, expected a string", "invalid type: integer `5`, expected a string"),
+        ] {
+            assert_eq!(without_texts(message), expected);
+        }
     }
 
     #[test]

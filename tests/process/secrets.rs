@@ -86,6 +86,8 @@ impl Prober {
             self.send(Method::DELETE, &query, KEY, Some(PROMPT.into())).await;
         }
         self.send(Method::GET, &format!("/no/such/{PROMPT}?key={KEY}"), KEY, None).await;
+        // With a server behind, other wrong methods are passed on.
+        self.send(Method::TRACE, &format!("/no/such/{PROMPT}?key={KEY}"), KEY, None).await;
         self.send(
             Method::POST,
             &format!("/v1/{KEY}/chat/completions"),
@@ -232,9 +234,11 @@ fn no_secret_is_in_what_a_command_says_when_it_fails() {
     let commands: [&[&str]; 5] =
         [&["serve", "--port", "0"], &["key", "list"], &["user", "list"], &["import", "-"], &["rollups", "status"]];
     for url in &with_secret {
-        for arguments in commands {
+        // Where nothing listens, a command waits for the database to come up: one of them is enough.
+        let waits = url.contains("@127.0.0.1:1/");
+        for arguments in if waits { &commands[1..2] } else { &commands[..] } {
             let said = run(program()
-                .args(arguments)
+                .args(*arguments)
                 .env("DATABASE_URL", url)
                 .env("DATABASE_WAIT", "1")
                 .env("LITELLM_MASTER_KEY", MASTER)
