@@ -205,7 +205,7 @@ async fn probe(level: Option<&str>) {
     server.signal(Signal::SIGTERM);
     server.exit(Duration::from_secs(10));
     let log = server.log();
-    assert_eq!(log.contains("TRACE") || log.contains("DEBUG"), level.is_some());
+    assert_eq!(log.contains("DEBUG"), level.is_some());
     assert_clean(&log, "the log");
     assert!(!log.contains(&hash_key(KEY)), "more of a hash than its first characters");
     database.stop().unwrap();
