@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use sqlx::PgPool;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::lookup::KeyLookup;
@@ -13,11 +13,12 @@ use crate::body_room::BodyRoom;
 use crate::client_ip::{AllowList, AllowedAddresses};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::prices::Prices;
+use crate::read_limits::ReadLimits;
 use crate::replica::Replica;
 use crate::store;
+use crate::store::reading::ReadPool;
 use crate::store::rollup_words::WordCache;
 use crate::ui::LoginThrottle;
 use crate::usage::booker::Booker;
@@ -43,8 +44,10 @@ pub struct Inner {
     pub prices: Arc<Prices>,
     /// Turns for requests that take long to price.
     pub large_requests: Arc<Semaphore>,
-    /// Turns for answers that take long to send: they never hold all connections, so that short ones find one.
-    long_reads: Arc<Semaphore>,
+    /// The same connections, lent to reads.
+    pub read_pool: ReadPool,
+    /// How much reads may take.
+    pub read_limits: ReadLimits,
     /// Time.
     pub clock: Clock,
     /// Room for the bodies of requests.
@@ -79,8 +82,12 @@ impl AppState {
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
         let metrics = Metrics::install()?;
         let booker = Booker::new(pool.clone(), settings.booking);
-        let turns = usize::try_from(pool.options().get_max_connections() / 2).unwrap_or(1).max(1);
+        let options = pool.options();
+        let read_limits =
+            ReadLimits::new(options.get_max_connections(), options.get_acquire_timeout(), &settings.reads);
         Ok(Self(Arc::new(Inner {
+            read_pool: ReadPool::new(pool.clone()),
+            read_limits,
             pool,
             settings,
             keys,
@@ -93,7 +100,6 @@ impl AppState {
             logins: LoginThrottle::default(),
             words: WordCache::default(),
             large_requests: Arc::new(Semaphore::new(1)),
-            long_reads: Arc::new(Semaphore::new(turns)),
             rollups: AtomicBool::new(false),
             folding: Notify::new(),
             replica: OnceLock::new(),
@@ -119,17 +125,6 @@ impl AppState {
     /// The replica, where there is one.
     pub fn replica(&self) -> Option<&Replica> {
         self.replica.get()
-    }
-
-    /// Connections for a read that tolerates lag: to the replica where this request was sent there.
-    pub fn reads(&self) -> &PgPool {
-        self.replica().and_then(Replica::chosen).unwrap_or(&self.pool)
-    }
-
-    /// A turn for an answer that takes long to send, to be held until it is sent. Half of the connections are for these.
-    pub async fn long_read(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let turn = Arc::clone(&self.long_reads).acquire_owned().await;
-        turn.map_err(|error| ApiError::Internal(error.to_string()))
     }
 
     /// Whether the rollups count every change of the log, as last seen.

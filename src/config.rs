@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use crate::client_ip::parse_network;
+use crate::read_limits::ReadSettings;
 use crate::server::limits::{ConnectionArgs, ConnectionLimits};
 use crate::ui::UiSettings;
 use crate::upstream::{self, Target};
@@ -194,6 +195,9 @@ pub struct ServeArgs {
     /// What may be booked.
     #[command(flatten)]
     pub booking: BookingArgs,
+    /// What reads may take.
+    #[command(flatten)]
+    pub reads: ReadArgs,
 
     /// Form of the log.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
@@ -292,6 +296,48 @@ impl BookingArgs {
             hours_ahead: self.records_hours_ahead,
             new_names_a_day: self.new_names_a_day,
             keep_ids_days: self.keep_ids_days,
+        }
+    }
+}
+
+/// Bounds of reads.
+#[derive(Clone, Debug, Args)]
+pub struct ReadArgs {
+    /// Answers above 64 KiB that are sent at the same time, at most; past it, 503.
+    #[arg(long, env = "LARGE_ANSWERS", default_value_t = 256, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub large_answers: u32,
+
+    /// Of these for one key; past it, 429.
+    #[arg(long, env = "LARGE_ANSWERS_PER_KEY", default_value_t = 32, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub large_answers_per_key: u32,
+
+    /// Folder for what is read ahead of slow clients, in files without a name; the system's for temporary files.
+    #[arg(long, env = "SPOOL_DIR", value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
+
+    /// MiB that are read ahead of one client; a larger answer is cut short after 30 seconds of waiting for its client.
+    #[arg(long, env = "SPOOL_ANSWER_MB", default_value_t = 512, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub spool_answer_mb: u64,
+
+    /// MiB that are read ahead of all clients.
+    #[arg(long, env = "SPOOL_TOTAL_MB", default_value_t = 2048, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub spool_total_mb: u64,
+}
+
+impl ReadArgs {
+    /// The settings of a running server.
+    pub fn settings(&self) -> ReadSettings {
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        ReadSettings {
+            large_answers: count(self.large_answers),
+            large_answers_per_key: count(self.large_answers_per_key),
+            spool_dir: self.spool_dir.clone(),
+            spool_answer: self.spool_answer_mb * 1024 * 1024,
+            spool_total: self.spool_total_mb * 1024 * 1024,
         }
     }
 }
@@ -468,6 +514,8 @@ pub struct Settings {
     pub connections: ConnectionLimits,
     /// Bounds of booking.
     pub booking: BookingLimits,
+    /// Bounds of reads.
+    pub reads: ReadSettings,
 }
 
 /// A key that can serve as the master key, or why not.

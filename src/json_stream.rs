@@ -1,6 +1,10 @@
 //! Answers that are written while the database still reads: bounded memory whatever their size. A stream's
 //! first piece is awaited before the status is sent, so that a query that fails at once is an error answer;
-//! one that fails later ends the connection without the closing chunk, and the client knows.
+//! one that fails later ends the connection without the closing chunk, and the client knows. What does not fit into a
+//! piece is read ahead of the client.
+
+pub mod read_ahead;
+pub mod spool;
 
 use std::convert::Infallible;
 
@@ -10,6 +14,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
+
+use read_ahead::{LargeAnswer, read_ahead};
 
 use crate::error::ApiError;
 
@@ -66,10 +72,12 @@ impl Writer {
     }
 }
 
-/// An answer of the given type out of pieces; waits for the first.
+/// An answer of the given type out of pieces; waits for the first. One that does not fit into a piece is counted as a
+/// large answer, or refused where there are too many.
 pub async fn respond(
     pieces: impl Stream<Item = Result<Bytes, ApiError>> + Send + 'static,
     content_type: &'static str,
+    large: impl FnOnce() -> Result<LargeAnswer, ApiError>,
 ) -> Result<Response, ApiError> {
     let mut pieces = Box::pin(pieces);
     let first = match pieces.next().await {
@@ -83,9 +91,10 @@ pub async fn respond(
         second => {
             let start = std::iter::once(first).chain(second).map(Ok::<_, Infallible>);
             let start = stream::iter(start).map(|piece| piece.map_err(|never| match never {}));
+            let rest = read_ahead(pieces, large()?);
             // After each piece others have their turn: however fast a client takes a large answer, small ones wait a
             // piece for it and not a socket's buffer.
-            Body::from_stream(start.chain(pieces.then(async |piece| {
+            Body::from_stream(start.chain(rest.then(async |piece| {
                 tokio::task::yield_now().await;
                 piece.inspect_err(|error| tracing::error!(cause = ?error, "answer cut short"))
             })))

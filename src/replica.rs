@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::AppState;
 use crate::store::database::{self, PoolLimits};
+use crate::store::reading::ReadPool;
 
 /// How often the replica is looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -37,13 +38,13 @@ const LAGGING: [&str; 10] = [
     "/team/spend/",
 ];
 
-tokio::task_local! {
-    static TO_REPLICA: ();
-}
+/// Marks a request that the replica answers.
+#[derive(Clone, Copy, Debug)]
+pub struct ToReplica;
 
 /// A database that follows the primary.
 pub struct Replica {
-    pool: PgPool,
+    pool: ReadPool,
     probe: PgPool,
     answers: AtomicBool,
     doubtful: Notify,
@@ -52,14 +53,14 @@ pub struct Replica {
 impl Replica {
     /// Not looked at yet.
     pub fn new(url: &str, limits: PoolLimits) -> Result<Self, sqlx::Error> {
-        let pool = database::pool(url, PoolLimits { wait: limits.wait.min(WAIT), ..limits })?;
+        let pool = ReadPool::new(database::pool(url, PoolLimits { wait: limits.wait.min(WAIT), ..limits })?);
         let probe = database::pool(url, PoolLimits { connections: 1, wait: WAIT })?;
         Ok(Self { pool, probe, answers: AtomicBool::new(false), doubtful: Notify::new() })
     }
 
-    /// The pool, for a request that [`read`] has sent here.
-    pub fn chosen(&self) -> Option<&PgPool> {
-        TO_REPLICA.try_with(|()| ()).is_ok().then_some(&self.pool)
+    /// Its connections.
+    pub fn pool(&self) -> &ReadPool {
+        &self.pool
     }
 
     /// Looks at the replica again and again, until cancelled. A change is logged once.
@@ -104,9 +105,10 @@ fn tolerates_lag(request: &Request) -> bool {
 pub async fn read(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let replica = state.replica().filter(|replica| replica.answers.load(Ordering::Relaxed));
     let Some(replica) = replica.filter(|_| tolerates_lag(&request)) else { return next.run(request).await };
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let again = Request::from_parts(parts.clone(), Body::empty());
-    let response = TO_REPLICA.scope((), next.clone().run(Request::from_parts(parts, body))).await;
+    parts.extensions.insert(ToReplica);
+    let response = next.clone().run(Request::from_parts(parts, body)).await;
     if !response.status().is_server_error() || response.status() == StatusCode::GATEWAY_TIMEOUT {
         return response;
     }

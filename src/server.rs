@@ -97,6 +97,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         serve_only: args.serve_only.clone(),
         ui: ui_settings(&args).map_err(Failure::Setting)?,
         connections: (&args.connections).into(),
+        reads: args.reads.settings(),
         booking: args.booking.limits(),
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);

@@ -20,6 +20,7 @@ pub mod log_filter;
 pub mod log_pages;
 pub mod log_rows;
 pub mod management;
+pub mod reading;
 pub mod rollup_backlog;
 pub mod rollup_days;
 pub mod rollup_reads;
@@ -39,8 +40,6 @@ pub mod team_views;
 pub mod usage;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
-use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres};
 
 /// How long one statement may run, in seconds: the session's `statement_timeout`.
 pub const STATEMENT_TIMEOUT_SECONDS: u64 = 60;
@@ -74,55 +73,4 @@ pub fn midnight(day: NaiveDate) -> NaiveDateTime {
 /// Midnight at the end of `day`.
 pub fn day_after(day: NaiveDate) -> NaiveDateTime {
     midnight(day.checked_add_days(Days::new(1)).unwrap_or(NaiveDate::MAX))
-}
-
-/// A connection that reads a long answer. Dropped before [`Reading::finish`], it closes its connection instead of
-/// reading the rest, and the database ends the query at its next look at the socket.
-pub struct Reading {
-    connection: PoolConnection<Postgres>,
-    finished: bool,
-}
-
-impl Reading {
-    /// Takes a connection out of the pool.
-    pub async fn start(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        Ok(Self { connection: pool.acquire().await?, finished: false })
-    }
-
-    /// As [`Reading::start`], for an answer whose end the client's own speed decides: its statements may take as long
-    /// as they need. [`Reading::finish_long`] ends it.
-    pub async fn start_long(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        let mut reading = Self::start(pool).await?;
-        sqlx::raw_sql("SET statement_timeout = 0").execute(reading.connection()).await?;
-        Ok(reading)
-    }
-
-    /// As [`Reading::finish`], for [`Reading::start_long`].
-    pub async fn finish_long(mut self) -> Result<(), sqlx::Error> {
-        let timeout = format!("{STATEMENT_TIMEOUT_SECONDS}s");
-        sqlx::query("SELECT set_config('statement_timeout', $1, false)")
-            .bind(timeout)
-            .execute(self.connection())
-            .await?;
-        self.finish();
-        Ok(())
-    }
-
-    /// The connection.
-    pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-
-    /// Says that everything was read, so that the connection goes back to the pool.
-    pub fn finish(mut self) {
-        self.finished = true;
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.connection.close_on_drop();
-        }
-    }
 }

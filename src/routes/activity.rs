@@ -21,7 +21,7 @@ use crate::app::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::Query;
-use crate::store::Reading;
+use crate::reads::Reads;
 use crate::store::activity::{self, KeySums, Sums, UserSums};
 use crate::store::daily_activity::user_names;
 use crate::store::key_metadata::{self, KeyMetadata};
@@ -148,11 +148,12 @@ pub struct ModelTopKeysResponse {
               (status = 403, description = "Another user's activity")))]
 pub async fn get_user_activity(
     State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((params, top)): Query<(UserActivityParams, TopKeysParams)>,
 ) -> Result<Response, ApiError> {
     let filter = activity_scope::of_user(&caller, params, state.clock.now(), false)?;
-    activity_stream::respond(&state, filter, top.api_key_limit, None).await
+    activity_stream::respond(&state, &reads, filter, top.api_key_limit, None).await
 }
 
 /// A page of the keys of a user's activity, largest spend first.
@@ -164,22 +165,21 @@ pub async fn get_user_activity(
               (status = 403, description = "Another user's activity")))]
 pub async fn list_user_activity_keys(
     State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((params, page)): Query<(UserActivityParams, KeyPageParams)>,
 ) -> Result<Json<DailyActivityKeyPageResponse>, ApiError> {
     let asked = (params.start_date.clone(), params.end_date.clone());
     let mut filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
-    let mut reading = Reading::start(state.reads()).await?;
+    let mut reading = activity::begin_snapshot(reads.start().await?, &mut filter, state.has_rollups()).await?;
     let connection = reading.connection();
-    activity::begin_snapshot(connection, &mut filter, state.has_rollups()).await?;
     let rows = activity::key_page(connection, &filter, page.offset, page.limit).await?;
     let total_api_keys = match rows.first() {
         Some(row) => row.members,
         None => activity::count_keys(connection, &filter).await?,
     };
     let api_keys = named(connection, rows, asked).await?;
-    activity::end_snapshot(connection).await?;
-    reading.finish();
+    reading.finish().await?;
     Ok(Json(DailyActivityKeyPageResponse { api_keys, total_api_keys, offset: page.offset, limit: page.limit }))
 }
 
@@ -192,13 +192,13 @@ pub async fn list_user_activity_keys(
               (status = 403, description = "Another user's activity")))]
 pub async fn list_user_activity_users(
     State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((params, page)): Query<(UserActivityParams, UserPageParams)>,
 ) -> Result<Json<DailyActivityUserPageResponse>, ApiError> {
     let mut filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
-    let mut reading = Reading::start(state.reads()).await?;
+    let mut reading = activity::begin_snapshot(reads.start().await?, &mut filter, state.has_rollups()).await?;
     let connection = reading.connection();
-    activity::begin_snapshot(connection, &mut filter, state.has_rollups()).await?;
     let rows = activity::user_page(connection, &filter, page.offset, page.limit).await?;
     let total_users = match rows.first() {
         Some(row) => row.members,
@@ -206,8 +206,7 @@ pub async fn list_user_activity_users(
     };
     let ids: Vec<String> = rows.iter().filter_map(|row| row.user_id.clone()).collect();
     let names = user_names(connection, &ids).await?;
-    activity::end_snapshot(connection).await?;
-    reading.finish();
+    reading.finish().await?;
     let names: BTreeMap<_, _> = names.into_iter().map(|(id, email, alias)| (id, (email, alias))).collect();
     let users = rows.into_iter().map(|row| user_row(row, &names)).collect();
     Ok(Json(DailyActivityUserPageResponse { users, total_users, offset: page.offset, limit: page.limit }))
@@ -222,15 +221,17 @@ pub async fn list_user_activity_users(
               (status = 403, description = "Another user's activity")))]
 pub async fn list_model_top_keys(
     State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((params, asked)): Query<(UserActivityParams, ModelKeysParams)>,
 ) -> Result<Json<ModelTopKeysResponse>, ApiError> {
     let days = (params.start_date.clone(), params.end_date.clone());
     let filter = activity_scope::of_user(&caller, params, state.clock.now(), true)?;
     let ModelKeysParams { model_group: model, by_model_group, limit } = asked;
-    let mut connection = state.reads().acquire().await?;
-    let rows = activity::keys_of_model(&mut connection, &filter, &model, by_model_group, limit).await?;
-    let api_keys = named(&mut connection, rows, days).await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let rows = activity::keys_of_model(connection, &filter, &model, by_model_group, limit).await?;
+    let api_keys = named(connection, rows, days).await?;
     Ok(Json(ModelTopKeysResponse { model, by_model_group, api_keys }))
 }
 
@@ -244,14 +245,16 @@ pub async fn list_model_top_keys(
               (status = 404, description = "No such user, or a team that the caller is not in")))]
 pub async fn get_team_activity(
     State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((params, top)): Query<(TeamActivityParams, TopKeysParams)>,
 ) -> Result<Response, ApiError> {
     let range = activity_scope::limited_range(params.start_date.as_deref(), params.end_date.as_deref())?;
-    let mut connection = state.reads().acquire().await?;
-    let (filter, teams) = activity_scope::of_teams(&mut connection, &caller, params).await?;
-    drop(connection);
-    activity_stream::respond(&state, filter.between(range), top.api_key_limit, Some(teams)).await
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let (filter, teams) = activity_scope::of_teams(connection, &caller, params).await?;
+    reading.finish().await?;
+    activity_stream::respond(&state, &reads, filter.between(range), top.api_key_limit, Some(teams)).await
 }
 
 /// The daily activity of tags over the whole range in one answer, also by tag. A request with several tags counts for
@@ -263,13 +266,15 @@ pub async fn get_team_activity(
               (status = 400, description = "A missing or bad date, or over 400 days")))]
 pub async fn get_tag_activity(
     State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((params, top)): Query<(TagActivityParams, TopKeysParams)>,
 ) -> Result<Response, ApiError> {
-    let mut connection = state.reads().acquire().await?;
-    let filter = activity_scope::of_tags(&mut connection, &caller, params).await?;
-    drop(connection);
-    activity_stream::respond(&state, filter, top.api_key_limit, Some(BTreeMap::new())).await
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let filter = activity_scope::of_tags(connection, &caller, params).await?;
+    reading.finish().await?;
+    activity_stream::respond(&state, &reads, filter, top.api_key_limit, Some(BTreeMap::new())).await
 }
 
 /// The keys with what is known of them. `days` is the range as asked for, in which the log may name a key.

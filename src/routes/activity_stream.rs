@@ -14,10 +14,11 @@ use super::daily_activity::{
 use super::dates::parse_day;
 use crate::app::AppState;
 use crate::error::ApiError;
-use crate::json_stream::{self, Writer};
-use crate::store::Reading;
+use crate::json_stream::Writer;
+use crate::reads::Reads;
 use crate::store::activity::{self, ActivityFilter, DaySums, Dimension, Sums};
 use crate::store::key_metadata::{self, KeyMetadata};
+use crate::store::reading::Reading;
 
 /// The name of rows without user, team or tag.
 const UNASSIGNED: &str = "Unassigned";
@@ -63,13 +64,13 @@ struct Frame {
 /// tag.
 pub async fn respond(
     state: &AppState,
+    reads: &Reads,
     mut filter: ActivityFilter,
     limit: i64,
     entities: Option<Entities>,
 ) -> Result<Response, ApiError> {
-    let mut reading = Reading::start(state.reads()).await?;
+    let mut reading = activity::begin_snapshot(reads.start().await?, &mut filter, state.has_rollups()).await?;
     let connection = reading.connection();
-    activity::begin_snapshot(connection, &mut filter, state.has_rollups()).await?;
     let top = activity::top_keys(connection, &filter, limit).await?;
     let names: BTreeSet<String> = top.iter().map(|key| key.api_key.clone()).filter(|key| !key.is_empty()).collect();
     let days = activity::first_and_last_day(connection, &filter).await?;
@@ -90,7 +91,7 @@ pub async fn respond(
     };
     let top = top.into_iter().map(|key| key.api_key).collect();
     let frame = Frame { filter, top, keys, entities, metadata };
-    json_stream::respond(write(reading, frame), "application/json").await
+    reads.send(write(reading, frame), "application/json").await
 }
 
 fn entity_name(entity: Option<String>) -> String {
@@ -126,8 +127,7 @@ fn write(mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<By
                 separator = day.write(&date, separator, &mut writer)?;
             }
         }
-        activity::end_snapshot(reading.connection()).await?;
-        reading.finish();
+        reading.finish().await?;
         let of_days = DailySpendMetadata::of(totals);
         frame.metadata = DailySpendMetadata {
             page: frame.metadata.page,

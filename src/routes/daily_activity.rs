@@ -14,6 +14,7 @@ use crate::app::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{FromQuery, Query, QueryReader};
+use crate::reads::Reads;
 use crate::store::activity::FLAT_COST_KEY;
 use crate::store::daily_activity::{self, DailyFilter, DailyRow, UNKNOWN_MODEL};
 use crate::store::key_metadata::{self, KeyMetadata};
@@ -305,6 +306,7 @@ pub struct SpendAnalyticsPaginatedResponse {
               (status = 403, description = "Another user's activity")))]
 pub async fn list_user_daily_activity(
     State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<DailyActivityParams>,
 ) -> Result<Json<SpendAnalyticsPaginatedResponse>, ApiError> {
@@ -319,25 +321,26 @@ pub async fn list_user_daily_activity(
         api_key: params.api_key.filter(|key| !key.is_empty()).map(|key| key_of_bucket(&key)),
         model: params.model,
     };
-    let mut connection = state.reads().acquire().await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
     let offset = (params.page - 1).saturating_mul(params.page_size);
-    let idle = if offset == 0 { state.reads().try_acquire() } else { None };
+    let idle = if offset == 0 { reads.try_start().await? } else { None };
     let (count, rows) = if let Some(mut other) = idle {
         // Counting takes as long as reading the first page.
         tokio::try_join!(
-            daily_activity::count(&mut other, &filter),
-            daily_activity::page(&mut connection, &filter, 0, params.page_size)
+            daily_activity::count(other.connection(), &filter),
+            daily_activity::page(connection, &filter, 0, params.page_size)
         )?
     } else {
-        let count = daily_activity::count(&mut connection, &filter).await?;
+        let count = daily_activity::count(connection, &filter).await?;
         if offset < count {
-            (count, daily_activity::page(&mut connection, &filter, offset, params.page_size).await?)
+            (count, daily_activity::page(connection, &filter, offset, params.page_size).await?)
         } else {
             (count, Vec::new())
         }
     };
-    let keys = known_keys(&mut connection, &rows).await?;
-    let users = known_users(&mut connection, &rows).await?;
+    let keys = known_keys(connection, &rows).await?;
+    let users = known_users(connection, &rows).await?;
     let (results, totals) = aggregate(&rows, &keys, &users);
     let metadata = DailySpendMetadata {
         page: params.page,

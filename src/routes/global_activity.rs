@@ -1,17 +1,16 @@
 //! What the log holds over all: `/global/activity`, `/global/activity/model`, `/global/spend/provider`,
 //! `/global/spend/all_tag_names`, `/global/all_end_users`.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Serialize;
 
 use super::dates::not_a_day;
 use super::log_params::parse_lenient_day;
-use crate::app::AppState;
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
+use crate::reads::Reads;
 use crate::store::DateRange;
 use crate::store::spend_activity::{self, DayRequests};
 
@@ -123,13 +122,14 @@ pub struct EndUsersResponse {
     responses((status = 200, description = "Days", body = GlobalActivityResponse),
               (status = 400, description = "A missing or bad date")))]
 pub async fn get_global_activity(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<OverviewParams>,
 ) -> Result<Json<GlobalActivityResponse>, ApiError> {
     let range = params.range()?;
-    let mut connection = state.reads().acquire().await?;
-    let rows = spend_activity::by_day(&mut connection, range, caller.own_rows_only()).await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let rows = spend_activity::by_day(connection, range, caller.own_rows_only()).await?;
     let (sum_api_requests, sum_total_tokens) = sums(&rows);
     let mut daily_data: Vec<DayActivity> = rows.into_iter().map(DayActivity::from).collect();
     daily_data.sort_by(|a, b| a.date.cmp(&b.date));
@@ -143,13 +143,14 @@ pub async fn get_global_activity(
     responses((status = 200, description = "Models", body = Vec<ModelActivity>),
               (status = 400, description = "A missing or bad date")))]
 pub async fn list_model_activity(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<OverviewParams>,
 ) -> Result<Json<Vec<ModelActivity>>, ApiError> {
     let range = params.range()?;
-    let mut connection = state.reads().acquire().await?;
-    let rows = spend_activity::by_model_and_day(&mut connection, range, caller.own_rows_only(), MODELS).await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let rows = spend_activity::by_model_and_day(connection, range, caller.own_rows_only(), MODELS).await?;
     let models = rows.chunk_by(|a, b| a.model_group == b.model_group).filter_map(|rows| {
         let model = rows.first()?.model_group.clone();
         let (sum_api_requests, sum_total_tokens) = sums(rows);
@@ -177,18 +178,20 @@ pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result
 #[utoipa::path(get, path = "/global/spend/all_tag_names", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
-pub async fn list_tag_names(State(state): State<AppState>) -> Result<Json<TagNamesResponse>, ApiError> {
-    let mut connection = state.reads().acquire().await?;
-    Ok(Json(TagNamesResponse { tag_names: spend_activity::tag_names(&mut connection).await? }))
+pub async fn list_tag_names(reads: Reads) -> Result<Json<TagNamesResponse>, ApiError> {
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    Ok(Json(TagNamesResponse { tag_names: spend_activity::tag_names(connection).await? }))
 }
 
 /// Every end user in the log; 100,000 at most.
 #[utoipa::path(get, path = "/global/all_end_users", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "global_view_all_end_users_global_all_end_users_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
-pub async fn list_end_users(State(state): State<AppState>) -> Result<Json<EndUsersResponse>, ApiError> {
-    let mut connection = state.reads().acquire().await?;
-    Ok(Json(EndUsersResponse { end_users: spend_activity::end_users(&mut connection).await? }))
+pub async fn list_end_users(reads: Reads) -> Result<Json<EndUsersResponse>, ApiError> {
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    Ok(Json(EndUsersResponse { end_users: spend_activity::end_users(connection).await? }))
 }
 
 impl From<DayRequests> for DayActivity {

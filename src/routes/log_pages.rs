@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use chrono::NaiveDateTime;
@@ -11,10 +10,10 @@ use sqlx::PgConnection;
 
 use super::log_params::{LogPageParams, LogRoute};
 use super::log_rows;
-use crate::app::AppState;
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorType};
 use crate::extract::Query;
+use crate::reads::Reads;
 use crate::store::log_filter::LogFilter;
 use crate::store::log_pages::{self, COUNT_CAP, Order, SESSION_MODELS, SessionCursor, SortKey};
 use crate::store::log_rows::{PagedLog, SessionFields, SessionSums, SessionTotals};
@@ -60,27 +59,28 @@ pub struct SessionPaging {
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's or user's rows")))]
 pub async fn list_dashboard_logs(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<LogPageParams>,
 ) -> Result<Json<LogPageResponse>, ApiError> {
     let order = params.order()?;
     let mut filter = params.filter(LogRoute::Dashboard)?;
-    let mut connection = state.reads().acquire().await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
     if let Some(id) = params.request_id.as_deref() {
-        log_rows::may_read(&mut connection, &caller, id).await.map_err(in_error_envelope)?;
+        log_rows::may_read(connection, &caller, id).await.map_err(in_error_envelope)?;
     }
-    limit_to_caller(&mut connection, &caller, &params, &mut filter).await?;
+    limit_to_caller(connection, &caller, &params, &mut filter).await?;
     let by_activity = params.group_by_session
         && order.key == SortKey::StartTime
         && params.search.is_none()
         && !params.is_lookup(LogRoute::Dashboard);
     let mut page = if by_activity {
-        active_sessions(&mut connection, &params, &filter, order).await?
+        active_sessions(connection, &params, &filter, order).await?
     } else {
-        rows(&mut connection, &params, &filter, order).await?
+        rows(connection, &params, &filter, order).await?
     };
-    add_sessions(&mut connection, &mut page.data).await?;
+    add_sessions(connection, &mut page.data).await?;
     Ok(Json(page))
 }
 
@@ -92,15 +92,16 @@ pub async fn list_dashboard_logs(
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's rows")))]
 pub async fn list_log_page(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<LogPageParams>,
 ) -> Result<Json<LogPageResponse>, ApiError> {
     let order = params.order()?;
     let mut filter = params.filter(LogRoute::Public)?;
-    let mut connection = state.reads().acquire().await?;
-    limit_to_caller(&mut connection, &caller, &params, &mut filter).await?;
-    Ok(Json(rows(&mut connection, &params, &filter, order).await?))
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    limit_to_caller(connection, &caller, &params, &mut filter).await?;
+    Ok(Json(rows(connection, &params, &filter, order).await?))
 }
 
 /// Cuts the rows to what the caller may see; 403 for a team whose log it may not read.

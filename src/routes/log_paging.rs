@@ -8,16 +8,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::DateTime;
 use futures_util::{Stream, TryStreamExt};
-use sqlx::{Executor, Postgres, QueryBuilder};
-use tokio::sync::OwnedSemaphorePermit;
+use sqlx::{Postgres, QueryBuilder};
 
 use super::log_formats::{Format, RowWriter};
-use crate::app::AppState;
 use crate::auth::key_filter;
 use crate::error::{ApiError, FieldError};
 use crate::extract::QueryReader;
-use crate::json_stream;
-use crate::store::Reading;
+use crate::reads::Reads;
+use crate::store::reading::Reading;
 use crate::store::spend_logs::{self, LogPosition, ROW_CAP, SpendLogFilter};
 
 /// Says that the answer holds the newest rows only.
@@ -73,26 +71,24 @@ fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
 
 /// Answers with rows, newest first: a page of `page` rows, or as many as the reference gives.
 pub async fn respond(
-    state: &AppState,
+    reads: &Reads,
     filter: SpendLogFilter,
     page: Option<i64>,
     headers: &HeaderMap,
     uri: &Uri,
 ) -> Result<Response, ApiError> {
     let format = Format::of(headers);
-    // A gigabyte over a slow line takes longer than a statement may; who takes nothing at all is cut off elsewhere.
-    let turn = if page.is_some_and(|limit| limit > ROW_CAP) { Some(state.long_read().await?) } else { None };
-    let mut reading = Reading::start_long(state.reads()).await?;
+    let mut reading = reads.start().await?;
     let (mut truncated, mut next) = (false, None);
     if let Some(limit) = page {
         // One snapshot, so that the page ends where its link says.
-        reading.connection().execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        reading = reading.snapshot().await?;
         next = spend_logs::end_of_page(reading.connection(), &filter, limit).await?;
     } else if filter.request_id.is_none() {
         // One request has one row, or a few: nothing to cut.
         truncated = spend_logs::reaches(reading.connection(), &filter, ROW_CAP).await?;
     }
-    let mut response = json_stream::respond(rows(reading, turn, filter, page, format), format.media_type()).await?;
+    let mut response = reads.send(rows(reading, filter, page, format), format.media_type()).await?;
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("accept"));
     if truncated {
@@ -106,7 +102,6 @@ pub async fn respond(
 
 fn rows(
     mut reading: Reading,
-    turn: Option<OwnedSemaphorePermit>,
     mut filter: SpendLogFilter,
     page: Option<i64>,
     format: Format,
@@ -138,11 +133,7 @@ fn rows(
             }
             filter.after = last;
         }
-        if page.is_some() {
-            reading.connection().execute("COMMIT").await?;
-        }
-        reading.finish_long().await?;
-        drop(turn);
+        reading.finish().await?;
         yield writer.end()?;
     }
 }

@@ -1,17 +1,17 @@
 //! One call of the log, and the calls of one session: `/spend/logs/ui/{request_id}`, `/spend/logs/session/ui`.
 
+use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::log_params::parse_instant;
-use crate::app::AppState;
 use crate::auth::{Caller, Scope};
 use crate::error::{ApiError, ErrorType, FieldError};
 use crate::extract::{FromQuery, Query, QueryReader};
+use crate::reads::Reads;
 use crate::store::log_rows::{self, ListedLog, LogTexts};
 use crate::store::{keys, team_views};
 
@@ -87,7 +87,7 @@ pub struct SessionResponse {
               (status = 400, description = "A bad date"),
               (status = 403, description = "Not the caller's")))]
 pub async fn get_log_texts(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
     Query(params): Query<LogTextsParams>,
@@ -99,16 +99,17 @@ pub async fn get_log_texts(
     if request_id.contains('\0') {
         return Ok(Json(None));
     }
-    let mut connection = state.reads().acquire().await?;
-    may_read(&mut connection, &caller, &request_id).await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    may_read(connection, &caller, &request_id).await?;
     for (name, text) in [("start_date", &params.start_date), ("end_date", &params.end_date)] {
         if text.as_deref().is_some_and(|text| parse_instant(text).is_none()) {
             let message = format!("{name} must be of the form YYYY-MM-DD HH:MM:SS");
             return Err(ApiError::bad_request(ErrorType::InternalServerError, message));
         }
     }
-    let scope = scope_of(&mut connection, &caller).await?;
-    Ok(Json(log_rows::texts(&mut connection, &scope, &request_id).await?))
+    let scope = scope_of(connection, &caller).await?;
+    Ok(Json(log_rows::texts(connection, &scope, &request_id).await?))
 }
 
 /// The calls of one session, newest first; of users who are not admins, their own and those of teams whose log they
@@ -117,15 +118,16 @@ pub async fn get_log_texts(
     operation_id = "ui_view_session_spend_logs", security(("APIKeyHeader" = [])), params(SessionParams),
     responses((status = 200, description = "A page", body = SessionResponse)))]
 pub async fn list_session_logs(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<SessionParams>,
 ) -> Result<Json<SessionResponse>, ApiError> {
     let SessionParams { session_id, page, page_size } = params;
-    let mut connection = state.reads().acquire().await?;
-    let scope = scope_of(&mut connection, &caller).await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let scope = scope_of(connection, &caller).await?;
     let offset = (page - 1).saturating_mul(page_size);
-    let (data, total) = log_rows::of_session(&mut connection, &scope, &session_id, offset, page_size).await?;
+    let (data, total) = log_rows::of_session(connection, &scope, &session_id, offset, page_size).await?;
     let total_pages = total.div_euclid(page_size) + i64::from(total % page_size > 0);
     Ok(Json(SessionResponse { data, total, page, page_size, total_pages }))
 }

@@ -2,21 +2,21 @@
 //! for admins that of any key, user or team.
 
 use axum::Extension;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use sqlx::{PgPool, Postgres, QueryBuilder};
+use sqlx::{Postgres, QueryBuilder};
 
 use super::log_params::parse_lenient_day;
-use crate::app::AppState;
 use crate::auth::{Caller, key_filter};
 use crate::error::ApiError;
 use crate::extract::{FromQuery, Query, QueryReader};
-use crate::json_stream::{self, Writer};
+use crate::json_stream::Writer;
+use crate::reads::Reads;
+use crate::store::DateRange;
+use crate::store::reading::Reading;
 use crate::store::scoped_report::{self, KeySpend, Spender};
-use crate::store::{DateRange, Reading};
 
 /// The longest range, in days: the reference's limit.
 const MOST_DAYS: i64 = 366;
@@ -107,14 +107,14 @@ impl FromQuery for TeamParams {
               (status = 400, description = "A missing or bad date, or over 366 days"),
               (status = 403, description = "Another key")))]
 pub async fn get_key_report(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((days, params)): Query<(DaysParams, KeyParams)>,
 ) -> Result<Response, ApiError> {
     let range = days.range()?;
     let asked = params.api_key.as_deref().map(key_filter);
     let key = resolve(&caller, asked, Some(&caller.key_hash), "api_key")?;
-    respond(&state, range, Spender::Key(key)).await
+    respond(&reads, range, Spender::Key(key)).await
 }
 
 /// Spend of the calling key's user, by key and model; for admins, of any user.
@@ -125,13 +125,13 @@ pub async fn get_key_report(
               (status = 400, description = "A missing or bad date, over 366 days, or a key without a user"),
               (status = 403, description = "Another user")))]
 pub async fn get_user_report(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((days, params)): Query<(DaysParams, UserParams)>,
 ) -> Result<Response, ApiError> {
     let range = days.range()?;
     let user = resolve(&caller, params.internal_user_id, caller.user_id.as_deref(), "internal_user_id")?;
-    respond(&state, range, Spender::User(user)).await
+    respond(&reads, range, Spender::User(user)).await
 }
 
 /// Spend of the calling key's team, by key and model; for admins, of any team.
@@ -142,13 +142,13 @@ pub async fn get_user_report(
               (status = 400, description = "A missing or bad date, over 366 days, or a key without a team"),
               (status = 403, description = "Another team")))]
 pub async fn get_team_report(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((days, params)): Query<(DaysParams, TeamParams)>,
 ) -> Result<Response, ApiError> {
     let range = days.range()?;
     let team = resolve(&caller, params.team_id, caller.team_id.as_deref(), "team_id")?;
-    respond(&state, range, Spender::Team(team)).await
+    respond(&reads, range, Spender::Team(team)).await
 }
 
 /// Whose spend is reported: what was asked for, if the caller may see it, else the caller's own.
@@ -167,13 +167,13 @@ fn resolve(caller: &Caller, asked: Option<String>, own: Option<&str>, name: &str
     }
 }
 
-async fn respond(state: &AppState, range: DateRange, spender: Spender) -> Result<Response, ApiError> {
-    json_stream::respond(write(state.reads().clone(), range, spender), "application/json").await
+async fn respond(reads: &Reads, range: DateRange, spender: Spender) -> Result<Response, ApiError> {
+    let reading = reads.start().await?;
+    reads.send(write(reading, range, spender), "application/json").await
 }
 
-fn write(pool: PgPool, range: DateRange, spender: Spender) -> impl Stream<Item = Result<Bytes, ApiError>> {
+fn write(mut reading: Reading, range: DateRange, spender: Spender) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut reading = Reading::start(&pool).await?;
         let mut writer = Writer::new();
         writer.raw("[");
         {
@@ -189,7 +189,7 @@ fn write(pool: PgPool, range: DateRange, spender: Spender) -> impl Stream<Item =
                 }
             }
         }
-        reading.finish();
+        reading.finish().await?;
         writer.raw("]");
         yield writer.take();
     }

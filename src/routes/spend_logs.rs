@@ -21,11 +21,12 @@ use crate::app::AppState;
 use crate::auth::{Caller, key_filter};
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
-use crate::json_stream::{self, Writer};
+use crate::json_stream::Writer;
+use crate::reads::Reads;
+use crate::store::DateRange;
 use crate::store::rollup_days::{self, DayEntries, DaysRequest};
 use crate::store::rollup_reads::{EntryFilter, Rollup};
 use crate::store::spend_logs::{self, DaySpend, LogPosition, ROW_CAP, SpendLog, SpendLogFilter};
-use crate::store::{DateRange, Reading};
 
 /// Parameters of `/spend/logs`.
 #[derive(Debug, utoipa::IntoParams)]
@@ -107,6 +108,7 @@ struct SpendLogDay {
               (status = 400, description = "A bad date")))]
 pub async fn list_spend_logs(
     State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<LogsParams>,
     OriginalUri(uri): OriginalUri,
@@ -149,11 +151,11 @@ pub async fn list_spend_logs(
                 end: if state.settings.inclusive_end_date { range.end } else { range.end - Days::new(1) },
                 ..range
             };
-            json_stream::respond(summarise(state, filter, whole, range.end), "application/json").await
+            reads.send(summarise(state, reads.clone(), filter, whole, range.end), "application/json").await
         }
         _ => {
             let limit = is_page.then(|| params.limit.unwrap_or(ROW_CAP));
-            log_paging::respond(&state, filter, limit, &headers, &uri).await
+            log_paging::respond(&reads, filter, limit, &headers, &uri).await
         }
     }
 }
@@ -310,20 +312,21 @@ fn summary_request(filter: &SpendLogFilter, whole: DateRange, end: NaiveDate) ->
 /// count wholly; the filter says the same in instants.
 fn summarise(
     state: AppState,
+    reads: Reads,
     filter: SpendLogFilter,
     whole: DateRange,
     end: NaiveDate,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut reading = Reading::start(state.reads()).await?;
+        let reading = reads.start().await?;
+        let (mut reading, snapshot) = if state.has_rollups() && filter.request_id.is_none() {
+            rollup_days::begin(reading, whole).await?
+        } else {
+            (reading, None)
+        };
         let mut writer = Writer::new();
         let mut current: Option<(NaiveDate, Summary)> = None;
         let mut separator = "[";
-        let snapshot = if state.has_rollups() && filter.request_id.is_none() {
-            rollup_days::begin(reading.connection(), whole).await?
-        } else {
-            None
-        };
         if let Some(snapshot) = snapshot {
             let request = summary_request(&filter, whole, end);
             {
@@ -341,7 +344,6 @@ fn summarise(
                     }
                 }
             }
-            rollup_days::end(reading.connection()).await?;
         } else {
             let mut query = QueryBuilder::<Postgres>::new("");
             let mut rows = spend_logs::by_day(reading.connection(), &mut query, &filter);
@@ -359,7 +361,7 @@ fn summarise(
             }
             current = sums.map(|(day, sums)| (day, sums.finish()));
         }
-        reading.finish();
+        reading.finish().await?;
         if let Some((mut day, summary)) = current {
             writer.raw(separator);
             separator = ",";

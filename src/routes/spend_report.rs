@@ -13,9 +13,10 @@ use crate::app::AppState;
 use crate::auth::key_filter;
 use crate::error::{ApiError, ErrorType, FieldError};
 use crate::extract::{FromQuery, Query, QueryReader};
-use crate::json_stream::{self, Writer};
+use crate::json_stream::Writer;
+use crate::reads::Reads;
 use crate::store::spend_report::{self, DayRow};
-use crate::store::{DateRange, Reading, rollup_days};
+use crate::store::{DateRange, rollup_days};
 
 mod from_rollups;
 
@@ -191,6 +192,7 @@ pub struct ReportModel {
               (status = 400, description = "A missing or bad date")))]
 pub async fn get_spend_report(
     State(state): State<AppState>,
+    reads: Reads,
     Query(params): Query<ReportParams>,
 ) -> Result<Response, ApiError> {
     if params.by_model && !state.settings.group_by_model {
@@ -208,7 +210,7 @@ pub async fn get_spend_report(
         let user_id = params.internal_user_id.filter(|_| api_key.is_none());
         let pair = params.team_id.is_some() && params.customer_id.is_some();
         if api_key.is_some() || user_id.is_some() || !pair {
-            return json_stream::respond(keys(state, range, api_key, user_id), content_type).await;
+            return reads.send(keys(state, reads.clone(), range, api_key, user_id), content_type).await;
         }
     }
     if matches!(params.group_by, GroupBy::User | GroupBy::ModelName)
@@ -225,7 +227,7 @@ pub async fn get_spend_report(
         (team_id, _) if params.group_by == GroupBy::ModelName => Grouping::Model { team_id },
         _ => Grouping::Customer,
     };
-    json_stream::respond(days(state, range, grouping), content_type).await
+    reads.send(days(state, reads.clone(), range, grouping), content_type).await
 }
 
 fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
@@ -282,19 +284,20 @@ impl Grouping {
 }
 
 /// Writes the days of a report while the rows arrive in order: at any time one group of one day is open.
-fn days(state: AppState, range: DateRange, grouping: Grouping) -> impl Stream<Item = Result<Bytes, ApiError>> {
+fn days(
+    state: AppState,
+    reads: Reads,
+    range: DateRange,
+    grouping: Grouping,
+) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let _turn = match &grouping {
-            Grouping::Customer => Some(state.long_read().await?),
-            _ => None,
-        };
-        let mut reading = Reading::start(state.reads()).await?;
+        let reading = reads.start().await?;
+        let (mut reading, snapshot) =
+            if state.has_rollups() { rollup_days::begin(reading, range).await? } else { (reading, None) };
         let mut writer = Writer::new();
         writer.raw("[");
         let mut open: Option<DayRow> = None;
         let mut total = 0.0;
-        let snapshot =
-            if state.has_rollups() { rollup_days::begin(reading.connection(), range).await? } else { None };
         if let Some(snapshot) = snapshot {
             let request = grouping.request(range);
             let labels = Labels::read(reading.connection(), &grouping).await?;
@@ -311,7 +314,6 @@ fn days(state: AppState, range: DateRange, grouping: Grouping) -> impl Stream<It
                 }
             }
             day_writer.close(&mut writer);
-            rollup_days::end(reading.connection()).await?;
         } else {
             let connection = reading.connection();
             let mut rows = match &grouping {
@@ -350,7 +352,7 @@ fn days(state: AppState, range: DateRange, grouping: Grouping) -> impl Stream<It
                 }
             }
         }
-        reading.finish();
+        reading.finish().await?;
         if open.is_some() {
             close_group(&mut writer, total);
             writer.raw("]}");
@@ -390,16 +392,17 @@ fn write_usage(writer: &mut Writer, row: &DayRow) -> Result<(), ApiError> {
 /// Writes the keys of a report while the rows arrive, the key with the largest spend first.
 fn keys(
     state: AppState,
+    reads: Reads,
     range: DateRange,
     api_key: Option<String>,
     user_id: Option<String>,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut reading = Reading::start(state.reads()).await?;
+        let reading = reads.start().await?;
+        let (mut reading, snapshot) =
+            if state.has_rollups() { rollup_days::begin(reading, range).await? } else { (reading, None) };
         let mut writer = Writer::new();
         let mut open: Option<String> = None;
-        let snapshot =
-            if state.has_rollups() { rollup_days::begin(reading.connection(), range).await? } else { None };
         if let Some(snapshot) = snapshot {
             let request = keys_request(range, api_key, user_id);
             let all = rollup_days::whole(reading.connection(), &state.words, snapshot, request).await?;
@@ -408,8 +411,7 @@ fn keys(
                 yield piece;
             }
             writer.raw("]");
-            rollup_days::end(reading.connection()).await?;
-            reading.finish();
+            reading.finish().await?;
             yield writer.take();
             return;
         }
@@ -445,7 +447,7 @@ fn keys(
                 }
             }
         }
-        reading.finish();
+        reading.finish().await?;
         writer.raw(if open.is_some() { "]}]" } else { "[]" });
         yield writer.take();
     }

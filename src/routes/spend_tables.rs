@@ -1,7 +1,6 @@
 //! `GET /spend/keys` and `GET /spend/users`: LiteLLM's rows of keys and users. Which columns are answered is listed
 //! here, so that what a later LiteLLM adds to its tables is not given away by accident; a password never is.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -10,13 +9,13 @@ use chrono::NaiveDateTime;
 use futures_util::{Stream, TryStreamExt};
 use serde_json::{Map, Value, json};
 
-use crate::app::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{FromQuery, Query, QueryReader};
-use crate::json_stream::{self, Writer};
-use crate::store::Reading;
+use crate::json_stream::Writer;
+use crate::reads::Reads;
 use crate::store::log_rows::Instant;
+use crate::store::reading::Reading;
 use crate::store::spend_logs::Timestamp;
 use crate::store::spend_tables;
 
@@ -190,17 +189,14 @@ impl FromQuery for SpendUsersParams {
 #[utoipa::path(get, path = "/spend/keys", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "spend_key_fn_spend_keys_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Keys", body = Vec<Object>)))]
-pub async fn list_spend_keys(
-    State(state): State<AppState>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Response, ApiError> {
+pub async fn list_spend_keys(reads: Reads, Extension(caller): Extension<Caller>) -> Result<Response, ApiError> {
     let rows = match caller.own_rows_only() {
         None => Rows::Keys,
         Some("") => return Ok(Json(json!([])).into_response()),
         Some(user_id) => Rows::KeysOf(user_id.to_owned()),
     };
-    let reading = Reading::start(state.reads()).await?;
-    json_stream::respond(write(reading, rows), "application/json").await
+    let reading = reads.start().await?;
+    reads.send(write(reading, rows), "application/json").await
 }
 
 /// Users, largest spend first, with all columns of LiteLLM's table but the password. Users who are not admins see
@@ -210,14 +206,14 @@ pub async fn list_spend_keys(
     responses((status = 200, description = "Users; null in place of one that does not exist", body = Vec<Option<Object>>),
               (status = 403, description = "Another user")))]
 pub async fn list_spend_users(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<SpendUsersParams>,
 ) -> Result<Response, ApiError> {
     let user_id = match (caller.own_rows_only(), params.user_id) {
         (None, None) => {
-            let reading = Reading::start(state.reads()).await?;
-            return json_stream::respond(write(reading, Rows::Users), "application/json").await;
+            let reading = reads.start().await?;
+            return reads.send(write(reading, Rows::Users), "application/json").await;
         }
         (None, Some(asked)) => asked,
         (Some(""), _) => return Ok(Json(json!([])).into_response()),
@@ -227,8 +223,9 @@ pub async fn list_spend_users(
         }
         (Some(own), _) => own.to_owned(),
     };
-    let mut connection = state.reads().acquire().await?;
-    let user = spend_tables::user(&mut connection, &user_id).await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let user = spend_tables::user(connection, &user_id).await?;
     Ok(Json([user.map(|row| answer(ONE_USER_FIELDS, row.0))]).into_response())
 }
 
@@ -267,7 +264,7 @@ fn write(mut reading: Reading, wanted: Rows) -> impl Stream<Item = Result<Bytes,
                 }
             }
         }
-        reading.finish();
+        reading.finish().await?;
         writer.raw("]");
         yield writer.take();
     }

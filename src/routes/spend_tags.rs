@@ -1,18 +1,24 @@
 //! Spend by tag: `/spend/tags` (the caller's scope) and `/global/spend/tags` (everything, ranked).
 
+use axum::Extension;
 use axum::extract::State;
-use axum::{Extension, Json};
+use axum::response::Response;
+use bytes::Bytes;
 use chrono::NaiveDate;
+use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{Postgres, QueryBuilder};
 
 use super::dates::{not_a_day, parse_day};
 use crate::app::AppState;
 use crate::auth::{Caller, Scope};
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
+use crate::json_stream::Writer;
+use crate::reads::Reads;
+use crate::store::reading::Reading;
 use crate::store::spend_tags::{self, TagFilter, TagSpend};
-use crate::store::{self, day_after, midnight};
+use crate::store::{self, day_after, midnight, rollup_days};
 
 /// Parameters of `/spend/tags`.
 #[derive(Debug, utoipa::IntoParams)]
@@ -73,19 +79,20 @@ pub struct GlobalTag {
               (status = 400, description = "A bad date")))]
 pub async fn list_spend_tags(
     State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<TagsParams>,
-) -> Result<Json<Vec<TagSpend>>, ApiError> {
+) -> Result<Response, ApiError> {
     let start = optional_day("start_date", params.start_date.as_deref())?;
     let end = optional_day("end_date", params.end_date.as_deref())?;
-    let mut connection = state.reads().acquire().await?;
+    let mut reading = reads.start().await?;
     let scope = if caller.role.sees_everything() {
         Scope::All
     } else {
-        store::keys::owned_scope(&mut connection, caller.user_id.as_deref()).await?
+        store::keys::owned_scope(reading.connection(), caller.user_id.as_deref()).await?
     };
     let filter = TagFilter { scope, from: start.map(midnight), until: end.map(day_after), tags: None };
-    Ok(Json(spend_by_tag(&state, &mut connection, &filter).await?))
+    reads.send(write(state, reading, filter, ("[", "]"), |row| row), "application/json").await
 }
 
 /// Spend per request tag over everything, largest first. Used by LiteLLM's dashboard.
@@ -96,8 +103,9 @@ pub async fn list_spend_tags(
               (status = 400, description = "A missing or bad date")))]
 pub async fn list_global_spend_tags(
     State(state): State<AppState>,
+    reads: Reads,
     Query(params): Query<GlobalTagsParams>,
-) -> Result<Json<GlobalTagsResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let (Some(start), Some(end)) = (params.start_date.as_deref(), params.end_date.as_deref()) else {
         return Err(ApiError::bad_request(ErrorType::BadRequest, "Please provide start_date and end_date"));
     };
@@ -109,28 +117,50 @@ pub async fn list_global_spend_tags(
         until: optional_day("end_date", Some(end))?.map(day_after),
         tags: tags.filter(|tags| !tags.iter().any(|tag| tag == "all-tags")),
     };
-    let mut connection = state.reads().acquire().await?;
-    let rows = spend_by_tag(&state, &mut connection, &filter).await?;
-    let rank = |row: TagSpend| GlobalTag {
+    let reading = reads.start().await?;
+    let form = |row: TagSpend| GlobalTag {
         name: row.individual_request_tag,
         spend: four_places(row.total_spend),
         log_count: row.log_count,
     };
-    Ok(Json(GlobalTagsResponse { spend_per_tag: rows.into_iter().map(rank).collect() }))
+    reads.send(write(state, reading, filter, ("{\"spend_per_tag\":[", "]}"), form), "application/json").await
 }
 
-/// Out of the rollups where they can answer, else out of the log.
-async fn spend_by_tag(
-    state: &AppState,
-    connection: &mut PgConnection,
-    filter: &TagFilter,
-) -> Result<Vec<TagSpend>, sqlx::Error> {
-    if state.has_rollups()
-        && let Some(rows) = spend_tags::spend_by_tag_from_rollups(connection, filter).await?
-    {
-        return Ok(rows);
+/// Writes rows, between `start` and `end`, while they arrive: out of the rollups where they can answer, else out of the
+/// log.
+fn write<T: Serialize>(
+    state: AppState,
+    reading: Reading,
+    filter: TagFilter,
+    (start, end): (&'static str, &'static str),
+    form: impl Fn(TagSpend) -> T + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let (mut reading, snapshot) = if state.has_rollups() {
+            rollup_days::begin(reading, filter.days()).await?
+        } else {
+            (reading, None)
+        };
+        let mut writer = Writer::new();
+        writer.raw(start);
+        {
+            let mut query = QueryBuilder::<Postgres>::new("");
+            let mut rows =
+                spend_tags::spend_by_tag(reading.connection(), &mut query, &filter, snapshot.as_ref());
+            let mut separator = "";
+            while let Some(row) = rows.try_next().await? {
+                writer.raw(separator);
+                writer.value(&form(row))?;
+                separator = ",";
+                if let Some(piece) = writer.piece() {
+                    yield piece;
+                }
+            }
+        }
+        reading.finish().await?;
+        writer.raw(end);
+        yield writer.take();
     }
-    spend_tags::spend_by_tag(connection, filter).await
 }
 
 fn optional_day(name: &str, text: Option<&str>) -> Result<Option<NaiveDate>, ApiError> {

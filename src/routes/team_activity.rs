@@ -1,15 +1,14 @@
 //! `GET /team/daily/activity`: the daily rows of teams, a page at a time.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 
 use super::activity_scope::{self, TeamActivityParams};
 use super::daily_activity::{DailySpendMetadata, SpendAnalyticsPaginatedResponse, aggregate, date_range, known_keys};
-use crate::app::AppState;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{FromQuery, Query, QueryReader};
+use crate::reads::Reads;
 use crate::store::activity;
 
 /// The most rows of a page. The reference has no limit.
@@ -45,26 +44,24 @@ impl FromQuery for RowPageParams {
               (status = 400, description = "A missing or bad date, or a page before the first"),
               (status = 404, description = "No such user, or a team that the caller is not in")))]
 pub async fn list_team_activity(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((params, page)): Query<(TeamActivityParams, RowPageParams)>,
 ) -> Result<Json<SpendAnalyticsPaginatedResponse>, ApiError> {
     let RowPageParams { page, page_size } = page;
     let (start, end) = (params.start_date.clone(), params.end_date.clone());
-    let mut connection = state.reads().acquire().await?;
-    let (filter, teams) = activity_scope::of_teams(&mut connection, &caller, params).await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let (filter, teams) = activity_scope::of_teams(connection, &caller, params).await?;
     let filter = filter.between(date_range(start.as_deref(), end.as_deref())?);
     if page < 1 || page_size < 1 {
         return Err(ApiError::detail(StatusCode::BAD_REQUEST, "page and page_size must be >= 1"));
     }
-    let count = activity::count_rows(&mut connection, &filter).await?;
+    let count = activity::count_rows(connection, &filter).await?;
     let offset = (page - 1).saturating_mul(page_size);
-    let rows = if offset < count {
-        activity::row_page(&mut connection, &filter, offset, page_size).await?
-    } else {
-        Vec::new()
-    };
-    let keys = known_keys(&mut connection, &rows).await?;
+    let rows =
+        if offset < count { activity::row_page(connection, &filter, offset, page_size).await? } else { Vec::new() };
+    let keys = known_keys(connection, &rows).await?;
     let (results, totals) = aggregate(&rows, &keys, &teams);
     let metadata = DailySpendMetadata {
         page,

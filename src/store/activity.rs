@@ -6,6 +6,7 @@ use futures_util::stream::BoxStream;
 use sqlx::{AssertSqlSafe, Executor, FromRow, PgConnection, Postgres, QueryBuilder};
 
 use super::daily_activity::{DailyRow, UNKNOWN_MODEL};
+use super::reading::Reading;
 use super::rollup_days::is_gone;
 use super::rollups::DAILY_COUNTED;
 
@@ -237,26 +238,25 @@ impl ActivityFilter {
     }
 }
 
-/// Starts a snapshot: everything read on the connection until [`end_snapshot`] is of one moment. With `has_rollups`, looks
-/// which days of the filter are summed there.
+/// Starts a snapshot: everything read from now on is of one moment. With `has_rollups`, looks which days of the filter
+/// are summed there.
 pub async fn begin_snapshot(
-    connection: &mut PgConnection,
+    reading: Reading,
     filter: &mut ActivityFilter,
     has_rollups: bool,
-) -> Result<(), sqlx::Error> {
-    begin(connection).await?;
+) -> Result<Reading, sqlx::Error> {
+    let mut reading = begin(reading).await?;
     if !has_rollups || !filter.is_everybody() {
-        return Ok(());
+        return Ok(reading);
     }
-    match summed(connection, filter).await {
+    match summed(reading.connection(), filter).await {
         Ok(days) => filter.summed = days,
         Err(sqlx::Error::Database(error)) if is_gone(error.code().as_deref()) => {
-            connection.execute("ROLLBACK").await?;
-            begin(connection).await?;
+            reading = begin(reading.without_snapshot().await?).await?;
         }
         Err(error) => return Err(error),
     }
-    Ok(())
+    Ok(reading)
 }
 
 /// The days of the filter whose sums stand, in order.
@@ -277,22 +277,18 @@ async fn summed(connection: &mut PgConnection, filter: &ActivityFilter) -> Resul
     Ok(days.into_iter().filter_map(|day| day.parse().ok()).collect())
 }
 
-async fn begin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+async fn begin(reading: Reading) -> Result<Reading, sqlx::Error> {
+    let mut reading = reading.snapshot().await?;
     // Compiling a query of many sums takes longer than running it. The planner takes every tenth row for a group of
     // its own, and would sort them; they are few, and hashing them is several times faster.
-    connection
+    reading
+        .connection()
         .execute(
             "SET LOCAL jit = off; SET LOCAL work_mem = '32MB'; SET LOCAL enable_sort = off;
              SET LOCAL enable_incremental_sort = off; SET LOCAL parallel_tuple_cost = 0",
         )
-        .await
-        .map(|_| ())
-}
-
-/// Ends a snapshot.
-pub async fn end_snapshot(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("COMMIT").await.map(|_| ())
+        .await?;
+    Ok(reading)
 }
 
 /// A key among those with the largest spend.

@@ -85,10 +85,10 @@ pub fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
 /// How long a connection that comes back may still be busy with a query that nobody waits for any more.
 const RELEASE_LIMIT: Duration = Duration::from_millis(200);
 
-/// Whether a connection that comes back answers. One that does not is in the middle of a query whose request was given
-/// up; it is closed, and the database ends the query at its next look at the socket.
+/// Whether a connection that comes back is ready for a query. One that is not is in the middle of a query whose request was
+/// given up; it is closed, and the database ends the query at its next look at the socket.
 async fn is_free(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    Ok(matches!(tokio::time::timeout(RELEASE_LIMIT, connection.ping()).await, Ok(Ok(()))))
+    Ok(matches!(tokio::time::timeout(RELEASE_LIMIT, connection.flush()).await, Ok(Ok(()))))
 }
 
 /// The schema of LiteLLM's tables: as Prisma takes it from the URL, or `public`.

@@ -7,10 +7,11 @@ use chrono::{Days, Months, NaiveDate};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use rustc_hash::FxHashMap;
+use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
-use sqlx::{Executor, PgConnection};
 
 use super::DateRange;
+use super::reading::Reading;
 use super::rollup_reads::{self, CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot};
 use super::rollup_stretches::{self, Stretch};
 use super::rollup_words::{WordCache, Words};
@@ -48,30 +49,19 @@ pub struct DayEntries {
 
 /// Begins a read: one snapshot for everything that follows. Nothing where the rollups can't answer for the range, were
 /// removed a moment ago, or may not be read by this role.
-pub async fn begin(connection: &mut PgConnection, range: DateRange) -> Result<Option<Snapshot>, sqlx::Error> {
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let snapshot = match rollup_reads::snapshot(connection, Some(range)).await {
+pub async fn begin(reading: Reading, range: DateRange) -> Result<(Reading, Option<Snapshot>), sqlx::Error> {
+    let mut reading = reading.snapshot().await?;
+    match rollup_reads::snapshot(reading.connection(), Some(range)).await {
         Err(sqlx::Error::Database(error)) if is_gone(error.code().as_deref()) => {
-            connection.execute("ROLLBACK").await?;
-            return Ok(None);
+            Ok((reading.without_snapshot().await?, None))
         }
-        other => other?,
-    };
-    if snapshot.is_none() {
-        end(connection).await?;
+        other => Ok((reading, other?)),
     }
-    Ok(snapshot)
 }
 
 /// Undefined table or function, invalid schema, insufficient privilege.
 pub fn is_gone(code: Option<&str>) -> bool {
     matches!(code, Some("42P01" | "42883" | "3F000" | "42501"))
-}
-
-/// Ends a read that [`begin`] began.
-pub async fn end(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("COMMIT").await?;
-    Ok(())
 }
 
 /// Days ascending, each once (but for [`DaysRequest::in_parts`]), days without entries left out.

@@ -2,10 +2,12 @@
 //! as in the reference; a row whose tags are not a list has none.
 
 use chrono::{NaiveDate, NaiveDateTime};
+use futures_util::stream::BoxStream;
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 use super::DateRange;
+use super::rollup_reads::Snapshot;
 use crate::auth::Scope;
 
 /// The spend of one tag.
@@ -33,16 +35,30 @@ pub struct TagFilter {
     pub tags: Option<Vec<String>>,
 }
 
-/// Spend and count of each tag, largest spend first.
-pub async fn spend_by_tag(connection: &mut PgConnection, filter: &TagFilter) -> Result<Vec<TagSpend>, sqlx::Error> {
-    let mut query = QueryBuilder::<Postgres>::new(
+/// Spend and count of each tag, largest spend first: out of the rollups where there is a snapshot of them, else out of the
+/// log.
+pub fn spend_by_tag<'c>(
+    connection: &'c mut PgConnection,
+    query: &'c mut QueryBuilder<Postgres>,
+    filter: &TagFilter,
+    snapshot: Option<&Snapshot>,
+) -> BoxStream<'c, Result<TagSpend, sqlx::Error>> {
+    match snapshot {
+        Some(snapshot) => push_rollups(query, filter, snapshot),
+        None => push_log(query, filter),
+    }
+    query.build_query_as().fetch(connection)
+}
+
+fn push_log(query: &mut QueryBuilder<Postgres>, filter: &TagFilter) {
+    query.push(
         r#"SELECT tag AS individual_request_tag, count(*) AS log_count, sum(spend) AS total_spend
            FROM "LiteLLM_SpendLogs"
            CROSS JOIN LATERAL jsonb_array_elements_text(
                CASE WHEN jsonb_typeof(request_tags) = 'array' THEN request_tags ELSE '[]' END) AS tag
            WHERE true"#,
     );
-    push_scope(&mut query, &filter.scope);
+    push_scope(query, &filter.scope);
     if let Some(from) = filter.from {
         query.push(r#" AND "startTime" >= "#).push_bind(from);
     }
@@ -53,19 +69,21 @@ pub async fn spend_by_tag(connection: &mut PgConnection, filter: &TagFilter) -> 
         query.push(" AND tag = ANY (").push_bind(tags.clone()).push(")");
     }
     query.push(" GROUP BY tag ORDER BY total_spend DESC, tag");
-    query.build_query_as().fetch_all(connection).await
 }
 
-/// The same out of the rollups; nothing where they can't answer. For filters of whole days.
-pub async fn spend_by_tag_from_rollups(
-    connection: &mut PgConnection,
-    filter: &TagFilter,
-) -> Result<Option<Vec<TagSpend>>, sqlx::Error> {
-    let first = filter.from.map_or(FIRST_DAY, |from| from.date());
-    let last = filter.until.and_then(|until| until.date().pred_opt()).unwrap_or(LAST_DAY);
-    let range = DateRange { start: first, end: last };
-    let Some(snapshot) = super::rollup_days::begin(connection, range).await? else { return Ok(None) };
-    let mut query = QueryBuilder::<Postgres>::new(
+impl TagFilter {
+    /// The days of the filter. In the rollups days count wholly.
+    pub fn days(&self) -> DateRange {
+        DateRange {
+            start: self.from.map_or(FIRST_DAY, |from| from.date()),
+            end: self.until.and_then(|until| until.date().pred_opt()).unwrap_or(LAST_DAY),
+        }
+    }
+}
+
+fn push_rollups(query: &mut QueryBuilder<Postgres>, filter: &TagFilter, snapshot: &Snapshot) {
+    let DateRange { start: first, end: last } = filter.days();
+    query.push(
         "SELECT individual_request_tag, sum(log_count)::bigint AS log_count, sum(spend) AS total_spend FROM (
              SELECT w.word AS individual_request_tag, log_count, spend FROM (
                  SELECT tag, sum(log_count) AS log_count, sum(spend) AS spend FROM ",
@@ -99,16 +117,13 @@ pub async fn spend_by_tag_from_rollups(
              ) AS entries CROSS JOIN LATERAL jsonb_array_elements_text(
                  CASE WHEN jsonb_typeof(request_tags) = 'array' THEN request_tags ELSE '[]' END) AS tag WHERE true"#,
         );
-        push_scope(&mut query, &filter.scope);
+        push_scope(query, &filter.scope);
     }
     query.push(") AS parts WHERE true");
     if let Some(tags) = &filter.tags {
         query.push(" AND individual_request_tag = ANY (").push_bind(tags.clone()).push(")");
     }
     query.push(" GROUP BY 1 HAVING sum(log_count) > 0 ORDER BY total_spend DESC, 1");
-    let rows = query.build_query_as().fetch_all(&mut *connection).await?;
-    super::rollup_days::end(connection).await?;
-    Ok(Some(rows))
 }
 
 /// Before every day that PostgreSQL knows and the log can hold.

@@ -12,6 +12,7 @@ use crate::app::AppState;
 use crate::auth::{Caller, key_filter};
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
+use crate::reads::Reads;
 use crate::routes::dates::{not_a_day, parse_day};
 use crate::store::dashboard_lists::{self as store, Filter, Page, Sort};
 use crate::store::management::{self, Row};
@@ -234,7 +235,7 @@ impl FromQuery for RangeParams {
 /// Calls that succeeded and failed, by day and by route. LiteLLM counts requests where they come in; what litespend knows
 /// are the calls that were booked.
 pub async fn count_calls(
-    State(state): State<AppState>,
+    reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<RangeParams>,
 ) -> Result<Json<Value>, ApiError> {
@@ -243,8 +244,9 @@ pub async fn count_calls(
         parse_day(&text).ok_or_else(|| ApiError::bad_request(ErrorType::BadRequest, not_a_day(name)))
     };
     let (start, end) = (day("start_date", params.start_date)?, day("end_date", params.end_date)?);
-    let mut connection = state.reads().acquire().await?;
-    let calls = store::calls(&mut connection, &start.to_string(), &end.to_string(), caller.own_rows_only()).await?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let calls = store::calls(connection, &start.to_string(), &end.to_string(), caller.own_rows_only()).await?;
     let (mut dates, mut routes) = (BTreeMap::<&str, [i64; 2]>::new(), BTreeMap::<&str, [i64; 2]>::new());
     let mut total = [0, 0];
     for row in &calls {

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use chrono::NaiveDate;
 use litespend::auth::{Scope, hash_key};
 use litespend::store::key_metadata::{self, KeyMetadata};
+use litespend::store::reading::{ReadPool, Reading};
 use litespend::store::spend_logs::{SpendLogFilter, reaches};
-use litespend::store::{Reading, database, keys, midnight};
+use litespend::store::{database, keys, midnight};
 use serde_json::json;
 
 use crate::support::TestApp;
@@ -180,28 +181,46 @@ async fn prismas_schema_parameter_says_where_the_tables_are() {
 }
 
 #[tokio::test]
-async fn a_long_reading_has_its_own_time_and_leaves_the_connection_as_it_was() {
+async fn a_reading_that_is_given_up_has_its_query_cancelled_and_its_connection_is_the_next_ones() {
     let app = TestApp::new().await;
     let limits = database::PoolLimits { connections: 1, wait: std::time::Duration::from_secs(5) };
     let pool = database::pool(app.database.url(), limits).unwrap();
-    let mut reading = Reading::start_long(&pool).await.unwrap();
-    let (session, limit): (i32, String) =
-        sqlx::query_as("SELECT pg_backend_pid(), current_setting('statement_timeout')")
-            .fetch_one(reading.connection())
+    let reads = ReadPool::new(pool.clone());
+    let backend = async |reading: &mut Reading| -> i32 {
+        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(reading.connection()).await.unwrap()
+    };
+    let mut reading = reads.start(Vec::new()).await.unwrap();
+    let first = backend(&mut reading).await;
+    reading.finish().await.unwrap();
+    for snapshot in [false, true] {
+        // Busy, with rows on the way, and at rest.
+        for statement in [
+            "SELECT 1 FROM pg_sleep(60)",
+            "SELECT repeat('x', 1000) FROM generate_series(1, 100000000)",
+            "SELECT 1 / 0",
+            "SELECT 1",
+        ] {
+            let start = std::time::Instant::now();
+            let mut reading = reads.start(Vec::new()).await.unwrap();
+            if snapshot {
+                reading = reading.snapshot().await.unwrap();
+            }
+            let rows = sqlx::query(statement).fetch_all(reading.connection());
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(100), rows).await;
+            drop(reading);
+            let mut next = reads.start(Vec::new()).await.unwrap();
+            assert_eq!(backend(&mut next).await, first, "{statement}");
+            assert!(start.elapsed() < std::time::Duration::from_secs(4), "{statement}");
+            let (isolation, own): (String, i64) = sqlx::query_as(
+                "SELECT current_setting('transaction_isolation'),
+                        (SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND xact_start < query_start)",
+            )
+            .fetch_one(next.connection())
             .await
             .unwrap();
-    assert_eq!(limit, "0");
-    reading.finish_long().await.unwrap();
-    let mut connection = pool.acquire().await.unwrap();
-    let (same, limit): (i32, String) = sqlx::query_as("SELECT pg_backend_pid(), current_setting('statement_timeout')")
-        .fetch_one(&mut *connection)
-        .await
-        .unwrap();
-    assert_eq!((same, limit.as_str()), (session, "1min"));
-    drop(connection);
-    // One that is given up is closed, not returned.
-    drop(Reading::start_long(&pool).await.unwrap());
-    let limit: String = sqlx::query_scalar("SHOW statement_timeout").fetch_one(&pool).await.unwrap();
-    assert_eq!(limit, "1min");
-    pool.close().await;
+            assert_eq!((isolation.as_str(), own), ("read committed", 0), "{statement}");
+            next.finish().await.unwrap();
+        }
+    }
+    reads.close().await;
 }

@@ -21,6 +21,7 @@ use litespend::app::{AppState, build_router};
 use litespend::clock::Clock;
 use litespend::config::{ConfigFile, Settings};
 use litespend::prices::Prices;
+use litespend::read_limits::ReadSettings;
 use litespend::server::limits::ConnectionLimits;
 use litespend::store::database::{self, PoolLimits};
 use litespend::usage::limits::BookingLimits;
@@ -74,6 +75,7 @@ pub fn settings() -> Settings {
         serve_only: Vec::new(),
         ui: None,
         connections: ConnectionLimits::default(),
+        reads: ReadSettings::default(),
         booking: BookingLimits::default(),
     }
 }

@@ -18,6 +18,7 @@ mod replica;
 mod rollups;
 mod secrets;
 mod slow_clients;
+mod slow_readers;
 mod sockets;
 mod stalled_log;
 mod startup;

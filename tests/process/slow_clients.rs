@@ -22,7 +22,7 @@ const LIMITS: [&str; 10] = [
 ];
 
 /// Readiness and a small read are answered, each within a second.
-async fn others_are_served(server: &Server) {
+pub async fn others_are_served(server: &Server) {
     for path in ["/health/readiness", "/spend/tags"] {
         let started = Instant::now();
         assert_eq!(server.status(path).await, 200, "{path}");

@@ -1,0 +1,177 @@
+//! Room on disk for what is read ahead of a client: files without a name, which go with their answer or with the
+//! process. What is in them is a ring, so that a file never grows above one answer's bound.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The room of all answers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SpoolRoom(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    directory: PathBuf,
+    of_answer: u64,
+    of_all: u64,
+    used: AtomicU64,
+}
+
+impl SpoolRoom {
+    /// `of_answer` bytes for each answer and `of_all` for all.
+    pub fn new(directory: Option<PathBuf>, of_answer: u64, of_all: u64) -> Self {
+        let directory = directory.unwrap_or_else(std::env::temp_dir);
+        Self(Arc::new(Inner { directory, of_answer, of_all, used: AtomicU64::new(0) }))
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> u64 {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// A file of no size.
+    pub fn file(&self) -> io::Result<Spool> {
+        let file = tempfile::tempfile_in(&self.0.directory)?;
+        Ok(Spool { file: Arc::new(file), room: self.clone(), extent: 0, taken: 0, put: 0 })
+    }
+
+    fn charge(&self, bytes: u64) -> bool {
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.0.of_all);
+        self.0.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+}
+
+/// The file of one answer.
+#[derive(Debug)]
+pub struct Spool {
+    file: Arc<File>,
+    room: SpoolRoom,
+    /// Bytes of the disk that are charged.
+    extent: u64,
+    /// Bytes that were taken out, and put in, since it was last empty.
+    taken: u64,
+    put: u64,
+}
+
+/// Bytes of the ring, to be read or written outside of a lock.
+#[derive(Debug)]
+pub struct Place {
+    file: Arc<File>,
+    start: u64,
+    length: usize,
+    ring: u64,
+}
+
+impl Spool {
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.taken == self.put
+    }
+
+    /// A place for `length` bytes, if there is one. It counts once [`Spool::put`] is called.
+    pub fn place(&mut self, length: usize) -> Option<Place> {
+        let bytes = u64::try_from(length).ok()?;
+        let ring = self.room.0.of_answer;
+        let end = self.put.checked_add(bytes)?;
+        if end - self.taken > ring {
+            return None;
+        }
+        let extent = end.min(ring);
+        if extent > self.extent {
+            if !self.room.charge(extent - self.extent) {
+                return None;
+            }
+            self.extent = extent;
+        }
+        Some(Place { file: Arc::clone(&self.file), start: self.put, length, ring })
+    }
+
+    /// Says that a place was written.
+    pub fn put(&mut self, length: usize) {
+        self.put += u64::try_from(length).unwrap_or(0);
+    }
+
+    /// What comes next, up to `most` bytes. It is there until [`Spool::take`] is called.
+    pub fn next(&self, most: usize) -> Place {
+        let length = usize::try_from(self.put - self.taken).unwrap_or(usize::MAX).min(most);
+        Place { file: Arc::clone(&self.file), start: self.taken, length, ring: self.room.0.of_answer }
+    }
+
+    /// Says that a place was read.
+    pub fn take(&mut self, length: usize) {
+        self.taken += u64::try_from(length).unwrap_or(0);
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.room.0.used.fetch_sub(self.extent, Ordering::Relaxed);
+    }
+}
+
+impl Place {
+    /// Bytes until the ring's end, and the position in the file.
+    fn first(&self) -> (usize, u64) {
+        let position = self.start % self.ring;
+        (usize::try_from(self.ring - position).unwrap_or(usize::MAX).min(self.length), position)
+    }
+
+    /// Writes all of it.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let (first, position) = self.first();
+        let (head, tail) = bytes.split_at_checked(first).unwrap_or((bytes, &[]));
+        self.file.write_all_at(head, position)?;
+        self.file.write_all_at(tail, 0)
+    }
+
+    /// Reads all of it.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.length];
+        let (first, position) = self.first();
+        if let Some((head, tail)) = bytes.split_at_mut_checked(first) {
+            self.file.read_exact_at(head, position)?;
+            self.file.read_exact_at(tail, 0)?;
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_in_comes_out_in_order_and_never_takes_more_than_its_bounds() {
+        let room = SpoolRoom::new(None, 100, 150);
+        let mut spool = room.file().expect("a file");
+        let (mut next_in, mut next_out) = (0_u8, 0_u8);
+        for round in 0..500_usize {
+            let length = 1 + (round * 7) % 40;
+            if let Some(place) = spool.place(length) {
+                let bytes: Vec<u8> = (0..length)
+                    .map(|_| {
+                        next_in = next_in.wrapping_add(1);
+                        next_in.wrapping_sub(1)
+                    })
+                    .collect();
+                place.write(&bytes).expect("is written");
+                spool.put(length);
+            }
+            let place = spool.next(1 + (round * 11) % 35);
+            for byte in place.read().expect("is read") {
+                assert_eq!(byte, next_out);
+                next_out = next_out.wrapping_add(1);
+            }
+            spool.take(place.length);
+            assert!(spool.file.metadata().expect("a file").len() <= 100);
+        }
+        assert!(next_out > 50 && room.used() == 100);
+        let mut other = room.file().expect("a file");
+        assert!(other.place(50).is_some() && other.place(101).is_none() && other.place(51).is_none());
+        drop((spool, other));
+        assert_eq!(room.used(), 0);
+    }
+}
