@@ -39,6 +39,15 @@ impl Default for ReadSettings {
     }
 }
 
+/// How long an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// A page, a sum.
+    Short,
+    /// Thousands of rows.
+    Long,
+}
+
 /// Places, of all and of each key.
 #[derive(Debug)]
 struct Places {
@@ -53,6 +62,12 @@ const KEYS_KEPT: usize = 1024;
 impl Places {
     fn new(all: usize, per_key: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(all)), per_key: per_key.clamp(1, all), keys: Mutex::default() }
+    }
+
+    /// Waits for a place of the key, then for one of all.
+    async fn take(&self, key: &str, turn: &mut Turn) {
+        turn.extend(self.of_key(key).acquire_owned().await.ok());
+        turn.extend(Arc::clone(&self.all).acquire_owned().await.ok());
     }
 
     fn of_key(&self, key: &str) -> Arc<Semaphore> {
@@ -73,24 +88,29 @@ impl Places {
 #[derive(Debug)]
 pub struct ReadLimits {
     connections: Places,
+    /// Of these, for reads whose answers may be large.
+    long: Places,
     answers: Places,
     waiting: Arc<Semaphore>,
     wait: Duration,
     spool: SpoolRoom,
 }
 
-/// What is told to who has too many reads at once.
-const BUSY_KEY: &str = "Too many reads with this key at once. Try again shortly.";
+/// What is told to who takes too many large answers at once.
+const BUSY_KEY: &str = "Too many large answers are being sent to this key. Try again shortly.";
 
 impl ReadLimits {
     /// For a pool of `connections`, of which one or two stay free of reads; a key may have three in four of the others.
-    /// Who has to wait for a connection waits for `wait`.
+    /// Half of them all, and of those of a key, are for reads whose answers may be large: short ones do not wait behind
+    /// them. Who has to wait for a connection waits for `wait`.
     pub fn new(connections: u32, wait: Duration, settings: &ReadSettings) -> Self {
         let connections = usize::try_from(connections).unwrap_or(usize::MAX);
         let kept = if connections >= 8 { 2 } else { 1 };
         let reads = connections.saturating_sub(kept).max(1);
+        let of_key = (reads - reads.div_ceil(4)).max(1);
         Self {
-            connections: Places::new(reads, reads - reads.div_ceil(4)),
+            connections: Places::new(reads, of_key),
+            long: Places::new((connections / 2).max(1), (of_key / 2).max(1)),
             answers: Places::new(settings.large_answers.max(1), settings.large_answers_per_key),
             waiting: Arc::new(Semaphore::new((connections / 2).max(1))),
             wait,
@@ -99,14 +119,16 @@ impl ReadLimits {
     }
 
     /// A place for a read with a connection, to be held while it has one.
-    pub async fn connection(&self, key: &str) -> Result<Turn, ApiError> {
-        let own = self.connections.of_key(key);
-        let limit = tokio::time::Instant::now() + self.wait;
-        let place = tokio::time::timeout_at(limit, own.acquire_owned()).await;
-        let own = place.map_err(|_| ApiError::TooManyRequests { message: BUSY_KEY, seconds: 1 })?;
-        let all = tokio::time::timeout_at(limit, Arc::clone(&self.connections.all).acquire_owned()).await;
-        let all = all.map_err(|_| ApiError::Unavailable(None))?;
-        Ok(own.into_iter().chain(all).collect())
+    pub async fn connection(&self, key: &str, length: Length) -> Result<Turn, ApiError> {
+        let wait = async {
+            let mut turn = Vec::new();
+            if length == Length::Long {
+                self.long.take(key, &mut turn).await;
+            }
+            self.connections.take(key, &mut turn).await;
+            turn
+        };
+        tokio::time::timeout(self.wait, wait).await.map_err(|_| ApiError::Unavailable(None))
     }
 
     /// The same, where nobody has to wait for it.
@@ -144,16 +166,25 @@ mod tests {
         let limits = ReadLimits::new(8, Duration::from_millis(20), &ReadSettings::default());
         let mut held = Vec::new();
         for _ in 0..4 {
-            held.push(limits.connection("a").await.expect("a place"));
+            held.push(limits.connection("a", Length::Short).await.expect("a place"));
         }
-        let refused = limits.connection("a").await.expect_err("no fifth place");
-        assert_eq!(refused.status(), 429);
-        held.push(limits.connection("b").await.expect("a place"));
-        held.push(limits.connection("b").await.expect("a place"));
-        let refused = limits.connection("c").await.expect_err("no seventh place");
+        let refused = limits.connection("a", Length::Short).await.expect_err("no fifth place");
+        assert_eq!(refused.status(), 503);
+        held.push(limits.connection("b", Length::Short).await.expect("a place"));
+        held.push(limits.connection("b", Length::Short).await.expect("a place"));
+        let refused = limits.connection("c", Length::Short).await.expect_err("no seventh place");
         assert_eq!(refused.status(), 503);
         held.clear();
-        limits.connection("a").await.expect("a place");
+        // Two of a key's four, and four of all eight, are for long answers.
+        for key in ["a", "a", "b", "b"] {
+            held.push(limits.connection(key, Length::Long).await.expect("a place"));
+        }
+        for key in ["a", "c"] {
+            assert_eq!(limits.connection(key, Length::Long).await.expect_err("no place").status(), 503);
+            limits.connection(key, Length::Short).await.expect("a place");
+        }
+        held.clear();
+        limits.connection("a", Length::Short).await.expect("a place");
     }
 
     #[test]

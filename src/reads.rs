@@ -14,6 +14,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::json_stream;
 use crate::json_stream::read_ahead::LargeAnswer;
+use crate::read_limits::Length;
 use crate::replica::ToReplica;
 use crate::store::reading::{ReadPool, Reading};
 
@@ -39,7 +40,12 @@ impl FromRequestParts<AppState> for Reads {
 impl Reads {
     /// A connection for a read that tolerates lag: to the replica where this request was sent there.
     pub async fn start(&self) -> Result<Reading, ApiError> {
-        let turn = self.state.read_limits.connection(&self.key).await?;
+        self.start_for(Length::Short).await
+    }
+
+    /// The same, for an answer that may be long.
+    pub async fn start_for(&self, length: Length) -> Result<Reading, ApiError> {
+        let turn = self.state.read_limits.connection(&self.key, length).await?;
         Ok(self.pool().start(turn).await?)
     }
 
@@ -51,7 +57,7 @@ impl Reads {
 
     /// A connection to the database itself, for what must not lag.
     pub async fn start_current(&self) -> Result<Reading, ApiError> {
-        let turn = self.state.read_limits.connection(&self.key).await?;
+        let turn = self.state.read_limits.connection(&self.key, Length::Short).await?;
         Ok(self.state.read_pool.start(turn).await?)
     }
 

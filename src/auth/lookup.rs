@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::error::{ApiError, ErrorType, is_statement_timeout, is_unavailable};
 use crate::store;
+use crate::store::database;
 
 /// How long a lookup is remembered.
 pub const LIFETIME: Duration = Duration::from_secs(9);
@@ -139,7 +140,7 @@ impl KeyLookup {
         }
         let seals = match self.0.signer.ready() {
             Some(seals) => seals,
-            None => self.0.signer.keys(&mut *self.0.pool.acquire().await?).await?,
+            None => self.0.signer.keys(&mut *database::acquire(&self.0.pool).await?).await?,
         };
         record.into_caller(self.0.clock.now(), Some(seals))
     }
@@ -186,7 +187,7 @@ impl KeyLookup {
         }
         let since = inner.changes.now();
         let found = async {
-            let mut connection = inner.pool.acquire().await?;
+            let mut connection = database::acquire(&inner.pool).await?;
             store::keys::find_key(&mut connection, hash).await
         };
         match found.await.map_err(Missing::Database)? {

@@ -84,6 +84,7 @@ pub fn read_ahead(pieces: Pieces, answer: LargeAnswer) -> impl Stream<Item = Res
             None => None,
         }
     })
+    .fuse()
 }
 
 /// Reads until the end, a failure, or until nobody takes the answer any more.

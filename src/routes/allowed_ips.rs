@@ -12,6 +12,7 @@ use crate::client_ip::{AllowedAddresses, parse_network};
 use crate::error::{ApiError, FieldError};
 use crate::extract::{FromQuery, JsonObject, Query, QueryReader};
 use crate::store;
+use crate::store::database;
 use crate::telemetry::ClientAddress;
 
 /// An address or a range of addresses.
@@ -116,7 +117,7 @@ async fn change(
     edit: impl FnOnce(AllowedAddresses) -> Result<Vec<String>, ApiError>,
 ) -> Result<(), ApiError> {
     let _turn = state.allow_list.turn().await;
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let initial = state.settings.allowed_ips.clone();
     let entries = store::allowed_ips::update(&mut connection, initial, |entries| {
         let entries = edit(AllowedAddresses { entries })?;

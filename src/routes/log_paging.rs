@@ -14,6 +14,7 @@ use super::log_formats::{Format, RowWriter};
 use crate::auth::key_filter;
 use crate::error::{ApiError, FieldError};
 use crate::extract::QueryReader;
+use crate::read_limits::Length;
 use crate::reads::Reads;
 use crate::store::reading::Reading;
 use crate::store::spend_logs::{self, LogPosition, ROW_CAP, SpendLogFilter};
@@ -23,6 +24,9 @@ const TRUNCATED: &str = "x-litellm-spend-logs-truncated";
 
 /// Most rows of a page.
 pub const PAGE_LIMIT: i64 = 1_000_000;
+
+/// Rows of a page that is short.
+const SHORT_PAGE: i64 = 1_000;
 
 /// Reads `cursor`.
 pub fn read_cursor(reader: &mut QueryReader) -> Option<LogPosition> {
@@ -78,7 +82,8 @@ pub async fn respond(
     uri: &Uri,
 ) -> Result<Response, ApiError> {
     let format = Format::of(headers);
-    let mut reading = reads.start().await?;
+    let length = if page.is_some_and(|limit| limit <= SHORT_PAGE) { Length::Short } else { Length::Long };
+    let mut reading = reads.start_for(length).await?;
     let (mut truncated, mut next) = (false, None);
     if let Some(limit) = page {
         // One snapshot, so that the page ends where its link says.

@@ -23,7 +23,7 @@ type RowResponse = Json<Row>;
 
 /// A connection for a change, unless the tables are LiteLLM's to change.
 pub(crate) async fn for_change(state: &AppState) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     if !state.settings.manage_litellm_keys && database::kind(&mut connection).await? == DatabaseKind::LiteLlm {
         return Err(ApiError::nested(StatusCode::CONFLICT, LITELLM_OWNS));
     }
@@ -200,7 +200,7 @@ pub async fn get_key_info(
     Query(params): Query<KeyInfoParams>,
 ) -> Result<RowResponse, ApiError> {
     let key = params.key.filter(|key| !key.is_empty()).unwrap_or_else(|| caller.key_hash.clone());
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let found = store::find_key(&mut connection, &key_filter(&key)).await?;
     let mut row = found.ok_or_else(|| not_found("Key not found in database"))?;
     row.remove("token");
@@ -261,7 +261,7 @@ pub async fn list_teams(
     State(state): State<AppState>,
     Query(params): Query<UserParams>,
 ) -> Result<Json<Vec<Row>>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let whose = params.user_id.as_deref().map_or(TeamsOf::Everybody, TeamsOf::Member);
     Ok(Json(store::list_teams(&mut connection, whose, MOST).await?))
 }
@@ -325,7 +325,7 @@ pub async fn get_user_info(
     Extension(caller): Extension<Caller>,
     Query(params): Query<UserParams>,
 ) -> Result<RowResponse, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let asked = params.user_id.as_deref();
     let user_id = asked.map(str::to_owned).or(caller.user_id);
     let row = match &user_id {

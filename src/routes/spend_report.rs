@@ -14,6 +14,7 @@ use crate::auth::key_filter;
 use crate::error::{ApiError, ErrorType, FieldError};
 use crate::extract::{FromQuery, Query, QueryReader};
 use crate::json_stream::Writer;
+use crate::read_limits::Length;
 use crate::reads::Reads;
 use crate::store::spend_report::{self, DayRow};
 use crate::store::{DateRange, rollup_days};
@@ -291,7 +292,8 @@ fn days(
     grouping: Grouping,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let reading = reads.start().await?;
+        let length = if matches!(grouping, Grouping::Customer) { Length::Long } else { Length::Short };
+        let reading = reads.start_for(length).await?;
         let (mut reading, snapshot) =
             if state.has_rollups() { rollup_days::begin(reading, range).await? } else { (reading, None) };
         let mut writer = Writer::new();

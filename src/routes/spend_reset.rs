@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::app::AppState;
 use crate::error::ApiError;
 use crate::store;
+use crate::store::database;
 
 /// What a change did, in words.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -31,7 +32,7 @@ impl StatusResponse {
     responses((status = 200, description = "Reset", body = StatusResponse),
               (status = 401, description = "Not the master key")))]
 pub async fn reset_spend(State(state): State<AppState>) -> Result<Json<StatusResponse>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let (keys, teams) = store::spend_reset::reset(&mut connection).await?;
     tracing::info!(keys, teams, "spend of all keys and teams reset");
     Ok(StatusResponse::success("Spend for all API Keys and Teams reset successfully"))

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres};
 
 use super::STATEMENT_TIMEOUT_SECONDS;
 
@@ -44,6 +45,13 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, sqlx::Error> {
         })
         .after_release(|connection, _| Box::pin(is_free(connection)));
     Ok(pool.connect_lazy_with(options))
+}
+
+/// Takes a connection. A request that is given up meanwhile does not cost one: the pool would close what it was about to
+/// lend.
+pub async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    let pool = pool.clone();
+    tokio::spawn(async move { pool.acquire().await }).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
 /// Parameters of a URL that mean something to the driver; Prisma's (`connection_limit`, `schema`, `pgbouncer`, ...)
@@ -167,7 +175,7 @@ pub async fn migrate_schema(connection: &mut PgConnection) -> Result<(), anyhow:
 
 /// Whether the database answers.
 pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT 1").execute(pool).await.map(|_| ())
+    sqlx::query("SELECT 1").execute(&mut *acquire(pool).await?).await.map(|_| ())
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection, PgPool, Postgres, SqlSafeStr, Transaction};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::database;
+
 /// How long a connection may still be busy before its query is cancelled: one that was read to its end answers at once.
 const BUSY: Duration = Duration::from_millis(20);
 
@@ -41,7 +43,7 @@ impl ReadPool {
 
     /// Takes a connection.
     pub async fn start(&self, turn: Turn) -> Result<Reading, sqlx::Error> {
-        self.lend(self.pool.acquire().await?, turn).await
+        self.lend(database::acquire(&self.pool).await?, turn).await
     }
 
     /// Takes a connection that nobody uses, if there is one.

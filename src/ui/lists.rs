@@ -14,6 +14,7 @@ use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
 use crate::reads::Reads;
 use crate::routes::dates::{not_a_day, parse_day};
+use crate::store::database;
 use crate::store::dashboard_lists::{self as store, Filter, Page, Sort};
 use crate::store::management::{self, Row};
 
@@ -81,7 +82,7 @@ pub async fn get_caller(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Value>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let user_id = caller.user_id.unwrap_or_default();
     let user = management::find_user(&mut connection, &user_id).await?;
     let email = user.as_ref().and_then(|user| user.get("user_email").cloned());
@@ -111,7 +112,7 @@ pub async fn get_user(
     if !caller.role.sees_everything() && user_id != own {
         return Err(ApiError::forbidden("You can see your own user only."));
     }
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let missing = || ApiError::detail(StatusCode::NOT_FOUND, "User not found");
     if user_id.is_empty() {
         return Err(missing());
@@ -135,7 +136,7 @@ pub async fn list_users(
     State(state): State<AppState>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<Value>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let (users, total) = store::users(&mut connection, &params.filter, params.sort(), params.page()).await?;
     Ok(Json(json!({ "users": users, "total": total, "page": params.page, "page_size": params.size,
                     "total_pages": params.pages(total) })))
@@ -143,7 +144,7 @@ pub async fn list_users(
 
 /// How many users and teams there are; there is no limit to either.
 pub async fn count_users(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let (users, teams) = store::counts(&mut connection).await?;
     Ok(Json(json!({ "total_users": null, "total_teams": null, "total_users_used": users, "total_teams_used": teams,
                     "total_teams_remaining": null, "total_users_remaining": null })))
@@ -155,7 +156,7 @@ pub async fn list_keys(
     Extension(caller): Extension<Caller>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<Value>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let filter = Filter { only_of_user: caller.own_rows_only().map(str::to_owned), ..params.filter.clone() };
     let found = if params.deleted {
         store::deleted_keys(&mut connection, &filter, params.page()).await?
@@ -174,7 +175,7 @@ pub async fn list_teams(
     Extension(caller): Extension<Caller>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<Value>, ApiError> {
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let (page, size) = (params.page, params.size);
     let (teams, total) = if params.deleted {
         // Teams are not deleted here.
@@ -195,7 +196,7 @@ pub async fn get_team(
     Query(params): Query<OneParams>,
 ) -> Result<Json<Value>, ApiError> {
     let team_id = params.team_id.unwrap_or_default();
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let missing = || {
         ApiError::detail(
             StatusCode::NOT_FOUND,

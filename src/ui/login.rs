@@ -23,6 +23,7 @@ use crate::error::{ApiError, ErrorType};
 use crate::management;
 use crate::router::client_address;
 use crate::routes::management::for_change;
+use crate::store::database;
 use crate::store::management::{self as store, NewKey};
 
 /// How long a session lasts.
@@ -180,7 +181,7 @@ async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Resul
     let Some(user_id) = caller.user_id.filter(|user_id| !is_session && user_id != MASTER_USER_ID) else {
         return Err(refused());
     };
-    let mut connection = state.pool.acquire().await?;
+    let mut connection = database::acquire(&state.pool).await?;
     let user = store::find_user(&mut connection, &user_id).await?.ok_or_else(refused)?;
     let email = store::text(&user, "user_email");
     let named = equal(&login.username, &user_id) || (!email.is_empty() && equal(&login.username, email));

@@ -1,7 +1,7 @@
 //! Booking exactly once: whatever is cut off, killed or repeated, every record counts once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -111,14 +111,17 @@ async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_kille
     owners::create(&pool, KEYS).await;
     let servers = [server(&pool), server(&pool)];
 
-    let end = Instant::now() + Duration::from_secs(6);
+    // Six seconds; longer where PostgreSQL takes long to come back, so that it is killed a few times.
+    let start = Instant::now();
+    let over = Arc::new(AtomicBool::new(false));
     let (sent, unanswered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let writers: Vec<_> = (0..8)
         .map(|writer| {
             let (server, sent, unanswered) = (servers[writer % 2].clone(), Arc::clone(&sent), Arc::clone(&unanswered));
+            let over = Arc::clone(&over);
             tokio::spawn(async move {
                 let mut round = writer;
-                while Instant::now() < end {
+                while !over.load(Ordering::Relaxed) {
                     let start = sent.fetch_add(1, Ordering::Relaxed) * 50;
                     let body = batch(start, 100, writer);
                     round += 1;
@@ -147,7 +150,8 @@ async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_kille
         let postgres = Arc::clone(&postgres);
         tokio::task::spawn_blocking(move || {
             let mut kills = 0;
-            while Instant::now() < end {
+            let enough = |kills| if kills < 3 { Duration::from_secs(60) } else { Duration::from_secs(6) };
+            while start.elapsed() < enough(kills) {
                 std::thread::sleep(Duration::from_millis(300 + 170 * (kills % 4)));
                 if let Some(pid) = postgres.pid().filter(|_| postgres.is_running()) {
                     // SIGQUIT ends PostgreSQL without a checkpoint, as a crash does; it recovers from its log.
@@ -155,6 +159,7 @@ async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_kille
                     kills += 1;
                 }
             }
+            over.store(true, Ordering::Relaxed);
             postgres.wait_until_running(Duration::from_secs(30));
             kills
         })
