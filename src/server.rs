@@ -154,7 +154,7 @@ async fn run(
     let state = AppState::new(pool.clone(), settings, prices, Clock::system())?;
     if let Some(url) = args.database_url_read_replica.as_deref().filter(|url| !url.trim().is_empty()) {
         let replica = Replica::new(url, limits(args))
-            .map_err(|_| Failure::Setting(anyhow::anyhow!("DATABASE_URL_READ_REPLICA is not a PostgreSQL URL")))?;
+            .map_err(|error| Failure::Setting(anyhow::anyhow!("DATABASE_URL_READ_REPLICA: {error}")))?;
         state.use_replica(replica);
     }
     state.refresh_allow_list().await.context("the allow list cannot be read")?;

@@ -23,3 +23,4 @@ mod stalled_log;
 mod startup;
 mod stopping;
 mod subcommands;
+mod tls;
