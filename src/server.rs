@@ -89,6 +89,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         use_x_forwarded_for: args.use_x_forwarded_for || config.use_x_forwarded_for,
         inclusive_end_date: args.inclusive_end_date,
         group_by_model: args.group_by_model,
+        csv_safe: args.csv_safe,
         metrics_public: args.metrics_public,
         manage_litellm_keys: args.manage_litellm_keys,
         request_timeout: Duration::from_secs(args.request_timeout),

@@ -11,7 +11,7 @@ use futures_util::{Stream, TryStreamExt};
 use sqlx::{Executor, Postgres, QueryBuilder};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::log_formats::{Format, RowWriter};
+use super::log_formats::{CsvTexts, Format, RowWriter};
 use crate::app::AppState;
 use crate::auth::key_filter;
 use crate::error::{ApiError, FieldError};
@@ -60,7 +60,7 @@ fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
             "api_key" => {
                 query.append_pair(&name, &key_filter(&value));
             }
-            "user_id" | "request_id" | "start_date" | "end_date" | "summarize" | "limit" => {
+            "user_id" | "request_id" | "start_date" | "end_date" | "summarize" | "limit" | "csv" => {
                 query.append_pair(&name, &value);
             }
             // What the route does not read may hold anything, a key too.
@@ -76,6 +76,7 @@ pub async fn respond(
     state: &AppState,
     filter: SpendLogFilter,
     page: Option<i64>,
+    texts: CsvTexts,
     headers: &HeaderMap,
     uri: &Uri,
 ) -> Result<Response, ApiError> {
@@ -92,7 +93,8 @@ pub async fn respond(
         // One request has one row, or a few: nothing to cut.
         truncated = spend_logs::reaches(reading.connection(), &filter, ROW_CAP).await?;
     }
-    let mut response = json_stream::respond(rows(reading, turn, filter, page, format), format.media_type()).await?;
+    let rows = rows(reading, turn, filter, page, format, texts);
+    let mut response = json_stream::respond(rows, format.media_type()).await?;
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("accept"));
     if truncated {
@@ -110,9 +112,10 @@ fn rows(
     mut filter: SpendLogFilter,
     page: Option<i64>,
     format: Format,
+    texts: CsvTexts,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut writer = RowWriter::new(format)?;
+        let mut writer = RowWriter::new(format, texts)?;
         let mut left = page.unwrap_or(ROW_CAP);
         while left > 0 {
             // A statement sorts its rows: however long the page, never more than these.
