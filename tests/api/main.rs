@@ -12,6 +12,7 @@ mod authority_chains;
 mod conformance;
 mod cursors;
 mod dates;
+mod hostile_booking;
 mod keys;
 mod limits;
 mod log_export;
