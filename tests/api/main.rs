@@ -17,6 +17,7 @@ mod keys;
 mod limits;
 mod log_export;
 mod log_pages;
+mod lost_commit;
 mod management;
 mod older_litellm;
 mod openapi;
