@@ -128,6 +128,11 @@ pub struct ServeArgs {
     #[arg(long, env = "GROUP_BY_MODEL", value_parser = clap::builder::FalseyValueParser::new())]
     pub group_by_model: bool,
 
+    /// In CSV, put a single quote before texts that a spreadsheet would take for a formula, unless a request says
+    /// csv=plain.
+    #[arg(long, env = "LITESPEND_CSV_SAFE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub csv_safe: bool,
+
     /// Serve /metrics without a key.
     #[arg(long, env = "METRICS_PUBLIC", value_parser = clap::builder::FalseyValueParser::new())]
     pub metrics_public: bool,
@@ -496,6 +501,8 @@ pub struct Settings {
     pub inclusive_end_date: bool,
     /// Whether `group_by=model` is answered.
     pub group_by_model: bool,
+    /// Whether the texts of a CSV are made safe for spreadsheets where a request does not say.
+    pub csv_safe: bool,
     /// Whether `/metrics` needs no key.
     pub metrics_public: bool,
     /// Whether keys, teams and users may be changed in a database that LiteLLM owns.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::AppState;
 use crate::store::database::{self, PoolLimits};
+use crate::store::database_url::{BadUrl, DatabaseUrl};
 use crate::store::reading::ReadPool;
 
 /// How often the replica is looked at.
@@ -52,7 +53,10 @@ pub struct Replica {
 
 impl Replica {
     /// Not looked at yet.
-    pub fn new(url: &str, limits: PoolLimits) -> Result<Self, sqlx::Error> {
+    pub fn new(url: &str, limits: PoolLimits) -> Result<Self, BadUrl> {
+        for warning in DatabaseUrl::parse(url)?.warnings {
+            tracing::warn!("DATABASE_URL_READ_REPLICA: {warning}");
+        }
         let pool = ReadPool::new(database::pool(url, PoolLimits { wait: limits.wait.min(WAIT), ..limits })?);
         let probe = database::pool(url, PoolLimits { connections: 1, wait: WAIT })?;
         Ok(Self { pool, probe, answers: AtomicBool::new(false), doubtful: Notify::new() })

@@ -89,6 +89,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         use_x_forwarded_for: args.use_x_forwarded_for || config.use_x_forwarded_for,
         inclusive_end_date: args.inclusive_end_date,
         group_by_model: args.group_by_model,
+        csv_safe: args.csv_safe,
         metrics_public: args.metrics_public,
         manage_litellm_keys: args.manage_litellm_keys,
         request_timeout: Duration::from_secs(args.request_timeout),
@@ -155,7 +156,7 @@ async fn run(
     let state = AppState::new(pool.clone(), settings, prices, Clock::system())?;
     if let Some(url) = args.database_url_read_replica.as_deref().filter(|url| !url.trim().is_empty()) {
         let replica = Replica::new(url, limits(args))
-            .map_err(|_| Failure::Setting(anyhow::anyhow!("DATABASE_URL_READ_REPLICA is not a PostgreSQL URL")))?;
+            .map_err(|error| Failure::Setting(anyhow::anyhow!("DATABASE_URL_READ_REPLICA: {error}")))?;
         state.use_replica(replica);
     }
     state.refresh_allow_list().await.context("the allow list cannot be read")?;

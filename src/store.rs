@@ -11,6 +11,7 @@ pub mod authority;
 pub mod daily_activity;
 pub mod dashboard_lists;
 pub mod database;
+pub mod database_url;
 mod earlier_migrations;
 pub mod embedded_roles;
 pub mod indexes;

@@ -2,6 +2,7 @@
 //! litespend does not have. Served with `--ui DIR` only; the routes are not in the OpenAPI document, as in LiteLLM.
 
 mod files;
+mod folder;
 mod lists;
 mod login;
 mod login_request;

@@ -1,9 +1,12 @@
 //! The forms in which rows of the log are sent: JSON, a line of JSON a row, or CSV, by the request's `Accept`.
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use headers_accept::Accept;
 use mediatype::MediaType;
+use serde::Serialize;
 
 use crate::error::ApiError;
 use crate::json_stream::{PIECE, Writer};
@@ -61,22 +64,50 @@ impl Format {
     }
 }
 
+/// How the texts of a CSV are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CsvTexts {
+    /// As they are.
+    Plain,
+    /// So that no spreadsheet takes one for a formula: behind a single quote where it begins like one, and every cell in
+    /// double quotes.
+    Safe,
+}
+
+/// What a formula can begin with, also in the full width of East Asian keyboards, and what spreadsheets skip before it.
+const FORMULA_STARTS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
+
+impl CsvTexts {
+    fn writer(self) -> csv::Writer<Vec<u8>> {
+        let style = if self == Self::Safe { csv::QuoteStyle::Always } else { csv::QuoteStyle::Necessary };
+        csv::WriterBuilder::new().quote_style(style).from_writer(Vec::with_capacity(PIECE))
+    }
+
+    fn cell<'a>(self, name: &str, text: Cow<'a, str>) -> Cow<'a, str> {
+        if self == Self::Safe && !SpendLog::NUMBERS.contains(&name) && text.starts_with(FORMULA_STARTS) {
+            return Cow::Owned(format!("'{text}"));
+        }
+        text
+    }
+}
+
 /// Writes rows in one of the forms, and hands out what fills pieces.
 pub enum RowWriter {
     /// JSON, as a list or in lines, and what comes before the next row.
     Json(Writer, Format, &'static str),
     /// CSV.
-    Csv(Box<csv::Writer<Vec<u8>>>),
+    Csv(Box<csv::Writer<Vec<u8>>>, CsvTexts),
 }
 
 impl RowWriter {
     /// With what comes before the first row.
-    pub fn new(format: Format) -> Result<Self, ApiError> {
+    pub fn new(format: Format, texts: CsvTexts) -> Result<Self, ApiError> {
         Ok(match format {
             Format::Csv => {
-                let mut writer = csv::Writer::from_writer(Vec::with_capacity(PIECE));
+                let mut writer = texts.writer();
                 writer.write_record(SpendLog::NAMES).map_err(broken)?;
-                Self::Csv(Box::new(writer))
+                Self::Csv(Box::new(writer), texts)
             }
             Format::Json => Self::Json(Writer::new(), format, "["),
             Format::Lines => Self::Json(Writer::new(), format, ""),
@@ -96,13 +127,15 @@ impl RowWriter {
                 }
                 Ok(writer.piece())
             }
-            Self::Csv(writer) => {
-                writer.write_record(row.texts().iter().map(AsRef::as_ref)).map_err(broken)?;
+            Self::Csv(writer, texts) => {
+                for (name, text) in SpendLog::NAMES.into_iter().zip(row.texts()) {
+                    writer.write_field(texts.cell(name, text).as_bytes()).map_err(broken)?;
+                }
+                writer.write_record(None::<&[u8]>).map_err(broken)?;
                 if writer.get_ref().len() < PIECE {
                     return Ok(None);
                 }
-                let next = csv::Writer::from_writer(Vec::with_capacity(PIECE));
-                let full = std::mem::replace(writer.as_mut(), next);
+                let full = std::mem::replace(writer.as_mut(), texts.writer());
                 Ok(Some(Bytes::from(full.into_inner().map_err(broken)?)))
             }
         }
@@ -116,7 +149,7 @@ impl RowWriter {
                 Ok(writer.take())
             }
             Self::Json(mut writer, ..) => Ok(writer.take()),
-            Self::Csv(writer) => Ok(Bytes::from(writer.into_inner().map_err(broken)?)),
+            Self::Csv(writer, _) => Ok(Bytes::from(writer.into_inner().map_err(broken)?)),
         }
     }
 }

@@ -10,7 +10,7 @@ use chrono::DateTime;
 use futures_util::{Stream, TryStreamExt};
 use sqlx::{Postgres, QueryBuilder};
 
-use super::log_formats::{Format, RowWriter};
+use super::log_formats::{CsvTexts, Format, RowWriter};
 use crate::auth::key_filter;
 use crate::error::{ApiError, FieldError};
 use crate::extract::QueryReader;
@@ -62,7 +62,7 @@ fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
             "api_key" => {
                 query.append_pair(&name, &key_filter(&value));
             }
-            "user_id" | "request_id" | "start_date" | "end_date" | "summarize" | "limit" => {
+            "user_id" | "request_id" | "start_date" | "end_date" | "summarize" | "limit" | "csv" => {
                 query.append_pair(&name, &value);
             }
             // What the route does not read may hold anything, a key too.
@@ -78,6 +78,7 @@ pub async fn respond(
     reads: &Reads,
     filter: SpendLogFilter,
     page: Option<i64>,
+    texts: CsvTexts,
     headers: &HeaderMap,
     uri: &Uri,
 ) -> Result<Response, ApiError> {
@@ -93,7 +94,7 @@ pub async fn respond(
         // One request has one row, or a few: nothing to cut.
         truncated = spend_logs::reaches(reading.connection(), &filter, ROW_CAP).await?;
     }
-    let mut response = reads.send(rows(reading, filter, page, format), format.media_type()).await?;
+    let mut response = reads.send(rows(reading, filter, page, format, texts), format.media_type()).await?;
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("accept"));
     if truncated {
@@ -110,9 +111,10 @@ fn rows(
     mut filter: SpendLogFilter,
     page: Option<i64>,
     format: Format,
+    texts: CsvTexts,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut writer = RowWriter::new(format)?;
+        let mut writer = RowWriter::new(format, texts)?;
         let mut left = page.unwrap_or(ROW_CAP);
         while left > 0 {
             // A statement sorts its rows: however long the page, never more than these.

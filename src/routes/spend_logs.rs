@@ -15,7 +15,7 @@ use serde::Serialize;
 use sqlx::{Postgres, QueryBuilder};
 
 use super::dates::{not_a_day, parse_day};
-use super::log_formats::Format;
+use super::log_formats::{CsvTexts, Format};
 use super::log_paging;
 use crate::app::AppState;
 use crate::auth::{Caller, key_filter};
@@ -51,6 +51,10 @@ pub struct LogsParams {
     /// Where a page begins, as a `Link` header says it
     #[param(value_type = Option<String>)]
     cursor: Option<LogPosition>,
+    /// In CSV: `safe` puts a single quote before texts that a spreadsheet would take for a formula, `plain` leaves them as
+    /// they are. Without it, as the server is set up (plain), and safe for the dashboard's sessions
+    #[param(inline)]
+    csv: Option<CsvTexts>,
 }
 
 impl FromQuery for LogsParams {
@@ -64,6 +68,7 @@ impl FromQuery for LogsParams {
             summarize: reader.boolean("summarize", true),
             limit: reader.optional_integer("limit", 1, log_paging::PAGE_LIMIT),
             cursor: log_paging::read_cursor(reader),
+            csv: reader.choice("csv", &[("safe", CsvTexts::Safe), ("plain", CsvTexts::Plain)], "'safe' or 'plain'"),
         }
     }
 }
@@ -118,6 +123,8 @@ pub async fn list_spend_logs(
         (Some(start), Some(end)) => Some(DateRange { start: day("start_date", start)?, end: day("end_date", end)? }),
         _ => None,
     };
+    let is_safe = state.settings.csv_safe || caller.session.is_some();
+    let texts = params.csv.unwrap_or(if is_safe { CsvTexts::Safe } else { CsvTexts::Plain });
     let is_page = params.limit.is_some() || params.cursor.is_some();
     let mut filter = SpendLogFilter {
         api_key: params.api_key.as_deref().map(key_filter),
@@ -155,7 +162,7 @@ pub async fn list_spend_logs(
         }
         _ => {
             let limit = is_page.then(|| params.limit.unwrap_or(ROW_CAP));
-            log_paging::respond(&reads, filter, limit, &headers, &uri).await
+            log_paging::respond(&reads, filter, limit, texts, &headers, &uri).await
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::config::{ConfigFile, DatabaseArgs};
 use crate::error::is_unavailable;
 use crate::local_postgres::{LocalPostgres, LocalPostgresError, LocalPostgresOptions, url_of_running};
 use crate::store::database::{self, DatabaseKind, PoolLimits};
+use crate::store::database_url::DatabaseUrl;
 
 /// How long a database may take to come up when the server starts.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -38,6 +39,11 @@ impl OpenDatabase {
     /// Opens what the arguments and the config file say; starts the embedded PostgreSQL where they name none. Blocks.
     pub fn open(args: &DatabaseArgs, config: &ConfigFile, limits: PoolLimits) -> Result<Self, Failure> {
         if let Some(url) = url(args, config) {
+            let read =
+                DatabaseUrl::parse(&url).map_err(|error| Failure::Setting(anyhow::anyhow!("DATABASE_URL: {error}")))?;
+            for warning in read.warnings {
+                tracing::warn!("DATABASE_URL: {warning}");
+            }
             return Ok(Self { local: None, url, limits });
         }
         let local = start(args).map_err(|error| Failure::Runtime(error.into()))?;
@@ -66,7 +72,7 @@ impl OpenDatabase {
 
     /// A pool, not yet connected.
     pub fn pool(&self) -> anyhow::Result<PgPool> {
-        database::pool(&self.url, self.limits).map_err(|_| anyhow::anyhow!("DATABASE_URL is not a PostgreSQL URL"))
+        database::pool(&self.url, self.limits).map_err(|error| anyhow::anyhow!("DATABASE_URL: {error}"))
     }
 
     /// Waits for the database, brings it up to date, and says whose it is and which version.
@@ -75,6 +81,10 @@ impl OpenDatabase {
         let mut connection = loop {
             match pool.acquire().await {
                 Ok(connection) => break connection,
+                Err(error) if database::is_distrusted(&error) => {
+                    let message = format!("the database's certificate is not accepted ({})", self.place());
+                    return Err(Failure::Runtime(anyhow::Error::new(error).context(message)));
+                }
                 Err(error) if is_unavailable(&error) && started.elapsed() < START_LIMIT => {
                     tracing::warn!(place = self.place(), cause = %error, "waiting for the database");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -95,8 +105,8 @@ impl OpenDatabase {
         if let Some(local) = &self.local {
             return format!("embedded in {}", local.home().display());
         }
-        match database::connect_options(&self.url) {
-            Ok(options) => {
+        match DatabaseUrl::parse(&self.url) {
+            Ok(DatabaseUrl { options, .. }) => {
                 let name = options.get_database().unwrap_or("postgres");
                 match options.get_socket() {
                     Some(socket) => format!("{name} at {}", socket.display()),

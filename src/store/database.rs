@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres};
 
 use super::STATEMENT_TIMEOUT_SECONDS;
+use super::database_url::{BadUrl, DatabaseUrl};
 
 /// Whose tables the database holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +29,9 @@ pub struct PoolLimits {
 
 /// A pool that connects when it is first used. Its sessions are UTC, their statements limited in time, and a query
 /// whose client has gone ends within half a second (PostgreSQL 14 and later).
-pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, sqlx::Error> {
-    let schema = schema(url);
-    let options = connect_options(url)?
+pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, BadUrl> {
+    let DatabaseUrl { options, schema, .. } = DatabaseUrl::parse(url)?;
+    let options = options
         .application_name("litespend")
         .log_statements(tracing::log::LevelFilter::Trace)
         .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
@@ -54,42 +55,6 @@ pub async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Er
     tokio::spawn(async move { pool.acquire().await }).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
-/// Parameters of a URL that mean something to the driver; Prisma's (`connection_limit`, `schema`, `pgbouncer`, ...)
-/// do not, and may hold secrets that the driver would log.
-const URL_PARAMETERS: [&str; 17] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "statement-cache-capacity",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "options",
-];
-
-/// Where a URL leads. Anything but `postgres://` and `postgresql://` is refused; parameters that the driver does not
-/// know are left out.
-pub fn connect_options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
-    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(sqlx::Error::Configuration("not a PostgreSQL URL".into()));
-    }
-    let Some((address, parameters)) = url.split_once('?') else { return url.parse() };
-    let known = parameters.split('&').filter(|parameter| {
-        let name = parameter.split_once('=').map_or(*parameter, |(name, _)| name);
-        URL_PARAMETERS.contains(&name) || name.starts_with("options[")
-    });
-    format!("{address}?{}", known.collect::<Vec<_>>().join("&")).parse()
-}
-
 /// How long a connection that comes back may still be busy with a query that nobody waits for any more.
 const RELEASE_LIMIT: Duration = Duration::from_millis(200);
 
@@ -97,13 +62,6 @@ const RELEASE_LIMIT: Duration = Duration::from_millis(200);
 /// given up; it is closed, and the database ends the query at its next look at the socket.
 async fn is_free(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     Ok(matches!(tokio::time::timeout(RELEASE_LIMIT, connection.flush()).await, Ok(Ok(()))))
-}
-
-/// The schema of LiteLLM's tables: as Prisma takes it from the URL, or `public`.
-fn schema(url: &str) -> String {
-    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
-    let found = form_urlencoded::parse(parameters.as_bytes()).find(|(name, _)| name == "schema");
-    found.map(|(_, schema)| schema.into_owned()).filter(|schema| !schema.is_empty()).unwrap_or("public".to_owned())
 }
 
 /// The search path is spelled out: the default one begins with the user's name, and a user `litespend` would find, and
@@ -173,26 +131,13 @@ pub async fn migrate_schema(connection: &mut PgConnection) -> Result<(), anyhow:
     Ok(())
 }
 
+/// Whether a connection failed because the server's certificate is not one to trust: waiting helps nobody.
+pub fn is_distrusted(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Tls(_))
+        || matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData)
+}
+
 /// Whether the database answers.
 pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT 1").execute(&mut *acquire(pool).await?).await.map(|_| ())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_postgresql_urls_are_accepted_and_foreign_parameters_left_out() {
-        for url in ["mysql://u:p@h/db", "h:5432/db", "", "postgres://h:port/db", "http://h"] {
-            assert!(connect_options(url).is_err(), "{url}");
-        }
-        let url = "postgresql://u:p@h:6543/db?schema=public&connection_limit=5&sslmode=disable&sslpassword=x";
-        let options = connect_options(url).expect("a URL");
-        assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("h", 6543, Some("db")));
-        assert!(matches!(options.get_ssl_mode(), sqlx::postgres::PgSslMode::Disable));
-        assert_eq!(schema("postgresql://h/db?sslmode=disable&schema=lite%20llm"), "lite llm");
-        assert_eq!(schema(url), "public");
-        assert_eq!(schema("postgresql://h/db"), "public");
-    }
 }

@@ -168,6 +168,10 @@ impl SpendLog {
         "updated_at",
     ];
 
+    /// Those of them that are numbers.
+    pub const NUMBERS: [&'static str; 5] =
+        ["spend", "total_tokens", "prompt_tokens", "completion_tokens", "request_duration_ms"];
+
     /// The values as texts, as a table shows them: nothing for null, JSON for the JSON columns.
     pub fn texts(&self) -> [Cow<'_, str>; 36] {
         [

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use tower::ServiceExt;
 use tower_http::services::ServeDir;
 
+use super::folder::Folder;
 use crate::app::AppState;
 use crate::error::ApiError;
 
@@ -60,7 +61,7 @@ async fn file(state: &AppState, prefix: &str, whole: &str, request: Request) -> 
     let asked = parts.uri.clone();
     let path = if whole.is_empty() { asked.path().strip_prefix(prefix).unwrap_or_default() } else { whole };
     parts.uri = PathAndQuery::try_from(path).map(Uri::from).map_err(|_| not_found())?;
-    let files = ServeDir::new(&ui.directory).redirect_path_prefix(prefix);
+    let files = ServeDir::with_backend("", Folder::new(&ui.directory)).redirect_path_prefix(prefix);
     let served = files.oneshot(Request::from_parts(parts, Body::empty())).await;
     let mut response = match served {
         Ok(response) => response.map(Body::new),

@@ -14,8 +14,8 @@ use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
 use crate::reads::Reads;
 use crate::routes::dates::{not_a_day, parse_day};
-use crate::store::database;
 use crate::store::dashboard_lists::{self as store, Filter, Page, Sort};
+use crate::store::database;
 use crate::store::management::{self, Row};
 
 /// Largest page.

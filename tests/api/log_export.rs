@@ -170,6 +170,83 @@ async fn lines_and_csv_hold_the_same_rows() {
     assert_eq!(get_as(&app, summary, "text/csv, */*;q=0.1").await.status, 200);
 }
 
+/// What of a CSV's rows stands in these columns, by their ids.
+fn cells(answer: &Answer, columns: &[&str]) -> BTreeMap<String, Vec<String>> {
+    let mut reader = csv::Reader::from_reader(answer.text.as_bytes());
+    let names: Vec<String> = reader.headers().unwrap().iter().map(str::to_owned).collect();
+    let place = |name: &str| names.iter().position(|found| found == name).unwrap();
+    let row = |record: csv::StringRecord| {
+        let id = record[place("request_id")].trim_start_matches('\'').to_owned();
+        (id, columns.iter().map(|name| record[place(name)].to_owned()).collect())
+    };
+    reader.records().map(|record| row(record.unwrap())).collect()
+}
+
+#[tokio::test]
+async fn csv_that_is_safe_holds_no_formula() {
+    let app = TestApp::with(crate::support::accounts::with_dashboard()).await;
+    let formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "-", "=\"a\"\"b\",\n"];
+    let harmless = ["", "gpt-4o", "a=1", " =1", "'=1", "1-1", "{=1}", "ü"];
+    let texts: Vec<&str> = formulas.iter().chain(&harmless).copied().collect();
+    for (n, text) in texts.iter().enumerate() {
+        sqlx::query(
+            r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, request_duration_ms,
+                   "startTime", "endTime", "user", model, team_id, end_user, session_id, metadata)
+               VALUES ('row-' || $2, $1, $1, -0.5, -3, -1, '2026-02-01', '2026-02-01', $1, $1, $1, $1, $1, '-7')"#,
+        )
+        .bind(text)
+        .bind(n.to_string())
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    }
+    let columns = ["call_type", "api_key", "user", "model", "team_id", "end_user", "session_id"];
+    let numbers = ["spend", "total_tokens", "request_duration_ms"];
+    let check = |answer: &Answer, safe: bool, who: &str| {
+        assert_eq!(answer.status, 200, "{who}: {}", answer.text);
+        assert_eq!(answer.headers["content-type"], "text/csv; charset=utf-8");
+        let found = cells(answer, &columns);
+        assert_eq!(found.len(), texts.len(), "{who}");
+        for (n, text) in texts.iter().enumerate() {
+            let expected = if safe && n < formulas.len() { format!("'{text}") } else { (*text).to_owned() };
+            assert!(found[&format!("row-{n}")].iter().all(|cell| *cell == expected), "{who}: {text:?}: {found:?}");
+        }
+        for row in cells(answer, &numbers).values() {
+            assert_eq!(row.iter().map(String::as_str).collect::<Vec<_>>(), ["-0.5", "-3", "-1"], "{who}");
+        }
+        assert_eq!(cells(answer, &["metadata"])["row-0"], [if safe { "'-7" } else { "-7" }], "{who}");
+    };
+    let path = "/spend/logs?limit=1000";
+    let get = async |app: &TestApp, path: &str, key: &str| {
+        app.send(request(Method::GET, path, key).header("accept", "text/csv").body(Body::empty()).unwrap()).await
+    };
+    check(&get(&app, path, MASTER_KEY).await, false, "by default");
+    check(&get(&app, &format!("{path}&csv=plain"), MASTER_KEY).await, false, "plain");
+    let safe = get(&app, &format!("{path}&csv=safe"), MASTER_KEY).await;
+    check(&safe, true, "safe");
+    assert!(safe.text.lines().all(|line| !line.starts_with(formulas[0])) && safe.text.starts_with("\"request_id\","));
+
+    let session = crate::support::accounts::session(&app, "admin", MASTER_KEY).await;
+    check(&get(&app, path, &session).await, true, "a session");
+    check(&get(&app, &format!("{path}&csv=plain"), &session).await, false, "a session that says plain");
+    let mut settings = crate::support::settings();
+    settings.csv_safe = true;
+    let set = app.beside(settings);
+    check(&get(&set, path, MASTER_KEY).await, true, "the setting");
+    check(&get(&set, &format!("{path}&csv=plain"), MASTER_KEY).await, false, "the setting, and plain");
+
+    // The next page is as the first; other forms have no formulas; other words are refused.
+    let first = get(&app, "/spend/logs?limit=3&csv=safe", MASTER_KEY).await;
+    assert!(next(&first).unwrap().contains("csv=safe"));
+    let rows = app.get(&format!("{path}&csv=safe"), MASTER_KEY).await;
+    assert!(rows.json().as_array().unwrap().iter().any(|row| row["user"] == "=1+1"));
+    for word in ["", "Safe", "yes", "safe%20"] {
+        let answer = get(&app, &format!("{path}&csv={word}"), MASTER_KEY).await;
+        assert_eq!(answer.status, 422, "{word}: {}", answer.text);
+        assert!(answer.text.contains("csv") && answer.text.contains("'safe' or 'plain'"), "{word}: {}", answer.text);
+    }
+}
+
 /// The sums of a report's groups over all days, and its groups' own sums checked on the way.
 fn sums(report: &Value, list: &str, name: &str) -> BTreeMap<(String, String), f64> {
     let mut sums = BTreeMap::new();

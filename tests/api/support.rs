@@ -67,6 +67,7 @@ pub fn settings() -> Settings {
         use_x_forwarded_for: false,
         inclusive_end_date: false,
         group_by_model: false,
+        csv_safe: false,
         metrics_public: false,
         manage_litellm_keys: false,
         request_timeout: Duration::from_secs(30),

@@ -275,6 +275,73 @@ async fn files_are_those_of_the_folder_and_no_others() {
 }
 
 #[tokio::test]
+async fn links_lead_to_files_of_the_folder_and_not_out_of_it() {
+    let directory = export();
+    let root = directory.path();
+    std::fs::create_dir(root.join("private")).unwrap();
+    std::fs::write(root.join("private/index.html"), "beside the folder").unwrap();
+    let link = |to: &Path, from: &str| std::os::unix::fs::symlink(to, root.join("out").join(from)).unwrap();
+    link(Path::new("../secret.txt"), "relative.txt");
+    link(&root.join("secret.txt"), "absolute.txt");
+    link(Path::new("../private"), "folder");
+    link(&root.join("private"), "absolute-folder");
+    link(Path::new(".."), "parent");
+    link(Path::new("../../secret.txt"), "_next/relative.js");
+    link(Path::new("/"), "system");
+    link(Path::new("itself"), "itself");
+    link(Path::new("static/app.js"), "_next/again.js");
+    link(&root.join("out/usage"), "spelled");
+    std::fs::remove_file(root.join("out/favicon.ico")).unwrap();
+    link(Path::new("../secret.txt"), "favicon.ico");
+    nix::unistd::mkfifo(&root.join("out/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // The folder itself may be a link, as where an update changes it.
+    std::os::unix::fs::symlink("out", root.join("current")).unwrap();
+    for folder in ["out", "current"] {
+        let mut settings = settings();
+        let directory = root.join(folder);
+        settings.ui = Some(litespend::ui::UiSettings { directory, username: "admin".into(), password: None });
+        let app = TestApp::with(settings).await;
+        for (path, content) in [
+            ("/_next/again.js", "run()"),
+            ("/ui/_next/again.js", "run()"),
+            ("/ui/spelled/", "<html>usage</html>"),
+            ("/ui/usage/", "<html>usage</html>"),
+        ] {
+            let answer = bare(&app, path).await;
+            assert_eq!((answer.status.as_u16(), answer.text.as_str()), (200, content), "{folder} {path}");
+        }
+        for path in [
+            "/ui/relative.txt",
+            "/ui/absolute.txt",
+            "/ui/folder",
+            "/ui/folder/",
+            "/ui/folder/index.html",
+            "/ui/absolute-folder/",
+            "/ui/parent/secret.txt",
+            "/ui/parent/out/index.html/",
+            "/ui/usage/../relative.txt",
+            "/ui/%2e%2e/secret.txt",
+            "/ui/usage/%2e%2e/%2e%2e/secret.txt",
+            "/ui/parent/%2e%2e/secret.txt",
+            "/ui/system/etc/passwd",
+            "/ui/itself",
+            "/ui/pipe",
+            "/_next/relative.js",
+            "/litellm-asset-prefix/_next/relative.js",
+            "/get_favicon",
+            "/favicon.ico",
+        ] {
+            for method in [Method::GET, Method::HEAD] {
+                let request = Request::builder().method(&method).uri(path).body(Body::empty()).unwrap();
+                let answer = app.send(request).await;
+                assert_eq!(answer.status, 404, "{folder} {method} {path}: {}", answer.text);
+                assert!(!answer.text.contains("beside the folder") && !answer.text.contains("root:"), "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_the_dashboard_its_routes_are_not_there() {
     let app = TestApp::new().await;
     for path in ["/ui/", "/get/ui_settings", "/key/list", "/v2/team/list", "/models"] {

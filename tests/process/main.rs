@@ -8,6 +8,7 @@ mod cluster;
 mod sums;
 mod support;
 
+mod booking;
 mod database_away;
 mod exactly_once;
 mod http2;
@@ -24,3 +25,5 @@ mod stalled_log;
 mod startup;
 mod stopping;
 mod subcommands;
+mod tls;
+mod weak_master_key;

@@ -1,0 +1,331 @@
+//! What a URL of a database says: where it is, which schema, and how the connection is encrypted. Both PostgreSQL's own
+//! parameters are read (`sslmode`, `sslrootcert`, `sslcert` with `sslkey`) and Prisma's, which LiteLLM's URLs may hold
+//! (`sslaccept`, `sslcert` alone). Messages hold nothing of the URL but the names of its parameters.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+/// Why a URL can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadUrl(String);
+
+/// A URL that was read.
+#[derive(Clone, Debug)]
+pub struct DatabaseUrl {
+    /// Where it leads.
+    pub options: PgConnectOptions,
+    /// The schema of LiteLLM's tables: as Prisma takes it from the URL, or `public`.
+    pub schema: String,
+    /// What its operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Parameters that mean something to the driver, beside those of encryption; Prisma's (`connection_limit`, `schema`,
+/// `pgbouncer`, ...) do not, and may hold secrets that the driver would log.
+const DRIVERS_PARAMETERS: [&str; 8] =
+    ["statement-cache-capacity", "host", "hostaddr", "port", "dbname", "user", "password", "options"];
+
+const NOT_A_URL: &str = "not a PostgreSQL URL (postgresql://user:password@host:5432/database)";
+
+/// Names of the modes, the weakest first.
+const MODES: &str = "disable, allow, prefer, require, verify-ca or verify-full";
+
+impl DatabaseUrl {
+    /// Reads a URL. Anything but `postgres://` and `postgresql://` is refused; parameters that nobody here knows are left
+    /// out.
+    pub fn parse(url: &str) -> Result<Self, BadUrl> {
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(BadUrl(NOT_A_URL.to_owned()));
+        }
+        let (address, parameters) = url.split_once('?').unwrap_or((url, ""));
+        let known = parameters.split('&').filter(|parameter| {
+            let name = parameter.split_once('=').map_or(*parameter, |(name, _)| name);
+            DRIVERS_PARAMETERS.contains(&name) || name.starts_with("options[")
+        });
+        let options: PgConnectOptions = format!("{address}?{}", known.collect::<Vec<_>>().join("&"))
+            .parse()
+            .map_err(|_| BadUrl(NOT_A_URL.to_owned()))?;
+        let mut read = Self { options, schema: "public".to_owned(), warnings: Vec::new() };
+        let mut encryption = Encryption::default();
+        for (name, value) in form_urlencoded::parse(parameters.as_bytes()) {
+            match name.as_ref() {
+                "schema" if !value.is_empty() => read.schema = value.into_owned(),
+                "sslidentity" | "sslpassword" => read.warnings.push(format!(
+                    "{name} is not read: give the client's certificate and key as PEM files in sslcert and sslkey"
+                )),
+                name => encryption.read(name, &value)?,
+            }
+        }
+        read.encrypt(encryption)?;
+        Ok(read)
+    }
+
+    fn encrypt(&mut self, encryption: Encryption) -> Result<(), BadUrl> {
+        // The driver takes one that it does not know for `prefer`.
+        if encryption.mode.is_none() && std::env::var("PGSSLMODE").is_ok_and(|mode| mode.parse::<PgSslMode>().is_err())
+        {
+            return Err(BadUrl(format!("PGSSLMODE must be {MODES}")));
+        }
+        let mut options = self.options.clone();
+        let mode = encryption.mode(options.get_ssl_mode())?;
+        let is_local = self.is_local();
+        if let Some(root) = encryption.root()? {
+            options = options.ssl_root_cert(root);
+        }
+        if let (Some(certificate), Some(key)) = (encryption.certificate, encryption.key) {
+            options = options.ssl_client_cert(certificate).ssl_client_key(key);
+        }
+        let place = format!("{}:{}", options.get_host(), options.get_port());
+        let advice = "say sslmode=verify-full, or require where the way is trusted but not private";
+        match mode {
+            PgSslMode::Disable if !is_local => self.warnings.push(format!(
+                "the connection to {place} is not encrypted (sslmode=disable), and its server not verified: {advice}"
+            )),
+            PgSslMode::Prefer if !is_local => self.warnings.push(format!(
+                "the connection to {place} may be not encrypted (sslmode=prefer, as without it), and its server is not \
+                 verified: {advice}"
+            )),
+            _ => {}
+        }
+        // PostgreSQL encrypts nothing on a socket of the machine, and its own clients look for nothing there.
+        let mode = if self.is_socket() { PgSslMode::Disable } else { mode };
+        self.options = options.ssl_mode(mode);
+        Ok(())
+    }
+
+    fn is_socket(&self) -> bool {
+        self.options.get_socket().is_some() || self.options.get_host().starts_with('/')
+    }
+
+    /// Whether the connection stays on this machine.
+    fn is_local(&self) -> bool {
+        let host = self.options.get_host().trim_start_matches('[').trim_end_matches(']');
+        self.is_socket()
+            || host.trim_end_matches('.').eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    }
+}
+
+/// What the parameters say of encryption.
+#[derive(Default)]
+struct Encryption {
+    mode: Option<PgSslMode>,
+    accept: Option<Accept>,
+    root: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+/// Prisma's `sslaccept`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accept {
+    Strict,
+    InvalidCertificates,
+}
+
+impl Encryption {
+    fn read(&mut self, name: &str, value: &str) -> Result<(), BadUrl> {
+        let path = || (!value.is_empty()).then(|| PathBuf::from(value));
+        match name {
+            "sslmode" | "ssl-mode" => {
+                let mode = value.parse().map_err(|_| BadUrl(format!("sslmode must be {MODES}")))?;
+                self.mode = Some(mode);
+            }
+            "sslaccept" => {
+                self.accept = Some(match value {
+                    "strict" => Accept::Strict,
+                    "accept_invalid_certs" => Accept::InvalidCertificates,
+                    _ => return Err(BadUrl("sslaccept must be strict or accept_invalid_certs".to_owned())),
+                });
+            }
+            "sslrootcert" | "ssl-root-cert" | "ssl-ca" => self.root = path(),
+            "sslcert" | "ssl-cert" => self.certificate = path(),
+            "sslkey" | "ssl-key" => self.key = path(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The file of the certificates that are trusted beside the public ones. Prisma's `sslcert` is such a file;
+    /// PostgreSQL's belongs to a key.
+    fn root(&self) -> Result<Option<&Path>, BadUrl> {
+        let root = match (&self.root, &self.certificate, &self.key) {
+            (_, None, Some(_)) => {
+                return Err(BadUrl("sslkey needs sslcert, the client's certificate".to_owned()));
+            }
+            (Some(_), Some(_), None) => {
+                return Err(BadUrl(
+                    "sslcert without sslkey is a root certificate, as Prisma takes it, and sslrootcert names another: \
+                     leave one of them out, or give sslkey"
+                        .to_owned(),
+                ));
+            }
+            (None, Some(root), None) | (Some(root), ..) => root,
+            (None, ..) => return Ok(None),
+        };
+        match std::fs::read(root) {
+            Ok(content) if content.windows(BEGIN.len()).any(|window| window == BEGIN) => Ok(Some(root)),
+            Ok(_) => Err(BadUrl("the file of the root certificate (sslrootcert, sslcert) holds no PEM".to_owned())),
+            Err(error) => {
+                Err(BadUrl(format!("the file of the root certificate (sslrootcert, sslcert) cannot be read: {error}")))
+            }
+        }
+    }
+
+    fn names_root(&self) -> bool {
+        self.root.is_some() || (self.certificate.is_some() && self.key.is_none())
+    }
+
+    /// The mode that all of it together asks for; `otherwise` where nothing does.
+    fn mode(&self, otherwise: PgSslMode) -> Result<PgSslMode, BadUrl> {
+        let given = self.mode.unwrap_or(otherwise);
+        Ok(match (given, self.accept) {
+            (PgSslMode::Disable, Some(Accept::Strict)) => {
+                return Err(BadUrl("sslaccept=strict contradicts sslmode=disable".to_owned()));
+            }
+            (PgSslMode::VerifyCa | PgSslMode::VerifyFull, Some(Accept::InvalidCertificates)) => {
+                return Err(BadUrl(
+                    "sslaccept=accept_invalid_certs contradicts sslmode=verify-ca or verify-full".to_owned(),
+                ));
+            }
+            (PgSslMode::VerifyCa, _) => PgSslMode::VerifyCa,
+            (_, Some(Accept::Strict)) => PgSslMode::VerifyFull,
+            // Who names a root certificate wants it looked at, as PostgreSQL's own clients have it.
+            (PgSslMode::Require, None) if self.names_root() => PgSslMode::VerifyCa,
+            // The driver would never encrypt.
+            (PgSslMode::Allow, _) => PgSslMode::Prefer,
+            (given, _) => given,
+        })
+    }
+}
+
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(parameters: &str) -> Result<String, String> {
+        let read = DatabaseUrl::parse(&format!("postgresql://u:hunter2@db.example/db?{parameters}"));
+        read.map(|read| format!("{:?}", read.options.get_ssl_mode())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_postgresql_urls_are_accepted_and_foreign_parameters_left_out() {
+        for url in ["mysql://u:p@h/db", "h:5432/db", "", "postgres://h:port/db", "http://h"] {
+            assert!(DatabaseUrl::parse(url).is_err(), "{url}");
+        }
+        let url = "postgresql://u:p@h:6543/db?schema=public&connection_limit=5&sslmode=disable&sslpassword=x";
+        let read = DatabaseUrl::parse(url).expect("a URL");
+        let options = &read.options;
+        assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("h", 6543, Some("db")));
+        assert!(matches!(options.get_ssl_mode(), PgSslMode::Disable));
+        let schema = |url: &str| DatabaseUrl::parse(url).expect("a URL").schema;
+        assert_eq!(schema("postgresql://h/db?sslmode=disable&schema=lite%20llm"), "lite llm");
+        assert_eq!(schema(url), "public");
+        assert_eq!(schema("postgresql://h/db"), "public");
+        assert_eq!(schema("postgresql://h/db?schema="), "public");
+    }
+
+    #[test]
+    fn prismas_words_and_postgresqls_make_one_mode() {
+        for (parameters, expected) in [
+            ("", "Prefer"),
+            ("sslmode=disable", "Disable"),
+            ("sslmode=allow", "Prefer"),
+            ("sslmode=prefer", "Prefer"),
+            ("sslmode=REQUIRE", "Require"),
+            ("ssl-mode=verify-ca", "VerifyCa"),
+            ("sslmode=verify-full", "VerifyFull"),
+            ("sslaccept=strict", "VerifyFull"),
+            ("sslaccept=strict&sslmode=prefer", "VerifyFull"),
+            ("sslmode=require&sslaccept=strict", "VerifyFull"),
+            ("sslmode=verify-ca&sslaccept=strict", "VerifyCa"),
+            ("sslmode=verify-full&sslaccept=strict", "VerifyFull"),
+            ("sslaccept=accept_invalid_certs", "Prefer"),
+            ("sslmode=require&sslaccept=accept_invalid_certs", "Require"),
+            ("sslmode=disable&sslaccept=accept_invalid_certs", "Disable"),
+            ("sslmode=disable&sslmode=require", "Require"),
+            ("sslm%6Fde=require", "Require"),
+        ] {
+            assert_eq!(mode(parameters).as_deref(), Ok(expected), "{parameters}");
+        }
+        for (parameters, word) in [
+            ("sslmode=", "verify-full"),
+            ("sslmode=on", "verify-full"),
+            ("sslmode=requird", "verify-full"),
+            ("sslaccept=", "accept_invalid_certs"),
+            ("sslaccept=Strict", "accept_invalid_certs"),
+            ("sslaccept=strict&sslmode=disable", "contradicts"),
+            ("sslaccept=accept_invalid_certs&sslmode=verify-full", "contradicts"),
+            ("sslaccept=accept_invalid_certs&sslmode=verify-ca", "contradicts"),
+            ("sslkey=/k", "sslcert"),
+            ("sslrootcert=/r&sslcert=/c", "sslkey"),
+            ("sslrootcert=/no/such/hunter2", "cannot be read"),
+            ("sslcert=/no/such/hunter2", "cannot be read"),
+            ("sslrootcert=/dev/null", "no PEM"),
+        ] {
+            let error = mode(parameters).expect_err(parameters);
+            assert!(error.contains(word) && !error.contains("hunter2"), "{parameters}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_named_is_looked_at() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        std::io::Write::write_all(&mut file, b"text before\n-----BEGIN CERTIFICATE-----\n").expect("written");
+        let path = file.path().display().to_string();
+        for (parameters, expected) in [
+            (format!("sslrootcert={path}"), "Prefer"),
+            (format!("sslmode=require&sslrootcert={path}"), "VerifyCa"),
+            (format!("sslmode=require&ssl-ca={path}"), "VerifyCa"),
+            // Prisma's.
+            (format!("sslmode=require&sslcert={path}"), "VerifyCa"),
+            (format!("sslmode=require&sslcert={path}&sslaccept=accept_invalid_certs"), "Require"),
+            (format!("sslcert={path}&sslaccept=strict"), "VerifyFull"),
+            // PostgreSQL's: the client's own.
+            (format!("sslmode=require&sslcert={path}&sslkey={path}"), "Require"),
+            (format!("sslmode=require&sslcert={path}&sslkey={path}&sslrootcert={path}"), "VerifyCa"),
+            ("sslmode=require&sslrootcert=&sslcert=&sslkey=".to_owned(), "Require"),
+        ] {
+            assert_eq!(mode(&parameters).as_deref(), Ok(expected), "{parameters}");
+        }
+    }
+
+    #[test]
+    fn who_may_send_in_the_clear_is_warned() {
+        let warnings = |url: &str| DatabaseUrl::parse(url).expect(url).warnings;
+        for url in [
+            "postgresql://u:hunter2@db.example:5/db",
+            "postgresql://u:hunter2@db.example:5/db?sslmode=prefer",
+            "postgresql://u:hunter2@db.example:5/db?sslmode=allow",
+            "postgresql://u:hunter2@db.example:5/db?sslmode=disable",
+            "postgresql://u:hunter2@localhost/db?host=db.example&port=5",
+        ] {
+            let found = warnings(url);
+            assert_eq!(found.len(), 1, "{url}: {found:?}");
+            assert!(found[0].contains("db.example:5") && found[0].contains("not encrypted"), "{url}: {found:?}");
+            assert!(!found[0].contains("hunter2"), "{found:?}");
+        }
+        for url in [
+            "postgresql://u@localhost/db",
+            "postgresql://u@LOCALHOST./db?sslmode=disable",
+            "postgresql://u@127.1.2.3/db?sslmode=disable",
+            "postgresql://u@[::1]/db",
+            "postgresql://u@db.example/db?host=/run/postgresql",
+            "postgresql://u@%2Frun%2Fpostgresql/db?sslmode=verify-full",
+            "postgresql://u@db.example/db?sslmode=require",
+            "postgresql://u@db.example/db?sslaccept=strict",
+        ] {
+            assert_eq!(warnings(url), Vec::<String>::new(), "{url}");
+        }
+        let identity = warnings("postgresql://localhost/db?sslidentity=client.p12&sslpassword=hunter2");
+        assert!(identity.len() == 2 && identity.iter().all(|warning| warning.contains("sslkey")), "{identity:?}");
+        assert!(!identity.concat().contains("hunter2"));
+        let socket = DatabaseUrl::parse("postgresql://h/db?host=/run&sslaccept=strict").expect("a URL");
+        assert!(matches!(socket.options.get_ssl_mode(), PgSslMode::Disable));
+    }
+}
