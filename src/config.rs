@@ -322,7 +322,7 @@ pub struct ReadArgs {
     #[arg(long, env = "SPOOL_DIR", value_name = "DIR")]
     pub spool_dir: Option<PathBuf>,
 
-    /// MiB that are read ahead of one client; a larger answer is cut short after 30 seconds of waiting for its client.
+    /// MiB that are read ahead of one client; a larger answer is cut short after 10 seconds of waiting for its client.
     #[arg(long, env = "SPOOL_ANSWER_MB", default_value_t = 512, value_name = "MIB",
           value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
     pub spool_answer_mb: u64,

@@ -22,7 +22,7 @@ use crate::error::ApiError;
 const IN_MEMORY: usize = 4 * PIECE;
 
 /// How long an answer may hold a connection while it waits for its client, in all.
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(10);
 
 /// What an answer that does not fit into a piece holds, and the room that it may use.
 #[derive(Debug)]

@@ -337,7 +337,7 @@ fn summarise(
         if let Some(snapshot) = snapshot {
             let request = summary_request(&filter, whole, end);
             {
-                let mut days = std::pin::pin!(rollup_days::days(reading.connection(), &state.words, snapshot, request));
+                let mut days = std::pin::pin!(rollup_days::days(reading.copying(), &state.words, snapshot, request));
                 while let Some(entries) = days.try_next().await? {
                     let day = entries.day;
                     let Some(summary) = Summary::of(entries) else { continue };

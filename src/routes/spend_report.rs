@@ -305,7 +305,7 @@ fn days(
             let labels = Labels::read(reading.connection(), &grouping).await?;
             let mut day_writer = DayWriter::new(&grouping, labels);
             {
-                let mut days = std::pin::pin!(rollup_days::days(reading.connection(), &state.words, snapshot, request));
+                let mut days = std::pin::pin!(rollup_days::days(reading.copying(), &state.words, snapshot, request));
                 while let Some(part) = days.try_next().await? {
                     for entries in day_writer.take(&mut writer, part).chunks(AT_ONCE) {
                         day_writer.write(&mut writer, entries);
@@ -407,7 +407,7 @@ fn keys(
         let mut open: Option<String> = None;
         if let Some(snapshot) = snapshot {
             let request = keys_request(range, api_key, user_id);
-            let all = rollup_days::whole(reading.connection(), &state.words, snapshot, request).await?;
+            let all = rollup_days::whole(reading.copying(), &state.words, snapshot, request).await?;
             writer.raw("[");
             for piece in write_keys(&mut writer, all) {
                 yield piece;

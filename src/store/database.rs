@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row};
 
 use super::STATEMENT_TIMEOUT_SECONDS;
 use super::database_url::{BadUrl, DatabaseUrl};
@@ -59,9 +59,19 @@ pub async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Er
 const RELEASE_LIMIT: Duration = Duration::from_millis(200);
 
 /// Whether a connection that comes back is ready for a query. One that is not is in the middle of a query whose request was
-/// given up; it is closed, and the database ends the query at its next look at the socket.
+/// given up; it is closed, and the database ends the query at its next look at the socket. A transaction that nobody has
+/// ended is rolled back: the driver forgets one whose beginning was given up.
 async fn is_free(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    Ok(matches!(tokio::time::timeout(RELEASE_LIMIT, connection.flush()).await, Ok(Ok(()))))
+    let free = async {
+        connection.flush().await?;
+        // As one simple query: a statement is as old as its transaction, where that is its own.
+        let alone = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(&mut *connection).await;
+        if matches!(alone.and_then(|row| row.try_get::<bool, _>(0)), Ok(true)) {
+            return Ok(());
+        }
+        sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.map(|_| ())
+    };
+    Ok(matches!(tokio::time::timeout(RELEASE_LIMIT, free).await, Ok(Ok::<(), sqlx::Error>(()))))
 }
 
 /// The search path is spelled out: the default one begins with the user's name, and a user `litespend` would find, and

@@ -1,11 +1,18 @@
 //! Connections lent to reads. A read that ends early, because its client went away or its time is over, has its query
 //! cancelled, and the connection goes back to the pool: nobody waits for a new one, and no transaction stays open.
 
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, PgConnection, PgPool, Postgres, SqlSafeStr, Transaction};
+use sqlx::{Connection, PgConnection, PgPool, Postgres};
+use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::database;
@@ -56,7 +63,8 @@ impl ReadPool {
 
     async fn lend(&self, mut connection: PoolConnection<Postgres>, turn: Turn) -> Result<Reading, sqlx::Error> {
         let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
-        Ok(Reading { held: Some(Held::Plain(connection)), backend, turn, pool: self.clone() })
+        let connection = Some(connection);
+        Ok(Reading { connection, backend, turn, pool: self.clone(), snapshot: false, copies: CopyMark::default() })
     }
 
     /// Closes all connections.
@@ -72,105 +80,138 @@ impl ReadPool {
     }
 }
 
+/// Says that rows of a COPY are on their way. The driver does not know how much of them is unread: a connection on which
+/// they were given up can't be used again.
+#[derive(Clone, Debug, Default)]
+pub struct CopyMark(Arc<AtomicBool>);
+
+impl CopyMark {
+    /// Copies out, and marks the connection until the last message was read.
+    pub async fn copy_out<'c>(
+        &self,
+        connection: &'c mut PgConnection,
+        statement: &str,
+    ) -> Result<BoxStream<'c, Result<Bytes, sqlx::Error>>, sqlx::Error> {
+        self.0.store(true, Ordering::Relaxed);
+        let messages = connection.copy_out_raw(statement).await?;
+        let mark = self.clone();
+        let end = stream::once(async move {
+            mark.0.store(false, Ordering::Relaxed);
+            Ok(None)
+        });
+        Ok(messages.map_ok(Some).chain(end).try_filter_map(|message| ready(Ok(message))).boxed())
+    }
+}
+
 /// A connection lent to one read, with or without a snapshot.
 #[derive(Debug)]
 pub struct Reading {
-    held: Option<Held>,
+    connection: Option<PoolConnection<Postgres>>,
     /// Process of the database that serves the connection.
     backend: i32,
     turn: Turn,
     pool: ReadPool,
-}
-
-#[derive(Debug)]
-enum Held {
-    Plain(PoolConnection<Postgres>),
-    Snapshot(Transaction<'static, Postgres>),
-}
-
-impl Held {
-    fn connection(&mut self) -> &mut PgConnection {
-        match self {
-            Self::Plain(connection) => connection,
-            Self::Snapshot(transaction) => transaction,
-        }
-    }
+    snapshot: bool,
+    copies: CopyMark,
 }
 
 impl Reading {
     /// The connection.
-    #[expect(clippy::expect_used, reason = "the connection leaves where the reading is consumed, and nowhere else")]
     pub fn connection(&mut self) -> &mut PgConnection {
-        self.held.as_mut().map(Held::connection).expect("a reading has its connection to its end")
+        self.copying().0
+    }
+
+    /// The connection, and its mark for copying out.
+    #[expect(clippy::expect_used, reason = "the connection leaves where the reading is consumed, and nowhere else")]
+    pub fn copying(&mut self) -> (&mut PgConnection, &CopyMark) {
+        (self.connection.as_mut().expect("a reading has its connection to its end"), &self.copies)
     }
 
     /// Starts a snapshot: everything that is read from now on is of one moment.
     pub async fn snapshot(mut self) -> Result<Self, sqlx::Error> {
-        if let Some(Held::Plain(connection)) = self.held.take() {
-            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-            self.held = Some(Held::Snapshot(Transaction::begin(connection, Some(begin.into_sql_str())).await?));
+        if !self.snapshot {
+            self.snapshot = true;
+            let begin = sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+            begin.execute(self.connection()).await?;
         }
         Ok(self)
     }
 
     /// Ends a snapshot in which a statement has failed. What is read from now on is of its own moment each.
     pub async fn without_snapshot(mut self) -> Result<Self, sqlx::Error> {
-        if let Some(Held::Snapshot(transaction)) = self.held.take() {
-            transaction.rollback().await?;
-        } else {
-            drop(self.held.take());
+        if self.snapshot {
+            sqlx::raw_sql("ROLLBACK").execute(self.connection()).await?;
+            self.snapshot = false;
         }
-        self.pool.clone().start(std::mem::take(&mut self.turn)).await
+        Ok(self)
     }
 
     /// Says that everything was read.
     pub async fn finish(mut self) -> Result<(), sqlx::Error> {
-        match self.held.take() {
-            Some(Held::Snapshot(transaction)) => transaction.commit().await,
-            _ => Ok(()),
+        if self.snapshot {
+            sqlx::raw_sql("COMMIT").execute(self.connection()).await?;
+            self.snapshot = false;
         }
+        Ok(())
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        let Some(held) = self.held.take() else { return };
-        let (pool, backend, turn) = (self.pool.clone(), self.backend, std::mem::take(&mut self.turn));
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(release(pool, held, backend, turn))),
-            // Without a runtime nobody can end the query: the pool closes the connection.
-            Err(_) => drop(held),
-        }
+        let Some(mut connection) = self.connection.take() else { return };
+        let Ok(runtime) = Handle::try_current() else {
+            connection.close_on_drop();
+            return;
+        };
+        let given_up = GivenUp {
+            backend: self.backend,
+            pool: self.pool.clone(),
+            snapshot: self.snapshot,
+            copying: self.copies.0.load(Ordering::Relaxed),
+        };
+        let turn = std::mem::take(&mut self.turn);
+        runtime.spawn(async move {
+            if !given_up.is_usable(&mut connection).await {
+                connection.close_on_drop();
+            }
+            drop((connection, turn));
+        });
     }
 }
 
-/// Gives a connection back that may be in the middle of a query, after the query has ended.
-async fn release(pool: ReadPool, mut held: Held, backend: i32, turn: Turn) {
-    let free = match is_free(&mut held, BUSY).await {
-        Some(free) => free,
-        None => {
-            pool.cancel(backend).await
-                && is_free(&mut held, CANCELLED).await == Some(true)
-                // Whatever the cancellation still meets now, it meets nobody else's statement.
-                && held.connection().ping().await.is_ok()
+/// A read that is over, perhaps in the middle of a query.
+struct GivenUp {
+    backend: i32,
+    pool: ReadPool,
+    snapshot: bool,
+    copying: bool,
+}
+
+impl GivenUp {
+    /// Ends what runs on the connection. Whether it can be used again.
+    async fn is_usable(&self, connection: &mut PgConnection) -> bool {
+        if self.copying {
+            self.pool.cancel(self.backend).await;
+            return false;
         }
-    };
-    if free {
-        if let Held::Snapshot(transaction) = held {
-            let _ = transaction.rollback().await;
-        }
-    } else {
-        tracing::debug!("a query did not end when it was cancelled: its connection was closed");
-        close(held);
+        let free = match is_free(connection, BUSY).await {
+            Some(free) => free,
+            None => {
+                self.pool.cancel(self.backend).await
+                    && is_free(connection, CANCELLED).await == Some(true)
+                    // Whatever the cancellation still meets now, it meets nobody else's statement.
+                    && connection.ping().await.is_ok()
+            }
+        };
+        free && (!self.snapshot || sqlx::raw_sql("ROLLBACK").execute(connection).await.is_ok())
     }
-    drop(turn);
 }
 
 /// Whether the connection is ready for a query within `limit`; nothing where it is still busy then.
-async fn is_free(held: &mut Held, limit: Duration) -> Option<bool> {
+async fn is_free(connection: &mut PgConnection, limit: Duration) -> Option<bool> {
     let answer = async {
         loop {
-            match held.connection().flush().await {
+            match connection.flush().await {
                 Ok(()) => return true,
                 // What the ended query says to its reader, who has gone.
                 Err(sqlx::Error::Database(_)) => {}
@@ -179,13 +220,4 @@ async fn is_free(held: &mut Held, limit: Duration) -> Option<bool> {
         }
     };
     tokio::time::timeout(limit, answer).await.ok()
-}
-
-/// Closes the connection instead of giving it back.
-fn close(held: Held) {
-    match held {
-        Held::Plain(mut connection) => connection.close_on_drop(),
-        // Its rollback waits in line behind the query; the pool sees that the connection doesn't answer, and closes it.
-        Held::Snapshot(transaction) => drop(transaction),
-    }
 }

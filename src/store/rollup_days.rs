@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
 
 use super::DateRange;
-use super::reading::Reading;
+use super::reading::{CopyMark, Reading};
 use super::rollup_reads::{self, CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot};
 use super::rollup_stretches::{self, Stretch};
 use super::rollup_words::{WordCache, Words};
@@ -66,7 +66,7 @@ pub fn is_gone(code: Option<&str>) -> bool {
 
 /// Days ascending, each once (but for [`DaysRequest::in_parts`]), days without entries left out.
 pub fn days<'c>(
-    connection: &'c mut PgConnection,
+    (connection, mark): (&'c mut PgConnection, &'c CopyMark),
     cache: &'c WordCache,
     snapshot: Snapshot,
     request: DaysRequest,
@@ -114,7 +114,7 @@ pub fn days<'c>(
             }
             let mut current: Vec<Entry> = Vec::new();
             let mut finished: Vec<Vec<Entry>> = Vec::new();
-            let mut read = Folded::start(connection, rollup, stretch, &filter, &snapshot).await?;
+            let mut read = Folded::start((&mut *connection, mark), rollup, stretch, &filter, &snapshot).await?;
             while read.next(&mut current, &mut finished).await? {
                 if complete {
                     for entries in finished.drain(..) {
@@ -164,7 +164,7 @@ pub fn days<'c>(
 
 /// The sums of a key and a model over the whole range of days, as entries of its first day.
 pub async fn whole(
-    connection: &mut PgConnection,
+    (connection, mark): (&mut PgConnection, &CopyMark),
     cache: &WordCache,
     snapshot: Snapshot,
     request: DaysRequest,
@@ -213,7 +213,7 @@ pub async fn whole(
         } else if let Some(statement) =
             rollup_reads::copy_statement(connection, rollup, stretch.range, &filter, &snapshot, Grain::Range).await?
         {
-            let mut messages = connection.copy_out_raw(&statement).await?;
+            let mut messages = mark.copy_out(connection, &statement).await?;
             let mut reader = CopyReader::new(rollup);
             while let Some(message) = messages.try_next().await? {
                 reader.read(message, &mut entries)?;
@@ -251,7 +251,7 @@ enum Folded<'c> {
 
 impl<'c> Folded<'c> {
     async fn start(
-        connection: &'c mut PgConnection,
+        (connection, mark): (&'c mut PgConnection, &CopyMark),
         rollup: Rollup,
         stretch: Stretch,
         filter: &EntryFilter,
@@ -263,7 +263,7 @@ impl<'c> Folded<'c> {
         let statement =
             rollup_reads::copy_statement(connection, rollup, stretch.range, filter, snapshot, Grain::Day).await?;
         let Some(statement) = statement else { return Ok(Self::Nothing) };
-        let messages = connection.copy_out_raw(&statement).await?;
+        let messages = mark.copy_out(connection, &statement).await?;
         Ok(Self::Rows(CopyReader::new(rollup), messages, Vec::with_capacity(16)))
     }
 

@@ -218,3 +218,30 @@ async fn a_reading_that_is_given_up_has_its_query_cancelled_and_its_connection_i
     }
     reads.close().await;
 }
+
+#[tokio::test]
+async fn a_transaction_whose_beginning_was_given_up_does_not_stay() {
+    use std::future::Future;
+    let app = TestApp::new().await;
+    let limits = database::PoolLimits { connections: 1, wait: std::time::Duration::from_secs(5) };
+    let pool = database::pool(app.database.url(), limits).unwrap();
+    for polls in 1..6 {
+        let mut connection = pool.acquire().await.unwrap();
+        let mut begin = Box::pin(sqlx::Connection::begin(&mut *connection));
+        for _ in 0..polls {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            if let std::task::Poll::Ready(begun) = begin.as_mut().poll(&mut context) {
+                // A failed statement, so that a transaction which stays is noticed.
+                let _ = sqlx::raw_sql("SELECT 1 / 0").execute(&mut *begun.unwrap()).await;
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        drop(begin);
+        drop(connection);
+        let mut next = pool.acquire().await.unwrap();
+        let error = sqlx::raw_sql("SAVEPOINT only_in_a_transaction").execute(&mut *next).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("25P01"), "{polls} polls");
+    }
+    pool.close().await;
+}
