@@ -15,6 +15,7 @@ mod dates;
 mod keys;
 mod limits;
 mod log_export;
+mod log_left_out;
 mod log_pages;
 mod management;
 mod older_litellm;
