@@ -251,3 +251,48 @@ async fn the_worst_search_takes_hardly_longer_than_any() {
         assert!(took < benign * 20, "{took:?} against {benign:?} {worst}");
     }
 }
+
+#[tokio::test]
+async fn searches_of_the_dashboards_lists_are_bounded_and_find_parts_as_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = crate::support::settings();
+    settings.ui = Some(litespend::ui::UiSettings {
+        directory: directory.path().to_owned(),
+        username: "admin".into(),
+        password: None,
+    });
+    let app = TestApp::with(settings).await;
+    sqlx::raw_sql(
+        r#"INSERT INTO "LiteLLM_TeamTable" (team_id, team_alias) VALUES ('t-1', 'Grün 100%'), ('t-2', 'Blau');
+           INSERT INTO "LiteLLM_UserTable" (user_id, user_email) VALUES ('u_1', 'ANN@example.com'), ('u-2', NULL);
+           INSERT INTO "LiteLLM_VerificationToken" (token, key_alias) VALUES ('h', 'Back\slash')"#,
+    )
+    .execute(&app.pool)
+    .await
+    .unwrap();
+    for (path, total) in [
+        ("/v2/team/list?search=gr%C3%BCN", 1),
+        ("/v2/team/list?team_alias=0%25", 1),
+        ("/v2/team/list?team_alias=%25", 1),
+        ("/v2/team/list?search=T-", 2),
+        ("/user/list?user_email=ann@", 1),
+        ("/user/list?user_email=_", 0),
+        ("/user/list?user_id=U_", 1),
+        ("/key/list?key_alias=k%5CS", 1),
+    ] {
+        let answer = ok(&app, path).await.json();
+        let found = answer.get("total").or(answer.get("total_count")).unwrap();
+        assert_eq!(found, total, "{path}");
+    }
+    let (most, more) = ("x".repeat(1_000), "x".repeat(60_000));
+    for path in [
+        "/v2/team/list?search",
+        "/v2/team/list?team_alias",
+        "/user/list?user_email",
+        "/user/list?user_id",
+        "/key/list?key_alias",
+    ] {
+        ok(&app, &format!("{path}={most}")).await;
+        assert_eq!(app.get(&format!("{path}={more}"), MASTER_KEY).await.status, 400, "{path}");
+    }
+}
