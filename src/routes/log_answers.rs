@@ -22,8 +22,11 @@ const MOST_NAMED: usize = 20;
 /// The most characters of a request's id in the header.
 const MOST_OF_ID: usize = 100;
 
-/// The most bytes of a page; what comes after that has no JSON columns.
+/// The most bytes of a page; rows after that have no JSON columns but small ones.
 const PAGE: usize = 32 * 1024 * 1024;
+
+/// A JSON column of up to this many bytes is always given.
+const SMALL_FIELD: usize = 1024;
 
 /// A page of up to this many bytes takes no room.
 const SMALL_PAGE: usize = 4 * 1024 * 1024;
@@ -99,8 +102,11 @@ pub async fn read<R: Row>(
     while let Some(mut row) = found.try_next().await? {
         let log = row.listed();
         if bytes + log.bytes() > PAGE {
-            log.metadata.leave_out();
-            log.request_tags.leave_out();
+            for field in [&mut log.metadata, &mut log.request_tags] {
+                if field.bytes() > SMALL_FIELD {
+                    field.leave_out();
+                }
+            }
         }
         bytes += log.bytes();
         page.rows.push(row);
