@@ -17,8 +17,14 @@ const READERS: usize = 8;
 /// What one reader takes of an answer before it leaves: more than is held for any answer.
 const TAKEN: usize = 100_000_000;
 
-/// Routes that hold every name of their range at once, and so more than the ceiling with these names.
-const EXCEPTIONS: [&str; 3] = ["/spend/tags", "/global/spend/tags", "/user/daily/activity/aggregated"];
+/// Routes that hold every name of their range at once, for each reader, and so more than the ceiling with these names.
+const EXCEPTIONS: [&str; 5] = [
+    "/spend/tags",
+    "/global/spend/tags",
+    "/user/daily/activity/aggregated",
+    "/global/spend/report",
+    "/global/spend/all_tag_names",
+];
 
 /// Rows as large as they come: 16 MB of metadata, 100 MB of messages, 1 MB of metadata a thousand times, very many long
 /// tags and models.
@@ -55,6 +61,8 @@ fn request(path: &str) -> String {
         "/spend/logs/ui/{request_id}" => "/spend/logs/ui/texts-1".to_owned(),
         "/spend/logs/ui" | "/spend/logs/v2" => format!("{path}?{window}&page_size=1000"),
         "/spend/logs/session/ui" => format!("{path}?session_id=one&page_size=100&page=2"),
+        "/user/daily/activity/aggregated/model_top_keys" => format!("{path}?{days}&model=m"),
+        "/team/spend/report" => format!("{path}?{days}&team_id=t"),
         "/docs/{*rest}" => "/docs/index.html".to_owned(),
         _ => format!("{path}?{days}&page_size=1000&group_by=team"),
     }
