@@ -23,7 +23,7 @@ const MOST_NAMED: usize = 20;
 const MOST_OF_ID: usize = 100;
 
 /// The most bytes of a page; rows after that have no JSON columns but small ones.
-const PAGE: usize = 32 * 1024 * 1024;
+const PAGE: usize = 16 * 1024 * 1024;
 
 /// A JSON column of up to this many bytes is always given.
 const SMALL_FIELD: usize = 1024;

@@ -57,7 +57,7 @@ pub struct SessionPaging {
 /// The log as LiteLLM's dashboard lists it. Users who are not admins see their own rows, and those of teams whose
 /// log they may read; a team asked for that is not one of those is refused. Counts stop at 10,000
 /// (`total_is_capped`). With a request's id no dates are needed. JSON columns longer than 1 MiB are null, as are those
-/// past 32 MiB of a page; 503 where too many large pages are being sent.
+/// past 16 MiB of a page; 503 where too many large pages are being sent.
 #[utoipa::path(get, path = "/spend/logs/ui", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_ui_get", security(("APIKeyHeader" = [])), params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
@@ -94,7 +94,7 @@ pub async fn list_dashboard_logs(
 
 /// The log a page at a time. Users who are not admins see their own rows, and those of teams whose log they may read;
 /// a team asked for that is not one of those is refused. Counts stop at 10,000 (`total_is_capped`). JSON columns longer
-/// than 1 MiB are null, as are those past 32 MiB of a page; 503 where too many large pages are being sent.
+/// than 1 MiB are null, as are those past 16 MiB of a page; 503 where too many large pages are being sent.
 #[utoipa::path(get, path = "/spend/logs/v2", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_v2_get", security(("APIKeyHeader" = [])), params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,

@@ -168,7 +168,7 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
 }
 
 /// The calls of one session, newest first; of users who are not admins, their own and those of teams whose log they
-/// may read. JSON columns longer than 1 MiB are null, as are those past 32 MiB of a page.
+/// may read. JSON columns longer than 1 MiB are null, as are those past 16 MiB of a page.
 #[utoipa::path(get, path = "/spend/logs/session/ui", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "ui_view_session_spend_logs", security(("APIKeyHeader" = [])), params(SessionParams),
     responses((status = 200, description = "A page", body = SessionResponse,

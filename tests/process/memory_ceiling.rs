@@ -61,7 +61,7 @@ fn request(path: &str) -> String {
         "/spend/logs/ui/{request_id}" => "/spend/logs/ui/texts-1".to_owned(),
         "/spend/logs/ui" | "/spend/logs/v2" => format!("{path}?{window}&page_size=1000"),
         "/spend/logs/session/ui" => format!("{path}?session_id=one&page_size=100&page=2"),
-        "/user/daily/activity/aggregated/model_top_keys" => format!("{path}?{days}&model=m"),
+        "/user/daily/activity/aggregated/model_top_keys" => format!("{path}?{days}&model_group=m"),
         "/team/spend/report" => format!("{path}?{days}&team_id=t"),
         "/docs/{*rest}" => "/docs/index.html".to_owned(),
         _ => format!("{path}?{days}&page_size=1000&group_by=team"),
