@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::answer_room::AnswerRoom;
 use crate::auth::lookup::KeyLookup;
 use crate::body_room::BodyRoom;
 use crate::client_ip::{AllowList, AllowedAddresses};
@@ -52,6 +53,8 @@ pub struct Inner {
     pub clock: Clock,
     /// Room for the bodies of requests.
     pub body_room: BodyRoom,
+    /// Room for large answers that are held in memory.
+    pub answer_room: AnswerRoom,
     /// Books usage.
     pub booker: Booker,
     /// Logins of the dashboard.
@@ -95,6 +98,7 @@ impl AppState {
             prices,
             clock,
             body_room: BodyRoom::default(),
+            answer_room: AnswerRoom::default(),
             booker,
             metrics,
             logins: LoginThrottle::default(),

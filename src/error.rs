@@ -125,6 +125,9 @@ pub enum ApiError {
     /// The database can't be reached or has no connection to spare: 503 with `Retry-After`.
     #[error("the database is not available")]
     Unavailable(#[source] Option<sqlx::Error>),
+    /// Too many large answers at once: 503 with `Retry-After`.
+    #[error("too many large answers at once")]
+    Busy,
     /// Too many of these for now: 429 with `Retry-After`.
     #[error("{message}")]
     TooManyRequests {
@@ -199,7 +202,7 @@ impl ApiError {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Internal(_) | Self::Database(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -224,6 +227,12 @@ impl ApiError {
                 ErrorType::NoDatabaseConnection,
                 status,
                 "The database is not available. Try again shortly.",
+                None,
+            ),
+            Self::Busy => envelope(
+                ErrorType::InternalServerError,
+                status,
+                "Too many large answers are being sent. Try again shortly, or ask for fewer rows.",
                 None,
             ),
             Self::TooManyRequests { message, .. } => envelope(ErrorType::AuthError, status, message, None),
@@ -263,6 +272,9 @@ impl IntoResponse for ApiError {
                 if let Some(cause) = cause {
                     response.extensions_mut().insert(Cause(cause.to_string()));
                 }
+            }
+            Self::Busy => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Upstream(cause) | Self::Internal(cause) => {
                 response.extensions_mut().insert(Cause(cause.clone()));

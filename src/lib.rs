@@ -8,7 +8,8 @@
 //! 3. [`app`]: the state and the one constructor of the application; [`router`]: every route, who may call it, and
 //!    the layers around it.
 //! 4. [`auth`], [`client_ip`]: who calls and from where; [`upstream`]: what is passed on to a LiteLLM; [`request_body`], [`body_room`], [`extract`], [`error`]: requests in, refusals out;
-//!    [`reads`], [`read_limits`], [`replica`]: connections for reads; [`response_headers`], [`compression`]: how answers leave.
+//!    [`reads`], [`read_limits`], [`replica`]: connections for reads; [`response_headers`], [`compression`],
+//!    [`answer_room`]: how answers leave.
 //! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
 //!    [`json_bounds`]: how much a text may hold; [`openapi`]: the document.
 //! 6. [`usage`]: booking what was measured elsewhere; [`management`]: keys, teams and users; [`store`]: all SQL; [`pricing`]: what a call costs. The last
@@ -16,6 +17,7 @@
 //! 7. [`folding`]: the background task that keeps the rollups folded.
 //! 8. [`telemetry`], [`metrics`], [`clock`].
 
+pub mod answer_room;
 pub mod app;
 pub mod auth;
 pub mod body_room;

@@ -2,14 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::Extension;
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
+use axum::response::Response;
 use chrono::NaiveDateTime;
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 
+use super::log_answers::{self, Page};
 use super::log_params::{LogPageParams, LogRoute};
 use super::log_rows;
+use crate::answer_room::AnswerRoom;
+use crate::app::AppState;
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorType};
 use crate::extract::Query;
@@ -52,17 +57,21 @@ pub struct SessionPaging {
 
 /// The log as LiteLLM's dashboard lists it. Users who are not admins see their own rows, and those of teams whose
 /// log they may read; a team asked for that is not one of those is refused. Counts stop at 10,000
-/// (`total_is_capped`). With a request's id no dates are needed.
+/// (`total_is_capped`). With a request's id no dates are needed. JSON columns longer than 1 MiB are null, as are those
+/// past 16 MiB of a page; 503 where too many large pages are being sent.
 #[utoipa::path(get, path = "/spend/logs/ui", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_ui_get", security(("APIKeyHeader" = [])), params(LogPageParams),
-    responses((status = 200, description = "A page", body = LogPageResponse),
+    responses((status = 200, description = "A page", body = LogPageResponse,
+               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               `request_id/column`, the first 20"))),
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's or user's rows")))]
 pub async fn list_dashboard_logs(
+    State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<LogPageParams>,
-) -> Result<Json<LogPageResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let order = params.order()?;
     let mut filter = params.filter(LogRoute::Dashboard)?;
     let mut reading = reads.start().await?;
@@ -75,33 +84,41 @@ pub async fn list_dashboard_logs(
         && order.key == SortKey::StartTime
         && params.search.is_none()
         && !params.is_lookup(LogRoute::Dashboard);
-    let mut page = if by_activity {
-        active_sessions(connection, &params, &filter, order).await?
+    let room = &state.answer_room;
+    let (mut page, around) = if by_activity {
+        active_sessions(connection, &params, &filter, order, room).await?
     } else {
-        rows(connection, &params, &filter, order).await?
+        rows(connection, &params, &filter, order, room).await?
     };
-    add_sessions(connection, &mut page.data).await?;
-    Ok(Json(page))
+    add_sessions(connection, &mut page.rows).await?;
+    reading.finish().await?;
+    page.respond(&reads, &around).await
 }
 
 /// The log a page at a time. Users who are not admins see their own rows, and those of teams whose log they may read;
-/// a team asked for that is not one of those is refused. Counts stop at 10,000 (`total_is_capped`).
+/// a team asked for that is not one of those is refused. Counts stop at 10,000 (`total_is_capped`). JSON columns longer
+/// than 1 MiB are null, as are those past 16 MiB of a page; 503 where too many large pages are being sent.
 #[utoipa::path(get, path = "/spend/logs/v2", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_v2_get", security(("APIKeyHeader" = [])), params(LogPageParams),
-    responses((status = 200, description = "A page", body = LogPageResponse),
+    responses((status = 200, description = "A page", body = LogPageResponse,
+               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               `request_id/column`, the first 20"))),
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's rows")))]
 pub async fn list_log_page(
+    State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<LogPageParams>,
-) -> Result<Json<LogPageResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let order = params.order()?;
     let mut filter = params.filter(LogRoute::Public)?;
     let mut reading = reads.start().await?;
     let connection = reading.connection();
     limit_to_caller(connection, &caller, &params, &mut filter).await?;
-    Ok(Json(rows(connection, &params, &filter, order).await?))
+    let (page, around) = rows(connection, &params, &filter, order, &state.answer_room).await?;
+    reading.finish().await?;
+    page.respond(&reads, &around).await
 }
 
 /// Cuts the rows to what the caller may see; 403 for a team whose log it may not read.
@@ -137,28 +154,32 @@ fn in_error_envelope(error: ApiError) -> ApiError {
     }
 }
 
-/// A page of rows; or of sessions, each by the row that stands for it, where the order is not that of activity.
+/// A page of rows, and what is around them; or of sessions, each by the row that stands for it, where the order is not
+/// that of activity.
 async fn rows(
     connection: &mut PgConnection,
     params: &LogPageParams,
     filter: &LogFilter,
     order: Order,
-) -> Result<LogPageResponse, ApiError> {
+    room: &AnswerRoom,
+) -> Result<(Page<PagedLog>, LogPageResponse), ApiError> {
     let offset = (params.page - 1).saturating_mul(params.page_size);
-    let (counted, data) = if params.group_by_session && params.search.is_none() {
+    let mut query = QueryBuilder::<Postgres>::new("");
+    let (counted, found) = if params.group_by_session && params.search.is_none() {
         let counted = log_pages::count_sessions(connection, filter).await?;
-        (counted, log_pages::session_page(connection, filter, order, offset, params.page_size).await?)
+        (counted, log_pages::session_page(connection, &mut query, filter, order, offset, params.page_size))
     } else {
         let counted = log_pages::count_rows(connection, filter).await?;
-        (counted, log_pages::page(connection, filter, order, offset, params.page_size).await?)
+        (counted, log_pages::page(connection, &mut query, filter, order, offset, params.page_size))
     };
-    Ok(response(params, data, counted))
+    Ok((log_answers::read(found, room).await?, response(params, counted)))
 }
 
-fn response(params: &LogPageParams, data: Vec<PagedLog>, counted: i64) -> LogPageResponse {
+/// What is around the rows of a page.
+fn response(params: &LogPageParams, counted: i64) -> LogPageResponse {
     let total = counted.min(COUNT_CAP);
     LogPageResponse {
-        data,
+        data: Vec::new(),
         total,
         page: params.page,
         page_size: params.page_size,
@@ -175,7 +196,8 @@ async fn active_sessions(
     params: &LogPageParams,
     filter: &LogFilter,
     order: Order,
-) -> Result<LogPageResponse, ApiError> {
+    room: &AnswerRoom,
+) -> Result<(Page<PagedLog>, LogPageResponse), ApiError> {
     let cursor = params.session_cursor.as_deref().map(parse_cursor).transpose()?.flatten();
     let offset = if cursor.is_some() { 0 } else { (params.page - 1).saturating_mul(params.page_size) };
     let limit = params.page_size.min(COUNT_CAP.saturating_sub(offset));
@@ -199,9 +221,10 @@ async fn active_sessions(
         let last_activity = session.last_activity.format("%Y-%m-%d %H:%M:%S%.f");
         format!("{last_activity}|{}|{}", session.api_key, session.session_key)
     });
-    let data = log_pages::representatives(connection, filter, &found).await?;
+    let mut query = QueryBuilder::<Postgres>::new("");
+    let page = log_answers::read(log_pages::representatives(connection, &mut query, filter, &found), room).await?;
     let sessions = Some(SessionPaging { next_session_cursor, has_more });
-    Ok(LogPageResponse { sessions, ..response(params, data, counted) })
+    Ok((page, LogPageResponse { sessions, ..response(params, counted) }))
 }
 
 /// `LAST_ACTIVITY|KEY|SESSION`; what does not have that form is no cursor, and a time that is none is refused.

@@ -116,6 +116,7 @@ fn rows(
     async_stream::try_stream! {
         let mut writer = RowWriter::new(format, texts)?;
         let mut left = page.unwrap_or(ROW_CAP);
+        let mut left_out = 0;
         while left > 0 {
             // A statement sorts its rows: however long the page, never more than these.
             let size = left.min(ROW_CAP);
@@ -126,6 +127,7 @@ fn rows(
                 let mut rows = spend_logs::newest(reading.connection(), &mut query, &filter, size);
                 while let Some(row) = rows.try_next().await? {
                     found += 1;
+                    left_out += row.left_out();
                     if let Some(piece) = writer.row(&row)? {
                         yield piece;
                     }
@@ -139,6 +141,9 @@ fn rows(
                 break;
             }
             filter.after = last;
+        }
+        if left_out > 0 {
+            tracing::warn!(columns = left_out, "JSON columns of the log that are too long to be given are null in an answer");
         }
         reading.finish().await?;
         yield writer.end()?;

@@ -4,6 +4,7 @@
 use axum::http::StatusCode;
 use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
 
+use super::search_text;
 use crate::auth::Scope;
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, QueryReader};
@@ -20,7 +21,7 @@ pub struct LogPageParams {
     user_id: Option<String>,
     /// Get the spend logs of one request, by its id or LiteLLM's id of the call
     pub request_id: Option<String>,
-    /// Filter by a part of the session's id
+    /// Filter by a part of the session's id, up to 1,000 characters
     session_id: Option<String>,
     /// Filter by team
     pub team_id: Option<String>,
@@ -52,13 +53,13 @@ pub struct LogPageParams {
     model_id: Option<String>,
     /// Filter by public model name
     model_group: Option<String>,
-    /// Filter by a part of the key's alias
+    /// Filter by a part of the key's alias, up to 1,000 characters
     key_alias: Option<String>,
     /// Filter by end user
     end_user: Option<String>,
     /// Filter by the error's code
     error_code: Option<String>,
-    /// Filter by a part of the error's message
+    /// Filter by a part of the error's message (its first 50,000 characters), up to 1,000 characters
     error_message: Option<String>,
     /// Sort by: spend, total_tokens, startTime, endTime, request_duration_ms, model or ttft_ms
     #[param(required = false, default = "startTime")]
@@ -74,7 +75,7 @@ pub struct LogPageParams {
     pub group_by_session: bool,
     /// With group_by_session: `next_session_cursor` of the page before
     pub session_cursor: Option<String>,
-    /// Any of a row's ids: request, call, key, team, user, end user, session, deployment
+    /// Any of a row's ids: request, call, key, team, user, end user, session, deployment; up to 1,000 characters
     pub search: Option<String>,
 }
 
@@ -156,11 +157,16 @@ impl LogPageParams {
         let cache_hit = cache_hit.map(|state| choice("cache_hit_filter", state, &cache_states)).transpose()?;
         let span_type = self.span_type.as_deref();
         let span_type = span_type.map(|name| choice("span_type", name, &SPAN_TYPES)).transpose()?;
+        search_text::check(&[
+            ("key_alias", self.key_alias.as_deref()),
+            ("error_message", self.error_message.as_deref()),
+            ("session_id", self.session_id.as_deref()),
+            ("search", self.search.as_deref()),
+        ])?;
         let dates = self.dates(route)?;
         let search = dates.zip(self.search.clone()).map(|((from, to), id)| (id, from, to));
         // On the dashboard's route a search has the dates to itself: a row's own id counts at any time.
         let window = dates.filter(|_| search.is_none() || route == LogRoute::Public);
-        let contains = |part: &Option<String>| part.as_ref().map(|part| format!("%{part}%"));
         Ok(LogFilter {
             window,
             search,
@@ -173,9 +179,9 @@ impl LogPageParams {
             no_health_checks: self.exclude_internal_health_checks,
             min_spend: self.min_spend,
             max_spend: self.max_spend,
-            key_alias: contains(&self.key_alias),
+            key_alias: self.key_alias.clone(),
             error_code: self.error_code.clone(),
-            error_message: contains(&self.error_message),
+            error_message: self.error_message.clone(),
             client_token: self.used_client_oauth_token,
             ..LogFilter::of(Scope::All)
         })

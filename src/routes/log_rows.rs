@@ -1,18 +1,25 @@
 //! One call of the log, and the calls of one session: `/spend/logs/ui/{request_id}`, `/spend/logs/session/ui`.
 
-use axum::extract::Path;
+use axum::Extension;
 use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::{Extension, Json};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::Stream;
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 
+use super::log_answers::{self, LeftOut};
 use super::log_params::parse_instant;
+use crate::answer_room::Share;
+use crate::app::AppState;
 use crate::auth::{Caller, Scope};
 use crate::error::{ApiError, ErrorType, FieldError};
 use crate::extract::{FromQuery, Query, QueryReader};
+use crate::json_stream::{self, Writer};
 use crate::reads::Reads;
-use crate::store::log_rows::{self, ListedLog, LogTexts};
+use crate::store::log_rows::{self, LONG_TEXTS, ListedLog, LogTexts, SHORT_TEXTS};
 use crate::store::{keys, team_views};
 
 /// The permission that lets a team's members read its log.
@@ -78,26 +85,30 @@ pub struct SessionResponse {
 }
 
 /// The stored texts of one call: messages, answer, request. Null where the log has no such call. Users who are not
-/// admins are refused calls that are neither theirs nor of a team whose log they may read.
+/// admins are refused calls that are neither theirs nor of a team whose log they may read. Texts longer than 16 MiB are
+/// null, as are the longest where they are longer than that together; 503 where too many large ones are being sent.
 #[utoipa::path(get, path = "/spend/logs/ui/{request_id}", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "ui_view_request_response_for_request_id", security(("APIKeyHeader" = [])),
     params(("request_id" = String, Path, description = "The request's id, or LiteLLM's id of the call"),
            LogTextsParams),
-    responses((status = 200, description = "The texts", body = Option<LogTexts>),
+    responses((status = 200, description = "The texts", body = Option<LogTexts>,
+               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               `request_id/column`, the first 20"))),
               (status = 400, description = "A bad date"),
               (status = 403, description = "Not the caller's")))]
 pub async fn get_log_texts(
+    State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
     Query(params): Query<LogTextsParams>,
-) -> Result<Json<Option<LogTexts>>, ApiError> {
+) -> Result<Response, ApiError> {
     let Ok(Path(request_id)) = path else {
         return Err(ApiError::detail(StatusCode::BAD_REQUEST, "The request's id in the path is not UTF-8"));
     };
     // PostgreSQL stores no NUL, so no call has it in its id.
     if request_id.contains('\0') {
-        return Ok(Json(None));
+        return respond_with_texts(&reads, None, None).await;
     }
     let mut reading = reads.start().await?;
     let connection = reading.connection();
@@ -109,27 +120,85 @@ pub async fn get_log_texts(
         }
     }
     let scope = scope_of(connection, &caller).await?;
-    Ok(Json(log_rows::texts(connection, &scope, &request_id).await?))
+    let mut texts = log_rows::texts(connection, &scope, &request_id, SHORT_TEXTS).await?;
+    let mut share = None;
+    if texts.as_ref().is_some_and(|texts| texts.columns().iter().any(|(_, text)| text.is_left_out())) {
+        // The driver holds the row as well while it is read.
+        share = Some(state.answer_room.take(2 * LONG_TEXTS.row).await?);
+        texts = log_rows::texts(connection, &scope, &request_id, LONG_TEXTS).await?;
+    }
+    reading.finish().await?;
+    respond_with_texts(&reads, texts, share).await
+}
+
+/// The texts one after the other, each as it was read.
+async fn respond_with_texts(
+    reads: &Reads,
+    texts: Option<LogTexts>,
+    share: Option<Share>,
+) -> Result<Response, ApiError> {
+    let mut left_out = LeftOut::default();
+    if let Some(texts) = &texts {
+        left_out.add(&texts.request_id, &texts.columns());
+    }
+    let mut response = reads.send(write_texts(texts, share), "application/json").await?;
+    left_out.name_in(&mut response);
+    Ok(response)
+}
+
+fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = Writer::new();
+        if let Some(LogTexts { messages, response, proxy_server_request, .. }) = texts {
+            let columns =
+                [("messages", messages), ("response", response), ("proxy_server_request", proxy_server_request)];
+            let mut separator = "{";
+            for (name, text) in columns {
+                writer.raw(separator);
+                separator = ",";
+                writer.value(name)?;
+                writer.raw(":");
+                if text.bytes() < json_stream::PIECE {
+                    writer.value(&text)?;
+                } else if let Some(text) = text.into_text() {
+                    yield writer.take();
+                    yield Bytes::from(text);
+                }
+            }
+            writer.raw("}");
+        } else {
+            writer.raw("null");
+        }
+        yield writer.take();
+        drop(share);
+    }
 }
 
 /// The calls of one session, newest first; of users who are not admins, their own and those of teams whose log they
-/// may read.
+/// may read. JSON columns longer than 1 MiB are null, as are those past 16 MiB of a page.
 #[utoipa::path(get, path = "/spend/logs/session/ui", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "ui_view_session_spend_logs", security(("APIKeyHeader" = [])), params(SessionParams),
-    responses((status = 200, description = "A page", body = SessionResponse)))]
+    responses((status = 200, description = "A page", body = SessionResponse,
+               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               `request_id/column`, the first 20")))))]
 pub async fn list_session_logs(
+    State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<SessionParams>,
-) -> Result<Json<SessionResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let SessionParams { session_id, page, page_size } = params;
     let mut reading = reads.start().await?;
     let connection = reading.connection();
     let scope = scope_of(connection, &caller).await?;
     let offset = (page - 1).saturating_mul(page_size);
-    let (data, total) = log_rows::of_session(connection, &scope, &session_id, offset, page_size).await?;
+    let total = log_rows::count_of_session(connection, &scope, &session_id).await?;
     let total_pages = total.div_euclid(page_size) + i64::from(total % page_size > 0);
-    Ok(Json(SessionResponse { data, total, page, page_size, total_pages }))
+    let mut query = QueryBuilder::<Postgres>::new("");
+    let found = log_rows::of_session(connection, &mut query, &scope, &session_id, offset, page_size);
+    let rows = log_answers::read(found, &state.answer_room).await?;
+    reading.finish().await?;
+    rows.respond(&reads, &SessionResponse { data: Vec::new(), total, page, page_size, total_pages }).await
 }
 
 async fn scope_of(connection: &mut PgConnection, caller: &Caller) -> Result<Scope, sqlx::Error> {

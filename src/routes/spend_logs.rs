@@ -103,7 +103,8 @@ struct SpendLogDay {
 
 /// Spend logs: the newest 10,000 rows, or with both dates the spend of each day. Users who are not admins see their
 /// own rows. A summary names each key's spend at the top level, and spend by user and model below. Rows come in pages of
-/// any size with `limit` and `cursor`, and as lines of JSON or CSV by `Accept`.
+/// any size with `limit` and `cursor`, and as lines of JSON or CSV by `Accept`. A JSON column longer than 8 MiB is null, as
+/// are the longest where those of a row are longer than that together.
 #[utoipa::path(get, path = "/spend/logs", tag = crate::openapi::TAG,
     operation_id = "view_spend_logs_spend_logs_get", security(("APIKeyHeader" = [])), params(LogsParams),
     responses((status = 200, description = "Rows, newest first, or a summary a day", 

@@ -6,6 +6,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::management::{Row, all_shown, shown, text};
+use super::search::push_contains_in_any_case;
 
 /// What is listed.
 #[derive(Clone, Debug, Default)]
@@ -62,19 +63,16 @@ impl Sort<'_> {
     }
 }
 
-fn like(part: &str) -> String {
-    format!("%{}%", part.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"))
-}
-
 fn push_equal(query: &mut QueryBuilder<Postgres>, clause: &'static str, value: Option<&String>) {
     if let Some(value) = value {
         query.push(clause).push_bind(value.clone());
     }
 }
 
-fn push_like(query: &mut QueryBuilder<Postgres>, clause: &'static str, value: Option<&String>) {
+fn push_part(query: &mut QueryBuilder<Postgres>, column: &'static str, value: Option<&String>) {
     if let Some(value) = value {
-        query.push(clause).push_bind(like(value));
+        query.push(" AND ");
+        push_contains_in_any_case(query, column, value);
     }
 }
 
@@ -107,8 +105,8 @@ pub async fn users(
     page: Page,
 ) -> Result<(Vec<Row>, i64), sqlx::Error> {
     let condition = |query: &mut QueryBuilder<Postgres>| {
-        push_like(query, " AND t.user_id ILIKE ", filter.user_id.as_ref());
-        push_like(query, " AND t.user_email ILIKE ", filter.user_email.as_ref());
+        push_part(query, "t.user_id", filter.user_id.as_ref());
+        push_part(query, "t.user_email", filter.user_email.as_ref());
         push_equal(query, " AND t.user_role = ", filter.user_role.as_ref());
         if let Some(ids) = &filter.user_ids {
             query.push(" AND t.user_id = ANY (").push_bind(ids.clone()).push(")");
@@ -150,7 +148,7 @@ fn push_key_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     push_equal(query, " AND t.team_id = ", filter.team_id.as_ref());
     push_equal(query, " AND t.organization_id = ", filter.organization_id.as_ref());
     push_equal(query, " AND t.token = ", filter.token.as_ref());
-    push_like(query, " AND t.key_alias ILIKE ", filter.key_alias.as_ref());
+    push_part(query, "t.key_alias", filter.key_alias.as_ref());
     if let Some(user) = &filter.only_of_user {
         // The empty text is nobody, who owns nothing: not the keys without a user either.
         query.push(" AND (t.user_id = NULLIF(").push_bind(user.clone()).push("::text, '')");
@@ -236,8 +234,11 @@ pub async fn teams(
         push_equal(query, " AND t.organization_id = ", filter.organization_id.as_ref());
         push_equal(query, " AND t.team_id = ", filter.team_id.as_ref());
         if let Some(part) = &filter.team_alias {
-            query.push(" AND (t.team_alias ILIKE ").push_bind(like(part));
-            query.push(" OR t.team_id ILIKE ").push_bind(like(part)).push(")");
+            query.push(" AND (");
+            push_contains_in_any_case(query, "t.team_alias", part);
+            query.push(" OR ");
+            push_contains_in_any_case(query, "t.team_id", part);
+            query.push(")");
         }
     };
     let columns = ["team_alias", "team_id", "created_at", "spend", "max_budget"];

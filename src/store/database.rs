@@ -76,6 +76,8 @@ async fn is_free(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 
 /// The search path is spelled out: the default one begins with the user's name, and a user `litespend` would find, and
 /// create, everything in our own schema.
+///
+/// Without compiling of expressions (`jit`): that takes longer than the statements that are sent here.
 async fn prepare_session(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
     connection.execute("SET TIME ZONE 'UTC'").await?;
     sqlx::query(
@@ -83,6 +85,7 @@ async fn prepare_session(connection: &mut PgConnection, schema: &str) -> Result<
                 set_config('client_min_messages', 'warning', false),
                 set_config('statement_timeout', $1, false),
                 set_config('idle_in_transaction_session_timeout', '60s', false),
+                set_config('jit', 'off', false),
                 CASE WHEN current_setting('server_version_num')::int >= 140000
                      THEN set_config('client_connection_check_interval', '500', false) END",
     )

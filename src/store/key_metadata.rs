@@ -175,18 +175,25 @@ async fn named_in_log(
             FROM unnest($1::text[]) AS keys(key)
             CROSS JOIN (VALUES (true), (false)) AS edge(ascending)
             CROSS JOIN LATERAL (
-                SELECT NULLIF(metadata ->> 'user_api_key_alias', '') AS alias,
-                       COALESCE(NULLIF(team_id, ''), NULLIF(metadata ->> 'user_api_key_team_id', '')) AS team,
-                       COALESCE(NULLIF("user", ''), NULLIF(metadata ->> 'user_api_key_user_id', '')) AS owner,
+                SELECT NULLIF(CASE WHEN jsonb_typeof(alias) NOT IN ('array', 'object') THEN alias #>> '{}' END, '') AS alias,
+                       COALESCE(NULLIF(team_id, ''), NULLIF(CASE WHEN jsonb_typeof(team) NOT IN ('array', 'object')
+                                                                 THEN team #>> '{}' END, '')) AS team,
+                       COALESCE(NULLIF("user", ''), NULLIF(CASE WHEN jsonb_typeof(owner) NOT IN ('array', 'object')
+                                                                THEN owner #>> '{}' END, '')) AS owner,
                        "startTime"
                 FROM (
-                    (SELECT metadata, team_id, "user", "startTime" FROM "LiteLLM_SpendLogs"
-                     WHERE edge.ascending AND api_key = keys.key AND "startTime" >= $2 AND "startTime" < $3
-                     ORDER BY "startTime" LIMIT 100)
-                    UNION ALL
-                    (SELECT metadata, team_id, "user", "startTime" FROM "LiteLLM_SpendLogs"
-                     WHERE NOT edge.ascending AND api_key = keys.key AND "startTime" >= $2 AND "startTime" < $3
-                     ORDER BY "startTime" DESC LIMIT 100)
+                    SELECT metadata -> 'user_api_key_alias' AS alias, metadata -> 'user_api_key_team_id' AS team,
+                           metadata -> 'user_api_key_user_id' AS owner, team_id, "user", "startTime"
+                    FROM (
+                        (SELECT metadata, team_id, "user", "startTime" FROM "LiteLLM_SpendLogs"
+                         WHERE edge.ascending AND api_key = keys.key AND "startTime" >= $2 AND "startTime" < $3
+                         ORDER BY "startTime" LIMIT 100)
+                        UNION ALL
+                        (SELECT metadata, team_id, "user", "startTime" FROM "LiteLLM_SpendLogs"
+                         WHERE NOT edge.ascending AND api_key = keys.key AND "startTime" >= $2 AND "startTime" < $3
+                         ORDER BY "startTime" DESC LIMIT 100)
+                    ) AS rows
+                    OFFSET 0
                 ) AS rows
             ) AS named
             WHERE COALESCE(named.alias, named.team, named.owner) IS NOT NULL

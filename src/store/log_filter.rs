@@ -4,6 +4,7 @@ use chrono::NaiveDateTime;
 use sqlx::{Postgres, QueryBuilder};
 
 use super::log_rows::{CALL_COLUMNS, LIST_COLUMNS, NEWER_COLUMNS};
+use super::search::{push_contains, push_contains_like, text_of};
 use super::spend_tags::push_scope;
 use crate::auth::Scope;
 
@@ -75,11 +76,11 @@ pub struct LogFilter {
     pub min_spend: Option<f64>,
     /// Most USD.
     pub max_spend: Option<f64>,
-    /// `LIKE` pattern of the key's alias when it was used.
+    /// A part of the key's alias when it was used, with the wildcards of `LIKE`.
     pub key_alias: Option<String>,
     /// Code of the error.
     pub error_code: Option<String>,
-    /// `LIKE` pattern of the error's message.
+    /// A part of the error's message, with the wildcards of `LIKE`.
     pub error_message: Option<String>,
     /// Whether the provider was called with the client's own token.
     pub client_token: Option<bool>,
@@ -165,7 +166,8 @@ impl LogFilter {
             query.push(" OR litellm_call_id = ").push_bind(id.clone()).push(")");
         }
         if let Some(part) = &self.session_part {
-            query.push(" AND strpos(session_id, ").push_bind(part.clone()).push(") > 0");
+            query.push(" AND ");
+            push_contains(query, "session_id", part);
         }
         self.push_details(query);
         if let (Some(status), Outcomes::OfRows) = (&self.status, outcomes) {
@@ -192,17 +194,21 @@ impl LogFilter {
         if let Some(most) = self.max_spend {
             query.push(" AND spend <= ").push_bind(most);
         }
-        if let Some(pattern) = &self.key_alias {
-            query.push(" AND metadata ->> 'user_api_key_alias' LIKE ").push_bind(pattern.clone());
+        if let Some(part) = &self.key_alias {
+            query.push(" AND ");
+            push_contains_like(query, &text_of("metadata -> 'user_api_key_alias'"), part);
         }
         if let Some(code) = &self.error_code {
-            query.push(" AND metadata -> 'error_information' ->> 'error_code' = ").push_bind(code.clone());
+            query.push(" AND ").push(text_of("metadata -> 'error_information' -> 'error_code'"));
+            query.push(" = ").push_bind(code.clone());
         }
-        if let Some(pattern) = &self.error_message {
-            query.push(" AND metadata -> 'error_information' ->> 'error_message' LIKE ").push_bind(pattern.clone());
+        if let Some(part) = &self.error_message {
+            query.push(" AND ");
+            push_contains_like(query, &text_of("metadata -> 'error_information' -> 'error_message'"), part);
         }
         if let Some(used) = self.client_token {
-            query.push(" AND metadata ->> 'used_client_oauth_token' = ").push_bind(used.to_string());
+            query.push(" AND ").push(text_of("metadata -> 'used_client_oauth_token'"));
+            query.push(" = ").push_bind(used.to_string());
         }
     }
 

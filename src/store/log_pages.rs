@@ -2,10 +2,11 @@
 //! sorted, and one row a session where asked. Counts stop at [`COUNT_CAP`].
 
 use chrono::NaiveDateTime;
+use futures_util::stream::BoxStream;
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 use super::log_filter::{LogFilter, Outcomes, REPRESENTATIVE};
-use super::log_rows::{PagedLog, SessionSums};
+use super::log_rows::{LIST_BOUNDS, PAGED, PagedLog, SessionSums};
 
 /// The most rows that are counted: the reference's cap. A page past it can still be read.
 pub const COUNT_CAP: i64 = 10_000;
@@ -86,21 +87,24 @@ pub async fn count_sessions(connection: &mut PgConnection, filter: &LogFilter) -
     query.build_query_scalar().persistent(false).fetch_one(connection).await
 }
 
-/// A page of rows.
-pub async fn page(
-    connection: &mut PgConnection,
+/// A page of rows, one at a time.
+pub fn page<'q, 'c: 'q>(
+    connection: &'c mut PgConnection,
+    query: &'q mut QueryBuilder<Postgres>,
     filter: &LogFilter,
     order: Order,
     offset: i64,
     limit: i64,
-) -> Result<Vec<PagedLog>, sqlx::Error> {
-    let mut query = QueryBuilder::<Postgres>::new("SELECT log.*");
-    filter.push_rows(&mut query, Outcomes::OfRows);
-    query.push(" ORDER BY ");
-    push_exact_first(&mut query, filter);
-    order.push(&mut query);
-    query.push(" LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
-    query.build_query_as().persistent(false).fetch_all(connection).await
+) -> BoxStream<'q, Result<PagedLog, sqlx::Error>> {
+    PAGED.push(query, LIST_BOUNDS, |query| {
+        query.push("SELECT log.*");
+        filter.push_rows(query, Outcomes::OfRows);
+        query.push(" ORDER BY ");
+        push_exact_first(query, filter);
+        order.push(query);
+        query.push(" LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
+    });
+    query.build_query_as().persistent(false).fetch(connection)
 }
 
 /// A row whose own id was asked for goes before rows that a client gave that id.
@@ -110,22 +114,24 @@ fn push_exact_first(query: &mut QueryBuilder<Postgres>, filter: &LogFilter) {
     }
 }
 
-/// A page of sessions, each by the row that stands for it.
-pub async fn session_page(
-    connection: &mut PgConnection,
+/// A page of sessions, each by the row that stands for it, one at a time.
+pub fn session_page<'q, 'c: 'q>(
+    connection: &'c mut PgConnection,
+    query: &'q mut QueryBuilder<Postgres>,
     filter: &LogFilter,
     order: Order,
     offset: i64,
     limit: i64,
-) -> Result<Vec<PagedLog>, sqlx::Error> {
-    let mut query =
-        QueryBuilder::<Postgres>::new("SELECT log.* FROM (SELECT DISTINCT ON (log.session_key, log.api_key) log.*");
-    filter.push_rows(&mut query, Outcomes::OfSessions);
-    query.push(" ORDER BY log.session_key, log.api_key, ").push(REPRESENTATIVE).push(") AS log ORDER BY ");
-    push_exact_first(&mut query, filter);
-    order.push(&mut query);
-    query.push(" LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
-    query.build_query_as().persistent(false).fetch_all(connection).await
+) -> BoxStream<'q, Result<PagedLog, sqlx::Error>> {
+    PAGED.push(query, LIST_BOUNDS, |query| {
+        query.push("SELECT log.* FROM (SELECT DISTINCT ON (log.session_key, log.api_key) log.*");
+        filter.push_rows(query, Outcomes::OfSessions);
+        query.push(" ORDER BY log.session_key, log.api_key, ").push(REPRESENTATIVE).push(") AS log ORDER BY ");
+        push_exact_first(query, filter);
+        order.push(query);
+        query.push(" LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
+    });
+    query.build_query_as().persistent(false).fetch(connection)
 }
 
 /// Where a list of sessions goes on: after this one.
@@ -173,21 +179,24 @@ pub async fn active_sessions(
     query.build_query_as().persistent(false).fetch_all(connection).await
 }
 
-/// The rows that stand for these sessions, in the sessions' order.
-pub async fn representatives(
-    connection: &mut PgConnection,
+/// The rows that stand for these sessions, in the sessions' order, one at a time.
+pub fn representatives<'q, 'c: 'q>(
+    connection: &'c mut PgConnection,
+    query: &'q mut QueryBuilder<Postgres>,
     filter: &LogFilter,
     sessions: &[ActiveSession],
-) -> Result<Vec<PagedLog>, sqlx::Error> {
-    let mut query = QueryBuilder::<Postgres>::new("SELECT log.* FROM unnest(");
-    query.push_bind(sessions.iter().map(|session| session.session_key.clone()).collect::<Vec<_>>());
-    query.push("::text[], ").push_bind(sessions.iter().map(|session| session.api_key.clone()).collect::<Vec<_>>());
-    query.push("::text[]) WITH ORDINALITY AS wanted(session_key, api_key, place) JOIN (");
-    query.push("SELECT DISTINCT ON (log.session_key, log.api_key) log.*");
-    filter.push_rows(&mut query, Outcomes::OfSessions);
-    query.push(" ORDER BY log.session_key, log.api_key, ").push(REPRESENTATIVE);
-    query.push(") AS log USING (session_key, api_key) ORDER BY wanted.place");
-    query.build_query_as().persistent(false).fetch_all(connection).await
+) -> BoxStream<'q, Result<PagedLog, sqlx::Error>> {
+    PAGED.push(query, LIST_BOUNDS, |query| {
+        query.push("SELECT log.* FROM unnest(");
+        query.push_bind(sessions.iter().map(|session| session.session_key.clone()).collect::<Vec<_>>());
+        query.push("::text[], ").push_bind(sessions.iter().map(|session| session.api_key.clone()).collect::<Vec<_>>());
+        query.push("::text[]) WITH ORDINALITY AS wanted(session_key, api_key, place) JOIN (");
+        query.push("SELECT DISTINCT ON (log.session_key, log.api_key) log.*");
+        filter.push_rows(query, Outcomes::OfSessions);
+        query.push(" ORDER BY log.session_key, log.api_key, ").push(REPRESENTATIVE);
+        query.push(") AS log USING (session_key, api_key) ORDER BY wanted.place");
+    });
+    query.build_query_as().persistent(false).fetch(connection)
 }
 
 /// Sums of the sessions of these rows, each with one key only.

@@ -1,11 +1,12 @@
 //! Rows of `LiteLLM_SpendLogs` as a dashboard lists and opens them.
 
 use chrono::{NaiveDateTime, SecondsFormat};
+use futures_util::stream::BoxStream;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
-use sqlx::types::{Json, JsonRawValue};
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
+use super::log_fields::{Bounds, Columns, JsonField};
 use super::spend_tags::push_scope;
 use crate::auth::Scope;
 
@@ -20,9 +21,6 @@ impl Serialize for Instant {
         serializer.serialize_str(&self.0.and_utc().to_rfc3339_opts(SecondsFormat::AutoSi, false))
     }
 }
-
-/// JSON as it is stored.
-pub type RawJson = Option<Json<Box<JsonRawValue>>>;
 
 /// A row of a list: without the texts of messages and answers.
 #[derive(Debug, FromRow, Serialize, utoipa::ToSchema)]
@@ -71,14 +69,14 @@ pub struct ListedLog {
     /// Metadata of the call.
     #[schema(value_type = Option<Object>)]
     #[serde(serialize_with = "write_metadata")]
-    pub metadata: RawJson,
+    pub metadata: JsonField,
     /// `True`, `False`, or nothing.
     pub cache_hit: Option<String>,
     /// Key in the cache.
     pub cache_key: Option<String>,
     /// Tags.
     #[schema(value_type = Option<Vec<String>>)]
-    pub request_tags: RawJson,
+    pub request_tags: JsonField,
     /// Team.
     pub team_id: Option<String>,
     /// Organisation.
@@ -112,6 +110,32 @@ pub struct PagedLog {
     #[sqlx(skip)]
     #[serde(flatten)]
     pub session: Option<SessionFields>,
+}
+
+impl ListedLog {
+    /// About how many bytes the row takes.
+    pub fn bytes(&self) -> usize {
+        let own = [&self.request_id, &self.call_type, &self.api_key, &self.model].into_iter().map(String::len);
+        let other = [
+            &self.model_id,
+            &self.model_group,
+            &self.custom_llm_provider,
+            &self.api_base,
+            &self.user,
+            &self.cache_hit,
+            &self.cache_key,
+            &self.team_id,
+            &self.organization_id,
+            &self.end_user,
+            &self.requester_ip_address,
+            &self.session_id,
+            &self.status,
+            &self.mcp_namespaced_tool_name,
+            &self.agent_id,
+        ];
+        let other = other.into_iter().flatten().map(String::len);
+        size_of::<PagedLog>() + own.chain(other).sum::<usize>() + self.metadata.bytes() + self.request_tags.bytes()
+    }
 }
 
 /// Sums of the session of a row, over all its calls with the same key.
@@ -189,16 +213,16 @@ pub struct SessionSums {
 }
 
 /// Metadata that was stored as a text holding JSON is given as that JSON.
-fn write_metadata<S: Serializer>(metadata: &RawJson, serializer: S) -> Result<S::Ok, S::Error> {
-    match metadata {
-        Some(Json(raw)) if raw.get().starts_with('"') => {
-            let text: String = serde_json::from_str(raw.get()).unwrap_or_default();
+fn write_metadata<S: Serializer>(metadata: &JsonField, serializer: S) -> Result<S::Ok, S::Error> {
+    match metadata.text() {
+        Some(stored) if stored.starts_with('"') => {
+            let text: String = serde_json::from_str(stored).unwrap_or_default();
             match serde_json::from_str::<Value>(&text) {
                 Ok(value) => value.serialize(serializer),
                 Err(_) => Value::Object(serde_json::Map::new()).serialize(serializer),
             }
         }
-        stored => stored.serialize(serializer),
+        _ => metadata.serialize(serializer),
     }
 }
 
@@ -216,20 +240,63 @@ pub(super) const LIST_COLUMNS: &str = r#"
     cache_key, request_tags, team_id, organization_id, end_user, requester_ip_address, session_id, status,
     mcp_namespaced_tool_name, agent_id"#;
 
+/// Texts that a log page gives of a row.
+const PAGED_TEXTS: &[&str] = &[
+    "call_type",
+    "api_key",
+    "model",
+    "model_id",
+    "model_group",
+    "custom_llm_provider",
+    "api_base",
+    r#""user""#,
+    "cache_hit",
+    "cache_key",
+    "team_id",
+    "organization_id",
+    "end_user",
+    "requester_ip_address",
+    "session_id",
+    "status",
+    "mcp_namespaced_tool_name",
+    "agent_id",
+    "litellm_call_id",
+];
+
+/// What a list gives of a row.
+const LISTED: Columns = Columns {
+    plain: r#"
+        request_id, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
+        "completionStartTime""#,
+    // All but LiteLLM's id of the call.
+    texts: PAGED_TEXTS.split_at(PAGED_TEXTS.len() - 1).0,
+    json: &["metadata", "request_tags"],
+};
+
+/// What a log page gives of a row.
+pub(super) const PAGED: Columns = Columns {
+    plain: r#"
+        request_id, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
+        "completionStartTime", request_duration_ms"#,
+    texts: PAGED_TEXTS,
+    json: &["metadata", "request_tags"],
+};
+
+/// The most JSON of one row in a list.
+pub(super) const LIST_BOUNDS: Bounds = Bounds { column: 1024 * 1024, row: 2 * 1024 * 1024 };
+
 /// What a log page has beyond those.
 pub(super) const CALL_COLUMNS: &str = r#"
     litellm_call_id,
     COALESCE(request_duration_ms, (extract(epoch FROM "endTime" - "startTime") * 1000)::bigint)
         AS request_duration_ms"#;
 
-/// A page of a session's rows, newest first, and how many there are.
-pub async fn of_session(
+/// How many rows of a session there are.
+pub async fn count_of_session(
     connection: &mut PgConnection,
     scope: &Scope,
     session_id: &str,
-    offset: i64,
-    limit: i64,
-) -> Result<(Vec<ListedLog>, i64), sqlx::Error> {
+) -> Result<i64, sqlx::Error> {
     let mut count = QueryBuilder::<Postgres>::new(
         r#"SELECT log.* FROM (SELECT NULL::text AS session_id) AS defaults
            CROSS JOIN LATERAL (SELECT count(*) FROM "LiteLLM_SpendLogs" WHERE session_id = "#,
@@ -237,43 +304,83 @@ pub async fn of_session(
     count.push_bind(session_id.to_owned());
     push_scope(&mut count, scope);
     count.push(") AS log");
-    let total = count.build_query_scalar().fetch_one(&mut *connection).await?;
-    let mut query = QueryBuilder::<Postgres>::new("SELECT log.* FROM (");
-    query.push(NEWER_COLUMNS).push(") AS defaults CROSS JOIN LATERAL (SELECT ").push(LIST_COLUMNS);
-    query.push(r#" FROM "LiteLLM_SpendLogs" WHERE session_id = "#).push_bind(session_id.to_owned());
-    push_scope(&mut query, scope);
-    query.push(r#" ORDER BY "startTime" DESC, request_id DESC LIMIT "#).push_bind(limit);
-    query.push(" OFFSET ").push_bind(offset);
-    query.push(r#") AS log ORDER BY log."startTime" DESC, log.request_id DESC"#);
-    Ok((query.build_query_as().fetch_all(connection).await?, total))
+    count.build_query_scalar().fetch_one(connection).await
+}
+
+/// A page of a session's rows, newest first, one at a time.
+pub fn of_session<'q, 'c: 'q>(
+    connection: &'c mut PgConnection,
+    query: &'q mut QueryBuilder<Postgres>,
+    scope: &Scope,
+    session_id: &str,
+    offset: i64,
+    limit: i64,
+) -> BoxStream<'q, Result<ListedLog, sqlx::Error>> {
+    LISTED.push(query, LIST_BOUNDS, |query| {
+        query.push("SELECT log.* FROM (");
+        query.push(NEWER_COLUMNS).push(") AS defaults CROSS JOIN LATERAL (SELECT ").push(LIST_COLUMNS);
+        query.push(r#" FROM "LiteLLM_SpendLogs" WHERE session_id = "#).push_bind(session_id.to_owned());
+        push_scope(query, scope);
+        query.push(r#" ORDER BY "startTime" DESC, request_id DESC LIMIT "#).push_bind(limit);
+        query.push(" OFFSET ").push_bind(offset);
+        query.push(r#") AS log ORDER BY log."startTime" DESC, log.request_id DESC"#);
+    });
+    query.build_query_as().fetch(connection)
 }
 
 /// The texts of one call, where LiteLLM stored them.
 #[derive(Debug, FromRow, Serialize, utoipa::ToSchema)]
 pub struct LogTexts {
+    /// The row's own id.
+    #[serde(skip)]
+    pub request_id: String,
     /// Messages.
     #[schema(value_type = Option<Object>)]
-    pub messages: RawJson,
+    pub messages: JsonField,
     /// Answer.
     #[schema(value_type = Option<Object>)]
-    pub response: RawJson,
+    pub response: JsonField,
     /// Request as the proxy saw it.
     #[schema(value_type = Option<Object>)]
-    pub proxy_server_request: RawJson,
+    pub proxy_server_request: JsonField,
 }
+
+impl LogTexts {
+    /// The texts by name.
+    pub fn columns(&self) -> [(&'static str, &JsonField); 3] {
+        [
+            ("messages", &self.messages),
+            ("response", &self.response),
+            ("proxy_server_request", &self.proxy_server_request),
+        ]
+    }
+}
+
+const TEXTS: Columns =
+    Columns { plain: "request_id", texts: &[], json: &["messages", "response", "proxy_server_request"] };
+
+/// Texts of a call that need no room of their own.
+pub const SHORT_TEXTS: Bounds = Bounds { column: 1024 * 1024, row: 1024 * 1024 };
+
+/// The most of a call's texts that is ever given.
+pub const LONG_TEXTS: Bounds = Bounds { column: 16 * 1024 * 1024, row: 16 * 1024 * 1024 };
 
 /// The texts of the row that an id stands for: its own id before LiteLLM's id of the call.
 pub async fn texts(
     connection: &mut PgConnection,
     scope: &Scope,
     request_id: &str,
+    bounds: Bounds,
 ) -> Result<Option<LogTexts>, sqlx::Error> {
-    let mut query = QueryBuilder::<Postgres>::new("SELECT log.* FROM (");
-    query.push(NEWER_COLUMNS).push(") AS defaults CROSS JOIN LATERAL (SELECT messages, response, proxy_server_request");
-    query.push(r#" FROM "LiteLLM_SpendLogs" WHERE (request_id = "#).push_bind(request_id.to_owned());
-    query.push(" OR litellm_call_id = ").push_bind(request_id.to_owned()).push(")");
-    push_scope(&mut query, scope);
-    query.push(" ORDER BY (request_id = ").push_bind(request_id.to_owned()).push(") DESC LIMIT 1) AS log");
+    let mut query = QueryBuilder::<Postgres>::new("");
+    TEXTS.push(&mut query, bounds, |query| {
+        query.push("SELECT log.* FROM (").push(NEWER_COLUMNS);
+        query.push(") AS defaults CROSS JOIN LATERAL (SELECT request_id, messages, response, proxy_server_request");
+        query.push(r#" FROM "LiteLLM_SpendLogs" WHERE (request_id = "#).push_bind(request_id.to_owned());
+        query.push(" OR litellm_call_id = ").push_bind(request_id.to_owned()).push(")");
+        push_scope(query, scope);
+        query.push(" ORDER BY (request_id = ").push_bind(request_id.to_owned()).push(") DESC LIMIT 1) AS log");
+    });
     query.build_query_as().fetch_optional(connection).await
 }
 

@@ -6,8 +6,9 @@ use std::fmt;
 use chrono::{NaiveDate, NaiveDateTime};
 use futures_util::stream::BoxStream;
 use serde::{Serialize, Serializer};
-use sqlx::types::{Json, JsonRawValue};
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
+
+use super::log_fields::{Bounds, Columns, JsonField};
 
 /// The most rows in one answer: the reference's cap.
 pub const ROW_CAP: i64 = 10_000;
@@ -31,8 +32,6 @@ impl Serialize for Timestamp {
         serializer.collect_str(self)
     }
 }
-
-type RawJson = Option<Json<Box<JsonRawValue>>>;
 
 /// A row of the log, all columns.
 #[derive(Debug, FromRow, Serialize, utoipa::ToSchema)]
@@ -82,14 +81,14 @@ pub struct SpendLog {
     pub user: Option<String>,
     /// Metadata of the call.
     #[schema(value_type = Option<Value>)]
-    pub metadata: RawJson,
+    pub metadata: JsonField,
     /// `True`, `False`, or nothing.
     pub cache_hit: Option<String>,
     /// Key in the cache.
     pub cache_key: Option<String>,
     /// Tags: a list of texts, unless somebody stored something else.
     #[schema(value_type = Option<Value>)]
-    pub request_tags: RawJson,
+    pub request_tags: JsonField,
     /// Team.
     pub team_id: Option<String>,
     /// Organisation.
@@ -100,10 +99,10 @@ pub struct SpendLog {
     pub requester_ip_address: Option<String>,
     /// Messages, where LiteLLM stores them.
     #[schema(value_type = Option<Value>)]
-    pub messages: RawJson,
+    pub messages: JsonField,
     /// Response, where LiteLLM stores it.
     #[schema(value_type = Option<Value>)]
-    pub response: RawJson,
+    pub response: JsonField,
     /// Session.
     pub session_id: Option<String>,
     /// `success` or `failure`.
@@ -116,7 +115,7 @@ pub struct SpendLog {
     pub agent_id: Option<String>,
     /// Request as the proxy saw it, where LiteLLM stores it.
     #[schema(value_type = Option<Value>)]
-    pub proxy_server_request: RawJson,
+    pub proxy_server_request: JsonField,
     /// LiteLLM's id of the call.
     pub litellm_call_id: Option<String>,
     /// When the row was written, UTC.
@@ -171,6 +170,11 @@ impl SpendLog {
     /// Those of them that are numbers.
     pub const NUMBERS: [&'static str; 5] =
         ["spend", "total_tokens", "prompt_tokens", "completion_tokens", "request_duration_ms"];
+    /// How many of the JSON columns are left out.
+    pub fn left_out(&self) -> usize {
+        let columns = [&self.metadata, &self.request_tags, &self.messages, &self.response, &self.proxy_server_request];
+        columns.into_iter().filter(|column| column.is_left_out()).count()
+    }
 
     /// The values as texts, as a table shows them: nothing for null, JSON for the JSON columns.
     pub fn texts(&self) -> [Cow<'_, str>; 36] {
@@ -223,8 +227,8 @@ fn number(value: Option<impl ToString>) -> Cow<'static, str> {
     Cow::from(value.map(|value| value.to_string()).unwrap_or_default())
 }
 
-fn json(value: &RawJson) -> Cow<'_, str> {
-    Cow::from(value.as_ref().map_or("", |Json(raw)| raw.get()))
+fn json(value: &JsonField) -> Cow<'_, str> {
+    Cow::from(value.text().unwrap_or_default())
 }
 
 /// Columns that a LiteLLM before 1.109 may lack, as the outer row of defaults.
@@ -235,12 +239,37 @@ const NEWER_COLUMNS: &str = r#"
            '{}'::jsonb AS proxy_server_request, NULL::text AS litellm_call_id, NULL::timestamp AS created_at,
            NULL::timestamp AS updated_at, NULL::text AS model_id"#;
 
-const COLUMNS: &str = r#"
-    request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
-    request_duration_ms, "completionStartTime", model, model_id, model_group, custom_llm_provider, api_base, "user",
-    metadata, cache_hit, cache_key, request_tags, team_id, organization_id, end_user, requester_ip_address, messages,
-    response, session_id, status, mcp_namespaced_tool_name, billing_agent_id, agent_id, proxy_server_request,
-    litellm_call_id, created_at, updated_at"#;
+const COLUMNS: Columns = Columns {
+    plain: r#"
+        request_id, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime", request_duration_ms,
+        "completionStartTime", created_at, updated_at"#,
+    texts: &[
+        "call_type",
+        "api_key",
+        "model",
+        "model_id",
+        "model_group",
+        "custom_llm_provider",
+        "api_base",
+        r#""user""#,
+        "cache_hit",
+        "cache_key",
+        "team_id",
+        "organization_id",
+        "end_user",
+        "requester_ip_address",
+        "session_id",
+        "status",
+        "mcp_namespaced_tool_name",
+        "billing_agent_id",
+        "agent_id",
+        "litellm_call_id",
+    ],
+    json: &["metadata", "request_tags", "messages", "response", "proxy_server_request"],
+};
+
+/// The most JSON in one row, in bytes: a row is in memory as a whole while it is sent.
+const ROW_BOUNDS: Bounds = Bounds { column: 8 * 1024 * 1024, row: 8 * 1024 * 1024 };
 
 /// Which rows of the log.
 #[derive(Clone, Debug, Default)]
@@ -301,11 +330,17 @@ pub fn newest<'q, 'c: 'q>(
     filter: &SpendLogFilter,
     limit: i64,
 ) -> BoxStream<'q, Result<SpendLog, sqlx::Error>> {
-    query.push("SELECT log.* FROM (").push(NEWER_COLUMNS).push(") AS defaults CROSS JOIN LATERAL (SELECT ");
-    query.push(COLUMNS).push(r#" FROM "LiteLLM_SpendLogs""#);
-    filter.push(query);
-    query.push(r#" ORDER BY "startTime" DESC, request_id DESC LIMIT "#).push_bind(limit);
-    query.push(r#") AS log ORDER BY log."startTime" DESC, log.request_id DESC"#);
+    COLUMNS.push(query, ROW_BOUNDS, |query| {
+        query.push("SELECT log.* FROM (").push(NEWER_COLUMNS).push(") AS defaults CROSS JOIN LATERAL (SELECT ");
+        query.push(COLUMNS.plain);
+        for name in COLUMNS.texts.iter().chain(COLUMNS.json) {
+            query.push(", ").push(*name);
+        }
+        query.push(r#" FROM "LiteLLM_SpendLogs""#);
+        filter.push(query);
+        query.push(r#" ORDER BY "startTime" DESC, request_id DESC LIMIT "#).push_bind(limit);
+        query.push(r#") AS log ORDER BY log."startTime" DESC, log.request_id DESC"#);
+    });
     query.build_query_as().fetch(connection)
 }
 

@@ -14,6 +14,7 @@ use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
 use crate::reads::Reads;
 use crate::routes::dates::{not_a_day, parse_day};
+use crate::routes::search_text;
 use crate::store::dashboard_lists::{self as store, Filter, Page, Sort};
 use crate::store::database;
 use crate::store::management::{self, Row};
@@ -64,6 +65,17 @@ impl FromQuery for ListParams {
 }
 
 impl ListParams {
+    /// 400 for a text that is too long to search for.
+    fn check(&self) -> Result<(), ApiError> {
+        let Filter { user_id, user_email, team_alias, key_alias, .. } = &self.filter;
+        search_text::check(&[
+            ("user_id", user_id.as_deref()),
+            ("user_email", user_email.as_deref()),
+            ("team_alias or search", team_alias.as_deref()),
+            ("key_alias", key_alias.as_deref()),
+        ])
+    }
+
     fn page(&self) -> Page {
         Page { offset: (self.page - 1) * self.size, limit: self.size }
     }
@@ -136,6 +148,7 @@ pub async fn list_users(
     State(state): State<AppState>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<Value>, ApiError> {
+    params.check()?;
     let mut connection = database::acquire(&state.pool).await?;
     let (users, total) = store::users(&mut connection, &params.filter, params.sort(), params.page()).await?;
     Ok(Json(json!({ "users": users, "total": total, "page": params.page, "page_size": params.size,
@@ -156,6 +169,7 @@ pub async fn list_keys(
     Extension(caller): Extension<Caller>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<Value>, ApiError> {
+    params.check()?;
     let mut connection = database::acquire(&state.pool).await?;
     let filter = Filter { only_of_user: caller.own_rows_only().map(str::to_owned), ..params.filter.clone() };
     let found = if params.deleted {
@@ -175,6 +189,7 @@ pub async fn list_teams(
     Extension(caller): Extension<Caller>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<Value>, ApiError> {
+    params.check()?;
     let mut connection = database::acquire(&state.pool).await?;
     let (page, size) = (params.page, params.size);
     let (teams, total) = if params.deleted {

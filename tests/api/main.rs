@@ -16,6 +16,7 @@ mod hostile_booking;
 mod keys;
 mod limits;
 mod log_export;
+mod log_left_out;
 mod log_pages;
 mod lost_commit;
 mod management;

@@ -14,6 +14,7 @@ mod exactly_once;
 mod http2;
 mod logging;
 mod memory;
+mod memory_ceiling;
 mod prices;
 mod replica;
 mod rollups;

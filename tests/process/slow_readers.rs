@@ -60,7 +60,11 @@ fn failures(server: &Server) -> String {
 
 fn ask(server: &Server, path: &str) -> TcpStream {
     let mut stream = server.connect();
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nApi-Key: {MASTER_KEY}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    stream
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\nApi-Key: {MASTER_KEY}\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+        .unwrap();
     stream
 }
 
