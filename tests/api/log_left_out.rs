@@ -12,7 +12,7 @@ use crate::support::{Answer, MASTER_KEY, TestApp, request};
 const WINDOW: &str = "start_date=2026-02-01%2000:00:00&end_date=2026-02-28%2023:59:59";
 const DAYS: &str = "start_date=2026-02-01&end_date=2026-02-28";
 
-/// JSON whose text PostgreSQL can't write: longer than a gigabyte. The first two are of few bytes.
+/// JSON of few stored bytes: half a gigabyte of text, and more than a gigabyte, which PostgreSQL can't write.
 const MANY_DIGITS: &str = "SELECT jsonb_agg(1e308::numeric) FROM generate_series(1, 1800000)";
 const LONG_DIGITS: &str = "SELECT jsonb_build_object('n', jsonb_agg(1e131071::numeric)) FROM generate_series(1, 9000)";
 
@@ -42,7 +42,7 @@ async fn add(app: &TestApp, id: &str, columns: &[(&str, &str)]) {
 async fn poisoned() -> TestApp {
     let app = TestApp::new().await;
     add(&app, "a", &[]).await;
-    add(&app, "b", &[("metadata", MANY_DIGITS)]).await;
+    add(&app, "b", &[("metadata", LONG_DIGITS)]).await;
     add(&app, "c", &[("request_tags", MANY_DIGITS)]).await;
     add(&app, "d", &[("messages", LONG_DIGITS), ("response", MANY_DIGITS)]).await;
     add(&app, "e", &[("metadata", DEEP), ("proxy_server_request", LONG_DIGITS)]).await;
