@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::ApiError;
 
 /// Bytes of all large answers.
-const ALL: usize = 48 * 1024 * 1024;
+const ALL: usize = 32 * 1024 * 1024;
 
 /// The unit in which room is taken, in bytes.
 const UNIT: usize = 1024;

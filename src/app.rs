@@ -43,6 +43,8 @@ pub struct Inner {
     pub allow_list: AllowList,
     /// Prices.
     pub prices: Arc<Prices>,
+    /// A turn for days of activity with very many sums.
+    pub large_days: tokio::sync::Mutex<()>,
     /// Turns for requests that take long to price.
     pub large_requests: Arc<Semaphore>,
     /// The same connections, lent to reads.
@@ -103,6 +105,7 @@ impl AppState {
             metrics,
             logins: LoginThrottle::default(),
             words: WordCache::default(),
+            large_days: tokio::sync::Mutex::new(()),
             large_requests: Arc::new(Semaphore::new(1)),
             rollups: AtomicBool::new(false),
             folding: Notify::new(),

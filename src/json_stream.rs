@@ -6,8 +6,6 @@
 pub mod read_ahead;
 pub mod spool;
 
-use std::convert::Infallible;
-
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
@@ -89,15 +87,14 @@ pub async fn respond(
     let body = match second {
         None if first.len() < PIECE => Body::from(first),
         second => {
-            let start = std::iter::once(first).chain(second).map(Ok::<_, Infallible>);
-            let start = stream::iter(start).map(|piece| piece.map_err(|never| match never {}));
-            let rest = read_ahead(pieces, large()?);
+            let start = stream::iter(std::iter::once(first).chain(second).map(Ok));
+            let ahead = read_ahead(Box::pin(start.chain(pieces)), large()?);
             // After each piece others have their turn: however fast a client takes a large answer, small ones wait a
             // piece for it and not a socket's buffer.
-            Body::from_stream(start.chain(rest.then(async |piece| {
+            Body::from_stream(ahead.then(async |piece| {
                 tokio::task::yield_now().await;
                 piece.inspect_err(|error| tracing::error!(cause = ?error, "answer cut short"))
-            })))
+            }))
         }
     };
     let mut response = Response::new(body);

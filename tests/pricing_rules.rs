@@ -147,7 +147,7 @@ fn usage_of_every_api_is_booked() {
 #[test]
 fn hostile_texts_take_time_in_proportion_to_their_length() {
     for unit in ["a", " ", "🚀", "<"] {
-        let (short, long) = (unit.repeat(200_000 / unit.len()), unit.repeat(800_000 / unit.len()));
+        let (short, long) = (unit.repeat(100_000 / unit.len()), unit.repeat(400_000 / unit.len()));
         for encoding in [Encoding::Cl100k, Encoding::O200k, Encoding::Anthropic, Encoding::DeepSeek] {
             let seconds = |text: &str| {
                 let started = std::time::Instant::now();
@@ -156,7 +156,9 @@ fn hostile_texts_take_time_in_proportion_to_their_length() {
             };
             // The first count also reads the vocabulary.
             seconds("a");
-            let (short, long) = (seconds(&short).min(seconds(&short)), seconds(&long));
+            // The best of some: other tests run beside this one.
+            let best = |text: &str| (0..3).map(|_| seconds(text)).fold(f64::INFINITY, f64::min);
+            let (short, long) = (best(&short), best(&long));
             println!("{encoding:?} {unit:?}: {short:.3} s and {long:.3} s");
             assert!(long < 8.0 * short + 0.1, "{encoding:?} {unit:?}: {short} s and {long} s");
         }

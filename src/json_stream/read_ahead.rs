@@ -99,8 +99,21 @@ async fn fill(shared: Arc<Shared>, mut pieces: Pieces) {
         match next {
             None => break None,
             Some(Err(error)) => break Some(error),
-            Some(Ok(piece)) => {
+            Some(Ok(piece)) if piece.len() <= IN_MEMORY => {
                 if let Err(error) = put(&shared, piece, &mut left).await {
+                    break Some(error);
+                }
+            }
+            Some(Ok(piece)) => {
+                // What is cut off has memory of its own, and not a part of the large piece's.
+                let mut cut = Ok(());
+                for part in piece.chunks(PIECE) {
+                    cut = put(&shared, Bytes::copy_from_slice(part), &mut left).await;
+                    if cut.is_err() {
+                        break;
+                    }
+                }
+                if let Err(error) = cut {
                     break Some(error);
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -19,6 +20,12 @@ use crate::reads::Reads;
 use crate::store::activity::{self, ActivityFilter, DaySums, Dimension, Sums};
 use crate::store::key_metadata::{self, KeyMetadata};
 use crate::store::reading::Reading;
+
+/// Rows of a day above which it has to wait for its turn: one such day is in memory at a time.
+const LARGE_DAY: usize = 5_000;
+
+/// The most rows of a day, each a sum of a group, or of a key in a group.
+const MOST_ROWS: usize = 100_000;
 
 /// The name of rows without user, team or tag.
 const UNASSIGNED: &str = "Unassigned";
@@ -91,19 +98,20 @@ pub async fn respond(
     };
     let top = top.into_iter().map(|key| key.api_key).collect();
     let frame = Frame { filter, top, keys, entities, metadata };
-    reads.send(write(reading, frame), "application/json").await
+    reads.send(write(state.clone(), reading, frame), "application/json").await
 }
 
 fn entity_name(entity: Option<String>) -> String {
     entity.filter(|entity| !entity.is_empty()).unwrap_or_else(|| UNASSIGNED.to_owned())
 }
 
-fn write(mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<Bytes, ApiError>> {
+fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
         let mut writer = Writer::new();
         writer.raw("{\"results\":");
         let mut totals = SpendMetrics::default();
         let mut separator = "[";
+        let mut turn = None;
         {
             let mut query = QueryBuilder::<Postgres>::new("");
             let by_entity = frame.entities.is_some();
@@ -120,6 +128,13 @@ fn write(mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<By
                 let (_, day) = open.get_or_insert_with(|| (row.date.clone(), Day::default()));
                 if row.dimension == Dimension::Day {
                     totals.merge(&SpendMetrics::from(&row.sums));
+                }
+                day.rows += 1;
+                if day.rows > MOST_ROWS {
+                    Err(too_many(&row.date))?;
+                }
+                if day.rows > LARGE_DAY && turn.is_none() {
+                    turn = Some(state.large_days.lock().await);
                 }
                 day.add(row, &frame);
             }
@@ -146,16 +161,27 @@ fn write(mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<By
 }
 
 /// Adds to a key's sums in a group.
-fn add_key(keys: &mut BTreeMap<String, KeyMetrics>, key: &str, metrics: &SpendMetrics, frame: &Frame) {
-    let entry = keys
-        .entry(bucket_of_key(key))
-        .or_insert_with(|| KeyMetrics { metrics: SpendMetrics::default(), metadata: metadata_of(key, &frame.keys) });
+fn add_key(keys: &mut BTreeMap<String, Box<KeyMetrics>>, key: &str, metrics: &SpendMetrics, frame: &Frame) {
+    let entry = keys.entry(bucket_of_key(key)).or_insert_with(|| {
+        Box::new(KeyMetrics { metrics: SpendMetrics::default(), metadata: metadata_of(key, &frame.keys) })
+    });
     entry.metrics.merge(metrics);
+}
+
+/// 400 for a day that is too large for an answer.
+fn too_many(date: &str) -> ApiError {
+    let message = format!(
+        "{date} has more than {MOST_ROWS} sums of models, keys, providers, tools, endpoints, teams and tags. \
+         Ask for one model, key, team or tag."
+    );
+    ApiError::detail(StatusCode::BAD_REQUEST, message)
 }
 
 /// The sums of one day, as far as they have arrived.
 #[derive(Default)]
 struct Day {
+    /// Rows that arrived.
+    rows: usize,
     metrics: SpendMetrics,
     breakdown: Breakdown,
 }

@@ -174,7 +174,9 @@ pub struct GroupMetrics {
     #[schema(value_type = Object)]
     pub metadata: Map<String, Value>,
     /// Sums by key.
-    pub api_key_breakdown: BTreeMap<String, KeyMetrics>,
+    // A map has room for several at once: of a group with one key, for nothing.
+    #[schema(value_type = BTreeMap<String, KeyMetrics>)]
+    pub api_key_breakdown: BTreeMap<String, Box<KeyMetrics>>,
 }
 
 /// The groups of a day.
@@ -191,7 +193,8 @@ pub struct Breakdown {
     /// By endpoint.
     pub endpoints: BTreeMap<String, GroupMetrics>,
     /// By key.
-    pub api_keys: BTreeMap<String, KeyMetrics>,
+    #[schema(value_type = BTreeMap<String, KeyMetrics>)]
+    pub api_keys: BTreeMap<String, Box<KeyMetrics>>,
     /// By user.
     pub entities: BTreeMap<String, GroupMetrics>,
     /// By guardrail; always empty here.
@@ -528,9 +531,9 @@ pub fn provider_metadata(provider: &str) -> Map<String, Value> {
     if provider == "chatgpt" { Map::from_iter([("subscription_covered".to_owned(), json!(true))]) } else { Map::new() }
 }
 
-fn add_key(groups: &mut BTreeMap<String, KeyMetrics>, row: &DailyRow, keys: &BTreeMap<String, KeyMetadata>) {
-    let group = groups
-        .entry(bucket_of_key(&row.api_key))
-        .or_insert_with(|| KeyMetrics { metrics: SpendMetrics::default(), metadata: metadata_of(&row.api_key, keys) });
+fn add_key(groups: &mut BTreeMap<String, Box<KeyMetrics>>, row: &DailyRow, keys: &BTreeMap<String, KeyMetadata>) {
+    let group = groups.entry(bucket_of_key(&row.api_key)).or_insert_with(|| {
+        Box::new(KeyMetrics { metrics: SpendMetrics::default(), metadata: metadata_of(&row.api_key, keys) })
+    });
     group.metrics.add(row);
 }

@@ -2,16 +2,23 @@
 //! `/global/spend/all_tag_names`, `/global/all_end_users`.
 
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::{Extension, Json};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
+use sqlx::PgConnection;
 
 use super::dates::not_a_day;
 use super::log_params::parse_lenient_day;
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
+use crate::json_stream::Writer;
 use crate::reads::Reads;
 use crate::store::DateRange;
+use crate::store::reading::Reading;
 use crate::store::spend_activity::{self, DayRequests};
 
 /// Models in one answer: those with the most requests.
@@ -178,20 +185,45 @@ pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result
 #[utoipa::path(get, path = "/global/spend/all_tag_names", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
-pub async fn list_tag_names(reads: Reads) -> Result<Json<TagNamesResponse>, ApiError> {
-    let mut reading = reads.start().await?;
-    let connection = reading.connection();
-    Ok(Json(TagNamesResponse { tag_names: spend_activity::tag_names(connection).await? }))
+pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
+    let reading = reads.start().await?;
+    reads.send(write_names(reading, "{\"tag_names\":[", spend_activity::tag_names), "application/json").await
 }
 
 /// Every end user in the log; 100,000 at most.
 #[utoipa::path(get, path = "/global/all_end_users", tag = crate::openapi::DASHBOARD_TAG,
     operation_id = "global_view_all_end_users_global_all_end_users_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
-pub async fn list_end_users(reads: Reads) -> Result<Json<EndUsersResponse>, ApiError> {
-    let mut reading = reads.start().await?;
-    let connection = reading.connection();
-    Ok(Json(EndUsersResponse { end_users: spend_activity::end_users(connection).await? }))
+pub async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
+    let reading = reads.start().await?;
+    reads.send(write_names(reading, "{\"end_users\":[", spend_activity::end_users), "application/json").await
+}
+
+/// Writes names after `start` while they arrive.
+fn write_names(
+    mut reading: Reading,
+    start: &'static str,
+    names: impl Fn(&mut PgConnection) -> BoxStream<'_, Result<Option<String>, sqlx::Error>> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = Writer::new();
+        writer.raw(start);
+        {
+            let mut rows = names(reading.connection());
+            let mut separator = "";
+            while let Some(name) = rows.try_next().await? {
+                writer.raw(separator);
+                writer.value(&name)?;
+                separator = ",";
+                if let Some(piece) = writer.piece() {
+                    yield piece;
+                }
+            }
+        }
+        reading.finish().await?;
+        writer.raw("]}");
+        yield writer.take();
+    }
 }
 
 impl From<DayRequests> for DayActivity {

@@ -30,7 +30,7 @@ const PAGE: usize = 16 * 1024 * 1024;
 const SMALL_FIELD: usize = 1024;
 
 /// A page of up to this many bytes takes no room.
-const SMALL_PAGE: usize = 4 * 1024 * 1024;
+const SMALL_PAGE: usize = 2 * 1024 * 1024;
 
 /// Fields that an answer leaves out.
 #[derive(Debug, Default)]

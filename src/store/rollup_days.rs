@@ -73,6 +73,7 @@ pub fn days<'c>(
 ) -> impl Stream<Item = Result<DayEntries, sqlx::Error>> + Send + 'c {
     async_stream::try_stream! {
         let (kept, complete) = cache.refresh(connection).await?;
+        let _turn = if complete { None } else { Some(cache.turn().await) };
         let mut words = Words::new(kept);
         let DaysRequest { rollup, range, filter, in_parts } = request;
         let mut unfolded =
@@ -170,6 +171,7 @@ pub async fn whole(
     request: DaysRequest,
 ) -> Result<DayEntries, sqlx::Error> {
     let (kept, complete) = cache.refresh(connection).await?;
+    let _turn = if complete { None } else { Some(cache.turn().await) };
     let mut words = Words::new(kept);
     let DaysRequest { rollup, range, filter, .. } = request;
     let mut sums: FxHashMap<(i32, i32), Entry> = FxHashMap::default();

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustc_hash::FxHashMap;
 use sqlx::PgConnection;
+use tokio::sync::MutexGuard;
 
 /// Texts that are kept between reads at most.
 const WORDS_KEPT: usize = 200_000;
@@ -23,9 +24,13 @@ const FETCHED_AT_ONCE: usize = 10_000;
 type Row = (i64, Option<i32>, Option<String>, Option<i64>);
 
 /// Texts by number, kept between reads. A text is kept as a JSON literal, ready to be written.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct WordCache {
     current: Arc<RwLock<KeptWords>>,
+    /// A turn for the read that brings all texts, so that several at the start do not each hold them.
+    first: tokio::sync::Mutex<()>,
+    /// A turn for reads of days whose texts are more than are kept.
+    large: tokio::sync::Mutex<()>,
 }
 
 /// The texts of one table. When the rollups are removed and installed again, the numbers begin anew: the new table's
@@ -46,6 +51,9 @@ impl WordCache {
     /// Reads the texts that came since the last call. Returns what is kept, and whether that is all there is: numbers
     /// are given in order and by one writer at a time, so none below the last read can come later.
     pub async fn refresh(&self, connection: &mut PgConnection) -> Result<(KeptWords, bool), sqlx::Error> {
+        let first = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_first = first.read().unwrap_or_else(PoisonError::into_inner).last == 0;
+        let _turn = if is_first { Some(self.first.lock().await) } else { None };
         loop {
             let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
             let (table, last, bytes, overflowed) = {
@@ -99,6 +107,11 @@ impl WordCache {
             drop(kept);
             return Ok((current, true));
         }
+    }
+
+    /// A turn for a read whose texts are not kept, to be held while it holds them itself.
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.large.lock().await
     }
 
     fn replace(&self, next: KeptWords) {

@@ -1,6 +1,7 @@
 //! Requests and tokens by day out of `LiteLLM_SpendLogs`, and the names that occur in it.
 
 use chrono::NaiveDate;
+use futures_util::stream::BoxStream;
 use sqlx::{FromRow, PgConnection};
 
 use super::DateRange;
@@ -92,7 +93,7 @@ pub async fn by_deployment(
 }
 
 /// Every tag of the log, [`NAME_CAP`] at most.
-pub async fn tag_names(connection: &mut PgConnection) -> Result<Vec<Option<String>>, sqlx::Error> {
+pub fn tag_names(connection: &mut PgConnection) -> BoxStream<'_, Result<Option<String>, sqlx::Error>> {
     sqlx::query_scalar(
         r#"SELECT DISTINCT tag FROM "LiteLLM_SpendLogs"
            CROSS JOIN LATERAL jsonb_array_elements_text(
@@ -100,14 +101,13 @@ pub async fn tag_names(connection: &mut PgConnection) -> Result<Vec<Option<Strin
            ORDER BY tag LIMIT $1"#,
     )
     .bind(NAME_CAP)
-    .fetch_all(connection)
-    .await
+    .fetch(connection)
 }
 
 /// Every end user of the log, [`NAME_CAP`] at most.
 ///
 /// Steps along the index from name to name, so that the time depends on how many there are, not on the log's length.
-pub async fn end_users(connection: &mut PgConnection) -> Result<Vec<Option<String>>, sqlx::Error> {
+pub fn end_users(connection: &mut PgConnection) -> BoxStream<'_, Result<Option<String>, sqlx::Error>> {
     sqlx::query_scalar(
         r#"WITH RECURSIVE names AS (
                (SELECT end_user FROM "LiteLLM_SpendLogs" WHERE end_user IS NOT NULL ORDER BY end_user LIMIT 1)
@@ -121,6 +121,5 @@ pub async fn end_users(connection: &mut PgConnection) -> Result<Vec<Option<Strin
            SELECT NULL WHERE EXISTS (SELECT FROM "LiteLLM_SpendLogs" WHERE end_user IS NULL)"#,
     )
     .bind(NAME_CAP)
-    .fetch_all(connection)
-    .await
+    .fetch(connection)
 }
