@@ -81,11 +81,16 @@ async fn eight_readers_of_the_largest_rows_need_less_than_three_hundred_megabyte
     sqlx::raw_sql(ROWS).execute(&mut connection).await.unwrap();
     let server = Server::on(database.url(), &[]);
     let client = reqwest::Client::new();
-    let mut over = Vec::new();
+    let (mut over, mut highest) = (Vec::new(), (0, ""));
     for rule in ROUTES.iter().filter(|rule| rule.allow.starts_with("GET")) {
         let url = server.url(&request(rule.path));
         // Each route has a peak of its own, once memory of the one before was given back.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        for _ in 0..20 {
+            if server.memory("VmRSS") < 110_000 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         std::fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
         let mut answers = BTreeMap::<u16, (usize, usize)>::new();
         for (status, length) in futures_util::future::join_all((0..READERS).map(|_| read(&client, &url))).await {
@@ -99,9 +104,11 @@ async fn eight_readers_of_the_largest_rows_need_less_than_three_hundred_megabyte
             !answers.contains_key(&404) || rule.path == "/key/info",
             "{url}: the master key has no row, all else is there"
         );
+        highest = highest.max((peak, rule.path));
         if peak > CEILING {
             over.push(rule.path);
         }
     }
+    println!("resident at most {} kB, at {}", highest.0, highest.1);
     assert!(over.is_empty(), "{over:?}");
 }
