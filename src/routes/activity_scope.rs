@@ -178,6 +178,7 @@ impl FromQuery for UserPageParams {
 #[into_params(parameter_in = Query)]
 pub struct ModelKeysParams {
     /// The model
+    #[param(min_length = 1)]
     pub model_group: String,
     /// Whether that is its public name
     #[param(required = false, default = true)]

@@ -42,10 +42,12 @@ pub struct LogPageParams {
     /// Filter by status; `success` also finds rows without one
     status_filter: Option<String>,
     /// Filter by cache: `hit` or `miss`
+    #[param(pattern = "^(hit|miss)$")]
     cache_hit_filter: Option<String>,
     /// Filter by whose token the provider was called with: true for the client's own
     used_client_oauth_token: Option<bool>,
     /// Filter by what the row records: `llm`, `agent`, `mcp` or `batch`
+    #[param(pattern = "^(llm|agent|mcp|batch)$")]
     span_type: Option<String>,
     /// Filter by model
     model: Option<String>,

@@ -19,10 +19,10 @@ const MOST_ROWS: i64 = 10_000;
 #[into_params(parameter_in = Query)]
 pub struct RowPageParams {
     /// Page number for pagination, from 1
-    #[param(required = false, default = 1)]
+    #[param(required = false, default = 1, minimum = 1)]
     page: i64,
     /// Items per page
-    #[param(required = false, default = 10, maximum = 10000)]
+    #[param(required = false, default = 10, minimum = 1, maximum = 10000)]
     page_size: i64,
 }
 

@@ -50,10 +50,10 @@ pub struct UsageRecord {
     cost: Option<f64>,
     /// Start of the call: RFC 3339, or seconds since 1970. Default: now. At most a day ahead and, by setting, 400 days
     /// back; for the master key, admins, and keys with the permission `book_usage`, since 2000.
-    #[schema(value_type = Option<String>, example = "2026-03-01T18:30:00Z")]
+    #[schema(value_type = Option<String>, format = DateTime, example = "2026-03-01T18:30:00Z")]
     start_time: Option<Instant>,
     /// End of the call, in the same forms. Default: its start.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = DateTime)]
     end_time: Option<Instant>,
     /// What makes the record itself among those of its sender: sent again with the same key, it is not booked again. The
     /// same key for another record is refused with 409. Becomes `request_id`, unless another row has that: then the

@@ -133,7 +133,9 @@ async fn authority_never_grows_and_revocation_cascades() {
     let app = TestApp::with(with_dashboard()).await;
     let mut holders = start(&app).await;
     let (started, mut made, mut sessions, mut step) = (Instant::now(), 0, 0, 0_u32);
-    while started.elapsed() < TIME && step < 400 {
+    // So long, and longer on a busy machine, until there is something to judge.
+    let enough = |made, sessions| made > 5 && sessions > 3;
+    while step < 400 && started.elapsed() < if enough(made, sessions) { TIME } else { 6 * TIME } {
         step += 1;
         let maker = holders.choose(&mut random).unwrap().clone();
         let said = format!("AUTHORITY_SEED={seed}, step {step}, by {} {:?}", maker.key, maker.user);
@@ -183,7 +185,8 @@ async fn authority_never_grows_and_revocation_cascades() {
             _ => revoke(&app, &mut holders, &maker, &mut random, &said).await,
         }
         while holders.len() > 16 {
-            let gone = random.random_range(0..holders.len());
+            // The first is the administrator's, without whom nothing more is made.
+            let gone = random.random_range(1..holders.len());
             holders.swap_remove(gone);
         }
         if holders.is_empty() {
@@ -191,7 +194,7 @@ async fn authority_never_grows_and_revocation_cascades() {
         }
     }
     println!("{step} steps, {made} keys made, {sessions} sessions");
-    assert!(made > 5 && sessions > 3, "{made} keys, {sessions} sessions: the chains prove nothing");
+    assert!(enough(made, sessions), "{made} keys, {sessions} sessions: the chains prove nothing");
 }
 
 /// Blocks or deletes a key; it and its sessions open nothing from then on.
