@@ -143,11 +143,11 @@ fn usage_of_every_api_is_booked() {
     assert_eq!(cost("claude-sonnet-4-20250514", anthropic), expected);
 }
 
-/// Four times the text may take four times as long, and some: a count that grows with the square takes sixteen times.
+/// Sixteen times the text may take sixteen times as long, and some: a count that grows with the square takes 256 times.
 #[test]
 fn hostile_texts_take_time_in_proportion_to_their_length() {
     for unit in ["a", " ", "🚀", "<"] {
-        let (short, long) = (unit.repeat(100_000 / unit.len()), unit.repeat(400_000 / unit.len()));
+        let (short, long) = (unit.repeat(25_000 / unit.len()), unit.repeat(400_000 / unit.len()));
         for encoding in [Encoding::Cl100k, Encoding::O200k, Encoding::Anthropic, Encoding::DeepSeek] {
             let seconds = |text: &str| {
                 let started = std::time::Instant::now();
@@ -160,7 +160,7 @@ fn hostile_texts_take_time_in_proportion_to_their_length() {
             let best = |text: &str| (0..3).map(|_| seconds(text)).fold(f64::INFINITY, f64::min);
             let (short, long) = (best(&short), best(&long));
             println!("{encoding:?} {unit:?}: {short:.3} s and {long:.3} s");
-            assert!(long < 8.0 * short + 0.1, "{encoding:?} {unit:?}: {short} s and {long} s");
+            assert!(long < 64.0 * short + 0.1, "{encoding:?} {unit:?}: {short} s and {long} s");
         }
     }
 }

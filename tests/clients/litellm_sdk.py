@@ -71,7 +71,7 @@ async def calls(key, form):
 
 
 async def main():
-    key = ask("/key/generate", {"key_alias": f"sdk-{FORM}", "user_id": "sdk"})["key"]
+    key = ask("/key/generate", {"key_alias": f"sdk-{FORM}", "user_id": "sdk", "permissions": {"book_usage": True}})["key"]
     told, answered = await calls(key, FORM)
     assert len(told) == 5 and set(answered) <= set(told), (told, answered)
     matched = 0
