@@ -147,7 +147,7 @@ fn usage_of_every_api_is_booked() {
 #[test]
 fn hostile_texts_take_time_in_proportion_to_their_length() {
     for unit in ["a", " ", "🚀", "<"] {
-        let (short, long) = (unit.repeat(25_000 / unit.len()), unit.repeat(400_000 / unit.len()));
+        let (short, long) = (unit.repeat(10_000 / unit.len()), unit.repeat(160_000 / unit.len()));
         for encoding in [Encoding::Cl100k, Encoding::O200k, Encoding::Anthropic, Encoding::DeepSeek] {
             let seconds = |text: &str| {
                 let started = std::time::Instant::now();

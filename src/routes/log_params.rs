@@ -64,10 +64,14 @@ pub struct LogPageParams {
     /// Filter by a part of the error's message (its first 50,000 characters), up to 1,000 characters
     error_message: Option<String>,
     /// Sort by: spend, total_tokens, startTime, endTime, request_duration_ms, model or ttft_ms
-    #[param(required = false, default = "startTime")]
+    #[param(
+        required = false,
+        default = "startTime",
+        pattern = "^(spend|total_tokens|startTime|endTime|request_duration_ms|model|ttft_ms)$"
+    )]
     sort_by: String,
     /// asc or desc
-    #[param(required = false, default = "desc")]
+    #[param(required = false, default = "desc", pattern = "^([aA][sS][cC]|[dD][eE][sS][cC])$")]
     sort_order: String,
     /// Without LiteLLM's own health checks
     #[param(required = false, default = false)]

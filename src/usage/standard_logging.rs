@@ -68,7 +68,7 @@ pub struct Payload {
     prompt_tokens: Option<i64>,
     completion_tokens: Option<i64>,
     #[serde(rename = "startTime")]
-    #[schema(value_type = Option<f64>)]
+    #[schema(value_type = f64, required = true)]
     start_time: Option<Instant>,
     #[serde(rename = "endTime")]
     #[schema(value_type = Option<f64>)]

@@ -28,6 +28,7 @@ UNSAYABLE = {
     "Input should be the cursor": "a cursor that no page has given",
     "summarize=false": "pages that go with rows only",
     "must be provided": "one of two forms of a body",
+    "give either the counts of tokens or a usage object": "one of two forms of a body",
     "Bad Request - ": "a model, a message or a response that can't be priced",
 }
 dropped = collections.Counter()
