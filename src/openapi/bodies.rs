@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 use utoipa::ToSchema;
-use utoipa::openapi::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::ArrayItems;
+use utoipa::openapi::{ArrayBuilder, ObjectBuilder, Schema, Type};
 
 /// A text of at least one character, without a NUL.
 const NAME: &str = r"^[^\u0000]+$";
@@ -21,11 +22,21 @@ pub struct KeyRequest {
 #[expect(dead_code, reason = "the shape for the OpenAPI document; bodies are read field by field")]
 pub struct KeysRequest {
     /// Keys, raw or their SHA-256.
-    #[schema(required = false, value_type = Vec<String>, min_items = 1)]
+    #[schema(required = false, schema_with = names)]
     keys: Option<Vec<String>>,
     /// Aliases of keys.
-    #[schema(required = false, value_type = Vec<String>, min_items = 1)]
+    #[schema(required = false, schema_with = names)]
     key_aliases: Option<Vec<String>>,
+}
+
+fn names() -> Schema {
+    Schema::Array(
+        ArrayBuilder::new()
+            .items(ArrayItems::RefOrSchema(Box::new(name().into())))
+            .min_items(Some(1))
+            .max_items(Some(1000))
+            .build(),
+    )
 }
 
 fn name() -> Schema {

@@ -64,8 +64,11 @@ pub struct Payload {
     cost_breakdown: Option<Value>,
     status: Option<String>,
     custom_llm_provider: Option<String>,
+    #[schema(minimum = 0, maximum = 2147483647)]
     total_tokens: Option<i64>,
+    #[schema(minimum = 0, maximum = 2147483647)]
     prompt_tokens: Option<i64>,
+    #[schema(minimum = 0, maximum = 2147483647)]
     completion_tokens: Option<i64>,
     #[serde(rename = "startTime")]
     #[schema(value_type = f64, required = true)]

@@ -17,6 +17,7 @@ UNSAYABLE = {
     "days at most": "a range of days that is too long",
     "must be at most 400 days": "a range of days that is too long",
     "is before the year 2000": "a time that no call can have",
+    "total_tokens: is larger than": "counts whose sum is too large",
     "in the future": "a time that no call can have",
     "end_time: is before start_time": "a start after the end",
     "after start_time": "an end too long after the start",
