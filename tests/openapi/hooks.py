@@ -30,6 +30,9 @@ UNSAYABLE = {
     "summarize=false": "pages that go with rows only",
     "must be provided": "one of two forms of a body",
     "give either the counts of tokens or a usage object": "one of two forms of a body",
+    "model: is missing": "a model that is needed unless the answer names one",
+    "there is nothing to price": "one of several forms of a body",
+    "cost: is missing, and: ": "a model, a message or a response that can't be priced",
     "Bad Request - ": "a model, a message or a response that can't be priced",
 }
 dropped = collections.Counter()
