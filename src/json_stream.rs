@@ -58,6 +58,14 @@ impl Writer {
         self.raw(digits.format(number));
     }
 
+    /// Appends a value of a list; `is_first` says whether none came before, and is false from then on.
+    pub fn item<T: Serialize + ?Sized>(&mut self, is_first: &mut bool, value: &T) -> Result<(), ApiError> {
+        if !std::mem::replace(is_first, false) {
+            self.raw(",");
+        }
+        self.value(value)
+    }
+
     /// What has gathered, once it is enough for a piece.
     pub fn piece(&mut self) -> Option<Bytes> {
         (self.buffer.len() >= PIECE).then(|| self.take())
@@ -68,6 +76,15 @@ impl Writer {
         let next = Vec::with_capacity(PIECE + PIECE / 4);
         Bytes::from(std::mem::replace(&mut self.buffer, next))
     }
+}
+
+/// What stands before and after the values of the list `name` in an answer whose list is empty.
+pub fn around(answer: &impl Serialize, name: &str) -> Result<(String, String), ApiError> {
+    let text = serde_json::to_string(answer).map_err(|error| ApiError::Internal(error.to_string()))?;
+    let list = format!("\"{name}\":[");
+    let start = text.find(&list).ok_or_else(|| ApiError::Internal(format!("an answer without the list {name}")))?;
+    let (before, after) = text.split_at(start + list.len());
+    Ok((before.to_owned(), after.to_owned()))
 }
 
 /// An answer of the given type out of pieces; waits for the first. One that does not fit into a piece is counted as a

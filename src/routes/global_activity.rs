@@ -15,7 +15,7 @@ use super::log_params::parse_lenient_day;
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
-use crate::json_stream::Writer;
+use crate::json_stream::{Writer, around};
 use crate::reads::Reads;
 use crate::store::DateRange;
 use crate::store::reading::Reading;
@@ -187,7 +187,8 @@ pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
 pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
-    reads.send(write_names(reading, "{\"tag_names\":[", spend_activity::tag_names), "application/json").await
+    let around = around(&TagNamesResponse { tag_names: Vec::new() }, "tag_names")?;
+    reads.send(write_names(reading, around, spend_activity::tag_names), "application/json").await
 }
 
 /// Every end user in the log; 100,000 at most.
@@ -196,32 +197,31 @@ pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
 pub async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
-    reads.send(write_names(reading, "{\"end_users\":[", spend_activity::end_users), "application/json").await
+    let around = around(&EndUsersResponse { end_users: Vec::new() }, "end_users")?;
+    reads.send(write_names(reading, around, spend_activity::end_users), "application/json").await
 }
 
-/// Writes names after `start` while they arrive.
+/// Writes names between `start` and `end` while they arrive.
 fn write_names(
     mut reading: Reading,
-    start: &'static str,
+    (start, end): (String, String),
     names: impl Fn(&mut PgConnection) -> BoxStream<'_, Result<Option<String>, sqlx::Error>> + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
         let mut writer = Writer::new();
-        writer.raw(start);
+        writer.raw(&start);
         {
             let mut rows = names(reading.connection());
-            let mut separator = "";
+            let mut is_first = true;
             while let Some(name) = rows.try_next().await? {
-                writer.raw(separator);
-                writer.value(&name)?;
-                separator = ",";
+                writer.item(&mut is_first, &name)?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }
             }
         }
         reading.finish().await?;
-        writer.raw("]}");
+        writer.raw(&end);
         yield writer.take();
     }
 }

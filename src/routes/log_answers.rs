@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::answer_room::{AnswerRoom, Share};
 use crate::error::ApiError;
-use crate::json_stream::Writer;
+use crate::json_stream::{self, Writer};
 use crate::reads::Reads;
 use crate::store::log_fields::JsonField;
 use crate::store::log_rows::{ListedLog, PagedLog};
@@ -124,7 +124,7 @@ pub async fn read<R: Row>(
 impl<R: Row> Page<R> {
     /// The answer whose first field, `data`, are these rows. `around` is the answer with an empty `data`.
     pub async fn respond(mut self, reads: &Reads, around: &impl Serialize) -> Result<Response, ApiError> {
-        let around = serde_json::to_string(around).map_err(|error| ApiError::Internal(error.to_string()))?;
+        let around = json_stream::around(around, "data")?;
         let mut left_out = LeftOut::default();
         for row in &mut self.rows {
             let log = row.listed();
@@ -136,25 +136,19 @@ impl<R: Row> Page<R> {
     }
 }
 
-/// The field that the rows go into.
-const EMPTY: &str = "\"data\":[";
-
-fn write<R: Row>(page: Page<R>, around: String) -> impl Stream<Item = Result<Bytes, ApiError>> {
+fn write<R: Row>(page: Page<R>, (before, after): (String, String)) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let (before, after) = around.split_at(around.find(EMPTY).map_or(0, |start| start + EMPTY.len()));
         let mut writer = Writer::new();
-        writer.raw(before);
-        let mut separator = "";
+        writer.raw(&before);
+        let mut is_first = true;
         for row in page.rows {
-            writer.raw(separator);
-            separator = ",";
-            writer.value(&row)?;
+            writer.item(&mut is_first, &row)?;
             drop(row);
             if let Some(piece) = writer.piece() {
                 yield piece;
             }
         }
-        writer.raw(after);
+        writer.raw(&after);
         yield writer.take();
         drop(page.share);
     }

@@ -179,11 +179,9 @@ fn write(mut reading: Reading, range: DateRange, spender: Spender) -> impl Strea
         {
             let mut query = QueryBuilder::<Postgres>::new("");
             let mut rows = scoped_report::by_key(reading.connection(), &mut query, range, &spender);
-            let mut separator = "";
+            let mut is_first = true;
             while let Some(row) = rows.try_next().await? {
-                writer.raw(separator);
-                writer.value(&row)?;
-                separator = ",";
+                writer.item(&mut is_first, &row)?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }

@@ -249,16 +249,14 @@ fn write(mut reading: Reading, wanted: Rows) -> impl Stream<Item = Result<Bytes,
                 Rows::KeysOf(user_id) => (spend_tables::keys_of_user(connection, user_id), KEY_FIELDS),
                 Rows::Users => (spend_tables::all_users(connection), USER_FIELDS),
             };
-            let mut separator = "";
+            let mut is_first = true;
             while let Some(mut row) = rows.try_next().await? {
                 let expires = row.get("expires").filter(|_| own).map(|value| format(LongTimeWithOffset, Some(value.clone())));
                 let mut object = answer(fields, std::mem::take(&mut row.0));
                 if let Some(expires) = expires {
                     object.insert("expires".to_owned(), expires);
                 }
-                writer.raw(separator);
-                writer.value(&object)?;
-                separator = ",";
+                writer.item(&mut is_first, &object)?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }

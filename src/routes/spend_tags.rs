@@ -14,7 +14,7 @@ use crate::app::AppState;
 use crate::auth::{Caller, Scope};
 use crate::error::{ApiError, ErrorType};
 use crate::extract::{FromQuery, Query, QueryReader};
-use crate::json_stream::Writer;
+use crate::json_stream::{Writer, around};
 use crate::reads::Reads;
 use crate::store::reading::Reading;
 use crate::store::spend_tags::{self, TagFilter, TagSpend};
@@ -92,7 +92,7 @@ pub async fn list_spend_tags(
         store::keys::owned_scope(reading.connection(), caller.user_id.as_deref()).await?
     };
     let filter = TagFilter { scope, from: start.map(midnight), until: end.map(day_after), tags: None };
-    reads.send(write(state, reading, filter, ("[", "]"), |row| row), "application/json").await
+    reads.send(write(state, reading, filter, ("[".to_owned(), "]".to_owned()), |row| row), "application/json").await
 }
 
 /// Spend per request tag over everything, largest first. Used by LiteLLM's dashboard.
@@ -123,7 +123,8 @@ pub async fn list_global_spend_tags(
         spend: four_places(row.total_spend),
         log_count: row.log_count,
     };
-    reads.send(write(state, reading, filter, ("{\"spend_per_tag\":[", "]}"), form), "application/json").await
+    let around = around(&GlobalTagsResponse { spend_per_tag: Vec::new() }, "spend_per_tag")?;
+    reads.send(write(state, reading, filter, around, form), "application/json").await
 }
 
 /// Writes rows, between `start` and `end`, while they arrive: out of the rollups where they can answer, else out of the
@@ -132,7 +133,7 @@ fn write<T: Serialize>(
     state: AppState,
     reading: Reading,
     filter: TagFilter,
-    (start, end): (&'static str, &'static str),
+    (start, end): (String, String),
     form: impl Fn(TagSpend) -> T + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
@@ -142,23 +143,21 @@ fn write<T: Serialize>(
             (reading, None)
         };
         let mut writer = Writer::new();
-        writer.raw(start);
+        writer.raw(&start);
         {
             let mut query = QueryBuilder::<Postgres>::new("");
             let mut rows =
                 spend_tags::spend_by_tag(reading.connection(), &mut query, &filter, snapshot.as_ref());
-            let mut separator = "";
+            let mut is_first = true;
             while let Some(row) = rows.try_next().await? {
-                writer.raw(separator);
-                writer.value(&form(row))?;
-                separator = ",";
+                writer.item(&mut is_first, &form(row))?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }
             }
         }
         reading.finish().await?;
-        writer.raw(end);
+        writer.raw(&end);
         yield writer.take();
     }
 }
