@@ -1,8 +1,9 @@
-//! What parameters take beyond their types: days, instants, texts that PostgreSQL can hold, and which have to be given.
+//! What parameters and records take beyond their types: days, instants, texts that PostgreSQL can hold, and which have
+//! to be given.
 
 use utoipa::openapi::path::{Operation, Parameter};
-use utoipa::openapi::schema::SchemaType;
-use utoipa::openapi::{KnownFormat, RefOr, Required, Schema, SchemaFormat, Type};
+use utoipa::openapi::schema::{ArrayItems, SchemaType};
+use utoipa::openapi::{Components, KnownFormat, RefOr, Required, Schema, SchemaFormat, Type};
 
 /// Any text but one with a NUL.
 const TEXT: &str = r"^[^\u0000]*$";
@@ -51,5 +52,35 @@ fn complete_parameter(path: &str, parameter: &mut Parameter) {
         (true, false) => schema.format = Some(SchemaFormat::KnownFormat(KnownFormat::Date)),
         (true, true) => schema.pattern = Some(INSTANT.to_owned()),
         (false, _) => schema.pattern = Some(TEXT.to_owned()),
+    }
+}
+
+/// Says of the texts of a record, as of those of a parameter, that they are without a NUL.
+pub fn complete_records(components: &mut Components) {
+    for name in ["UsageRecord", "StandardLoggingPayload"] {
+        if let Some(RefOr::T(Schema::Object(record))) = components.schemas.get_mut(name) {
+            record.properties.values_mut().for_each(complete_text);
+        }
+    }
+}
+
+fn complete_text(schema: &mut RefOr<Schema>) {
+    match schema {
+        RefOr::T(Schema::Object(schema)) => {
+            let is_text = match &schema.schema_type {
+                SchemaType::Type(schema_type) => *schema_type == Type::String,
+                SchemaType::Array(types) => types.contains(&Type::String),
+                SchemaType::AnyValue => false,
+            };
+            if is_text && schema.format.is_none() && schema.enum_values.is_none() {
+                schema.pattern = Some(TEXT.to_owned());
+            }
+        }
+        RefOr::T(Schema::Array(list)) => {
+            if let ArrayItems::RefOrSchema(item) = &mut list.items {
+                complete_text(item);
+            }
+        }
+        _ => {}
     }
 }

@@ -66,6 +66,7 @@ pub fn complete_document(document: &mut OpenApi) {
         ] {
             components.schemas.insert(name.into_owned(), schema);
         }
+        super::parameters::complete_records(components);
     }
     for (path, item) in &mut document.paths.paths {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {

@@ -4,6 +4,8 @@
 use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
+use utoipa::openapi::schema::SchemaType;
+use utoipa::openapi::{ObjectBuilder, Schema, Type};
 
 use super::limits::Dates;
 use crate::pricing::Usage;
@@ -177,6 +179,49 @@ pub fn status(value: Option<&str>) -> Result<&'static str, String> {
         Some("failure") => Ok("failure"),
         Some(_) => Err("status: expected success or failure".to_owned()),
     }
+}
+
+/// What [`status`] takes, for the OpenAPI document.
+pub fn status_schema() -> Schema {
+    let types = SchemaType::from_iter([Type::String, Type::Null]);
+    let values = [Value::from("success"), "failure".into(), "".into(), Value::Null];
+    Schema::Object(ObjectBuilder::new().schema_type(types).enum_values(Some(values)).build())
+}
+
+/// Reads a whole number that may be written with a fraction of zeros, as `272.0`: JSON has one kind of number, and many
+/// languages write a whole one so.
+pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    struct Visitor;
+    impl<'de> de::Visitor<'de> for Visitor {
+        type Value = Option<i64>;
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a whole number")
+        }
+        fn visit_none<E: de::Error>(self) -> Result<Option<i64>, E> {
+            Ok(None)
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Option<i64>, E> {
+            Ok(None)
+        }
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<i64>, D::Error> {
+            deserializer.deserialize_any(self)
+        }
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<Option<i64>, E> {
+            Ok(Some(number))
+        }
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<i64>, E> {
+            // What is too large stays too large.
+            Ok(Some(i64::try_from(number).unwrap_or(i64::MAX)))
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "whole, and what is too large stays too large")]
+        fn visit_f64<E: de::Error>(self, number: f64) -> Result<Option<i64>, E> {
+            if number.fract() == 0.0 {
+                return Ok(Some(number as i64));
+            }
+            Err(E::invalid_type(de::Unexpected::Float(number), &self))
+        }
+    }
+    deserializer.deserialize_option(Visitor)
 }
 
 /// Whether a value holds a NUL anywhere, which `jsonb` can't.

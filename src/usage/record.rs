@@ -28,12 +28,15 @@ pub struct UsageRecord {
     #[schema(example = "gpt-4o", max_length = 256)]
     model: Option<String>,
     /// Tokens of the prompt.
+    #[serde(default, deserialize_with = "fields::whole_number")]
     #[schema(example = 1200, minimum = 0, maximum = 2147483647)]
     prompt_tokens: Option<i64>,
     /// Tokens of the completion.
+    #[serde(default, deserialize_with = "fields::whole_number")]
     #[schema(example = 300, minimum = 0, maximum = 2147483647)]
     completion_tokens: Option<i64>,
     /// All tokens; default: their sum. By setting, at most 100,000,000.
+    #[serde(default, deserialize_with = "fields::whole_number")]
     #[schema(minimum = 0, maximum = 2147483647)]
     total_tokens: Option<i64>,
     /// A provider's `usage` object, instead of the two counts. Stored: at most 8 KiB, 200 values, 8 deep, and numbers
@@ -71,6 +74,7 @@ pub struct UsageRecord {
     #[schema(max_length = 512)]
     session_id: Option<String>,
     /// `success` (default) or `failure`.
+    #[schema(schema_with = fields::status_schema)]
     status: Option<String>,
     /// Kind of call, by LiteLLM's names. Default: `acompletion`. At most 256 bytes.
     #[schema(max_length = 256)]

@@ -53,43 +53,65 @@ pub const FIELDS: [&str; 26] = [
 #[schema(as = StandardLoggingPayload)]
 pub struct Payload {
     /// Id of the call, by which it is booked once; becomes `request_id`, unless another row has that.
+    #[schema(max_length = 512)]
     id: Option<String>,
+    #[schema(max_length = 512)]
     litellm_call_id: Option<String>,
+    #[schema(max_length = 512)]
     trace_id: Option<String>,
+    #[schema(max_length = 512)]
     session_id: Option<String>,
+    #[schema(max_length = 256)]
     call_type: Option<String>,
     /// USD, as LiteLLM computed it. Only from the master key, admins, and keys with the permission `book_usage`.
+    #[schema(minimum = 0, maximum = 1e12)]
     response_cost: Option<f64>,
     #[schema(value_type = Option<Object>)]
     cost_breakdown: Option<Value>,
+    /// `success` (default) or `failure`.
+    #[schema(schema_with = fields::status_schema)]
     status: Option<String>,
+    #[schema(max_length = 256)]
     custom_llm_provider: Option<String>,
+    #[serde(default, deserialize_with = "fields::whole_number")]
     #[schema(minimum = 0, maximum = 2147483647)]
     total_tokens: Option<i64>,
+    #[serde(default, deserialize_with = "fields::whole_number")]
     #[schema(minimum = 0, maximum = 2147483647)]
     prompt_tokens: Option<i64>,
+    #[serde(default, deserialize_with = "fields::whole_number")]
     #[schema(minimum = 0, maximum = 2147483647)]
     completion_tokens: Option<i64>,
     #[serde(rename = "startTime")]
-    #[schema(value_type = f64, required = true)]
+    /// Seconds since 1970.
+    #[schema(value_type = f64, required = true, minimum = 946684800, maximum = 1e11)]
     start_time: Option<Instant>,
     #[serde(rename = "endTime")]
-    #[schema(value_type = Option<f64>)]
+    /// Seconds since 1970.
+    #[schema(value_type = Option<f64>, minimum = 946684800, maximum = 1e11)]
     end_time: Option<Instant>,
     #[serde(rename = "completionStartTime")]
-    #[schema(value_type = Option<f64>)]
+    /// Seconds since 1970: when the first token arrived.
+    #[schema(value_type = Option<f64>, minimum = 946684800, maximum = 1e11)]
     completion_start_time: Option<Instant>,
+    #[schema(max_length = 256)]
     model: Option<String>,
+    #[schema(max_length = 256)]
     model_id: Option<String>,
+    #[schema(max_length = 256)]
     model_group: Option<String>,
+    #[schema(max_length = 2048)]
     api_base: Option<String>,
     #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,
     cache_hit: Option<bool>,
+    #[schema(max_length = 2048)]
     cache_key: Option<String>,
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(value_type = Option<Vec<String>>, max_items = 100)]
     request_tags: Option<Vec<Value>>,
+    #[schema(max_length = 256)]
     end_user: Option<String>,
+    #[schema(max_length = 256)]
     requester_ip_address: Option<String>,
     #[schema(value_type = Option<Object>)]
     error_information: Option<Value>,

@@ -38,6 +38,23 @@ async fn number(app: &TestApp, query: &'static str) -> f64 {
 }
 
 #[tokio::test]
+async fn a_whole_number_of_tokens_may_be_written_with_a_fraction_of_zeros() {
+    let app = app().await;
+    let payload = |tokens: f64| {
+        json!({"id": "call-1", "model": "gpt-4o", "response_cost": 0.1, "startTime": 1_772_000_000, "prompt_tokens": tokens,
+               "completion_tokens": 2, "total_tokens": tokens + 2.0})
+    };
+    let record = |tokens: f64| json!({"model": "gpt-4o", "prompt_tokens": tokens, "idempotency_key": "call-2"});
+    for (path, half, whole) in [(LITELLM, payload(271.5), payload(272.0)), (PATH, record(271.5), record(272.0))] {
+        let answer = app.post(path, MASTER_KEY, &half).await.json();
+        let error = answer["results"][0]["error"].as_str().unwrap_or_default();
+        assert!(error.ends_with("invalid type: floating point `271.5`, expected a whole number"), "{answer}");
+        assert_eq!(app.post(path, MASTER_KEY, &whole).await.json()["recorded"], 1);
+    }
+    assert_eq!(number(&app, r#"SELECT sum(prompt_tokens)::float8 FROM "LiteLLM_SpendLogs""#).await, 544.0);
+}
+
+#[tokio::test]
 async fn a_record_becomes_a_row_and_counts_everywhere() {
     let app = app().await;
     let record = json!({

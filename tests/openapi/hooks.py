@@ -32,6 +32,8 @@ UNSAYABLE = {
     "give either the counts of tokens or a usage object": "one of two forms of a body",
     "model: is missing": "a model that is needed unless the answer names one",
     "there is nothing to price": "one of several forms of a body",
+    "holds a number of more than": "numbers within an object of any form",
+    "id: is missing": "an id that either of two fields may give",
     "cost: is missing, and: ": "a model, a message or a response that can't be priced",
     "Bad Request - ": "a model, a message or a response that can't be priced",
 }
