@@ -25,6 +25,7 @@ use futures_util::StreamExt;
 use litespend::folding;
 use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
 use litespend::store::database::PoolLimits;
+use litespend::store::embedded_roles::local_postgres_options;
 use server::{MASTER_KEY, Server};
 use sqlx::{Executor, PgPool};
 
@@ -368,7 +369,7 @@ fn main() {
     let options = options();
     let name = if options.daily > 0 { "daily".to_owned() } else { options.rows.to_string() };
     let home = home(&name);
-    let postgres = LocalPostgres::start(LocalPostgresOptions { home: Some(home), ..Default::default() }).unwrap();
+    let postgres = LocalPostgres::start(LocalPostgresOptions { home: Some(home), ..local_postgres_options() }).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(measure(&options, postgres.url()));
     postgres.stop().unwrap();

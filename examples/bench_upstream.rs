@@ -21,6 +21,7 @@ use axum::routing::get;
 use figures::percentile;
 use futures_util::{StreamExt, stream};
 use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use litespend::store::embedded_roles::local_postgres_options;
 use server::Server;
 
 /// Requests of each kind, one after the other.
@@ -117,7 +118,7 @@ async fn measure(url: &str) {
 
 fn main() {
     let home = tempfile::Builder::new().prefix("litespend-bench-").tempdir_in("/tmp").unwrap();
-    let options = LocalPostgresOptions { home: Some(home.path().to_owned()), ..LocalPostgresOptions::default() };
+    let options = LocalPostgresOptions { home: Some(home.path().to_owned()), ..local_postgres_options() };
     let postgres = LocalPostgres::start(options).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(measure(postgres.url()));

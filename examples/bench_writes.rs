@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use litespend::store::database::PoolLimits;
+use litespend::store::embedded_roles::local_postgres_options;
 use litespend::store::rollups;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
@@ -92,7 +93,7 @@ fn main() {
     let postgres = LocalPostgres::start(LocalPostgresOptions {
         home: Some(home.path().to_owned()),
         durability: Durability::Throwaway,
-        ..LocalPostgresOptions::default()
+        ..local_postgres_options()
     })
     .unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();

@@ -41,8 +41,6 @@ use binaries::{Binaries, SearchPlaces};
 use home::Home;
 use supervisor::{Launcher, Supervisor};
 
-use crate::store::embedded_roles::{self, Roles};
-
 /// The database inside the private cluster.
 const DATABASE: &str = "litespend";
 /// The role that owns the database, and is nothing more.
@@ -64,11 +62,38 @@ pub struct LocalPostgresOptions {
     pub durability: Durability,
     /// PostgreSQL's `max_connections`.
     pub max_connections: u16,
+    /// Called whenever the cluster has been started, before [`LocalPostgres::start`] returns: makes the role of the
+    /// application what it should be. The error is what PostgreSQL said.
+    pub prepare: Option<Prepare>,
+}
+
+/// See [`LocalPostgresOptions::prepare`].
+pub type Prepare = fn(&Cluster<'_>) -> Result<(), String>;
+
+/// A cluster that has just been started.
+#[derive(Clone, Copy, Debug)]
+pub struct Cluster<'a> {
+    /// The application's address of it: [`LocalPostgres::url`].
+    pub url: &'a str,
+    /// The role that made the cluster, in clusters of this version.
+    pub superuser: &'static str,
+    /// The role of the application.
+    pub application_role: &'static str,
+    /// The application's database.
+    pub database: &'static str,
+    /// Whether the cluster is a test's.
+    pub durability: Durability,
 }
 
 impl Default for LocalPostgresOptions {
     fn default() -> Self {
-        Self { home: None, bin_dir: None, durability: Durability::Durable, max_connections: DEFAULT_MAX_CONNECTIONS }
+        Self {
+            home: None,
+            bin_dir: None,
+            durability: Durability::Durable,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            prepare: None,
+        }
     }
 }
 
@@ -134,7 +159,16 @@ impl LocalPostgres {
             log: home.log(),
             socket_directory,
         })?;
-        separate_roles(&url, options.durability)?;
+        if let Some(prepare) = options.prepare {
+            let cluster = Cluster {
+                url: &url,
+                superuser: SUPERUSER,
+                application_role: APPLICATION_ROLE,
+                database: DATABASE,
+                durability: options.durability,
+            };
+            prepare(&cluster).map_err(|reason| LocalPostgresError::Roles { reason })?;
+        }
         tracing::info!(
             home = %home.path().display(),
             version = binaries.version,
@@ -254,24 +288,6 @@ pub fn default_home() -> PathBuf {
 fn absolute_directory(variable: &str) -> Option<PathBuf> {
     let value = std::env::var_os(variable).filter(|value| !value.is_empty())?;
     std::path::absolute(value).ok()
-}
-
-/// Makes the role of `url` an ordinary one, in clusters of earlier versions too.
-fn separate_roles(url: &str, durability: Durability) -> Result<(), LocalPostgresError> {
-    let roles = Roles {
-        superuser: SUPERUSER,
-        application: APPLICATION_ROLE,
-        database: DATABASE,
-        for_tests: durability == Durability::Throwaway,
-    };
-    let separate = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async { embedded_roles::separate(&url.parse()?, roles).await })
-    };
-    // On a thread of its own: this one may be a runtime's.
-    std::thread::scope(|scope| scope.spawn(separate).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        .map_err(|error: sqlx::Error| LocalPostgresError::Roles { reason: error.to_string() })
 }
 
 /// Port and `sslmode` are spelled out, because clients otherwise take `PGPORT` and `PGSSLMODE`.

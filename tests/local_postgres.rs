@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions, default_home};
+use litespend::store::embedded_roles::local_postgres_options;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use sqlx::{Connection, PgConnection};
@@ -24,11 +25,7 @@ const SERVE: &str = "LITESPEND_TEST_SERVE";
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn options(home: &Path) -> LocalPostgresOptions {
-    LocalPostgresOptions {
-        home: Some(home.to_owned()),
-        durability: Durability::Throwaway,
-        ..LocalPostgresOptions::default()
-    }
+    LocalPostgresOptions { home: Some(home.to_owned()), durability: Durability::Throwaway, ..local_postgres_options() }
 }
 
 fn start(home: &TemporaryHome) -> LocalPostgres {

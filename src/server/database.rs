@@ -12,6 +12,7 @@ use crate::error::is_unavailable;
 use crate::local_postgres::{LocalPostgres, LocalPostgresError, LocalPostgresOptions, url_of_running};
 use crate::store::database::{self, DatabaseKind, PoolLimits};
 use crate::store::database_url::DatabaseUrl;
+use crate::store::embedded_roles::local_postgres_options;
 
 /// How long a database may take to come up when the server starts.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -32,7 +33,7 @@ pub fn url(args: &DatabaseArgs, config: &ConfigFile) -> Option<String> {
 }
 
 fn start(args: &DatabaseArgs) -> Result<LocalPostgres, LocalPostgresError> {
-    LocalPostgres::start(LocalPostgresOptions { home: Some(home(args)), ..LocalPostgresOptions::default() })
+    LocalPostgres::start(LocalPostgresOptions { home: Some(home(args)), ..local_postgres_options() })
 }
 
 impl OpenDatabase {

@@ -8,20 +8,45 @@
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 
+use crate::local_postgres::{Cluster, Durability, LocalPostgresOptions};
+
 /// A role that has the cluster's first role renamed, which that role can't do itself.
 const RENAMER: &str = "litespend_renamer";
 
+/// How the private cluster is run: with the roles in order.
+pub fn local_postgres_options() -> LocalPostgresOptions {
+    LocalPostgresOptions { prepare: Some(separate_in), ..LocalPostgresOptions::default() }
+}
+
+/// Makes the application's role an ordinary one, in clusters of earlier versions too. Blocks.
+fn separate_in(cluster: &Cluster<'_>) -> Result<(), String> {
+    let roles = Roles {
+        superuser: cluster.superuser,
+        application: cluster.application_role,
+        database: cluster.database,
+        for_tests: cluster.durability == Durability::Throwaway,
+    };
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async { separate(&cluster.url.parse()?, roles).await })
+    };
+    // On a thread of its own: this one may be a runtime's.
+    std::thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        .map_err(|error: sqlx::Error| error.to_string())
+}
+
 /// Names, all of them plain words that need no quotes.
 #[derive(Clone, Copy, Debug)]
-pub struct Roles<'a> {
+struct Roles<'a> {
     /// The superuser.
-    pub superuser: &'a str,
+    superuser: &'a str,
     /// The role of the server's sessions.
-    pub application: &'a str,
+    application: &'a str,
     /// The database that it owns.
-    pub database: &'a str,
+    database: &'a str,
     /// Whether the role may make databases and roles as well, and checkpoints, as tests do.
-    pub for_tests: bool,
+    for_tests: bool,
 }
 
 /// Sees to it that `roles` are what they should be, in a cluster that `options` lead to. Does nothing on a standby, which
@@ -30,7 +55,7 @@ pub struct Roles<'a> {
 /// # Errors
 ///
 /// Those of the database. What was begun is finished by the next call.
-pub async fn separate(options: &PgConnectOptions, roles: Roles<'_>) -> Result<(), sqlx::Error> {
+async fn separate(options: &PgConnectOptions, roles: Roles<'_>) -> Result<(), sqlx::Error> {
     let options = options.clone().database(roles.database).disable_statement_logging();
     let as_superuser = options.clone().username(roles.superuser);
     let mut connection = match as_superuser.connect().await {

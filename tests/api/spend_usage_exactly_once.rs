@@ -15,6 +15,7 @@ use litespend::config::ConfigFile;
 use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
 use litespend::prices::Prices;
 use litespend::store::database::{self, PoolLimits};
+use litespend::store::embedded_roles::local_postgres_options;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tower::ServiceExt;
@@ -104,7 +105,7 @@ async fn sixteen_writers_on_two_servers_never_wait_for_each_other_in_a_circle() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_killed() {
     let home = tempfile::Builder::new().prefix("litespend-once-").tempdir_in("/tmp").unwrap();
-    let options = LocalPostgresOptions { home: Some(home.path().to_owned()), ..LocalPostgresOptions::default() };
+    let options = LocalPostgresOptions { home: Some(home.path().to_owned()), ..local_postgres_options() };
     let postgres = Arc::new(tokio::task::spawn_blocking(|| LocalPostgres::start(options).unwrap()).await.unwrap());
     let limits = PoolLimits { connections: 6, wait: Duration::from_secs(2) };
     let pool = litespend::server::connect(postgres.url(), limits).await.unwrap();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
+use litespend::store::embedded_roles::local_postgres_options;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -22,7 +23,7 @@ async fn a_database_that_is_stopped_and_started_again_is_503_meanwhile() {
     let options = LocalPostgresOptions {
         home: Some(home.path().join("database")),
         durability: Durability::Throwaway,
-        ..LocalPostgresOptions::default()
+        ..local_postgres_options()
     };
     let database = LocalPostgres::start(options).unwrap();
     let mut server = Server::on(database.url(), &["--database-wait", "1"]);

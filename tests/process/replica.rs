@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use litespend::store::embedded_roles::local_postgres_options;
 use serde_json::Value;
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -15,8 +16,7 @@ const TAGS: &str = "/spend/tags";
 const REPORT: &str = "/global/spend/report?start_date=2026-03-01&end_date=2026-03-02";
 
 fn start(home: &Path) -> LocalPostgres {
-    LocalPostgres::start(LocalPostgresOptions { home: Some(home.to_owned()), ..LocalPostgresOptions::default() })
-        .unwrap()
+    LocalPostgres::start(LocalPostgresOptions { home: Some(home.to_owned()), ..local_postgres_options() }).unwrap()
 }
 
 fn run(command: &mut Command) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use litespend::auth::hash_key;
 use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use litespend::router::ROUTES;
+use litespend::store::embedded_roles::local_postgres_options;
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use sqlx::{Connection, PgConnection};
@@ -142,7 +143,7 @@ async fn probe(level: Option<&str>) {
     let options = LocalPostgresOptions {
         home: Some(home.path().join("database")),
         durability: Durability::Throwaway,
-        ..LocalPostgresOptions::default()
+        ..local_postgres_options()
     };
     let database = LocalPostgres::start(options).unwrap();
     let url = database.url().replacen("litespend@", &format!("litespend:{DATABASE_PASSWORD}@"), 1);

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use litespend::store::embedded_roles::local_postgres_options;
 use sqlx::{Connection, PgConnection};
 
 use crate::support::{Directory, MASTER_KEY, Server, eventually, program, run};
@@ -49,11 +50,9 @@ struct Encrypting {
 
 impl Encrypting {
     async fn start(home: &Path, certificates: &Path) -> Self {
-        let local = LocalPostgres::start(LocalPostgresOptions {
-            home: Some(home.to_owned()),
-            ..LocalPostgresOptions::default()
-        })
-        .unwrap();
+        let local =
+            LocalPostgres::start(LocalPostgresOptions { home: Some(home.to_owned()), ..local_postgres_options() })
+                .unwrap();
         let mut connection = PgConnection::connect(local.superuser_url()).await.unwrap();
         let programs: String = sqlx::query_scalar("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
             .fetch_one(&mut connection)

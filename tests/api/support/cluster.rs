@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
+use litespend::store::embedded_roles::local_postgres_options;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 /// Tells the keeper's process, and no other, what it is; the value is the runner's process id.
@@ -242,7 +243,7 @@ fn keeps_the_throwaway_cluster() {
         home: Some(home.path().to_owned()),
         durability: Durability::Throwaway,
         max_connections: 200,
-        ..LocalPostgresOptions::default()
+        ..local_postgres_options()
     })
     .unwrap();
     let state = in_cargos_directory("cluster-state");
