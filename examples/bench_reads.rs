@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 
 use figures::percentile;
 use futures_util::StreamExt;
-use litespend::folding;
-use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use litespend::rollups::folding;
 use litespend::store::database::PoolLimits;
 use litespend::store::embedded_roles::local_postgres_options;
+use private_postgres::{LocalPostgres, LocalPostgresOptions};
 use server::{MASTER_KEY, Server};
 use sqlx::{Executor, PgPool};
 
@@ -255,7 +255,7 @@ async fn load_daily(pool: &PgPool, rows: u64) {
 
 async fn measure(options: &Options, url: &str) {
     let limits = PoolLimits { connections: 4, wait: Duration::from_secs(60) };
-    let pool = litespend::server::connect(url, limits).await.unwrap();
+    let pool = litespend::cli::serve::connect(url, limits).await.unwrap();
     sqlx::query("SET statement_timeout = 0").execute(&pool).await.unwrap();
     if options.daily > 0 {
         load_daily(&pool, options.daily).await;

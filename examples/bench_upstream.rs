@@ -20,8 +20,8 @@ use axum::body::{Body, Bytes};
 use axum::routing::get;
 use figures::percentile;
 use futures_util::{StreamExt, stream};
-use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
 use litespend::store::embedded_roles::local_postgres_options;
+use private_postgres::{LocalPostgres, LocalPostgresOptions};
 use server::Server;
 
 /// Requests of each kind, one after the other.

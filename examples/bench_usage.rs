@@ -16,9 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
-use litespend::auth::hash_key;
-use litespend::local_postgres::url_of_running;
-use litespend::store::database::{self, PoolLimits};
+use litespend::http::auth::hash_key;
+use litespend::store::database;
+use litespend::store::database::PoolLimits;
+use private_postgres::url_of_running;
 use server::{MASTER_KEY, Server};
 use sqlx::{Executor, PgPool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

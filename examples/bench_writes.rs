@@ -5,10 +5,10 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use litespend::store::database::PoolLimits;
 use litespend::store::embedded_roles::local_postgres_options;
 use litespend::store::rollups;
+use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 /// Rows of a statement.
@@ -64,7 +64,7 @@ async fn round(connection: &mut PgConnection, statements: &[String]) -> Duration
 
 async fn measure(url: &str, rounds: usize) {
     let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
-    let pool = litespend::server::connect(url, limits).await.unwrap();
+    let pool = litespend::cli::serve::connect(url, limits).await.unwrap();
     let mut connection = pool.acquire().await.unwrap();
     let statements: Vec<String> = (0..STATEMENTS).map(|n| statement(n * ROWS)).collect();
     connection.execute("SELECT litespend.detach()").await.unwrap();

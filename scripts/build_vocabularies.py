@@ -1,4 +1,4 @@
-"""Builds the compact vocabularies in data/vocabularies from their published forms.
+"""Builds the compact vocabularies in crates/pricing/data/vocabularies from their published forms.
 
 Usage: build_vocabularies.py SOURCE_DIRECTORY
 

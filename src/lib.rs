@@ -1,56 +1,26 @@
 //! litespend: LiteLLM's Budget & Spend Tracking API, served from Rust.
 //!
-//! The modules in reading order:
+//! The map, from the top floor down; imports go down only:
 //!
-//! 1. [`config`]: settings, from flags, the environment and LiteLLM's `config.yaml`.
-//! 2. [`commands`]: the subcommands beside the server; [`server`]: from settings to a listening server, and down again; [`local_postgres`], the embedded
-//!    database; [`shutdown`].
-//! 3. [`app`]: the state and the one constructor of the application; [`router`]: every route, who may call it, and
-//!    the layers around it.
-//! 4. [`auth`], [`client_ip`]: who calls and from where; [`upstream`]: what is passed on to a LiteLLM; [`request_body`], [`body_room`], [`extract`], [`error`]: requests in, refusals out;
-//!    [`reads`], [`read_limits`], [`replica`]: connections for reads; [`response_headers`], [`compression`],
-//!    [`answer_room`]: how answers leave.
-//! 5. [`routes`]: the handlers, a file a resource; [`json_stream`]: answers written while they are read;
-//!    [`json_bounds`]: how much a text may hold; [`openapi`]: the document.
-//! 6. [`usage`]: booking what was measured elsewhere; [`management`]: keys, teams and users; [`store`]: all SQL; [`pricing`]: what a call costs. The last
-//!    two know neither HTTP nor each other. [`prices`]: the price table in use.
-//! 7. [`folding`]: the background task that keeps the rollups folded.
-//! 8. [`telemetry`], [`metrics`], [`clock`].
+//! 1. [`cli`]: arguments, a file a subcommand; `serve` turns settings into a listening server, and back.
+//! 2. [`http`]: requests in, answers out. `router` is all of it on one page, `routes` has the handlers, a file a resource.
+//! 3. [`booking`]: usage that was measured elsewhere, booked exactly once; [`rollups`]: the task that keeps them folded;
+//!    [`accounts`]: keys, teams and users without a LiteLLM.
+//! 4. [`store`]: all SQL.
+//! 5. [`prices`], [`json_bounds`], [`clock`], [`shutdown`].
+//!
+//! Two crates lie below: `litespend_pricing` (what a call costs) and `private_postgres` (the embedded database).
 
-pub mod answer_room;
-pub mod app;
-pub mod auth;
-pub mod body_room;
-pub mod client_ip;
+pub mod accounts;
+pub mod booking;
+pub mod cli;
 pub mod clock;
-pub mod commands;
-pub mod compression;
-pub mod config;
-pub mod error;
-pub mod extract;
-pub mod folding;
+pub mod http;
 pub mod json_bounds;
-pub mod json_stream;
-pub mod local_postgres;
-pub mod management;
-pub mod metrics;
-pub mod openapi;
 pub mod prices;
-pub mod pricing;
-pub mod read_limits;
-pub mod reads;
-pub mod replica;
-pub mod request_body;
-pub mod response_headers;
-pub mod router;
-pub mod routes;
-pub mod server;
+pub mod rollups;
 pub mod shutdown;
 pub mod store;
-pub mod telemetry;
-pub mod ui;
-pub mod upstream;
-pub mod usage;
 
 #[cfg(test)]
 #[path = "../tests/api/support/randomness.rs"]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use litespend::commands;
-use litespend::config::{Cli, Command};
-use litespend::server::{self, Failure};
+use litespend::cli;
+use litespend::cli::args::{Cli, Command};
+use litespend::cli::serve;
+use litespend::cli::serve::Failure;
 
 /// The C library's allocator keeps what a burst took for hours. jemalloc gives it back after a second (`.cargo/config.toml`).
 #[global_allocator]
@@ -38,25 +39,25 @@ fn main() -> ExitCode {
             if matches!(error.get(ContextKind::InvalidValue), Some(ContextValue::String(text)) if is_secret(text)) {
                 error.insert(ContextKind::InvalidValue, ContextValue::String("***".to_owned()));
             }
-            complain(&server::in_one_line(&error.to_string()));
+            complain(&serve::in_one_line(&error.to_string()));
             return ExitCode::from(2);
         }
     };
     let result = match cli.command {
-        Command::Serve(args) => server::serve(*args),
-        Command::Migrate(args) => server::migrate(&args),
-        Command::Key(command) => commands::keys::run(command),
-        Command::Team(command) => commands::teams::run(command),
-        Command::User(command) => commands::users::run(command),
-        Command::Booking(command) => commands::booking::run(command),
-        Command::Import(args) => commands::import::run(&args),
-        Command::DemoData(args) => commands::demo_data::run(&args),
-        Command::Rollups(command) => commands::rollups::run(command),
-        Command::Indexes(command) => commands::indexes::run(command),
-        Command::Prices(command) => commands::prices::run(&command),
-        Command::Cost(args) => commands::cost::run(&args),
-        Command::Openapi => server::print_openapi(),
-        Command::Healthcheck(args) => server::healthcheck(&args),
+        Command::Serve(args) => serve::serve(*args),
+        Command::Migrate(args) => serve::migrate(&args),
+        Command::Key(command) => cli::keys::run(command),
+        Command::Team(command) => cli::teams::run(command),
+        Command::User(command) => cli::users::run(command),
+        Command::Booking(command) => cli::booking::run(command),
+        Command::Import(args) => cli::import::run(&args),
+        Command::DemoData(args) => cli::demo_data::run(&args),
+        Command::Rollups(command) => cli::rollups::run(command),
+        Command::Indexes(command) => cli::indexes::run(command),
+        Command::Prices(command) => cli::prices::run(&command),
+        Command::Cost(args) => cli::cost::run(&args),
+        Command::Openapi => serve::print_openapi(),
+        Command::Healthcheck(args) => serve::healthcheck(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

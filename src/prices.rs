@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ConfigFile;
-use crate::pricing::{CustomModels, PriceTable, Pricer};
+use crate::cli::args::ConfigFile;
+use litespend_pricing::{CustomModels, PriceTable, Pricer};
 
 /// Largest table that is read from a source, bytes.
 const TABLE_LIMIT: usize = 64 * 1024 * 1024;

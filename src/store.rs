@@ -5,11 +5,11 @@
 //! Columns that an older LiteLLM lacks are read through an outer row of defaults: an unqualified name
 //! inside the inner `SELECT` is the table's column where it exists, and the default where it does not.
 
+pub mod accounts;
 pub mod activity;
 pub mod allowed_ips;
 pub mod authority;
-pub mod daily_activity;
-pub mod dashboard_lists;
+pub mod booking;
 pub mod database;
 pub mod database_url;
 mod earlier_migrations;
@@ -17,30 +17,14 @@ pub mod embedded_roles;
 pub mod indexes;
 pub mod key_metadata;
 pub mod keys;
-pub mod log_fields;
-pub mod log_filter;
-pub mod log_pages;
-pub mod log_rows;
-pub mod management;
+pub mod log;
 pub mod reading;
-pub mod rollup_backlog;
-pub mod rollup_days;
-pub mod rollup_reads;
-pub mod rollup_stretches;
-pub mod rollup_verify;
-pub mod rollup_words;
+pub mod report;
+pub mod reset;
 pub mod rollups;
-pub mod scoped_report;
-pub mod search;
 pub mod secrets;
-pub mod spend_activity;
-pub mod spend_logs;
-pub mod spend_report;
-pub mod spend_reset;
-pub mod spend_tables;
-pub mod spend_tags;
+pub mod tags;
 pub mod team_views;
-pub mod usage;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
 

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions, default_home};
 use litespend::store::embedded_roles::local_postgres_options;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
+use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions, default_home};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 

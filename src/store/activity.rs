@@ -1,14 +1,17 @@
 //! Aggregated activity out of LiteLLM's daily tables (user, team, tag): all sums are made by the database, and what
 //! reaches the server is a few rows a day. An answer's queries belong into one snapshot ([`begin_snapshot`]).
 
+pub mod daily;
+pub mod global;
+
 use chrono::{Days, NaiveDate};
 use futures_util::stream::BoxStream;
 use sqlx::{AssertSqlSafe, Executor, FromRow, PgConnection, Postgres, QueryBuilder};
 
-use super::daily_activity::{DailyRow, UNKNOWN_MODEL};
-use super::reading::Reading;
-use super::rollup_days::is_gone;
-use super::rollups::DAILY_COUNTED;
+use crate::store::activity::daily::{DailyRow, UNKNOWN_MODEL};
+use crate::store::reading::Reading;
+use crate::store::rollups::DAILY_COUNTED;
+use crate::store::rollups::days::is_gone;
 
 /// The key under which LiteLLM keeps flat costs of provisioned throughput: no key of anybody.
 pub const FLAT_COST_KEY: &str = "__ptu_flat_cost__";

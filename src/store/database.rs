@@ -6,8 +6,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row};
 
-use super::STATEMENT_TIMEOUT_SECONDS;
-use super::database_url::{BadUrl, DatabaseUrl};
+use crate::store::STATEMENT_TIMEOUT_SECONDS;
+use crate::store::database_url::{BadUrl, DatabaseUrl};
 
 /// Whose tables the database holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ pub async fn kind(connection: &mut PgConnection) -> Result<DatabaseKind, sqlx::E
     )
     .fetch_one(&mut *connection)
     .await?;
-    let elsewhere = ledger && super::rollups::counted_elsewhere(connection).await?.is_some();
+    let elsewhere = ledger && crate::store::rollups::counted_elsewhere(connection).await?.is_some();
     let foreign = prisma || (spend_logs && (!ledger || elsewhere));
     Ok(if foreign { DatabaseKind::LiteLlm } else { DatabaseKind::Own })
 }
@@ -121,7 +121,7 @@ pub async fn version(connection: &mut PgConnection) -> Result<String, sqlx::Erro
 pub async fn migrate(connection: &mut PgConnection) -> Result<DatabaseKind, anyhow::Error> {
     let found = kind(connection).await?;
     if found == DatabaseKind::Own {
-        if let Some(schema) = super::rollups::counted_elsewhere(connection).await? {
+        if let Some(schema) = crate::store::rollups::counted_elsewhere(connection).await? {
             anyhow::bail!(
                 "litespend's tables of this database are in the schema {schema}: name it in the URL (?schema=)"
             );
@@ -139,7 +139,7 @@ pub async fn migrate_schema(connection: &mut PgConnection) -> Result<(), anyhow:
     let mut ours = sqlx::migrate!("./migrations/litespend");
     ours.dangerous_set_table_name("litespend.migrations");
     ours.create_schema("litespend");
-    super::earlier_migrations::adopt(connection, &ours).await?;
+    crate::store::earlier_migrations::adopt(connection, &ours).await?;
     ours.run(connection).await?;
     Ok(())
 }

@@ -8,7 +8,7 @@
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 
-use crate::local_postgres::{Cluster, Durability, LocalPostgresOptions};
+use private_postgres::{Cluster, Durability, LocalPostgresOptions};
 
 /// A role that has the cluster's first role renamed, which that role can't do itself.
 const RENAMER: &str = "litespend_renamer";

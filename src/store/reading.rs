@@ -15,7 +15,7 @@ use sqlx::{Connection, PgConnection, PgPool, Postgres};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::database;
+use crate::store::database;
 
 /// How long a connection may still be busy before its query is cancelled: one that was read to its end answers at once.
 const BUSY: Duration = Duration::from_millis(20);

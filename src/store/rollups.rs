@@ -1,14 +1,21 @@
 //! The rollups in the schema `litespend`: installing them on LiteLLM's database, folding deltas, counting dirty days
 //! again, comparing with the log, removing them. The counting itself stands in `migrations/litespend`. Reads are in
-//! [`super::rollup_reads`].
+//! [`crate::store::rollups::reads`].
+
+pub mod backlog;
+pub mod days;
+pub mod reads;
+pub mod stretches;
+pub mod verify;
+pub mod words;
 
 use std::time::Duration;
 
 use chrono::NaiveDate;
 use sqlx::{AssertSqlSafe, Connection, Executor, FromRow, PgConnection};
 
-use super::DateRange;
-pub use super::rollup_verify::{Difference, verify_day};
+use crate::store::DateRange;
+pub use crate::store::rollups::verify::{Difference, verify_day};
 
 /// Deltas folded in one transaction at most; fewer where they have many tags.
 pub const BATCH: i32 = 20_000;
@@ -118,8 +125,8 @@ pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>)
                 "INSERT INTO litespend.deltas (sign, day)
                  SELECT 0, day::date FROM generate_series($1::timestamp, $2::timestamp, interval '1 day') AS day",
             )
-            .bind(super::midnight(range.start))
-            .bind(super::midnight(range.end))
+            .bind(crate::store::midnight(range.start))
+            .bind(crate::store::midnight(range.end))
             .execute(&mut *connection)
             .await?
         }
@@ -144,7 +151,7 @@ pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>)
 
 /// Folds one batch of deltas; returns how many. In turns with other servers; 0 where another one is at it.
 pub async fn fold(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    fold_batch(connection, BATCH, Duration::from_secs(super::STATEMENT_TIMEOUT_SECONDS)).await
+    fold_batch(connection, BATCH, Duration::from_secs(crate::store::STATEMENT_TIMEOUT_SECONDS)).await
 }
 
 /// As [`fold`], of a batch of any size and within a time of its own; past it, 57014 and nothing is folded.

@@ -2,7 +2,8 @@
 
 use sqlx::PgConnection;
 
-use super::database::{self, DatabaseKind};
+use crate::store::database;
+use crate::store::database::DatabaseKind;
 
 /// The secret of this name, or `proposed` where there is none yet; servers that start together agree on one. `None`
 /// where the database is LiteLLM's.

@@ -2,7 +2,7 @@
 //! rows themselves, while these change in every way.
 
 use chrono::NaiveDate;
-use litespend::folding;
+use litespend::rollups::folding;
 use litespend::store::rollups;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::Request;
 use chrono::{TimeZone, Utc};
-use litespend::auth::{hash_key, lookup};
 use litespend::clock::Clock;
+use litespend::http::auth::{hash_key, lookup};
 use litespend::store::database::PoolLimits;
 use serde_json::{Value, json};
 

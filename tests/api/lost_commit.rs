@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use litespend::auth::hash_key;
 use litespend::clock::Clock;
-use litespend::store::database::{self, PoolLimits};
+use litespend::http::auth::hash_key;
+use litespend::store::database;
+use litespend::store::database::PoolLimits;
 use litespend::store::database_url::DatabaseUrl;
 use serde_json::{Value, json};
 use sqlx::PgPool;

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::body::Body;
 use axum::http::Request;
-use litespend::auth::access::Access;
-use litespend::router::ROUTES;
+use litespend::http::auth::access::Access;
+use litespend::http::router::ROUTES;
 use serde_json::{Value, json};
 
 use crate::support::TestApp;
 
 fn document() -> Value {
-    serde_json::to_value(litespend::openapi::document()).unwrap()
+    serde_json::to_value(litespend::http::openapi::document()).unwrap()
 }
 
 /// Path, method and operation of everything in the document.
@@ -29,7 +29,7 @@ fn operations(document: &Value) -> Vec<(String, String, Value)> {
 fn the_committed_document_is_the_generated_one() {
     let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.yaml")).unwrap();
     assert!(
-        committed == litespend::openapi::yaml().unwrap(),
+        committed == litespend::http::openapi::yaml().unwrap(),
         "openapi.yaml is out of date: cargo run -- openapi >openapi.yaml"
     );
 }

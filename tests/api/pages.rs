@@ -95,5 +95,5 @@ async fn the_documentation_page_loads_nothing_from_elsewhere() {
 async fn the_document_is_served_as_it_is_generated() {
     let app = TestApp::new().await;
     let served = bare(&app, "/openapi.json").await.json();
-    assert_eq!(served, serde_json::to_value(litespend::openapi::document()).unwrap());
+    assert_eq!(served, serde_json::to_value(litespend::http::openapi::document()).unwrap());
 }

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use litespend::router::ROUTES;
+use litespend::http::router::ROUTES;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::Method;
-use litespend::auth::access::Access;
-use litespend::auth::hash_key;
-use litespend::router::{ROUTES, Rule};
-use litespend::ui;
+use litespend::http::auth::access::Access;
+use litespend::http::auth::hash_key;
+use litespend::http::dashboard;
+use litespend::http::router::{ROUTES, Rule};
 use serde_json::{Value, json};
 
 use crate::support::accounts::{add_key, session, with_dashboard};
@@ -231,7 +231,7 @@ fn foreign_words(kind: &Kind) -> Vec<String> {
 async fn nobody_is_told_of_rows_that_are_not_theirs() {
     let everybody: Vec<&str> = OWNERS.iter().map(|(owner, ..)| *owner).collect();
     let full = world(&everybody).await;
-    let paths: Vec<&Rule> = ROUTES.iter().chain(ui::ROUTES).collect();
+    let paths: Vec<&Rule> = ROUTES.iter().chain(dashboard::ROUTES).collect();
     let mut failures = Vec::new();
     let mut told: BTreeSet<(&str, &str)> = BTreeSet::new();
     for kind in kinds() {

@@ -1,7 +1,7 @@
 //! The rollups: the recorded answers with and without them, and every answer against plain SQL on the log while the log
 //! changes in every way.
 
-use litespend::folding;
+use litespend::rollups::folding;
 use litespend::store::{DateRange, rollups};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

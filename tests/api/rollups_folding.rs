@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use chrono::NaiveDate;
-use litespend::folding::{self, Batches};
-use litespend::store::{rollup_backlog, rollups};
+use litespend::rollups::folding;
+use litespend::rollups::folding::Batches;
+use litespend::store::rollups;
+use litespend::store::rollups::backlog;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -86,7 +88,7 @@ async fn packing_a_day_does_not_look_at_the_others() {
     let mut connection = app.pool.acquire().await.unwrap();
     while rollups::fold(&mut connection).await.unwrap() > 0 {}
     let before: NaiveDate = "2026-12-31".parse().unwrap();
-    let waiting = rollup_backlog::backlog(&mut connection, before).await.unwrap();
+    let waiting = backlog::backlog(&mut connection, before).await.unwrap();
     // Each day of two rollups, and each month.
     assert_eq!(waiting.days_to_pack, 2 * 9_528 + 313);
     // A session of its own: what another one has counted lately is not in it.
@@ -111,13 +113,13 @@ async fn packing_a_day_does_not_look_at_the_others() {
         assert!(looked <= 40, "{rollup}: {looked} scans for 20 days");
         transaction.commit().await.unwrap();
     }
-    let packed = rollup_backlog::backlog(&mut connection, before).await.unwrap();
+    let packed = backlog::backlog(&mut connection, before).await.unwrap();
     assert_eq!(packed.days_to_pack, waiting.days_to_pack - 40);
     // A day that is changed after it was packed waits, and is not due for a while.
     app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 1 WHERE "startTime" = '2026-01-31'"#).await;
     while rollups::fold(&mut connection).await.unwrap() > 0 {}
     let changed: NaiveDate = "2026-01-31".parse().unwrap();
-    let waiting = rollup_backlog::backlog(&mut connection, before).await.unwrap();
+    let waiting = backlog::backlog(&mut connection, before).await.unwrap();
     assert_eq!(waiting.days_to_pack, packed.days_to_pack + 2);
     assert_ne!(rollups::pack_due(&mut connection, "usage", before).await.unwrap(), Some(changed));
     assert_eq!(rollups::pack_any(&mut connection, "usage", before).await.unwrap(), Some(changed));
@@ -216,9 +218,9 @@ async fn who_holds_the_lock_while_deltas_wait_is_named_and_measured() {
     other.execute("SET application_name = 'a-stranger'").await.unwrap();
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut other).await.unwrap();
     let mut connection = app.pool.acquire().await.unwrap();
-    assert_eq!(rollup_backlog::lock_holder(&mut connection).await.unwrap(), None);
+    assert_eq!(backlog::lock_holder(&mut connection).await.unwrap(), None);
     other.execute("SELECT pg_advisory_lock(7811884301)").await.unwrap();
-    let holder = rollup_backlog::lock_holder(&mut connection).await.unwrap().expect("a holder");
+    let holder = backlog::lock_holder(&mut connection).await.unwrap().expect("a holder");
     assert_eq!((holder.pid, holder.application.as_str()), (pid, "a-stranger"));
     assert!(!holder.role.is_empty());
     drop(connection);

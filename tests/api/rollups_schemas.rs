@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litespend::clock::Clock;
-use litespend::folding;
-use litespend::store::database::{self, DatabaseKind, PoolLimits};
+use litespend::rollups::folding;
+use litespend::store::database;
+use litespend::store::database::{DatabaseKind, PoolLimits};
 use litespend::store::rollups;
 use serde_json::Value;
 use sqlx::PgPool;

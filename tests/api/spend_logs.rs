@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Method;
 use http_body_util::BodyExt;
-use litespend::app::build_router;
+use litespend::http::state::build_router;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tower::ServiceExt;

@@ -9,13 +9,14 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Method;
 use http_body_util::BodyExt;
-use litespend::app::{AppState, build_router};
+use litespend::cli::args::ConfigFile;
 use litespend::clock::Clock;
-use litespend::config::ConfigFile;
-use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
+use litespend::http::state::{AppState, build_router};
 use litespend::prices::Prices;
-use litespend::store::database::{self, PoolLimits};
+use litespend::store::database;
+use litespend::store::database::PoolLimits;
 use litespend::store::embedded_roles::local_postgres_options;
+use private_postgres::{LocalPostgres, LocalPostgresOptions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tower::ServiceExt;
@@ -108,7 +109,7 @@ async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_kille
     let options = LocalPostgresOptions { home: Some(home.path().to_owned()), ..local_postgres_options() };
     let postgres = Arc::new(tokio::task::spawn_blocking(|| LocalPostgres::start(options).unwrap()).await.unwrap());
     let limits = PoolLimits { connections: 6, wait: Duration::from_secs(2) };
-    let pool = litespend::server::connect(postgres.url(), limits).await.unwrap();
+    let pool = litespend::cli::serve::connect(postgres.url(), limits).await.unwrap();
     owners::create(&pool, KEYS).await;
     let servers = [server(&pool), server(&pool)];
 

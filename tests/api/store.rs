@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use chrono::NaiveDate;
-use litespend::auth::{Scope, hash_key};
-use litespend::store::key_metadata::{self, KeyMetadata};
+use litespend::http::auth::{Scope, hash_key};
+use litespend::store::key_metadata;
+use litespend::store::key_metadata::KeyMetadata;
+use litespend::store::log::{SpendLogFilter, reaches};
 use litespend::store::reading::{ReadPool, Reading};
-use litespend::store::spend_logs::{SpendLogFilter, reaches};
 use litespend::store::{database, keys, midnight};
 use serde_json::json;
 

@@ -17,14 +17,15 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use litespend::app::{AppState, build_router};
+use litespend::booking::limits::BookingLimits;
+use litespend::cli::args::{ConfigFile, Settings};
 use litespend::clock::Clock;
-use litespend::config::{ConfigFile, Settings};
+use litespend::http::connection::limits::ConnectionLimits;
+use litespend::http::read_limits::ReadSettings;
+use litespend::http::state::{AppState, build_router};
 use litespend::prices::Prices;
-use litespend::read_limits::ReadSettings;
-use litespend::server::limits::ConnectionLimits;
-use litespend::store::database::{self, PoolLimits};
-use litespend::usage::limits::BookingLimits;
+use litespend::store::database;
+use litespend::store::database::PoolLimits;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
 use tower::ServiceExt;
@@ -91,7 +92,7 @@ pub async fn database() -> TestDatabase {
     });
     cluster::create_database(&cluster::fingerprint(parts), async |url| {
         let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
-        let pool = litespend::server::connect(url, limits).await.unwrap();
+        let pool = litespend::cli::serve::connect(url, limits).await.unwrap();
         pool.close().await;
     })
     .await

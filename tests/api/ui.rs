@@ -30,8 +30,11 @@ fn export() -> tempfile::TempDir {
 
 async fn app(directory: &Path) -> TestApp {
     let mut settings = settings();
-    settings.ui =
-        Some(litespend::ui::UiSettings { directory: directory.join("out"), username: "admin".into(), password: None });
+    settings.ui = Some(litespend::http::dashboard::UiSettings {
+        directory: directory.join("out"),
+        username: "admin".into(),
+        password: None,
+    });
     TestApp::with(settings).await
 }
 
@@ -192,7 +195,7 @@ async fn guessing_is_stopped_by_address_and_name() {
 async fn another_password_takes_the_master_keys_place() {
     let directory = export();
     let mut settings = settings();
-    settings.ui = Some(litespend::ui::UiSettings {
+    settings.ui = Some(litespend::http::dashboard::UiSettings {
         directory: directory.path().join("out"),
         username: "boss".into(),
         password: Some("open sesame".into()),
@@ -215,7 +218,7 @@ async fn sessions_that_are_over_are_cleaned_up() {
         .await;
     app.state.keys.forget_all();
     assert_eq!(app.get("/management/v1/users/me", &session).await.status, 401);
-    assert_eq!(litespend::ui::clean_up(&app.state).await.unwrap(), 2);
+    assert_eq!(litespend::http::dashboard::clean_up(&app.state).await.unwrap(), 2);
     assert_eq!(app.scalar(r#"SELECT string_agg(key_alias, ',') FROM "LiteLLM_VerificationToken""#).await, "stays");
 }
 
@@ -299,7 +302,8 @@ async fn links_lead_to_files_of_the_folder_and_not_out_of_it() {
     for folder in ["out", "current"] {
         let mut settings = settings();
         let directory = root.join(folder);
-        settings.ui = Some(litespend::ui::UiSettings { directory, username: "admin".into(), password: None });
+        settings.ui =
+            Some(litespend::http::dashboard::UiSettings { directory, username: "admin".into(), password: None });
         let app = TestApp::with(settings).await;
         for (path, content) in [
             ("/_next/again.js", "run()"),

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use litespend::folding;
+use litespend::rollups::folding;
 use litespend::store::database::PoolLimits;
 use litespend::store::rollups;
 use sha2::{Digest, Sha256};
@@ -57,7 +57,7 @@ async fn upgraded(commit: &str) -> TestApp {
     let database = earlier(commit).await;
     let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
     for _ in 0..2 {
-        litespend::server::connect(database.url(), limits).await.unwrap().close().await;
+        litespend::cli::serve::connect(database.url(), limits).await.unwrap().close().await;
     }
     let app = TestApp::on(database, settings()).await;
     assert!(app.state.has_rollups());

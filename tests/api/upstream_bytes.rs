@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use litespend::config::Settings;
-use litespend::upstream::Target;
+use litespend::cli::args::Settings;
+use litespend::http::upstream::Target;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

@@ -4,8 +4,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use litespend::local_postgres::{LocalPostgres, keep_secret};
 use nix::unistd::geteuid;
+use private_postgres::{LocalPostgres, keep_secret};
 
 use super::{TemporaryHome, as_the_account, eventually, is_alive, options, query, start, temporary_home};
 

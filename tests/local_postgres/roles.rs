@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions, url_of_running};
 use nix::unistd::geteuid;
+use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions, url_of_running};
 
 use super::{PATIENCE, TemporaryHome, as_the_account, options, query, temporary_home};
 

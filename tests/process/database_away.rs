@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use litespend::store::embedded_roles::local_postgres_options;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 
 use crate::support::{Directory, MASTER_KEY, Server, eventually, program};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use litespend::auth::hash_key;
-use litespend::router::ROUTES;
+use litespend::http::auth::hash_key;
+use litespend::http::router::ROUTES;
 use serde_json::Value;
 
 use crate::support::{MASTER_KEY, Server, database, eventually, program};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use litespend::router::ROUTES;
+use litespend::http::router::ROUTES;
 
 use crate::support::{MASTER_KEY, Server, database};
 

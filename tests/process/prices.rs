@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use litespend::config::ConfigFile;
+use litespend::cli::args::ConfigFile;
 use litespend::prices::{PriceSource, Prices};
-use litespend::pricing::CalculateRequest;
+use litespend_pricing::CalculateRequest;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
 use litespend::store::embedded_roles::local_postgres_options;
+use private_postgres::{LocalPostgres, LocalPostgresOptions};
 use serde_json::Value;
 use sqlx::{Connection, Executor, PgConnection};
 

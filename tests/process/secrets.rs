@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use litespend::auth::hash_key;
-use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
-use litespend::router::ROUTES;
+use litespend::http::auth::hash_key;
+use litespend::http::router::ROUTES;
 use litespend::store::embedded_roles::local_postgres_options;
 use nix::sys::signal::Signal;
+use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use reqwest::Method;
 use sqlx::{Connection, PgConnection};
 

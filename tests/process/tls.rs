@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use litespend::local_postgres::{LocalPostgres, LocalPostgresOptions};
 use litespend::store::embedded_roles::local_postgres_options;
+use private_postgres::{LocalPostgres, LocalPostgresOptions};
 use sqlx::{Connection, PgConnection};
 
 use crate::support::{Directory, MASTER_KEY, Server, eventually, program, run};

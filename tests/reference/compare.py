@@ -357,7 +357,7 @@ def main():
         tables.create(connection, tables.read_schema(f"{package()}/proxy/schema.prisma"))
         tables.load(connection, seed, arguments.seed)
         return
-    models = add_prices("data/model_prices.json")
+    models = add_prices("crates/pricing/data/model_prices.json")
     reference, server = Reference(arguments.database), Server(arguments.address)
     choose = random.Random(arguments.seed)
     requests = Requests(choose, connection, seed, reference)

@@ -29,8 +29,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use litespend::local_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use litespend::store::embedded_roles::local_postgres_options;
+use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 /// Tells the keeper's process, and no other, what it is; the value is the runner's process id.

@@ -1,0 +1,132 @@
+//! Providers that price models by size class or under names of their own: Together AI and
+//! Fireworks AI (parameters in the name, `llama-3-70b`), and Databricks' older endpoint names.
+
+use crate::table::PriceTable;
+
+/// Together AI's price class of a model that has no price of its own. Other models keep their name.
+pub fn together(table: &PriceTable, model: &str, provider: &str) -> String {
+    let is_together = provider == "together_ai" || model.contains("togethercomputer") || model.contains("together_ai");
+    let own = model.strip_prefix("together_ai/").unwrap_or(model);
+    let is_listed = || table.get(&format!("together_ai/{own}")).is_some_and(|prices| prices.has_input_price);
+    if !is_together || is_listed() {
+        return model.to_owned();
+    }
+    let lower = model.to_lowercase();
+    let class = match billions(&lower) {
+        Some(0..=4) => "together-ai-up-to-4b",
+        Some(5..=8) => "together-ai-4.1b-8b",
+        Some(9..=21) => "together-ai-8.1b-21b",
+        Some(22..=41) => "together-ai-21.1b-41b",
+        Some(42..=80) => "together-ai-41.1b-80b",
+        Some(81..=110) => "together-ai-81.1b-110b",
+        _ => return lower,
+    };
+    class.to_owned()
+}
+
+/// Fireworks AI's price class of a model that has no price of its own.
+pub fn fireworks(model: &str) -> &'static str {
+    let lower = model.to_lowercase();
+    match mixture_billions(&lower) {
+        Some(0..=56) => return "fireworks-ai-moe-up-to-56b",
+        Some(57..=176) => return "fireworks-ai-56b-to-176b",
+        _ => {}
+    }
+    match billions(&lower) {
+        Some(0..=4) => "fireworks-ai-up-to-4b",
+        Some(5..=16) => "fireworks-ai-4.1b-to-16b",
+        Some(_) => "fireworks-ai-above-16b",
+        None => "fireworks-ai-default",
+    }
+}
+
+/// The resource name behind a short Fireworks AI name.
+pub fn fireworks_resource(model: &str) -> String {
+    let name = model.strip_prefix("fireworks_ai/").unwrap_or(model);
+    if name.starts_with("accounts/") || name.starts_with(FOUNDRY_PREFIX) || name.contains('#') {
+        name.to_owned()
+    } else if name.starts_with("routers/") || name.starts_with("models/") {
+        format!("accounts/fireworks/{name}")
+    } else if name.ends_with("-fast")
+        || matches!(name, "firerouter" | "auto" | "auto-instant")
+        || name.starts_with("firerouter/")
+    {
+        format!("accounts/fireworks/routers/{name}")
+    } else {
+        format!("accounts/fireworks/models/{name}")
+    }
+}
+
+/// Databricks' current name of an endpoint.
+pub fn databricks(model: &str) -> String {
+    let name = model.strip_prefix("databricks/").unwrap_or(model);
+    DATABRICKS_NAMES
+        .iter()
+        .find(|(prefix, _)| name.starts_with(prefix))
+        .map_or(name, |(_, current)| *current)
+        .to_owned()
+}
+
+const FOUNDRY_PREFIX: &str = "FW-";
+
+const DATABRICKS_NAMES: [(&str, &str); 7] = [
+    ("dbrx-instruct", "databricks-dbrx-instruct"),
+    ("meta-llama-3.1-70b-instruct", "databricks-meta-llama-3-1-70b-instruct"),
+    ("meta-llama-3.1-405b-instruct", "databricks-meta-llama-3-1-405b-instruct"),
+    ("mixtral-8x7b-instruct-v0.1", "databricks-mixtral-8x7b-instruct"),
+    ("bge-large-en", "databricks-bge-large-en"),
+    ("gte-large-en", "databricks-gte-large-en"),
+    ("llama-2-70b-chat", "databricks-llama-2-70b-chat"),
+];
+
+/// The first number that stands directly before a `b`.
+fn billions(lower: &str) -> Option<u64> {
+    numbers(lower).find_map(|(_, end, number)| lower.get(end..)?.starts_with('b').then_some(number))
+}
+
+/// Experts times size in `8x7b`.
+fn mixture_billions(lower: &str) -> Option<u64> {
+    let numbers: Vec<_> = numbers(lower).collect();
+    numbers.windows(2).find_map(|pair| {
+        let [(_, end, experts), (start, size_end, size)] = pair else {
+            return None;
+        };
+        (lower.get(*end..*start)? == "x" && lower.get(*size_end..)?.starts_with('b'))
+            .then(|| experts.saturating_mul(*size))
+    })
+}
+
+/// Every run of digits: where it starts and ends, and its value.
+fn numbers(text: &str) -> impl Iterator<Item = (usize, usize, u64)> {
+    let bytes = text.as_bytes();
+    let mut position = 0;
+    std::iter::from_fn(move || {
+        let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+        while position < bytes.len() && !is_digit(position) {
+            position += 1;
+        }
+        let start = position;
+        while is_digit(position) {
+            position += 1;
+        }
+        let number = text.get(start..position).filter(|digits| !digits.is_empty())?;
+        Some((start, position, number.parse().unwrap_or(u64::MAX)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_from_names() {
+        assert_eq!(fireworks("mixtral-8x7b"), "fireworks-ai-moe-up-to-56b");
+        assert_eq!(fireworks("mixtral-8x22b"), "fireworks-ai-56b-to-176b");
+        assert_eq!(fireworks("llama-v3-70b"), "fireworks-ai-above-16b");
+        assert_eq!(fireworks("phi"), "fireworks-ai-default");
+        let table = PriceTable::embedded().unwrap();
+        assert_eq!(together(&table, "acme/New-7B", "together_ai"), "together-ai-4.1b-8b");
+        assert_eq!(together(&table, "acme/new", "together_ai"), "acme/new");
+        assert_eq!(together(&table, "acme/new-7b", "openai"), "acme/new-7b");
+    }
+}

@@ -1,0 +1,373 @@
+//! The price table: LiteLLM's `model_prices_and_context_window.json`, or ours, which is the same
+//! file with the models that LiteLLM dropped, marked `retired`.
+//!
+//! A table is refused as a whole when it is no object or prices nothing; a single entry that can't
+//! be read is skipped and reported, so that one typing error doesn't stop billing.
+
+pub mod custom;
+pub mod off_peak;
+pub mod prices;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+
+use rustc_hash::FxHashMap;
+use serde_json::{Map, Value};
+
+use crate::names::catalog::Resolved;
+use crate::table::prices::ModelPrices;
+
+static EMBEDDED: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/model_prices.json"));
+
+/// How many resolved names are remembered. Names come from requests, so that the number must have
+/// an end; the models of one installation fit.
+const REMEMBERED_NAMES: usize = 4096;
+
+/// Why a file is no price table.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The file is no JSON.
+    #[error("the price table is not valid JSON: {0}")]
+    Syntax(#[from] serde_json::Error),
+    /// The file is JSON, but no object.
+    #[error("the price table must be a JSON object of models")]
+    NotAnObject,
+    /// No entry has a price.
+    #[error("the price table prices no model")]
+    Empty,
+}
+
+/// An entry that was skipped, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedEntry {
+    /// Its name.
+    pub model: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Prices by model name. Made once, then shared and read only.
+#[derive(Debug)]
+pub struct PriceTable {
+    entries: FxHashMap<Box<str>, Arc<ModelPrices>>,
+    /// Lower-case form of the names that are not lower-case, for the lookup that ignores case.
+    lower_case: FxHashMap<Box<str>, Box<str>>,
+    /// Names of OpenAI models, which token counting compares prefixes with.
+    openai_models: Vec<Box<str>>,
+    skipped: Vec<SkippedEntry>,
+    source: Cow<'static, [u8]>,
+    resolved: RwLock<FxHashMap<Box<str>, Arc<Resolved>>>,
+}
+
+impl PriceTable {
+    /// The table that the program was built with.
+    ///
+    /// # Errors
+    /// None in a release: a test reads the embedded file.
+    pub fn embedded() -> Result<Self, TableError> {
+        Self::read(Cow::Borrowed(EMBEDDED))
+    }
+
+    /// Reads a price table.
+    ///
+    /// # Errors
+    /// When the file is not a JSON object, or holds no entry that prices anything.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, TableError> {
+        Self::read(Cow::Owned(bytes.to_vec()))
+    }
+
+    fn read(source: Cow<'static, [u8]>) -> Result<Self, TableError> {
+        let Value::Object(models) = serde_json::from_slice(&source)? else {
+            return Err(TableError::NotAnObject);
+        };
+        let mut table = Self {
+            entries: FxHashMap::with_capacity_and_hasher(models.len(), rustc_hash::FxBuildHasher),
+            lower_case: FxHashMap::default(),
+            openai_models: Vec::new(),
+            skipped: Vec::new(),
+            source,
+            resolved: RwLock::default(),
+        };
+        for (name, entry) in &models {
+            table.insert(name, entry);
+        }
+        if !table.entries.values().any(|prices| prices.has_prices) {
+            return Err(TableError::Empty);
+        }
+        Ok(table)
+    }
+
+    fn insert(&mut self, name: &str, entry: &Value) {
+        if is_annotation(name) {
+            return;
+        }
+        let entry = match readable_entry(entry) {
+            Ok(entry) => entry,
+            Err(reason) => {
+                self.skipped.push(SkippedEntry { model: name.to_owned(), reason });
+                return;
+            }
+        };
+        let prices = Arc::new(ModelPrices::from_entry(name, entry));
+        let aliases = entry.get("aliases").and_then(Value::as_array);
+        let aliases = aliases.into_iter().flatten().filter_map(Value::as_str);
+        for key in std::iter::once(name).chain(aliases) {
+            if key != name && self.entries.contains_key(key) {
+                continue;
+            }
+            let lower = key.to_lowercase();
+            if lower != key {
+                self.lower_case.insert(lower.into(), key.into());
+            }
+            if prices.provider == "openai" && !is_fine_tuning_base(key) {
+                self.openai_models.push(key.into());
+            }
+            self.entries.insert(key.into(), Arc::clone(&prices));
+        }
+    }
+
+    /// The entry of exactly this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<ModelPrices>> {
+        self.entries.get(name)
+    }
+
+    /// Whether there is an entry of exactly this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The entry of this name, or of the same name in other letter case.
+    pub fn get_ignoring_case(&self, name: &str) -> Option<&Arc<ModelPrices>> {
+        if let Some(prices) = self.entries.get(name) {
+            return Some(prices);
+        }
+        let lower = name.to_lowercase();
+        match self.lower_case.get(lower.as_str()) {
+            Some(key) => self.entries.get(key),
+            None => self.entries.get(lower.as_str()),
+        }
+    }
+
+    /// The provider that the entry of this name states, empty without an entry.
+    pub fn provider_of(&self, name: &str) -> &str {
+        self.get(name).map_or("", |prices| prices.provider.as_str())
+    }
+
+    /// The names of OpenAI models.
+    pub fn openai_models(&self) -> &[Box<str>] {
+        &self.openai_models
+    }
+
+    /// Whether an entry of this name is a model of OpenAI.
+    pub fn is_openai_model(&self, name: &str) -> bool {
+        self.provider_of(name) == "openai" && !is_fine_tuning_base(name)
+    }
+
+    /// How many names are priced, aliases included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is priced.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entries that could not be read.
+    pub fn skipped(&self) -> &[SkippedEntry] {
+        &self.skipped
+    }
+
+    pub(crate) fn remembered(&self, key: &str) -> Option<Arc<Resolved>> {
+        self.resolved.read().ok()?.get(key).cloned()
+    }
+
+    pub(crate) fn remember(&self, key: &str, resolved: &Arc<Resolved>) {
+        if let Ok(mut names) = self.resolved.write()
+            && names.len() < REMEMBERED_NAMES
+        {
+            names.insert(key.into(), Arc::clone(resolved));
+        }
+    }
+
+    fn models(&self) -> Map<String, Value> {
+        match serde_json::from_slice(&self.source) {
+            Ok(Value::Object(models)) => models,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// What differs between two price tables, for a person to read before a reload.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TableDiff {
+    /// Models that only the new table has.
+    pub added: Vec<String>,
+    /// Models that only the old table has.
+    pub removed: Vec<String>,
+    /// Price fields that differ, by model.
+    pub changed: BTreeMap<String, Vec<FieldChange>>,
+}
+
+/// One field of one model that differs. `None` stands for a field that is not there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FieldChange {
+    /// The field's name.
+    pub field: String,
+    /// Its value in the old table.
+    pub old: Option<Value>,
+    /// Its value in the new table.
+    pub new: Option<Value>,
+}
+
+impl TableDiff {
+    /// Whether the tables price everything alike.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+/// Lists the models that were added and removed, and for the others the price fields that changed
+/// (numbers that are equal are the same, however they are written).
+pub fn diff(old: &PriceTable, new: &PriceTable) -> TableDiff {
+    let (old, new) = (old.models(), new.models());
+    let mut diff = TableDiff::default();
+    for (name, entry) in &new {
+        if is_annotation(name) {
+            continue;
+        }
+        match old.get(name) {
+            None => diff.added.push(name.clone()),
+            Some(before) => {
+                let changes = field_changes(before, entry);
+                if !changes.is_empty() {
+                    diff.changed.insert(name.clone(), changes);
+                }
+            }
+        }
+    }
+    diff.removed = old.keys().filter(|name| !is_annotation(name) && !new.contains_key(*name)).cloned().collect();
+    diff
+}
+
+fn field_changes(old: &Value, new: &Value) -> Vec<FieldChange> {
+    let empty = Map::new();
+    let (old, new) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
+    let mut fields: Vec<&String> = old.keys().chain(new.keys()).collect();
+    fields.sort_unstable();
+    fields.dedup();
+    fields
+        .into_iter()
+        .filter(|field| is_compared(field))
+        .filter_map(|field| {
+            let (before, after) = (old.get(field), new.get(field));
+            let equal = match (before, after) {
+                (Some(Value::Number(a)), Some(Value::Number(b))) => a.as_f64() == b.as_f64(),
+                (before, after) => before == after,
+            };
+            (!equal).then(|| FieldChange { field: field.clone(), old: before.cloned(), new: after.cloned() })
+        })
+        .collect()
+}
+
+/// Fields that change what a request costs; capability flags and context sizes don't.
+fn is_compared(field: &str) -> bool {
+    field.contains("cost")
+        || field.contains("pricing")
+        || field.contains("multiplier")
+        || matches!(
+            field,
+            "litellm_provider" | "mode" | "provider_specific_entry" | "web_search_billing_unit" | "retired"
+        )
+}
+
+/// Keys of the file that are no models.
+fn is_annotation(name: &str) -> bool {
+    matches!(name, "sample_spec" | "fallback_generalizations")
+}
+
+/// `ft:gpt-4o` is the price of fine-tuned models, not a model.
+fn is_fine_tuning_base(name: &str) -> bool {
+    name.starts_with("ft:") && name.matches(':').count() <= 1
+}
+
+fn readable_entry(entry: &Value) -> Result<&Map<String, Value>, String> {
+    let Value::Object(fields) = entry else {
+        return Err("is not an object".to_owned());
+    };
+    for (field, value) in fields {
+        let is_flat_price = crate::table::prices::is_price_field(field) && field != "tiered_pricing";
+        if is_flat_price && !value.is_null() && !value.is_object() {
+            match crate::bill::amount::from_value(value) {
+                None => return Err(format!("{field} is not a number")),
+                Some(price) if price.is_sign_negative() && !price.is_zero() => {
+                    return Err(format!("{field} is negative"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn table(value: &Value) -> Result<PriceTable, TableError> {
+        PriceTable::from_json(&serde_json::to_vec(value).unwrap())
+    }
+
+    #[test]
+    fn the_embedded_table_is_read_whole() {
+        let table = PriceTable::embedded().unwrap();
+        assert!(table.len() > 5000);
+        assert_eq!(table.skipped(), []);
+        assert!(table.get("gpt-4o").is_some());
+    }
+
+    #[test]
+    fn files_that_price_nothing_are_refused() {
+        assert!(matches!(table(&json!([])), Err(TableError::NotAnObject)));
+        assert!(matches!(table(&json!({"a": {"mode": "chat"}})), Err(TableError::Empty)));
+        assert!(matches!(PriceTable::from_json(b"{"), Err(TableError::Syntax(_))));
+    }
+
+    #[test]
+    fn broken_entries_are_skipped_and_reported() {
+        let table = table(&json!({
+            "good": {"input_cost_per_token": 1e-6},
+            "text": "x",
+            "word": {"input_cost_per_token": "cheap"},
+            "negative": {"output_cost_per_token": -1e-6},
+        }))
+        .unwrap();
+        assert_eq!(table.len(), 1);
+        let mut skipped: Vec<&str> = table.skipped().iter().map(|s| s.model.as_str()).collect();
+        skipped.sort_unstable();
+        assert_eq!(skipped, ["negative", "text", "word"]);
+    }
+
+    #[test]
+    fn a_diff_lists_models_and_price_fields() {
+        let old = table(&json!({
+            "a": {"input_cost_per_token": 1e-6, "supports_vision": true},
+            "b": {"input_cost_per_token": 1e-6},
+        }))
+        .unwrap();
+        let new = table(&json!({
+            "a": {"input_cost_per_token": 2e-6},
+            "c": {"input_cost_per_token": 1e-6},
+        }))
+        .unwrap();
+        let diff = diff(&old, &new);
+        assert_eq!(diff.added, ["c"]);
+        assert_eq!(diff.removed, ["b"]);
+        assert_eq!(diff.changed["a"].len(), 1);
+        assert_eq!(diff.changed["a"][0].field, "input_cost_per_token");
+        assert!(super::diff(&new, &new).is_empty());
+    }
+}

@@ -1,0 +1,150 @@
+//! The recorded answers of LiteLLM 1.109.1, all of them. `LITESPEND_CONFORMANCE` names another
+//! directory than `tests/conformance`.
+
+#![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
+
+use std::collections::BTreeMap;
+use std::io::{BufReader, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use litespend_pricing::{CalculateRequest, CustomModels, PriceTable, Pricer};
+use serde_json::{Map, Value};
+
+fn directory() -> PathBuf {
+    std::env::var_os("LITESPEND_CONFORMANCE")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/conformance")), PathBuf::from)
+}
+
+fn read(name: &str) -> String {
+    let file = std::fs::File::open(directory().join(name)).unwrap();
+    let mut text = String::new();
+    if name.ends_with(".gz") {
+        flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
+    } else {
+        BufReader::new(file).read_to_string(&mut text).unwrap();
+    }
+    text
+}
+
+fn pricer() -> Pricer {
+    Pricer::new(Arc::new(PriceTable::embedded().unwrap()), CustomModels::default())
+}
+
+/// The answers were recorded on a Tuesday, outside every off-peak window.
+fn now() -> DateTime<Utc> {
+    "2026-09-22T08:30:00Z".parse().unwrap()
+}
+
+/// The cost, or the reason of a refusal.
+fn ask(pricer: &Pricer, body: &Value, now: DateTime<Utc>) -> Result<f64, String> {
+    let body: Map<String, Value> = body.as_object().ok_or("not an object")?.clone();
+    let request = CalculateRequest::from_body(body).map_err(|errors| format!("{errors:?}"))?;
+    let calculation = pricer.calculate(&request, now).map_err(|error| error.to_string())?;
+    let sum = calculation.components.iter().map(|line| line.cost).sum();
+    assert_eq!(calculation.cost, sum, "the lines don't add up: {body:?}", body = request);
+    Ok(calculation.cost_f64())
+}
+
+fn is_same(expected: Option<f64>, actual: &Result<f64, String>) -> bool {
+    match (expected, actual) {
+        (None, Err(_)) => true,
+        (Some(expected), Ok(actual)) => {
+            let difference = (expected - actual).abs();
+            // Tighter than asked for: prices of small requests are themselves below 1e-9.
+            difference <= 1e-9 * expected.abs().max(actual.abs()) || difference < 1e-18
+        }
+        _ => false,
+    }
+}
+
+struct Tally {
+    matched: usize,
+    total: usize,
+    differing: Vec<String>,
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self { matched: 0, total: 0, differing: Vec::new() }
+    }
+
+    fn add(&mut self, name: &str, expected: Option<f64>, actual: Result<f64, String>) {
+        self.total += 1;
+        if is_same(expected, &actual) {
+            self.matched += 1;
+        } else {
+            self.differing.push(format!("{name}: expected {expected:?}, got {actual:?}"));
+        }
+    }
+
+    fn finish(self, what: &str) {
+        println!("{what}: matched {} / {}", self.matched, self.total);
+        for line in self.differing.iter().take(60) {
+            println!("  {line}");
+        }
+        assert_eq!(self.matched, self.total, "{what}");
+        assert!(self.total > 0, "{what}");
+    }
+}
+
+#[test]
+fn every_recorded_cost_is_met() {
+    let variants: BTreeMap<String, Value> = serde_json::from_str(&read("cost_variants.json")).unwrap();
+    let pricer = pricer();
+    let mut tally = Tally::new();
+    for line in read("cost_answers.jsonl.gz").lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let model = record["model"].as_str().unwrap();
+        for (variant, answer) in record["answers"].as_object().unwrap() {
+            let mut body = variants[variant].clone();
+            if body.get("model").is_some() {
+                body["model"] = model.into();
+            } else {
+                body["completion_response"]["model"] = model.into();
+            }
+            let actual = ask(&pricer, &body, now());
+            tally.add(&format!("{model} {variant}"), answer.as_f64(), actual);
+        }
+    }
+    tally.finish("costs");
+}
+
+#[test]
+fn every_recorded_token_count_is_met() {
+    let pricer = pricer();
+    let mut tally = Tally::new();
+    for line in read("token_answers.jsonl").lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        for (model, answer) in record["answers"].as_object().unwrap() {
+            let body = serde_json::json!({"model": model, "messages": record["messages"]});
+            let actual = ask(&pricer, &body, now());
+            tally.add(&format!("{model} {}", record["name"]), answer.as_f64(), actual);
+        }
+    }
+    tally.finish("tokens");
+}
+
+#[test]
+fn every_recorded_request_to_calculate_is_met() {
+    let pricer = pricer();
+    let records: Vec<Value> = serde_json::from_str(&read("http_answers.json.gz")).unwrap();
+    let mut tally = Tally::new();
+    for record in &records {
+        let name = record["name"].as_str().unwrap_or_default();
+        // Bodies that are no JSON object never come here.
+        if !name.starts_with("calc.") || !record["body"].is_object() {
+            continue;
+        }
+        let answer = &record["answer"];
+        if answer["status"] == 422 {
+            let body = record["body"].as_object().unwrap().clone();
+            let errors = CalculateRequest::from_body(body).unwrap_err();
+            assert_eq!(serde_json::to_value(errors).unwrap(), answer["body"]["detail"]);
+        }
+        let actual = ask(&pricer, &record["body"], now());
+        tally.add(name, answer["body"]["cost"].as_f64(), actual);
+    }
+    tally.finish("requests");
+}

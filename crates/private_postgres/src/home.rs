@@ -1,0 +1,339 @@
+//! The home directory of the private cluster:
+//!
+//! ```text
+//! lock          held by the server that uses the home; says its process id
+//! data/         PostgreSQL's data directory; `data.new` while it is being created
+//! run/          the socket; a link to a directory in /tmp when this path is too long for one
+//! postgres.log  what PostgreSQL says, and postgres.log.1 before that
+//! ```
+//!
+//! Where root runs the server, the home is root's alone and root's files in it are opened without following links, while
+//! `data` and what is in `run` belong to PostgreSQL's account and are touched with its rights only.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tempfile::TempDir;
+
+use crate::account::{Account, Custody};
+use crate::binaries::Binaries;
+use crate::rights::Rights;
+use crate::{APPLICATION_ROLE, DATABASE, Durability, LocalPostgresError, PORT, SUPERUSER, pid_file, settings};
+
+pub(crate) const DATA: &str = "data";
+/// The system's limit for a socket's path is 107 bytes on Linux and 103 on macOS.
+const LONGEST_SOCKET_PATH: usize = 80;
+const TEMPORARY: &str = "/tmp";
+const TEMPORARY_PREFIX: &str = "litespend-";
+/// The account's directory for the socket inside the temporary one, which nobody but its maker can replace.
+const SOCKETS: &str = "s";
+/// From this version on PostgreSQL brings a `C.UTF-8` of its own, the same on every system.
+const BUILTIN_LOCALE_SINCE: u32 = 17;
+
+/// A home that this process alone uses.
+#[derive(Debug)]
+pub(crate) struct Home {
+    path: PathBuf,
+    account: Account,
+    rights: Rights,
+    temporary_socket_directory: Option<TempDir>,
+    /// Held until the home is dropped or the process ends, however it does.
+    _lock: File,
+}
+
+impl Home {
+    /// Creates the directory if need be, sees to it that it is safe, and locks it.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, LocalPostgresError> {
+        let custody = Custody::of(&path)?;
+        let mode = if custody.account.is_another() { 0o711 } else { 0o700 };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(&path)
+            .map_err(|error| LocalPostgresError::file("create", &path, error))?;
+        custody.secure(&path)?;
+        let lock = lock(&path, custody.rights)?;
+        let Custody { account, rights, .. } = custody;
+        Ok(Self { path, account, rights, temporary_socket_directory: None, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn account(&self) -> Account {
+        self.account
+    }
+
+    /// With whose rights the home's own files are touched.
+    pub(crate) fn rights(&self) -> Rights {
+        self.rights
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.path.join(DATA)
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join("postgres.log")
+    }
+
+    /// Ends a PostgreSQL that outlived its server.
+    pub(crate) fn stop_left_over_server(&self) -> Result<(), LocalPostgresError> {
+        pid_file::clear_left_over(&self.data(), self.account)
+    }
+
+    /// Whether there is a cluster. A directory with anything else in it is an error.
+    pub(crate) fn is_initialised(&self) -> Result<bool, LocalPostgresError> {
+        let data = self.data();
+        let look = || match data.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => match data.join("PG_VERSION").symlink_metadata() {
+                Ok(metadata) if metadata.is_file() => Ok(Some(true)),
+                _ => Ok(data.read_dir()?.next().is_none().then_some(false)),
+            },
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(false)),
+            Err(error) => Err(error),
+        };
+        let found = self.account.rights().run(look).map_err(|error| LocalPostgresError::file("read", &data, error))?;
+        found.ok_or_else(|| LocalPostgresError::NotADataDirectory { directory: data.clone() })
+    }
+
+    /// Creates the cluster and the database in it, aside, so that one cut short leaves none.
+    pub(crate) fn initialise(&self, binaries: &Binaries, durability: Durability) -> Result<(), LocalPostgresError> {
+        tracing::info!(home = %self.path.display(), "creating the database cluster");
+        let new = self.path.join("data.new");
+        let mut attempts = locales(binaries.major()).into_iter().peekable();
+        while let Some(locale) = attempts.next() {
+            self.create_private_directory(&new)?;
+            match self.run_initdb(binaries, &new, locale, durability) {
+                // Not every system knows C.UTF-8.
+                Err(LocalPostgresError::Initialise { reason, .. })
+                    if attempts.peek().is_some() && reason.contains("locale") => {}
+                result => {
+                    result?;
+                    break;
+                }
+            }
+        }
+        settings::include(&new, self.account.rights())?;
+        self.create_database(binaries, &new, durability)?;
+        self.rights
+            .run(|| std::fs::rename(&new, self.data()).and_then(|()| File::open(&self.path)?.sync_all()))
+            .map_err(|error| LocalPostgresError::file("move into place", &new, error))
+    }
+
+    fn run_initdb(
+        &self,
+        binaries: &Binaries,
+        data: &Path,
+        locale: &[&str],
+        durability: Durability,
+    ) -> Result<(), LocalPostgresError> {
+        let program = binaries.program("initdb");
+        let mut command = self.account.command(&program);
+        command
+            .arg("-D")
+            .arg(data)
+            .args(["-U", SUPERUSER, "-E", "UTF8", "--data-checksums"])
+            .args(["--auth-local=trust", "--auth-host=reject"])
+            .args(locale);
+        if durability == Durability::Throwaway {
+            command.arg("--no-sync");
+        }
+        let output =
+            command.stdin(Stdio::null()).output().map_err(|source| LocalPostgresError::Run { program, source })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(self.cannot_initialise(&String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// A server for one user runs on standard input, which needs no socket and no client.
+    fn create_database(
+        &self,
+        binaries: &Binaries,
+        data: &Path,
+        durability: Durability,
+    ) -> Result<(), LocalPostgresError> {
+        let program = binaries.program("postgres");
+        let mut command = self.account.command(&program);
+        command.arg("--single").arg("-D").arg(data);
+        if durability == Durability::Throwaway {
+            command.arg("-F");
+        }
+        let statements = tempfile::tempfile()
+            .and_then(|mut file| {
+                // One statement a line.
+                writeln!(file, "CREATE ROLE {APPLICATION_ROLE} LOGIN")?;
+                writeln!(file, "CREATE DATABASE {DATABASE} OWNER {APPLICATION_ROLE}")?;
+                file.rewind()?;
+                Ok(file)
+            })
+            .map_err(|error| LocalPostgresError::file("use", &std::env::temp_dir(), error))?;
+        let output = command
+            .arg("postgres")
+            .stdin(statements)
+            .output()
+            .map_err(|source| LocalPostgresError::Run { program, source })?;
+        // It ends well even if the statement does not.
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() && !said.contains("ERROR:") {
+            return Ok(());
+        }
+        Err(self.cannot_initialise(&said))
+    }
+
+    fn cannot_initialise(&self, said: &str) -> LocalPostgresError {
+        LocalPostgresError::Initialise { home: self.path.clone(), reason: telling_line(said) }
+    }
+
+    /// An empty directory for the socket. Whatever an earlier server left there is gone after.
+    pub(crate) fn prepare_socket_directory(&mut self) -> Result<PathBuf, LocalPostgresError> {
+        let run = self.path.join("run");
+        if let Ok(earlier) = run.read_link() {
+            remove_temporary(&earlier, self.rights);
+            self.rights
+                .run(|| std::fs::remove_file(&run))
+                .map_err(|error| LocalPostgresError::file("remove", &run, error))?;
+        }
+        let socket = run.join(format!(".s.PGSQL.{PORT}"));
+        if socket.as_os_str().len() <= LONGEST_SOCKET_PATH {
+            self.create_private_directory(&run)?;
+            return Ok(run);
+        }
+        // Anything but an empty directory there is not ours to remove.
+        let _ = self.rights.run(|| std::fs::remove_dir(&run));
+        let temporary = self
+            .rights
+            .run(|| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+                tempfile::Builder::new().prefix(TEMPORARY_PREFIX).permissions(mode).tempdir_in(TEMPORARY)
+            })
+            .map_err(|error| LocalPostgresError::file("use", Path::new(TEMPORARY), error))?;
+        let path = temporary.path().join(SOCKETS);
+        self.create_private_directory(&path)?;
+        self.rights
+            .run(|| std::os::unix::fs::symlink(&path, &run))
+            .map_err(|error| LocalPostgresError::file("create", &run, error))?;
+        self.temporary_socket_directory = Some(temporary);
+        Ok(path)
+    }
+
+    fn create_private_directory(&self, path: &Path) -> Result<(), LocalPostgresError> {
+        let remove = || match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        self.rights.run(remove).map_err(|error| LocalPostgresError::file("remove", path, error))?;
+        let create = || {
+            DirBuilder::new().mode(0o700).create(path)?;
+            if self.rights == Rights::OWN { self.account.take_over(path) } else { Ok(()) }
+        };
+        self.rights.run(create).map_err(|error| LocalPostgresError::file("create", path, error))
+    }
+}
+
+/// The major version that wrote the data in `home`; `None` when there is none.
+pub(crate) fn data_version(home: &Path) -> Result<Option<u32>, LocalPostgresError> {
+    let file = home.join(DATA).join("PG_VERSION");
+    let rights = Custody::of(home)?.account.rights();
+    match rights.run(|| Rights::read(&file)) {
+        Ok(content) => match content.trim().parse() {
+            Ok(version) => Ok(Some(version)),
+            Err(error) => {
+                let error = std::io::Error::new(ErrorKind::InvalidData, error);
+                Err(LocalPostgresError::file("read", &file, error))
+            }
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LocalPostgresError::file("read", &file, error)),
+    }
+}
+
+/// The line that tells a person most: the last one that is marked as an error, without its mark.
+pub(crate) fn telling_line(said: &str) -> String {
+    let mark = |line: &&str| ["PANIC:", "FATAL:", "ERROR:", "error:"].iter().any(|mark| line.contains(mark));
+    let lines = || said.lines().filter(|line| !line.trim().is_empty());
+    let line = lines().rfind(mark).or_else(|| lines().next_back());
+    let line = line.unwrap_or("it ended without a word");
+    ["PANIC:", "FATAL:", "ERROR:", "error:"]
+        .iter()
+        .find_map(|mark| Some(line.split_once(mark)?.1))
+        .unwrap_or(line)
+        .trim()
+        .to_owned()
+}
+
+fn locales(major: u32) -> Vec<&'static [&'static str]> {
+    let mut locales: Vec<&[&str]> = vec![&["--locale=C.UTF-8"], &["--locale=C"]];
+    if major >= BUILTIN_LOCALE_SINCE {
+        locales.insert(0, &["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]);
+    }
+    locales
+}
+
+fn lock(home: &Path, rights: Rights) -> Result<File, LocalPostgresError> {
+    let path = home.join("lock");
+    let failed = |error| LocalPostgresError::file("lock", &path, error);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = rights.run(|| rights.open_own(&mut options, &path)).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).map_err(failed)?;
+            writeln!(file, "{}", std::process::id()).map_err(failed)?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let known = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
+            Err(LocalPostgresError::InUse {
+                home: home.to_owned(),
+                holder: if known { format!("process {}", holder.trim()) } else { "an unknown process".to_owned() },
+            })
+        }
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Removes the socket directory of a server that was killed, if it is one: a directory (no link) in the place for such,
+/// with the rights of its owner.
+fn remove_temporary(sockets: &Path, rights: Rights) {
+    let inner = sockets.file_name().is_some_and(|name| name == SOCKETS);
+    let directory = if inner { sockets.parent().unwrap_or(sockets) } else { sockets };
+    let name = directory.file_name().unwrap_or_default();
+    let ours = directory.parent() == Some(Path::new(TEMPORARY)) && name.to_string_lossy().starts_with(TEMPORARY_PREFIX);
+    let Ok(metadata) = directory.symlink_metadata() else { return };
+    if !ours || !metadata.is_dir() {
+        return;
+    }
+    // Earlier versions gave the directory itself to the account, which may have put a link in its place since.
+    let owner = if metadata.uid() == rights.user() { rights } else { Rights::of(metadata.uid(), metadata.gid()) };
+    // What cannot be removed is left to the system's cleaning.
+    let _ = owner.run(|| {
+        for file in [format!(".s.PGSQL.{PORT}"), format!(".s.PGSQL.{PORT}.lock")] {
+            // Usually gone already.
+            let _ = std::fs::remove_file(directory.join(file));
+        }
+        if inner { std::fs::remove_dir_all(directory) } else { std::fs::remove_dir(directory) }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_telling_line_is_the_last_error() {
+        let log = "2026 [1] LOG:  starting\n2026 [1] FATAL:  lock file \"x\" already exists\n\
+                   2026 [1] HINT:  Is another postmaster running?\n";
+        assert_eq!(telling_line(log), "lock file \"x\" already exists");
+        assert_eq!(telling_line("initdb: error: invalid locale name \"C.UTF-8\"\n"), "invalid locale name \"C.UTF-8\"");
+        assert_eq!(telling_line("something else\n\n"), "something else");
+        assert_eq!(telling_line(""), "it ended without a word");
+    }
+}

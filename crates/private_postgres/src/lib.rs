@@ -1,0 +1,468 @@
+//! The embedded default: litespend's own private PostgreSQL.
+//!
+//! With no `DATABASE_URL` the server finds PostgreSQL's programs on the machine, creates a
+//! database cluster in its home directory and runs it for as long as it runs itself. The cluster
+//! listens on a Unix socket in a directory that nobody else may enter, never on the network.
+//!
+//! | module       | owns                                                                |
+//! |--------------|---------------------------------------------------------------------|
+//! | `binaries`   | where `postgres` and `initdb` are, and which version fits the data  |
+//! | `account`    | the user that PostgreSQL runs as (it refuses root), a safe home     |
+//! | `rights`     | with whose rights files are touched                                 |
+//! | `secrets`    | secrets kept in the home                                            |
+//! | `home`       | the home directory: its lock, creating the cluster, the socket      |
+//! | `settings`   | the settings that the cluster runs with                             |
+//! | `pid_file`   | `postmaster.pid`: readiness, and what an earlier server left behind |
+//! | `supervisor` | the thread that runs PostgreSQL and starts it again when it dies    |
+//!
+//! It refuses to install anything, to share its home with a second server, to open data of
+//! another major version, and to kill PostgreSQL without letting it finish.
+//!
+//! Whoever may enter the socket's directory (the account, and root) is trusted with every role of the cluster. The
+//! server itself uses a role that owns its database and nothing more.
+
+mod account;
+mod binaries;
+mod home;
+mod pid_file;
+mod rights;
+mod secrets;
+mod settings;
+mod supervisor;
+
+pub use crate::secrets::keep_secret;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::account::Custody;
+use crate::binaries::{Binaries, SearchPlaces};
+use crate::home::Home;
+use crate::supervisor::{Launcher, Supervisor};
+
+/// The database inside the private cluster.
+const DATABASE: &str = "litespend";
+/// The role that owns the database, and is nothing more.
+const APPLICATION_ROLE: &str = "litespend";
+/// The role that made the cluster.
+const SUPERUSER: &str = "litespend_superuser";
+/// Names the socket file only: the cluster listens on no network port.
+const PORT: u16 = 5432;
+const DEFAULT_MAX_CONNECTIONS: u16 = 50;
+
+/// How the private cluster is run.
+#[derive(Clone, Debug)]
+pub struct LocalPostgresOptions {
+    /// Where everything is kept; [`default_home`] when `None`.
+    pub home: Option<PathBuf>,
+    /// The directory of `postgres` and `initdb`. When `None`, `PG_BIN_DIR` or a search finds it.
+    pub bin_dir: Option<PathBuf>,
+    /// Whether what is committed must survive a crash of the machine.
+    pub durability: Durability,
+    /// PostgreSQL's `max_connections`.
+    pub max_connections: u16,
+    /// Called whenever the cluster has been started, before [`LocalPostgres::start`] returns: makes the role of the
+    /// application what it should be. The error is what PostgreSQL said.
+    pub prepare: Option<Prepare>,
+}
+
+/// See [`LocalPostgresOptions::prepare`].
+pub type Prepare = fn(&Cluster<'_>) -> Result<(), String>;
+
+/// A cluster that has just been started.
+#[derive(Clone, Copy, Debug)]
+pub struct Cluster<'a> {
+    /// The application's address of it: [`LocalPostgres::url`].
+    pub url: &'a str,
+    /// The role that made the cluster, in clusters of this version.
+    pub superuser: &'static str,
+    /// The role of the application.
+    pub application_role: &'static str,
+    /// The application's database.
+    pub database: &'static str,
+    /// Whether the cluster is a test's.
+    pub durability: Durability,
+}
+
+impl Default for LocalPostgresOptions {
+    fn default() -> Self {
+        Self {
+            home: None,
+            bin_dir: None,
+            durability: Durability::Durable,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            prepare: None,
+        }
+    }
+}
+
+/// Whether what is committed must survive a crash of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Every commit is on disk before it is acknowledged.
+    #[default]
+    Durable,
+    /// For tests: nothing waits for the disk, and nothing runs in the background.
+    Throwaway,
+}
+
+/// A running private cluster. Dropping it stops PostgreSQL cleanly.
+///
+/// A thread of its own runs PostgreSQL and starts it again whenever it dies, so that [`url`]
+/// stays good for as long as this value lives. A server that is killed takes PostgreSQL down with
+/// it (on Linux at once, elsewhere when the next server on the same home starts).
+///
+/// [`url`]: LocalPostgres::url
+#[derive(Debug)]
+pub struct LocalPostgres {
+    // Before `home`, so that PostgreSQL has stopped when the lock and the socket directory go.
+    supervisor: Supervisor,
+    home: Home,
+    version: String,
+    url: String,
+    superuser_url: String,
+}
+
+impl LocalPostgres {
+    /// Starts the cluster, creating it first if need be, and waits until it answers.
+    ///
+    /// Blocks: about one and a half seconds the first time, half a second later; longer after a
+    /// crash, while PostgreSQL recovers.
+    ///
+    /// # Errors
+    ///
+    /// Every [`LocalPostgresError`] is one line that says what to do.
+    pub fn start(options: LocalPostgresOptions) -> Result<Self, LocalPostgresError> {
+        let path = options.home.clone().unwrap_or_else(default_home);
+        let path = std::path::absolute(&path).map_err(|error| LocalPostgresError::file("resolve", &path, error))?;
+
+        let bin_dir = options.bin_dir.clone();
+        let places = SearchPlaces::of_this_machine(bin_dir);
+        let binaries = Binaries::find(&places, home::data_version(&path)?, &path)?;
+
+        let mut home = Home::open(path)?;
+        let account = home.account();
+        home.stop_left_over_server()?;
+        if !home.is_initialised()? {
+            home.initialise(&binaries, options.durability)?;
+        }
+        crate::settings::write(&home.data(), account.rights(), &options)?;
+        let socket_directory = home.prepare_socket_directory()?;
+
+        let (url, superuser_url) = (url(APPLICATION_ROLE, &socket_directory), url(SUPERUSER, &socket_directory));
+        let supervisor = Supervisor::start(Launcher {
+            postgres: binaries.program("postgres"),
+            account,
+            rights: home.rights(),
+            data: home.data(),
+            log: home.log(),
+            socket_directory,
+        })?;
+        if let Some(prepare) = options.prepare {
+            let cluster = Cluster {
+                url: &url,
+                superuser: SUPERUSER,
+                application_role: APPLICATION_ROLE,
+                database: DATABASE,
+                durability: options.durability,
+            };
+            prepare(&cluster).map_err(|reason| LocalPostgresError::Roles { reason })?;
+        }
+        tracing::info!(
+            home = %home.path().display(),
+            version = binaries.version,
+            pid = supervisor.pid(),
+            "private PostgreSQL is ready"
+        );
+        Ok(Self { supervisor, home, version: binaries.version, url, superuser_url })
+    }
+
+    /// The address to connect to, complete in itself: no `PG*` variable changes where it leads. Its role owns the database
+    /// and has no other rights.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// As [`LocalPostgres::url`], for upkeep that only a superuser may do.
+    pub fn superuser_url(&self) -> &str {
+        &self.superuser_url
+    }
+
+    /// PostgreSQL's version, such as `15.18`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The directory that holds the data, the log and the socket.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The process id of PostgreSQL; `None` while it is not running.
+    pub fn pid(&self) -> Option<u32> {
+        self.supervisor.pid()
+    }
+
+    /// Whether PostgreSQL accepts connections.
+    pub fn is_running(&self) -> bool {
+        self.supervisor.is_ready()
+    }
+
+    /// Waits until PostgreSQL accepts connections; `false` when it does not within `limit`.
+    pub fn wait_until_running(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while !self.is_running() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(crate::supervisor::POLL);
+        }
+        true
+    }
+
+    /// Stops PostgreSQL but keeps the home and its lock, until [`resume`](Self::resume). For tests
+    /// of what a server does while its database is away.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalPostgresError::DidNotStop`].
+    pub fn pause(&self) -> Result<(), LocalPostgresError> {
+        self.supervisor.pause()
+    }
+
+    /// Starts PostgreSQL again after [`pause`](Self::pause), and waits until it answers. Without a
+    /// pause before it, waits only.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalPostgresError::DidNotStart`], or that the program could not be run.
+    pub fn resume(&self) -> Result<(), LocalPostgresError> {
+        self.supervisor.resume()
+    }
+
+    /// Stops PostgreSQL. Close connection pools first: whoever is still connected is cut off.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalPostgresError::DidNotStop`].
+    pub fn stop(mut self) -> Result<(), LocalPostgresError> {
+        self.supervisor.stop()
+    }
+}
+
+/// The address of the PostgreSQL that another litespend runs on this home, once it accepts connections; `None` where
+/// none does within `limit`. For commands beside a running server, which holds the home's lock.
+pub fn url_of_running(home: &Path, limit: Duration) -> Option<String> {
+    let home = std::path::absolute(home).ok()?;
+    let account = Custody::of(&home).ok()?.account;
+    let deadline = Instant::now() + limit;
+    loop {
+        if crate::pid_file::says_ready(&home.join(home::DATA), account) {
+            // Where the path was too long for a socket, this is a link to a short one.
+            let run = home.join("run");
+            return Some(url(APPLICATION_ROLE, &run.read_link().unwrap_or(run)));
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(crate::supervisor::POLL);
+    }
+}
+
+/// `LITESPEND_DATA_DIR`; else `/var/lib/litespend` for root, whose own home PostgreSQL's account
+/// could not enter; else `litespend` in the user's XDG data directory.
+pub fn default_home() -> PathBuf {
+    if let Some(home) = absolute_directory("LITESPEND_DATA_DIR") {
+        return home;
+    }
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/litespend");
+    }
+    absolute_directory("XDG_DATA_HOME")
+        .or_else(|| Some(std::env::home_dir()?.join(".local/share")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("litespend")
+}
+
+fn absolute_directory(variable: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(variable).filter(|value| !value.is_empty())?;
+    std::path::absolute(value).ok()
+}
+
+/// Port and `sslmode` are spelled out, because clients otherwise take `PGPORT` and `PGSSLMODE`.
+fn url(role: &str, socket_directory: &Path) -> String {
+    let mut host = String::new();
+    for byte in socket_directory.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => {
+                host.push(char::from(*byte));
+            }
+            _ => host.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    format!("postgresql://{role}@localhost:{PORT}/{DATABASE}?host={host}&sslmode=disable")
+}
+
+/// Why the private cluster is not running; each message is one line for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalPostgresError {
+    /// No usable PostgreSQL was found.
+    #[error(
+        "PostgreSQL is not installed: install the package `postgresql` (Debian, Ubuntu), \
+         `postgresql-server` (Fedora) or `postgresql@17` (Homebrew), or set PG_BIN_DIR to the \
+         directory of `postgres` and `initdb`, or set DATABASE_URL to a server of your own"
+    )]
+    NotInstalled,
+    /// Only versions older than the oldest that is supported were found.
+    #[error(
+        "PostgreSQL {found} in {} is too old: install 15 or newer, or set DATABASE_URL",
+        directory.display()
+    )]
+    TooOld {
+        /// The version found.
+        found: String,
+        /// Where it was found.
+        directory: PathBuf,
+    },
+    /// The directory that was asked for has no working `postgres` and `initdb`.
+    #[error(
+        "{} (PG_BIN_DIR) has no working `postgres` and `initdb`: correct it, or unset it to search",
+        directory.display()
+    )]
+    UnusableBinDir {
+        /// The directory that was asked for.
+        directory: PathBuf,
+    },
+    /// The data was written by a major version that is not installed.
+    #[error(
+        "the data in {} belongs to PostgreSQL {data_version}, but only {installed} is installed: \
+         install PostgreSQL {data_version}, or set LITESPEND_DATA_DIR to begin elsewhere, or set \
+         DATABASE_URL",
+        home.display()
+    )]
+    WrongVersion {
+        /// The home directory.
+        home: PathBuf,
+        /// The major version that wrote the data.
+        data_version: u32,
+        /// The versions that are installed.
+        installed: String,
+    },
+    /// Another server runs on the same home.
+    #[error(
+        "another litespend ({holder}) already uses {}: stop it, or set LITESPEND_DATA_DIR to \
+         another directory",
+        home.display()
+    )]
+    InUse {
+        /// The home directory.
+        home: PathBuf,
+        /// Who holds it, as far as known.
+        holder: String,
+    },
+    /// The data directory has something in it that is not a cluster.
+    #[error(
+        "{} is not a PostgreSQL data directory and not empty: move it away, or set \
+         LITESPEND_DATA_DIR",
+        directory.display()
+    )]
+    NotADataDirectory {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// PostgreSQL refuses to run as root, and there is no other account to run it as.
+    #[error(
+        "PostgreSQL does not run as root, and this system has neither a user `postgres` nor \
+         `nobody`: start litespend as an ordinary user, or set DATABASE_URL"
+    )]
+    NoAccount,
+    /// Somebody else than root could lead root astray in this home.
+    #[error(
+        "root cannot keep the database in {} safely: {reason}; set LITESPEND_DATA_DIR to a directory that only root can \
+         write, or start litespend as the directory's owner",
+        home.display()
+    )]
+    UnsafeHome {
+        /// The home directory.
+        home: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The roles of the cluster could not be put in order.
+    #[error("cannot give the private database an owner without a superuser's rights: {reason}")]
+    Roles {
+        /// What PostgreSQL said.
+        reason: String,
+    },
+    /// A file or directory could not be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A program could not be run at all.
+    #[error("cannot run {}: {source}", program.display())]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The cluster could not be created.
+    #[error("cannot create the database cluster in {}: {reason}", home.display())]
+    Initialise {
+        /// The home directory.
+        home: PathBuf,
+        /// What PostgreSQL said.
+        reason: String,
+    },
+    /// PostgreSQL ended before it was ready.
+    #[error("PostgreSQL did not start: {reason} (see {})", log.display())]
+    DidNotStart {
+        /// What PostgreSQL said.
+        reason: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// PostgreSQL did not stop in time, and was left alone.
+    #[error("PostgreSQL (process {pid}) did not stop in time")]
+    DidNotStop {
+        /// Its process id.
+        pid: u32,
+    },
+    /// The supervising thread is not there any more, or could not be created.
+    #[error("the thread that supervises PostgreSQL is not running")]
+    NoSupervisor,
+}
+
+impl LocalPostgresError {
+    fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::File { action, path: path.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_spells_out_everything_and_escapes_the_path() {
+        assert_eq!(
+            url("litespend", Path::new("/srv/a b+c/run")),
+            "postgresql://litespend@localhost:5432/litespend?host=/srv/a%20b%2Bc/run&sslmode=disable"
+        );
+    }
+
+    #[test]
+    fn a_missing_postgresql_names_the_package_and_the_way_out() {
+        let message = LocalPostgresError::NotInstalled.to_string();
+        assert!(message.contains("package `postgresql`"), "{message}");
+        assert!(message.contains("DATABASE_URL"), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+}

@@ -1,0 +1,310 @@
+//! Keys, teams and users without LiteLLM: what a request or a command line says, checked, and made. Keys are random,
+//! shown once and stored as their SHA-256. Where LiteLLM owns the database, nothing is changed unless
+//! `--manage-litellm-keys` says so.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::http::auth::{MASTER_KEY_ALIAS, hash_key, routes, session};
+use crate::http::error::FieldError;
+use crate::store::accounts::{NewKey, NewTeam, NewUser};
+
+/// LiteLLM's roles.
+pub const ROLES: [&str; 4] = ["proxy_admin", "proxy_admin_viewer", "internal_user", "internal_user_viewer"];
+
+/// The routes that manage. Where a LiteLLM is behind this server, they are its own.
+pub const PATHS: [&str; 9] = [
+    "/key/generate",
+    "/key/delete",
+    "/key/block",
+    "/key/unblock",
+    "/key/info",
+    "/team/new",
+    "/team/list",
+    "/user/new",
+    "/user/info",
+];
+
+/// Bytes of an id or a name.
+const NAME_BYTES: usize = 256;
+
+/// Why a database that LiteLLM owns is left alone.
+pub const LITELLM_OWNS: &str = "LiteLLM owns this database and manages its keys, teams and users. \
+                                Start with --manage-litellm-keys to change them here as well.";
+
+/// A new key: `sk-` and 132 random bits.
+pub fn generate_key() -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bytes: [u8; 22] = rand::random();
+    let character = |byte: &u8| ALPHABET.get(usize::from(byte & 63)).copied().map_or('A', char::from);
+    format!("sk-{}", bytes.iter().map(character).collect::<String>())
+}
+
+/// `sk-...1234`: what is shown of a key later.
+pub fn shortened(key: &str) -> String {
+    let characters: Vec<char> = key.chars().collect();
+    let end: String = characters.iter().skip(characters.len().saturating_sub(4)).collect();
+    format!("sk-...{end}")
+}
+
+/// The end of a validity that begins `now`: a number and `s`, `m`, `h`, `d`, `w` or `mo` (30 days), as LiteLLM writes it.
+pub fn expiry(duration: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let duration = duration.trim();
+    let digits = duration.find(|character: char| !character.is_ascii_digit())?;
+    let (number, unit) = duration.split_at_checked(digits)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 604_800,
+        "mo" => 2_592_000,
+        _ => return None,
+    };
+    let number: i64 = number.parse().ok().filter(|number| *number > 0)?;
+    now.checked_add_signed(TimeDelta::try_seconds(number.checked_mul(seconds)?)?)
+}
+
+/// Fields of a body, with what is wrong with them. Fields that are not asked for are ignored, and null counts as
+/// missing, as in LiteLLM.
+#[derive(Debug)]
+pub struct Fields {
+    body: Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl Fields {
+    /// Of a body.
+    pub fn new(body: Map<String, Value>) -> Self {
+        Self { body, errors: Vec::new() }
+    }
+
+    /// What was asked for, if nothing was wrong.
+    pub fn finish<T>(self, value: T) -> Result<T, Vec<FieldError>> {
+        if self.errors.is_empty() { Ok(value) } else { Err(self.errors) }
+    }
+
+    /// Says that a field is wrong.
+    pub fn reject(&mut self, name: &str, kind: &'static str, message: impl Into<String>) {
+        self.errors.push(FieldError::body(name, kind, message));
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.body.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// A short text.
+    pub fn text(&mut self, name: &str) -> Option<String> {
+        match self.take(name)? {
+            Value::String(text) if text.is_empty() => None,
+            Value::String(text) if text.len() > NAME_BYTES || text.contains('\0') => {
+                self.reject(
+                    name,
+                    "string_too_long",
+                    format!("String should have at most {NAME_BYTES} bytes and no NUL"),
+                );
+                None
+            }
+            Value::String(text) => Some(text),
+            _ => {
+                self.reject(name, "string_type", "Input should be a valid string");
+                None
+            }
+        }
+    }
+
+    /// Short texts.
+    pub fn texts(&mut self, name: &str) -> Vec<String> {
+        let texts: Option<Vec<String>> = match self.take(name) {
+            None => return Vec::new(),
+            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            Some(_) => None,
+        };
+        let fits = |text: &String| text.len() <= NAME_BYTES && !text.contains('\0');
+        match texts {
+            Some(texts) if texts.len() <= 1000 && texts.iter().all(fits) => texts,
+            _ => {
+                self.reject(name, "list_type", "Input should be a valid list of at most 1000 short strings");
+                Vec::new()
+            }
+        }
+    }
+
+    /// An object.
+    pub fn object(&mut self, name: &str) -> Map<String, Value> {
+        match self.take(name) {
+            None => Map::new(),
+            Some(value @ Value::Object(_)) if crate::booking::fields::has_nul(&value) => {
+                self.reject(name, "dict_type", "Input should not contain a NUL character");
+                Map::new()
+            }
+            Some(Value::Object(fields)) => fields,
+            Some(_) => {
+                self.reject(name, "dict_type", "Input should be a valid dictionary");
+                Map::new()
+            }
+        }
+    }
+
+    /// An amount of USD.
+    pub fn amount(&mut self, name: &str) -> Option<f64> {
+        let amount = self.take(name)?.as_f64().filter(|amount| *amount >= 0.0);
+        if amount.is_none() {
+            self.reject(name, "float_type", "Input should be a valid number, 0 or more");
+        }
+        amount
+    }
+
+    /// A truth value.
+    pub fn boolean(&mut self, name: &str) -> Option<bool> {
+        let value = self.take(name)?.as_bool();
+        if value.is_none() {
+            self.reject(name, "bool_type", "Input should be a valid boolean");
+        }
+        value
+    }
+}
+
+/// Patterns of routes. One that matches nothing is a mistake, and to some readers no limit.
+fn route_patterns(fields: &mut Fields) -> Vec<String> {
+    let patterns = fields.texts("allowed_routes");
+    if !patterns.iter().all(|pattern| routes::is_pattern(pattern)) {
+        let message = "A route is a path (/spend/logs), a prefix (/spend/*) or a group of routes, without spaces";
+        fields.reject("allowed_routes", "value_error", message);
+    }
+    patterns
+}
+
+/// The name of a key. One that reads as another key, by its hash or raw, could be taken for it.
+fn alias(fields: &mut Fields) -> Option<String> {
+    let alias = fields.text("key_alias")?;
+    let is_hash = alias.len() == 64 && alias.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hash || alias.starts_with("sk-") || alias == MASTER_KEY_ALIAS {
+        fields.reject("key_alias", "value_error", "An alias must not look like a key or the hash of one");
+    }
+    Some(alias)
+}
+
+/// What else is known of something. What binds a session is not for others to write.
+fn metadata(fields: &mut Fields) -> Map<String, Value> {
+    let metadata = fields.object("metadata");
+    if metadata.contains_key(session::LINK) {
+        fields.reject("metadata", "value_error", format!("The field {} is reserved", session::LINK));
+    }
+    metadata
+}
+
+/// The id of a team, which must not be the one of sessions.
+fn team_id(fields: &mut Fields) -> Option<String> {
+    let team_id = fields.text("team_id")?;
+    if team_id == session::TEAM {
+        fields.reject("team_id", "value_error", format!("The team {} is reserved", session::TEAM));
+    }
+    Some(team_id)
+}
+
+/// A key to be made with the raw key, which is stored nowhere.
+pub fn new_key(fields: &mut Fields, by: &str, now: DateTime<Utc>) -> (NewKey, String) {
+    let given = fields.text("key");
+    if given.as_ref().is_some_and(|key| !key.starts_with("sk-") || key.len() < 16) {
+        fields.reject("key", "value_error", "A key starts with 'sk-' and has at least 16 characters");
+    }
+    let raw = given.unwrap_or_else(generate_key);
+    let duration = fields.text("duration");
+    let expires = duration.as_ref().and_then(|duration| expiry(duration, now));
+    if duration.is_some() && expires.is_none() {
+        fields.reject("duration", "value_error", "Expected a number and s, m, h, d, w or mo, for example 30d");
+    }
+    let key = NewKey {
+        token: hash_key(&raw),
+        key_name: shortened(&raw),
+        key_alias: alias(fields),
+        user_id: fields.text("user_id"),
+        team_id: team_id(fields),
+        organization_id: fields.text("organization_id"),
+        expires: expires.map(|expires| expires.naive_utc()),
+        models: fields.texts("models"),
+        allowed_routes: route_patterns(fields),
+        max_budget: fields.amount("max_budget"),
+        metadata: metadata(fields),
+        permissions: fields.object("permissions"),
+        blocked: fields.boolean("blocked"),
+        created_by: by.to_owned(),
+    };
+    (key, raw)
+}
+
+/// A team to be made.
+pub fn new_team(fields: &mut Fields) -> NewTeam {
+    let mut members = Vec::new();
+    for member in fields.take("members_with_roles").as_ref().and_then(Value::as_array).unwrap_or(&Vec::new()) {
+        let text = |name: &str| member.get(name).and_then(Value::as_str);
+        match (text("user_id"), text("role").unwrap_or("user")) {
+            (Some(user), role @ ("admin" | "user"))
+                if !user.is_empty() && user.len() <= NAME_BYTES && !user.contains('\0') =>
+            {
+                members.push((user.to_owned(), role.to_owned()));
+            }
+            _ => {
+                fields.reject("members_with_roles", "value_error", "A member has a user_id and the role admin or user")
+            }
+        }
+    }
+    NewTeam {
+        team_id: team_id(fields).unwrap_or_else(|| Uuid::new_v4().to_string()),
+        team_alias: fields.text("team_alias"),
+        organization_id: fields.text("organization_id"),
+        members,
+        models: fields.texts("models"),
+        max_budget: fields.amount("max_budget"),
+        metadata: fields.object("metadata"),
+        blocked: fields.boolean("blocked").unwrap_or(false),
+    }
+}
+
+/// A user to be made.
+pub fn new_user(fields: &mut Fields) -> NewUser {
+    let user_role = fields.text("user_role");
+    if user_role.as_ref().is_some_and(|role| !ROLES.contains(&role.as_str())) {
+        fields.reject("user_role", "literal_error", format!("Input should be one of {}", ROLES.join(", ")));
+    }
+    let teams = fields.texts("teams");
+    if teams.iter().any(|team| team == session::TEAM) {
+        fields.reject("teams", "value_error", format!("The team {} is reserved", session::TEAM));
+    }
+    NewUser {
+        user_id: fields.text("user_id").unwrap_or_else(|| Uuid::new_v4().to_string()),
+        user_email: fields.text("user_email"),
+        user_alias: fields.text("user_alias"),
+        user_role,
+        teams,
+        models: fields.texts("models"),
+        max_budget: fields.amount("max_budget"),
+        metadata: fields.object("metadata"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_keys_are_random_and_shown_shortened() {
+        let (one, other) = (generate_key(), generate_key());
+        assert_ne!(one, other);
+        assert_eq!(one.len(), 25);
+        assert_eq!(shortened("sk-abcdefgh1234"), "sk-...1234");
+    }
+
+    #[test]
+    fn validities_are_read_as_litellm_writes_them() {
+        let now: DateTime<Utc> = "2026-03-01T00:00:00Z".parse().expect("a timestamp");
+        for (text, expected) in [("30s", 30), ("2h", 7200), ("30d", 2_592_000), ("1mo", 2_592_000)] {
+            assert_eq!(expiry(text, now).map(|end| (end - now).num_seconds()), Some(expected));
+        }
+        for text in ["", "d", "0d", "-1d", "1y", "99999999999999999999d", "9999999999999d"] {
+            assert_eq!(expiry(text, now), None, "{text}");
+        }
+    }
+}

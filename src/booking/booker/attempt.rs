@@ -1,0 +1,437 @@
+//! One transaction: which of the records are new, by the ids of their senders; their rows, counters and daily rows; and
+//! what became of each. Runs again from its start where the transaction was lost: what an earlier run committed after
+//! all stands under this booking's own mark.
+
+use std::collections::{HashMap, HashSet};
+
+use sha2::{Digest, Sha256};
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::booking::booker::{BookingError, Outcome};
+use crate::booking::limits::{BookingLimits, Refusal};
+use crate::booking::{Draft, Identity, Owner};
+use crate::store::booking as store_usage;
+use crate::store::booking::counters;
+use crate::store::booking::counters::Totals;
+use crate::store::booking::daily;
+use crate::store::booking::daily::Days;
+use crate::store::booking::ids;
+use crate::store::booking::ids::{Access, Claim, Known};
+use crate::store::booking::{ExistingRow, UsageRow, names};
+
+/// Why a run ended.
+pub enum Failed {
+    /// The database said so; perhaps to be tried again.
+    Database(sqlx::Error),
+    /// It would fail again.
+    Final(BookingError),
+}
+
+impl From<sqlx::Error> for Failed {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// A record on its way.
+struct Item<'a> {
+    draft: &'a Draft,
+    row: UsageRow,
+    /// Of sender and id, where the record named one.
+    id: Option<Uuid>,
+    digest: [u8; 32],
+    /// Another record of this transaction with the same id, which goes first.
+    first: Option<usize>,
+    outcome: Option<Outcome>,
+}
+
+impl Item<'_> {
+    fn is_open(&self) -> bool {
+        self.outcome.is_none() && self.first.is_none()
+    }
+
+    fn recorded(&self) -> Outcome {
+        Outcome::Recorded { request_id: self.row.request_id.clone(), spend: self.row.spend }
+    }
+
+    fn sender(&self) -> &str {
+        match &self.draft.identity {
+            Identity::Sent { sender, .. } => sender,
+            Identity::New | Identity::Logged => &self.draft.row.api_key,
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let own = [self.row.model.as_str(), self.row.end_user.as_str()];
+        own.into_iter().chain(self.row.tags.iter().map(String::as_str)).filter(|name| !name.is_empty())
+    }
+}
+
+/// Books records in one transaction. `booking` is the same for every run of the same records.
+pub async fn run(
+    connection: &mut PgConnection,
+    drafts: &[&Draft],
+    limits: &BookingLimits,
+    booking: Uuid,
+) -> Result<Vec<Outcome>, Failed> {
+    let access = ids::access(connection).await?;
+    if access == Access::NotInstalled {
+        return Err(Failed::Final(BookingError::NotInstalled));
+    }
+    let mut items = items(connection, drafts, access).await?;
+    let mut transaction = connection.begin().await?;
+    if items.iter().any(|item| item.is_open() && item.draft.names_are_counted) {
+        look_up(&mut transaction, &mut items, booking).await?;
+        bound_names(&mut transaction, &mut items, limits).await?;
+    }
+    claim(&mut transaction, &mut items, booking).await?;
+    insert(&mut transaction, &mut items, booking).await?;
+    transaction.commit().await?;
+    Ok(outcomes(items))
+}
+
+/// The records with their owners, those that can't be booked already refused.
+async fn items<'a>(
+    connection: &mut PgConnection,
+    drafts: &[&'a Draft],
+    access: Access,
+) -> Result<Vec<Item<'a>>, Failed> {
+    let mut tokens: Vec<&str> =
+        drafts.iter().filter(|draft| draft.owner != Owner::Given).map(|draft| draft.row.api_key.as_str()).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    let owners = if tokens.is_empty() { Vec::new() } else { store_usage::key_owners(connection, &tokens).await? };
+    let owners: HashMap<&str, _> = owners.iter().map(|owner| (owner.token.as_str(), owner)).collect();
+    let mut firsts: HashMap<Uuid, usize> = HashMap::new();
+    let mut taken: HashSet<&str> = HashSet::with_capacity(drafts.len());
+    let mut items: Vec<Item<'a>> = Vec::with_capacity(drafts.len());
+    for draft in drafts.iter().copied() {
+        let (id, digest) = identify(draft);
+        let mut item = Item { draft, row: draft.row.clone(), id, digest, first: None, outcome: None };
+        let owner = owners.get(draft.row.api_key.as_str());
+        if access == Access::Installed && draft.names_are_counted {
+            let message = "on a database that LiteLLM owns, only keys with the permission book_usage book";
+            item.outcome = Some(Outcome::Rejected(Refusal::forbidden(message)));
+        } else if draft.owner == Owner::OfKey && owner.is_none() {
+            item.outcome = Some(Outcome::Rejected("api_key: there is no such key".into()));
+        } else {
+            if let (Owner::OfKey | Owner::OfKeyWhereKnown, Some(owner)) = (draft.owner, owner) {
+                complete(&mut item.row, owner);
+            }
+            item.first = id.and_then(|id| firsts.get(&id).copied());
+            if let (Some(id), None) = (id, item.first) {
+                firsts.insert(id, items.len());
+            }
+            if item.first.is_none() && !taken.insert(&draft.row.request_id) {
+                item.row.request_id = derived(&draft.row.request_id);
+            }
+        }
+        items.push(item);
+    }
+    Ok(items)
+}
+
+/// Fills in what the row's key knows of its owner.
+fn complete(row: &mut UsageRow, owner: &store_usage::KeyOwner) {
+    for (field, value) in [
+        (&mut row.user, &owner.user_id),
+        (&mut row.team_id, &owner.team_id),
+        (&mut row.organization_id, &owner.organization_id),
+    ] {
+        if field.is_empty() {
+            value.as_deref().unwrap_or_default().clone_into(field);
+        }
+    }
+}
+
+/// The id under which a record is booked once, and the digest of what was sent. A row of a log is known by its key and
+/// its id, whatever form it was exported in.
+fn identify(draft: &Draft) -> (Option<Uuid>, [u8; 32]) {
+    let row = &draft.row;
+    match &draft.identity {
+        Identity::New => (None, [0; 32]),
+        Identity::Sent { sender, digest, .. } => (Some(name(&[sender, &row.request_id])), *digest),
+        Identity::Logged => {
+            let mut digest = Sha256::new();
+            digest.update(row.spend.to_bits().to_be_bytes());
+            digest.update(row.start_time.and_utc().timestamp_millis().to_be_bytes());
+            digest.update(row.total_tokens.to_be_bytes());
+            digest.update(row.model.as_bytes());
+            (Some(name(&["log", &row.api_key, &row.request_id])), digest.finalize().into())
+        }
+    }
+}
+
+/// The first 128 bits of a hash of texts, which hold no NUL.
+fn name(texts: &[&str]) -> Uuid {
+    let digest: [u8; 32] = Sha256::digest(texts.join("\0")).into();
+    Uuid::from_bytes(digest.first_chunk().copied().unwrap_or_default())
+}
+
+/// An id of the log for a record whose own id is another row's: nobody else can know it before.
+fn derived(id: &str) -> String {
+    format!("{id}~{}", Uuid::new_v4().simple())
+}
+
+const CONFLICT: &str = "idempotency_key: stands for another record of the same sender already; \
+                        a record that differs needs a key of its own";
+
+/// What became of a record whose id stands for something.
+fn judge(item: &mut Item<'_>, known: &Known, booking: Uuid) {
+    let Known { request_id, spend, .. } = known;
+    let (request_id, spend) = (request_id.clone(), *spend);
+    item.outcome = Some(if known.booking == booking {
+        Outcome::Recorded { request_id, spend }
+    } else if known.digest == item.digest {
+        Outcome::Duplicate { request_id, spend }
+    } else {
+        Outcome::Rejected(Refusal::conflict(CONFLICT))
+    });
+}
+
+/// Judges the records whose ids stand for something.
+async fn look_up(connection: &mut PgConnection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
+    let open: Vec<Uuid> = items.iter().filter(|item| item.is_open()).filter_map(|item| item.id).collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let known: HashMap<Uuid, Known> =
+        ids::known(connection, &open).await?.into_iter().map(|known| (known.id, known)).collect();
+    for item in items.iter_mut().filter(|item| item.is_open()) {
+        if let Some(known) = item.id.and_then(|id| known.get(&id)) {
+            judge(item, known, booking);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses records that bring more new names than their sender may bring today.
+async fn bound_names(
+    connection: &mut PgConnection,
+    items: &mut [Item<'_>],
+    limits: &BookingLimits,
+) -> Result<(), Failed> {
+    let counted = |item: &&Item<'_>| item.is_open() && item.draft.names_are_counted;
+    let mut used: Vec<&str> = items.iter().filter(counted).flat_map(Item::names).collect();
+    used.sort_unstable();
+    used.dedup();
+    if names::new_ones(connection, &used).await?.is_empty() {
+        return Ok(());
+    }
+    let mut senders: Vec<&str> = items.iter().filter(counted).map(Item::sender).collect();
+    senders.sort_unstable();
+    senders.dedup();
+    names::lock(connection, &senders).await?;
+    let mut new = names::new_ones(connection, &used).await?;
+    let mut brought = names::brought_today(connection, &senders).await?;
+    let most = i64::from(limits.new_names_a_day);
+    let mut added: Vec<(String, String)> = Vec::new();
+    for item in items.iter_mut() {
+        if !counted(&&*item) {
+            continue;
+        }
+        let own: HashSet<&str> = item.names().filter(|name| new.contains(*name)).collect();
+        let count = brought.entry(item.sender().to_owned()).or_default();
+        *count += i64::try_from(own.len()).unwrap_or(i64::MAX);
+        if *count > most && !own.is_empty() {
+            *count -= i64::try_from(own.len()).unwrap_or(i64::MAX);
+            let message = format!(
+                "model, end_user_id, tags: this key has brought {count} names today that nobody used before; \
+                 it may bring {most} a day (UTC)"
+            );
+            item.outcome = Some(Outcome::Rejected(Refusal::too_many(message)));
+            continue;
+        }
+        let own: Vec<String> = own.into_iter().map(str::to_owned).collect();
+        for name in own {
+            new.remove(&name);
+            added.push((name, item.sender().to_owned()));
+        }
+    }
+    if !added.is_empty() {
+        let added: Vec<(&str, &str)> = added.iter().map(|(name, sender)| (name.as_str(), sender.as_str())).collect();
+        names::add(connection, &added).await?;
+    }
+    Ok(())
+}
+
+/// Takes the ids of the records that are left, and judges those whose ids are taken.
+async fn claim(connection: &mut PgConnection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
+    let claim = |item: &'_ Item<'_>| {
+        item.id.filter(|_| item.is_open()).map(|id| (id, item.digest, item.row.request_id.clone(), item.row.spend))
+    };
+    let mut wanted: Vec<_> = items.iter().filter_map(claim).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    wanted.sort_unstable_by_key(|(id, ..)| *id);
+    let claims: Vec<Claim<'_>> = wanted
+        .iter()
+        .map(|(id, digest, request_id, spend)| Claim { id: *id, digest, request_id, spend: *spend })
+        .collect();
+    let taken = ids::claim(connection, &claims, booking).await?;
+    if taken.len() == claims.len() {
+        return Ok(());
+    }
+    let others: Vec<Uuid> = claims.iter().map(|claim| claim.id).filter(|id| !taken.contains(id)).collect();
+    let known: HashMap<Uuid, Known> =
+        ids::known(connection, &others).await?.into_iter().map(|known| (known.id, known)).collect();
+    for item in items.iter_mut().filter(|item| item.is_open()) {
+        let Some(id) = item.id.filter(|id| !taken.contains(id)) else { continue };
+        match known.get(&id) {
+            Some(known) => judge(item, known, booking),
+            // Forgotten between the two statements, because it was old.
+            None => item.outcome = Some(Outcome::Rejected(Refusal::unavailable("not booked: send it again"))),
+        }
+    }
+    Ok(())
+}
+
+/// Inserts the rows of the records that are left, and counts them.
+async fn insert(connection: &mut PgConnection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
+    let mut new = insert_open(connection, items).await?;
+    let conflicts: Vec<usize> = (0..items.len())
+        .filter(|place| items.get(*place).is_some_and(|item| item.is_open() && !new.contains(&item.row.request_id)))
+        .collect();
+    if !conflicts.is_empty() {
+        settle_conflicts(connection, items, &conflicts, booking).await?;
+        for place in &conflicts {
+            if let Some(item) = items.get(*place).filter(|item| item.is_open()) {
+                new.remove(&item.row.request_id);
+            }
+        }
+        let derived: Vec<&UsageRow> = conflicts
+            .iter()
+            .filter_map(|place| items.get(*place).filter(|item| item.is_open()).map(|item| &item.row))
+            .collect();
+        if !derived.is_empty() {
+            new.extend(store_usage::insert(connection, &derived).await?);
+        }
+    }
+    let rows =
+        || items.iter().filter(|item| item.is_open() && new.contains(&item.row.request_id)).map(|item| &item.row);
+    if rows().next().is_some() {
+        counters::add(connection, &Totals::of(rows())).await?;
+        daily::add(connection, &Days::of(rows())).await?;
+    }
+    for item in items.iter_mut().filter(|item| item.is_open()) {
+        item.outcome = Some(item.recorded());
+    }
+    Ok(())
+}
+
+/// Inserts the rows of all records that are open, in the order of their ids; returns the ids that were free.
+async fn insert_open(connection: &mut PgConnection, items: &[Item<'_>]) -> Result<HashSet<String>, Failed> {
+    let mut rows: Vec<&UsageRow> = items.iter().filter(|item| item.is_open()).map(|item| &item.row).collect();
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    rows.sort_unstable_by(|a, b| a.request_id.cmp(&b.request_id));
+    Ok(store_usage::insert(connection, &rows).await?)
+}
+
+/// Says of records whose id is a row of the log already, whether that row is theirs; the others get an id of their own.
+async fn settle_conflicts(
+    connection: &mut PgConnection,
+    items: &mut [Item<'_>],
+    conflicts: &[usize],
+    booking: Uuid,
+) -> Result<(), Failed> {
+    let ids: Vec<&str> =
+        conflicts.iter().filter_map(|place| items.get(*place)).map(|item| item.row.request_id.as_str()).collect();
+    let booked = ids::booked_by_others(connection, &ids, booking).await?;
+    let existing = store_usage::existing(connection, &ids).await?;
+    let existing: HashMap<String, ExistingRow> =
+        existing.into_iter().map(|row| (row.request_id.clone(), row)).collect();
+    let mut settled: Vec<(Uuid, String, f64)> = Vec::new();
+    let mut given_back: Vec<Uuid> = Vec::new();
+    for place in conflicts {
+        let Some(item) = items.get_mut(*place) else { continue };
+        let found = existing.get(&item.row.request_id);
+        match found.map_or(Theirs::Foreign, |row| theirs(item, row, booked.contains(&row.request_id))) {
+            Theirs::Own => item.outcome = Some(item.recorded()),
+            Theirs::Earlier(spend) => {
+                let request_id = item.row.request_id.clone();
+                settled.extend(item.id.map(|id| (id, request_id.clone(), spend)));
+                item.outcome = Some(Outcome::Duplicate { request_id, spend });
+            }
+            Theirs::Differs => {
+                given_back.extend(item.id);
+                item.outcome = Some(Outcome::Rejected(Refusal::conflict(CONFLICT)));
+            }
+            Theirs::Foreign => {
+                item.row.request_id = derived(&item.draft.row.request_id);
+                settled.extend(item.id.map(|id| (id, item.row.request_id.clone(), item.row.spend)));
+            }
+        }
+    }
+    if !settled.is_empty() {
+        let settled: Vec<(Uuid, &str, f64)> =
+            settled.iter().map(|(id, request_id, spend)| (*id, request_id.as_str(), *spend)).collect();
+        ids::settle(connection, &settled).await?;
+    }
+    if !given_back.is_empty() {
+        ids::give_back(connection, &given_back).await?;
+    }
+    Ok(())
+}
+
+/// Whose row it is that has a record's id.
+enum Theirs {
+    /// The record's own: a run before this one committed it, though its answer was lost.
+    Own,
+    /// The record's, booked when ids were not remembered yet, or by LiteLLM: USD as booked.
+    Earlier(f64),
+    /// The sender's, of another record.
+    Differs,
+    /// Somebody else's.
+    Foreign,
+}
+
+fn theirs(item: &Item<'_>, row: &ExistingRow, booked_by_another: bool) -> Theirs {
+    let own_key = row.api_key == item.row.api_key;
+    match &item.draft.identity {
+        // Nobody else can know the id.
+        Identity::New => Theirs::Own,
+        Identity::Sent { stated_cost, .. } if own_key && !booked_by_another => {
+            if stated_cost.is_none_or(|cost| (cost - row.spend).abs() <= 1e-12 * cost.abs()) {
+                Theirs::Earlier(row.spend)
+            } else {
+                Theirs::Differs
+            }
+        }
+        Identity::Logged if own_key => {
+            if row.spend.to_bits() == item.row.spend.to_bits() && row.start_time == item.row.start_time {
+                Theirs::Earlier(row.spend)
+            } else if booked_by_another {
+                Theirs::Foreign
+            } else {
+                Theirs::Differs
+            }
+        }
+        _ => Theirs::Foreign,
+    }
+}
+
+/// What became of each record: of several with one id, the first counts.
+fn outcomes(items: Vec<Item<'_>>) -> Vec<Outcome> {
+    let lost = || Outcome::Rejected(Refusal::unavailable("not booked: send it again"));
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(items.len());
+    let digests: Vec<[u8; 32]> = items.iter().map(|item| item.digest).collect();
+    for item in items {
+        let outcome = match item.first {
+            None => item.outcome.unwrap_or_else(lost),
+            Some(first) => match outcomes.get(first) {
+                Some(Outcome::Rejected(refusal)) => Outcome::Rejected(refusal.clone()),
+                _ if digests.get(first) != Some(&item.digest) => Outcome::Rejected(Refusal::conflict(CONFLICT)),
+                Some(Outcome::Recorded { request_id, spend } | Outcome::Duplicate { request_id, spend }) => {
+                    Outcome::Duplicate { request_id: request_id.clone(), spend: *spend }
+                }
+                None => lost(),
+            },
+        };
+        outcomes.push(outcome);
+    }
+    outcomes
+}

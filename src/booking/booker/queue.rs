@@ -1,0 +1,138 @@
+//! What waits to be booked: a line for each sender, served in turn, so that nobody waits behind all that somebody else
+//! has sent. Owns how much makes one transaction.
+
+use std::collections::{HashMap, VecDeque};
+
+use tokio::sync::oneshot;
+
+use crate::booking::booker::{BookingError, Outcome};
+use crate::booking::{Draft, MOST_RECORDS};
+
+/// The weight of one transaction, in rows that are written: about a second of work.
+pub const MOST_WEIGHT: usize = 20_000;
+
+/// Bytes of JSON that weigh as much as a row.
+const BYTES_OF_A_ROW: usize = 2048;
+
+/// What is booked together, or not at all.
+pub struct Job {
+    pub drafts: Vec<Draft>,
+    pub weight: usize,
+    pub reply: oneshot::Sender<Result<Vec<Outcome>, BookingError>>,
+}
+
+/// How many rows a draft makes: its own, one for each tag, and what its texts amount to.
+pub fn weight(draft: &Draft) -> usize {
+    let row = &draft.row;
+    let texts = [&row.messages, &row.response, &row.proxy_server_request];
+    let bytes = row.metadata.len() + texts.into_iter().flatten().map(String::len).sum::<usize>();
+    1 + row.tags.len() + bytes / BYTES_OF_A_ROW
+}
+
+/// Cuts records into pieces of one transaction each, in order.
+pub fn pieces(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
+    let mut pieces: Vec<(Vec<Draft>, usize)> = Vec::new();
+    for draft in drafts {
+        let own = weight(&draft);
+        match pieces.last_mut() {
+            Some((piece, sum)) if *sum + own <= MOST_WEIGHT => {
+                piece.push(draft);
+                *sum += own;
+            }
+            _ => pieces.push((vec![draft], own)),
+        }
+    }
+    pieces
+}
+
+/// The lines.
+#[derive(Default)]
+pub struct Queue {
+    lines: HashMap<String, VecDeque<Job>>,
+    /// Senders whose lines are not empty, the next one first.
+    turns: VecDeque<String>,
+}
+
+impl Queue {
+    /// Puts a job at the end of its sender's line.
+    pub fn push(&mut self, sender: &str, job: Job) {
+        let line = self.lines.entry(sender.to_owned()).or_default();
+        if line.is_empty() {
+            self.turns.push_back(sender.to_owned());
+        }
+        line.push_back(job);
+    }
+
+    /// One job of each sender in turn, again and again, until they make one transaction; at least one if any waits.
+    pub fn next(&mut self) -> Vec<Job> {
+        let mut jobs: Vec<Job> = Vec::new();
+        let (mut weight, mut records) = (0, 0);
+        while let Some(sender) = self.turns.front() {
+            let Some(line) = self.lines.get_mut(sender) else {
+                self.turns.pop_front();
+                continue;
+            };
+            if let Some(next) = line.front() {
+                weight += next.weight;
+                records += next.drafts.len();
+                if (weight > MOST_WEIGHT || records > MOST_RECORDS) && !jobs.is_empty() {
+                    break;
+                }
+            }
+            jobs.extend(line.pop_front());
+            let is_empty = line.is_empty();
+            if let Some(sender) = self.turns.pop_front() {
+                if is_empty {
+                    self.lines.remove(&sender);
+                } else {
+                    self.turns.push_back(sender);
+                }
+            }
+        }
+        jobs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::booking::{Identity, Owner};
+    use crate::store::booking::UsageRow;
+
+    fn draft(tags: usize) -> Draft {
+        let row = UsageRow { tags: vec![String::new(); tags], ..UsageRow::default() };
+        Draft { row, owner: Owner::Given, identity: Identity::New, names_are_counted: false }
+    }
+
+    fn push(queue: &mut Queue, sender: &str, records: usize) {
+        let drafts = vec![draft(0); records];
+        queue.push(sender, Job { weight: records, drafts, reply: oneshot::channel().0 });
+    }
+
+    #[test]
+    fn a_light_sender_is_served_before_the_second_job_of_a_heavy_one() {
+        let mut queue = Queue::default();
+        for _ in 0..3 {
+            push(&mut queue, "heavy", 10_000);
+        }
+        push(&mut queue, "light", 1);
+        let sizes = |queue: &mut Queue| queue.next().iter().map(|job| job.drafts.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(&mut queue), [10_000]);
+        assert_eq!(sizes(&mut queue), [1]);
+        push(&mut queue, "light", 1);
+        assert_eq!(sizes(&mut queue), [10_000]);
+        assert_eq!(sizes(&mut queue), [1]);
+        assert_eq!(sizes(&mut queue), [10_000]);
+        assert!(queue.next().is_empty());
+        assert!(queue.lines.is_empty());
+    }
+
+    #[test]
+    fn records_with_many_tags_are_cut_into_pieces_of_one_transaction_each() {
+        let pieces = pieces(vec![draft(100); 2500]);
+        assert_eq!(pieces.iter().map(|(drafts, _)| drafts.len()).sum::<usize>(), 2500);
+        assert!(pieces.iter().all(|(_, weight)| *weight <= MOST_WEIGHT));
+        assert!(pieces.len() > 10);
+        assert_eq!(super::pieces(vec![draft(0); MOST_RECORDS]).len(), 1);
+    }
+}

@@ -1,0 +1,57 @@
+//! Metadata that others wrote (LiteLLM's callback, an exported log), made fit to be stored: the record counts, whatever
+//! was logged beside it, so that what is too large is left out and named instead of refused.
+
+use serde_json::{Map, Value};
+
+use crate::booking::fields::NAME_BYTES;
+use crate::booking::limits::Refusal;
+use crate::booking::sent;
+use crate::json_bounds;
+use crate::json_bounds::Bounds;
+
+/// Bytes of one field; a larger one is left out and named in `left_out`.
+const FIELD_BYTES: usize = 16 * 1024;
+
+/// Bytes of a text about an error, which is searched; a longer one is cut.
+const ERROR_TEXT_BYTES: usize = 8 * 1024;
+
+/// Names in `left_out`.
+const MOST_LEFT_OUT: usize = 100;
+
+/// The metadata as it is stored. `left_out` names what of the row was left out already.
+pub fn trimmed(mut fields: Map<String, Value>, left_out: Vec<String>) -> Result<String, Refusal> {
+    if let Some(error) = fields.get_mut("error_information") {
+        cut_texts(error);
+    }
+    let left_out = leave_out_large(&mut fields, left_out);
+    if !left_out.is_empty() {
+        fields.insert("left_out".into(), left_out.into());
+    }
+    let text = Value::Object(fields).to_string();
+    sent::within("metadata", &text, sent::METADATA)?;
+    Ok(text)
+}
+
+fn cut_texts(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            let end = (0..=ERROR_TEXT_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+            text.truncate(end.unwrap_or(0));
+        }
+        Value::Array(items) => items.iter_mut().for_each(cut_texts),
+        Value::Object(fields) => fields.values_mut().for_each(cut_texts),
+        _ => {}
+    }
+}
+
+fn leave_out_large(fields: &mut Map<String, Value>, mut left_out: Vec<String>) -> Vec<String> {
+    let bounds = Bounds { bytes: FIELD_BYTES, ..sent::METADATA };
+    fields.retain(|name, value| {
+        let fits = name.len() <= NAME_BYTES && json_bounds::check(&value.to_string(), bounds).is_ok();
+        if !fits && left_out.len() < MOST_LEFT_OUT {
+            left_out.push(name.chars().take(60).collect());
+        }
+        fits
+    });
+    left_out
+}

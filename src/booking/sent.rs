@@ -1,0 +1,137 @@
+//! A record as it was sent: within the bounds of its fields, before anything of it is built or stored, and its digest,
+//! by which the same record is known again. The digest is of what the client sent, not of what it became: defaults
+//! such as the time of arrival or today's price are no part of it.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+
+use crate::booking::limits::Refusal;
+use crate::json_bounds;
+use crate::json_bounds::{Bounds, FieldDigests, Value, ValueDigest, Walk};
+
+/// Bytes of a row's metadata as stored, `usage` in it.
+pub const METADATA_BYTES: usize = 64 * 1024;
+/// Values in a record's metadata.
+pub const METADATA_VALUES: usize = 2000;
+/// Bytes of one text in a stored JSON value.
+pub const JSON_TEXT_BYTES: usize = 16 * 1024;
+/// Lists and objects in each other, in a stored JSON value.
+pub const JSON_DEPTH: usize = 16;
+/// Digits of one number in a stored JSON value, written out.
+pub const JSON_DIGITS: usize = 64;
+/// Values in a provider's answer, which is read and not stored.
+pub const RESPONSE_VALUES: usize = 100_000;
+
+/// Metadata as stored.
+pub const METADATA: Bounds = Bounds {
+    bytes: METADATA_BYTES,
+    elements: METADATA_VALUES,
+    depth: JSON_DEPTH,
+    text: JSON_TEXT_BYTES,
+    digits: JSON_DIGITS,
+};
+/// A provider's usage object, which is stored.
+pub const USAGE: Bounds = Bounds { bytes: 8 * 1024, elements: 200, depth: 8, text: 1024, digits: JSON_DIGITS };
+const TAGS: Bounds = Bounds { bytes: 256 * 1024, elements: 1000, depth: 2, text: usize::MAX, digits: usize::MAX };
+const RESPONSE: Bounds = Bounds::of_tree(RESPONSE_VALUES, 64);
+/// Longer texts and more digits than a field takes are named by the field's own check.
+const SCALAR: Bounds = Bounds { bytes: 64 * 1024, elements: 16, depth: 4, text: usize::MAX, digits: usize::MAX };
+/// Of LiteLLM's callback more is taken than is stored: see `standard_logging`.
+const CALLBACK_METADATA: Bounds = Bounds::of_tree(50_000, 64);
+
+/// The forms of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `POST /spend/usage`.
+    Record,
+    /// LiteLLM's callback. Fields that are not read are no part of the digest.
+    Payload,
+}
+
+impl Form {
+    /// The bounds of a field; `None` for one that is skipped unread.
+    fn bounds(self, field: &str) -> Option<Bounds> {
+        match (self, field) {
+            (Self::Record, "metadata") => Some(METADATA),
+            (Self::Record, "usage") => Some(USAGE),
+            (Self::Record, "tags") | (Self::Payload, "request_tags") => Some(TAGS),
+            (Self::Record, "completion_response") => Some(RESPONSE),
+            (Self::Payload, "metadata" | "cost_breakdown" | "error_information") => Some(CALLBACK_METADATA),
+            (Self::Payload, field) if !crate::booking::standard_logging::FIELDS.contains(&field) => None,
+            (Self::Record | Self::Payload, _) => Some(SCALAR),
+        }
+    }
+}
+
+/// The digest of a record, or what of it is over its bounds. A text that is no object has the digest of nothing: its
+/// form's own reader says what is wrong with it.
+pub fn digest(json: &str, form: Form) -> Result<ValueDigest, Refusal> {
+    let mut refusal = None;
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let digest = Record { form, refusal: &mut refusal }.deserialize(&mut deserializer);
+    match (refusal, digest) {
+        (Some(refusal), _) => Err(refusal),
+        (None, digest) => Ok(digest.unwrap_or_default()),
+    }
+}
+
+struct Record<'a> {
+    form: Form,
+    refusal: &'a mut Option<Refusal>,
+}
+
+impl<'de> DeserializeSeed<'de> for Record<'_> {
+    type Value = ValueDigest;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<ValueDigest, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Record<'_> {
+    type Value = ValueDigest;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a record")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<ValueDigest, A::Error> {
+        let mut digests = FieldDigests::default();
+        let mut count = 0;
+        while let Some(name) = fields.next_key::<String>()? {
+            count += 1;
+            if count > 1000 {
+                *self.refusal = Some(Refusal::too_large("the record has more than 1000 fields"));
+                return Err(serde::de::Error::custom("over its bounds"));
+            }
+            let Some(bounds) = self.form.bounds(&name) else {
+                json_bounds::skip(&mut fields)?;
+                continue;
+            };
+            let mut walk = Walk::new(bounds);
+            let digest = fields.next_value_seed(Value { walk: &mut walk, depth: 0 });
+            if let Some(excess) = walk.excess {
+                let message = format!("{}: {}", shown(&name), excess.what);
+                *self.refusal = Some(if excess.is_size { Refusal::too_large(message) } else { message.into() });
+            }
+            digests.add(&name, digest?);
+        }
+        Ok(digests.finish())
+    }
+}
+
+/// The name of a field, for a message.
+fn shown(name: &str) -> String {
+    name.chars().take(60).filter(|character| !character.is_control()).collect()
+}
+
+/// Whether a JSON value that is to be stored keeps within bounds.
+pub fn within(name: &str, json: &str, bounds: Bounds) -> Result<(), Refusal> {
+    match json_bounds::check(json, bounds) {
+        Ok(_) => Ok(()),
+        Err(Some(excess)) if excess.is_size => Err(Refusal::too_large(format!("{name}: {}", excess.what))),
+        Err(Some(excess)) => Err(format!("{name}: {}", excess.what).into()),
+        Err(None) => Err(format!("{name}: can't be stored as JSON").into()),
+    }
+}

@@ -1,0 +1,556 @@
+//! Settings: flags, the environment, and LiteLLM's `config.yaml`, in this order of precedence. Owns their names
+//! and their errors; a wrong setting is one clear line and exit code 2.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnetwork::IpNetwork;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use crate::booking::limits::BookingLimits;
+use crate::http::client_ip::parse_network;
+use crate::http::connection::limits::{ConnectionArgs, ConnectionLimits};
+use crate::http::dashboard::UiSettings;
+use crate::http::read_limits::ReadSettings;
+use crate::http::upstream;
+use crate::http::upstream::Target;
+
+/// LiteLLM's Budget & Spend Tracking API, served from Rust.
+#[derive(Debug, Parser)]
+#[command(name = "litespend", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the API.
+    Serve(Box<ServeArgs>),
+    /// Bring the database up to date and exit.
+    Migrate(DatabaseArgs),
+    /// Virtual keys: create, list, block, unblock, delete.
+    #[command(subcommand)]
+    Key(crate::cli::keys::KeyCommand),
+    /// Teams: create, list.
+    #[command(subcommand)]
+    Team(crate::cli::teams::TeamCommand),
+    /// Users: create, list.
+    #[command(subcommand)]
+    User(crate::cli::users::UserCommand),
+    /// Booking into LiteLLM's database: install, remove, status.
+    #[command(subcommand)]
+    Booking(crate::cli::booking::BookingCommand),
+    /// Book rows of a spend log from files: JSON, JSON lines or CSV.
+    Import(crate::cli::import::ImportArgs),
+    /// Fill an empty database with a month of made-up usage.
+    #[command(hide = true)]
+    DemoData(crate::cli::demo_data::DemoDataArgs),
+    /// Rollups of LiteLLM's database: install, watch, compare, remove.
+    #[command(subcommand)]
+    Rollups(crate::cli::rollups::RollupsCommand),
+    /// Indexes for LiteLLM's database: advise, install, remove.
+    #[command(subcommand)]
+    Indexes(crate::cli::indexes::IndexesCommand),
+    /// Price tables: check a newer one.
+    #[command(subcommand)]
+    Prices(crate::cli::prices::PricesCommand),
+    /// What a call costs.
+    Cost(crate::cli::cost::CostArgs),
+    /// Print the OpenAPI document (YAML).
+    Openapi,
+    /// Ask a running server whether it is ready; exit code 0 or 1.
+    Healthcheck(HealthcheckArgs),
+}
+
+/// Where the database is.
+#[derive(Clone, Debug, Args)]
+pub struct DatabaseArgs {
+    /// PostgreSQL to use. Without it, litespend runs a private one of its own.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+
+    /// Directory of the private PostgreSQL and the generated master key.
+    #[arg(long, env = "LITESPEND_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// LiteLLM's config.yaml.
+    #[arg(long, short, env = "CONFIG_FILE_PATH", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// How the request log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything `serve` takes.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+
+    /// Address to listen on.
+    #[arg(long, env = "HOST", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub host: IpAddr,
+
+    /// Port to listen on; 0 picks a free one.
+    #[arg(long, env = "PORT", default_value_t = 4000)]
+    pub port: u16,
+
+    /// The master key, `sk-...`.
+    #[arg(long = "master-key", env = "LITELLM_MASTER_KEY", hide_env_values = true, value_name = "KEY")]
+    pub master_key: Option<SecretString>,
+
+    /// Proxies whose X-Forwarded-For counts (addresses or CIDR ranges), where `use_x_forwarded_for` is on.
+    #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',', value_parser = network, value_name = "CIDR,...")]
+    pub trusted_proxies: Vec<IpNetwork>,
+
+    /// Take the client's address from X-Forwarded-For when a trusted proxy sent it.
+    #[arg(long, env = "USE_X_FORWARDED_FOR", value_parser = clap::builder::FalseyValueParser::new())]
+    pub use_x_forwarded_for: bool,
+
+    /// Let summaries of /spend/logs count the whole end day. The reference stops at its midnight.
+    #[arg(long, env = "INCLUSIVE_END_DATE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub inclusive_end_date: bool,
+
+    /// Answer group_by=model on /global/spend/report, which LiteLLM refuses, as group_by=model_name.
+    #[arg(long, env = "GROUP_BY_MODEL", value_parser = clap::builder::FalseyValueParser::new())]
+    pub group_by_model: bool,
+
+    /// In CSV, put a single quote before texts that a spreadsheet would take for a formula, unless a request says
+    /// csv=plain.
+    #[arg(long, env = "LITESPEND_CSV_SAFE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub csv_safe: bool,
+
+    /// Serve /metrics without a key.
+    #[arg(long, env = "METRICS_PUBLIC", value_parser = clap::builder::FalseyValueParser::new())]
+    pub metrics_public: bool,
+
+    /// Change keys, teams and users in a database that LiteLLM owns as well.
+    #[arg(long, env = "MANAGE_LITELLM_KEYS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub manage_litellm_keys: bool,
+
+    /// Seconds until the first byte of an answer; past it, 504.
+    #[arg(long, env = "REQUEST_TIMEOUT", default_value_t = 30, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub request_timeout: u64,
+
+    /// Database connections at most.
+    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 20, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub database_connections: u32,
+
+    /// Seconds a request waits for a database connection; past it, 503.
+    #[arg(long, env = "DATABASE_WAIT", default_value_t = 5, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub database_wait: u64,
+
+    /// A replica of the database, for reads that tolerate lag: reports, tags, logs and activity. While it is away, they
+    /// go to the database itself.
+    #[arg(long, env = "DATABASE_URL_READ_REPLICA", hide_env_values = true, value_name = "URL")]
+    pub database_url_read_replica: Option<String>,
+
+    /// Newer prices: a file or URL in the form of LiteLLM's model_prices_and_context_window.json.
+    #[arg(long, env = "LITELLM_MODEL_COST_MAP_URL", value_name = "FILE_OR_URL")]
+    pub prices: Option<String>,
+
+    /// Read --prices again this often; off without it.
+    #[arg(long, env = "PRICES_REFRESH", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=604_800))]
+    pub prices_refresh: Option<u64>,
+
+    /// LiteLLM's dashboard: the folder of its static export, to be served under /ui.
+    #[arg(long, env = "LITELLM_UI_PATH", value_name = "DIR")]
+    pub ui: Option<PathBuf>,
+
+    /// Name of the admin who logs in there.
+    #[arg(long, env = "UI_USERNAME", default_value = "admin", value_name = "NAME")]
+    pub ui_username: String,
+
+    /// Password of that admin; without it, the master key.
+    #[arg(long, env = "UI_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    pub ui_password: Option<SecretString>,
+
+    /// Who may do what: secrets and limits.
+    #[command(flatten)]
+    pub authority: AuthorityArgs,
+
+    /// A LiteLLM to pass everything on to that litespend does not serve.
+    #[arg(long, env = "LITELLM_UPSTREAM_URL", value_name = "URL", value_parser = Target::parse)]
+    pub upstream: Option<Target>,
+
+    /// With an upstream: serve these paths only (`/spend/logs`, `/spend/*`) and pass the rest on.
+    #[arg(long, env = "SERVE_ONLY", value_delimiter = ',', requires = "upstream", value_parser = served_path,
+          value_name = "PATH,...")]
+    pub serve_only: Vec<String>,
+
+    /// Limits of connections.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+    /// What may be booked.
+    #[command(flatten)]
+    pub booking: BookingArgs,
+    /// What reads may take.
+    #[command(flatten)]
+    pub reads: ReadArgs,
+
+    /// Form of the log.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Settings of who may do what.
+#[derive(Clone, Debug, Args)]
+pub struct AuthorityArgs {
+    /// Secret that signs the dashboard's tokens and seals its sessions, 16 characters or more; the same on all servers of
+    /// a database. Without it, one in our own database, or on LiteLLM's database one of this process.
+    #[arg(long = "secret", env = "LITESPEND_SECRET", hide_env_values = true, value_parser = secret, value_name = "SECRET")]
+    pub secret: Option<SecretString>,
+
+    /// Keys that are not known here and are looked up in the database a second, at most; past it, 429.
+    #[arg(long, env = "KEY_LOOKUPS_PER_SECOND", default_value_t = 50, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub key_lookups_per_second: u32,
+
+    /// Start with a master key or UI_PASSWORD that anybody can guess although others can reach the server.
+    #[arg(long, env = "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY",
+          value_parser = clap::builder::FalseyValueParser::new())]
+    pub dangerously_permit_weak_or_unset_master_key: bool,
+}
+
+impl AuthorityArgs {
+    /// The settings of a running server.
+    pub fn settings(&self) -> AuthoritySettings {
+        let secret = self.secret.clone().filter(|secret| !secret.expose_secret().is_empty());
+        AuthoritySettings { secret, key_lookups: self.key_lookups_per_second }
+    }
+}
+
+/// Who may do what, in a running server.
+#[derive(Clone, Debug)]
+pub struct AuthoritySettings {
+    /// `LITESPEND_SECRET`.
+    pub secret: Option<SecretString>,
+    /// Lookups of unknown keys a second.
+    pub key_lookups: u32,
+}
+
+impl Default for AuthoritySettings {
+    fn default() -> Self {
+        Self { secret: None, key_lookups: 50 }
+    }
+}
+
+fn secret(text: &str) -> Result<SecretString, String> {
+    match text.len() {
+        // An empty variable is none.
+        0 | 16.. => Ok(text.to_owned().into()),
+        _ => Err("a secret has 16 characters or more".to_owned()),
+    }
+}
+
+/// Bounds of booking.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct BookingArgs {
+    /// USD of one booked record at most; more is taken for a mistake and refused.
+    #[arg(long, env = "MOST_SPEND_PER_RECORD", default_value_t = 10_000.0, value_name = "USD", value_parser = usd)]
+    pub most_spend_per_record: f64,
+
+    /// Tokens of one booked record at most.
+    #[arg(long, env = "MOST_TOKENS_PER_RECORD", default_value_t = 100_000_000, value_name = "N",
+          value_parser = clap::value_parser!(i64).range(1..=2_147_483_647))]
+    pub most_tokens_per_record: i64,
+
+    /// Days that a booked record may lie back, where its key has no permission book_usage.
+    #[arg(long, env = "RECORDS_DAYS_BACK", default_value_t = 400, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub records_days_back: u32,
+
+    /// Hours that a booked record may lie ahead.
+    #[arg(long, env = "RECORDS_HOURS_AHEAD", default_value_t = 24, value_name = "HOURS",
+          value_parser = clap::value_parser!(u32).range(1..=168))]
+    pub records_hours_ahead: u32,
+
+    /// Models, customers and tags never used before that a key without the permission book_usage may bring a day.
+    #[arg(long, env = "NEW_NAMES_A_DAY", default_value_t = 10_000, value_name = "N")]
+    pub new_names_a_day: u32,
+
+    /// Days for which the ids of booked records are remembered.
+    #[arg(long, env = "KEEP_IDS_DAYS", default_value_t = 400, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub keep_ids_days: u32,
+}
+
+impl BookingArgs {
+    /// As booking takes them.
+    pub fn limits(&self) -> BookingLimits {
+        BookingLimits {
+            most_spend: self.most_spend_per_record,
+            most_tokens: self.most_tokens_per_record,
+            days_back: self.records_days_back,
+            hours_ahead: self.records_hours_ahead,
+            new_names_a_day: self.new_names_a_day,
+            keep_ids_days: self.keep_ids_days,
+        }
+    }
+}
+
+/// Bounds of reads.
+#[derive(Clone, Debug, Args)]
+pub struct ReadArgs {
+    /// Answers above 64 KiB that are sent at the same time, at most; past it, 503.
+    #[arg(long, env = "LARGE_ANSWERS", default_value_t = 256, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub large_answers: u32,
+
+    /// Of these for one key; past it, 429.
+    #[arg(long, env = "LARGE_ANSWERS_PER_KEY", default_value_t = 32, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub large_answers_per_key: u32,
+
+    /// Folder for what is read ahead of slow clients, in files without a name; the system's for temporary files.
+    #[arg(long, env = "SPOOL_DIR", value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
+
+    /// MiB that are read ahead of one client; a larger answer is cut short after 10 seconds of waiting for its client.
+    #[arg(long, env = "SPOOL_ANSWER_MB", default_value_t = 512, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub spool_answer_mb: u64,
+
+    /// MiB that are read ahead of all clients.
+    #[arg(long, env = "SPOOL_TOTAL_MB", default_value_t = 2048, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub spool_total_mb: u64,
+}
+
+impl ReadArgs {
+    /// The settings of a running server.
+    pub fn settings(&self) -> ReadSettings {
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        ReadSettings {
+            large_answers: count(self.large_answers),
+            large_answers_per_key: count(self.large_answers_per_key),
+            spool_dir: self.spool_dir.clone(),
+            spool_answer: self.spool_answer_mb * 1024 * 1024,
+            spool_total: self.spool_total_mb * 1024 * 1024,
+        }
+    }
+}
+
+fn usd(text: &str) -> Result<f64, String> {
+    let amount = text.parse().ok().filter(|amount: &f64| *amount > 0.0 && *amount <= crate::booking::fields::MOST_COST);
+    amount.ok_or_else(|| "not an amount of USD between 0 and 1e12".to_owned())
+}
+
+/// Where `healthcheck` asks.
+#[derive(Clone, Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Address of the server; 0.0.0.0 is asked on 127.0.0.1.
+    #[arg(long, env = "HOST", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub host: IpAddr,
+
+    /// Port of the server.
+    #[arg(long, env = "PORT", default_value_t = 4000)]
+    pub port: u16,
+}
+
+fn network(text: &str) -> Result<IpNetwork, String> {
+    parse_network(text.trim()).ok_or_else(|| "not an address or CIDR range".to_owned())
+}
+
+fn served_path(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if crate::http::router::ROUTES.iter().any(|rule| upstream::covers(text, rule.path)) {
+        Ok(text.to_owned())
+    } else {
+        Err("litespend serves no such path".to_owned())
+    }
+}
+
+/// What litespend reads of LiteLLM's `config.yaml`.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigFile {
+    /// `general_settings.master_key`.
+    pub master_key: Option<SecretString>,
+    /// `general_settings.database_url`.
+    pub database_url: Option<String>,
+    /// `general_settings.allowed_ips`.
+    pub allowed_ips: Option<Vec<String>>,
+    /// `general_settings.use_x_forwarded_for`.
+    pub use_x_forwarded_for: bool,
+    /// `general_settings.dangerously_permit_weak_or_unset_master_key`.
+    pub permit_weak_master_key: bool,
+    /// `model_list`, with references resolved.
+    pub model_list: Vec<Value>,
+    /// `router_settings.model_group_alias`, with references resolved.
+    pub model_group_alias: Value,
+    /// Names of settings that litespend does not know.
+    pub ignored: Vec<String>,
+}
+
+/// Settings of LiteLLM that mean something to litespend, by section.
+const KNOWN_GENERAL: [&str; 5] =
+    ["master_key", "database_url", "allowed_ips", "use_x_forwarded_for", "dangerously_permit_weak_or_unset_master_key"];
+
+impl ConfigFile {
+    /// Reads a file.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("config file {} cannot be read", path.display()))?;
+        Self::parse(&text).with_context(|| format!("config file {}", path.display()))
+    }
+
+    /// Reads a text.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let document: Value = serde_norway::from_str(text).context("is not YAML")?;
+        let mut config = Self::default();
+        let sections = match document {
+            Value::Null => return Ok(config),
+            Value::Object(sections) => sections,
+            _ => bail!("must be a mapping"),
+        };
+        for (section, content) in sections {
+            match (section.as_str(), content) {
+                ("general_settings", Value::Object(settings)) => config.read_general(settings)?,
+                ("model_list", Value::Array(models)) => {
+                    config.model_list = models.into_iter().map(resolve).collect::<anyhow::Result<_>>()?;
+                }
+                ("router_settings", Value::Object(mut settings)) => {
+                    config.model_group_alias = resolve(settings.remove("model_group_alias").unwrap_or_default())?;
+                    config.ignored.extend(settings.keys().map(|name| format!("router_settings.{name}")));
+                }
+                (_, Value::Null) => {}
+                ("general_settings" | "router_settings", _) => bail!("{section} must be a mapping"),
+                ("model_list", _) => bail!("model_list must be a list"),
+                (_, _) => config.ignored.push(section),
+            }
+        }
+        Ok(config)
+    }
+
+    fn read_general(&mut self, settings: serde_json::Map<String, Value>) -> anyhow::Result<()> {
+        for (name, value) in settings {
+            if !KNOWN_GENERAL.contains(&name.as_str()) {
+                self.ignored.push(format!("general_settings.{name}"));
+                continue;
+            }
+            match (name.as_str(), resolve(value)?) {
+                (_, Value::Null) => {}
+                ("master_key", Value::String(key)) => self.master_key = Some(key.into()),
+                ("database_url", Value::String(url)) => self.database_url = Some(url),
+                ("allowed_ips", Value::Array(items)) => {
+                    let entries: Option<Vec<_>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+                    let entries = entries.context("general_settings.allowed_ips must be a list of texts")?;
+                    if let Some(bad) = entries.iter().find(|entry| parse_network(entry).is_none()) {
+                        bail!("general_settings.allowed_ips: {bad:?} is not an address or CIDR range");
+                    }
+                    self.allowed_ips = Some(entries);
+                }
+                ("use_x_forwarded_for", Value::Bool(on)) => self.use_x_forwarded_for = on,
+                ("dangerously_permit_weak_or_unset_master_key", Value::Bool(on)) => self.permit_weak_master_key = on,
+                (name, _) => bail!("general_settings.{name} has the wrong type"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Replaces `os.environ/NAME` by the variable's value, at any depth.
+fn resolve(value: Value) -> anyhow::Result<Value> {
+    Ok(match value {
+        Value::String(text) => match text.strip_prefix("os.environ/") {
+            Some(name) => match std::env::var(name) {
+                Ok(found) => Value::String(found),
+                Err(_) => Value::Null,
+            },
+            None => Value::String(text),
+        },
+        Value::Array(items) => Value::Array(items.into_iter().map(resolve).collect::<anyhow::Result<_>>()?),
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .map(|(name, value)| Ok((name, resolve(value)?)))
+                .collect::<anyhow::Result<serde_json::Map<_, _>>>()?,
+        ),
+        other => other,
+    })
+}
+
+/// The settings of a running server, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The master key.
+    pub master_key: SecretString,
+    /// `allowed_ips` of the config file: used until the database has a list.
+    pub allowed_ips: Option<Vec<String>>,
+    /// Proxies whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpNetwork>,
+    /// Whether it counts at all.
+    pub use_x_forwarded_for: bool,
+    /// Whether summaries of `/spend/logs` count the whole end day.
+    pub inclusive_end_date: bool,
+    /// Whether `group_by=model` is answered.
+    pub group_by_model: bool,
+    /// Whether the texts of a CSV are made safe for spreadsheets where a request does not say.
+    pub csv_safe: bool,
+    /// Whether `/metrics` needs no key.
+    pub metrics_public: bool,
+    /// Whether keys, teams and users may be changed in a database that LiteLLM owns.
+    pub manage_litellm_keys: bool,
+    /// Time to the first byte of an answer.
+    pub request_timeout: Duration,
+    /// Who may do what.
+    pub authority: AuthoritySettings,
+    /// The LiteLLM behind, if there is one.
+    pub upstream: Option<Target>,
+    /// With one: the paths served here; empty means all.
+    pub serve_only: Vec<String>,
+    /// The dashboard, if it is served.
+    pub ui: Option<UiSettings>,
+    /// Limits of connections and of what clients send and take.
+    pub connections: ConnectionLimits,
+    /// Bounds of booking.
+    pub booking: BookingLimits,
+    /// Bounds of reads.
+    pub reads: ReadSettings,
+}
+
+/// A key that can serve as the master key, or why not.
+pub fn check_master_key(key: &str) -> anyhow::Result<()> {
+    if !key.starts_with("sk-") || key.len() < 6 || key.chars().any(char::is_whitespace) {
+        bail!("the master key must start with 'sk-', have at least 6 characters and no spaces");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn litellms_config_is_read_and_the_rest_is_named() {
+        let config = ConfigFile::parse(
+            "general_settings:\n  allowed_ips: ['10.0.0.0/8']\n  use_x_forwarded_for: true\n  alerting: [slack]\n\
+             litellm_settings: {drop_params: true}\nmodel_list:\n  - model_name: a\n",
+        )
+        .expect("valid");
+        assert_eq!(config.allowed_ips.as_deref(), Some(&["10.0.0.0/8".to_owned()][..]));
+        assert!(config.use_x_forwarded_for);
+        assert_eq!(config.ignored, ["general_settings.alerting", "litellm_settings"]);
+        assert_eq!(config.model_list.len(), 1);
+        assert!(ConfigFile::parse("general_settings: [1]").is_err());
+        assert!(ConfigFile::parse("general_settings: {allowed_ips: ['nonsense']}").is_err());
+        assert!(ConfigFile::parse("").is_ok());
+    }
+}

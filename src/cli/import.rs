@@ -1,0 +1,182 @@
+//! `litespend import`: books rows of a spend log from files, by the way that every other record takes. The ids make
+//! it idempotent: an import that was cut off, or whose bad lines were put right, is simply run again.
+
+mod report;
+mod rows;
+
+use std::fs::File;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use chrono::Utc;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::mpsc;
+
+use crate::booking::booker::{Booker, Outcome};
+use crate::booking::limits::{BookingLimits, Refusal};
+use crate::booking::{Draft, log_row};
+use crate::cli::args::DatabaseArgs;
+use crate::cli::import::report::Report;
+use crate::cli::import::rows::Rows;
+use crate::cli::serve::Failure;
+use crate::cli::with_pool;
+
+/// Rows in one transaction.
+const BATCH: usize = 5000;
+
+/// Bytes of metadata, prompts and answers in one transaction.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// What to import.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArgs {
+    /// Files: JSON lines, a JSON array as GET /spend/logs answers, or CSV with a header; .gz as well; - is stdin.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Where lines that could not be imported are reported. Default: FILE.errors.jsonl.
+    #[arg(long, value_name = "FILE")]
+    errors: Option<PathBuf>,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// `litespend import`.
+pub fn run(args: &ImportArgs) -> Result<(), Failure> {
+    for file in args.files.iter().filter(|file| !is_stdin(file)) {
+        File::open(file).with_context(|| format!("cannot read {}", file.display())).map_err(Failure::Setting)?;
+    }
+    with_pool(&args.database, async |pool, _| {
+        let booker = Booker::new(pool, BookingLimits::default());
+        let mut bad = 0;
+        for file in &args.files {
+            bad += import(&booker, file, args.errors.as_deref()).await?;
+        }
+        if bad > 0 {
+            return Err(Failure::Runtime(anyhow::anyhow!("{bad} rows were not imported; all others were")));
+        }
+        Ok(())
+    })
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+/// A row that was read, with its line; or what is wrong with the line.
+struct Line {
+    number: u64,
+    text: String,
+    draft: Result<Draft, Refusal>,
+}
+
+impl Line {
+    /// Bytes of its long texts.
+    fn bytes(&self) -> usize {
+        let Ok(draft) = &self.draft else { return self.text.len() };
+        let texts = [&draft.row.messages, &draft.row.response, &draft.row.proxy_server_request];
+        draft.row.metadata.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    recorded: u64,
+    duplicate: u64,
+    bad: u64,
+}
+
+/// Imports one file; returns how many of its rows were not.
+async fn import(booker: &Booker, file: &Path, errors: Option<&Path>) -> Result<u64, Failure> {
+    let position = Arc::new(AtomicU64::new(0));
+    let mut rows = Rows::open(file, Arc::clone(&position)).map_err(Failure::Setting)?;
+    let bar = progress_bar(rows.size());
+    let (sender, mut batches) = mpsc::channel::<Vec<Line>>(2);
+    let reader = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+        let now = Utc::now();
+        let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
+        rows.for_each(&mut |number, text, row| {
+            let draft = row.map_err(Refusal::from).and_then(|row| log_row::into_draft(row, now));
+            let text = if draft.is_err() { text().chars().take(2000).collect() } else { String::new() };
+            let line = Line { number, text, draft };
+            bytes += line.bytes();
+            batch.push(line);
+            if batch.len() < BATCH && bytes < BATCH_BYTES {
+                return Ok(());
+            }
+            bytes = 0;
+            // Gone only when booking failed, which says why.
+            sender.blocking_send(std::mem::take(&mut batch)).context("stopped")
+        })?;
+        sender.blocking_send(batch).context("stopped")
+    });
+    let mut report = Report::new(file, errors).map_err(Failure::Setting)?;
+    let mut counts = Counts::default();
+    let started = Instant::now();
+    while let Some(batch) = batches.recv().await {
+        book(booker, batch, &mut counts, &mut report).await?;
+        bar.set_position(position.load(Ordering::Relaxed));
+        bar.set_message(rate(&counts, started.elapsed()));
+    }
+    bar.finish_and_clear();
+    let read = reader.await.context("the reader failed")?;
+    println!("{}: {}", file.display(), rate(&counts, started.elapsed()));
+    read.with_context(|| format!("{} could not be read to its end", file.display()))?;
+    if let Some(path) = report.finish()? {
+        println!("{}: lines that were not imported are in {}", file.display(), path.display());
+    }
+    Ok(counts.bad)
+}
+
+async fn book(booker: &Booker, batch: Vec<Line>, counts: &mut Counts, report: &mut Report) -> Result<(), Failure> {
+    let mut places = Vec::with_capacity(batch.len());
+    let mut drafts = Vec::with_capacity(batch.len());
+    for line in batch {
+        match line.draft {
+            Ok(draft) => {
+                places.push((line.number, draft.row.request_id.clone()));
+                drafts.push(draft);
+            }
+            Err(error) => {
+                counts.bad += 1;
+                report.add(line.number, &error.message, &line.text)?;
+            }
+        }
+    }
+    let outcomes =
+        booker.book("import", drafts).await.context("stopped; what was imported stays: run it again to go on")?;
+    for ((number, id), outcome) in places.into_iter().zip(outcomes) {
+        match outcome {
+            Outcome::Recorded { .. } => counts.recorded += 1,
+            Outcome::Duplicate { .. } => counts.duplicate += 1,
+            Outcome::Rejected(error) => {
+                counts.bad += 1;
+                report.add(number, &error.message.replace("idempotency_key", "request_id"), &id)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn rate(counts: &Counts, elapsed: Duration) -> String {
+    let rows = counts.recorded + counts.duplicate + counts.bad;
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = rows as f64 / elapsed.as_secs_f64().max(0.001);
+    format!("{} imported, {} already there, {} bad, {rate:.0} rows/s", counts.recorded, counts.duplicate, counts.bad)
+}
+
+fn progress_bar(size: Option<u64>) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match size {
+        Some(size) => (ProgressBar::new(size), "{bar:30} {percent:>3} %  {msg}  {eta} left"),
+        None => (ProgressBar::new_spinner(), "{spinner} {msg}"),
+    };
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

@@ -1,0 +1,55 @@
+//! The file of bad lines. It is written beside its place and put there whole: whatever stands there, a link too, is
+//! replaced and never written through.
+
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+/// The file, made when there is a bad line.
+pub struct Report {
+    path: PathBuf,
+    file: Option<BufWriter<NamedTempFile>>,
+}
+
+impl Report {
+    /// For an input file: where `given` says, or beside it. Refuses a place that holds anything but a file.
+    pub fn new(input: &Path, given: Option<&Path>) -> anyhow::Result<Self> {
+        let name = if crate::cli::import::is_stdin(input) { "stdin".into() } else { input.as_os_str().to_owned() };
+        let mut default = name;
+        default.push(".errors.jsonl");
+        let path = given.map_or_else(|| PathBuf::from(default), Path::to_owned);
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if !found.is_file() => bail!("{} is not a file: name another with --errors", path.display()),
+            _ => Ok(Self { path, file: None }),
+        }
+    }
+
+    /// Adds a bad line.
+    pub fn add(&mut self, line: u64, error: &str, text: &str) -> anyhow::Result<()> {
+        let failed = || format!("cannot write {}", self.path.display());
+        if self.file.is_none() {
+            let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let directory = directory.unwrap_or_else(|| Path::new("."));
+            self.file = Some(BufWriter::new(NamedTempFile::new_in(directory).with_context(failed)?));
+        }
+        if let Some(file) = &mut self.file {
+            writeln!(file, "{}", json!({"line": line, "error": error, "text": text})).with_context(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the file in its place; says where, if there was a bad line.
+    pub fn finish(self) -> anyhow::Result<Option<PathBuf>> {
+        let Some(file) = self.file else { return Ok(None) };
+        let failed = || format!("cannot write {}", self.path.display());
+        file.into_inner()
+            .map_err(std::io::IntoInnerError::into_error)
+            .with_context(failed)?
+            .persist(&self.path)
+            .with_context(failed)?;
+        Ok(Some(self.path))
+    }
+}

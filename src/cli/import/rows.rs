@@ -1,0 +1,230 @@
+//! The rows of a file: what form it has is seen from its first character. Memory is bounded by the longest row.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, bail};
+use flate2::read::MultiGzDecoder;
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::json_bounds;
+use crate::json_bounds::Bounds;
+
+/// Bytes of the longest row, unpacked.
+const LONGEST_ROW: u64 = 16 * 1024 * 1024;
+
+/// Columns of a CSV.
+const MOST_COLUMNS: usize = 1000;
+
+/// What of a row is built.
+const TREE: Bounds = Bounds::of_tree(200_000, 100);
+
+/// Takes a row: its line, its text if asked for, and its fields or what is wrong with it. An error ends the reading.
+pub type TakeRow<'a> =
+    dyn FnMut(u64, &dyn Fn() -> String, Result<Map<String, Value>, String>) -> anyhow::Result<()> + 'a;
+
+/// The rows of a file.
+pub struct Rows {
+    input: Box<dyn BufRead + Send>,
+    size: Option<u64>,
+}
+
+/// Counts what is read, before it is unpacked.
+struct Counting<R> {
+    inner: R,
+    position: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.position.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Reads on until a row is too long: what is packed small may be endless unpacked.
+struct OneRow<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for OneRow<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let left = self.left.get().checked_sub(read as u64);
+        let left = left.ok_or_else(|| std::io::Error::other(format!("a row is longer than {LONGEST_ROW} bytes")))?;
+        self.left.set(left);
+        Ok(read)
+    }
+}
+
+/// The fields of a row, or what is wrong with it.
+fn fields(text: &[u8]) -> Result<Map<String, Value>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "not a JSON object: not UTF-8".to_owned())?;
+    if let Err(Some(excess)) = json_bounds::check(text, TREE) {
+        return Err(format!("the row {}", excess.what));
+    }
+    serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
+}
+
+impl Rows {
+    /// Opens a file, or stdin for `-`; unpacks what gzip packed. `position` counts the bytes read.
+    pub fn open(path: &Path, position: Arc<AtomicU64>) -> anyhow::Result<Self> {
+        let (inner, size): (Box<dyn Read + Send>, _) = if path.as_os_str() == "-" {
+            (Box::new(std::io::stdin()), None)
+        } else {
+            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let size = file.metadata().ok().map(|metadata| metadata.len());
+            (Box::new(file), size)
+        };
+        let mut input = BufReader::with_capacity(256 * 1024, Counting { inner, position });
+        let packed = input.fill_buf().context("cannot read")?.starts_with(&[0x1f, 0x8b]);
+        let input: Box<dyn BufRead + Send> = if packed {
+            Box::new(BufReader::with_capacity(256 * 1024, MultiGzDecoder::new(input)))
+        } else {
+            Box::new(input)
+        };
+        Ok(Self { input, size })
+    }
+
+    /// Bytes of the file, if it is one.
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// Reads all rows.
+    pub fn for_each(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
+        let first = loop {
+            let buffer = self.input.fill_buf().context("cannot read")?;
+            match buffer.first() {
+                None => return Ok(()),
+                // A byte-order mark, as spreadsheets write it.
+                Some(0xef) if buffer.starts_with(&[0xef, 0xbb, 0xbf]) => self.input.consume(3),
+                Some(byte) => break *byte,
+            }
+        };
+        match first {
+            b'[' => self.array(take),
+            b'{' | b' ' | b'\t' | b'\r' | b'\n' => self.lines(take),
+            _ => self.csv(take),
+        }
+    }
+
+    fn lines(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            let read = self.input.by_ref().take(LONGEST_ROW).read_until(b'\n', &mut line).context("cannot read")?;
+            if read == 0 {
+                return Ok(());
+            }
+            if read as u64 == LONGEST_ROW && !line.ends_with(b"\n") {
+                bail!("line {number} is longer than {LONGEST_ROW} bytes");
+            }
+            let text = line.trim_ascii();
+            if text.is_empty() {
+                continue;
+            }
+            take(number, &|| String::from_utf8_lossy(text).into_owned(), fields(text))?;
+        }
+        Ok(())
+    }
+
+    /// An array is one line; its rows count from 1.
+    fn array(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
+        let mut failed = None;
+        let left = Rc::new(Cell::new(LONGEST_ROW));
+        let input = OneRow { inner: &mut self.input, left: Rc::clone(&left) };
+        let mut deserializer = serde_json::Deserializer::from_reader(input);
+        let result = Elements { take, failed: &mut failed, left }.deserialize(&mut deserializer);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        result.context("not a JSON array")
+    }
+
+    fn csv(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
+        let left = Rc::new(Cell::new(LONGEST_ROW));
+        let input = OneRow { inner: &mut self.input, left: Rc::clone(&left) };
+        let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(input);
+        let headers = reader.byte_headers().context("cannot read the header")?.clone();
+        if headers.len() > MOST_COLUMNS {
+            bail!("the header has more than {MOST_COLUMNS} columns");
+        }
+        let headers: Vec<String> = headers.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
+        if !headers.iter().any(|name| name == "request_id") {
+            bail!("neither JSON nor CSV with a header that names request_id (\\copy ... WITH (FORMAT csv, HEADER))");
+        }
+        let mut record = csv::ByteRecord::new();
+        loop {
+            let line = reader.position().line();
+            left.set(LONGEST_ROW);
+            if !reader.read_byte_record(&mut record).context("cannot read")? {
+                return Ok(());
+            }
+            let line = record.position().map_or(line, csv::Position::line);
+            let row = csv_row(&headers, &record);
+            let text = || record.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join(",");
+            take(line, &text, row)?;
+        }
+    }
+}
+
+fn csv_row(headers: &[String], record: &csv::ByteRecord) -> Result<Map<String, Value>, String> {
+    if record.len() != headers.len() {
+        return Err(format!("{} columns instead of {}", record.len(), headers.len()));
+    }
+    let cell = |(name, cell): (&String, &[u8])| {
+        let text = std::str::from_utf8(cell).map_err(|_| format!("{name}: is not UTF-8"))?;
+        Ok((name.clone(), Value::from(text)))
+    };
+    headers.iter().zip(record.iter()).map(cell).collect()
+}
+
+/// The elements of an array, one at a time.
+struct Elements<'a, 'b> {
+    take: &'a mut TakeRow<'b>,
+    failed: &'a mut Option<anyhow::Error>,
+    left: Rc<Cell<u64>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Elements<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Elements<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a list of rows")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        let mut number = 0;
+        while let Some(element) = elements.next_element::<Box<RawValue>>()? {
+            number += 1;
+            self.left.set(LONGEST_ROW);
+            let row = fields(element.get().as_bytes());
+            if let Err(error) = (self.take)(number, &|| element.get().to_owned(), row) {
+                *self.failed = Some(error);
+                return Err(serde::de::Error::custom("stopped"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod fuzz;

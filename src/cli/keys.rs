@@ -1,0 +1,209 @@
+//! `litespend key`: virtual keys without LiteLLM. A server that runs on the same database notices a change within
+//! seconds ([`crate::http::auth::lookup::LIFETIME`]).
+
+use chrono::Utc;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use sqlx::PgConnection;
+
+use crate::accounts;
+use crate::accounts::Fields;
+use crate::cli::args::DatabaseArgs;
+use crate::cli::serve::Failure;
+use crate::cli::{check_owner, print_table, short_time, with_pool};
+use crate::http::auth::key_filter;
+use crate::store::accounts as store;
+use crate::store::accounts::{Conflict, Row, text};
+
+/// Keys in one list.
+const MOST: i64 = 1000;
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key and print it. It is shown once: only its hash is stored.
+    Create(Box<CreateArgs>),
+    /// List keys, newest first.
+    List(DatabaseArgs),
+    /// Block a key.
+    Block(KeyArgs),
+    /// Lift the block of a key.
+    Unblock(KeyArgs),
+    /// Delete a key. What was booked for it stays.
+    Delete(KeyArgs),
+}
+
+/// Whether tables that LiteLLM owns may be changed.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OwnerArgs {
+    /// Change keys, teams and users in a database that LiteLLM owns as well.
+    #[arg(long, env = "MANAGE_LITELLM_KEYS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub manage_litellm_keys: bool,
+}
+
+/// A key to be made.
+#[derive(Clone, Debug, Args)]
+pub struct CreateArgs {
+    /// Name of the key.
+    #[arg(long)]
+    alias: Option<String>,
+    /// User that it belongs to.
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Team that it belongs to.
+    #[arg(long, value_name = "TEAM")]
+    team: Option<String>,
+    /// How long it is valid: 12h, 30d, 1mo.
+    #[arg(long)]
+    duration: Option<String>,
+    /// Let it read the reports of everybody's spend.
+    #[arg(long)]
+    read_global_spend: bool,
+    /// Let it state costs, and book for other keys, users and teams: for LiteLLM's callback and other feeds that are
+    /// trusted.
+    #[arg(long)]
+    book_usage: bool,
+    #[command(flatten)]
+    owner: OwnerArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// A key that exists.
+#[derive(Clone, Debug, Args)]
+pub struct KeyArgs {
+    /// The key, its hash or its alias.
+    key: String,
+    #[command(flatten)]
+    owner: OwnerArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// `litespend key ...`.
+pub fn run(command: KeyCommand) -> Result<(), Failure> {
+    match command {
+        KeyCommand::Create(args) => create(&args),
+        KeyCommand::List(args) => list(&args),
+        KeyCommand::Block(args) => change(&args, Change::Block),
+        KeyCommand::Unblock(args) => change(&args, Change::Unblock),
+        KeyCommand::Delete(args) => change(&args, Change::Delete),
+    }
+}
+
+/// Says which fields are wrong, in one line.
+pub fn wrong(errors: &[crate::http::error::FieldError]) -> Failure {
+    let field = |error: &crate::http::error::FieldError| {
+        format!("{}: {}", error.loc.last().and_then(Value::as_str).unwrap_or_default(), error.msg)
+    };
+    Failure::Setting(anyhow::anyhow!(errors.iter().map(field).collect::<Vec<_>>().join("; ")))
+}
+
+fn create(args: &CreateArgs) -> Result<(), Failure> {
+    let mut body = Map::new();
+    for (name, value) in
+        [("key_alias", &args.alias), ("user_id", &args.user), ("team_id", &args.team), ("duration", &args.duration)]
+    {
+        body.insert(name.into(), json!(value));
+    }
+    let permissions = [("get_spend_routes", args.read_global_spend), ("book_usage", args.book_usage)];
+    let given: Map<String, Value> =
+        permissions.into_iter().filter(|(_, given)| *given).map(|(name, _)| (name.to_owned(), json!(true))).collect();
+    if !given.is_empty() {
+        body.insert("permissions".into(), Value::Object(given));
+    }
+    let mut fields = Fields::new(body);
+    let (key, raw) = accounts::new_key(&mut fields, "command line", Utc::now());
+    let key = fields.finish(key).map_err(|errors| wrong(&errors))?;
+    with_pool(&args.database, async |pool, kind| {
+        check_owner(kind, args.owner.manage_litellm_keys)?;
+        let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
+        if let Some(user) = &key.user_id
+            && store::find_user(&mut connection, user).await.map_err(anyhow::Error::from)?.is_none()
+        {
+            return Err(Failure::Runtime(anyhow::anyhow!(
+                "there is no user {user}: litespend user create --id {user}"
+            )));
+        }
+        let created = store::create_key(&mut connection, &key).await.map_err(anyhow::Error::from)?;
+        created.map_err(|conflict| {
+            Failure::Runtime(anyhow::anyhow!(match conflict {
+                Conflict::Alias => "another key has this alias",
+                Conflict::NoTeam => "there is no such team: litespend team create",
+                _ => "the key exists already",
+            }))
+        })?;
+        println!("{raw}");
+        Ok(())
+    })
+}
+
+fn list(args: &DatabaseArgs) -> Result<(), Failure> {
+    with_pool(args, async |pool, _| {
+        let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
+        let keys = store::list_keys(&mut connection, MOST).await.map_err(anyhow::Error::from)?;
+        let row = |key: &Row| {
+            let spend = key.get("spend").and_then(Value::as_f64).unwrap_or(0.0);
+            let blocked = key.get("blocked").and_then(Value::as_bool).unwrap_or(false);
+            vec![
+                text(key, "key_name").to_owned(),
+                text(key, "key_alias").to_owned(),
+                text(key, "user_id").to_owned(),
+                text(key, "team_id").to_owned(),
+                format!("{spend:.4}"),
+                if blocked { "blocked" } else { "active" }.to_owned(),
+                short_time(text(key, "expires")),
+                text(key, "token").to_owned(),
+            ]
+        };
+        let rows: Vec<_> = keys.iter().map(row).collect();
+        print_table(&["KEY", "ALIAS", "USER", "TEAM", "SPEND (USD)", "STATE", "EXPIRES", "HASH"], &rows);
+        Ok(())
+    })
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Change {
+    Block,
+    Unblock,
+    Delete,
+}
+
+/// The hash of the key that is meant: a key or hash before the alias of another.
+async fn token(connection: &mut PgConnection, named: &str) -> Result<String, sqlx::Error> {
+    let token = key_filter(named);
+    if store::exists_key(connection, &token).await? {
+        return Ok(token);
+    }
+    let by_alias = store::tokens_of_aliases(connection, &[named.to_owned()]).await?;
+    Ok(by_alias.into_iter().next().unwrap_or(token))
+}
+
+fn change(args: &KeyArgs, change: Change) -> Result<(), Failure> {
+    with_pool(&args.database, async |pool, kind| {
+        check_owner(kind, args.owner.manage_litellm_keys)?;
+        let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
+        let token = token(&mut connection, &args.key).await.map_err(anyhow::Error::from)?;
+        let done = match change {
+            Change::Delete => {
+                store::delete_keys(&mut connection, &[token], "command line").await.map_err(anyhow::Error::from)?
+            }
+            _ => store::set_blocked(&mut connection, &token, change == Change::Block, "command line")
+                .await
+                .map_err(anyhow::Error::from)?
+                .is_some(),
+        };
+        if !done {
+            return Err(Failure::Runtime(anyhow::anyhow!("there is no such key")));
+        }
+        println!(
+            "{}",
+            match change {
+                Change::Block => "blocked",
+                Change::Unblock => "unblocked",
+                Change::Delete => "deleted",
+            }
+        );
+        Ok(())
+    })
+}

@@ -1,0 +1,225 @@
+//! `litespend rollups`: the rollups of a database that LiteLLM owns are installed, watched and removed by hand. A
+//! database of our own has them from the start.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use chrono::NaiveDate;
+use clap::{Args, Subcommand};
+use sqlx::PgConnection;
+
+use crate::cli::args::DatabaseArgs;
+use crate::cli::serve::Failure;
+use crate::cli::with_connection;
+use crate::rollups::folding::Batches;
+use crate::store::booking::ids;
+use crate::store::database;
+use crate::store::database::DatabaseKind;
+use crate::store::rollups::backlog;
+use crate::store::{DateRange, rollups};
+
+/// What to do with the rollups.
+#[derive(Debug, Subcommand)]
+pub enum RollupsCommand {
+    /// Add the schema and the triggers to LiteLLM's database, and count what is there, day by day, while LiteLLM goes on.
+    /// Can be interrupted and run again.
+    Install(InstallArgs),
+    /// Say how far they are.
+    Status(DatabaseArgs),
+    /// Compare them with the log and name the first difference; exit code 1 if there is one.
+    Verify(RangeArgs),
+    /// Count days again from the log: all, or a range.
+    Rebuild(RangeArgs),
+    /// Remove triggers and schema from LiteLLM's database; nothing of litespend stays.
+    Remove(DatabaseArgs),
+}
+
+/// Arguments of `install`.
+#[derive(Clone, Debug, Args)]
+pub struct InstallArgs {
+    /// Database.
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Rest between two days, so that LiteLLM has the database to itself.
+    #[arg(long, default_value_t = 0, value_name = "MILLISECONDS")]
+    pause: u64,
+}
+
+/// A range of days.
+#[derive(Clone, Debug, Args)]
+pub struct RangeArgs {
+    /// Database.
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// First day (YYYY-MM-DD); the log's first without it.
+    #[arg(long, value_name = "DAY")]
+    from: Option<NaiveDate>,
+    /// Last day (YYYY-MM-DD); the log's last without it.
+    #[arg(long, value_name = "DAY")]
+    to: Option<NaiveDate>,
+}
+
+/// Runs a subcommand.
+pub fn run(command: RollupsCommand) -> Result<(), Failure> {
+    match command {
+        RollupsCommand::Install(args) => with_connection(&args.database, async |mut connection, kind| {
+            install(&mut connection, kind, Duration::from_millis(args.pause)).await
+        }),
+        RollupsCommand::Status(args) => {
+            with_connection(&args, async |mut connection, _| print_status(&mut connection).await)
+        }
+        RollupsCommand::Verify(args) => {
+            with_connection(&args.database, async |mut connection, _| verify(&mut connection, args.from, args.to).await)
+        }
+        RollupsCommand::Rebuild(args) => with_connection(&args.database, async |mut connection, _| {
+            require_attached(&mut connection).await?;
+            let range = match (args.from, args.to) {
+                (None, None) => None,
+                _ => span(&mut connection, args.from, args.to).await?,
+            };
+            rollups::mark_dirty(&mut connection, range).await.context("the days cannot be marked")?;
+            count(&mut connection, Duration::ZERO).await
+        }),
+        RollupsCommand::Remove(args) => with_connection(&args, async |mut connection, kind| {
+            if kind == DatabaseKind::Own {
+                return Err(Failure::Setting(anyhow!("this database is litespend's own: its rollups belong to it")));
+            }
+            require_own_schema(&mut connection).await?;
+            if ids::is_installed(&mut connection).await.context("booking cannot be looked at")? {
+                return Err(Failure::Setting(anyhow!(
+                    "booked ids are in the same schema: first `litespend booking remove`"
+                )));
+            }
+            rollups::remove(&mut connection).await.context("the rollups cannot be removed now; try again")?;
+            println!("removed: the database is as LiteLLM made it");
+            Ok(())
+        }),
+    }
+}
+
+async fn require_attached(connection: &mut PgConnection) -> Result<(), Failure> {
+    if rollups::attached(connection).await.context("the rollups cannot be looked at")? {
+        return Ok(());
+    }
+    require_own_schema(connection).await?;
+    Err(Failure::Setting(anyhow!("there are no rollups on this database: `litespend rollups install` adds them")))
+}
+
+/// A database has one set of rollups. Those of a LiteLLM in another schema are not to be touched from here.
+async fn require_own_schema(connection: &mut PgConnection) -> Result<(), Failure> {
+    let other = rollups::counted_elsewhere(connection).await.context("the rollups cannot be looked at")?;
+    let Some(schema) = other else { return Ok(()) };
+    Err(Failure::Setting(anyhow!(
+        "the rollups of this database count the spend log in the schema {schema}, and a database has one set of them: \
+         reads of this schema go to its log"
+    )))
+}
+
+async fn install(connection: &mut PgConnection, kind: DatabaseKind, pause: Duration) -> Result<(), Failure> {
+    require_own_schema(connection).await?;
+    if kind == DatabaseKind::LiteLlm {
+        database::migrate_schema(connection).await.context("the schema litespend cannot be made")?;
+    }
+    if !rollups::attached(connection).await.context("the rollups cannot be looked at")? {
+        rollups::attach(connection)
+            .await
+            .context("the triggers cannot be added now (is the log locked?); try again")?;
+        println!("counting every change of the spend log from now on");
+    }
+    rollups::attach_activity(connection)
+        .await
+        .context("the triggers of the daily rows cannot be added now (is their table locked?); try again")?;
+    count(connection, pause).await
+}
+
+/// Counts dirty days until none is left, with progress.
+async fn count(connection: &mut PgConnection, pause: Duration) -> Result<(), Failure> {
+    let started = Instant::now();
+    let mut days = 0_u32;
+    let mut idle = 0;
+    loop {
+        match rollups::recount(connection).await.context("a day cannot be counted")? {
+            Some(day) => {
+                days += 1;
+                idle = 0;
+                let left = rollups::status(connection).await.context("no status")?.dirty_days;
+                println!("{day} counted, {left} days left ({:.0} s)", started.elapsed().as_secs_f64());
+                rollups::vacuum(connection).await.context("the deltas cannot be vacuumed")?;
+                tokio::time::sleep(pause).await;
+            }
+            None => {
+                let status = rollups::status(connection).await.context("no status")?;
+                if status.dirty_days == 0 && !status.all_dirty {
+                    break;
+                }
+                // A server on the same database is at it.
+                idle += 1;
+                if idle > 600 {
+                    let holder = backlog::lock_holder(connection).await.context("no status")?;
+                    let holder = holder.map_or_else(String::new, |holder| {
+                        format!(": {} of role {}, process {}", holder.application, holder.role, holder.pid)
+                    });
+                    return Err(Failure::Runtime(anyhow!("another session has been counting for ten minutes{holder}")));
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+    let mut batches = Batches::default();
+    while batches.fold(connection).await.context("the deltas cannot be folded")? > 0 {}
+    println!("done: {days} days counted in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn print_status(connection: &mut PgConnection) -> Result<(), Failure> {
+    require_attached(connection).await?;
+    let status = rollups::status(connection).await.context("no status")?;
+    let day = |day: Option<NaiveDate>| day.map_or_else(|| "-".to_owned(), |day| day.to_string());
+    println!("days counted    {} ({} to {})", status.days, day(status.first_day), day(status.last_day));
+    let dirty = if status.all_dirty { "all".to_owned() } else { status.dirty_days.to_string() };
+    println!("days to count   {dirty}");
+    println!("deltas waiting  {}", status.pending);
+    if rollups::can_pack(connection).await.context("no status")? {
+        let today = chrono::Utc::now().date_naive();
+        let waiting = backlog::backlog(connection, today).await.context("no status")?;
+        println!("days to pack    {}", waiting.days_to_pack);
+        println!("days to sum     {}", waiting.days_to_sum);
+    }
+    println!("size            {:.1} MB", status.bytes as f64 / 1e6);
+    Ok(())
+}
+
+async fn span(
+    connection: &mut PgConnection,
+    from: Option<NaiveDate>,
+    to: Option<NaiveDate>,
+) -> Result<Option<DateRange>, Failure> {
+    let log = rollups::log_span(connection).await.context("the log cannot be read")?;
+    let start = from.or(log.map(|log| log.start));
+    let end = to.or(log.map(|log| log.end));
+    Ok(start.zip(end).map(|(start, end)| DateRange { start, end }))
+}
+
+async fn verify(connection: &mut PgConnection, from: Option<NaiveDate>, to: Option<NaiveDate>) -> Result<(), Failure> {
+    require_attached(connection).await?;
+    let Some(range) = span(connection, from, to).await? else {
+        println!("the spend log is empty");
+        return Ok(());
+    };
+    let started = Instant::now();
+    for day in range.start.iter_days().take_while(|day| *day <= range.end) {
+        let found = rollups::verify_day(connection, day).await.context("a day cannot be compared")?;
+        if let Some(found) = found {
+            return Err(Failure::Runtime(anyhow!(
+                "the rollup by {} differs from the log on {}: {}: counted {}, logged {}",
+                found.rollup,
+                found.day,
+                found.entry,
+                found.counted,
+                found.logged
+            )));
+        }
+    }
+    println!("{} to {}: no difference ({:.1} s)", range.start, range.end, started.elapsed().as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! From settings to a listening server, and down again: opens the database (embedded or given), finds or makes the
+//! master key, prints where everything is, accepts connections, and stops in order.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::args::{ConfigFile, DatabaseArgs, HealthcheckArgs, ServeArgs, Settings};
+pub use crate::cli::database::OpenDatabase;
+use crate::clock::Clock;
+use crate::http::dashboard;
+use crate::http::dashboard::UiSettings;
+use crate::http::replica::Replica;
+use crate::http::state::{AppState, build_router};
+use crate::http::{openapi, telemetry};
+use crate::prices::{PriceSource, Prices};
+use crate::shutdown;
+use crate::store::database as store_database;
+use crate::store::database::{DatabaseKind, PoolLimits};
+
+/// Why a subcommand failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// A setting is wrong: exit code 2.
+    Setting(anyhow::Error),
+    /// Everything else: exit code 1.
+    Runtime(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Runtime(error)
+    }
+}
+
+/// The first paragraph of a message of the command line's parser, as one line.
+pub fn in_one_line(message: &str) -> String {
+    let paragraph = message.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
+    paragraph.map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// Reads the config file that the arguments name, if any.
+pub fn read_config(args: &DatabaseArgs) -> Result<ConfigFile, Failure> {
+    args.config
+        .as_deref()
+        .map_or_else(|| Ok(ConfigFile::default()), |path| ConfigFile::read(path).map_err(Failure::Setting))
+}
+
+/// `litespend serve`.
+pub fn serve(args: ServeArgs) -> Result<(), Failure> {
+    let _log = telemetry::start(args.log_format);
+    let config = read_config(&args.database)?;
+    if !config.ignored.is_empty() {
+        tracing::warn!(settings = config.ignored.join(", "), "settings of the config file that litespend does not use");
+    }
+    let given_key = crate::cli::master_key::given(args.master_key.as_ref(), config.master_key.as_ref())
+        .map_err(Failure::Setting)?;
+    if given_key.is_none() && crate::cli::database::url(&args.database, &config).is_some() {
+        return Err(Failure::Setting(anyhow::anyhow!(
+            "no master key: set LITELLM_MASTER_KEY (or general_settings.master_key in the config file)"
+        )));
+    }
+    let weaknesses = crate::cli::master_key::check_strength(given_key.as_ref().map(|given| &given.key), &args, &config)
+        .map_err(Failure::Setting)?;
+    let limits = limits(&args);
+    let open = OpenDatabase::open(&args.database, &config, limits)?;
+    let master_key = match given_key {
+        Some(key) => key,
+        None => crate::cli::master_key::of_home(open.home().context("the embedded database has a home")?)?,
+    };
+    let settings = Settings {
+        master_key: master_key.key.clone(),
+        allowed_ips: config.allowed_ips.clone(),
+        trusted_proxies: args.trusted_proxies.clone(),
+        use_x_forwarded_for: args.use_x_forwarded_for || config.use_x_forwarded_for,
+        inclusive_end_date: args.inclusive_end_date,
+        group_by_model: args.group_by_model,
+        csv_safe: args.csv_safe,
+        metrics_public: args.metrics_public,
+        manage_litellm_keys: args.manage_litellm_keys,
+        request_timeout: Duration::from_secs(args.request_timeout),
+        authority: args.authority.settings(),
+        upstream: args.upstream.clone(),
+        serve_only: args.serve_only.clone(),
+        ui: ui_settings(&args).map_err(Failure::Setting)?,
+        connections: (&args.connections).into(),
+        reads: args.reads.settings(),
+        booking: args.booking.limits(),
+    };
+    let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
+    let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);
+    // Sockets are looked at often, so that a small request does not wait behind many steps of large answers.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .event_interval(EVENT_INTERVAL)
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    let result = runtime.block_on(run(&args, &open, settings, prices, &master_key.origin, &weaknesses));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    open.close()?;
+    result
+}
+
+fn ui_settings(args: &ServeArgs) -> anyhow::Result<Option<UiSettings>> {
+    let Some(directory) = args.ui.clone().filter(|directory| !directory.as_os_str().is_empty()) else {
+        return Ok(None);
+    };
+    anyhow::ensure!(
+        dashboard::is_export(&directory),
+        "--ui: {} is not the dashboard's static export (index.html and _next)",
+        directory.display()
+    );
+    let password = args.ui_password.clone().filter(|password| !password.expose_secret().is_empty());
+    Ok(Some(UiSettings { directory, username: args.ui_username.clone(), password }))
+}
+
+fn limits(args: &ServeArgs) -> PoolLimits {
+    PoolLimits { connections: args.database_connections, wait: Duration::from_secs(args.database_wait) }
+}
+
+async fn run(
+    args: &ServeArgs,
+    open: &OpenDatabase,
+    settings: Settings,
+    prices: Arc<Prices>,
+    key_origin: &str,
+    weaknesses: &[String],
+) -> Result<(), Failure> {
+    let mut stop_requested = shutdown::requested().context("signals cannot be listened to")?;
+    let pool = open.pool().map_err(Failure::Setting)?;
+    let (kind, version) = tokio::select! {
+        prepared = open.prepare(&pool) => prepared?,
+        () = &mut stop_requested => return Ok(()),
+    };
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+        .map_err(Failure::Setting)?;
+    let address = listener.local_addr().context("no local address")?;
+    let prices_in_order = prices.read_file().await;
+    let state = AppState::new(pool.clone(), settings, prices, Clock::system())?;
+    if let Some(url) = args.database_url_read_replica.as_deref().filter(|url| !url.trim().is_empty()) {
+        let replica = Replica::new(url, limits(args))
+            .map_err(|error| Failure::Setting(anyhow::anyhow!("DATABASE_URL_READ_REPLICA: {error}")))?;
+        state.use_replica(replica);
+    }
+    state.refresh_allow_list().await.context("the allow list cannot be read")?;
+    state.refresh_rollups().await.context("the state of the rollups cannot be read")?;
+    for weakness in weaknesses {
+        tracing::warn!("{weakness}");
+    }
+    print_block(address, open, kind, &version, key_origin);
+
+    let stop = CancellationToken::new();
+    let refresh = tokio::spawn(state.clone().keep_fresh(stop.clone()));
+    let interval = args.prices_refresh.map(Duration::from_secs);
+    let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(prices_in_order, interval, stop.clone()));
+    let fold = tokio::spawn(crate::rollups::folding::run(state.clone(), stop.clone()));
+    let ids = tokio::spawn(crate::booking::retention::run(pool.clone(), state.settings.booking, stop.clone()));
+    let sessions = tokio::spawn(end_sessions(state.clone(), stop.clone()));
+    let (follower, until) = (state.clone(), stop.clone());
+    let watch = tokio::spawn(async move {
+        if let Some(replica) = follower.replica() {
+            replica.watch(until).await;
+            replica.close().await;
+        }
+    });
+    crate::http::connection::accept::serve(listener, build_router(state.clone()), &state.settings, stop_requested)
+        .await;
+    stop.cancel();
+    let _ = tokio::join!(refresh, fold, ids, watch, sessions, async { prices.abort() });
+    // Connections that a cut-off request still holds are not waited for.
+    let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Steps of tasks between two looks at the sockets.
+const EVENT_INTERVAL: u32 = 8;
+
+/// How often keys of sessions that are over are deleted.
+const SESSION_CLEANUP: Duration = Duration::from_secs(600);
+
+async fn end_sessions(state: AppState, stop: CancellationToken) {
+    while state.settings.ui.is_some() {
+        match dashboard::clean_up(&state).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "keys of the dashboard's sessions that are over were deleted"),
+            Err(error) => tracing::debug!(cause = ?error, "keys of sessions were not cleaned up"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SESSION_CLEANUP) => {}
+        }
+    }
+}
+
+/// Says in one readable block where everything is.
+fn print_block(address: SocketAddr, open: &OpenDatabase, kind: DatabaseKind, version: &str, key_origin: &str) {
+    let host = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    let url = format!("http://{}", SocketAddr::new(host, address.port()));
+    let owner = match kind {
+        DatabaseKind::Own => "litespend's own tables",
+        DatabaseKind::LiteLlm => "LiteLLM's tables, left as they are",
+    };
+    let block = format!(
+        "litespend {}\n  address     {url} (listening on {address})\n  database    {version}, {}, {owner}\n  docs        {url}/\n  master key  {key_origin}\n",
+        env!("CARGO_PKG_VERSION"),
+        open.place(),
+    );
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(block.as_bytes()).and_then(|()| out.flush());
+}
+
+/// `litespend migrate`.
+pub fn migrate(args: &DatabaseArgs) -> Result<(), Failure> {
+    let config = read_config(args)?;
+    let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
+    let open = OpenDatabase::open(args, &config, limits)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let result = runtime.block_on(async {
+        let pool = open.pool().map_err(Failure::Setting)?;
+        let (kind, version) = open.prepare(&pool).await?;
+        match kind {
+            DatabaseKind::Own => println!("{version}, {}: up to date", open.place()),
+            DatabaseKind::LiteLlm => println!("{version}, {}: LiteLLM's tables, nothing to do", open.place()),
+        }
+        pool.close().await;
+        Ok(())
+    });
+    open.close()?;
+    result
+}
+
+/// `litespend openapi`.
+pub fn print_openapi() -> Result<(), Failure> {
+    let text = openapi::yaml()?;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write")?;
+    Ok(())
+}
+
+/// `litespend healthcheck`: what a container's health check runs.
+pub fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
+    use std::io::Read;
+    let host = if args.host.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.host };
+    let address = SocketAddr::new(host, args.port);
+    let limit = Duration::from_secs(5);
+    let mut answer = String::new();
+    let asked = std::net::TcpStream::connect_timeout(&address, limit).and_then(|mut stream| {
+        stream.set_read_timeout(Some(limit))?;
+        stream.write_all(b"GET /health/readiness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        stream.take(64 * 1024).read_to_string(&mut answer)
+    });
+    asked.with_context(|| format!("no answer from {address}"))?;
+    if answer.starts_with("HTTP/1.1 200") {
+        println!("ready");
+        return Ok(());
+    }
+    let status = answer.lines().next().unwrap_or("no status");
+    Err(Failure::Runtime(anyhow::anyhow!("{address} is not ready: {status}")))
+}
+
+/// Where the embedded database lives for these arguments.
+pub fn home(args: &DatabaseArgs) -> PathBuf {
+    args.data_dir.clone().unwrap_or_else(private_postgres::default_home)
+}
+
+/// Opens a pool on a URL and brings its database up to date. For subcommands and tests.
+pub async fn connect(url: &str, limits: PoolLimits) -> anyhow::Result<sqlx::PgPool> {
+    let pool = store_database::pool(url, limits)?;
+    let mut connection = pool.acquire().await?;
+    store_database::migrate(&mut connection).await?;
+    drop(connection);
+    Ok(pool)
+}

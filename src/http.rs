@@ -1,0 +1,23 @@
+//! HTTP: the connection, the layers, the handlers, the answers.
+
+pub mod auth;
+pub mod body_room;
+pub mod client_ip;
+pub mod compression;
+pub mod connection;
+pub mod dashboard;
+pub mod error;
+pub mod extract;
+pub mod metrics;
+pub mod openapi;
+pub mod read_limits;
+pub mod reads;
+pub mod replica;
+pub mod request_body;
+pub mod response_headers;
+pub mod router;
+pub mod routes;
+pub mod state;
+pub mod stream;
+pub mod telemetry;
+pub mod upstream;

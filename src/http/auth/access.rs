@@ -1,0 +1,135 @@
+//! The classes of routes and who may call each. The table of routes with their class is `router::ROUTES`.
+
+use axum::http::StatusCode;
+
+use crate::http::auth::{Caller, Role, routes};
+use crate::http::error::ApiError;
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody, from every address: liveness probes.
+    Probe,
+    /// Everybody whose address is allowed, without a key.
+    Public,
+    /// The master key alone.
+    MasterKey,
+    /// Admins; viewers are told 403, everybody else 401.
+    AdminWrite,
+    /// Admins and admin viewers.
+    AdminRead,
+    /// Admins, admin viewers, and keys with the permission `get_spend_routes`.
+    GlobalSpend,
+    /// Users with a role (or without one, who count as internal users); not keys without a user.
+    Spend,
+    /// Admins, admin viewers and internal users who are not viewers only.
+    InternalUsers,
+    /// Every key; the handler limits what it answers.
+    AnyKey,
+}
+
+/// Whether `caller` may call `path`, a route of the class `access`.
+pub fn check(access: Access, path: &str, caller: &Caller) -> Result<(), ApiError> {
+    if !caller.allowed_routes.is_empty() && !caller.allowed_routes.iter().any(|allowed| routes::matches(path, allowed))
+    {
+        let message = format!(
+            "Virtual key is not allowed to call this route. Only allowed to call routes: {}. Tried to call route: {path}",
+            caller.allowed_routes.join(", ")
+        );
+        return Err(ApiError::detail(StatusCode::FORBIDDEN, message));
+    }
+    let allowed = match access {
+        Access::Probe | Access::Public | Access::AnyKey => true,
+        Access::MasterKey => {
+            return if caller.is_master { Ok(()) } else { Err(master_key_only(path)) };
+        }
+        Access::AdminWrite if caller.role == Role::AdminViewer => {
+            return Err(ApiError::forbidden(format!(
+                "user not allowed to access this route, role= proxy_admin_viewer. Trying to access: {path}"
+            )));
+        }
+        Access::AdminWrite => caller.role == Role::Admin,
+        Access::AdminRead => caller.role.sees_everything(),
+        Access::GlobalSpend => caller.role.sees_everything() || caller.may_read_global_spend,
+        Access::Spend => caller.role != Role::Unknown,
+        Access::InternalUsers => caller.role.sees_everything() || caller.role == Role::InternalUser,
+    };
+    if allowed { Ok(()) } else { Err(admin_only(path, caller)) }
+}
+
+/// 401 of the reference for a route that the master key alone may call.
+pub fn master_key_only(path: &str) -> ApiError {
+    ApiError::unauthorized(format!("Authentication Error, Tried to access route={path}, which is only for MASTER KEY"))
+}
+
+fn admin_only(path: &str, caller: &Caller) -> ApiError {
+    let role = caller.role_name.as_deref().filter(|_| caller.user_exists).unwrap_or("unknown");
+    ApiError::unauthorized(format!(
+        "Authentication Error, Only proxy admin can be used to generate, delete, update info for new \
+         keys/users/teams. Route={path}. Your role={role}."
+    ))
+}
+
+/// Whether `path` is in a group of routes, which LiteLLM's `allowed_routes` may name instead of paths: the groups of
+/// LiteLLM 1.109.1, as far as litespend serves them.
+pub(super) fn in_group(path: &str, group: &str) -> bool {
+    let booking = path.starts_with("/spend/usage");
+    let spend =
+        (path.starts_with("/spend/") && !booking) || path.ends_with("/spend/report") && !path.starts_with("/global/");
+    let info = ["/key/info", "/team/list", "/user/info"].contains(&path);
+    let keys = path.starts_with("/key/") && path != "/key/spend/report";
+    let users = path.starts_with("/user/daily/activity");
+    let teams = path.starts_with("/team/daily/activity");
+    let tags = path == "/tag/daily/activity/aggregated";
+    let overview = path.starts_with("/global/activity");
+    let key_management = keys || teams || ["/spend/logs", "/spend/logs/v2"].contains(&path);
+    match group {
+        "spend_tracking_routes" => spend || booking,
+        "global_spend_tracking_routes" => path.starts_with("/global/spend/") && path != "/global/spend/reset",
+        "info_routes" => info,
+        "master_key_only_routes" => path == "/global/spend/reset",
+        "team_service_account_key_routes" => path == "/key/generate",
+        "key_management_routes" => key_management,
+        "management_routes" => key_management || info || users || ["/team/new", "/user/new"].contains(&path),
+        "ui_routes" => info || ["/global/activity", "/global/spend/tags"].contains(&path),
+        "internal_user_routes" => spend || overview || keys || tags || teams,
+        "internal_user_view_only_routes" => spend || tags,
+        "self_managed_routes" => teams || users,
+        "admin_viewer_routes" => spend || overview || info || tags || teams || users,
+        "org_admin_allowed_routes" => {
+            spend || overview || info || tags || teams || users || keys || ["/team/new", "/user/new"].contains(&path)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limited_keys_reach_their_routes_only() {
+        let mut caller = Caller::master();
+        caller.is_master = false;
+        for (allowed, path, expected) in [
+            ("/spend/logs", "/spend/logs", true),
+            ("/spend/logs", "/spend/logs/v2", true),
+            ("/spend/logs", "/spend/logsx", false),
+            ("/spend/*", "/spend/tags", true),
+            ("spend_tracking_routes", "/spend/tags", true),
+            ("llm_api_routes", "/spend/tags", false),
+            ("info_routes", "/user/info", true),
+            ("info_routes", "/spend/tags", false),
+            ("management_routes", "/spend/logs", true),
+            ("management_routes", "/spend/tags", false),
+            ("internal_user_view_only_routes", "/spend/usage", false),
+            ("spend_tracking_routes", "/spend/usage", true),
+            ("global_spend_tracking_routes", "/global/spend/reset", false),
+            ("", "/spend/tags", false),
+            ("/", "/spend/tags", false),
+        ] {
+            caller.allowed_routes = vec![allowed.into()];
+            assert_eq!(check(Access::Spend, path, &caller).is_ok(), expected, "{allowed} {path}");
+        }
+    }
+}

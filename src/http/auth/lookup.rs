@@ -1,0 +1,248 @@
+//! Looks keys up and remembers the answer for a few seconds. What is remembered is bounded in size and age, so that a
+//! blocked or deleted key stops working everywhere within [`LIFETIME`]; what was changed here counts at once. The end of
+//! a key's validity counts at once as well. Unknown keys are remembered apart, so that guesses push out no key that
+//! exists, and only so many of them a second reach the database: keys that exist, as far as this server has seen, go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moka::future::Cache;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgPool;
+use subtle::ConstantTimeEq;
+
+use crate::cli::args::Settings;
+use crate::clock::Clock;
+use crate::http::auth::session::Signer;
+use crate::http::auth::turns::Turns;
+use crate::http::auth::{Caller, KeyRecord, hash_key, key};
+use crate::http::error::{ApiError, ErrorType, is_statement_timeout, is_unavailable};
+use crate::store;
+use crate::store::database;
+
+/// How long a lookup is remembered.
+pub const LIFETIME: Duration = Duration::from_secs(9);
+
+/// How many lookups are remembered at most, and how many of unknown keys.
+const CAPACITY: u64 = 50_000;
+
+/// How many keys that exist are told from unknown ones when their lookup is forgotten.
+const SEEN_CAPACITY: u64 = 200_000;
+
+/// How long.
+const SEEN_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long a change is held against lookups that began before it: longer than any lookup runs and is remembered.
+const CHANGE_LIFETIME: Duration = Duration::from_secs(180);
+
+/// Resolves keys to callers.
+#[derive(Clone)]
+pub struct KeyLookup(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    master_key: SecretString,
+    clock: Clock,
+    signer: Signer,
+    known: Cache<String, Arc<Found>>,
+    absent: Cache<String, u64>,
+    seen: Cache<String, ()>,
+    turns: Turns,
+    changes: Changes,
+}
+
+/// A key that was found.
+struct Found {
+    record: KeyRecord,
+    /// The count of changes when the lookup began.
+    since: u64,
+}
+
+/// Why a key was not found.
+enum Missing {
+    Unknown,
+    NoTurn,
+    Database(sqlx::Error),
+}
+
+/// What was changed here, counted, so that a lookup which began before a change is not believed after it.
+struct Changes {
+    count: AtomicU64,
+    of_all: AtomicU64,
+    of_key: Cache<String, u64>,
+}
+
+impl Changes {
+    fn now(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    fn next(&self) -> u64 {
+        self.count.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    async fn none_since<'a>(&self, since: u64, hashes: impl Iterator<Item = &'a str>) -> bool {
+        if since < self.of_all.load(Ordering::SeqCst) {
+            return false;
+        }
+        for hash in hashes {
+            if self.of_key.get(hash).await.is_some_and(|changed| since < changed) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl KeyLookup {
+    /// Looks keys up in `pool`; the master key is never looked up.
+    pub fn new(pool: PgPool, settings: &Settings, clock: Clock) -> Self {
+        let password = settings.ui.as_ref().and_then(|ui| ui.password.clone());
+        let signer = Signer::new(settings.authority.secret.clone(), settings.master_key.clone(), password);
+        let remembered = || Cache::builder().max_capacity(CAPACITY).time_to_live(LIFETIME);
+        Self(Arc::new(Inner {
+            pool,
+            master_key: settings.master_key.clone(),
+            clock,
+            signer,
+            known: remembered().build(),
+            absent: Cache::builder().max_capacity(CAPACITY).time_to_live(LIFETIME).build(),
+            seen: Cache::builder().max_capacity(SEEN_CAPACITY).time_to_idle(SEEN_LIFETIME).build(),
+            turns: Turns::new(settings.authority.key_lookups),
+            changes: Changes {
+                count: AtomicU64::new(0),
+                of_all: AtomicU64::new(0),
+                of_key: Cache::builder().time_to_live(CHANGE_LIFETIME).build(),
+            },
+        }))
+    }
+
+    /// Whether `candidate` is the master key, in time that does not depend on where they differ.
+    pub fn is_master(&self, candidate: &str) -> bool {
+        let digest = |text: &str| hash_key(text).into_bytes();
+        bool::from(digest(candidate).ct_eq(&digest(self.0.master_key.expose_secret())))
+    }
+
+    /// What signs tokens and seals sessions.
+    pub fn signer(&self) -> &Signer {
+        &self.0.signer
+    }
+
+    /// The caller that a key stands for.
+    pub async fn resolve(&self, candidate: &str) -> Result<Caller, ApiError> {
+        if self.is_master(candidate) {
+            return Ok(Caller::master());
+        }
+        let record = self.record(candidate).await?;
+        if record.session.is_none() {
+            return record.into_caller(self.0.clock.now(), None);
+        }
+        let seals = match self.0.signer.ready() {
+            Some(seals) => seals,
+            None => self.0.signer.keys(&mut *database::acquire(&self.0.pool).await?).await?,
+        };
+        record.into_caller(self.0.clock.now(), Some(seals))
+    }
+
+    /// The row of a key, whatever it is worth.
+    pub async fn record(&self, candidate: &str) -> Result<KeyRecord, ApiError> {
+        if !candidate.starts_with("sk-") {
+            return Err(key::not_a_virtual_key(candidate));
+        }
+        let hash = hash_key(candidate);
+        // A lookup that a change has overtaken is made again; one that changes overtake all the time is not believed.
+        for _ in 0..3 {
+            match self.find(&hash).await {
+                Ok(found) if self.0.changes.none_since(found.since, found.record.depends_on()).await => {
+                    return Ok(found.record.clone());
+                }
+                Ok(_) => self.0.known.invalidate(&hash).await,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ApiError::Unavailable(None))
+    }
+
+    async fn find(&self, hash: &str) -> Result<Arc<Found>, ApiError> {
+        let inner = &self.0;
+        if let Some(since) = inner.absent.get(hash).await
+            && inner.changes.none_since(since, std::iter::once(hash)).await
+        {
+            return Err(unknown());
+        }
+        let found = inner.known.try_get_with_by_ref(hash, self.look_up(hash)).await;
+        found.map_err(|missing| match Arc::try_unwrap(missing) {
+            Ok(Missing::Database(error)) => ApiError::from(error),
+            Ok(missing) => refusal(&missing),
+            // Several requests waited for this one lookup.
+            Err(shared) => refusal(&shared),
+        })
+    }
+
+    async fn look_up(&self, hash: &str) -> Result<Arc<Found>, Missing> {
+        let inner = &self.0;
+        if inner.seen.get(hash).await.is_none() && !inner.turns.take() {
+            return Err(Missing::NoTurn);
+        }
+        let since = inner.changes.now();
+        let found = async {
+            let mut connection = database::acquire(&inner.pool).await?;
+            store::keys::find_key(&mut connection, hash).await
+        };
+        match found.await.map_err(Missing::Database)? {
+            Some(record) => {
+                inner.seen.insert(hash.to_owned(), ()).await;
+                Ok(Arc::new(Found { record, since }))
+            }
+            None => {
+                inner.seen.invalidate(hash).await;
+                inner.absent.insert(hash.to_owned(), since).await;
+                Err(Missing::Unknown)
+            }
+        }
+    }
+
+    /// Forgets one key and the sessions that it opened, after a change made here.
+    pub async fn forget(&self, hash: &str) {
+        let changed = self.0.changes.next();
+        self.0.changes.of_key.insert(hash.to_owned(), changed).await;
+        self.0.known.invalidate(hash).await;
+        self.0.absent.invalidate(hash).await;
+    }
+
+    /// Forgets every key, after a change of users or teams made here.
+    pub fn forget_all(&self) {
+        let changed = self.0.changes.next();
+        self.0.changes.of_all.fetch_max(changed, Ordering::SeqCst);
+        self.0.known.invalidate_all();
+        self.0.absent.invalidate_all();
+    }
+
+    /// How many lookups are remembered now, for the metrics.
+    pub fn remembered(&self) -> u64 {
+        self.0.known.entry_count() + self.0.absent.entry_count()
+    }
+}
+
+fn unknown() -> ApiError {
+    ApiError::Refused {
+        status: axum::http::StatusCode::UNAUTHORIZED,
+        kind: ErrorType::TokenNotFound,
+        message: "Authentication Error, Invalid API key provided.".into(),
+        param: Some("key".into()),
+    }
+}
+
+fn refusal(missing: &Missing) -> ApiError {
+    match missing {
+        Missing::Unknown => unknown(),
+        Missing::NoTurn => ApiError::TooManyRequests {
+            message: "Too many requests with keys that are not known here. Try again shortly.",
+            seconds: 1,
+        },
+        Missing::Database(error) if is_unavailable(error) => ApiError::Unavailable(None),
+        Missing::Database(error) if is_statement_timeout(error) => ApiError::statement_timeout(),
+        Missing::Database(error) => ApiError::Internal(error.to_string()),
+    }
+}

@@ -1,0 +1,289 @@
+//! Memory for the bodies of requests: charged as their bytes arrive and held until the answer, per key and in all. What
+//! is announced costs nothing. Where there is no room, the body waits; the oldest one always goes on, so that bodies
+//! that wait for each other do not wait for ever.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::sync::Notify;
+
+use crate::http::auth::Caller;
+use crate::http::error::{ApiError, ErrorType};
+use crate::http::router;
+use crate::http::state::AppState;
+
+/// Bytes of all bodies.
+const ALL: usize = 128 * 1024 * 1024;
+
+/// Bytes of the bodies of one key.
+const PER_KEY: usize = ALL / 4;
+
+/// A body of up to this many bytes is small, and room is kept for those.
+const SMALL: usize = 64 * 1024;
+
+/// Bytes beyond the others, of all small bodies.
+const KEPT_FOR_SMALL: usize = 32 * 1024 * 1024;
+
+/// Bytes beyond the others, of the small bodies of one key.
+const KEPT_FOR_SMALL_OF_KEY: usize = KEPT_FOR_SMALL / 4;
+
+/// How long a body waits for room.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// The room. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BodyRoom(Arc<Inner>);
+
+impl Default for BodyRoom {
+    fn default() -> Self {
+        Self::with_wait(WAIT)
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    ledger: Mutex<Ledger>,
+    freed: Notify,
+    wait: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    next: u64,
+    all: Used,
+    by_key: HashMap<Arc<str>, Used>,
+    /// By age: whose, and how many bytes.
+    bodies: BTreeMap<u64, (Arc<str>, usize)>,
+}
+
+/// Bytes in use by large bodies and by small ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Used {
+    large: usize,
+    small: usize,
+}
+
+impl Used {
+    fn of(bytes: usize) -> Self {
+        if bytes <= SMALL { Self { large: 0, small: bytes } } else { Self { large: bytes, small: 0 } }
+    }
+
+    /// With one body's bytes instead of its former ones.
+    fn with(self, had: usize, has: usize) -> Self {
+        let (had, has) = (Self::of(had), Self::of(has));
+        Self {
+            large: self.large.saturating_sub(had.large) + has.large,
+            small: self.small.saturating_sub(had.small) + has.small,
+        }
+    }
+}
+
+impl Ledger {
+    fn add(&mut self, id: u64, bytes: usize) -> bool {
+        let Some((key, had)) = self.bodies.get(&id).map(|(key, had)| (Arc::clone(key), *had)) else { return false };
+        let has = had + bytes;
+        let all = self.all.with(had, has);
+        let own = self.by_key.get(&key).copied().unwrap_or_default().with(had, has);
+        let (fits, fits_key) = if has <= SMALL {
+            (all.small <= KEPT_FOR_SMALL, own.small <= KEPT_FOR_SMALL_OF_KEY)
+        } else {
+            (all.large <= ALL, own.large <= PER_KEY)
+        };
+        let mut older = self.bodies.range(..id).filter(|(_, (_, bytes))| *bytes > 0);
+        let oldest = older.clone().next().is_none();
+        if !(fits || oldest) || (!fits_key && older.any(|(_, (whose, _))| *whose == key)) {
+            return false;
+        }
+        self.put(id, key, all, own, has);
+        true
+    }
+
+    fn put(&mut self, id: u64, key: Arc<str>, all: Used, own: Used, has: usize) {
+        self.all = all;
+        if let Some((_, held)) = self.bodies.get_mut(&id) {
+            *held = has;
+        }
+        if own == Used::default() {
+            self.by_key.remove(&key);
+        } else {
+            self.by_key.insert(key, own);
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some((key, had)) = self.bodies.remove(&id) else { return };
+        let all = self.all.with(had, 0);
+        let own = self.by_key.get(&key).copied().unwrap_or_default().with(had, 0);
+        self.put(id, key, all, own, 0);
+    }
+}
+
+impl BodyRoom {
+    fn with_wait(wait: Duration) -> Self {
+        Self(Arc::new(Inner { ledger: Mutex::default(), freed: Notify::new(), wait }))
+    }
+
+    /// An account for one body of a key, with nothing on it.
+    pub fn begin(&self, key: &str) -> Charge {
+        let mut ledger = self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = ledger.next;
+        ledger.next += 1;
+        ledger.bodies.insert(id, (Arc::from(key), 0));
+        Charge { room: Arc::clone(&self.0), id, refused: AtomicBool::new(false) }
+    }
+}
+
+/// What one body takes of the room, given back when dropped.
+#[derive(Debug)]
+pub struct Charge {
+    room: Arc<Inner>,
+    id: u64,
+    refused: AtomicBool,
+}
+
+impl Charge {
+    /// Charges bytes that have arrived; waits a while for room, and says whether there was some.
+    pub async fn add(&self, bytes: usize) -> bool {
+        let waiting = async {
+            loop {
+                let freed = self.room.freed.notified();
+                if self.room.ledger.lock().unwrap_or_else(PoisonError::into_inner).add(self.id, bytes) {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        let fits = tokio::time::timeout(self.room.wait, waiting).await.is_ok();
+        self.refused.fetch_or(!fits, Ordering::Relaxed);
+        fits
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.room.ledger.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
+        self.room.freed.notify_waiters();
+    }
+}
+
+/// Layer: charges the request's body to its key, or where there is none to its address.
+pub async fn charge(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let key = match request.extensions().get::<Caller>() {
+        Some(caller) => caller.key_hash.clone(),
+        None => router::client_address(&state, &request).map(|address| address.to_string()).unwrap_or_default(),
+    };
+    let charge = Arc::new(state.body_room.begin(&key));
+    let request = request.map(|body| Body::new(ChargedBody { body, charge: Arc::clone(&charge), waiting: None }));
+    let response = next.run(request).await;
+    if charge.refused.load(Ordering::Relaxed) { no_room() } else { response }
+}
+
+fn no_room() -> Response {
+    ApiError::Refused {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        kind: ErrorType::InternalServerError,
+        message: "Too many large request bodies at the same time. Nothing was done; try again shortly.".into(),
+        param: Some("request_body".into()),
+    }
+    .into_response()
+}
+
+/// A body whose bytes are passed on once there is room for them.
+struct ChargedBody {
+    body: Body,
+    charge: Arc<Charge>,
+    waiting: Option<Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>>,
+}
+
+/// Why the body ends early.
+#[derive(Debug, thiserror::Error)]
+#[error("no room for the request's body")]
+struct NoRoom;
+
+impl http_body::Body for ChargedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(waiting) = &mut this.waiting {
+                let bytes = ready!(waiting.as_mut().poll(context));
+                this.waiting = None;
+                let frame = bytes.map(Frame::data).ok_or_else(|| axum::Error::new(NoRoom));
+                return Poll::Ready(Some(frame));
+            }
+            match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => {
+                        let charge = Arc::clone(&this.charge);
+                        this.waiting = Some(Box::pin(async move { charge.add(bytes.len()).await.then_some(bytes) }));
+                    }
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.waiting.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.waiting.is_some() { SizeHint::default() } else { self.body.size_hint() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_fills_its_own_room_and_not_the_others() {
+        let room = BodyRoom::with_wait(Duration::from_millis(50));
+        let (first, second) = (room.begin("greedy"), room.begin("greedy"));
+        assert!(first.add(PER_KEY / 2).await && second.add(PER_KEY / 2).await);
+        assert!(!second.add(SMALL + 1).await, "the younger of two waits");
+        assert!(first.add(PER_KEY).await, "the older one goes on");
+        assert!(room.begin("honest").add(PER_KEY / 2).await);
+        assert!(room.begin("greedy").add(1000).await, "a small one of the same key");
+        let waiting = async { second.add(SMALL + 1).await };
+        let leaving = async move { drop(first) };
+        assert!(tokio::join!(waiting, leaving).0, "room is given back");
+    }
+
+    #[tokio::test]
+    async fn all_keys_together_leave_room_for_small_bodies() {
+        let room = BodyRoom::with_wait(Duration::from_millis(50));
+        let large: Vec<_> = ["a", "b", "c", "d"].iter().map(|key| room.begin(key)).collect();
+        for charge in &large {
+            assert!(charge.add(PER_KEY).await);
+        }
+        let late = room.begin("late");
+        assert!(late.add(SMALL).await, "small so far");
+        assert!(!late.add(SMALL).await, "large now");
+        drop(large);
+        assert!(late.add(SMALL).await);
+        let announced: Vec<_> = (0..1000).map(|_| room.begin("announces")).collect();
+        assert!(room.begin("announces").add(PER_KEY).await, "what has not arrived costs nothing");
+        drop((announced, late));
+        let ledger = room.0.ledger.lock().expect("whole");
+        assert_eq!((ledger.all, ledger.by_key.len(), ledger.bodies.len()), (Used::default(), 0, 0));
+    }
+}

@@ -1,0 +1,199 @@
+//! What one connection does: whether a request runs on it, since when none does, and when it has to end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::http::Version;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::connection::limits::ConnectionLimits;
+
+/// The state of a connection, shared by its socket, its requests and who watches over it.
+#[derive(Debug)]
+pub struct Life {
+    accepted: Instant,
+    head_limit: Duration,
+    idle_limit: Duration,
+    running: AtomicUsize,
+    served: AtomicBool,
+    http2: AtomicBool,
+    linger: AtomicBool,
+    over: AtomicBool,
+    /// Milliseconds from the start to the end of the last request.
+    idle_since: AtomicU64,
+    /// Milliseconds from the start to the first byte of the head that is being sent; 0 where none is.
+    head_since: AtomicU64,
+    close: CancellationToken,
+}
+
+impl Life {
+    /// Of a connection that was accepted now.
+    pub fn new(limits: &ConnectionLimits) -> Arc<Self> {
+        Arc::new(Self {
+            accepted: Instant::now(),
+            head_limit: limits.head,
+            idle_limit: limits.idle,
+            running: AtomicUsize::new(0),
+            served: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
+            linger: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            idle_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(0),
+            close: CancellationToken::new(),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// A request begins; it runs until the guard goes.
+    pub fn begin(self: &Arc<Self>, version: Version) -> Running {
+        self.http2.store(version == Version::HTTP_2, Ordering::Relaxed);
+        self.served.store(true, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running(Arc::clone(self))
+    }
+
+    /// Bytes came. Between the requests of HTTP/1 they are the start of the next head; between those of HTTP/2 they
+    /// say nothing, and the idle limit stands.
+    pub fn received(&self) {
+        if self.is_idle() && !self.http2.load(Ordering::Relaxed) {
+            let _ = self.head_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes went. The end of an HTTP/1 answer that is still being taken is not idleness.
+    pub fn sent(&self) {
+        if self.is_idle() && !self.http2.load(Ordering::Relaxed) {
+            self.idle_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether no request runs.
+    pub fn is_idle(&self) -> bool {
+        self.running.load(Ordering::Relaxed) == 0 && !self.over.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may end in favour of another one, and how soon: who never sent a request goes first, then who has
+    /// been idle longest.
+    pub fn expendable(&self) -> Option<(bool, Instant)> {
+        let since = self.accepted + Duration::from_millis(self.idle_since.load(Ordering::Relaxed));
+        self.is_idle().then(|| (self.served.load(Ordering::Relaxed), since))
+    }
+
+    /// Ends it now.
+    pub fn end(&self) {
+        self.close.cancel();
+    }
+
+    /// The connection as such has ended; what it became (a tunnel) is not watched.
+    pub fn finish(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// What the client still sends is to be read for a moment when the connection closes: a close with bytes unread
+    /// would take the answer away from a client that has not read it yet.
+    pub fn linger(&self) {
+        self.linger.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was asked for.
+    pub fn lingers(&self) -> bool {
+        self.linger.load(Ordering::Relaxed)
+    }
+
+    /// Time left until the connection has waited long enough for a request; zero where it has.
+    fn patience(&self) -> Duration {
+        if !self.is_idle() {
+            return self.idle_limit.min(self.head_limit);
+        }
+        let head_since = self.head_since.load(Ordering::Relaxed);
+        let idle_since = self.idle_since.load(Ordering::Relaxed);
+        let (since, limit) = match (self.served.load(Ordering::Relaxed), head_since) {
+            // From accept to the first head: what was sent meanwhile is no excuse.
+            (false, _) => (0, self.head_limit),
+            (true, 0) => (idle_since, self.idle_limit),
+            (true, head_since) => (head_since.max(idle_since), self.head_limit),
+        };
+        (Duration::from_millis(since) + limit).saturating_sub(self.accepted.elapsed())
+    }
+
+    /// Waits until the connection has to end: a limit passed, or somebody else needs its place.
+    pub async fn ended(&self) -> Ending {
+        loop {
+            let left = self.patience();
+            if left.is_zero() {
+                return Ending::Limit;
+            }
+            // A head may begin meanwhile, whose limit is shorter.
+            let look_again = left.min((self.head_limit / 4).max(Duration::from_millis(10)));
+            tokio::select! {
+                () = self.close.cancelled() => return Ending::Replaced,
+                () = tokio::time::sleep(look_again) => {}
+            }
+        }
+    }
+}
+
+/// Why a connection has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It waited too long for a request.
+    Limit,
+    /// Another connection has its place.
+    Replaced,
+}
+
+/// A request runs while this is held.
+#[derive(Debug)]
+pub struct Running(Arc<Life>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.head_since.store(0, Ordering::Relaxed);
+        self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_wait_has_its_limit_and_a_running_request_none() {
+        let limits = ConnectionLimits {
+            head: Duration::from_millis(100),
+            idle: Duration::from_millis(300),
+            ..ConnectionLimits::default()
+        };
+        let took = async |life: &Life| {
+            let started = Instant::now();
+            assert_eq!(life.ended().await, Ending::Limit);
+            started.elapsed().as_millis()
+        };
+        let life = Life::new(&limits);
+        life.received();
+        assert!((80..250).contains(&took(&life).await), "the first head");
+        let life = Life::new(&limits);
+        drop(life.begin(Version::HTTP_11));
+        assert!((250..500).contains(&took(&life).await), "idle");
+        let life = Life::new(&limits);
+        drop(life.begin(Version::HTTP_11));
+        life.received();
+        assert!((80..250).contains(&took(&life).await), "a later head");
+        let life = Life::new(&limits);
+        drop(life.begin(Version::HTTP_2));
+        life.received();
+        assert!((250..500).contains(&took(&life).await), "a ping is no head");
+        let running = life.begin(Version::HTTP_2);
+        assert!(tokio::time::timeout(Duration::from_millis(700), life.ended()).await.is_err());
+        assert!(life.expendable().is_none());
+        drop(running);
+        life.end();
+        assert_eq!(life.ended().await, Ending::Replaced);
+    }
+}

@@ -1,0 +1,174 @@
+//! The socket of a connection: gives a client up that takes too little of what is sent to it, tells the connection's
+//! state what comes and goes, and reads on for a moment at the end where an answer would be lost otherwise.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use crate::http::connection::patience::Patience;
+use crate::http::connection::seats::Seat;
+
+/// How long a client that still sends is listened to after its last answer.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A stream that fails once what is written to it has waited too long.
+pub struct StallLimit<S> {
+    stream: S,
+    patience: Patience,
+    lingering: Option<Pin<Box<Sleep>>>,
+    seat: Seat,
+}
+
+impl<S> StallLimit<S> {
+    /// Limits how long writing may wait, by [`Patience`].
+    pub fn new(stream: S, limit: Duration, seat: Seat) -> Self {
+        Self { stream, patience: Patience::new(limit), lingering: None, seat }
+    }
+
+    /// Passes on what a write answered, or its failure once patience has run out.
+    fn watch(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.patience.progress(bytes);
+                self.seat.life.sent();
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                ready!(self.patience.poll_out(context));
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> StallLimit<S> {
+    /// Reads and forgets until the client's end, for a moment.
+    fn read_out(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let timer = self.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if timer.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut bytes = [MaybeUninit::uninit(); 8192];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for StallLimit<S> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            this.seat.life.received();
+        }
+        read
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallLimit<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.watch(context, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(context, pieces);
+        this.watch(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+        }
+        if this.seat.life.lingers() {
+            ready!(this.read_out(context));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::http::connection::limits::ConnectionLimits;
+    use crate::http::connection::seats::Seats;
+
+    fn seat() -> Seat {
+        let seats = Seats::new(ConnectionLimits::default(), Vec::new());
+        seats.take(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("a seat")
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+        let (ours, mut theirs) = tokio::io::duplex(100);
+        let mut stream = StallLimit::new(ours, Duration::from_millis(200), seat());
+        let slow = tokio::spawn(async move {
+            let mut buffer = [0; 100];
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_millis(80)).await;
+                theirs.read_exact(&mut buffer).await.expect("is sent");
+            }
+            theirs
+        });
+        stream.write_all(&[0; 550]).await.expect("is taken, slowly");
+        let _theirs = slow.await.expect("reads");
+        let error = stream.write_all(&[0; 100]).await.expect_err("is not taken");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_a_byte_now_and_then_is_given_up() {
+        let (ours, mut theirs) = tokio::io::duplex(100);
+        let mut stream = StallLimit::new(ours, Duration::from_millis(200), seat());
+        tokio::spawn(async move {
+            let mut buffer = [0; 1];
+            while theirs.read_exact(&mut buffer).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let error = stream.write_all(&[0; 10_000]).await.expect_err("is not taken");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_refused_client_is_read_out_before_the_end() {
+        let (ours, mut theirs) = tokio::io::duplex(100);
+        let mut stream = StallLimit::new(ours, Duration::from_secs(5), seat());
+        stream.seat.life.linger();
+        let closing = tokio::spawn(async move { stream.shutdown().await });
+        theirs.write_all(&[0; 5_000]).await.expect("is read");
+        theirs.shutdown().await.expect("ends");
+        closing.await.expect("no panic").expect("closed");
+    }
+}

@@ -1,0 +1,186 @@
+//! Streams of HTTP/2: each is watched by itself, for the socket goes on while a client takes nothing of one of them
+//! (a window of 0). The executor that runs a stream's future lends the answer's body a note of who waits for whom,
+//! and drops the future, which resets the stream, once the client has been waited for too long.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Buf, Bytes};
+use http_body::{Frame, SizeHint};
+
+use crate::http::connection::life::Running;
+use crate::http::connection::patience::Patience;
+
+tokio::task_local! {
+    /// The stream whose future is being polled.
+    static STREAM: Arc<Mutex<Stream>>;
+}
+
+/// Answers of up to this many bytes end with their last piece.
+const SMALL: u64 = 16 * 1024;
+
+/// Who waits for whom.
+struct Stream {
+    patience: Patience,
+    /// Bytes that were handed out and not asked on after.
+    handed_out: Option<usize>,
+}
+
+/// Runs streams on tokio.
+#[derive(Clone, Debug)]
+pub struct StreamExecutor {
+    /// Patience with who takes an answer.
+    pub answer_limit: Duration,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for StreamExecutor {
+    fn execute(&self, future: F) {
+        let stream = Stream { patience: Patience::new(self.answer_limit), handed_out: None };
+        tokio::spawn(Watched { future: Box::pin(future), stream: Arc::new(Mutex::new(stream)) });
+    }
+}
+
+struct Watched<F> {
+    future: Pin<Box<F>>,
+    stream: Arc<Mutex<Stream>>,
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let future = this.future.as_mut();
+        if STREAM.sync_scope(Arc::clone(&this.stream), || future.poll(context)).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut stream = this.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if stream.handed_out.is_some() && stream.patience.poll_out(context).is_ready() {
+            tracing::debug!("a client takes nothing of an answer: its stream was reset");
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+/// An answer's body on its way into the connection. Its request runs until the last byte has left.
+pub struct Outgoing {
+    body: Body,
+    running: Arc<Running>,
+    /// Large answers over HTTP/2 end once all pieces have left, so that the stream is watched until then.
+    unsent: Option<Arc<Unsent>>,
+    ended: bool,
+}
+
+impl Outgoing {
+    /// The body of the answer to a request that `running` stands for.
+    pub fn new(body: Body, http2: bool, running: Running) -> Self {
+        let large = http_body::Body::size_hint(&body).exact().is_none_or(|size| size > SMALL);
+        Self { body, running: Arc::new(running), unsent: (http2 && large).then(Arc::default), ended: false }
+    }
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Piece;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
+        let this = self.get_mut();
+        if !this.ended {
+            note(|stream| {
+                if let Some(bytes) = stream.handed_out.take() {
+                    stream.patience.progress(bytes);
+                }
+            });
+            let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+            let Some(frame) = frame.transpose()? else {
+                this.ended = true;
+                return this.poll_left(context).map(|()| None);
+            };
+            let frame = frame.map_data(|bytes| {
+                note(|stream| stream.handed_out = Some(bytes.len()));
+                Piece::new(bytes, this)
+            });
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        this.poll_left(context).map(|()| None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.unsent.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Writes to the note of the stream that is being polled, where there is one.
+fn note(write: impl FnOnce(&mut Stream)) {
+    let _ = STREAM.try_with(|stream| write(&mut stream.lock().unwrap_or_else(PoisonError::into_inner)));
+}
+
+impl Outgoing {
+    /// Ready once all pieces have left.
+    fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(unsent) = &self.unsent else { return Poll::Ready(()) };
+        let mut unsent = unsent.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsent.0 == 0 {
+            return Poll::Ready(());
+        }
+        unsent.1 = Some(context.waker().clone());
+        note(|stream| stream.handed_out = Some(0));
+        Poll::Pending
+    }
+}
+
+/// How many pieces have not left yet, and who waits for it.
+#[derive(Default)]
+struct Unsent(Mutex<(usize, Option<Waker>)>);
+
+/// Bytes that tell when they have left: hyper drops them then.
+pub struct Piece {
+    bytes: Bytes,
+    unsent: Option<Arc<Unsent>>,
+    _running: Arc<Running>,
+}
+
+impl Piece {
+    fn new(bytes: Bytes, of: &Outgoing) -> Self {
+        if let Some(unsent) = &of.unsent {
+            unsent.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        }
+        Self { bytes, unsent: of.unsent.clone(), _running: Arc::clone(&of.running) }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let Some(unsent) = &self.unsent else { return };
+        let mut unsent = unsent.0.lock().unwrap_or_else(PoisonError::into_inner);
+        unsent.0 = unsent.0.saturating_sub(1);
+        if unsent.0 == 0
+            && let Some(waker) = unsent.1.take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}

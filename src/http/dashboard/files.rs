@@ -1,0 +1,84 @@
+//! The static export: a page a folder, and assets whose names change with their content.
+
+use axum::body::Body;
+use axum::extract::{OriginalUri, Request, State};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use tower::ServiceExt;
+use tower_http::services::ServeDir;
+
+use crate::http::dashboard::folder::Folder;
+use crate::http::error::ApiError;
+use crate::http::state::AppState;
+
+/// An asset never changes under its name.
+const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+
+/// A page may be another one after an update.
+const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
+
+/// `/ui` is the folder `/ui/`, as its pages' relative addresses want it.
+pub async fn to_front_page(OriginalUri(uri): OriginalUri) -> Redirect {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    Redirect::temporary(&format!("/ui/{query}"))
+}
+
+/// A page or a file beside it.
+pub async fn page(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    file(&state, "/ui", "", request).await
+}
+
+/// A script, a style or a font.
+pub async fn asset(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let prefix = if request.uri().path().starts_with("/litellm-asset-prefix") { "/litellm-asset-prefix" } else { "" };
+    let mut response = file(&state, prefix, "", request).await?;
+    if response.status().is_success() {
+        response.headers_mut().insert(header::CACHE_CONTROL, FOREVER);
+    }
+    Ok(response)
+}
+
+/// The logo above the menu.
+pub async fn logo(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    file(&state, "", "/assets/logos/litellm_logo.png", request).await
+}
+
+/// The front page's content, as a page that goes there asks for it.
+pub async fn front_page_data(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    file(&state, "", "/index.txt", request).await
+}
+
+/// The picture in the browser's tab.
+pub async fn favicon(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    file(&state, "", "/favicon.ico", request).await
+}
+
+/// The file `whole`, or else of the path after `prefix`.
+async fn file(state: &AppState, prefix: &str, whole: &str, request: Request) -> Result<Response, ApiError> {
+    let Some(ui) = &state.settings.ui else { return Err(ApiError::detail(StatusCode::NOT_FOUND, "Not Found")) };
+    let (mut parts, _) = request.into_parts();
+    let asked = parts.uri.clone();
+    let path = if whole.is_empty() { asked.path().strip_prefix(prefix).unwrap_or_default() } else { whole };
+    parts.uri = PathAndQuery::try_from(path).map(Uri::from).map_err(|_| not_found())?;
+    let files = ServeDir::with_backend("", Folder::new(&ui.directory)).redirect_path_prefix(prefix);
+    let served = files.oneshot(Request::from_parts(parts, Body::empty())).await;
+    let mut response = match served {
+        Ok(response) => response.map(Body::new),
+        Err(never) => match never {},
+    };
+    if response.headers().contains_key(header::LOCATION) {
+        // A folder without its slash; what was asked of it stays.
+        let query = asked.query().map(|query| format!("?{query}")).unwrap_or_default();
+        return Ok(Redirect::temporary(&format!("{}/{query}", asked.path().trim_end_matches('/'))).into_response());
+    }
+    if response.status() == StatusCode::NOT_FOUND {
+        return Err(not_found());
+    }
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(ASK_AGAIN);
+    Ok(response)
+}
+
+fn not_found() -> ApiError {
+    ApiError::detail(StatusCode::NOT_FOUND, "Not Found")
+}

@@ -1,0 +1,238 @@
+//! `POST /v2/login`: a password for a key that lasts a day, and a token that holds it, as the dashboard wants it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, TimeDelta, Utc};
+use jsonwebtoken::Header;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+use sqlx::PgConnection;
+use subtle::ConstantTimeEq;
+
+use crate::accounts;
+use crate::http::auth::{KeyRecord, MASTER_USER_ID, hash_key, session};
+use crate::http::dashboard::login_request;
+use crate::http::dashboard::login_request::Place;
+use crate::http::dashboard::throttle::Attempt;
+use crate::http::dashboard::{SESSION_TEAM, UiSettings};
+use crate::http::error::{ApiError, ErrorType};
+use crate::http::router::client_address;
+use crate::http::routes::accounts::for_change;
+use crate::http::state::AppState;
+use crate::store::accounts as store;
+use crate::store::accounts::NewKey;
+use crate::store::database;
+
+/// How long a session lasts.
+const SESSION: TimeDelta = TimeDelta::hours(24);
+
+/// Largest body, bytes.
+const BODY_LIMIT: usize = 16 * 1024;
+
+#[derive(Deserialize)]
+struct LoginRequest {
+    username: String,
+    password: String,
+}
+
+/// What the token says, as LiteLLM's does.
+#[derive(Serialize)]
+struct Claims {
+    user_id: String,
+    key: String,
+    user_email: Option<String>,
+    user_role: String,
+    login_method: &'static str,
+    premium_user: bool,
+    auth_header_name: &'static str,
+    disabled_non_admin_personal_key_creation: bool,
+    server_root_path: &'static str,
+    password_reset_required: bool,
+    exp: i64,
+}
+
+/// Who has logged in, and with what.
+struct Person {
+    user_id: String,
+    user_email: Option<String>,
+    user_role: String,
+    /// The key that opens the session; `None` for the admin's password.
+    key: Option<KeyRecord>,
+}
+
+/// Takes the admin's name and password (by default the master key), or a user's id or address and one of the user's keys.
+pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let Some(ui) = &state.settings.ui else { return Err(ApiError::detail(StatusCode::NOT_FOUND, "Not Found")) };
+    // Who has no address shares one count.
+    let address = client_address(&state, &request).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let (parts, body) = request.into_parts();
+    let place = Place::of(&state, &parts);
+    login_request::check(&parts, &place)?;
+    let body = axum::body::to_bytes(body, BODY_LIMIT)
+        .await
+        .map_err(|_| ApiError::bad_request(ErrorType::BadRequest, "The body is too large or was cut off."))?;
+    let login: LoginRequest = serde_json::from_slice(&body).map_err(|_| {
+        ApiError::bad_request(ErrorType::BadRequest, "Expected a JSON object with the texts `username` and `password`.")
+    })?;
+    let person = admit(&state, ui, &login, &Attempt::new(address, &login.username)).await?;
+    let (token, expires) = open_session(&state, person).await?;
+    answer(&place, &token, expires)
+}
+
+/// Counts the attempt and checks the password.
+async fn admit(state: &AppState, ui: &UiSettings, login: &LoginRequest, attempt: &Attempt) -> Result<Person, ApiError> {
+    if let Err(wait) = state.logins.begin(attempt) {
+        return Err(ApiError::TooManyRequests {
+            message: "Too many failed logins with this name or from this address; try again in five minutes.",
+            seconds: wait.as_secs(),
+        });
+    }
+    let checked = check(state, ui, login).await;
+    match &checked {
+        Ok(_) => state.logins.succeeded(attempt),
+        Err(ApiError::Refused { .. }) => {}
+        // A database that is away says nothing of the password.
+        Err(_) => state.logins.undo(attempt),
+    }
+    checked
+}
+
+/// The token of a new session, and its end.
+async fn open_session(state: &AppState, person: Person) -> Result<(String, DateTime<Utc>), ApiError> {
+    let now = state.clock.now();
+    let of_key = person.key.as_ref().and_then(|key| key.expires).map(|expires| expires.and_utc());
+    let expires = of_key.map_or(now + SESSION, |expires| expires.min(now + SESSION));
+    let mut connection = for_change(state).await?;
+    let signer = state.keys.signer().keys(&mut connection).await?;
+    let key = mint(state, &mut connection, signer, &person, expires).await?;
+    let claims = Claims {
+        user_id: person.user_id,
+        key,
+        user_email: person.user_email,
+        user_role: person.user_role,
+        login_method: "username_password",
+        // What the dashboard shows for a licence only, such as allowed addresses, is served here without one.
+        premium_user: true,
+        auth_header_name: "Authorization",
+        disabled_non_admin_personal_key_creation: false,
+        server_root_path: "",
+        password_reset_required: false,
+        exp: expires.timestamp(),
+    };
+    let token = jsonwebtoken::encode(&Header::default(), &claims, signer.token());
+    Ok((token.map_err(|error| ApiError::Internal(error.to_string()))?, expires))
+}
+
+fn answer(place: &Place, token: &str, expires: DateTime<Utc>) -> Result<Response, ApiError> {
+    let mut response = Json(json!({ "redirect_url": place.url("/ui?login=success"), "token": token })).into_response();
+    let secure = if place.scheme == "https" { "; Secure" } else { "" };
+    let end = expires.format("%a, %d %b %Y %H:%M:%S GMT");
+    for path in ["/", "/ui"] {
+        // The dashboard's scripts read it: it can't be HttpOnly.
+        let cookie = HeaderValue::try_from(format!("token={token}; Path={path}; Expires={end}; SameSite=lax{secure}"));
+        response
+            .headers_mut()
+            .append(header::SET_COOKIE, cookie.map_err(|error| ApiError::Internal(error.to_string()))?);
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Ok(response)
+}
+
+fn equal(one: &str, other: &str) -> bool {
+    bool::from(hash_key(one).as_bytes().ct_eq(hash_key(other).as_bytes()))
+}
+
+fn refused() -> ApiError {
+    ApiError::Refused {
+        status: StatusCode::UNAUTHORIZED,
+        kind: ErrorType::AuthError,
+        message:
+            "Invalid credentials. Log in as the admin with the master key (or UI_USERNAME and UI_PASSWORD), or with a \
+             user's id or address and one of the user's keys."
+                .into(),
+        param: Some("invalid_credentials".into()),
+    }
+}
+
+async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Result<Person, ApiError> {
+    let password = ui.password.as_ref().unwrap_or(&state.settings.master_key);
+    // Both are compared, whatever the first comparison says.
+    let (name, secret) = (equal(&login.username, &ui.username), equal(&login.password, password.expose_secret()));
+    if name & secret {
+        let (user_id, user_role) = (MASTER_USER_ID.into(), "proxy_admin".into());
+        return Ok(Person { user_id, user_email: None, user_role, key: None });
+    }
+    if !login.password.starts_with("sk-") || state.keys.is_master(&login.password) {
+        return Err(refused());
+    }
+    let caller = match state.keys.resolve(&login.password).await {
+        Ok(caller) => caller,
+        Err(ApiError::Refused { .. }) => return Err(refused()),
+        Err(error) => return Err(error),
+    };
+    let key = state.keys.record(&login.password).await?;
+    // A session's key must not make further ones, which would never end; and the account that stands for the master
+    // key is had with that alone.
+    let is_session = key.session.is_some() || key.team_id.as_deref() == Some(SESSION_TEAM);
+    let Some(user_id) = caller.user_id.filter(|user_id| !is_session && user_id != MASTER_USER_ID) else {
+        return Err(refused());
+    };
+    let mut connection = database::acquire(&state.pool).await?;
+    let user = store::find_user(&mut connection, &user_id).await?.ok_or_else(refused)?;
+    let email = store::text(&user, "user_email");
+    let named = equal(&login.username, &user_id) || (!email.is_empty() && equal(&login.username, email));
+    if !named {
+        return Err(refused());
+    }
+    let user_role = Some(store::text(&user, "user_role")).filter(|role| !role.is_empty()).unwrap_or("internal_user");
+    Ok(Person {
+        user_id,
+        user_email: Some(email).filter(|email| !email.is_empty()).map(str::to_owned),
+        user_role: user_role.to_owned(),
+        key: Some(key),
+    })
+}
+
+/// A key for the session, bound to what opened it and with no more rights.
+async fn mint(
+    state: &AppState,
+    connection: &mut PgConnection,
+    signer: &session::Keys,
+    person: &Person,
+    expires: DateTime<Utc>,
+) -> Result<String, ApiError> {
+    let raw = accounts::generate_key();
+    let token = hash_key(&raw);
+    let parent = person.key.as_ref().map(|key| key.token.clone());
+    let limits = match &parent {
+        Some(parent) => store::find_limits(connection, parent).await?.ok_or_else(refused)?,
+        None => NewKey::default(),
+    };
+    let seal = signer.seal(&token, &person.user_id, parent.as_deref());
+    let link = session::Link { parent, seal };
+    let key = NewKey {
+        key_name: accounts::shortened(&raw),
+        user_id: Some(person.user_id.clone()),
+        team_id: Some(SESSION_TEAM.into()),
+        expires: Some(expires.naive_utc()),
+        metadata: Map::from_iter([(session::LINK.to_owned(), link.write())]),
+        created_by: person.user_id.clone(),
+        token,
+        ..limits
+    };
+    store::create_session_key(connection, &key).await?;
+    state.keys.forget(&key.token).await;
+    Ok(raw)
+}
+
+/// Deletes the keys of sessions that are over. Returns how many there were.
+pub async fn clean_up(state: &AppState) -> Result<u64, ApiError> {
+    let mut connection = for_change(state).await?;
+    Ok(store::delete_expired_keys(&mut connection, SESSION_TEAM, state.clock.now().naive_utc()).await?)
+}

@@ -1,0 +1,134 @@
+//! Prometheus metrics. Owns their names; nothing else records any.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use sqlx::PgPool;
+
+use crate::http::auth::lookup::KeyLookup;
+use crate::store::rollups::backlog::Backlog;
+
+const REQUESTS: &str = "litespend_http_requests_total";
+const LATENCY: &str = "litespend_http_request_duration_seconds";
+const POOL_SIZE: &str = "litespend_database_connections";
+const POOL_IDLE: &str = "litespend_database_connections_idle";
+const KEYS_CACHED: &str = "litespend_key_cache_entries";
+const LOG_DROPPED: &str = "litespend_log_lines_dropped_total";
+const CONNECTIONS: &str = "litespend_connections";
+const CONNECTIONS_REFUSED: &str = "litespend_connections_refused_total";
+const DELTAS: &str = "litespend_rollups_deltas_waiting";
+const OLDEST_DELTA: &str = "litespend_rollups_oldest_delta_seconds";
+const DIRTY_DAYS: &str = "litespend_rollups_days_to_count";
+const DAYS_TO_PACK: &str = "litespend_rollups_days_to_pack";
+const DAYS_TO_SUM: &str = "litespend_rollups_days_to_sum";
+const FOLDED: &str = "litespend_rollups_deltas_folded_total";
+const FOLD_FAILURES: &str = "litespend_rollups_failures_total";
+const LOCK_HELD: &str = "litespend_rollups_lock_held_seconds";
+
+/// Upper bounds of the latency histogram, seconds.
+const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// The recorder of one server. Handed out once a process; later ones share it.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Installs the process's recorder, or finds the one installed before.
+    pub fn install() -> anyhow::Result<Self> {
+        static HANDLE: std::sync::OnceLock<Result<PrometheusHandle, String>> = std::sync::OnceLock::new();
+        let handle = HANDLE.get_or_init(|| {
+            let handle = PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Full(LATENCY.to_owned()), &BUCKETS)
+                .and_then(PrometheusBuilder::install_recorder)
+                .map_err(|error| error.to_string())?;
+            metrics::describe_counter!(REQUESTS, "Requests by route and class of status");
+            metrics::describe_histogram!(LATENCY, metrics::Unit::Seconds, "Time to the start of the answer by route");
+            metrics::describe_gauge!(POOL_SIZE, "Database connections open");
+            metrics::describe_gauge!(POOL_IDLE, "Database connections open and idle");
+            metrics::describe_gauge!(KEYS_CACHED, "Key lookups remembered");
+            metrics::describe_counter!(LOG_DROPPED, "Lines of the log that nobody read in time");
+            metrics::describe_gauge!(CONNECTIONS, "Client connections open");
+            metrics::describe_counter!(
+                CONNECTIONS_REFUSED,
+                "Client connections over a limit: of an address, of all, or replaced while idle"
+            );
+            metrics::describe_gauge!(DELTAS, "Changes of the log that are not folded into the rollups");
+            metrics::describe_gauge!(OLDEST_DELTA, metrics::Unit::Seconds, "How long the oldest of them has waited");
+            metrics::describe_gauge!(DIRTY_DAYS, "Days to be counted again from the log");
+            metrics::describe_gauge!(DAYS_TO_PACK, "Days and months of the rollups that are over and not packed");
+            metrics::describe_gauge!(DAYS_TO_SUM, "Days of daily rows that are over and not summed");
+            metrics::describe_counter!(FOLDED, "Changes of the log folded by this server");
+            metrics::describe_counter!(
+                FOLD_FAILURES,
+                "Batches and days that this server failed to fold, count or pack"
+            );
+            metrics::describe_gauge!(
+                LOCK_HELD,
+                metrics::Unit::Seconds,
+                "How long another session has held the folding's lock while work waited"
+            );
+            Ok(handle)
+        });
+        handle.clone().map(|handle| Self { handle }).map_err(anyhow::Error::msg)
+    }
+
+    /// Counts one answer. `route` is the matched pattern, so that the number of series is bounded.
+    pub fn record(route: &str, status: StatusCode, elapsed: Duration) {
+        let class = match status.as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        metrics::counter!(REQUESTS, "route" => route.to_owned(), "status" => class).increment(1);
+        metrics::histogram!(LATENCY, "route" => route.to_owned(), "status" => class).record(elapsed.as_secs_f64());
+    }
+
+    /// Client connections open now.
+    pub fn connections(count: usize) {
+        metrics::gauge!(CONNECTIONS).set(count as f64);
+    }
+
+    /// Counts a connection that a limit refused (`address`, `all`) or ended in favour of another (`replaced`).
+    pub fn connection_refused(limit: &'static str) {
+        metrics::counter!(CONNECTIONS_REFUSED, "limit" => limit).increment(1);
+    }
+
+    /// Says what of the rollups waits.
+    pub fn record_backlog(backlog: &Backlog) {
+        metrics::gauge!(DELTAS).set(backlog.deltas as f64);
+        metrics::gauge!(OLDEST_DELTA).set(backlog.oldest_seconds);
+        metrics::gauge!(DIRTY_DAYS).set(backlog.dirty_days as f64);
+        metrics::gauge!(DAYS_TO_PACK).set(backlog.days_to_pack as f64);
+        metrics::gauge!(DAYS_TO_SUM).set(backlog.days_to_sum as f64);
+    }
+
+    /// Counts deltas that were folded.
+    pub fn record_folded(deltas: i64) {
+        metrics::counter!(FOLDED).increment(deltas.unsigned_abs());
+    }
+
+    /// Counts a failure of folding, counting or packing.
+    pub fn record_fold_failure() {
+        metrics::counter!(FOLD_FAILURES).increment(1);
+    }
+
+    /// Says for how long another session has held the folding's lock while work waited.
+    pub fn record_lock_held(held: Duration) {
+        metrics::gauge!(LOCK_HELD).set(held.as_secs_f64());
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self, pool: &PgPool, keys: &KeyLookup) -> String {
+        metrics::gauge!(POOL_SIZE).set(f64::from(pool.size()));
+        metrics::gauge!(POOL_IDLE).set(pool.num_idle() as f64);
+        metrics::gauge!(KEYS_CACHED).set(keys.remembered() as f64);
+        metrics::counter!(LOG_DROPPED).absolute(crate::http::telemetry::dropped_lines());
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}

@@ -1,0 +1,135 @@
+//! The OpenAPI document and the page that shows it. The document is generated from the handlers; the page's
+//! files are compiled in, so that it works without internet access.
+
+pub mod bodies;
+mod parameters;
+mod shared;
+
+pub use crate::http::openapi::shared::ErrorResponse;
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use tokio::sync::OnceCell;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa::openapi::{ComponentsBuilder, ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use utoipa_swagger_ui::{Config, SwaggerFile};
+
+use crate::http::compression::StaticFile;
+use crate::http::error::ApiError;
+
+/// The tag of the nine published operations.
+pub const TAG: &str = "Budget & Spend Tracking";
+
+/// The tag of booking usage.
+pub const USAGE_TAG: &str = "Recording usage";
+
+/// The tag of keys, teams and users.
+pub const MANAGEMENT_TAG: &str = "Keys, teams and users";
+
+/// The tag of what LiteLLM's dashboard and reports read beyond those.
+pub const DASHBOARD_TAG: &str = "Dashboard";
+
+/// The name of the security scheme.
+pub const SECURITY: &str = "APIKeyHeader";
+
+/// The document without its paths.
+pub fn base() -> OpenApi {
+    let scheme = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
+        "x-litellm-api-key",
+        "The master key or a virtual key, with or without `Bearer `. `Authorization: Bearer ...` works as well.",
+    )));
+    OpenApiBuilder::new()
+        .info(
+            InfoBuilder::new()
+                .title("litespend")
+                .version(env!("CARGO_PKG_VERSION"))
+                .description(Some("LiteLLM's Budget & Spend Tracking API, served from Rust."))
+                .license(Some(LicenseBuilder::new().name("MIT OR Apache-2.0").build()))
+                .contact(Some(ContactBuilder::new().name(Some("litespend")).build()))
+                .build(),
+        )
+        .components(Some(ComponentsBuilder::new().security_scheme(SECURITY, scheme).build()))
+        .build()
+}
+
+/// The whole document.
+pub fn document() -> OpenApi {
+    finish(crate::http::router::documented().split_for_parts().1)
+}
+
+/// Adds to the document what all operations share.
+pub fn finish(mut document: OpenApi) -> OpenApi {
+    shared::complete_document(&mut document);
+    document
+}
+
+/// The whole document as YAML: what `litespend openapi` prints and `openapi.yaml` holds.
+pub fn yaml() -> anyhow::Result<String> {
+    Ok(document().to_yaml()?)
+}
+
+/// `GET /openapi.json`.
+pub async fn serve(headers: HeaderMap) -> Result<Response, ApiError> {
+    static FILE: OnceCell<StaticFile> = OnceCell::const_new();
+    let file = FILE.get_or_try_init(|| {
+        prepare(|| {
+            let text = serde_json::to_vec(&document()).map_err(|error| ApiError::Internal(error.to_string()))?;
+            Ok(StaticFile::new(HeaderValue::from_static("application/json"), text.into()))
+        })
+    });
+    Ok(file.await?.answer(&headers))
+}
+
+/// `GET /` and `GET /docs`: the page. Its files are named by absolute paths, so that it works at both.
+pub async fn docs_page(headers: HeaderMap) -> Result<Response, ApiError> {
+    static FILE: OnceCell<StaticFile> = OnceCell::const_new();
+    let file = FILE.get_or_try_init(|| {
+        prepare(|| {
+            let file = file("index.html")?;
+            let page = String::from_utf8_lossy(&file.bytes).replace("\"./", "\"/docs/");
+            Ok(StaticFile::new(HeaderValue::from_static("text/html; charset=utf-8"), page.into()))
+        })
+    });
+    Ok(file.await?.answer(&headers))
+}
+
+/// `GET /docs/...`: the files of the page, each made ready at its first use and shared from then on.
+pub async fn docs_file(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, ApiError> {
+    type Files = Mutex<HashMap<String, Arc<OnceCell<StaticFile>>>>;
+    static FILES: LazyLock<Files> = LazyLock::new(Mutex::default);
+    // A name that is not text names no file.
+    let Path(name) = name.map_err(|_| not_found())?;
+    // Names of files only, so that there are no more than files.
+    file(&name)?;
+    let cell = Arc::clone(FILES.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default());
+    let ready = cell.get_or_try_init(|| {
+        prepare(move || {
+            let file = file(&name)?;
+            let content_type = HeaderValue::from_str(&file.content_type).map_err(|_| not_found())?;
+            Ok(StaticFile::new(content_type, file.bytes.into_owned().into()))
+        })
+    });
+    Ok(ready.await?.answer(&headers))
+}
+
+/// Runs what takes a moment where nobody waits for it.
+async fn prepare(make: impl FnOnce() -> Result<StaticFile, ApiError> + Send + 'static) -> Result<StaticFile, ApiError> {
+    tokio::task::spawn_blocking(make).await.map_err(|error| ApiError::Internal(error.to_string()))?
+}
+
+fn not_found() -> ApiError {
+    ApiError::detail(StatusCode::NOT_FOUND, "Not Found")
+}
+
+fn file(name: &str) -> Result<SwaggerFile<'static>, ApiError> {
+    match utoipa_swagger_ui::serve(name, Arc::new(Config::from("/openapi.json"))) {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(not_found()),
+        Err(error) => Err(ApiError::Internal(error.to_string())),
+    }
+}

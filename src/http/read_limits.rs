@@ -1,0 +1,204 @@
+//! How much reads may take of what there is: connections, answers that wait for their clients, room on disk. Each has a
+//! bound for one key and one for all, so that nobody takes everybody's.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::http::error::ApiError;
+use crate::http::stream::spool::SpoolRoom;
+use crate::store::reading::Turn;
+
+/// Settings of reads.
+#[derive(Clone, Debug)]
+pub struct ReadSettings {
+    /// Large answers that are being sent, of all keys and of one.
+    pub large_answers: usize,
+    /// The same of one key.
+    pub large_answers_per_key: usize,
+    /// Folder for what is read ahead; the system's for temporary files where none is named.
+    pub spool_dir: Option<PathBuf>,
+    /// Bytes on disk of one answer.
+    pub spool_answer: u64,
+    /// Bytes on disk of all answers.
+    pub spool_total: u64,
+}
+
+impl Default for ReadSettings {
+    fn default() -> Self {
+        Self {
+            large_answers: 256,
+            large_answers_per_key: 32,
+            spool_dir: None,
+            spool_answer: 512 * 1024 * 1024,
+            spool_total: 2048 * 1024 * 1024,
+        }
+    }
+}
+
+/// How long an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// A page, a sum.
+    Short,
+    /// Thousands of rows.
+    Long,
+}
+
+/// Places, of all and of each key.
+#[derive(Debug)]
+struct Places {
+    all: Arc<Semaphore>,
+    per_key: usize,
+    keys: Mutex<HashMap<String, Weak<Semaphore>>>,
+}
+
+/// Keys above which those without a place are forgotten.
+const KEYS_KEPT: usize = 1024;
+
+impl Places {
+    fn new(all: usize, per_key: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), per_key: per_key.clamp(1, all), keys: Mutex::default() }
+    }
+
+    /// Waits for a place of the key, then for one of all.
+    async fn take(&self, key: &str, turn: &mut Turn) {
+        turn.extend(self.of_key(key).acquire_owned().await.ok());
+        turn.extend(Arc::clone(&self.all).acquire_owned().await.ok());
+    }
+
+    fn of_key(&self, key: &str) -> Arc<Semaphore> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = keys.get(key).and_then(Weak::upgrade) {
+            return places;
+        }
+        if keys.len() >= KEYS_KEPT {
+            keys.retain(|_, places| places.strong_count() > 0);
+        }
+        let places = Arc::new(Semaphore::new(self.per_key));
+        keys.insert(key.to_owned(), Arc::downgrade(&places));
+        places
+    }
+}
+
+/// The limits of a server's reads.
+#[derive(Debug)]
+pub struct ReadLimits {
+    connections: Places,
+    /// Of these, for reads whose answers may be large.
+    long: Places,
+    answers: Places,
+    waiting: Arc<Semaphore>,
+    wait: Duration,
+    spool: SpoolRoom,
+}
+
+/// What is told to who takes too many large answers at once.
+const BUSY_KEY: &str = "Too many large answers are being sent to this key. Try again shortly.";
+
+impl ReadLimits {
+    /// For a pool of `connections`, of which one or two stay free of reads; a key may have three in four of the others.
+    /// Half of them all, and of those of a key, are for reads whose answers may be large: short ones do not wait behind
+    /// them. Who has to wait for a connection waits for `wait`.
+    pub fn new(connections: u32, wait: Duration, settings: &ReadSettings) -> Self {
+        let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        let kept = if connections >= 8 { 2 } else { 1 };
+        let reads = connections.saturating_sub(kept).max(1);
+        let of_key = (reads - reads.div_ceil(4)).max(1);
+        Self {
+            connections: Places::new(reads, of_key),
+            long: Places::new((connections / 2).max(1), (of_key / 2).max(1)),
+            answers: Places::new(settings.large_answers.max(1), settings.large_answers_per_key),
+            waiting: Arc::new(Semaphore::new((connections / 2).max(1))),
+            wait,
+            spool: SpoolRoom::new(settings.spool_dir.clone(), settings.spool_answer, settings.spool_total),
+        }
+    }
+
+    /// A place for a read with a connection, to be held while it has one.
+    pub async fn connection(&self, key: &str, length: Length) -> Result<Turn, ApiError> {
+        let wait = async {
+            let mut turn = Vec::new();
+            if length == Length::Long {
+                self.long.take(key, &mut turn).await;
+            }
+            self.connections.take(key, &mut turn).await;
+            turn
+        };
+        tokio::time::timeout(self.wait, wait).await.map_err(|_| ApiError::Unavailable(None))
+    }
+
+    /// The same, where nobody has to wait for it.
+    pub fn try_connection(&self, key: &str) -> Option<Turn> {
+        let own = self.connections.of_key(key).try_acquire_owned().ok()?;
+        let all = Arc::clone(&self.connections.all).try_acquire_owned().ok()?;
+        Some(vec![own, all])
+    }
+
+    /// A place for an answer that does not fit into one piece, to be held until it is sent.
+    pub fn large_answer(&self, key: &str) -> Result<Vec<OwnedSemaphorePermit>, ApiError> {
+        let own = self.answers.of_key(key).try_acquire_owned();
+        let own = own.map_err(|_| ApiError::TooManyRequests { message: BUSY_KEY, seconds: 1 })?;
+        let all = Arc::clone(&self.answers.all).try_acquire_owned().map_err(|_| ApiError::Unavailable(None))?;
+        Ok(vec![own, all])
+    }
+
+    /// Places for answers that hold a connection and wait for their client: half of the connections.
+    pub fn waiting(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.waiting)
+    }
+
+    /// Room on disk.
+    pub fn spool(&self) -> &SpoolRoom {
+        &self.spool
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_has_a_part_of_the_places_and_others_have_the_rest() {
+        let limits = ReadLimits::new(8, Duration::from_millis(20), &ReadSettings::default());
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(limits.connection("a", Length::Short).await.expect("a place"));
+        }
+        let refused = limits.connection("a", Length::Short).await.expect_err("no fifth place");
+        assert_eq!(refused.status(), 503);
+        held.push(limits.connection("b", Length::Short).await.expect("a place"));
+        held.push(limits.connection("b", Length::Short).await.expect("a place"));
+        let refused = limits.connection("c", Length::Short).await.expect_err("no seventh place");
+        assert_eq!(refused.status(), 503);
+        held.clear();
+        // Two of a key's four, and four of all eight, are for long answers.
+        for key in ["a", "a", "b", "b"] {
+            held.push(limits.connection(key, Length::Long).await.expect("a place"));
+        }
+        for key in ["a", "c"] {
+            assert_eq!(limits.connection(key, Length::Long).await.expect_err("no place").status(), 503);
+            limits.connection(key, Length::Short).await.expect("a place");
+        }
+        held.clear();
+        limits.connection("a", Length::Short).await.expect("a place");
+    }
+
+    #[test]
+    fn large_answers_are_counted_by_key_and_keys_without_any_are_forgotten() {
+        let settings = ReadSettings { large_answers: 3, large_answers_per_key: 2, ..ReadSettings::default() };
+        let limits = ReadLimits::new(8, Duration::ZERO, &settings);
+        let held = (limits.large_answer("a").expect("one"), limits.large_answer("a").expect("two"));
+        assert_eq!(limits.large_answer("a").expect_err("no third").status(), 429);
+        let other = limits.large_answer("b").expect("one");
+        assert_eq!(limits.large_answer("b").expect_err("no fourth").status(), 503);
+        drop((held, other));
+        for key in 0..3 * KEYS_KEPT {
+            limits.large_answer(&key.to_string()).expect("one");
+        }
+        assert!(limits.answers.keys.lock().expect("not poisoned").len() <= KEYS_KEPT);
+    }
+}

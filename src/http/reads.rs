@@ -1,0 +1,83 @@
+//! How a handler reads: [`Reads`] knows whose request it is and which database answers it, and lends connections within
+//! the key's limits.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::http::auth::Caller;
+use crate::http::error::ApiError;
+use crate::http::read_limits::Length;
+use crate::http::replica::ToReplica;
+use crate::http::state::AppState;
+use crate::http::stream;
+use crate::http::stream::read_ahead::LargeAnswer;
+use crate::store::reading::{ReadPool, Reading};
+
+/// The reads of one request. Cheap to clone.
+#[derive(Clone)]
+pub struct Reads {
+    state: AppState,
+    key: String,
+    to_replica: bool,
+}
+
+impl FromRequestParts<AppState> for Reads {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
+        // Routes without a key share what one key has.
+        let key = parts.extensions.get::<Caller>().map(|caller| caller.key_hash.clone()).unwrap_or_default();
+        let to_replica = parts.extensions.get::<ToReplica>().is_some();
+        Ok(Self { state: state.clone(), key, to_replica })
+    }
+}
+
+impl Reads {
+    /// A connection for a read that tolerates lag: to the replica where this request was sent there.
+    pub async fn start(&self) -> Result<Reading, ApiError> {
+        self.start_for(Length::Short).await
+    }
+
+    /// The same, for an answer that may be long.
+    pub async fn start_for(&self, length: Length) -> Result<Reading, ApiError> {
+        let turn = self.state.read_limits.connection(&self.key, length).await?;
+        Ok(self.pool().start(turn).await?)
+    }
+
+    /// A second connection, where one is idle and nobody waits for it.
+    pub async fn try_start(&self) -> Result<Option<Reading>, ApiError> {
+        let Some(turn) = self.state.read_limits.try_connection(&self.key) else { return Ok(None) };
+        Ok(self.pool().try_start(turn).await?)
+    }
+
+    /// A connection to the database itself, for what must not lag.
+    pub async fn start_current(&self) -> Result<Reading, ApiError> {
+        let turn = self.state.read_limits.connection(&self.key, Length::Short).await?;
+        Ok(self.state.read_pool.start(turn).await?)
+    }
+
+    /// Sends an answer out of pieces that are written while the database reads.
+    pub async fn send(
+        &self,
+        pieces: impl Stream<Item = Result<Bytes, ApiError>> + Send + 'static,
+        content_type: &'static str,
+    ) -> Result<Response, ApiError> {
+        stream::respond(pieces, content_type, || self.large_answer()).await
+    }
+
+    fn large_answer(&self) -> Result<LargeAnswer, ApiError> {
+        let limits = &self.state.read_limits;
+        let places = limits.large_answer(&self.key)?;
+        Ok(LargeAnswer { places, waiting: limits.waiting(), room: limits.spool().clone() })
+    }
+
+    fn pool(&self) -> &ReadPool {
+        let replica = self.state.replica().filter(|_| self.to_replica);
+        replica.map_or(&self.state.read_pool, |replica| replica.pool())
+    }
+}

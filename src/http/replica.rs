@@ -1,0 +1,122 @@
+//! Reads that tolerate lag go to a replica, while it answers. A read that fails there is done again on the primary, so
+//! no request fails because the replica is away, too slow to connect, or in conflict with its recovery.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use sqlx::PgPool;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::state::AppState;
+use crate::store::database;
+use crate::store::database::PoolLimits;
+use crate::store::database_url::{BadUrl, DatabaseUrl};
+use crate::store::reading::ReadPool;
+
+/// How often the replica is looked at.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long it may take to answer then, and how long a read waits for a connection to it.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// What a path that tolerates lag begins with: reports, tags, logs and activity. Keys, allowed addresses and whatever
+/// is booked are never read from a replica.
+const LAGGING: [&str; 10] = [
+    "/spend/",
+    "/global/spend/",
+    "/global/activity",
+    "/global/all_end_users",
+    "/user/daily/",
+    "/team/daily/",
+    "/tag/daily/",
+    "/key/spend/",
+    "/user/spend/",
+    "/team/spend/",
+];
+
+/// Marks a request that the replica answers.
+#[derive(Clone, Copy, Debug)]
+pub struct ToReplica;
+
+/// A database that follows the primary.
+pub struct Replica {
+    pool: ReadPool,
+    probe: PgPool,
+    answers: AtomicBool,
+    doubtful: Notify,
+}
+
+impl Replica {
+    /// Not looked at yet.
+    pub fn new(url: &str, limits: PoolLimits) -> Result<Self, BadUrl> {
+        for warning in DatabaseUrl::parse(url)?.warnings {
+            tracing::warn!("DATABASE_URL_READ_REPLICA: {warning}");
+        }
+        let pool = ReadPool::new(database::pool(url, PoolLimits { wait: limits.wait.min(WAIT), ..limits })?);
+        let probe = database::pool(url, PoolLimits { connections: 1, wait: WAIT })?;
+        Ok(Self { pool, probe, answers: AtomicBool::new(false), doubtful: Notify::new() })
+    }
+
+    /// Its connections.
+    pub fn pool(&self) -> &ReadPool {
+        &self.pool
+    }
+
+    /// Looks at the replica again and again, until cancelled. A change is logged once.
+    pub async fn watch(&self, stop: CancellationToken) {
+        let mut first = true;
+        loop {
+            let result = match tokio::time::timeout(WAIT, database::ping(&self.probe)).await {
+                Ok(result) => result,
+                Err(_) => Err(sqlx::Error::PoolTimedOut),
+            };
+            let answers = result.is_ok();
+            let changed = self.answers.swap(answers, Ordering::Relaxed) != answers;
+            match result {
+                Ok(()) if changed => tracing::info!("reads go to the replica"),
+                Err(error) if changed || first => {
+                    tracing::warn!(cause = %error, "the replica does not answer; reads go to the primary");
+                }
+                _ => {}
+            }
+            first = false;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
+                () = self.doubtful.notified() => {}
+            }
+        }
+    }
+
+    /// Closes its connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+        self.probe.close().await;
+    }
+}
+
+fn tolerates_lag(request: &Request) -> bool {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    request.method() == Method::GET && path.is_some_and(|path| LAGGING.iter().any(|start| path.starts_with(start)))
+}
+
+/// Sends a read to the replica, and to the primary where that fails. What has begun to be answered is not done again.
+pub async fn read(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let replica = state.replica().filter(|replica| replica.answers.load(Ordering::Relaxed));
+    let Some(replica) = replica.filter(|_| tolerates_lag(&request)) else { return next.run(request).await };
+    let (mut parts, body) = request.into_parts();
+    let again = Request::from_parts(parts.clone(), Body::empty());
+    parts.extensions.insert(ToReplica);
+    let response = next.clone().run(Request::from_parts(parts, body)).await;
+    if !response.status().is_server_error() || response.status() == StatusCode::GATEWAY_TIMEOUT {
+        return response;
+    }
+    replica.doubtful.notify_one();
+    next.run(again).await
+}

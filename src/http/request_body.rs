@@ -1,0 +1,164 @@
+//! The body of a request on its way to the handler: waited for while it comes, read to its end where the answer did not
+//! need it, and otherwise the connection says that it closes. Without that, the rest of a refused body would be taken
+//! for the next request, or cut the connection under it.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+
+use crate::http::connection::life::Life;
+use crate::http::connection::patience::Patience;
+use crate::http::error::{ApiError, ErrorType};
+use crate::http::response_headers;
+use crate::http::router;
+use crate::http::state::AppState;
+
+/// Of a body that nobody wanted, so many bytes are read to keep the connection.
+const READ_OUT: u64 = 64 * 1024;
+
+/// And for so long.
+const READ_OUT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Layer: watches the request's body.
+pub async fn watch(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    if request.method() == Method::CONNECT {
+        let mut refusal = ApiError::MethodNotAllowed("GET,POST").into_response();
+        response_headers::protect(None, &mut refusal);
+        return refusal;
+    }
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let http1 = request.version() < Version::HTTP_2;
+    let life = request.extensions().get::<Arc<Life>>().cloned();
+    let waits_to_send = request.headers().contains_key(header::EXPECT);
+    let limits = &state.settings.connections;
+    // What is passed on may be a conversation.
+    let passed_on = state.settings.upstream.is_some() && router::served_rule(&request).is_none();
+    let limit = if passed_on { limits.answer } else { limits.body };
+    let mut body = None;
+    let request = request.map(|incoming| {
+        let watched = WatchedBody::new(incoming, limit);
+        body = Some(Arc::clone(&watched.0));
+        Body::new(watched)
+    });
+    let mut response = next.run(request).await;
+    // Who still reads it has begun to answer before the end of the request.
+    let Some(body) = body.and_then(Arc::into_inner) else { return response };
+    let mut body = body.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if body.stalled && !passed_on {
+        response = stalled(limit);
+    } else if !http1 || body.ended || ((body.polled || !waits_to_send) && body.read_out().await) {
+        return response;
+    }
+    if http1 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if let Some(life) = life {
+            life.linger();
+        }
+    }
+    response
+}
+
+/// 408: the body did not come.
+fn stalled(limit: Duration) -> Response {
+    let mut response = ApiError::Refused {
+        status: StatusCode::REQUEST_TIMEOUT,
+        kind: ErrorType::Timeout,
+        message: format!(
+            "The request's body did not arrive: nothing, or less than 1 KiB a second, came for {} seconds.",
+            limit.as_secs()
+        ),
+        param: Some("request_body".into()),
+    }
+    .into_response();
+    response_headers::protect(None, &mut response);
+    response
+}
+
+/// A body that is waited for with [`Patience`].
+struct WatchedBody(Arc<Mutex<Watched>>);
+
+struct Watched {
+    body: Body,
+    patience: Patience,
+    polled: bool,
+    ended: bool,
+    stalled: bool,
+}
+
+/// Why the body ends early.
+#[derive(Debug, thiserror::Error)]
+#[error("the client sends nothing of its request's body")]
+struct Stalled;
+
+impl WatchedBody {
+    fn new(body: Body, limit: Duration) -> Self {
+        let patience = Patience::new(limit);
+        Self(Arc::new(Mutex::new(Watched { body, patience, polled: false, ended: false, stalled: false })))
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Watched) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Watched {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.polled = true;
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            ready!(self.patience.poll_out(context));
+            self.stalled = true;
+            return Poll::Ready(Some(Err(axum::Error::new(Stalled))));
+        };
+        let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+        self.patience.progress(bytes);
+        self.ended = frame.is_none() || self.body.is_end_stream();
+        Poll::Ready(frame)
+    }
+
+    /// Reads what is left of a small body; whether that was all.
+    async fn read_out(&mut self) -> bool {
+        if self.body.size_hint().lower() > READ_OUT {
+            return false;
+        }
+        let reading = async {
+            let mut left = READ_OUT;
+            while let Some(frame) = self.body.frame().await {
+                let Ok(frame) = frame else { return false };
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                let Some(rest) = left.checked_sub(u64::try_from(bytes).unwrap_or(u64::MAX)) else { return false };
+                left = rest;
+            }
+            true
+        };
+        tokio::time::timeout(READ_OUT_LIMIT, reading).await.unwrap_or(false)
+    }
+}
+
+impl http_body::Body for WatchedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.with(|watched| watched.poll_frame(context))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.with(|watched| watched.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.with(|watched| watched.body.size_hint())
+    }
+}

@@ -1,0 +1,44 @@
+//! What browsers and caches are told of every answer of ours: nothing private is kept, no type is guessed, no page is
+//! shown in another one's frame, and who has to come back is told when.
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::http::auth::access::Access;
+use crate::http::router;
+use crate::http::router::Rule;
+
+/// Where somebody logs in: without a key, and the answer is one.
+const LOGIN: &str = "/v2/login";
+
+/// Layer: sets the headers of one answer.
+pub async fn set(request: Request, next: Next) -> Response {
+    let rule = request.extensions().get::<MatchedPath>().and_then(|path| router::rule_of(path.as_str()));
+    let mut response = next.run(request).await;
+    protect(rule, &mut response);
+    response
+}
+
+/// Sets them, as the route wants it; what the handler said of caching stands.
+pub fn protect(rule: Option<&Rule>, response: &mut Response) {
+    let open = rule
+        .is_some_and(|rule| rule.access == Access::Public && rule.path != LOGIN && !rule.path.starts_with("/health/"));
+    let status = response.status();
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if !open {
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+    if headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
+        headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static("frame-ancestors 'none'"));
+        headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    }
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        headers.entry(RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+    }
+}

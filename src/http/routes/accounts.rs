@@ -1,0 +1,352 @@
+//! Keys, teams and users by LiteLLM's names and shapes, as far as a script needs them: `/key/...`, `/team/...`,
+//! `/user/...`. Admins only. Fields of LiteLLM's answers that litespend has nothing to say of are absent.
+
+pub mod tables;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde_json::{Map, Value, json};
+use sqlx::Connection;
+
+use crate::accounts;
+use crate::accounts::{Fields, LITELLM_OWNS};
+use crate::http::auth::{Caller, grant, key_filter};
+use crate::http::error::{ApiError, ErrorType};
+use crate::http::extract::{FromQuery, JsonObject, Query, QueryReader};
+use crate::http::state::AppState;
+use crate::store::accounts as store;
+use crate::store::accounts::{Conflict, Row, TeamsOf, text};
+use crate::store::database;
+use crate::store::database::DatabaseKind;
+
+/// The most teams, and the most keys, in one answer.
+const MOST: i64 = 10_000;
+
+/// A row of LiteLLM's tables, all columns.
+type RowResponse = Json<Row>;
+
+/// A connection for a change, unless the tables are LiteLLM's to change.
+pub(crate) async fn for_change(state: &AppState) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, ApiError> {
+    let mut connection = database::acquire(&state.pool).await?;
+    if !state.settings.manage_litellm_keys && database::kind(&mut connection).await? == DatabaseKind::LiteLlm {
+        return Err(ApiError::nested(StatusCode::CONFLICT, LITELLM_OWNS));
+    }
+    Ok(connection)
+}
+
+fn refusal(conflict: Conflict, id: &str) -> ApiError {
+    match conflict {
+        Conflict::Token => ApiError::bad_request(ErrorType::BadRequest, "The key exists already."),
+        Conflict::Alias => ApiError::bad_request(
+            ErrorType::BadRequest,
+            format!("Key with alias '{id}' already exists. Unique key aliases across all keys are required."),
+        ),
+        Conflict::NoTeam => ApiError::nested(StatusCode::NOT_FOUND, "The team doesn't exist."),
+        Conflict::Id => ApiError::nested(StatusCode::CONFLICT, format!("The id {id} already exists. Use another.")),
+        Conflict::Email => ApiError::nested(StatusCode::CONFLICT, format!("User with email {id} already exists")),
+    }
+}
+
+fn not_found(message: &str) -> ApiError {
+    ApiError::Refused {
+        status: StatusCode::NOT_FOUND,
+        kind: ErrorType::NotFound,
+        message: message.into(),
+        param: Some("key".into()),
+    }
+}
+
+/// Who changes something, for the columns that say so.
+fn name_of(caller: &Caller) -> &str {
+    caller.user_id.as_deref().unwrap_or(&caller.key_hash)
+}
+
+/// A new key. It is in this answer and nowhere else: only its hash is stored.
+#[utoipa::path(post, path = "/key/generate", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "generate_key",
+    security(("APIKeyHeader" = [])), request_body(content = Object, description = "`key_alias`, `user_id`, `team_id`, \
+    `organization_id`, `duration` (`30d`), `models`, `allowed_routes`, `max_budget`, `metadata`, `permissions`, \
+    `blocked`, `key`; all optional"),
+    responses((status = 200, description = "The key", body = Object),
+              (status = 409, description = "LiteLLM owns the database")))]
+pub async fn generate_key(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    JsonObject(body): JsonObject,
+) -> Result<RowResponse, ApiError> {
+    let mut fields = Fields::new(body);
+    let (key, raw) = accounts::new_key(&mut fields, name_of(&caller), state.clock.now());
+    let mut key = fields.finish(key).map_err(ApiError::Validation)?;
+    refuse_master_key(&state, &raw)?;
+    let mut connection = for_change(&state).await?;
+    grant::check_key(&mut connection, &caller, &mut key).await?;
+    let created = store::create_key(&mut connection, &key).await?;
+    let row = created.map_err(|conflict| refusal(conflict, key.key_alias.as_deref().unwrap_or_default()))?;
+    // An unknown key is remembered as unknown for a while.
+    state.keys.forget(&key.token).await;
+    Ok(Json(with_raw_key(row, &raw)))
+}
+
+/// The master key, stored, would outlive its change.
+fn refuse_master_key(state: &AppState, raw: &str) -> Result<(), ApiError> {
+    if state.keys.is_master(raw) { Err(refusal(Conflict::Token, "")) } else { Ok(()) }
+}
+
+fn with_raw_key(mut row: Row, raw: &str) -> Row {
+    row.insert("key".into(), raw.into());
+    row.insert("token_id".into(), text(&row, "token").into());
+    row
+}
+
+/// Deletes keys, named raw, by hash or by alias: all of them, or none where one does not exist.
+#[utoipa::path(post, path = "/key/delete", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "delete_keys",
+    security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeysRequest),
+    responses((status = 200, description = "Deleted", body = Object),
+              (status = 404, description = "One does not exist")))]
+pub async fn delete_keys(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    JsonObject(body): JsonObject,
+) -> Result<RowResponse, ApiError> {
+    let mut fields = Fields::new(body);
+    let (keys, aliases) = (fields.texts("keys"), fields.texts("key_aliases"));
+    if keys.is_empty() && aliases.is_empty() {
+        fields.reject("keys", "missing", "At least one of 'keys' or 'key_aliases' must be provided.");
+    }
+    fields.finish(()).map_err(ApiError::Validation)?;
+    let mut connection = for_change(&state).await?;
+    let mut tokens: Vec<String> = keys.iter().map(|key| key_filter(key)).collect();
+    let of_aliases = store::tokens_of_aliases(&mut connection, &aliases).await?;
+    let missing_alias = of_aliases.len() < aliases.len();
+    tokens.extend(of_aliases);
+    if missing_alias || !store::delete_keys(&mut connection, &tokens, name_of(&caller)).await? {
+        return Err(not_found("Not all of the keys exist; nothing was deleted."));
+    }
+    for token in &tokens {
+        state.keys.forget(token).await;
+    }
+    let deleted: Vec<String> = keys
+        .into_iter()
+        .map(|key| if key.starts_with("sk-") { key_filter(&key) } else { key })
+        .chain(aliases)
+        .collect();
+    Ok(Json(Map::from_iter([("deleted_keys".to_owned(), json!(deleted))])))
+}
+
+/// Blocks a key, raw or by hash.
+#[utoipa::path(post, path = "/key/block", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "block_key",
+    security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
+    responses((status = 200, description = "The key", body = Object),
+              (status = 404, description = "There is no such key")))]
+pub async fn block_key(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    JsonObject(body): JsonObject,
+) -> Result<RowResponse, ApiError> {
+    set_blocked(&state, &caller, body, true).await
+}
+
+/// Lifts the block of a key.
+#[utoipa::path(post, path = "/key/unblock", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "unblock_key",
+    security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
+    responses((status = 200, description = "The key", body = Object),
+              (status = 404, description = "There is no such key")))]
+pub async fn unblock_key(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    JsonObject(body): JsonObject,
+) -> Result<RowResponse, ApiError> {
+    set_blocked(&state, &caller, body, false).await
+}
+
+async fn set_blocked(
+    state: &AppState,
+    caller: &Caller,
+    body: Map<String, Value>,
+    blocked: bool,
+) -> Result<RowResponse, ApiError> {
+    let mut fields = Fields::new(body);
+    let key = fields.text("key");
+    if key.is_none() {
+        fields.reject("key", "missing", "Field required");
+    }
+    let token = key_filter(&fields.finish(key).map_err(ApiError::Validation)?.unwrap_or_default());
+    let mut connection = for_change(state).await?;
+    if !blocked {
+        grant::check_unblock(&mut connection, caller, &token).await?;
+    }
+    let row = store::set_blocked(&mut connection, &token, blocked, name_of(caller)).await?;
+    state.keys.forget(&token).await;
+    row.map(Json).ok_or_else(|| not_found("Key not found."))
+}
+
+/// Parameters of `/key/info`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct KeyInfoParams {
+    /// The key, better by its hash than raw; default: the caller's own
+    key: Option<String>,
+}
+
+impl FromQuery for KeyInfoParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { key: reader.text("key") }
+    }
+}
+
+/// A key's row, of deleted keys as well.
+#[utoipa::path(get, path = "/key/info", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "get_key_info",
+    security(("APIKeyHeader" = [])), params(KeyInfoParams),
+    responses((status = 200, description = "The key", body = Object),
+              (status = 404, description = "There is no such key")))]
+pub async fn get_key_info(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<KeyInfoParams>,
+) -> Result<RowResponse, ApiError> {
+    let key = params.key.filter(|key| !key.is_empty()).unwrap_or_else(|| caller.key_hash.clone());
+    let mut connection = database::acquire(&state.pool).await?;
+    let found = store::find_key(&mut connection, &key_filter(&key)).await?;
+    let mut row = found.ok_or_else(|| not_found("Key not found in database"))?;
+    row.remove("token");
+    let now = state.clock.now().format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+    let status = match (row.contains_key("deleted_at"), row.get("blocked"), text(&row, "expires")) {
+        (true, ..) => "deleted",
+        (false, Some(Value::Bool(true)), _) => "revoked",
+        (false, _, expires) if !expires.is_empty() && expires < now.as_str() => "expired",
+        _ => "active",
+    };
+    row.insert("status".into(), status.into());
+    // Echoed by its hash: an answer may be logged where the request is not.
+    let shown = if key.starts_with("sk-") { accounts::shortened(&key) } else { key };
+    Ok(Json(Map::from_iter([("key".to_owned(), shown.into()), ("info".to_owned(), Value::Object(row))])))
+}
+
+/// A new team with its members.
+#[utoipa::path(post, path = "/team/new", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "create_team",
+    security(("APIKeyHeader" = [])), request_body(content = Object, description = "`team_alias`, `team_id`, \
+    `organization_id`, `members_with_roles`, `models`, `max_budget`, `metadata`, `blocked`; all optional"),
+    responses((status = 200, description = "The team", body = Object),
+              (status = 409, description = "The id is taken, or LiteLLM owns the database")))]
+pub async fn create_team(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    JsonObject(body): JsonObject,
+) -> Result<RowResponse, ApiError> {
+    let id_is_given = body.get("team_id").is_some_and(|id| !id.is_null());
+    let mut fields = Fields::new(body);
+    let team = accounts::new_team(&mut fields);
+    let team = fields.finish(team).map_err(ApiError::Validation)?;
+    let mut connection = for_change(&state).await?;
+    grant::check_team(&mut connection, &caller, &team, id_is_given).await?;
+    let created = store::create_team(&mut connection, &team).await?;
+    state.keys.forget_all();
+    Ok(Json(created.map_err(|conflict| refusal(conflict, &team.team_id))?))
+}
+
+/// Parameters of `/team/list` and `/user/info`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct UserParams {
+    /// The user: for `/team/list`, a member; default for `/user/info`: the caller, with all keys and teams
+    user_id: Option<String>,
+}
+
+impl FromQuery for UserParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { user_id: reader.text("user_id").filter(|user_id| !user_id.is_empty()) }
+    }
+}
+
+/// Teams, newest first, with their keys and memberships; of a user, those that list them as a member.
+#[utoipa::path(get, path = "/team/list", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "list_teams",
+    security(("APIKeyHeader" = [])), params(UserParams),
+    responses((status = 200, description = "The teams", body = Vec<Object>)))]
+pub async fn list_teams(
+    State(state): State<AppState>,
+    Query(params): Query<UserParams>,
+) -> Result<Json<Vec<Row>>, ApiError> {
+    let mut connection = database::acquire(&state.pool).await?;
+    let whose = params.user_id.as_deref().map_or(TeamsOf::Everybody, TeamsOf::Member);
+    Ok(Json(store::list_teams(&mut connection, whose, MOST).await?))
+}
+
+/// A new user and, unless `auto_create_key` is false, a key of theirs.
+#[utoipa::path(post, path = "/user/new", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "create_user",
+    security(("APIKeyHeader" = [])), request_body(content = Object, description = "`user_id`, `user_email`, \
+    `user_alias`, `user_role`, `teams`, `models`, `max_budget`, `metadata`, `auto_create_key`, `key_alias`, `duration`; \
+    all optional"),
+    responses((status = 200, description = "The user", body = Object),
+              (status = 409, description = "The id or address is taken, or LiteLLM owns the database")))]
+pub async fn create_user(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    JsonObject(body): JsonObject,
+) -> Result<RowResponse, ApiError> {
+    let mut of_key: Map<String, Value> = ["key_alias", "duration", "key"]
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), body.get(*name)?.clone())))
+        .collect();
+    let mut fields = Fields::new(body);
+    let user = accounts::new_user(&mut fields);
+    let wants_key = fields.boolean("auto_create_key").unwrap_or(true);
+    let user = fields.finish(user).map_err(ApiError::Validation)?;
+    of_key.insert("user_id".into(), user.user_id.as_str().into());
+    let mut fields = Fields::new(of_key);
+    let (key, raw) = accounts::new_key(&mut fields, name_of(&caller), state.clock.now());
+    let mut key = fields.finish(key).map_err(ApiError::Validation)?;
+    refuse_master_key(&state, &raw)?;
+
+    let mut connection = for_change(&state).await?;
+    grant::check_user(&mut connection, &caller, &user).await?;
+    grant::check_key(&mut connection, &caller, &mut key).await?;
+    let mut transaction = connection.begin().await?;
+    let created = store::create_user(&mut transaction, &user).await?;
+    let id = |conflict| {
+        if conflict == Conflict::Email { user.user_email.as_deref().unwrap_or_default() } else { user.user_id.as_str() }
+    };
+    let mut row = created.map_err(|conflict| refusal(conflict, id(conflict)))?;
+    row.insert("key".into(), "".into());
+    if wants_key {
+        let created = store::create_key(&mut transaction, &key).await?;
+        let made = created.map_err(|conflict| refusal(conflict, key.key_alias.as_deref().unwrap_or_default()))?;
+        for name in ["token", "key_name", "key_alias", "expires"] {
+            row.insert(name.into(), made.get(name).cloned().unwrap_or_default());
+        }
+        row = with_raw_key(row, &raw);
+    }
+    transaction.commit().await?;
+    state.keys.forget_all();
+    Ok(Json(row))
+}
+
+/// A user with their keys and teams; without `user_id`, the caller with all keys and teams.
+#[utoipa::path(get, path = "/user/info", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "get_user_info",
+    security(("APIKeyHeader" = [])), params(UserParams),
+    responses((status = 200, description = "The user", body = Object),
+              (status = 404, description = "There is no such user")))]
+pub async fn get_user_info(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<UserParams>,
+) -> Result<RowResponse, ApiError> {
+    let mut connection = database::acquire(&state.pool).await?;
+    let asked = params.user_id.as_deref();
+    let user_id = asked.map(str::to_owned).or(caller.user_id);
+    let row = match &user_id {
+        Some(user_id) => store::find_user(&mut connection, user_id).await?,
+        None => None,
+    };
+    if let (Some(user_id), None) = (asked, &row) {
+        return Err(ApiError::detail(StatusCode::NOT_FOUND, format!("User {user_id} not found")));
+    }
+    let keys = store::keys_of(&mut connection, asked, MOST).await?;
+    let mut teams = store::list_teams(&mut connection, asked.map_or(TeamsOf::Everybody, TeamsOf::User), MOST).await?;
+    if asked.is_none() {
+        teams.sort_by(|one, other| store::text(one, "team_alias").cmp(store::text(other, "team_alias")));
+    }
+    let Value::Object(answer) = json!({"user_id": user_id, "user_info": row, "keys": keys, "teams": teams}) else {
+        return Err(ApiError::Internal("an object is an object".into()));
+    };
+    Ok(Json(answer))
+}

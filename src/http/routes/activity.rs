@@ -1,0 +1,325 @@
+//! Aggregated activity: `/user/daily/activity/aggregated` with its `/keys`, `/users` and `/model_top_keys`, and
+//! `/team` and `/tag` `/daily/activity/aggregated`. Sums come from the database; who may see which rows is decided
+//! in [`activity_scope`](crate::http::routes::activity::scope).
+
+pub mod daily;
+pub mod global;
+pub mod scope;
+pub mod stream;
+pub mod team;
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::response::Response;
+use axum::{Extension, Json};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::http::auth::Caller;
+use crate::http::error::ApiError;
+use crate::http::extract::Query;
+use crate::http::reads::Reads;
+use crate::http::routes::activity::daily::{SpendAnalyticsPaginatedResponse, bucket_of_key, log_window};
+use crate::http::routes::activity::scope::{
+    KeyPageParams, ModelKeysParams, TagActivityParams, TeamActivityParams, TopKeysParams, UserActivityParams,
+    UserPageParams,
+};
+use crate::http::routes::dates::parse_day;
+use crate::http::state::AppState;
+use crate::store::activity;
+use crate::store::activity::daily::user_names;
+use crate::store::activity::{KeySums, Sums, UserSums};
+use crate::store::key_metadata;
+use crate::store::key_metadata::KeyMetadata;
+
+/// Sums of a key in a list of keys.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct KeySpendMetrics {
+    /// USD.
+    spend: f64,
+    /// Prompt tokens.
+    prompt_tokens: i64,
+    /// Completion tokens.
+    completion_tokens: i64,
+    /// Prompt and completion tokens.
+    total_tokens: i64,
+    /// Requests.
+    api_requests: i64,
+    /// Requests that succeeded.
+    successful_requests: i64,
+    /// Requests that failed.
+    failed_requests: i64,
+    /// Tokens read from the provider's cache.
+    cache_read_input_tokens: i64,
+    /// Tokens written to the provider's cache.
+    cache_creation_input_tokens: i64,
+}
+
+impl From<&Sums> for KeySpendMetrics {
+    fn from(sums: &Sums) -> Self {
+        Self {
+            spend: sums.spend,
+            prompt_tokens: sums.prompt_tokens,
+            completion_tokens: sums.completion_tokens,
+            total_tokens: sums.prompt_tokens + sums.completion_tokens,
+            api_requests: sums.api_requests,
+            successful_requests: sums.successful_requests,
+            failed_requests: sums.failed_requests,
+            cache_read_input_tokens: sums.cache_read_input_tokens,
+            cache_creation_input_tokens: sums.cache_creation_input_tokens,
+        }
+    }
+}
+
+/// A key of a list.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct KeySpendActivityRow {
+    /// Hash of the key; `unattributed` for rows without one.
+    api_key: String,
+    /// Sums.
+    metrics: KeySpendMetrics,
+    /// Who the key is.
+    metadata: KeyMetadata,
+}
+
+/// A page of keys.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct DailyActivityKeyPageResponse {
+    /// Keys, largest spend first.
+    api_keys: Vec<KeySpendActivityRow>,
+    /// Keys in all.
+    total_api_keys: i64,
+    /// Keys left out before this page.
+    offset: i64,
+    /// Keys of a page at most.
+    limit: i64,
+}
+
+/// A user of a list.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct UserActivityRow {
+    /// User; null for rows without one.
+    user_id: Option<String>,
+    /// E-mail.
+    user_email: Option<String>,
+    /// Display name.
+    user_alias: Option<String>,
+    /// USD.
+    spend: f64,
+    /// Prompt tokens.
+    prompt_tokens: i64,
+    /// Completion tokens.
+    completion_tokens: i64,
+    /// Prompt and completion tokens.
+    total_tokens: i64,
+    /// Requests.
+    api_requests: i64,
+    /// Requests that succeeded.
+    successful_requests: i64,
+    /// Requests that failed.
+    failed_requests: i64,
+}
+
+/// A page of users.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct DailyActivityUserPageResponse {
+    /// Users, largest spend first.
+    users: Vec<UserActivityRow>,
+    /// Users in all.
+    total_users: i64,
+    /// Users left out before this page.
+    offset: i64,
+    /// Users of a page at most.
+    limit: i64,
+}
+
+/// The keys with the largest spend on one model.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ModelTopKeysResponse {
+    /// Model, as asked for.
+    model: String,
+    /// Whether it was taken as the public name.
+    by_model_group: bool,
+    /// Keys, largest spend first.
+    api_keys: Vec<KeySpendActivityRow>,
+}
+
+/// A user's daily activity over the whole range in one answer: sums by day, and by model, provider, key, endpoint and
+/// tool below. Lists the `api_key_limit` keys with the largest spend; every other sum covers all keys.
+#[utoipa::path(get, path = "/user/daily/activity/aggregated", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_aggregated", security(("APIKeyHeader" = [])),
+    params(UserActivityParams, TopKeysParams),
+    responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
+              (status = 400, description = "A missing or bad date"),
+              (status = 403, description = "Another user's activity")))]
+pub async fn get_user_activity(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((params, top)): Query<(UserActivityParams, TopKeysParams)>,
+) -> Result<Response, ApiError> {
+    let filter = scope::of_user(&caller, params, state.clock.now(), false)?;
+    stream::respond(&state, &reads, filter, top.api_key_limit, None).await
+}
+
+/// A page of the keys of a user's activity, largest spend first.
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/keys", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_aggregated_keys", security(("APIKeyHeader" = [])),
+    params(UserActivityParams, KeyPageParams),
+    responses((status = 200, description = "Keys", body = DailyActivityKeyPageResponse),
+              (status = 400, description = "A missing or bad date, or over 400 days"),
+              (status = 403, description = "Another user's activity")))]
+pub async fn list_user_activity_keys(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((params, page)): Query<(UserActivityParams, KeyPageParams)>,
+) -> Result<Json<DailyActivityKeyPageResponse>, ApiError> {
+    let asked = (params.start_date.clone(), params.end_date.clone());
+    let mut filter = scope::of_user(&caller, params, state.clock.now(), true)?;
+    let mut reading = activity::begin_snapshot(reads.start().await?, &mut filter, state.has_rollups()).await?;
+    let connection = reading.connection();
+    let rows = activity::key_page(connection, &filter, page.offset, page.limit).await?;
+    let total_api_keys = match rows.first() {
+        Some(row) => row.members,
+        None => activity::count_keys(connection, &filter).await?,
+    };
+    let api_keys = named(connection, rows, asked).await?;
+    reading.finish().await?;
+    Ok(Json(DailyActivityKeyPageResponse { api_keys, total_api_keys, offset: page.offset, limit: page.limit }))
+}
+
+/// A page of the users of the activity, largest spend first. Who is not an admin sees only itself.
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/users", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_aggregated_users", security(("APIKeyHeader" = [])),
+    params(UserActivityParams, UserPageParams),
+    responses((status = 200, description = "Users", body = DailyActivityUserPageResponse),
+              (status = 400, description = "A missing or bad date, or over 400 days"),
+              (status = 403, description = "Another user's activity")))]
+pub async fn list_user_activity_users(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((params, page)): Query<(UserActivityParams, UserPageParams)>,
+) -> Result<Json<DailyActivityUserPageResponse>, ApiError> {
+    let mut filter = scope::of_user(&caller, params, state.clock.now(), true)?;
+    let mut reading = activity::begin_snapshot(reads.start().await?, &mut filter, state.has_rollups()).await?;
+    let connection = reading.connection();
+    let rows = activity::user_page(connection, &filter, page.offset, page.limit).await?;
+    let total_users = match rows.first() {
+        Some(row) => row.members,
+        None => activity::count_users(connection, &filter).await?,
+    };
+    let ids: Vec<String> = rows.iter().filter_map(|row| row.user_id.clone()).collect();
+    let names = user_names(connection, &ids).await?;
+    reading.finish().await?;
+    let names: BTreeMap<_, _> = names.into_iter().map(|(id, email, alias)| (id, (email, alias))).collect();
+    let users = rows.into_iter().map(|row| user_row(row, &names)).collect();
+    Ok(Json(DailyActivityUserPageResponse { users, total_users, offset: page.offset, limit: page.limit }))
+}
+
+/// The keys with the largest spend on one model.
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/model_top_keys", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_model_top_keys", security(("APIKeyHeader" = [])),
+    params(UserActivityParams, ModelKeysParams),
+    responses((status = 200, description = "Keys", body = ModelTopKeysResponse),
+              (status = 400, description = "A missing or bad date, or over 400 days"),
+              (status = 403, description = "Another user's activity")))]
+pub async fn list_model_top_keys(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((params, asked)): Query<(UserActivityParams, ModelKeysParams)>,
+) -> Result<Json<ModelTopKeysResponse>, ApiError> {
+    let days = (params.start_date.clone(), params.end_date.clone());
+    let filter = scope::of_user(&caller, params, state.clock.now(), true)?;
+    let ModelKeysParams { model_group: model, by_model_group, limit } = asked;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let rows = activity::keys_of_model(connection, &filter, &model, by_model_group, limit).await?;
+    let api_keys = named(connection, rows, days).await?;
+    Ok(Json(ModelTopKeysResponse { model, by_model_group, api_keys }))
+}
+
+/// The daily activity of teams over the whole range in one answer, also by team. Who is not an admin sees its own
+/// teams, and of those that it does not administer only its own keys.
+#[utoipa::path(get, path = "/team/daily/activity/aggregated", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_team_daily_activity_aggregated", security(("APIKeyHeader" = [])),
+    params(TeamActivityParams, TopKeysParams),
+    responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
+              (status = 400, description = "A missing or bad date, or over 400 days"),
+              (status = 404, description = "No such user, or a team that the caller is not in")))]
+pub async fn get_team_activity(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((params, top)): Query<(TeamActivityParams, TopKeysParams)>,
+) -> Result<Response, ApiError> {
+    let range = scope::limited_range(params.start_date.as_deref(), params.end_date.as_deref())?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let (filter, teams) = scope::of_teams(connection, &caller, params).await?;
+    reading.finish().await?;
+    stream::respond(&state, &reads, filter.between(range), top.api_key_limit, Some(teams)).await
+}
+
+/// The daily activity of tags over the whole range in one answer, also by tag. A request with several tags counts for
+/// each. Who is not an admin sees its own keys.
+#[utoipa::path(get, path = "/tag/daily/activity/aggregated", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_tag_daily_activity_aggregated", security(("APIKeyHeader" = [])),
+    params(TagActivityParams, TopKeysParams),
+    responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
+              (status = 400, description = "A missing or bad date, or over 400 days")))]
+pub async fn get_tag_activity(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((params, top)): Query<(TagActivityParams, TopKeysParams)>,
+) -> Result<Response, ApiError> {
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let filter = scope::of_tags(connection, &caller, params).await?;
+    reading.finish().await?;
+    stream::respond(&state, &reads, filter, top.api_key_limit, Some(BTreeMap::new())).await
+}
+
+/// The keys with what is known of them. `days` is the range as asked for, in which the log may name a key.
+async fn named(
+    connection: &mut PgConnection,
+    rows: Vec<KeySums>,
+    days: (Option<String>, Option<String>),
+) -> Result<Vec<KeySpendActivityRow>, sqlx::Error> {
+    let keys = rows.iter().map(|row| row.api_key.clone()).filter(|key| !key.is_empty()).collect();
+    let days: Vec<_> = [days.0, days.1].into_iter().flatten().filter_map(|day| parse_day(&day)).collect();
+    let known = key_metadata::find(connection, &keys, log_window(&days)).await?;
+    Ok(rows.into_iter().map(|row| key_row(&row, &known)).collect())
+}
+
+fn key_row(row: &KeySums, known: &BTreeMap<String, KeyMetadata>) -> KeySpendActivityRow {
+    let metadata = if row.api_key.is_empty() {
+        crate::http::routes::activity::daily::metadata_of("", known)
+    } else {
+        // Unlike in a breakdown, of an unknown key nothing is said here, not even that it does not exist.
+        known.get(&row.api_key).cloned().unwrap_or_default()
+    };
+    KeySpendActivityRow { api_key: bucket_of_key(&row.api_key), metrics: (&row.sums).into(), metadata }
+}
+
+type Names = BTreeMap<String, (Option<String>, Option<String>)>;
+
+fn user_row(row: UserSums, names: &Names) -> UserActivityRow {
+    let (user_email, user_alias) = row.user_id.as_ref().and_then(|id| names.get(id)).cloned().unwrap_or_default();
+    UserActivityRow {
+        user_id: row.user_id,
+        user_email,
+        user_alias,
+        spend: row.sums.spend,
+        prompt_tokens: row.sums.prompt_tokens,
+        completion_tokens: row.sums.completion_tokens,
+        total_tokens: row.sums.prompt_tokens + row.sums.completion_tokens,
+        api_requests: row.sums.api_requests,
+        successful_requests: row.sums.successful_requests,
+        failed_requests: row.sums.failed_requests,
+    }
+}

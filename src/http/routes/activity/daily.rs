@@ -1,0 +1,542 @@
+//! `GET /user/daily/activity`: LiteLLM's daily rows by day, with breakdowns by model, provider, key and so on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, TimeDelta, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::http::auth::Caller;
+use crate::http::error::ApiError;
+use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::reads::Reads;
+use crate::http::routes::dates::parse_day;
+use crate::http::state::AppState;
+use crate::store;
+use crate::store::activity::FLAT_COST_KEY;
+use crate::store::activity::daily;
+use crate::store::activity::daily::{DailyFilter, DailyRow, UNKNOWN_MODEL};
+use crate::store::key_metadata;
+use crate::store::key_metadata::KeyMetadata;
+use crate::store::midnight;
+
+/// Name of rows without a key.
+const UNATTRIBUTED: &str = "unattributed";
+
+/// Marks a key whose literal name would read as one of ours.
+const RAW: &str = "raw:";
+
+/// Parameters of `/user/daily/activity`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DailyActivityParams {
+    /// Start date in YYYY-MM-DD format
+    start_date: Option<String>,
+    /// End date in YYYY-MM-DD format
+    end_date: Option<String>,
+    /// Filter by specific model
+    model: Option<String>,
+    /// Filter by specific API key (its SHA-256; `unattributed` for rows without one)
+    api_key: Option<String>,
+    /// Filter by specific user; who is not an admin sees only itself
+    user_id: Option<String>,
+    /// Page number for pagination
+    #[param(required = false, default = 1, minimum = 1)]
+    page: i64,
+    /// Items per page
+    #[param(required = false, default = 50, minimum = 1, maximum = 1000)]
+    page_size: i64,
+    /// Offset of the caller's zone from UTC in minutes, as JavaScript's getTimezoneOffset gives it
+    timezone: Option<i64>,
+    /// With timezone: a range that ends today at the caller's also covers today in UTC
+    #[param(required = false, default = false)]
+    include_current_utc_day: bool,
+}
+
+impl FromQuery for DailyActivityParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self {
+            start_date: reader.text("start_date"),
+            end_date: reader.text("end_date"),
+            model: reader.text("model"),
+            api_key: reader.text("api_key"),
+            user_id: reader.text("user_id"),
+            page: reader.integer("page", 1, 1, i64::MAX),
+            page_size: reader.integer("page_size", 50, 1, 1000),
+            timezone: reader.optional_integer("timezone", i64::MIN, i64::MAX),
+            include_current_utc_day: reader.boolean("include_current_utc_day", false),
+        }
+    }
+}
+
+/// Sums of daily rows.
+#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
+pub struct SpendMetrics {
+    /// USD.
+    pub spend: f64,
+    /// USD of provisioned throughput; always 0 here.
+    pub flat_cost: f64,
+    /// Hours of provisioned throughput; always 0 here.
+    pub ptu_hours: f64,
+    /// Prompt tokens.
+    pub prompt_tokens: i64,
+    /// Completion tokens.
+    pub completion_tokens: i64,
+    /// Tokens read from the provider's cache.
+    pub cache_read_input_tokens: i64,
+    /// Tokens written to the provider's cache.
+    pub cache_creation_input_tokens: i64,
+    /// Tokens saved by prompt compression.
+    pub compression_saved_tokens: i64,
+    /// USD saved by prompt compression.
+    pub compression_savings_spend: f64,
+    /// USD saved by the provider's cache.
+    pub prompt_caching_savings_spend: f64,
+    /// USD saved by cache marks that the gateway added.
+    pub gateway_injected_caching_savings_spend: f64,
+    /// USD saved by routing.
+    pub autorouter_savings_spend: f64,
+    /// Prompt and completion tokens.
+    pub total_tokens: i64,
+    /// Requests that succeeded.
+    pub successful_requests: i64,
+    /// Requests that failed.
+    pub failed_requests: i64,
+    /// Requests.
+    pub api_requests: i64,
+    /// Sum of response times, milliseconds.
+    pub total_response_time_ms: i64,
+    /// Requests in that sum.
+    pub timed_requests: i64,
+}
+
+impl SpendMetrics {
+    /// Adds a row.
+    pub fn add(&mut self, row: &DailyRow) {
+        self.spend += row.spend;
+        self.prompt_tokens += row.prompt_tokens;
+        self.completion_tokens += row.completion_tokens;
+        self.cache_read_input_tokens += row.cache_read_input_tokens;
+        self.cache_creation_input_tokens += row.cache_creation_input_tokens;
+        self.compression_saved_tokens += row.compression_saved_tokens;
+        self.compression_savings_spend += row.compression_savings_spend;
+        self.prompt_caching_savings_spend += row.prompt_caching_savings_spend;
+        self.gateway_injected_caching_savings_spend += row.gateway_injected_caching_savings_spend;
+        self.autorouter_savings_spend += row.autorouter_savings_spend;
+        self.total_tokens += row.prompt_tokens + row.completion_tokens;
+        self.successful_requests += row.successful_requests;
+        self.failed_requests += row.failed_requests;
+        self.api_requests += row.api_requests;
+        self.total_response_time_ms += row.total_response_time_ms;
+        self.timed_requests += row.timed_requests;
+    }
+}
+
+impl SpendMetrics {
+    /// Adds other sums.
+    pub fn merge(&mut self, other: &Self) {
+        self.spend += other.spend;
+        self.flat_cost += other.flat_cost;
+        self.ptu_hours += other.ptu_hours;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.cache_read_input_tokens += other.cache_read_input_tokens;
+        self.cache_creation_input_tokens += other.cache_creation_input_tokens;
+        self.compression_saved_tokens += other.compression_saved_tokens;
+        self.compression_savings_spend += other.compression_savings_spend;
+        self.prompt_caching_savings_spend += other.prompt_caching_savings_spend;
+        self.gateway_injected_caching_savings_spend += other.gateway_injected_caching_savings_spend;
+        self.autorouter_savings_spend += other.autorouter_savings_spend;
+        self.total_tokens += other.total_tokens;
+        self.successful_requests += other.successful_requests;
+        self.failed_requests += other.failed_requests;
+        self.api_requests += other.api_requests;
+        self.total_response_time_ms += other.total_response_time_ms;
+        self.timed_requests += other.timed_requests;
+    }
+}
+
+/// Sums of one key.
+#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
+pub struct KeyMetrics {
+    /// Sums.
+    pub metrics: SpendMetrics,
+    /// Who the key is.
+    pub metadata: KeyMetadata,
+}
+
+/// Sums of one model, provider and so on, also by key.
+#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
+pub struct GroupMetrics {
+    /// Sums.
+    pub metrics: SpendMetrics,
+    /// What is known of the group.
+    #[schema(value_type = Object)]
+    pub metadata: Map<String, Value>,
+    /// Sums by key.
+    // A map has room for several at once: of a group with one key, for nothing.
+    #[schema(value_type = BTreeMap<String, KeyMetrics>)]
+    pub api_key_breakdown: BTreeMap<String, Box<KeyMetrics>>,
+}
+
+/// The groups of a day.
+#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
+pub struct Breakdown {
+    /// By MCP tool.
+    pub mcp_servers: BTreeMap<String, GroupMetrics>,
+    /// By model.
+    pub models: BTreeMap<String, GroupMetrics>,
+    /// By public model name.
+    pub model_groups: BTreeMap<String, GroupMetrics>,
+    /// By provider.
+    pub providers: BTreeMap<String, GroupMetrics>,
+    /// By endpoint.
+    pub endpoints: BTreeMap<String, GroupMetrics>,
+    /// By key.
+    #[schema(value_type = BTreeMap<String, KeyMetrics>)]
+    pub api_keys: BTreeMap<String, Box<KeyMetrics>>,
+    /// By user.
+    pub entities: BTreeMap<String, GroupMetrics>,
+    /// By guardrail; always empty here.
+    pub guardrails: BTreeMap<String, GroupMetrics>,
+}
+
+/// One day.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct DailySpendData {
+    /// Day.
+    pub date: NaiveDate,
+    /// Sums.
+    pub metrics: SpendMetrics,
+    /// Groups.
+    pub breakdown: Breakdown,
+}
+
+/// Sums over the page, and where it stands.
+#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
+pub struct DailySpendMetadata {
+    /// USD.
+    pub total_spend: f64,
+    /// USD of provisioned throughput; always 0 here.
+    pub total_flat_cost: f64,
+    /// Hours of provisioned throughput; always 0 here.
+    pub total_ptu_hours: f64,
+    /// Prompt tokens.
+    pub total_prompt_tokens: i64,
+    /// Completion tokens.
+    pub total_completion_tokens: i64,
+    /// Prompt and completion tokens.
+    pub total_tokens: i64,
+    /// Requests.
+    pub total_api_requests: i64,
+    /// Requests that succeeded.
+    pub total_successful_requests: i64,
+    /// Requests that failed.
+    pub total_failed_requests: i64,
+    /// Tokens read from the provider's cache.
+    pub total_cache_read_input_tokens: i64,
+    /// Tokens written to the provider's cache.
+    pub total_cache_creation_input_tokens: i64,
+    /// Tokens saved by prompt compression.
+    pub total_compression_saved_tokens: i64,
+    /// USD saved by prompt compression.
+    pub total_compression_savings_spend: f64,
+    /// USD saved by the provider's cache.
+    pub total_prompt_caching_savings_spend: f64,
+    /// USD saved by cache marks that the gateway added.
+    pub total_gateway_injected_caching_savings_spend: f64,
+    /// USD saved by routing.
+    pub total_autorouter_savings_spend: f64,
+    /// Sum of response times, milliseconds.
+    pub total_response_time_ms: i64,
+    /// Requests in that sum.
+    pub total_timed_requests: i64,
+    /// This page.
+    pub page: i64,
+    /// Pages in all.
+    pub total_pages: i64,
+    /// Whether there is a further page.
+    pub has_more: bool,
+    /// The most keys listed, where the answer limits them.
+    pub api_key_limit: Option<i64>,
+    /// Keys in all, where the answer limits them.
+    pub total_api_keys: Option<i64>,
+    /// Keys of each entity, where the answer limits them.
+    pub entity_total_api_keys: Option<BTreeMap<String, i64>>,
+}
+
+impl DailySpendMetadata {
+    /// The totals of an answer.
+    pub fn of(totals: SpendMetrics) -> Self {
+        Self {
+            total_spend: totals.spend,
+            total_prompt_tokens: totals.prompt_tokens,
+            total_completion_tokens: totals.completion_tokens,
+            total_tokens: totals.total_tokens,
+            total_api_requests: totals.api_requests,
+            total_successful_requests: totals.successful_requests,
+            total_failed_requests: totals.failed_requests,
+            total_cache_read_input_tokens: totals.cache_read_input_tokens,
+            total_cache_creation_input_tokens: totals.cache_creation_input_tokens,
+            total_compression_saved_tokens: totals.compression_saved_tokens,
+            total_compression_savings_spend: totals.compression_savings_spend,
+            total_prompt_caching_savings_spend: totals.prompt_caching_savings_spend,
+            total_gateway_injected_caching_savings_spend: totals.gateway_injected_caching_savings_spend,
+            total_autorouter_savings_spend: totals.autorouter_savings_spend,
+            total_response_time_ms: totals.total_response_time_ms,
+            total_timed_requests: totals.timed_requests,
+            ..Self::default()
+        }
+    }
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct SpendAnalyticsPaginatedResponse {
+    /// Days, newest first.
+    pub results: Vec<DailySpendData>,
+    /// Totals and paging.
+    pub metadata: DailySpendMetadata,
+}
+
+/// A user's daily activity, a page of LiteLLM's daily rows at a time: sums by day, and by model, provider, key,
+/// endpoint, tool and user below.
+#[utoipa::path(get, path = "/user/daily/activity", tag = crate::http::openapi::TAG,
+    operation_id = "get_user_daily_activity_user_daily_activity_get", security(("APIKeyHeader" = [])),
+    params(DailyActivityParams),
+    responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
+              (status = 400, description = "A missing or bad date"),
+              (status = 403, description = "Another user's activity")))]
+pub async fn list_user_daily_activity(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<DailyActivityParams>,
+) -> Result<Json<SpendAnalyticsPaginatedResponse>, ApiError> {
+    let user_id =
+        visible_user(&caller, params.user_id.as_deref(), params.start_date.is_some() && params.end_date.is_some())?;
+    let (start, end) = date_range(params.start_date.as_deref(), params.end_date.as_deref())?;
+    let zone = params.timezone.filter(|_| params.include_current_utc_day);
+    let filter = DailyFilter {
+        start: start.to_string(),
+        end: extend_to_today(end, zone, state.clock.now()).to_string(),
+        user_id,
+        api_key: params.api_key.filter(|key| !key.is_empty()).map(|key| key_of_bucket(&key)),
+        model: params.model,
+    };
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let offset = (params.page - 1).saturating_mul(params.page_size);
+    let idle = if offset == 0 { reads.try_start().await? } else { None };
+    let (count, rows) = if let Some(mut other) = idle {
+        // Counting takes as long as reading the first page.
+        tokio::try_join!(
+            daily::count(other.connection(), &filter),
+            daily::page(connection, &filter, 0, params.page_size)
+        )?
+    } else {
+        let count = daily::count(connection, &filter).await?;
+        if offset < count {
+            (count, daily::page(connection, &filter, offset, params.page_size).await?)
+        } else {
+            (count, Vec::new())
+        }
+    };
+    let keys = known_keys(connection, &rows).await?;
+    let users = known_users(connection, &rows).await?;
+    let (results, totals) = aggregate(&rows, &keys, &users);
+    let metadata = DailySpendMetadata {
+        page: params.page,
+        total_pages: count.div_euclid(params.page_size) + i64::from(count % params.page_size > 0),
+        has_more: params.page.saturating_mul(params.page_size) < count,
+        ..DailySpendMetadata::of(totals)
+    };
+    Ok(Json(SpendAnalyticsPaginatedResponse { results, metadata }))
+}
+
+/// The user whose rows the caller may see: any for admins, else only itself.
+pub fn visible_user(caller: &Caller, asked: Option<&str>, has_dates: bool) -> Result<Option<String>, ApiError> {
+    if caller.role.sees_everything() {
+        return Ok(asked.map(str::to_owned));
+    }
+    if !has_dates {
+        return Err(missing_dates());
+    }
+    let Some(own) = caller.user_id.as_deref().filter(|own| !own.is_empty()) else {
+        let message =
+            "Service-account keys cannot query user analytics. Use a user-bound key, or call as a proxy admin.";
+        return Err(ApiError::nested(StatusCode::FORBIDDEN, message));
+    };
+    if asked.is_some_and(|asked| asked != own) {
+        let message = "Non-admin users can only view their own spend data.";
+        return Err(ApiError::nested(StatusCode::FORBIDDEN, message));
+    }
+    Ok(Some(own.to_owned()))
+}
+
+fn missing_dates() -> ApiError {
+    ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date")
+}
+
+/// Both dates, in order.
+pub fn date_range(start: Option<&str>, end: Option<&str>) -> Result<(NaiveDate, NaiveDate), ApiError> {
+    let (Some(start), Some(end)) = (start, end) else { return Err(missing_dates()) };
+    let (Some(start), Some(end)) = (parse_day(start), parse_day(end)) else {
+        let message = "start_date and end_date must be valid YYYY-MM-DD dates";
+        return Err(ApiError::nested(StatusCode::BAD_REQUEST, message));
+    };
+    if end < start {
+        return Err(ApiError::nested(StatusCode::BAD_REQUEST, "end_date must be on or after start_date"));
+    }
+    Ok((start, end))
+}
+
+/// The last day to read: a range that ends at the caller's today also covers today in UTC.
+pub fn extend_to_today(end: NaiveDate, zone_minutes: Option<i64>, now: DateTime<Utc>) -> NaiveDate {
+    let Some(offset) = zone_minutes.and_then(TimeDelta::try_minutes) else { return end };
+    match now.checked_sub_signed(offset) {
+        Some(local) if end >= local.date_naive() => end.max(now.date_naive()),
+        _ => end,
+    }
+}
+
+/// The key that a name in a report stands for.
+pub fn key_of_bucket(name: &str) -> String {
+    if name == UNATTRIBUTED { String::new() } else { name.strip_prefix(RAW).unwrap_or(name).to_owned() }
+}
+
+/// The name under which a key's sums stand in a report.
+pub fn bucket_of_key(key: &str) -> String {
+    if key.is_empty() {
+        UNATTRIBUTED.to_owned()
+    } else if key == UNATTRIBUTED || key.starts_with(RAW) {
+        format!("{RAW}{key}")
+    } else {
+        key.to_owned()
+    }
+}
+
+/// What is told of each user, team or tag.
+pub type Entities = BTreeMap<String, Map<String, Value>>;
+
+/// What is known of the keys of these rows.
+pub async fn known_keys(
+    connection: &mut sqlx::PgConnection,
+    rows: &[DailyRow],
+) -> Result<BTreeMap<String, KeyMetadata>, sqlx::Error> {
+    let keys: BTreeSet<String> =
+        rows.iter().map(|row| row.api_key.clone()).filter(|key| !key.is_empty() && key != FLAT_COST_KEY).collect();
+    let days: Vec<NaiveDate> = rows.iter().filter_map(|row| parse_day(&row.date)).collect();
+    key_metadata::find(connection, &keys, log_window(&days)).await
+}
+
+/// The span of the log in which the keys of these days may have left their names.
+pub fn log_window(days: &[NaiveDate]) -> Option<(NaiveDateTime, NaiveDateTime)> {
+    let from = days.iter().min()?.checked_sub_days(Days::new(1))?;
+    let until = days.iter().max()?.checked_add_days(Days::new(2))?;
+    Some((midnight(from), midnight(until)))
+}
+
+async fn known_users(connection: &mut sqlx::PgConnection, rows: &[DailyRow]) -> Result<Entities, sqlx::Error> {
+    let ids: BTreeSet<String> =
+        rows.iter().filter_map(|row| row.entity_id.clone()).filter(|id| !id.is_empty()).collect();
+    if ids.is_empty() {
+        return Ok(Entities::new());
+    }
+    let ids: Vec<String> = ids.into_iter().collect();
+    let names = store::activity::daily::user_names(connection, &ids).await?;
+    let told = |email, alias| {
+        Map::from_iter([("user_email".to_owned(), json!(email)), ("user_alias".to_owned(), json!(alias))])
+    };
+    Ok(names
+        .into_iter()
+        .map(|(id, email, alias): (String, Option<String>, Option<String>)| (id, told(email, alias)))
+        .collect())
+}
+
+/// Sums the rows by day and group, newest day first, and over all.
+pub fn aggregate(
+    rows: &[DailyRow],
+    keys: &BTreeMap<String, KeyMetadata>,
+    entities: &Entities,
+) -> (Vec<DailySpendData>, SpendMetrics) {
+    let mut days: BTreeMap<&str, (SpendMetrics, Breakdown)> = BTreeMap::new();
+    let mut totals = SpendMetrics::default();
+    for row in rows {
+        let (metrics, breakdown) = days.entry(&row.date).or_default();
+        metrics.add(row);
+        totals.add(row);
+        add_to_breakdown(breakdown, row, keys, entities);
+    }
+    let results = days
+        .into_iter()
+        .rev()
+        .filter_map(|(date, (metrics, breakdown))| Some(DailySpendData { date: parse_day(date)?, metrics, breakdown }))
+        .collect();
+    (results, totals)
+}
+
+/// Metadata of a key in a report.
+pub fn metadata_of(key: &str, keys: &BTreeMap<String, KeyMetadata>) -> KeyMetadata {
+    if key.is_empty() {
+        return KeyMetadata { key_alias: Some("Unattributed".into()), key_exists: Some(false), ..Default::default() };
+    }
+    keys.get(key).cloned().unwrap_or_else(|| KeyMetadata { key_exists: Some(false), ..Default::default() })
+}
+
+fn add_to_breakdown(
+    breakdown: &mut Breakdown,
+    row: &DailyRow,
+    keys: &BTreeMap<String, KeyMetadata>,
+    entities: &Entities,
+) {
+    let named = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(str::to_owned);
+    let flat = row.api_key == FLAT_COST_KEY;
+    let add = |groups: &mut BTreeMap<String, GroupMetrics>, name: String, metadata: &dyn Fn() -> Map<String, Value>| {
+        let group =
+            groups.entry(name).or_insert_with(|| GroupMetrics { metadata: metadata(), ..GroupMetrics::default() });
+        group.metrics.add(row);
+        if !flat {
+            add_key(&mut group.api_key_breakdown, row, keys);
+        }
+    };
+    let nothing = || Map::new();
+    let model = if flat { named(&row.model_group).or(named(&row.model)) } else { named(&row.model) };
+    if let Some(model) = model.or((!flat).then(|| UNKNOWN_MODEL.to_owned())) {
+        add(&mut breakdown.models, model, &nothing);
+    }
+    let group = named(&row.model_group).or(named(&row.model)).unwrap_or_else(|| "unknown-model-group".to_owned());
+    add(&mut breakdown.model_groups, group, &nothing);
+    if let Some(tool) = named(&row.mcp_namespaced_tool_name) {
+        add(&mut breakdown.mcp_servers, tool, &nothing);
+    }
+    if !flat {
+        let provider = named(&row.custom_llm_provider).unwrap_or_else(|| "unknown".to_owned());
+        let told = provider_metadata(&provider);
+        add(&mut breakdown.providers, provider, &|| told.clone());
+    }
+    if let Some(endpoint) = named(&row.endpoint) {
+        add(&mut breakdown.endpoints, endpoint, &nothing);
+    }
+    let entity = named(&row.entity_id).unwrap_or_else(|| "Unassigned".to_owned());
+    let told = entities.get(&entity);
+    add(&mut breakdown.entities, entity, &|| told.cloned().unwrap_or_default());
+    if !flat {
+        add_key(&mut breakdown.api_keys, row, keys);
+    }
+}
+
+/// What is told of a provider: LiteLLM marks the one that is paid by subscription.
+pub fn provider_metadata(provider: &str) -> Map<String, Value> {
+    if provider == "chatgpt" { Map::from_iter([("subscription_covered".to_owned(), json!(true))]) } else { Map::new() }
+}
+
+fn add_key(groups: &mut BTreeMap<String, Box<KeyMetrics>>, row: &DailyRow, keys: &BTreeMap<String, KeyMetadata>) {
+    let group = groups.entry(bucket_of_key(&row.api_key)).or_insert_with(|| {
+        Box::new(KeyMetrics { metrics: SpendMetrics::default(), metadata: metadata_of(&row.api_key, keys) })
+    });
+    group.metrics.add(row);
+}

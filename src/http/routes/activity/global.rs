@@ -1,0 +1,242 @@
+//! What the log holds over all: `/global/activity`, `/global/activity/model`, `/global/spend/provider`,
+//! `/global/spend/all_tag_names`, `/global/all_end_users`.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Json};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, TryStreamExt};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::http::auth::Caller;
+use crate::http::error::{ApiError, ErrorType};
+use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::reads::Reads;
+use crate::http::routes::dates::not_a_day;
+use crate::http::routes::log::params::parse_lenient_day;
+use crate::http::stream::{Writer, around};
+use crate::store::DateRange;
+use crate::store::activity::global;
+use crate::store::activity::global::DayRequests;
+use crate::store::reading::Reading;
+
+/// Models in one answer: those with the most requests.
+const MODELS: i64 = 10;
+
+/// The days of an overview.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OverviewParams {
+    /// Time from which to start viewing spend (YYYY-MM-DD)
+    start_date: Option<String>,
+    /// Time till which to view spend (YYYY-MM-DD)
+    end_date: Option<String>,
+}
+
+impl FromQuery for OverviewParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
+    }
+}
+
+impl OverviewParams {
+    /// Both days. An end before the start is a range without days.
+    fn range(&self) -> Result<DateRange, ApiError> {
+        let (Some(start), Some(end)) = (&self.start_date, &self.end_date) else {
+            return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
+        };
+        let day = |name, text: &str| {
+            let refusal = || ApiError::bad_request(ErrorType::InternalServerError, not_a_day(name));
+            parse_lenient_day(text).ok_or_else(refusal)
+        };
+        Ok(DateRange { start: day("start_date", start)?, end: day("end_date", end)? })
+    }
+}
+
+/// Requests by day.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct GlobalActivityResponse {
+    /// Days, in the order of their names.
+    daily_data: Vec<DayActivity>,
+    /// Requests in all.
+    sum_api_requests: i64,
+    /// Tokens in all.
+    sum_total_tokens: i64,
+}
+
+/// Requests of one day.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct DayActivity {
+    /// Month and day.
+    #[schema(example = "Feb 01")]
+    date: String,
+    /// Requests.
+    api_requests: i64,
+    /// Prompt and completion tokens.
+    total_tokens: i64,
+}
+
+/// Requests of one model by day.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ModelActivity {
+    /// Public model name.
+    model: Option<String>,
+    /// Days, in the order of their names.
+    daily_data: Vec<ModelDayActivity>,
+    /// Requests in all.
+    sum_api_requests: i64,
+    /// Tokens in all.
+    sum_total_tokens: i64,
+}
+
+/// Requests of one model on one day.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ModelDayActivity {
+    /// Public model name.
+    model_group: Option<String>,
+    /// The day.
+    #[serde(flatten)]
+    day: DayActivity,
+}
+
+/// Spend of one provider.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ProviderSpend {
+    /// Provider.
+    provider: String,
+    /// USD.
+    spend: f64,
+}
+
+/// Names of tags.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct TagNamesResponse {
+    /// Tags.
+    tag_names: Vec<Option<String>>,
+}
+
+/// Names of end users.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct EndUsersResponse {
+    /// End users; null where there are calls without one.
+    end_users: Vec<Option<String>>,
+}
+
+/// Requests and tokens by day. Users who are not admins see their own.
+#[utoipa::path(get, path = "/global/activity", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_global_activity_global_activity_get", security(("APIKeyHeader" = [])), params(OverviewParams),
+    responses((status = 200, description = "Days", body = GlobalActivityResponse),
+              (status = 400, description = "A missing or bad date")))]
+pub async fn get_global_activity(
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<OverviewParams>,
+) -> Result<Json<GlobalActivityResponse>, ApiError> {
+    let range = params.range()?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let rows = global::by_day(connection, range, caller.own_rows_only()).await?;
+    let (sum_api_requests, sum_total_tokens) = sums(&rows);
+    let mut daily_data: Vec<DayActivity> = rows.into_iter().map(DayActivity::from).collect();
+    daily_data.sort_by(|a, b| a.date.cmp(&b.date));
+    Ok(Json(GlobalActivityResponse { daily_data, sum_api_requests, sum_total_tokens }))
+}
+
+/// Requests and tokens by day of the ten models with the most requests. Users who are not admins see their own.
+#[utoipa::path(get, path = "/global/activity/model", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_global_activity_model_global_activity_model_get", security(("APIKeyHeader" = [])),
+    params(OverviewParams),
+    responses((status = 200, description = "Models", body = Vec<ModelActivity>),
+              (status = 400, description = "A missing or bad date")))]
+pub async fn list_model_activity(
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<OverviewParams>,
+) -> Result<Json<Vec<ModelActivity>>, ApiError> {
+    let range = params.range()?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let rows = global::by_model_and_day(connection, range, caller.own_rows_only(), MODELS).await?;
+    let models = rows.chunk_by(|a, b| a.model_group == b.model_group).filter_map(|rows| {
+        let model = rows.first()?.model_group.clone();
+        let (sum_api_requests, sum_total_tokens) = sums(rows);
+        let day = |row: &DayRequests| ModelDayActivity { model_group: model.clone(), day: row.clone().into() };
+        let mut daily_data: Vec<_> = rows.iter().map(day).collect();
+        daily_data.sort_by(|a, b| a.day.date.cmp(&b.day.date));
+        Some(ModelActivity { model, daily_data, sum_api_requests, sum_total_tokens })
+    });
+    Ok(Json(models.collect()))
+}
+
+/// Spend by provider of the deployments that the server routes to. litespend routes no calls and knows no
+/// deployments, so the list is empty; `/user/daily/activity/aggregated` has spend by provider.
+#[utoipa::path(get, path = "/global/spend/provider", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_global_spend_provider_global_spend_provider_get", security(("APIKeyHeader" = [])),
+    params(OverviewParams),
+    responses((status = 200, description = "Providers", body = Vec<ProviderSpend>),
+              (status = 400, description = "A missing or bad date")))]
+pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result<Json<Vec<ProviderSpend>>, ApiError> {
+    params.range()?;
+    Ok(Json(Vec::new()))
+}
+
+/// Every tag in the log; 100,000 at most.
+#[utoipa::path(get, path = "/global/spend/all_tag_names", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get", security(("APIKeyHeader" = [])),
+    responses((status = 200, description = "Tags", body = TagNamesResponse)))]
+pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
+    let reading = reads.start().await?;
+    let around = around(&TagNamesResponse { tag_names: Vec::new() }, "tag_names")?;
+    reads.send(write_names(reading, around, global::tag_names), "application/json").await
+}
+
+/// Every end user in the log; 100,000 at most.
+#[utoipa::path(get, path = "/global/all_end_users", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "global_view_all_end_users_global_all_end_users_get", security(("APIKeyHeader" = [])),
+    responses((status = 200, description = "End users", body = EndUsersResponse)))]
+pub async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
+    let reading = reads.start().await?;
+    let around = around(&EndUsersResponse { end_users: Vec::new() }, "end_users")?;
+    reads.send(write_names(reading, around, global::end_users), "application/json").await
+}
+
+/// Writes names between `start` and `end` while they arrive.
+fn write_names(
+    mut reading: Reading,
+    (start, end): (String, String),
+    names: impl Fn(&mut PgConnection) -> BoxStream<'_, Result<Option<String>, sqlx::Error>> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = Writer::new();
+        writer.raw(&start);
+        {
+            let mut rows = names(reading.connection());
+            let mut is_first = true;
+            while let Some(name) = rows.try_next().await? {
+                writer.item(&mut is_first, &name)?;
+                if let Some(piece) = writer.piece() {
+                    yield piece;
+                }
+            }
+        }
+        reading.finish().await?;
+        writer.raw(&end);
+        yield writer.take();
+    }
+}
+
+impl From<DayRequests> for DayActivity {
+    fn from(row: DayRequests) -> Self {
+        Self {
+            date: row.day.format("%b %d").to_string(),
+            api_requests: row.api_requests,
+            total_tokens: row.total_tokens,
+        }
+    }
+}
+
+fn sums(rows: &[DayRequests]) -> (i64, i64) {
+    rows.iter().fold((0, 0), |(requests, tokens), row| (requests + row.api_requests, tokens + row.total_tokens))
+}

@@ -1,0 +1,249 @@
+//! Writes an answer of aggregated activity while the database sums: at any time one day of it is in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use sqlx::{Postgres, QueryBuilder};
+
+use crate::http::error::ApiError;
+use crate::http::reads::Reads;
+use crate::http::routes::activity::daily::{
+    Breakdown, DailySpendData, DailySpendMetadata, Entities, KeyMetrics, SpendMetrics, bucket_of_key, log_window,
+    metadata_of, provider_metadata,
+};
+use crate::http::routes::dates::parse_day;
+use crate::http::state::AppState;
+use crate::http::stream::Writer;
+use crate::store::activity;
+use crate::store::activity::{ActivityFilter, DaySums, Dimension, Sums};
+use crate::store::key_metadata;
+use crate::store::key_metadata::KeyMetadata;
+use crate::store::reading::Reading;
+
+/// Rows of a day above which it has to wait for its turn: one such day is in memory at a time.
+const LARGE_DAY: usize = 5_000;
+
+/// The most rows of a day, each a sum of a group, or of a key in a group.
+const MOST_ROWS: usize = 100_000;
+
+/// The name of rows without user, team or tag.
+const UNASSIGNED: &str = "Unassigned";
+
+impl From<&Sums> for SpendMetrics {
+    fn from(sums: &Sums) -> Self {
+        Self {
+            spend: sums.spend,
+            flat_cost: 0.0,
+            ptu_hours: 0.0,
+            prompt_tokens: sums.prompt_tokens,
+            completion_tokens: sums.completion_tokens,
+            cache_read_input_tokens: sums.cache_read_input_tokens,
+            cache_creation_input_tokens: sums.cache_creation_input_tokens,
+            compression_saved_tokens: sums.compression_saved_tokens,
+            compression_savings_spend: sums.compression_savings_spend,
+            prompt_caching_savings_spend: sums.prompt_caching_savings_spend,
+            gateway_injected_caching_savings_spend: sums.gateway_injected_caching_savings_spend,
+            autorouter_savings_spend: sums.autorouter_savings_spend,
+            total_tokens: sums.prompt_tokens + sums.completion_tokens,
+            successful_requests: sums.successful_requests,
+            failed_requests: sums.failed_requests,
+            api_requests: sums.api_requests,
+            total_response_time_ms: sums.total_response_time_ms,
+            timed_requests: sums.timed_requests,
+        }
+    }
+}
+
+/// What an answer needs besides the sums.
+struct Frame {
+    filter: ActivityFilter,
+    /// The keys that are listed, and what is known of them.
+    top: Vec<String>,
+    keys: BTreeMap<String, KeyMetadata>,
+    /// What is told of teams or tags, where the answer has sums of them.
+    entities: Option<Entities>,
+    /// Paging, and how many keys there are.
+    metadata: DailySpendMetadata,
+}
+
+/// The answer: the sums of every day, with the `limit` keys with the largest spend; with `entities`, also by team or
+/// tag.
+pub async fn respond(
+    state: &AppState,
+    reads: &Reads,
+    mut filter: ActivityFilter,
+    limit: i64,
+    entities: Option<Entities>,
+) -> Result<Response, ApiError> {
+    let mut reading = activity::begin_snapshot(reads.start().await?, &mut filter, state.has_rollups()).await?;
+    let connection = reading.connection();
+    let top = activity::top_keys(connection, &filter, limit).await?;
+    let names: BTreeSet<String> = top.iter().map(|key| key.api_key.clone()).filter(|key| !key.is_empty()).collect();
+    let days = activity::first_and_last_day(connection, &filter).await?;
+    let days: Vec<_> = [days.0, days.1].into_iter().flatten().filter_map(|day| parse_day(&day)).collect();
+    let keys = key_metadata::find(connection, &names, log_window(&days)).await?;
+    let counts = match &entities {
+        Some(_) => Some(activity::entity_keys(connection, &filter).await?),
+        None => None,
+    };
+    let metadata = DailySpendMetadata {
+        page: 1,
+        total_pages: 1,
+        api_key_limit: Some(limit),
+        total_api_keys: Some(top.first().map_or(0, |key| key.keys)),
+        entity_total_api_keys: counts
+            .map(|counts| counts.into_iter().map(|(entity, keys)| (entity_name(Some(entity)), keys)).collect()),
+        ..DailySpendMetadata::default()
+    };
+    let top = top.into_iter().map(|key| key.api_key).collect();
+    let frame = Frame { filter, top, keys, entities, metadata };
+    reads.send(write(state.clone(), reading, frame), "application/json").await
+}
+
+fn entity_name(entity: Option<String>) -> String {
+    entity.filter(|entity| !entity.is_empty()).unwrap_or_else(|| UNASSIGNED.to_owned())
+}
+
+fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = Writer::new();
+        writer.raw("{\"results\":");
+        let mut totals = SpendMetrics::default();
+        let mut separator = "[";
+        let mut turn = None;
+        {
+            let mut query = QueryBuilder::<Postgres>::new("");
+            let by_entity = frame.entities.is_some();
+            let mut rows =
+                activity::day_sums(reading.connection(), &mut query, &frame.filter, &frame.top, by_entity);
+            let mut open: Option<(String, Day)> = None;
+            while let Some(row) = rows.try_next().await? {
+                if let Some((date, day)) = open.take_if(|(date, _)| *date != row.date) {
+                    separator = day.write(&date, separator, &mut writer)?;
+                    if let Some(piece) = writer.piece() {
+                        yield piece;
+                    }
+                }
+                let (_, day) = open.get_or_insert_with(|| (row.date.clone(), Day::default()));
+                if row.dimension == Dimension::Day {
+                    totals.merge(&SpendMetrics::from(&row.sums));
+                }
+                day.rows += 1;
+                if day.rows > MOST_ROWS {
+                    Err(too_many(&row.date))?;
+                }
+                if day.rows > LARGE_DAY && turn.is_none() {
+                    turn = Some(state.large_days.lock().await);
+                }
+                day.add(row, &frame);
+            }
+            if let Some((date, day)) = open {
+                separator = day.write(&date, separator, &mut writer)?;
+            }
+        }
+        reading.finish().await?;
+        let of_days = DailySpendMetadata::of(totals);
+        frame.metadata = DailySpendMetadata {
+            page: frame.metadata.page,
+            total_pages: frame.metadata.total_pages,
+            api_key_limit: frame.metadata.api_key_limit,
+            total_api_keys: frame.metadata.total_api_keys,
+            entity_total_api_keys: frame.metadata.entity_total_api_keys.take(),
+            ..of_days
+        };
+        writer.raw(if separator == "[" { "[]" } else { "]" });
+        writer.raw(",\"metadata\":");
+        writer.value(&frame.metadata)?;
+        writer.raw("}");
+        yield writer.take();
+    }
+}
+
+/// Adds to a key's sums in a group.
+fn add_key(keys: &mut BTreeMap<String, Box<KeyMetrics>>, key: &str, metrics: &SpendMetrics, frame: &Frame) {
+    let entry = keys.entry(bucket_of_key(key)).or_insert_with(|| {
+        Box::new(KeyMetrics { metrics: SpendMetrics::default(), metadata: metadata_of(key, &frame.keys) })
+    });
+    entry.metrics.merge(metrics);
+}
+
+/// 400 for a day that is too large for an answer.
+fn too_many(date: &str) -> ApiError {
+    let message = format!(
+        "{date} has more than {MOST_ROWS} sums of models, keys, providers, tools, endpoints, teams and tags. \
+         Ask for one model, key, team or tag."
+    );
+    ApiError::detail(StatusCode::BAD_REQUEST, message)
+}
+
+/// The sums of one day, as far as they have arrived.
+#[derive(Default)]
+struct Day {
+    /// Rows that arrived.
+    rows: usize,
+    metrics: SpendMetrics,
+    breakdown: Breakdown,
+}
+
+impl Day {
+    fn add(&mut self, row: DaySums, frame: &Frame) {
+        let metrics = SpendMetrics::from(&row.sums);
+        let breakdown = &mut self.breakdown;
+        let (groups, name) = match (row.dimension, row.name) {
+            (Dimension::Day, _) => {
+                self.metrics = metrics;
+                return;
+            }
+            (Dimension::Key, _) => {
+                let key = row.api_key.unwrap_or_default();
+                add_key(&mut breakdown.api_keys, &key, &metrics, frame);
+                // In the order of the row's names.
+                let groups = [
+                    &mut breakdown.models,
+                    &mut breakdown.model_groups,
+                    &mut breakdown.providers,
+                    &mut breakdown.mcp_servers,
+                    &mut breakdown.endpoints,
+                ];
+                for (groups, name) in groups.into_iter().zip(row.names.unwrap_or_default()) {
+                    if let Some(name) = name {
+                        add_key(&mut groups.entry(name).or_default().api_key_breakdown, &key, &metrics, frame);
+                    }
+                }
+                return;
+            }
+            (Dimension::Model, name) => (&mut breakdown.models, name),
+            (Dimension::ModelGroup, name) => (&mut breakdown.model_groups, name),
+            (Dimension::Provider, name) => (&mut breakdown.providers, name),
+            (Dimension::Tool, name) => (&mut breakdown.mcp_servers, name),
+            (Dimension::Endpoint, name) => (&mut breakdown.endpoints, name),
+            (Dimension::Entity, name) => (&mut breakdown.entities, Some(entity_name(name))),
+        };
+        // Rows without a tool or an endpoint are no group.
+        let Some(name) = name else { return };
+        let told = match row.dimension {
+            Dimension::Provider => Some(provider_metadata(&name)),
+            Dimension::Entity => frame.entities.as_ref().and_then(|told| told.get(&name)).cloned(),
+            _ => None,
+        };
+        let group = groups.entry(name).or_default();
+        match row.api_key {
+            None => {
+                group.metrics = metrics;
+                group.metadata = told.unwrap_or_default();
+            }
+            Some(key) => add_key(&mut group.api_key_breakdown, &key, &metrics, frame),
+        }
+    }
+
+    /// Writes the day after `separator`, and gives the next separator. What is no day in the table is left out.
+    fn write(self, date: &str, separator: &'static str, writer: &mut Writer) -> Result<&'static str, ApiError> {
+        let Some(date) = parse_day(date) else { return Ok(separator) };
+        writer.raw(separator);
+        writer.value(&DailySpendData { date, metrics: self.metrics, breakdown: self.breakdown })?;
+        Ok(",")
+    }
+}

@@ -1,0 +1,76 @@
+//! `GET /team/daily/activity`: the daily rows of teams, a page at a time.
+
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+
+use crate::http::auth::Caller;
+use crate::http::error::ApiError;
+use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::reads::Reads;
+use crate::http::routes::activity::daily::{
+    DailySpendMetadata, SpendAnalyticsPaginatedResponse, aggregate, date_range, known_keys,
+};
+use crate::http::routes::activity::scope;
+use crate::http::routes::activity::scope::TeamActivityParams;
+use crate::store::activity;
+
+/// The most rows of a page. The reference has no limit.
+const MOST_ROWS: i64 = 10_000;
+
+/// A page of daily rows.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RowPageParams {
+    /// Page number for pagination, from 1
+    #[param(required = false, default = 1, minimum = 1)]
+    page: i64,
+    /// Items per page
+    #[param(required = false, default = 10, minimum = 1, maximum = 10000)]
+    page_size: i64,
+}
+
+impl FromQuery for RowPageParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self {
+            page: reader.integer("page", 1, i64::MIN, i64::MAX),
+            page_size: reader.integer("page_size", 10, i64::MIN, MOST_ROWS),
+        }
+    }
+}
+
+/// The daily activity of teams, a page of LiteLLM's daily rows at a time, also by team. Who is not an admin sees its
+/// own teams, and of those that it does not administer only its own keys.
+#[utoipa::path(get, path = "/team/daily/activity", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_team_daily_activity_team_daily_activity_get", security(("APIKeyHeader" = [])),
+    params(TeamActivityParams, RowPageParams),
+    responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
+              (status = 400, description = "A missing or bad date, or a page before the first"),
+              (status = 404, description = "No such user, or a team that the caller is not in")))]
+pub async fn list_team_activity(
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((params, page)): Query<(TeamActivityParams, RowPageParams)>,
+) -> Result<Json<SpendAnalyticsPaginatedResponse>, ApiError> {
+    let RowPageParams { page, page_size } = page;
+    let (start, end) = (params.start_date.clone(), params.end_date.clone());
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let (filter, teams) = scope::of_teams(connection, &caller, params).await?;
+    let filter = filter.between(date_range(start.as_deref(), end.as_deref())?);
+    if page < 1 || page_size < 1 {
+        return Err(ApiError::detail(StatusCode::BAD_REQUEST, "page and page_size must be >= 1"));
+    }
+    let count = activity::count_rows(connection, &filter).await?;
+    let offset = (page - 1).saturating_mul(page_size);
+    let rows =
+        if offset < count { activity::row_page(connection, &filter, offset, page_size).await? } else { Vec::new() };
+    let keys = known_keys(connection, &rows).await?;
+    let (results, totals) = aggregate(&rows, &keys, &teams);
+    let metadata = DailySpendMetadata {
+        page,
+        total_pages: count.div_euclid(page_size) + i64::from(count % page_size > 0),
+        has_more: page.saturating_mul(page_size) < count,
+        ..DailySpendMetadata::of(totals)
+    };
+    Ok(Json(SpendAnalyticsPaginatedResponse { results, metadata }))
+}

@@ -1,0 +1,65 @@
+//! Probes and metrics.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::http::error::Cause;
+use crate::http::state::AppState;
+use crate::store;
+
+/// Whether the server can answer from its database.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ReadinessResponse {
+    /// `healthy` or `unhealthy`.
+    #[schema(example = "healthy")]
+    status: &'static str,
+    /// `connected` or `unavailable`.
+    #[schema(example = "connected")]
+    db: &'static str,
+    /// Version of litespend.
+    litespend_version: &'static str,
+}
+
+/// The process is alive. Touches nothing else.
+#[utoipa::path(get, path = "/health/liveliness", tag = "Health", operation_id = "get_health_liveliness",
+    responses((status = 200, description = "Alive", body = String, content_type = "application/json")))]
+pub async fn get_liveliness() -> Json<&'static str> {
+    Json("I'm alive!")
+}
+
+/// The process is alive. Touches nothing else.
+#[utoipa::path(get, path = "/health/liveness", tag = "Health", operation_id = "get_health_liveness",
+    responses((status = 200, description = "Alive", body = String, content_type = "application/json")))]
+pub async fn get_liveness() -> Json<&'static str> {
+    Json("I'm alive!")
+}
+
+/// The database answers: one query.
+#[utoipa::path(get, path = "/health/readiness", tag = "Health", operation_id = "get_health_readiness",
+    responses((status = 200, description = "Ready", body = ReadinessResponse),
+              (status = 503, description = "The database is away", body = ReadinessResponse)))]
+pub async fn get_readiness(State(state): State<AppState>) -> Response {
+    let result = store::database::ping(&state.pool).await;
+    let (code, status, db) = match &result {
+        Ok(()) => (StatusCode::OK, "healthy", "connected"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy", "unavailable"),
+    };
+    let body = ReadinessResponse { status, db, litespend_version: env!("CARGO_PKG_VERSION") };
+    let mut response = (code, Json(body)).into_response();
+    if let Err(error) = result {
+        response.extensions_mut().insert(Cause(error.to_string()));
+    }
+    response
+}
+
+/// Metrics in Prometheus' text format: requests and latency by route and class of status, pool, key cache.
+#[utoipa::path(get, path = "/metrics", tag = "Health", operation_id = "get_metrics",
+    security(("APIKeyHeader" = [])),
+    responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
+pub async fn get_metrics(State(state): State<AppState>) -> Response {
+    let text = state.metrics.render(&state.pool, &state.keys);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}

@@ -1,0 +1,181 @@
+//! Lists of the log's rows as answers: read a row at a time, bounded in bytes, and written as they are sent. What is left
+//! out is named in a header.
+
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use serde::Serialize;
+
+use crate::http::error::ApiError;
+use crate::http::reads::Reads;
+use crate::http::stream;
+use crate::http::stream::Writer;
+use crate::http::stream::answer_room::{AnswerRoom, Share};
+use crate::store::log::fields::JsonField;
+use crate::store::log::rows::{ListedLog, PagedLog};
+
+/// Names the fields that were left out.
+const LEFT_OUT: HeaderName = HeaderName::from_static("x-litespend-left-out");
+
+/// The most fields that the header names.
+const MOST_NAMED: usize = 20;
+
+/// The most characters of a request's id in the header.
+const MOST_OF_ID: usize = 100;
+
+/// The most bytes of a page; rows after that have no JSON columns but small ones.
+const PAGE: usize = 16 * 1024 * 1024;
+
+/// A JSON column of up to this many bytes is always given.
+const SMALL_FIELD: usize = 1024;
+
+/// A page of up to this many bytes takes no room.
+const SMALL_PAGE: usize = 2 * 1024 * 1024;
+
+/// Fields that an answer leaves out.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    names: Vec<String>,
+    more: usize,
+}
+
+impl LeftOut {
+    /// Adds those of these fields that are left out.
+    pub fn add(&mut self, request_id: &str, fields: &[(&str, &JsonField)]) {
+        for (name, _) in fields.iter().filter(|(_, field)| field.is_left_out()) {
+            if self.names.len() == MOST_NAMED {
+                self.more += 1;
+                continue;
+            }
+            let id: String = request_id.chars().take(MOST_OF_ID).collect();
+            let id: String = form_urlencoded::byte_serialize(id.as_bytes()).collect();
+            self.names.push(format!("{id}/{name}"));
+        }
+    }
+
+    /// Names them in the answer's header.
+    pub fn name_in(mut self, response: &mut Response) {
+        if self.names.is_empty() {
+            return;
+        }
+        if self.more > 0 {
+            self.names.push(format!("and {} more", self.more));
+        }
+        if let Ok(value) = HeaderValue::try_from(self.names.join(", ")) {
+            response.headers_mut().insert(LEFT_OUT, value);
+        }
+    }
+}
+
+/// A row that lists hold.
+pub trait Row: Serialize + Send + Sync + Unpin + 'static {
+    /// What of it is in every list.
+    fn listed(&mut self) -> &mut ListedLog;
+}
+
+impl Row for ListedLog {
+    fn listed(&mut self) -> &mut ListedLog {
+        self
+    }
+}
+
+impl Row for PagedLog {
+    fn listed(&mut self) -> &mut ListedLog {
+        &mut self.log
+    }
+}
+
+/// Rows of a page, and what they hold of the room.
+#[derive(Debug)]
+pub struct Page<R> {
+    /// Rows.
+    pub rows: Vec<R>,
+    share: Option<Share>,
+}
+
+/// Reads the rows of a page. A page that grows large takes room for the largest before it grows further.
+pub async fn read<R: Row>(
+    mut found: impl Stream<Item = Result<R, sqlx::Error>> + Unpin,
+    room: &AnswerRoom,
+) -> Result<Page<R>, ApiError> {
+    let mut page = Page { rows: Vec::new(), share: None };
+    let mut bytes = 0;
+    while let Some(mut row) = found.try_next().await? {
+        let log = row.listed();
+        if bytes + log.bytes() > PAGE {
+            for field in [&mut log.metadata, &mut log.request_tags] {
+                if field.bytes() > SMALL_FIELD {
+                    field.leave_out();
+                }
+            }
+        }
+        bytes += log.bytes();
+        page.rows.push(row);
+        if bytes > SMALL_PAGE && page.share.is_none() {
+            page.share = Some(room.take(PAGE).await?);
+        }
+    }
+    if let Some(share) = &mut page.share {
+        share.shrink(bytes);
+    }
+    Ok(page)
+}
+
+impl<R: Row> Page<R> {
+    /// The answer whose first field, `data`, are these rows. `around` is the answer with an empty `data`.
+    pub async fn respond(mut self, reads: &Reads, around: &impl Serialize) -> Result<Response, ApiError> {
+        let around = stream::around(around, "data")?;
+        let mut left_out = LeftOut::default();
+        for row in &mut self.rows {
+            let log = row.listed();
+            left_out.add(&log.request_id, &[("metadata", &log.metadata), ("request_tags", &log.request_tags)]);
+        }
+        let mut response = reads.send(write(self, around), "application/json").await?;
+        left_out.name_in(&mut response);
+        Ok(response)
+    }
+}
+
+fn write<R: Row>(page: Page<R>, (before, after): (String, String)) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = Writer::new();
+        writer.raw(&before);
+        let mut is_first = true;
+        for row in page.rows {
+            writer.item(&mut is_first, &row)?;
+            drop(row);
+            if let Some(piece) = writer.piece() {
+                yield piece;
+            }
+        }
+        writer.raw(&after);
+        yield writer.take();
+        drop(page.share);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_names_fields_and_is_bounded() {
+        let mut response = Response::default();
+        let mut left_out = LeftOut::default();
+        left_out.add("a b/ü", &[("metadata", &JsonField::LeftOut), ("request_tags", &JsonField::Null)]);
+        left_out.name_in(&mut response);
+        assert_eq!(response.headers()[LEFT_OUT], "a+b%2F%C3%BC/metadata");
+
+        let mut left_out = LeftOut::default();
+        for _ in 0..1_000 {
+            left_out.add(&"ü".repeat(3_000), &[("metadata", &JsonField::LeftOut)]);
+        }
+        left_out.name_in(&mut response);
+        let named = response.headers()[LEFT_OUT].to_str().expect("a text");
+        assert!(named.ends_with(", and 980 more") && named.len() < 16_000, "{}", named.len());
+        let mut nothing = Response::default();
+        LeftOut::default().name_in(&mut nothing);
+        assert!(nothing.headers().is_empty());
+    }
+}

@@ -1,0 +1,288 @@
+//! `GET /spend/logs/ui` and `GET /spend/logs/v2`: the log a page at a time, filtered and sorted, or one row a session.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use chrono::NaiveDateTime;
+use serde::Serialize;
+use sqlx::{PgConnection, Postgres, QueryBuilder};
+
+use crate::http::auth::Caller;
+use crate::http::error::{ApiError, ErrorType};
+use crate::http::extract::Query;
+use crate::http::reads::Reads;
+use crate::http::routes::log::answers;
+use crate::http::routes::log::answers::Page;
+use crate::http::routes::log::params::{LogPageParams, LogRoute};
+use crate::http::routes::log::rows;
+use crate::http::state::AppState;
+use crate::http::stream::answer_room::AnswerRoom;
+use crate::store::log::filter::LogFilter;
+use crate::store::log::pages;
+use crate::store::log::pages::{COUNT_CAP, Order, SESSION_MODELS, SessionCursor, SortKey};
+use crate::store::log::rows::{PagedLog, SessionFields, SessionSums, SessionTotals};
+
+/// A page of the log.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct LogPageResponse {
+    /// Rows.
+    data: Vec<PagedLog>,
+    /// Rows that match in all, or sessions; counted up to 10,000.
+    total: i64,
+    /// This page.
+    page: i64,
+    /// Rows of a page at most.
+    page_size: i64,
+    /// Pages in all, as far as they were counted.
+    total_pages: i64,
+    /// Whether there are more than were counted.
+    total_is_capped: bool,
+    /// Where the sessions are listed: where to go on.
+    #[serde(flatten)]
+    #[schema(value_type = SessionPaging)]
+    sessions: Option<SessionPaging>,
+}
+
+/// Where a list of sessions goes on.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct SessionPaging {
+    /// For `session_cursor` of the next page; null on the last.
+    #[schema(required = false)]
+    next_session_cursor: Option<String>,
+    /// Whether there is a further page.
+    #[schema(required = false)]
+    has_more: bool,
+}
+
+/// The log as LiteLLM's dashboard lists it. Users who are not admins see their own rows, and those of teams whose
+/// log they may read; a team asked for that is not one of those is refused. Counts stop at 10,000
+/// (`total_is_capped`). With a request's id no dates are needed. JSON columns longer than 1 MiB are null, as are those
+/// past 16 MiB of a page; 503 where too many large pages are being sent.
+#[utoipa::path(get, path = "/spend/logs/ui", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "ui_view_spend_logs_spend_logs_ui_get", security(("APIKeyHeader" = [])), params(LogPageParams),
+    responses((status = 200, description = "A page", body = LogPageResponse,
+               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               `request_id/column`, the first 20"))),
+              (status = 400, description = "A missing or bad date, order or choice"),
+              (status = 403, description = "Another team's or user's rows")))]
+pub async fn list_dashboard_logs(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<LogPageParams>,
+) -> Result<Response, ApiError> {
+    let order = params.order()?;
+    let mut filter = params.filter(LogRoute::Dashboard)?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    if let Some(id) = params.request_id.as_deref() {
+        rows::may_read(connection, &caller, id).await.map_err(in_error_envelope)?;
+    }
+    limit_to_caller(connection, &caller, &params, &mut filter).await?;
+    let by_activity = params.group_by_session
+        && order.key == SortKey::StartTime
+        && params.search.is_none()
+        && !params.is_lookup(LogRoute::Dashboard);
+    let room = &state.answer_room;
+    let (mut page, around) = if by_activity {
+        active_sessions(connection, &params, &filter, order, room).await?
+    } else {
+        rows(connection, &params, &filter, order, room).await?
+    };
+    add_sessions(connection, &mut page.rows).await?;
+    reading.finish().await?;
+    page.respond(&reads, &around).await
+}
+
+/// The log a page at a time. Users who are not admins see their own rows, and those of teams whose log they may read;
+/// a team asked for that is not one of those is refused. Counts stop at 10,000 (`total_is_capped`). JSON columns longer
+/// than 1 MiB are null, as are those past 16 MiB of a page; 503 where too many large pages are being sent.
+#[utoipa::path(get, path = "/spend/logs/v2", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "ui_view_spend_logs_spend_logs_v2_get", security(("APIKeyHeader" = [])), params(LogPageParams),
+    responses((status = 200, description = "A page", body = LogPageResponse,
+               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               `request_id/column`, the first 20"))),
+              (status = 400, description = "A missing or bad date, order or choice"),
+              (status = 403, description = "Another team's rows")))]
+pub async fn list_log_page(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<LogPageParams>,
+) -> Result<Response, ApiError> {
+    let order = params.order()?;
+    let mut filter = params.filter(LogRoute::Public)?;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    limit_to_caller(connection, &caller, &params, &mut filter).await?;
+    let (page, around) = rows(connection, &params, &filter, order, &state.answer_room).await?;
+    reading.finish().await?;
+    page.respond(&reads, &around).await
+}
+
+/// Cuts the rows to what the caller may see; 403 for a team whose log it may not read.
+async fn limit_to_caller(
+    connection: &mut PgConnection,
+    caller: &Caller,
+    params: &LogPageParams,
+    filter: &mut LogFilter,
+) -> Result<(), ApiError> {
+    if caller.role.sees_everything() {
+        return Ok(());
+    }
+    let Some(team) = params.team_id.as_deref() else {
+        filter.scope = crate::store::keys::owned_scope(connection, caller.user_id.as_deref()).await?;
+        return Ok(());
+    };
+    if rows::may_read_team(connection, caller, team).await? {
+        return Ok(());
+    }
+    Err(refused(format!("Not authorized to view team spend for team_id={team}")))
+}
+
+/// 403 in the `error` envelope.
+fn refused(message: String) -> ApiError {
+    ApiError::Refused { status: StatusCode::FORBIDDEN, kind: ErrorType::AuthError, message, param: None }
+}
+
+/// These two routes give every refusal in the `error` envelope.
+fn in_error_envelope(error: ApiError) -> ApiError {
+    match error {
+        ApiError::NestedDetail { status: StatusCode::FORBIDDEN, message } => refused(message),
+        other => other,
+    }
+}
+
+/// A page of rows, and what is around them; or of sessions, each by the row that stands for it, where the order is not
+/// that of activity.
+async fn rows(
+    connection: &mut PgConnection,
+    params: &LogPageParams,
+    filter: &LogFilter,
+    order: Order,
+    room: &AnswerRoom,
+) -> Result<(Page<PagedLog>, LogPageResponse), ApiError> {
+    let offset = (params.page - 1).saturating_mul(params.page_size);
+    let mut query = QueryBuilder::<Postgres>::new("");
+    let (counted, found) = if params.group_by_session && params.search.is_none() {
+        let counted = pages::count_sessions(connection, filter).await?;
+        (counted, pages::session_page(connection, &mut query, filter, order, offset, params.page_size))
+    } else {
+        let counted = pages::count_rows(connection, filter).await?;
+        (counted, pages::page(connection, &mut query, filter, order, offset, params.page_size))
+    };
+    Ok((answers::read(found, room).await?, response(params, counted)))
+}
+
+/// What is around the rows of a page.
+fn response(params: &LogPageParams, counted: i64) -> LogPageResponse {
+    let total = counted.min(COUNT_CAP);
+    LogPageResponse {
+        data: Vec::new(),
+        total,
+        page: params.page,
+        page_size: params.page_size,
+        total_pages: total.div_euclid(params.page_size) + i64::from(total % params.page_size > 0),
+        total_is_capped: counted > COUNT_CAP,
+        sessions: None,
+    }
+}
+
+/// A page of sessions by their last activity, after the cursor where there is one. A page without a cursor ends where
+/// the count does.
+async fn active_sessions(
+    connection: &mut PgConnection,
+    params: &LogPageParams,
+    filter: &LogFilter,
+    order: Order,
+    room: &AnswerRoom,
+) -> Result<(Page<PagedLog>, LogPageResponse), ApiError> {
+    let cursor = params.session_cursor.as_deref().map(parse_cursor).transpose()?.flatten();
+    let offset = if cursor.is_some() { 0 } else { (params.page - 1).saturating_mul(params.page_size) };
+    let limit = params.page_size.min(COUNT_CAP.saturating_sub(offset));
+    let mut found = Vec::new();
+    if limit > 0 {
+        found = pages::active_sessions(connection, filter, cursor.as_ref(), order.ascending, offset, limit + 1).await?;
+    }
+    let has_more = usize::try_from(limit).is_ok_and(|limit| found.len() > limit);
+    if has_more {
+        found.pop();
+    }
+    // A page that ends the list says how long it is.
+    let ends_list = cursor.is_none() && limit > 0 && !has_more && (offset == 0 || !found.is_empty());
+    let counted = if ends_list {
+        offset + i64::try_from(found.len()).unwrap_or(i64::MAX)
+    } else {
+        pages::count_sessions(connection, filter).await?
+    };
+    let next_session_cursor = found.last().filter(|_| has_more).map(|session| {
+        let last_activity = session.last_activity.format("%Y-%m-%d %H:%M:%S%.f");
+        format!("{last_activity}|{}|{}", session.api_key, session.session_key)
+    });
+    let mut query = QueryBuilder::<Postgres>::new("");
+    let page = answers::read(pages::representatives(connection, &mut query, filter, &found), room).await?;
+    let sessions = Some(SessionPaging { next_session_cursor, has_more });
+    Ok((page, LogPageResponse { sessions, ..response(params, counted) }))
+}
+
+/// `LAST_ACTIVITY|KEY|SESSION`; what does not have that form is no cursor, and a time that is none is refused.
+fn parse_cursor(text: &str) -> Result<Option<SessionCursor>, ApiError> {
+    let mut parts = text.splitn(3, '|');
+    let (Some(time), Some(api_key), Some(session_key)) = (parts.next(), parts.next(), parts.next()) else {
+        return Ok(None);
+    };
+    if time.is_empty() || session_key.is_empty() {
+        return Ok(None);
+    }
+    // A year may have any number of digits there; PostgreSQL's end sooner.
+    let time = NaiveDateTime::parse_from_str(time, "%Y-%m-%d %H:%M:%S%.f").ok();
+    let time = time.filter(|time| (-4_711..=250_000).contains(&chrono::Datelike::year(time)));
+    let last_activity = time.ok_or_else(|| {
+        ApiError::bad_request(ErrorType::InternalServerError, "session_cursor must be one that a page before has given")
+    })?;
+    Ok(Some(SessionCursor { last_activity, api_key: api_key.to_owned(), session_key: session_key.to_owned() }))
+}
+
+/// Adds to each row the sums of its session, over the calls made with the row's key.
+async fn add_sessions(connection: &mut PgConnection, rows: &mut [PagedLog]) -> Result<(), ApiError> {
+    let named = |row: &PagedLog| row.log.session_id.clone().filter(|id| !id.is_empty());
+    let ids: BTreeSet<String> = rows.iter().filter_map(named).collect();
+    let keys: BTreeSet<String> = rows.iter().map(|row| row.log.api_key.clone()).collect();
+    let mut sums = BTreeMap::new();
+    if !ids.is_empty() {
+        let (ids, keys): (Vec<_>, Vec<_>) = (ids.into_iter().collect(), keys.into_iter().collect());
+        for found in pages::session_sums(connection, &ids, &keys).await? {
+            sums.insert((found.session_id.clone(), found.api_key.clone()), found);
+        }
+    }
+    for row in rows {
+        let found = named(row).and_then(|id| sums.get(&(id, row.log.api_key.clone())));
+        row.session = Some(match found {
+            Some(found) => SessionFields { session_total_count: found.calls, sums: Some(totals(found)) },
+            None => SessionFields { session_total_count: 1, sums: None },
+        });
+    }
+    Ok(())
+}
+
+fn totals(found: &SessionSums) -> SessionTotals {
+    let named = usize::try_from(SESSION_MODELS).unwrap_or(usize::MAX);
+    let tools = found.tool_calls > 0;
+    SessionTotals {
+        session_total_spend: found.spend,
+        session_total_duration_ms: found.duration_ms,
+        mcp_tool_call_count: tools.then_some(found.tool_calls),
+        mcp_tool_call_spend: tools.then_some(found.tool_spend),
+        session_cache_hit_count: found.cache_hits,
+        session_llm_count: found.llm_calls,
+        session_agent_count: found.agent_calls,
+        session_total_prompt_tokens: found.prompt_tokens,
+        session_total_completion_tokens: found.completion_tokens,
+        session_total_tokens: found.total_tokens,
+        session_models: found.models.iter().take(named).cloned().collect(),
+        session_models_truncated: found.models.len() > named,
+    }
+}

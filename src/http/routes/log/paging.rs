@@ -1,0 +1,184 @@
+//! Rows of `GET /spend/logs`: the newest 10,000 as the reference gives them, or with `limit` and `cursor` pages of any
+//! size.
+
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use chrono::DateTime;
+use futures_util::{Stream, TryStreamExt};
+use sqlx::{Postgres, QueryBuilder};
+
+use crate::http::auth::key_filter;
+use crate::http::error::{ApiError, FieldError};
+use crate::http::extract::QueryReader;
+use crate::http::read_limits::Length;
+use crate::http::reads::Reads;
+use crate::http::routes::log::formats::{CsvTexts, Format, RowWriter};
+use crate::store::log;
+use crate::store::log::{LogPosition, ROW_CAP, SpendLogFilter};
+use crate::store::reading::Reading;
+
+/// Says that the answer holds the newest rows only.
+const TRUNCATED: &str = "x-litellm-spend-logs-truncated";
+
+/// Most rows of a page.
+pub const PAGE_LIMIT: i64 = 1_000_000;
+
+/// Rows of a page that is short.
+const SHORT_PAGE: i64 = 1_000;
+
+/// Reads `cursor`.
+pub fn read_cursor(reader: &mut QueryReader) -> Option<LogPosition> {
+    let cursor = reader.text("cursor")?;
+    let position = decode(&cursor);
+    if position.is_none() {
+        reader.reject(FieldError::query("cursor", "value_error", "Input should be the cursor of a `next` link"));
+    }
+    position
+}
+
+/// A position as text that stands for itself only: microseconds and the request's id.
+fn encode(position: &LogPosition) -> String {
+    let micros = position.start_time.and_utc().timestamp_micros();
+    URL_SAFE_NO_PAD.encode(format!("{micros}.{}", position.request_id))
+}
+
+fn decode(cursor: &str) -> Option<LogPosition> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    let (micros, request_id) = text.split_once('.')?;
+    let start_time = DateTime::from_timestamp_micros(micros.parse().ok()?)?.naive_utc();
+    // PostgreSQL's timestamps, and its texts, have ends too: the first are in 4713 BC, which is the year -4712.
+    let in_range = (-4_711..=250_000).contains(&chrono::Datelike::year(&start_time));
+    (in_range && !request_id.contains('\0')).then(|| LogPosition { start_time, request_id: request_id.to_owned() })
+}
+
+/// The address of the next page: this one's, with the cursor replaced.
+fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        match name.as_ref() {
+            // Logs of proxies keep headers: the key itself does not stand in one.
+            "api_key" => {
+                query.append_pair(&name, &key_filter(&value));
+            }
+            "user_id" | "request_id" | "start_date" | "end_date" | "summarize" | "limit" | "csv" => {
+                query.append_pair(&name, &value);
+            }
+            // What the route does not read may hold anything, a key too.
+            _ => {}
+        }
+    }
+    query.append_pair("cursor", &encode(position));
+    HeaderValue::try_from(format!("<{}?{}>; rel=\"next\"", uri.path(), query.finish())).ok()
+}
+
+/// Answers with rows, newest first: a page of `page` rows, or as many as the reference gives.
+pub async fn respond(
+    reads: &Reads,
+    filter: SpendLogFilter,
+    page: Option<i64>,
+    texts: CsvTexts,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<Response, ApiError> {
+    let format = Format::of(headers);
+    let length = if page.is_some_and(|limit| limit <= SHORT_PAGE) { Length::Short } else { Length::Long };
+    let mut reading = reads.start_for(length).await?;
+    let (mut truncated, mut next) = (false, None);
+    if let Some(limit) = page {
+        // One snapshot, so that the page ends where its link says.
+        reading = reading.snapshot().await?;
+        next = log::end_of_page(reading.connection(), &filter, limit).await?;
+    } else if filter.request_id.is_none() {
+        // One request has one row, or a few: nothing to cut.
+        truncated = log::reaches(reading.connection(), &filter, ROW_CAP).await?;
+    }
+    let mut response = reads.send(rows(reading, filter, page, format, texts), format.media_type()).await?;
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("accept"));
+    if truncated {
+        headers.insert(TRUNCATED, HeaderValue::from_static("true"));
+    }
+    if let Some(link) = next.and_then(|position| next_link(uri, &position)) {
+        headers.insert(header::LINK, link);
+    }
+    Ok(response)
+}
+
+fn rows(
+    mut reading: Reading,
+    mut filter: SpendLogFilter,
+    page: Option<i64>,
+    format: Format,
+    texts: CsvTexts,
+) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = RowWriter::new(format, texts)?;
+        let mut left = page.unwrap_or(ROW_CAP);
+        let mut left_out = 0;
+        while left > 0 {
+            // A statement sorts its rows: however long the page, never more than these.
+            let size = left.min(ROW_CAP);
+            let mut found = 0;
+            let mut last = None;
+            {
+                let mut query = QueryBuilder::<Postgres>::new("");
+                let mut rows = log::newest(reading.connection(), &mut query, &filter, size);
+                while let Some(row) = rows.try_next().await? {
+                    found += 1;
+                    left_out += row.left_out();
+                    if let Some(piece) = writer.row(&row)? {
+                        yield piece;
+                    }
+                    if found == size {
+                        last = Some(LogPosition { start_time: row.start_time.0, request_id: row.request_id });
+                    }
+                }
+            }
+            left -= found;
+            if last.is_none() {
+                break;
+            }
+            filter.after = last;
+        }
+        if left_out > 0 {
+            tracing::warn!(columns = left_out, "JSON columns of the log that are too long to be given are null in an answer");
+        }
+        reading.finish().await?;
+        yield writer.end()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_back_and_nothing_else_is() {
+        for (time, id) in [
+            ("2026-03-01T10:00:00.123456", "chatcmpl-1"),
+            ("1970-01-01T00:00:00", ""),
+            ("1969-12-31T23:59:59.5", "a.b/ü"),
+        ] {
+            let position = LogPosition { start_time: time.parse().expect("a time"), request_id: id.to_owned() };
+            assert_eq!(decode(&encode(&position)), Some(position));
+        }
+        for broken in [
+            "",
+            "x",
+            "????",
+            "MTIz",
+            "YS5i",
+            &URL_SAFE_NO_PAD.encode("9223372036854775807.x"),
+            &URL_SAFE_NO_PAD.encode("1.\0"),
+            &URL_SAFE_NO_PAD.encode(b"1.\xff"),
+        ] {
+            assert_eq!(decode(broken), None, "{broken}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod fuzz;

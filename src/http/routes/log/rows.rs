@@ -1,0 +1,231 @@
+//! One call of the log, and the calls of one session: `/spend/logs/ui/{request_id}`, `/spend/logs/session/ui`.
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::Stream;
+use serde::Serialize;
+use sqlx::{PgConnection, Postgres, QueryBuilder};
+
+use crate::http::auth::{Caller, Scope};
+use crate::http::error::{ApiError, ErrorType, FieldError};
+use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::reads::Reads;
+use crate::http::routes::log::answers;
+use crate::http::routes::log::answers::LeftOut;
+use crate::http::routes::log::params::parse_instant;
+use crate::http::state::AppState;
+use crate::http::stream;
+use crate::http::stream::Writer;
+use crate::http::stream::answer_room::Share;
+use crate::store::log::rows;
+use crate::store::log::rows::{LONG_TEXTS, ListedLog, LogTexts, SHORT_TEXTS};
+use crate::store::{keys, team_views};
+
+/// The permission that lets a team's members read its log.
+const PERMISSION: &str = "/spend/logs";
+
+/// Parameters of `/spend/logs/ui/{request_id}`: taken, and without effect, as an id needs no dates.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct LogTextsParams {
+    /// YYYY-MM-DD HH:MM:SS
+    start_date: Option<String>,
+    /// YYYY-MM-DD HH:MM:SS
+    end_date: Option<String>,
+}
+
+impl FromQuery for LogTextsParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
+    }
+}
+
+/// Parameters of `/spend/logs/session/ui`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SessionParams {
+    /// The session
+    session_id: String,
+    /// Page number for pagination
+    #[param(required = false, default = 1, minimum = 1)]
+    page: i64,
+    /// Number of items per page
+    #[param(required = false, default = 50, minimum = 1, maximum = 100)]
+    page_size: i64,
+}
+
+impl FromQuery for SessionParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        let session_id = reader.text("session_id");
+        if session_id.is_none() {
+            reader.reject(FieldError::query("session_id", "missing", "Field required"));
+        }
+        Self {
+            session_id: session_id.unwrap_or_default(),
+            page: reader.integer("page", 1, 1, i64::MAX),
+            page_size: reader.integer("page_size", 50, 1, 100),
+        }
+    }
+}
+
+/// A page of a session's calls.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct SessionResponse {
+    /// Calls, newest first.
+    data: Vec<ListedLog>,
+    /// Calls in all.
+    total: i64,
+    /// This page.
+    page: i64,
+    /// Calls of a page at most.
+    page_size: i64,
+    /// Pages in all.
+    total_pages: i64,
+}
+
+/// The stored texts of one call: messages, answer, request. Null where the log has no such call. Users who are not
+/// admins are refused calls that are neither theirs nor of a team whose log they may read. Texts longer than 16 MiB are
+/// null, as are the longest where they are longer than that together; 503 where too many large ones are being sent.
+#[utoipa::path(get, path = "/spend/logs/ui/{request_id}", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "ui_view_request_response_for_request_id", security(("APIKeyHeader" = [])),
+    params(("request_id" = String, Path, description = "The request's id, or LiteLLM's id of the call"),
+           LogTextsParams),
+    responses((status = 200, description = "The texts", body = Option<LogTexts>,
+               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               `request_id/column`, the first 20"))),
+              (status = 400, description = "A bad date"),
+              (status = 403, description = "Not the caller's")))]
+pub async fn get_log_texts(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    path: Result<Path<String>, PathRejection>,
+    Query(params): Query<LogTextsParams>,
+) -> Result<Response, ApiError> {
+    let Ok(Path(request_id)) = path else {
+        return Err(ApiError::detail(StatusCode::BAD_REQUEST, "The request's id in the path is not UTF-8"));
+    };
+    // PostgreSQL stores no NUL, so no call has it in its id.
+    if request_id.contains('\0') {
+        return respond_with_texts(&reads, None, None).await;
+    }
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    may_read(connection, &caller, &request_id).await?;
+    for (name, text) in [("start_date", &params.start_date), ("end_date", &params.end_date)] {
+        if text.as_deref().is_some_and(|text| parse_instant(text).is_none()) {
+            let message = format!("{name} must be of the form YYYY-MM-DD HH:MM:SS");
+            return Err(ApiError::bad_request(ErrorType::InternalServerError, message));
+        }
+    }
+    let scope = scope_of(connection, &caller).await?;
+    let mut texts = rows::texts(connection, &scope, &request_id, SHORT_TEXTS).await?;
+    let mut share = None;
+    if texts.as_ref().is_some_and(|texts| texts.columns().iter().any(|(_, text)| text.is_left_out())) {
+        // The driver holds the row as well while it is read.
+        share = Some(state.answer_room.take(2 * LONG_TEXTS.row).await?);
+        texts = rows::texts(connection, &scope, &request_id, LONG_TEXTS).await?;
+    }
+    reading.finish().await?;
+    respond_with_texts(&reads, texts, share).await
+}
+
+/// The texts one after the other, each as it was read.
+async fn respond_with_texts(
+    reads: &Reads,
+    texts: Option<LogTexts>,
+    share: Option<Share>,
+) -> Result<Response, ApiError> {
+    let mut left_out = LeftOut::default();
+    if let Some(texts) = &texts {
+        left_out.add(&texts.request_id, &texts.columns());
+    }
+    let mut response = reads.send(write_texts(texts, share), "application/json").await?;
+    left_out.name_in(&mut response);
+    Ok(response)
+}
+
+fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = Writer::new();
+        if let Some(LogTexts { messages, response, proxy_server_request, .. }) = texts {
+            let columns =
+                [("messages", messages), ("response", response), ("proxy_server_request", proxy_server_request)];
+            let mut separator = "{";
+            for (name, text) in columns {
+                writer.raw(separator);
+                separator = ",";
+                writer.value(name)?;
+                writer.raw(":");
+                if text.bytes() < stream::PIECE {
+                    writer.value(&text)?;
+                } else if let Some(text) = text.into_text() {
+                    yield writer.take();
+                    yield Bytes::from(text);
+                }
+            }
+            writer.raw("}");
+        } else {
+            writer.raw("null");
+        }
+        yield writer.take();
+        drop(share);
+    }
+}
+
+/// The calls of one session, newest first; of users who are not admins, their own and those of teams whose log they
+/// may read. JSON columns longer than 1 MiB are null, as are those past 16 MiB of a page.
+#[utoipa::path(get, path = "/spend/logs/session/ui", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "ui_view_session_spend_logs", security(("APIKeyHeader" = [])), params(SessionParams),
+    responses((status = 200, description = "A page", body = SessionResponse,
+               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               `request_id/column`, the first 20")))))]
+pub async fn list_session_logs(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<SessionParams>,
+) -> Result<Response, ApiError> {
+    let SessionParams { session_id, page, page_size } = params;
+    let mut reading = reads.start().await?;
+    let connection = reading.connection();
+    let scope = scope_of(connection, &caller).await?;
+    let offset = (page - 1).saturating_mul(page_size);
+    let total = rows::count_of_session(connection, &scope, &session_id).await?;
+    let total_pages = total.div_euclid(page_size) + i64::from(total % page_size > 0);
+    let mut query = QueryBuilder::<Postgres>::new("");
+    let found = rows::of_session(connection, &mut query, &scope, &session_id, offset, page_size);
+    let rows = answers::read(found, &state.answer_room).await?;
+    reading.finish().await?;
+    rows.respond(&reads, &SessionResponse { data: Vec::new(), total, page, page_size, total_pages }).await
+}
+
+async fn scope_of(connection: &mut PgConnection, caller: &Caller) -> Result<Scope, sqlx::Error> {
+    if caller.role.sees_everything() {
+        return Ok(Scope::All);
+    }
+    keys::owned_scope(connection, caller.user_id.as_deref()).await
+}
+
+/// Whether the caller may read a team's log: as its admin, or as a member where the team lets its members.
+pub async fn may_read_team(connection: &mut PgConnection, caller: &Caller, team: &str) -> Result<bool, sqlx::Error> {
+    let asked = [team.to_owned()];
+    let views = team_views::views(connection, Some(&asked), caller.user_id.as_deref(), PERMISSION).await?;
+    Ok(views.iter().any(|view| view.sees_all))
+}
+
+/// 403 where none of the rows that an id stands for is the caller's to read, also where there is none.
+pub async fn may_read(connection: &mut PgConnection, caller: &Caller, request_id: &str) -> Result<(), ApiError> {
+    if caller.role.sees_everything() {
+        return Ok(());
+    }
+    if rows::may_read(connection, request_id, caller.user_id.as_deref(), PERMISSION).await? {
+        return Ok(());
+    }
+    let message = format!("Not authorized to view spend log for request_id={request_id}");
+    Err(ApiError::nested(StatusCode::FORBIDDEN, message))
+}

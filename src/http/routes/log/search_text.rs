@@ -1,0 +1,33 @@
+//! How long a text may be that is searched for.
+
+use axum::http::StatusCode;
+
+use crate::http::error::{ApiError, ErrorType};
+
+/// Characters of a search at most.
+const MOST: usize = 1_000;
+
+/// 400 where one of these parameters is a longer text.
+pub fn check(params: &[(&str, Option<&str>)]) -> Result<(), ApiError> {
+    let too_long = params.iter().find(|(_, text)| text.is_some_and(|text| text.chars().nth(MOST).is_some()));
+    let Some((name, _)) = too_long else { return Ok(()) };
+    Err(ApiError::Refused {
+        status: StatusCode::BAD_REQUEST,
+        kind: ErrorType::BadRequest,
+        message: format!("{name} must have at most {MOST} characters"),
+        param: Some((*name).to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_characters_may_be_searched_for() {
+        let most = "ü".repeat(MOST);
+        assert!(check(&[("a", None), ("b", Some("")), ("c", Some(&most))]).is_ok());
+        let more = format!("{most}x");
+        assert!(check(&[("a", Some("x")), ("b", Some(&more))]).is_err_and(|error| error.to_string().starts_with("b ")));
+    }
+}

@@ -1,0 +1,257 @@
+//! The report out of the rollups: a day's entries are sorted into groups and written.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use chrono::NaiveDate;
+use sqlx::PgConnection;
+
+use crate::http::routes::report::{Grouping, close_group, open_day};
+use crate::http::stream::Writer;
+use crate::store::DateRange;
+use crate::store::rollups::days::{DayEntries, DaysRequest, SharedWords};
+use crate::store::rollups::reads;
+use crate::store::rollups::reads::{Entry, EntryFilter, Rollup};
+use crate::store::rollups::words::Words;
+
+impl Grouping {
+    /// What to read for this grouping.
+    pub(super) fn request(&self, range: DateRange) -> DaysRequest {
+        let (rollup, team_id, end_user) = match self {
+            Self::Team { team_id } | Self::User { team_id } | Self::Model { team_id } => {
+                (Rollup::Usage, team_id.clone(), None)
+            }
+            Self::Customer => (Rollup::Customer, None, None),
+            Self::Pair { team_id, customer_id } => (Rollup::Customer, Some(team_id.clone()), Some(customer_id.clone())),
+        };
+        let filter = EntryFilter { team_id, end_user, ..EntryFilter::default() };
+        // Parts come sorted by end user, key and model: groups of customers can be written while they come.
+        DaysRequest { rollup, range, filter, in_parts: matches!(self, Self::Customer) }
+    }
+}
+
+/// What to read for a report by key.
+pub(super) fn keys_request(range: DateRange, api_key: Option<String>, user_id: Option<String>) -> DaysRequest {
+    let filter = EntryFilter { api_key, user_id, ..EntryFilter::default() };
+    DaysRequest { rollup: Rollup::Usage, range, filter, in_parts: false }
+}
+
+/// Names of teams, by the number of the team: JSON literals.
+pub(super) struct Labels {
+    aliases: HashMap<String, String>,
+    by_number: HashMap<i32, Arc<str>>,
+}
+
+impl Labels {
+    /// The aliases as they stand in the snapshot; none where the grouping shows no teams.
+    pub(super) async fn read(connection: &mut PgConnection, grouping: &Grouping) -> Result<Self, sqlx::Error> {
+        let aliases = if grouping.has_teams() { reads::team_aliases(connection).await? } else { HashMap::new() };
+        Ok(Self { aliases, by_number: HashMap::new() })
+    }
+
+    /// The team's alias, or `Unassigned Team`.
+    fn of(&mut self, team: i32, words: &Words) -> Arc<str> {
+        let aliases = &self.aliases;
+        let label = self.by_number.entry(team).or_insert_with(|| {
+            let id: Option<String> = serde_json::from_str(words.json(team)).unwrap_or_default();
+            let alias = id.and_then(|id| aliases.get(&id)).map_or("Unassigned Team", String::as_str);
+            Arc::from(serde_json::Value::from(alias).to_string())
+        });
+        Arc::clone(label)
+    }
+}
+
+/// Adds up what has the same group, key and model; what no request is left of goes.
+fn merge<G: Ord + Copy>(entries: &mut Vec<Entry>, group: impl Fn(&Entry) -> G) {
+    entries.sort_unstable_by_key(|entry| (group(entry), entry.api_key, entry.model));
+    entries.dedup_by(|next, kept| {
+        let same = (group(next), next.api_key, next.model) == (group(kept), kept.api_key, kept.model);
+        if same {
+            kept.spend += next.spend;
+            kept.prompt_tokens += next.prompt_tokens;
+            kept.completion_tokens += next.completion_tokens;
+            kept.total_tokens += next.total_tokens;
+            kept.requests += next.requests;
+        }
+        same
+    });
+    entries.retain(|entry| entry.requests > 0);
+}
+
+/// Entries that are written at once: about half a piece.
+pub(super) const AT_ONCE: usize = 200;
+
+/// Writes the days of a report, each of which comes whole or in sorted parts.
+pub(super) struct DayWriter<'a> {
+    grouping: &'a Grouping,
+    labels: Labels,
+    day: Option<NaiveDate>,
+    words: Option<SharedWords>,
+    /// The last entry of the parts so far: the next part may add to it.
+    held: Option<Entry>,
+    /// Group that is open in the answer, and its sum.
+    group: Option<i32>,
+    total: f64,
+    /// Names of the day's groups of teams, and their numbers: teams with one alias are one group.
+    names: Vec<(Arc<str>, Arc<str>)>,
+    numbers: HashMap<Arc<str>, i32>,
+    separator: &'static str,
+}
+
+impl<'a> DayWriter<'a> {
+    pub(super) fn new(grouping: &'a Grouping, labels: Labels) -> Self {
+        Self {
+            grouping,
+            labels,
+            day: None,
+            words: None,
+            held: None,
+            group: None,
+            total: 0.0,
+            names: Vec::new(),
+            numbers: HashMap::new(),
+            separator: "",
+        }
+    }
+
+    /// The entries of the next part, to be written in this order. Ends the day before it, where that is over.
+    pub(super) fn take(&mut self, writer: &mut Writer, mut part: DayEntries) -> Vec<Entry> {
+        if self.day != Some(part.day) {
+            self.close(writer);
+            self.day = Some(part.day);
+        }
+        if let Grouping::Model { .. } = self.grouping {
+            for entry in &mut part.entries {
+                entry.who = entry.model;
+            }
+        }
+        if self.grouping.has_teams() {
+            let words = part.words.read().unwrap_or_else(PoisonError::into_inner);
+            for entry in &mut part.entries {
+                let label = self.labels.of(entry.team, &words);
+                let customer = if matches!(self.grouping, Grouping::Pair { .. }) { words.json(entry.who) } else { "" };
+                let names = &mut self.names;
+                entry.who = *self.numbers.entry(Arc::clone(&label)).or_insert_with(|| {
+                    names.push((label, Arc::from(customer)));
+                    i32::try_from(names.len()).unwrap_or(i32::MAX) - 1
+                });
+            }
+        }
+        part.entries.extend(self.held.take());
+        merge(&mut part.entries, |entry| entry.who);
+        self.held = part.entries.pop();
+        if let Some(held) = &self.held {
+            // It is written after the next part was read.
+            let numbers = [held.who, held.api_key, held.model];
+            part.words.write().unwrap_or_else(PoisonError::into_inner).hold(numbers);
+        }
+        self.words = Some(part.words);
+        part.entries
+    }
+
+    /// Writes entries of the open day.
+    pub(super) fn write(&mut self, writer: &mut Writer, entries: &[Entry]) {
+        let Some(words) = self.words.clone() else { return };
+        let words = words.read().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries {
+            if self.group == Some(entry.who) {
+                writer.raw(",");
+            } else {
+                self.open_group(writer, entry, &words);
+            }
+            self.total += entry.spend;
+            writer.raw("{\"model\":");
+            writer.raw(words.json(entry.model));
+            writer.raw(",\"spend\":");
+            writer.amount(entry.spend);
+            writer.raw(",\"api_key\":");
+            writer.raw(words.json(entry.api_key));
+            writer.raw(",\"total_tokens\":");
+            writer.integer(entry.total_tokens);
+            writer.raw("}");
+        }
+    }
+
+    fn open_group(&mut self, writer: &mut Writer, entry: &Entry, words: &Words) {
+        if self.group.is_some() {
+            close_group(writer, self.total);
+            writer.raw(",{");
+        } else {
+            writer.raw(self.separator);
+            self.separator = ",";
+            open_day(writer, entry.day, self.grouping.list_name());
+            writer.raw("{");
+        }
+        self.group = Some(entry.who);
+        self.total = 0.0;
+        let name = usize::try_from(entry.who).ok().and_then(|index| self.names.get(index));
+        if let Some((team, customer)) = name {
+            writer.raw("\"team_name\":");
+            writer.raw(team);
+            writer.raw(",");
+            if !customer.is_empty() {
+                writer.raw("\"customer\":");
+                writer.raw(customer);
+                writer.raw(",");
+            }
+        } else {
+            writer.raw(self.grouping.member_name().unwrap_or("\"customer\":"));
+            writer.raw(words.json(entry.who));
+            writer.raw(",");
+        }
+        writer.raw("\"metadata\":[");
+    }
+
+    /// Ends the open day; nothing where it had no entries.
+    pub(super) fn close(&mut self, writer: &mut Writer) {
+        if let Some(entry) = self.held.take() {
+            self.write(writer, &[entry]);
+        }
+        if self.group.take().is_some() {
+            close_group(writer, self.total);
+            writer.raw("]}");
+        }
+        self.names.clear();
+        self.numbers.clear();
+    }
+}
+
+/// Writes the keys of the whole range, the one with the largest spend first.
+pub(super) fn write_keys(writer: &mut Writer, mut all: DayEntries) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    merge(&mut all.entries, |_| ());
+    let words = all.words.read().unwrap_or_else(PoisonError::into_inner);
+    let mut keys: Vec<&[Entry]> = all.entries.chunk_by(|a, b| a.api_key == b.api_key).collect();
+    let spend = |models: &[Entry]| models.iter().map(|entry| entry.spend).sum::<f64>();
+    keys.sort_by(|a, b| spend(b).total_cmp(&spend(a)));
+    let mut separator = "";
+    for models in keys {
+        let Some(first) = models.first() else { continue };
+        writer.raw(separator);
+        separator = ",";
+        writer.raw("{\"api_key\":");
+        writer.raw(words.json(first.api_key));
+        write_sums(writer, spend(models), models.iter().map(|entry| (entry.prompt_tokens, entry.completion_tokens)));
+        writer.raw(",\"model_details\":[");
+        for (index, entry) in models.iter().enumerate() {
+            writer.raw(if index == 0 { "{\"model\":" } else { ",{\"model\":" });
+            writer.raw(words.json(entry.model));
+            write_sums(writer, entry.spend, std::iter::once((entry.prompt_tokens, entry.completion_tokens)));
+            writer.raw("}");
+        }
+        writer.raw("]}");
+        pieces.extend(writer.piece());
+    }
+    pieces
+}
+
+fn write_sums(writer: &mut Writer, spend: f64, tokens: impl Iterator<Item = (i64, i64)>) {
+    let (prompt, completion) = tokens.fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
+    writer.raw(",\"total_cost\":");
+    writer.amount(spend);
+    writer.raw(",\"total_input_tokens\":");
+    writer.integer(prompt);
+    writer.raw(",\"total_output_tokens\":");
+    writer.integer(completion);
+}

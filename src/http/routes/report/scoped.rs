@@ -1,0 +1,195 @@
+//! `GET /key/spend/report`, `/user/spend/report`, `/team/spend/report`: the caller's own spend by key and model;
+//! for admins that of any key, user or team.
+
+use axum::Extension;
+use axum::http::StatusCode;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use sqlx::{Postgres, QueryBuilder};
+
+use crate::http::auth::{Caller, key_filter};
+use crate::http::error::ApiError;
+use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::reads::Reads;
+use crate::http::routes::log::params::parse_lenient_day;
+use crate::http::stream::Writer;
+use crate::store::DateRange;
+use crate::store::reading::Reading;
+use crate::store::report::scoped;
+use crate::store::report::scoped::{KeySpend, Spender};
+
+/// The longest range, in days: the reference's limit.
+const MOST_DAYS: i64 = 366;
+
+/// The days of a report.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DaysParams {
+    /// Time from which to start viewing spend (YYYY-MM-DD)
+    start_date: Option<String>,
+    /// Time till which to view spend (YYYY-MM-DD)
+    end_date: Option<String>,
+}
+
+impl FromQuery for DaysParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
+    }
+}
+
+impl DaysParams {
+    /// Both days, in order and not too far apart.
+    fn range(&self) -> Result<DateRange, ApiError> {
+        let refuse = |message: String| ApiError::detail(StatusCode::BAD_REQUEST, message);
+        let (Some(start), Some(end)) = (&self.start_date, &self.end_date) else {
+            return Err(refuse("Please provide start_date and end_date".to_owned()));
+        };
+        let (Some(start), Some(end)) = (parse_lenient_day(start), parse_lenient_day(end)) else {
+            return Err(refuse("start_date and end_date must be in YYYY-MM-DD format".to_owned()));
+        };
+        if end < start {
+            return Err(refuse("start_date must be on or before end_date".to_owned()));
+        }
+        if (end - start).num_days() > MOST_DAYS {
+            return Err(refuse(format!("Date range too large; maximum is {MOST_DAYS} days")));
+        }
+        Ok(DateRange { start, end })
+    }
+}
+
+/// Whose report: a key's.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct KeyParams {
+    /// View spend for a specific api_key (its SHA-256, so that the key stays out of logs); admins only
+    api_key: Option<String>,
+}
+
+impl FromQuery for KeyParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { api_key: reader.text("api_key") }
+    }
+}
+
+/// Whose report: a user's.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct UserParams {
+    /// View spend for a specific internal_user_id; admins only
+    internal_user_id: Option<String>,
+}
+
+impl FromQuery for UserParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { internal_user_id: reader.text("internal_user_id") }
+    }
+}
+
+/// Whose report: a team's.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TeamParams {
+    /// View spend for a specific team_id; admins only
+    team_id: Option<String>,
+}
+
+impl FromQuery for TeamParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { team_id: reader.text("team_id") }
+    }
+}
+
+/// Spend of the calling key, by model; for admins, of any key.
+#[utoipa::path(get, path = "/key/spend/report", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_key_spend_report_key_spend_report_get", security(("APIKeyHeader" = [])),
+    params(DaysParams, KeyParams),
+    responses((status = 200, description = "The key, if it has spend", body = Vec<KeySpend>),
+              (status = 400, description = "A missing or bad date, or over 366 days"),
+              (status = 403, description = "Another key")))]
+pub async fn get_key_report(
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((days, params)): Query<(DaysParams, KeyParams)>,
+) -> Result<Response, ApiError> {
+    let range = days.range()?;
+    let asked = params.api_key.as_deref().map(key_filter);
+    let key = resolve(&caller, asked, Some(&caller.key_hash), "api_key")?;
+    respond(&reads, range, Spender::Key(key)).await
+}
+
+/// Spend of the calling key's user, by key and model; for admins, of any user.
+#[utoipa::path(get, path = "/user/spend/report", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_user_spend_report_user_spend_report_get", security(("APIKeyHeader" = [])),
+    params(DaysParams, UserParams),
+    responses((status = 200, description = "Keys, largest spend first", body = Vec<KeySpend>),
+              (status = 400, description = "A missing or bad date, over 366 days, or a key without a user"),
+              (status = 403, description = "Another user")))]
+pub async fn get_user_report(
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((days, params)): Query<(DaysParams, UserParams)>,
+) -> Result<Response, ApiError> {
+    let range = days.range()?;
+    let user = resolve(&caller, params.internal_user_id, caller.user_id.as_deref(), "internal_user_id")?;
+    respond(&reads, range, Spender::User(user)).await
+}
+
+/// Spend of the calling key's team, by key and model; for admins, of any team.
+#[utoipa::path(get, path = "/team/spend/report", tag = crate::http::openapi::DASHBOARD_TAG,
+    operation_id = "get_team_spend_report_team_spend_report_get", security(("APIKeyHeader" = [])),
+    params(DaysParams, TeamParams),
+    responses((status = 200, description = "Keys, largest spend first", body = Vec<KeySpend>),
+              (status = 400, description = "A missing or bad date, over 366 days, or a key without a team"),
+              (status = 403, description = "Another team")))]
+pub async fn get_team_report(
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query((days, params)): Query<(DaysParams, TeamParams)>,
+) -> Result<Response, ApiError> {
+    let range = days.range()?;
+    let team = resolve(&caller, params.team_id, caller.team_id.as_deref(), "team_id")?;
+    respond(&reads, range, Spender::Team(team)).await
+}
+
+/// Whose spend is reported: what was asked for, if the caller may see it, else the caller's own.
+fn resolve(caller: &Caller, asked: Option<String>, own: Option<&str>, name: &str) -> Result<String, ApiError> {
+    match (asked.filter(|asked| !asked.is_empty()), own) {
+        (Some(asked), own) if own == Some(asked.as_str()) || caller.role.sees_everything() => Ok(asked),
+        (Some(_), _) => {
+            let message = format!("Not authorized to view spend for a {name} other than your own");
+            Err(ApiError::detail(StatusCode::FORBIDDEN, message))
+        }
+        (None, Some(own)) => Ok(own.to_owned()),
+        (None, None) => {
+            let message = format!("No {name} associated with this API key; pass a {name} query param");
+            Err(ApiError::detail(StatusCode::BAD_REQUEST, message))
+        }
+    }
+}
+
+async fn respond(reads: &Reads, range: DateRange, spender: Spender) -> Result<Response, ApiError> {
+    let reading = reads.start().await?;
+    reads.send(write(reading, range, spender), "application/json").await
+}
+
+fn write(mut reading: Reading, range: DateRange, spender: Spender) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let mut writer = Writer::new();
+        writer.raw("[");
+        {
+            let mut query = QueryBuilder::<Postgres>::new("");
+            let mut rows = scoped::by_key(reading.connection(), &mut query, range, &spender);
+            let mut is_first = true;
+            while let Some(row) = rows.try_next().await? {
+                writer.item(&mut is_first, &row)?;
+                if let Some(piece) = writer.piece() {
+                    yield piece;
+                }
+            }
+        }
+        reading.finish().await?;
+        writer.raw("]");
+        yield writer.take();
+    }
+}

@@ -1,0 +1,39 @@
+//! `POST /global/spend/reset`.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+
+use crate::http::error::ApiError;
+use crate::http::state::AppState;
+use crate::store;
+use crate::store::database;
+
+/// What a change did, in words.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct StatusResponse {
+    /// In words.
+    pub message: String,
+    /// `success`.
+    #[schema(example = "success")]
+    pub status: &'static str,
+}
+
+impl StatusResponse {
+    /// Success, in words.
+    pub fn success(message: impl Into<String>) -> Json<Self> {
+        Json(Self { message: message.into(), status: "success" })
+    }
+}
+
+/// Sets the spend of all keys and teams to 0. The spend log and the daily tables stay as they are. Master key only.
+#[utoipa::path(post, path = "/global/spend/reset", tag = crate::http::openapi::TAG,
+    operation_id = "global_spend_reset_global_spend_reset_post", security(("APIKeyHeader" = [])),
+    responses((status = 200, description = "Reset", body = StatusResponse),
+              (status = 401, description = "Not the master key")))]
+pub async fn reset_spend(State(state): State<AppState>) -> Result<Json<StatusResponse>, ApiError> {
+    let mut connection = database::acquire(&state.pool).await?;
+    let (keys, teams) = store::reset::reset(&mut connection).await?;
+    tracing::info!(keys, teams, "spend of all keys and teams reset");
+    Ok(StatusResponse::success("Spend for all API Keys and Teams reset successfully"))
+}

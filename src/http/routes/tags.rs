@@ -1,0 +1,176 @@
+//! Spend by tag: `/spend/tags` (the caller's scope) and `/global/spend/tags` (everything, ranked).
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use chrono::NaiveDate;
+use futures_util::{Stream, TryStreamExt};
+use serde::Serialize;
+use sqlx::{Postgres, QueryBuilder};
+
+use crate::http::auth::{Caller, Scope};
+use crate::http::error::{ApiError, ErrorType};
+use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::reads::Reads;
+use crate::http::routes::dates::{not_a_day, parse_day};
+use crate::http::state::AppState;
+use crate::http::stream::{Writer, around};
+use crate::store;
+use crate::store::reading::Reading;
+use crate::store::rollups::days;
+use crate::store::tags;
+use crate::store::tags::{TagFilter, TagSpend};
+use crate::store::{day_after, midnight};
+
+/// Parameters of `/spend/tags`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TagsParams {
+    /// Time from which to start viewing key spend (YYYY-MM-DD)
+    start_date: Option<String>,
+    /// Time till which to view key spend (YYYY-MM-DD)
+    end_date: Option<String>,
+}
+
+impl FromQuery for TagsParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
+    }
+}
+
+/// Parameters of `/global/spend/tags`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct GlobalTagsParams {
+    /// Time from which to start viewing key spend (YYYY-MM-DD)
+    start_date: Option<String>,
+    /// Time till which to view key spend (YYYY-MM-DD)
+    end_date: Option<String>,
+    /// Comma separated tags to filter on; `all-tags` among them lifts the filter
+    tags: Option<String>,
+}
+
+impl FromQuery for GlobalTagsParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date"), tags: reader.text("tags") }
+    }
+}
+
+/// The answer of `/global/spend/tags`.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct GlobalTagsResponse {
+    /// Tags, largest spend first.
+    spend_per_tag: Vec<GlobalTag>,
+}
+
+/// One tag of `/global/spend/tags`.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct GlobalTag {
+    /// The tag.
+    name: Option<String>,
+    /// USD, rounded to four places.
+    spend: f64,
+    /// How many times it was used.
+    log_count: i64,
+}
+
+/// Spend per request tag: everything for admins, else the caller's own rows and those of teams it may view.
+#[utoipa::path(get, path = "/spend/tags", tag = crate::http::openapi::TAG,
+    operation_id = "view_spend_tags_spend_tags_get", security(("APIKeyHeader" = [])), params(TagsParams),
+    responses((status = 200, description = "Spend of each tag", body = Vec<TagSpend>),
+              (status = 400, description = "A bad date")))]
+pub async fn list_spend_tags(
+    State(state): State<AppState>,
+    reads: Reads,
+    Extension(caller): Extension<Caller>,
+    Query(params): Query<TagsParams>,
+) -> Result<Response, ApiError> {
+    let start = optional_day("start_date", params.start_date.as_deref())?;
+    let end = optional_day("end_date", params.end_date.as_deref())?;
+    let mut reading = reads.start().await?;
+    let scope = if caller.role.sees_everything() {
+        Scope::All
+    } else {
+        store::keys::owned_scope(reading.connection(), caller.user_id.as_deref()).await?
+    };
+    let filter = TagFilter { scope, from: start.map(midnight), until: end.map(day_after), tags: None };
+    reads.send(write(state, reading, filter, ("[".to_owned(), "]".to_owned()), |row| row), "application/json").await
+}
+
+/// Spend per request tag over everything, largest first. Used by LiteLLM's dashboard.
+#[utoipa::path(get, path = "/global/spend/tags", tag = crate::http::openapi::TAG,
+    operation_id = "global_view_spend_tags_global_spend_tags_get", security(("APIKeyHeader" = [])),
+    params(GlobalTagsParams),
+    responses((status = 200, description = "Spend of each tag", body = GlobalTagsResponse),
+              (status = 400, description = "A missing or bad date")))]
+pub async fn list_global_spend_tags(
+    State(state): State<AppState>,
+    reads: Reads,
+    Query(params): Query<GlobalTagsParams>,
+) -> Result<Response, ApiError> {
+    let (Some(start), Some(end)) = (params.start_date.as_deref(), params.end_date.as_deref()) else {
+        return Err(ApiError::bad_request(ErrorType::BadRequest, "Please provide start_date and end_date"));
+    };
+    let tags: Option<Vec<String>> =
+        params.tags.filter(|tags| !tags.is_empty()).map(|tags| tags.split(',').map(str::to_owned).collect());
+    let filter = TagFilter {
+        scope: Scope::All,
+        from: optional_day("start_date", Some(start))?.map(midnight),
+        until: optional_day("end_date", Some(end))?.map(day_after),
+        tags: tags.filter(|tags| !tags.iter().any(|tag| tag == "all-tags")),
+    };
+    let reading = reads.start().await?;
+    let form = |row: TagSpend| GlobalTag {
+        name: row.individual_request_tag,
+        spend: four_places(row.total_spend),
+        log_count: row.log_count,
+    };
+    let around = around(&GlobalTagsResponse { spend_per_tag: Vec::new() }, "spend_per_tag")?;
+    reads.send(write(state, reading, filter, around, form), "application/json").await
+}
+
+/// Writes rows, between `start` and `end`, while they arrive: out of the rollups where they can answer, else out of the
+/// log.
+fn write<T: Serialize>(
+    state: AppState,
+    reading: Reading,
+    filter: TagFilter,
+    (start, end): (String, String),
+    form: impl Fn(TagSpend) -> T + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, ApiError>> {
+    async_stream::try_stream! {
+        let (mut reading, snapshot) = if state.has_rollups() {
+            days::begin(reading, filter.days()).await?
+        } else {
+            (reading, None)
+        };
+        let mut writer = Writer::new();
+        writer.raw(&start);
+        {
+            let mut query = QueryBuilder::<Postgres>::new("");
+            let mut rows =
+                tags::spend_by_tag(reading.connection(), &mut query, &filter, snapshot.as_ref());
+            let mut is_first = true;
+            while let Some(row) = rows.try_next().await? {
+                writer.item(&mut is_first, &form(row))?;
+                if let Some(piece) = writer.piece() {
+                    yield piece;
+                }
+            }
+        }
+        reading.finish().await?;
+        writer.raw(&end);
+        yield writer.take();
+    }
+}
+
+fn optional_day(name: &str, text: Option<&str>) -> Result<Option<NaiveDate>, ApiError> {
+    let refuse = || ApiError::bad_request(ErrorType::InternalError, not_a_day(name));
+    text.map(|text| parse_day(text).ok_or_else(refuse)).transpose()
+}
+
+/// Rounds the way Python's `round(x, 4)` does: the nearest four-place decimal of the exact binary value.
+fn four_places(amount: f64) -> f64 {
+    format!("{amount:.4}").parse().unwrap_or(amount)
+}

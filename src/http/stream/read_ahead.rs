@@ -1,0 +1,401 @@
+//! Reads an answer ahead of its client: a little into memory, the rest into a file, so that the database's connection
+//! is free as soon as the database is done, however slowly the client takes the answer. An answer that outgrows its
+//! room waits for its client, for a bounded time in all, and is cut short past it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use crate::http::error::ApiError;
+use crate::http::stream::PIECE;
+use crate::http::stream::spool::{Place, Spool, SpoolRoom};
+
+/// Bytes of an answer in memory.
+const IN_MEMORY: usize = 4 * PIECE;
+
+/// How long an answer may hold a connection while it waits for its client, in all.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// What an answer that does not fit into a piece holds, and the room that it may use.
+#[derive(Debug)]
+pub struct LargeAnswer {
+    /// Its places among the large answers, until it is sent.
+    pub places: Vec<OwnedSemaphorePermit>,
+    /// Places of answers that hold a connection and wait for their client.
+    pub waiting: Arc<Semaphore>,
+    /// Room on disk.
+    pub room: SpoolRoom,
+}
+
+/// Pieces of an answer.
+pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>> + Send>>;
+
+struct Shared {
+    buffer: Mutex<Buffer>,
+    /// For the client's side: something came, or the end.
+    filled: Notify,
+    /// For the database's side: something was taken, or the client has gone.
+    emptied: Notify,
+    waiting: Arc<Semaphore>,
+    room: SpoolRoom,
+}
+
+#[derive(Default)]
+struct Buffer {
+    /// First come the pieces in memory, then those in the file.
+    memory: VecDeque<Bytes>,
+    in_memory: usize,
+    spool: Option<Spool>,
+    /// Whether the file takes no more: it can't be written.
+    spool_failed: bool,
+    /// Whether a place of the file is being written.
+    writing: bool,
+    ended: bool,
+    failure: Option<ApiError>,
+    abandoned: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Buffer> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The same pieces, read ahead by a task of their own. Dropping the stream ends the task, and with it the read.
+pub fn read_ahead(pieces: Pieces, answer: LargeAnswer) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
+    let LargeAnswer { places, waiting, room } = answer;
+    let shared =
+        Arc::new(Shared { buffer: Mutex::default(), filled: Notify::new(), emptied: Notify::new(), waiting, room });
+    tokio::spawn(fill(Arc::clone(&shared), pieces).in_current_span());
+    let taker = Taker { shared, _places: places };
+    stream::unfold(Some(taker), |taker| async {
+        let taker = taker?;
+        match taker.next().await {
+            Some(Ok(piece)) => Some((Ok(piece), Some(taker))),
+            Some(Err(error)) => Some((Err(error), None)),
+            None => None,
+        }
+    })
+    .fuse()
+}
+
+/// Reads until the end, a failure, or until nobody takes the answer any more.
+async fn fill(shared: Arc<Shared>, mut pieces: Pieces) {
+    let mut left = WAIT;
+    let failure = loop {
+        let next = tokio::select! {
+            biased;
+            () = abandoned(&shared) => return,
+            next = pieces.next() => next,
+        };
+        match next {
+            None => break None,
+            Some(Err(error)) => break Some(error),
+            Some(Ok(piece)) if piece.len() <= IN_MEMORY => {
+                if let Err(error) = put(&shared, piece, &mut left).await {
+                    break Some(error);
+                }
+            }
+            Some(Ok(piece)) => {
+                // What is cut off has memory of its own, and not a part of the large piece's.
+                let mut cut = Ok(());
+                for part in piece.chunks(PIECE) {
+                    cut = put(&shared, Bytes::copy_from_slice(part), &mut left).await;
+                    if cut.is_err() {
+                        break;
+                    }
+                }
+                if let Err(error) = cut {
+                    break Some(error);
+                }
+            }
+        }
+    };
+    // The connection is free before the client hears of the end.
+    drop(pieces);
+    let mut buffer = shared.lock();
+    buffer.ended = true;
+    buffer.failure = failure;
+    drop(buffer);
+    shared.filled.notify_one();
+}
+
+async fn abandoned(shared: &Shared) {
+    loop {
+        let emptied = shared.emptied.notified();
+        if shared.lock().abandoned {
+            return;
+        }
+        emptied.await;
+    }
+}
+
+enum Put {
+    Done,
+    Write(Place),
+    Full,
+}
+
+/// Puts a piece behind the others. `left` is what remains of the time to wait in.
+async fn put(shared: &Shared, piece: Bytes, left: &mut Duration) -> Result<(), ApiError> {
+    if piece.is_empty() {
+        return Ok(());
+    }
+    let mut turn = None;
+    loop {
+        let emptied = shared.emptied.notified();
+        match place(shared, &piece) {
+            Put::Done => {
+                shared.filled.notify_one();
+                return Ok(());
+            }
+            Put::Write(place) => {
+                let bytes = piece.clone();
+                let written = tokio::task::spawn_blocking(move || place.write(&bytes)).await;
+                let mut buffer = shared.lock();
+                buffer.writing = false;
+                match written.map_err(io::Error::other).and_then(|written| written) {
+                    Ok(()) => {
+                        if let Some(spool) = &mut buffer.spool {
+                            spool.put(piece.len());
+                        }
+                        drop(buffer);
+                        shared.filled.notify_one();
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        tracing::warn!(cause = %error, "the file of an answer that is read ahead can't be written");
+                        buffer.spool_failed = true;
+                    }
+                }
+            }
+            Put::Full => {
+                if shared.lock().abandoned {
+                    return Ok(());
+                }
+                if turn.is_none() {
+                    // Without a place nobody waits: the others need their connections.
+                    turn = Some(Arc::clone(&shared.waiting).try_acquire_owned().map_err(|_| too_slow())?);
+                }
+                let start = Instant::now();
+                let waited = tokio::time::timeout(*left, emptied).await;
+                *left = left.saturating_sub(start.elapsed());
+                waited.map_err(|_| too_slow())?;
+            }
+        }
+    }
+}
+
+fn too_slow() -> ApiError {
+    ApiError::Internal("the client took an answer too slowly that is larger than what is read ahead".to_owned())
+}
+
+/// Where the next piece goes: into memory while the file is empty and memory has room, else into the file.
+fn place(shared: &Shared, piece: &Bytes) -> Put {
+    let mut buffer = shared.lock();
+    let buffer = &mut *buffer;
+    let spooled = buffer.spool.as_ref().is_some_and(|spool| !spool.is_empty());
+    if !spooled && (buffer.memory.is_empty() || buffer.in_memory + piece.len() <= IN_MEMORY) {
+        buffer.in_memory += piece.len();
+        buffer.memory.push_back(piece.clone());
+        return Put::Done;
+    }
+    if buffer.spool_failed {
+        return Put::Full;
+    }
+    if buffer.spool.is_none() {
+        match shared.room.file() {
+            Ok(spool) => buffer.spool = Some(spool),
+            Err(error) => {
+                tracing::warn!(cause = %error, "no file can be made for an answer that is read ahead");
+                buffer.spool_failed = true;
+                return Put::Full;
+            }
+        }
+    }
+    match buffer.spool.as_mut().and_then(|spool| spool.place(piece.len())) {
+        Some(place) => {
+            buffer.writing = true;
+            Put::Write(place)
+        }
+        None => Put::Full,
+    }
+}
+
+/// The client's side.
+struct Taker {
+    shared: Arc<Shared>,
+    _places: Vec<OwnedSemaphorePermit>,
+}
+
+enum Take {
+    Piece(Bytes),
+    Read(Place),
+    End(Option<ApiError>),
+    Nothing,
+}
+
+impl Taker {
+    async fn next(&self) -> Option<Result<Bytes, ApiError>> {
+        loop {
+            let filled = self.shared.filled.notified();
+            match self.look() {
+                Take::Piece(piece) => {
+                    self.shared.emptied.notify_one();
+                    return Some(Ok(piece));
+                }
+                Take::Read(place) => {
+                    let read = tokio::task::spawn_blocking(move || place.read()).await;
+                    let piece = match read.map_err(io::Error::other).and_then(|read| read) {
+                        Ok(bytes) => Bytes::from(bytes),
+                        Err(error) => return Some(Err(ApiError::Internal(format!("what was read ahead: {error}")))),
+                    };
+                    let mut buffer = self.shared.lock();
+                    if let Some(spool) = &mut buffer.spool {
+                        spool.take(piece.len());
+                        if spool.is_empty() && !buffer.writing {
+                            // Its room is somebody else's now.
+                            buffer.spool = None;
+                        }
+                    }
+                    drop(buffer);
+                    self.shared.emptied.notify_one();
+                    return Some(Ok(piece));
+                }
+                Take::End(failure) => return failure.map(Err),
+                Take::Nothing => filled.await,
+            }
+        }
+    }
+
+    fn look(&self) -> Take {
+        let mut buffer = self.shared.lock();
+        if let Some(piece) = buffer.memory.pop_front() {
+            buffer.in_memory -= piece.len();
+            return Take::Piece(piece);
+        }
+        match &buffer.spool {
+            Some(spool) if !spool.is_empty() => Take::Read(spool.next(PIECE)),
+            _ if buffer.ended => Take::End(buffer.failure.take()),
+            _ => Take::Nothing,
+        }
+    }
+}
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        self.shared.lock().abandoned = true;
+        self.shared.emptied.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(of_answer: u64, waiting: usize) -> LargeAnswer {
+        LargeAnswer {
+            places: Vec::new(),
+            waiting: Arc::new(Semaphore::new(waiting)),
+            room: SpoolRoom::new(None, of_answer, of_answer),
+        }
+    }
+
+    fn pieces(count: u32, ended: Arc<Notify>) -> Pieces {
+        Box::pin(async_stream::try_stream! {
+            for number in 0..count {
+                yield Bytes::from(number.to_be_bytes().repeat(PIECE / 4));
+            }
+            ended.notify_one();
+        })
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_to_its_end_before_anybody_takes_it_and_then_taken_in_order() {
+        let ended = Arc::new(Notify::new());
+        let answer = answer(100 << 20, 0);
+        let room = answer.room.clone();
+        let mut stream = Box::pin(read_ahead(pieces(500, Arc::clone(&ended)), answer));
+        tokio::time::timeout(Duration::from_secs(20), ended.notified()).await.expect("is read ahead");
+        assert!(room.used() > 400 * 65_536);
+        let mut taken = Vec::new();
+        while let Some(piece) = stream.next().await {
+            taken.extend_from_slice(&piece.expect("is there"));
+        }
+        let numbers: Vec<u32> =
+            taken.chunks(4).map(|four| u32::from_be_bytes(four.try_into().expect("four"))).collect();
+        assert_eq!(numbers.len(), 500 * PIECE / 4);
+        assert!(numbers.is_sorted());
+        assert_eq!(room.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_answer_larger_than_its_room_waits_for_its_client_and_is_whole() {
+        let stream = read_ahead(pieces(300, Arc::default()), answer(10 * 65_536, 1));
+        let mut stream = Box::pin(stream);
+        let mut next = 0;
+        while let Some(piece) = stream.next().await {
+            for number in piece.expect("is there").chunks(4) {
+                assert_eq!(u32::from_be_bytes(number.try_into().expect("four")), next / (PIECE as u32 / 4));
+                next += 1;
+            }
+            if next % 7 == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        assert_eq!(next, 300 * (PIECE as u32 / 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_an_answer_larger_than_its_room_is_cut_off() {
+        for (waiting, most) in [(1, WAIT + Duration::from_secs(1)), (0, Duration::from_secs(1))] {
+            let dropped = Arc::new(());
+            let held = Arc::clone(&dropped);
+            let pieces: Pieces = Box::pin(async_stream::try_stream! {
+                let _held = held;
+                loop {
+                    yield Bytes::from(vec![0; PIECE]);
+                }
+            });
+            let mut stream = Box::pin(read_ahead(pieces, answer(10 * 65_536, waiting)));
+            let start = tokio::time::Instant::now();
+            while Arc::strong_count(&dropped) > 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                assert!(start.elapsed() < most);
+            }
+            let mut last = None;
+            while let Some(piece) = stream.next().await {
+                last = Some(piece);
+            }
+            assert!(last.expect("an end").is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_takes_any_more_is_not_read_on() {
+        let dropped = Arc::new(());
+        let held = Arc::clone(&dropped);
+        let pieces: Pieces = Box::pin(async_stream::try_stream! {
+            let _held = held;
+            yield Bytes::from_static(b"x");
+            std::future::pending::<()>().await;
+        });
+        let mut stream = Box::pin(read_ahead(pieces, answer(0, 0)));
+        stream.next().await.expect("a piece").expect("is there");
+        drop(stream);
+        let gone = async {
+            while Arc::strong_count(&dropped) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the read is dropped");
+    }
+}

@@ -1,0 +1,290 @@
+//! A LiteLLM behind this server: what is not served here is passed on to it as it is, both ways and as it arrives
+//! (streams, uploads, WebSockets), without a time limit. Who may do what there is decided there; the list of allowed
+//! addresses holds for it too. A client that leaves ends the request behind as well.
+
+mod forwarded;
+mod websocket;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderValue};
+use axum::http::uri::{Authority, PathAndQuery, Scheme};
+use axum::http::{Method, StatusCode, Uri, Version};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::cli::args::Settings;
+use crate::http::error::ApiError;
+use crate::http::router;
+use crate::http::state::AppState;
+use crate::http::upstream::websocket::Handshake;
+
+/// How long connecting may take. Nothing else about a passed-on request has a limit.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a connection is kept for the next request: less than LiteLLM's server keeps it (5 s), so that a request is
+/// not sent into one that is closing.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
+
+/// Where requests are passed on to: `http://` or `https://`, a host, and perhaps a path before theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    scheme: Scheme,
+    authority: Authority,
+    prefix: String,
+}
+
+impl Target {
+    /// Out of a URL, or why not.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.trim().parse().map_err(|_| "not a URL".to_owned())?;
+        let parts = uri.into_parts();
+        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
+            return Err("must be of the form http://HOST:PORT".to_owned());
+        };
+        if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
+            return Err("must start with http:// or https://".to_owned());
+        }
+        if authority.as_str().contains('@') {
+            return Err("must not hold a user or password".to_owned());
+        }
+        let prefix = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
+        if prefix.contains('?') {
+            return Err("must not hold a query".to_owned());
+        }
+        Ok(Self { scheme, authority, prefix: prefix.trim_end_matches('/').to_owned() })
+    }
+
+    /// Where a request for `uri` goes: the same path and query, byte for byte.
+    fn of(&self, uri: &Uri) -> Result<Uri, ApiError> {
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(format!("{}{path}", self.prefix))
+            .build()
+            .map_err(|error| ApiError::Internal(error.to_string()))
+    }
+
+    /// Where a redirect of the target's leads a client of ours: what it says of its own address, which clients may not
+    /// reach, goes; nothing where it leads elsewhere.
+    fn redirect(&self, location: &HeaderValue) -> Option<HeaderValue> {
+        let location = location.to_str().ok()?;
+        let (location, fragment) = location.split_at(location.find('#').unwrap_or(location.len()));
+        let uri: Uri = location.parse().ok()?;
+        let to_itself = match (uri.scheme(), uri.authority()) {
+            (None, None) => !self.prefix.is_empty(),
+            (Some(scheme), Some(authority)) => {
+                let port = |scheme: &Scheme, authority: &Authority| {
+                    authority.port_u16().unwrap_or(if *scheme == Scheme::HTTPS { 443 } else { 80 })
+                };
+                // Behind a proxy that ends TLS, the target takes itself for http.
+                let no_ports = authority.port().is_none() && self.authority.port().is_none();
+                authority.host().eq_ignore_ascii_case(self.authority.host())
+                    && (no_ports || port(scheme, authority) == port(&self.scheme, &self.authority))
+            }
+            _ => false,
+        };
+        let path = uri.path_and_query().filter(|_| to_itself)?.as_str().strip_prefix(&self.prefix)?;
+        let path = match path.bytes().next() {
+            Some(b'/') => format!("{path}{fragment}"),
+            None | Some(b'?') => format!("/{path}{fragment}"),
+            Some(_) => return None,
+        };
+        // Two slashes would be another host.
+        HeaderValue::try_from(path).ok().filter(|path| !path.as_bytes().starts_with(b"//"))
+    }
+}
+
+/// Whether an entry of `--serve-only` means the route `path`: the path itself, or everything under `.../*`.
+pub fn covers(entry: &str, path: &str) -> bool {
+    match entry.strip_suffix('*') {
+        Some(prefix) => prefix.starts_with('/') && path.starts_with(prefix),
+        None => entry == path,
+    }
+}
+
+/// The LiteLLM behind. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstream {
+    target: Target,
+    client: Client<HttpsConnector<HttpConnector>, Body>,
+    websockets: Arc<Semaphore>,
+}
+
+impl Upstream {
+    /// The one of the settings, if there is one.
+    pub fn of(settings: &Settings) -> Option<Self> {
+        let target = settings.upstream.clone()?;
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_LIMIT));
+        let connector =
+            HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(http);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_LIMIT)
+            .build(connector);
+        Some(Self { target, client, websockets: Arc::new(Semaphore::new(websocket::MOST_OPEN)) })
+    }
+
+    /// Passes a request on and gives the answer as it comes.
+    async fn forward(&self, state: &AppState, mut request: Request) -> Result<Response, ApiError> {
+        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+            return Err(ApiError::MethodNotAllowed("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"));
+        }
+        if request.headers().get_all(header::HOST).iter().count() > 1 {
+            return Err(ApiError::detail(StatusCode::BAD_REQUEST, "A request has one header Host."));
+        }
+        let websocket = match Handshake::of(&request)? {
+            Some(handshake) => Some((handshake, self.place()?, hyper::upgrade::on(&mut request))),
+            None => None,
+        };
+        let (mut parts, body) = request.into_parts();
+        forwarded::rewrite(&state.settings, &parts.uri, parts.extensions.get(), &mut parts.headers);
+        forwarded::join_cookies(&mut parts.headers);
+        // The server here has answered it; a second one would be waited for twice.
+        parts.headers.remove(header::EXPECT);
+        parts.headers.remove(header::HOST);
+        if websocket.is_some() {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        let mut passed_on = Request::new(body);
+        *passed_on.method_mut() = parts.method;
+        *passed_on.uri_mut() = self.target.of(&parts.uri)?;
+        *passed_on.headers_mut() = parts.headers;
+        let mut answer = self.client.request(passed_on).await.map_err(|error| ApiError::Upstream(cause_of(&error)))?;
+        if let Some(location) = answer.headers().get(header::LOCATION).and_then(|to| self.target.redirect(to)) {
+            answer.headers_mut().insert(header::LOCATION, location);
+        }
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(plain(answer.map(Body::new)));
+        }
+        match websocket {
+            Some((handshake, place, client_side)) if handshake.is_answered_by(answer.headers()) => {
+                Ok(websocket::switch(answer, client_side, place))
+            }
+            _ => Err(ApiError::Upstream("upstream: changed to a protocol that was not asked for".to_owned())),
+        }
+    }
+
+    /// A place for a WebSocket.
+    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.websockets).try_acquire_owned().map_err(|_| {
+            ApiError::detail(StatusCode::SERVICE_UNAVAILABLE, "As many WebSockets are open as this server passes on.")
+        })
+    }
+}
+
+/// Middleware: serves here what is served here, and passes everything else on.
+pub async fn pass_on(
+    State((state, upstream)): State<(AppState, Upstream)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Infallible> {
+    if is_ours(&state.settings, &request) {
+        return Ok(next.run(request).await);
+    }
+    if let Err(refusal) = router::check_address(&state, &request) {
+        return Ok(refusal.into_response());
+    }
+    Ok(upstream.forward(&state, request).await.unwrap_or_else(IntoResponse::into_response))
+}
+
+/// Whether the request is for a route of ours, by path and method, that is served. Probes and metrics are always ours:
+/// they tell of this process.
+fn is_ours(settings: &Settings, request: &Request) -> bool {
+    let Some(rule) = router::served_rule(request) else { return false };
+    // The LiteLLM behind manages its keys, and caches them.
+    if crate::accounts::PATHS.contains(&rule.path) && !settings.manage_litellm_keys {
+        return false;
+    }
+    let of_process = rule.path.starts_with("/health/") || rule.path == "/metrics";
+    let only = &settings.serve_only;
+    of_process || only.is_empty() || only.iter().any(|entry| covers(entry, rule.path))
+}
+
+/// The answer without what was about its connection.
+fn plain(mut answer: Response) -> Response {
+    forwarded::remove_hop_by_hop(answer.headers_mut());
+    *answer.version_mut() = Version::HTTP_11;
+    answer
+}
+
+/// Why a request could not be passed on, for the log: the error and what lies under it.
+fn cause_of(error: &dyn std::error::Error) -> String {
+    let mut text = format!("upstream: {error}");
+    let mut source = error.source();
+    while let Some(under) = source {
+        text.push_str(": ");
+        text.push_str(&under.to_string());
+        source = under.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_urls_without_secrets_or_queries() {
+        for (text, path, expected) in [
+            ("http://litellm:4000", "/v1/models?a=b%20c", Some("http://litellm:4000/v1/models?a=b%20c")),
+            ("https://example.com/", "/", Some("https://example.com/")),
+            ("http://127.0.0.1:4000/base/", "/x", Some("http://127.0.0.1:4000/base/x")),
+            ("litellm:4000", "/", None),
+            ("ftp://litellm", "/", None),
+            ("http://user:secret@litellm", "/", None),
+            ("http://litellm?x=1", "/", None),
+            ("", "/", None),
+        ] {
+            let found = Target::parse(text)
+                .ok()
+                .map(|target| target.of(&path.parse().expect("a path")).expect("a URL").to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn redirects_to_the_target_itself_lead_to_this_server() {
+        for (target, location, expected) in [
+            ("http://litellm:4000", "http://litellm:4000/ui/?a=b", Some("/ui/?a=b")),
+            ("http://litellm:4000", "http://litellm:4000/ui/#/usage", Some("/ui/#/usage")),
+            ("http://litellm:4000", "http://LiteLLM:4000", Some("/")),
+            ("http://litellm:4000", "http://litellm/ui/", None),
+            ("http://litellm", "http://litellm:80/ui/", Some("/ui/")),
+            ("https://litellm.example.com", "http://litellm.example.com/ui/", Some("/ui/")),
+            ("http://litellm:4000", "https://login.example.com/?to=http://litellm:4000/x", None),
+            ("http://litellm:4000", "/sso?next=%2Fui", None),
+            ("http://litellm:4000", "ui/", None),
+            ("http://litellm:4000/base", "/base/ui/", Some("/ui/")),
+            ("http://litellm:4000/base", "http://litellm:4000/base?x=1", Some("/?x=1")),
+            ("http://litellm:4000/base", "/basement", None),
+            ("http://litellm:4000/base", "/base//example.com", None),
+        ] {
+            let location = HeaderValue::from_static(location);
+            let found = Target::parse(target).expect("a URL").redirect(&location);
+            assert_eq!(found.as_ref().map(|to| to.to_str().expect("text")), expected, "{target} {location:?}");
+        }
+    }
+
+    #[test]
+    fn entries_mean_a_path_or_all_under_it() {
+        assert!(covers("/spend/logs", "/spend/logs"));
+        assert!(!covers("/spend/logs", "/spend/logs/v2"));
+        assert!(covers("/spend/*", "/spend/logs/v2"));
+        assert!(!covers("*", "/spend/logs"));
+    }
+}

@@ -1,0 +1,3 @@
+//! Keeping the rollups folded.
+
+pub mod folding;

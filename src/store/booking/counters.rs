@@ -1,0 +1,136 @@
+//! The `spend` counters of keys, users, teams, organisations, end users and team members.
+
+use std::collections::BTreeMap;
+
+use sqlx::PgConnection;
+
+use crate::store::booking::UsageRow;
+
+/// USD by id, in the order of the ids' bytes.
+type Amounts<'a> = BTreeMap<&'a str, f64>;
+
+/// What a set of rows adds to the counters. Rows without an owner of a kind add nothing to that kind.
+#[derive(Debug, Default)]
+pub struct Totals<'a> {
+    keys: Amounts<'a>,
+    users: Amounts<'a>,
+    teams: Amounts<'a>,
+    organizations: Amounts<'a>,
+    end_users: Amounts<'a>,
+    /// By team, then user.
+    members: BTreeMap<(&'a str, &'a str), f64>,
+}
+
+impl<'a> Totals<'a> {
+    /// The sums of the rows.
+    pub fn of(rows: impl IntoIterator<Item = &'a UsageRow>) -> Self {
+        let mut totals = Self::default();
+        for row in rows {
+            let add = |amounts: &mut Amounts<'a>, id: &'a str| {
+                if !id.is_empty() {
+                    *amounts.entry(id).or_default() += row.spend;
+                }
+            };
+            add(&mut totals.keys, &row.api_key);
+            add(&mut totals.users, &row.user);
+            add(&mut totals.teams, &row.team_id);
+            add(&mut totals.organizations, &row.organization_id);
+            add(&mut totals.end_users, &row.end_user);
+            if !row.team_id.is_empty() && !row.user.is_empty() {
+                *totals.members.entry((&row.team_id, &row.user)).or_default() += row.spend;
+            }
+        }
+        totals
+    }
+}
+
+/// Takes the locks in order of the ids, then adds: `UPDATE` alone would lock in whatever order it finds the rows.
+macro_rules! add_to {
+    ($table:literal, $id:literal, $set:literal) => {
+        concat!(
+            "WITH locked AS MATERIALIZED (SELECT ",
+            $id,
+            " AS id FROM \"",
+            $table,
+            "\" WHERE ",
+            $id,
+            " = ANY ($1) ",
+            "ORDER BY ",
+            $id,
+            " COLLATE \"C\" FOR NO KEY UPDATE) ",
+            "UPDATE \"",
+            $table,
+            "\" AS t SET ",
+            $set,
+            " ",
+            "FROM locked JOIN unnest($1::text[], $2::float8[]) AS new (id, spend) USING (id) WHERE t.",
+            $id,
+            " = locked.id"
+        )
+    };
+}
+
+/// Adds the sums. Owners that do not exist are left out, but end users, who are made as LiteLLM makes them, and
+/// members of a team's roster whose membership has no row yet.
+pub async fn add(connection: &mut PgConnection, totals: &Totals<'_>) -> Result<(), sqlx::Error> {
+    let statements = [
+        (
+            &totals.keys,
+            add_to!(
+                "LiteLLM_VerificationToken",
+                "token",
+                "spend = t.spend + new.spend, total_spend = t.total_spend + new.spend, last_active = now() AT TIME ZONE 'UTC'"
+            ),
+        ),
+        (&totals.users, add_to!("LiteLLM_UserTable", "user_id", "spend = t.spend + new.spend")),
+        (&totals.teams, add_to!("LiteLLM_TeamTable", "team_id", "spend = t.spend + new.spend")),
+        (&totals.organizations, add_to!("LiteLLM_OrganizationTable", "organization_id", "spend = t.spend + new.spend")),
+    ];
+    for (amounts, statement) in statements {
+        if !amounts.is_empty() {
+            let (ids, sums): (Vec<&str>, Vec<f64>) = amounts.iter().unzip();
+            sqlx::query(statement).bind(ids).bind(sums).execute(&mut *connection).await?;
+        }
+    }
+    if !totals.end_users.is_empty() {
+        let (ids, sums): (Vec<&str>, Vec<f64>) = totals.end_users.iter().unzip();
+        sqlx::query(
+            r#"INSERT INTO "LiteLLM_EndUserTable" AS t (user_id, spend, blocked)
+               SELECT new.id, new.spend, false FROM unnest($1::text[], $2::float8[]) AS new (id, spend)
+               ON CONFLICT (user_id) DO UPDATE SET spend = t.spend + EXCLUDED.spend"#,
+        )
+        .bind(ids)
+        .bind(sums)
+        .execute(&mut *connection)
+        .await?;
+    }
+    add_to_members(connection, totals).await
+}
+
+async fn add_to_members(connection: &mut PgConnection, totals: &Totals<'_>) -> Result<(), sqlx::Error> {
+    if totals.members.is_empty() {
+        return Ok(());
+    }
+    let teams: Vec<&str> = totals.members.keys().map(|(team, _)| *team).collect();
+    let users: Vec<&str> = totals.members.keys().map(|(_, user)| *user).collect();
+    let sums: Vec<f64> = totals.members.values().copied().collect();
+    sqlx::query(
+        r#"
+        INSERT INTO "LiteLLM_TeamMembership" AS t (user_id, team_id, spend, total_spend)
+        SELECT new.user_id, new.team_id, new.spend, new.spend
+        FROM unnest($1::text[], $2::text[], $3::float8[]) WITH ORDINALITY AS new (team_id, user_id, spend, position)
+        WHERE EXISTS (SELECT FROM "LiteLLM_TeamMembership" m WHERE m.user_id = new.user_id AND m.team_id = new.team_id)
+           OR EXISTS (SELECT FROM "LiteLLM_TeamTable" r WHERE r.team_id = new.team_id
+                      AND r.members_with_roles @> jsonb_build_array(jsonb_build_object('user_id', new.user_id)))
+        ORDER BY new.position
+        ON CONFLICT (user_id, team_id) DO UPDATE
+        SET spend = t.spend + EXCLUDED.spend, total_spend = GREATEST(t.total_spend, t.spend) + EXCLUDED.total_spend
+        "#,
+    )
+    .bind(teams)
+    .bind(users)
+    .bind(sums)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

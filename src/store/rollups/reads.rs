@@ -1,0 +1,428 @@
+//! Reads of the rollups. A read happens in one snapshot: [`Snapshot`] says whether the rollups can answer for a range,
+//! and which days have changes that are not folded yet. Entries come a day at a time, texts by number; the numbers'
+//! texts come through [`Words`].
+//!
+//! Where many days of the range are dirty, or very many deltas wait, the snapshot says no, and the caller reads the
+//! log itself.
+
+use std::collections::HashMap;
+
+use bytes::{Buf, Bytes};
+use chrono::{Days, NaiveDate, NaiveDateTime};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, QueryBuilder};
+
+use crate::store::DateRange;
+use crate::store::rollups::COUNTED;
+use crate::store::rollups::words::Words;
+
+/// More dirty days than this in a range are not worth reading one by one.
+const DIRTY_LIMIT: i64 = 2;
+
+/// More waiting deltas than this are not read; they hold when a bulk load has just ended.
+const DELTA_LIMIT: i64 = 200_000;
+
+/// Day 0 of PostgreSQL's calendar.
+const EPOCH: NaiveDate = match NaiveDate::from_ymd_opt(2000, 1, 1) {
+    Some(day) => day,
+    None => NaiveDate::MIN,
+};
+
+/// What the rollups can say about a range, as of the transaction's snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Days to be read from the log instead.
+    pub dirty: Vec<NaiveDate>,
+    /// Whether deltas of the range wait to be folded.
+    pub has_deltas: bool,
+    /// Whether days may be packed; the rollups of an older version are not.
+    pub may_be_packed: bool,
+}
+
+#[derive(FromRow)]
+struct Pending {
+    counted: bool,
+    all_dirty: bool,
+    dirty: Option<Vec<NaiveDate>>,
+    dirty_count: i64,
+    deltas: i64,
+    may_be_packed: bool,
+}
+
+/// The snapshot of a range, or nothing where the log must be read.
+pub async fn snapshot(
+    connection: &mut PgConnection,
+    range: Option<DateRange>,
+) -> Result<Option<Snapshot>, sqlx::Error> {
+    // Of the log that the search path leads to, not of another schema's: the rollups may have been installed there a moment ago.
+    let pending: Pending = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COUNTED} AS counted, COALESCE(bool_or(sign = 0 AND day IS NULL), false) AS all_dirty,
+                array_agg(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty,
+                count(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty_count,
+                count(*) FILTER (WHERE sign <> 0 AND day BETWEEN $1 AND $2) AS deltas,
+                to_regclass('litespend.packed_days') IS NOT NULL AS may_be_packed
+         FROM litespend.deltas"
+    )))
+    .bind(range.map_or(NaiveDate::MIN.max(EPOCH - Days::new(700_000)), |range| range.start))
+    .bind(range.map_or(EPOCH + Days::new(2_000_000), |range| range.end))
+    .fetch_one(connection)
+    .await?;
+    if !pending.counted || pending.all_dirty || pending.dirty_count > DIRTY_LIMIT || pending.deltas > DELTA_LIMIT {
+        return Ok(None);
+    }
+    Ok(Some(Snapshot {
+        dirty: pending.dirty.unwrap_or_default(),
+        has_deltas: pending.deltas > 0,
+        may_be_packed: pending.may_be_packed,
+    }))
+}
+
+/// Which rollup, and which of its entries.
+#[derive(Clone, Debug, Default)]
+pub struct EntryFilter {
+    /// Only this key's.
+    pub api_key: Option<String>,
+    /// Only this user's.
+    pub user_id: Option<String>,
+    /// Only this team's.
+    pub team_id: Option<String>,
+    /// Only this end user's.
+    pub end_user: Option<String>,
+    /// Also what the log has at this very instant, after the range: the reference's end of a summary.
+    pub and_at: Option<NaiveDateTime>,
+}
+
+/// A rollup that is read entry by entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rollup {
+    /// By team, user, key and model.
+    Usage,
+    /// By end user, team, key and model.
+    Customer,
+}
+
+impl Rollup {
+    /// Its name in the table of packed days.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Customer => "customer",
+        }
+    }
+
+    /// Its table.
+    pub(super) fn table(self) -> &'static str {
+        match self {
+            Self::Usage => "litespend.day_usage",
+            Self::Customer => "litespend.day_customer",
+        }
+    }
+
+    /// Bytes of a packed entry.
+    pub(super) fn packed_size(self) -> usize {
+        match self {
+            Self::Usage => 56,
+            Self::Customer => 40,
+        }
+    }
+}
+
+/// How coarse folded entries are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// Entry by entry, day by day.
+    Day,
+    /// Of [`Rollup::Usage`]: by key and model over the whole range.
+    Range,
+}
+
+/// The sums of one entry of one day. Texts are numbers of [`Words`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Entry {
+    /// Day.
+    pub day: NaiveDate,
+    /// End user (of [`Rollup::Customer`]) or user (of [`Rollup::Usage`]).
+    pub who: i32,
+    /// Team.
+    pub team: i32,
+    /// Key.
+    pub api_key: i32,
+    /// Model.
+    pub model: i32,
+    /// USD.
+    pub spend: f64,
+    /// Prompt tokens; 0 of [`Rollup::Customer`].
+    pub prompt_tokens: i64,
+    /// Completion tokens; 0 of [`Rollup::Customer`].
+    pub completion_tokens: i64,
+    /// Prompt and completion tokens.
+    pub total_tokens: i64,
+    /// Requests; what has none is not there.
+    pub requests: i64,
+}
+
+#[derive(FromRow)]
+struct TextEntry {
+    day: NaiveDate,
+    who: Option<String>,
+    who_id: Option<i32>,
+    team: Option<String>,
+    team_id: Option<i32>,
+    api_key: String,
+    api_key_id: Option<i32>,
+    model: String,
+    model_id: Option<i32>,
+    spend: f64,
+    prompt_tokens: i64,
+    completion_tokens: i64,
+    total_tokens: i64,
+    requests: i64,
+}
+
+/// What is not in the day tables yet: unfolded deltas, and the dirty days from the log. In order of days.
+pub async fn unfolded(
+    connection: &mut PgConnection,
+    rollup: Rollup,
+    range: DateRange,
+    filter: &EntryFilter,
+    snapshot: &Snapshot,
+    words: &mut Words,
+) -> Result<Vec<Entry>, sqlx::Error> {
+    if snapshot.dirty.is_empty() && !snapshot.has_deltas && filter.and_at.is_none() {
+        return Ok(Vec::new());
+    }
+    let who = match rollup {
+        Rollup::Usage => "user_id",
+        Rollup::Customer => "end_user",
+    };
+    let mut query =
+        QueryBuilder::<Postgres>::new("SELECT sums.*, w.id AS who_id, t.id AS team_id, k.id AS api_key_id, ");
+    query.push("m.id AS model_id FROM (SELECT day, ").push(who).push(
+        " AS who, team_id AS team, api_key, model, sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
+          sum(completion_tokens)::bigint AS completion_tokens, sum(total_tokens)::bigint AS total_tokens,
+          sum(sign)::bigint AS requests FROM (
+              SELECT sign, day, team_id, user_id, api_key, model, end_user, spend, prompt_tokens, completion_tokens,
+                     total_tokens
+              FROM litespend.deltas WHERE sign <> 0 AND day <> ALL (",
+    );
+    query.push_bind(snapshot.dirty.clone()).push(") AND day BETWEEN ").push_bind(range.start).push(" AND ");
+    query.push_bind(range.end);
+    if !snapshot.dirty.is_empty() {
+        query.push(
+            r#" UNION ALL
+              SELECT 1, "startTime"::date, team_id, "user", api_key, model, end_user, spend, prompt_tokens,
+                     completion_tokens, total_tokens
+              FROM unnest("#,
+        );
+        query.push_bind(snapshot.dirty.clone()).push(
+            r#"::date[]) AS dirty(day) JOIN "LiteLLM_SpendLogs" ON "startTime" >= dirty.day AND "startTime" < dirty.day + 1"#,
+        );
+    }
+    if let Some(instant) = filter.and_at {
+        query.push(
+            r#" UNION ALL
+              SELECT 1, "startTime"::date, team_id, "user", api_key, model, end_user, spend, prompt_tokens,
+                     completion_tokens, total_tokens FROM "LiteLLM_SpendLogs" WHERE "startTime" = "#,
+        );
+        query.push_bind(instant);
+    }
+    query.push(") AS entries WHERE true");
+    for (column, value) in [
+        (" AND api_key = ", &filter.api_key),
+        (" AND user_id = ", &filter.user_id),
+        (" AND team_id = ", &filter.team_id),
+        (" AND end_user = ", &filter.end_user),
+    ] {
+        if let Some(value) = value {
+            query.push(column).push_bind(value.clone());
+        }
+    }
+    query.push(
+        " GROUP BY 1, 2, 3, 4, 5) AS sums
+          LEFT JOIN litespend.words w ON w.digest = litespend.digest(who)
+          LEFT JOIN litespend.words t ON t.digest = litespend.digest(team)
+          LEFT JOIN litespend.words k ON k.digest = litespend.digest(api_key)
+          LEFT JOIN litespend.words m ON m.digest = litespend.digest(model) ORDER BY day",
+    );
+    let rows: Vec<TextEntry> = query.build_query_as().fetch_all(connection).await?;
+    let entry = |row: TextEntry| Entry {
+        day: row.day,
+        who: words.number(row.who_id, row.who),
+        team: words.number(row.team_id, row.team),
+        api_key: words.number(row.api_key_id, Some(row.api_key)),
+        model: words.number(row.model_id, Some(row.model)),
+        spend: row.spend,
+        prompt_tokens: row.prompt_tokens,
+        completion_tokens: row.completion_tokens,
+        total_tokens: row.total_tokens,
+        requests: row.requests,
+    };
+    Ok(rows.into_iter().map(entry).collect())
+}
+
+/// The numbers of the filter's texts; nothing where a text has none, and so no folded entry has it.
+async fn numbers_of(
+    connection: &mut PgConnection,
+    filter: &EntryFilter,
+) -> Result<Option<[Option<i32>; 4]>, sqlx::Error> {
+    let mut numbers = [None; 4];
+    let texts = [&filter.api_key, &filter.user_id, &filter.team_id, &filter.end_user];
+    for (number, text) in numbers.iter_mut().zip(texts) {
+        let Some(text) = text else { continue };
+        *number = sqlx::query_scalar("SELECT id FROM litespend.words WHERE digest = litespend.digest($1)")
+            .bind(text)
+            .fetch_optional(&mut *connection)
+            .await?;
+        if number.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(numbers))
+}
+
+/// The statement that copies the folded entries of a range out in order of days, or nothing where there can be none.
+pub async fn copy_statement(
+    connection: &mut PgConnection,
+    rollup: Rollup,
+    range: DateRange,
+    filter: &EntryFilter,
+    snapshot: &Snapshot,
+    by: Grain,
+) -> Result<Option<String>, sqlx::Error> {
+    let Some([api_key, user_id, team_id, end_user]) = numbers_of(connection, filter).await? else { return Ok(None) };
+    let mut query = QueryBuilder::<Postgres>::new("COPY (SELECT ");
+    query.push(match (rollup, by) {
+        (Rollup::Usage, Grain::Day) => {
+            "day, user_id, team_id, api_key, model, requests, spend, total_tokens, prompt_tokens, completion_tokens
+             FROM litespend.day_usage"
+        }
+        (Rollup::Usage, Grain::Range) => {
+            "min(day), 0, 0, api_key, model, sum(requests)::bigint, sum(spend), sum(total_tokens)::bigint,
+             sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint FROM litespend.day_usage"
+        }
+        (Rollup::Customer, _) => {
+            "day, end_user, team_id, api_key, model, requests, spend, total_tokens FROM litespend.day_customer"
+        }
+    });
+    // COPY takes no parameters; what is written into it are dates and numbers of ours.
+    query.push(" WHERE day BETWEEN '").push(range.start).push("' AND '").push(range.end).push("'");
+    for (column, number) in [
+        (" AND api_key = ", api_key),
+        (" AND user_id = ", user_id),
+        (" AND team_id = ", team_id),
+        (" AND end_user = ", end_user),
+    ] {
+        if let Some(number) = number {
+            query.push(column).push(number);
+        }
+    }
+    for day in &snapshot.dirty {
+        query.push(" AND day <> '").push(day).push("'");
+    }
+    query.push(match (rollup, by) {
+        (Rollup::Usage, Grain::Range) => " GROUP BY api_key, model) TO STDOUT (FORMAT binary)",
+        _ => " ORDER BY day) TO STDOUT (FORMAT binary)",
+    });
+    Ok(Some(query.into_string()))
+}
+
+impl EntryFilter {
+    /// Whether every entry is wanted.
+    pub(super) fn is_everything(&self) -> bool {
+        self.api_key.is_none() && self.user_id.is_none() && self.team_id.is_none() && self.end_user.is_none()
+    }
+}
+
+/// Reads entries out of PostgreSQL's binary COPY format.
+#[derive(Debug)]
+pub struct CopyReader {
+    rollup: Rollup,
+    started: bool,
+}
+
+impl CopyReader {
+    /// For the entries of a rollup.
+    pub fn new(rollup: Rollup) -> Self {
+        Self { rollup, started: false }
+    }
+
+    /// The entries of one message, appended to `entries`. A message holds whole rows; the first begins with a header.
+    pub fn read(&mut self, mut message: Bytes, entries: &mut Vec<Entry>) -> Result<(), sqlx::Error> {
+        if !self.started {
+            // Signature (11 bytes), flags, length of the extension and the extension.
+            let broken = || sqlx::Error::Protocol("COPY: short header".into());
+            message.try_get_u64().map_err(|_| broken())?;
+            if message.remaining() < 11 {
+                return Err(broken());
+            }
+            message.advance(7);
+            let extension = message.try_get_u32().map_err(|_| broken())? as usize;
+            if message.remaining() < extension {
+                return Err(broken());
+            }
+            message.advance(extension);
+            self.started = true;
+        }
+        while message.has_remaining() {
+            match self.row(&mut message) {
+                Some(Some(entry)) => entries.push(entry),
+                Some(None) => break,
+                None => return Err(sqlx::Error::Protocol("COPY: not a row of the rollup".into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next row, `Some(None)` at the end, nothing where the bytes are no row of the rollup.
+    fn row(&self, message: &mut Bytes) -> Option<Option<Entry>> {
+        let fields = message.try_get_i16().ok()?;
+        if fields < 0 {
+            return Some(None);
+        }
+        if fields != if self.rollup == Rollup::Usage { 10 } else { 8 } {
+            return None;
+        }
+        let mut entry = Entry {
+            day: day(int(message)?)?,
+            who: int(message)?,
+            team: int(message)?,
+            api_key: int(message)?,
+            model: int(message)?,
+            requests: long(message)?,
+            spend: f64::from_bits(long(message)?.cast_unsigned()),
+            total_tokens: long(message)?,
+            ..Entry::default()
+        };
+        if self.rollup == Rollup::Usage {
+            entry.prompt_tokens = long(message)?;
+            entry.completion_tokens = long(message)?;
+        }
+        Some(Some(entry))
+    }
+}
+
+/// A field of four bytes, after its length.
+fn int(message: &mut Bytes) -> Option<i32> {
+    (message.try_get_i32().ok()? == 4).then(|| message.try_get_i32().ok()).flatten()
+}
+
+/// A field of eight bytes, after its length.
+fn long(message: &mut Bytes) -> Option<i64> {
+    (message.try_get_i32().ok()? == 8).then(|| message.try_get_i64().ok()).flatten()
+}
+
+/// A day, as PostgreSQL counts them.
+fn day(number: i32) -> Option<NaiveDate> {
+    EPOCH.checked_add_signed(chrono::TimeDelta::days(i64::from(number)))
+}
+
+/// Aliases of all teams that have one, by id.
+pub async fn team_aliases(connection: &mut PgConnection) -> Result<HashMap<String, String>, sqlx::Error> {
+    let rows: Vec<(String, String)> =
+        sqlx::query_as(r#"SELECT team_id, team_alias FROM "LiteLLM_TeamTable" WHERE team_alias IS NOT NULL"#)
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().collect())
+}
+
+#[cfg(test)]
+mod fuzz;
