@@ -13,19 +13,6 @@ use crate::store::accounts::{NewKey, NewTeam, NewUser};
 /// LiteLLM's roles.
 pub const ROLES: [&str; 4] = ["proxy_admin", "proxy_admin_viewer", "internal_user", "internal_user_viewer"];
 
-/// The routes that manage. Where a LiteLLM is behind this server, they are its own.
-pub const PATHS: [&str; 9] = [
-    "/key/generate",
-    "/key/delete",
-    "/key/block",
-    "/key/unblock",
-    "/key/info",
-    "/team/new",
-    "/team/list",
-    "/user/new",
-    "/user/info",
-];
-
 /// Bytes of an id or a name.
 const NAME_BYTES: usize = 256;
 

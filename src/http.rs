@@ -1,5 +1,6 @@
 //! HTTP: the connection, the layers, the handlers, the answers.
 
+pub mod admission;
 pub mod auth;
 pub mod body_room;
 pub mod client_ip;

@@ -19,6 +19,7 @@ pub mod http;
 pub mod json_bounds;
 pub mod prices;
 pub mod rollups;
+pub mod route_table;
 pub mod shutdown;
 pub mod store;
 

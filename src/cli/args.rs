@@ -16,6 +16,7 @@ use crate::http::client_ip::parse_network;
 use crate::http::connection::limits::{ConnectionArgs, ConnectionLimits};
 use crate::http::dashboard::UiSettings;
 use crate::http::read_limits::ReadSettings;
+use crate::route_table;
 use crate::http::upstream;
 use crate::http::upstream::Target;
 
@@ -371,7 +372,7 @@ fn network(text: &str) -> Result<IpNetwork, String> {
 
 fn served_path(text: &str) -> Result<String, String> {
     let text = text.trim();
-    if crate::http::router::ROUTES.iter().any(|rule| upstream::covers(text, rule.path)) {
+    if route_table::api().any(|route| upstream::covers(text, route.path)) {
         Ok(text.to_owned())
     } else {
         Err("litespend serves no such path".to_owned())

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use crate::http::auth::Caller;
 use crate::http::error::{ApiError, ErrorType};
-use crate::http::router;
+use crate::http::admission;
 use crate::http::state::AppState;
 
 /// Bytes of all bodies.
@@ -185,7 +185,7 @@ pub async fn charge(State(state): State<AppState>, request: Request, next: Next)
     }
     let key = match request.extensions().get::<Caller>() {
         Some(caller) => caller.key_hash.clone(),
-        None => router::client_address(&state, &request).map(|address| address.to_string()).unwrap_or_default(),
+        None => admission::client_address(&state, &request).map(|address| address.to_string()).unwrap_or_default(),
     };
     let charge = Arc::new(state.body_room.begin(&key));
     let request = request.map(|body| Body::new(ChargedBody { body, charge: Arc::clone(&charge), waiting: None }));

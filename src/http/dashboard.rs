@@ -15,9 +15,8 @@ use axum::Router;
 use axum::routing::{get, post};
 use secrecy::SecretString;
 
-use crate::http::auth::access::Access;
-use crate::http::router::{Rule, rule};
 use crate::http::state::AppState;
+use crate::route_table::{self, Part};
 
 pub use crate::http::dashboard::login::clean_up;
 pub use crate::http::dashboard::throttle::LoginThrottle;
@@ -39,61 +38,6 @@ pub struct UiSettings {
 pub fn is_export(directory: &Path) -> bool {
     directory.join("index.html").is_file() && directory.join("_next").is_dir()
 }
-
-/// Who may call what, beside `router::ROUTES`.
-pub const ROUTES: &[Rule] = &[
-    rule("/ui", "GET", Access::Public),
-    rule("/ui/", "GET", Access::Public),
-    rule("/ui/{*rest}", "GET", Access::Public),
-    rule("/_next/{*rest}", "GET", Access::Public),
-    rule("/litellm-asset-prefix/_next/{*rest}", "GET", Access::Public),
-    rule("/get_image", "GET", Access::Public),
-    rule("/get_image/", "GET", Access::Public),
-    rule("/get_favicon", "GET", Access::Public),
-    rule("/favicon.ico", "GET", Access::Public),
-    rule("/ui.txt", "GET", Access::Public),
-    rule("/ui/litellm-runtime-config.json", "GET", Access::Public),
-    rule("/public/litellm_blog_posts", "GET", Access::Public),
-    rule("/litellm/.well-known/litellm-ui-config", "GET", Access::Public),
-    rule("/.well-known/litellm-ui-config", "GET", Access::Public),
-    rule("/get/ui_theme_settings", "GET", Access::Public),
-    rule("/v2/login", "POST", Access::Public),
-    rule("/management/v1/users/me", "GET", Access::AnyKey),
-    rule("/v2/user/info", "GET", Access::AnyKey),
-    rule("/user/list", "GET", Access::AdminRead),
-    rule("/user/available_users", "GET", Access::AdminRead),
-    rule("/key/list", "GET", Access::AnyKey),
-    rule("/v2/team/list", "GET", Access::AnyKey),
-    rule("/team/info", "GET", Access::AnyKey),
-    rule("/api/plugins", "GET", Access::AnyKey),
-    rule("/health/license", "GET", Access::AnyKey),
-    rule("/sso/get/ui_settings", "GET", Access::AnyKey),
-    rule("/get/ui_settings", "GET", Access::Public),
-    rule("/organization/list", "GET", Access::AnyKey),
-    rule("/health/readiness/details", "GET", Access::AnyKey),
-    rule("/get/user_banner", "GET", Access::AnyKey),
-    rule("/gateway/daily/activity", "GET", Access::AnyKey),
-    rule("/gateway/errors/activity", "GET", Access::AnyKey),
-    rule("/get/latest_release_info", "GET", Access::AnyKey),
-    rule("/telemetry/settings", "GET", Access::AnyKey),
-    rule("/telemetry/ui_events/enabled", "GET", Access::AnyKey),
-    rule("/health/deployment_warnings", "GET", Access::AnyKey),
-    rule("/model_group/info", "GET", Access::AnyKey),
-    rule("/models", "GET", Access::AnyKey),
-    rule("/v2/model/info", "GET", Access::AnyKey),
-    rule("/v1/agents", "GET", Access::AnyKey),
-    rule("/subscription_accounts/usage", "GET", Access::AnyKey),
-    rule("/tag/summary", "GET", Access::AnyKey),
-    rule("/tag/list", "GET", Access::AnyKey),
-    rule("/project/list", "GET", Access::AnyKey),
-    rule("/prompts/list", "GET", Access::AnyKey),
-    rule("/policies/list", "GET", Access::AnyKey),
-    rule("/v2/guardrails/list", "GET", Access::AnyKey),
-    rule("/user/available_roles", "GET", Access::AnyKey),
-    rule("/team/metadata_schema", "GET", Access::AnyKey),
-    rule("/get/sso_settings", "GET", Access::AdminRead),
-    rule("/config/list", "GET", Access::AdminRead),
-];
 
 /// The routes, each of which has its line above.
 pub fn router() -> Router<AppState> {
@@ -117,5 +61,6 @@ pub fn router() -> Router<AppState> {
         .route("/v2/team/list", get(lists::list_teams))
         .route("/team/info", get(lists::get_team))
         .route("/gateway/daily/activity", get(lists::count_calls));
-    shapes::PATHS.iter().fold(router, |router, path| router.route(path, get(shapes::answer)))
+    let shapes = route_table::ROUTES.iter().filter(|route| route.part == Part::Shape);
+    shapes.fold(router, |router, route| router.route(route.path, get(shapes::answer)))
 }

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::state::AppState;
+use crate::route_table;
 use crate::store::database;
 use crate::store::database::PoolLimits;
 use crate::store::database_url::{BadUrl, DatabaseUrl};
@@ -24,21 +25,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long it may take to answer then, and how long a read waits for a connection to it.
 const WAIT: Duration = Duration::from_secs(1);
-
-/// What a path that tolerates lag begins with: reports, tags, logs and activity. Keys, allowed addresses and whatever
-/// is booked are never read from a replica.
-const LAGGING: [&str; 10] = [
-    "/spend/",
-    "/global/spend/",
-    "/global/activity",
-    "/global/all_end_users",
-    "/user/daily/",
-    "/team/daily/",
-    "/tag/daily/",
-    "/key/spend/",
-    "/user/spend/",
-    "/team/spend/",
-];
 
 /// Marks a request that the replica answers.
 #[derive(Clone, Copy, Debug)]
@@ -102,8 +88,9 @@ impl Replica {
 }
 
 fn tolerates_lag(request: &Request) -> bool {
-    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    request.method() == Method::GET && path.is_some_and(|path| LAGGING.iter().any(|start| path.starts_with(start)))
+    let path = request.extensions().get::<MatchedPath>();
+    let route = path.and_then(|path| route_table::find(path.as_str()));
+    request.method() == Method::GET && route.is_some_and(|route| route.may_lag)
 }
 
 /// Sends a read to the replica, and to the primary where that fails. What has begun to be answered is not done again.

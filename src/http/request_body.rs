@@ -20,7 +20,7 @@ use crate::http::connection::life::Life;
 use crate::http::connection::patience::Patience;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::response_headers;
-use crate::http::router;
+use crate::http::admission;
 use crate::http::state::AppState;
 
 /// Of a body that nobody wanted, so many bytes are read to keep the connection.
@@ -44,7 +44,7 @@ pub async fn watch(State(state): State<AppState>, request: Request, next: Next) 
     let waits_to_send = request.headers().contains_key(header::EXPECT);
     let limits = &state.settings.connections;
     // What is passed on may be a conversation.
-    let passed_on = state.settings.upstream.is_some() && router::served_rule(&request).is_none();
+    let passed_on = state.settings.upstream.is_some() && admission::served_route(&request).is_none();
     let limit = if passed_on { limits.answer } else { limits.body };
     let mut body = None;
     let request = request.map(|incoming| {

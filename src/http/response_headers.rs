@@ -9,25 +9,23 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::http::auth::access::Access;
-use crate::http::router;
-use crate::http::router::Rule;
+use crate::route_table::{self, Access, Route};
 
 /// Where somebody logs in: without a key, and the answer is one.
 const LOGIN: &str = "/v2/login";
 
 /// Layer: sets the headers of one answer.
 pub async fn set(request: Request, next: Next) -> Response {
-    let rule = request.extensions().get::<MatchedPath>().and_then(|path| router::rule_of(path.as_str()));
+    let route = request.extensions().get::<MatchedPath>().and_then(|path| route_table::find(path.as_str()));
     let mut response = next.run(request).await;
-    protect(rule, &mut response);
+    protect(route, &mut response);
     response
 }
 
 /// Sets them, as the route wants it; what the handler said of caching stands.
-pub fn protect(rule: Option<&Rule>, response: &mut Response) {
-    let open = rule
-        .is_some_and(|rule| rule.access == Access::Public && rule.path != LOGIN && !rule.path.starts_with("/health/"));
+pub fn protect(route: Option<&Route>, response: &mut Response) {
+    let open = route
+        .is_some_and(|route| route.access == Access::Public && route.path != LOGIN && !route.path.starts_with("/health/"));
     let status = response.status();
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -70,7 +70,7 @@ pub async fn log_request(State(state): State<AppState>, mut request: Request, ne
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("-", |path| path.as_str()).to_owned();
-    let address = crate::http::router::client_address(&state, &request);
+    let address = crate::http::admission::client_address(&state, &request);
     if let Some(address) = address {
         request.extensions_mut().insert(ClientAddress(address));
     }

@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cli::args::Settings;
 use crate::http::error::ApiError;
-use crate::http::router;
+use crate::http::admission;
 use crate::http::state::AppState;
 use crate::http::upstream::websocket::Handshake;
 
@@ -196,7 +196,7 @@ pub async fn pass_on(
     if is_ours(&state.settings, &request) {
         return Ok(next.run(request).await);
     }
-    if let Err(refusal) = router::check_address(&state, &request) {
+    if let Err(refusal) = admission::check_address(&state, &request) {
         return Ok(refusal.into_response());
     }
     Ok(upstream.forward(&state, request).await.unwrap_or_else(IntoResponse::into_response))
@@ -205,14 +205,14 @@ pub async fn pass_on(
 /// Whether the request is for a route of ours, by path and method, that is served. Probes and metrics are always ours:
 /// they tell of this process.
 fn is_ours(settings: &Settings, request: &Request) -> bool {
-    let Some(rule) = router::served_rule(request) else { return false };
+    let Some(route) = admission::served_route(request) else { return false };
     // The LiteLLM behind manages its keys, and caches them.
-    if crate::accounts::PATHS.contains(&rule.path) && !settings.manage_litellm_keys {
+    if route.left_to_litellm && !settings.manage_litellm_keys {
         return false;
     }
-    let of_process = rule.path.starts_with("/health/") || rule.path == "/metrics";
+    let of_process = route.path.starts_with("/health/") || route.path == "/metrics";
     let only = &settings.serve_only;
-    of_process || only.is_empty() || only.iter().any(|entry| covers(entry, rule.path))
+    of_process || only.is_empty() || only.iter().any(|entry| covers(entry, route.path))
 }
 
 /// The answer without what was about its connection.

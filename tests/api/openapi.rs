@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::body::Body;
 use axum::http::Request;
-use litespend::http::auth::access::Access;
-use litespend::http::router::ROUTES;
+use litespend::route_table::Access;
+use litespend::route_table::{self, Part, ROUTES};
 use serde_json::{Value, json};
 
 use crate::support::TestApp;
@@ -69,8 +69,8 @@ fn keys_are_sent_in_litellms_header() {
         (&json!("apiKey"), &json!("header"), &json!("x-litellm-api-key"))
     );
     for (path, _, operation) in operations(&document) {
-        let rule = ROUTES.iter().find(|rule| rule.path == path).unwrap();
-        let open = matches!(rule.access, Access::Probe | Access::Public);
+        let route = route_table::api().find(|route| route.path == path).unwrap();
+        let open = matches!(route.access, Access::Probe | Access::Public);
         let expected = if open { Value::Null } else { json!([{ "APIKeyHeader": [] }]) };
         assert_eq!(operation["security"], expected, "{path}");
     }
@@ -141,29 +141,39 @@ fn every_operation_says_how_it_answers_and_refuses() {
 }
 
 #[tokio::test]
-async fn every_documented_path_has_a_rule_and_every_rule_a_route() {
+async fn the_route_table_the_router_and_the_document_agree() {
     let document = document();
     let documented: BTreeSet<_> =
         operations(&document).into_iter().map(|(path, method, _)| format!("{method} {path}")).collect();
     let undocumented = ["/openapi.json", "/", "/docs", "/docs/", "/docs/{*rest}"];
-    let ruled: BTreeSet<_> = ROUTES
-        .iter()
-        .filter(|rule| !undocumented.contains(&rule.path))
-        .flat_map(|rule| rule.allow.split(',').map(|method| format!("{} {}", method.trim(), rule.path)))
+    let of_table: BTreeSet<_> = route_table::api()
+        .filter(|route| !undocumented.contains(&route.path))
+        .map(|route| format!("{} {}", route.method, route.path))
         .collect();
-    assert_eq!(documented, ruled);
-    // A rule without a route behind it would be a 404; a rule whose method the route does not have, an empty 405.
+    assert_eq!(documented, of_table);
+    // A line without a handler is a 404, one whose method the handler does not have an empty 405.
     let app = TestApp::new().await;
-    for rule in ROUTES {
-        for method in rule.allow.split(',') {
-            let path = rule.path.replace("{*rest}", "index.html");
-            let request = Request::builder().method(method.trim()).uri(&path).header("api-key", "sk-master-1234");
-            let answer = app.send(request.body(Body::empty()).unwrap()).await;
-            // A handler may say 404 of what it looked for, in other words than the router's.
-            let no_route = answer.status == 404 && answer.text == r#"{"detail":"Not Found"}"#;
-            assert!(!no_route && answer.status != 405, "{method} {path}: {}", answer.status);
-        }
+    for route in route_table::api() {
+        let path = route.path.replace("{*rest}", "index.html");
+        let request = Request::builder().method(route.method).uri(&path).header("api-key", "sk-master-1234");
+        let answer = app.send(request.body(Body::empty()).unwrap()).await;
+        // A handler may say 404 of what it looked for, in other words than the router's.
+        let no_handler = answer.status == 404 && answer.text == r#"{"detail":"Not Found"}"#;
+        assert!(!no_handler && answer.status != 405, "{} {path}: {}", route.method, answer.status);
     }
+    // Without the dashboard its routes are not there, though they are in the table.
+    let absent = ROUTES.iter().filter(|route| route.part != Part::Api && !route.path.contains('{'));
+    for route in absent {
+        let request = Request::builder().method(route.method).uri(route.path).header("api-key", "sk-master-1234");
+        let answer = app.send(request.body(Body::empty()).unwrap()).await;
+        assert_eq!((answer.status.as_u16(), answer.text.as_str()), (404, r#"{"detail":"Not Found"}"#), "{}", route.path);
+    }
+}
+
+#[test]
+fn no_route_stands_in_the_table_twice() {
+    let paths: BTreeSet<_> = ROUTES.iter().map(|route| route.path).collect();
+    assert_eq!(paths.len(), ROUTES.len());
 }
 
 /// What a schema requires of a JSON value, as far as our document uses it.

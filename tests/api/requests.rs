@@ -3,8 +3,8 @@
 use axum::body::Body;
 use axum::http::{Method, Request};
 use http_body_util::BodyExt;
-use litespend::http::auth::access::Access;
-use litespend::http::router::ROUTES;
+use litespend::route_table::Access;
+use litespend::route_table;
 
 use crate::support::{Answer, MASTER_KEY, TestApp, request};
 
@@ -43,15 +43,15 @@ async fn a_request_id_is_taken_over_and_returned() {
 #[tokio::test]
 async fn a_wrong_method_is_405_with_allow_before_any_key() {
     let app = TestApp::new().await;
-    for rule in ROUTES {
-        let path = rule.path.replace("{*rest}", "index.html");
+    for route in route_table::api() {
+        let path = route.path.replace("{*rest}", "index.html");
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"] {
             let bare = Request::builder().method(method).uri(&path).body(Body::empty()).unwrap();
             let answer = app.send(bare).await;
-            let allowed = rule.allow.split(',').any(|allowed| allowed.trim() == method);
+            let allowed = route.method == method;
             assert_eq!(answer.status == 405, !allowed, "{method} {path}");
             if !allowed {
-                assert_eq!(answer.headers["allow"], rule.allow, "{method} {path}");
+                assert_eq!(answer.headers["allow"], route.method, "{method} {path}");
                 assert_eq!(answer.json(), serde_json::json!({ "detail": "Method Not Allowed" }));
             }
         }
@@ -61,10 +61,10 @@ async fn a_wrong_method_is_405_with_allow_before_any_key() {
 #[tokio::test]
 async fn head_is_get_without_a_body_for_probes_and_pages_and_405_for_the_api() {
     let app = TestApp::new().await;
-    for rule in ROUTES.iter().filter(|rule| rule.allow == "GET") {
-        let path = rule.path.replace("{*rest}", "index.html");
+    for route in route_table::api().filter(|route| route.method == "GET") {
+        let path = route.path.replace("{*rest}", "index.html");
         let answer = send(&app, "HEAD", &path).await;
-        let open = matches!(rule.access, Access::Probe | Access::Public);
+        let open = matches!(route.access, Access::Probe | Access::Public);
         assert_eq!(answer.status, if open { 200 } else { 405 }, "{path}");
         if open {
             assert_eq!(answer.text, "", "{path}");

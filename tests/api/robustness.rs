@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use litespend::http::router::ROUTES;
+use litespend::route_table;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -115,7 +115,7 @@ fn query() -> impl Strategy<Value = String> {
 }
 
 fn target() -> impl Strategy<Value = String> {
-    let known = select(ROUTES.iter().map(|rule| rule.path).collect::<Vec<_>>());
+    let known = select(route_table::api().map(|route| route.path).collect::<Vec<_>>());
     let path = prop_oneof![
         12 => (known, "[a-zA-Z0-9%._/-]{1,20}").prop_map(|(path, rest)| path.replace("{*rest}", &rest)),
         1 => "/[a-zA-Z0-9%._/{}*-]{0,40}",

@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::Method;
-use litespend::http::auth::access::Access;
+use litespend::route_table::Access;
 use litespend::http::auth::hash_key;
-use litespend::http::dashboard;
-use litespend::http::router::{ROUTES, Rule};
+use litespend::route_table::{ROUTES, Route};
 use serde_json::{Value, json};
 
 use crate::support::accounts::{add_key, session, with_dashboard};
@@ -162,17 +161,17 @@ fn kinds() -> Vec<Kind> {
 }
 
 /// Whether the kind of caller may call the route: said apart from the code, from the words of the classes.
-fn may_call(kind: &Kind, rule: &Rule) -> bool {
-    if matches!(rule.access, Access::Public | Access::Probe) {
+fn may_call(kind: &Kind, route: &Route) -> bool {
+    if matches!(route.access, Access::Public | Access::Probe) {
         return true;
     }
-    let under = |only: &str| rule.path == only || rule.path.starts_with(&format!("{only}/"));
+    let under = |only: &str| route.path == only || route.path.starts_with(&format!("{only}/"));
     if kind.dead || kind.only.is_some_and(|only| !under(only)) {
         return false;
     }
     let admin = matches!(kind.role, Some("master" | "proxy_admin"));
     let sees = admin || kind.role == Some("proxy_admin_viewer");
-    match rule.access {
+    match route.access {
         Access::MasterKey => kind.role == Some("master"),
         Access::AdminWrite => admin,
         Access::AdminRead => sees,
@@ -201,8 +200,8 @@ fn queries() -> Vec<String> {
     queries
 }
 
-async fn ask(app: &TestApp, rule: &Rule, path: &str, key: &str) -> Answer {
-    let method = rule.allow.split(',').next().unwrap();
+async fn ask(app: &TestApp, route: &Route, path: &str, key: &str) -> Answer {
+    let method = route.method;
     let builder = request(Method::from_bytes(method.as_bytes()).unwrap(), path, key);
     app.send(
         builder
@@ -231,7 +230,7 @@ fn foreign_words(kind: &Kind) -> Vec<String> {
 async fn nobody_is_told_of_rows_that_are_not_theirs() {
     let everybody: Vec<&str> = OWNERS.iter().map(|(owner, ..)| *owner).collect();
     let full = world(&everybody).await;
-    let paths: Vec<&Rule> = ROUTES.iter().chain(dashboard::ROUTES).collect();
+    let paths: Vec<&Route> = ROUTES.iter().collect();
     let mut failures = Vec::new();
     let mut told: BTreeSet<(&str, &str)> = BTreeSet::new();
     for kind in kinds() {
@@ -245,20 +244,20 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
             None => String::new(),
         };
         let foreign = foreign_words(&kind);
-        for rule in &paths {
-            let is_get = rule.allow.starts_with("GET");
-            let allowed = may_call(&kind, rule);
-            let open = matches!(rule.access, Access::Public | Access::Probe);
+        for route in &paths {
+            let is_get = route.method.starts_with("GET");
+            let allowed = may_call(&kind, route);
+            let open = matches!(route.access, Access::Public | Access::Probe);
             if open || (!is_get && allowed && kind.sees.is_none()) {
                 // What changes things is for other tests.
                 continue;
             }
             let queries = if is_get && allowed { queries() } else { vec![String::new()] };
             for (number, query) in queries.iter().enumerate() {
-                let path = rule.path.replace("{request_id}", &format!("id-{}-0", number % OWNERS.len()));
+                let path = route.path.replace("{request_id}", &format!("id-{}-0", number % OWNERS.len()));
                 let path = if query.is_empty() { path } else { format!("{path}?{query}") };
-                let answer = ask(&full, rule, &path, &key).await;
-                let said = format!("{}: {} {path}: {} ", kind.name, rule.allow, answer.status);
+                let answer = ask(&full, route, &path, &key).await;
+                let said = format!("{}: {} {path}: {} ", kind.name, route.method, answer.status);
                 let refused = matches!(answer.status.as_u16(), 401 | 403);
                 if answer.status.is_server_error() || (!allowed && !refused) || (allowed && answer.status == 401) {
                     failures.push(said.clone() + &answer.text);
@@ -268,15 +267,15 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
                         everybody
                             .iter()
                             .filter(|owner| answer.text.contains(&canary(owner)))
-                            .map(|_| (kind.name, rule.path)),
+                            .map(|_| (kind.name, route.path)),
                     );
                     continue;
                 };
-                if kind.permitted && rule.access == Access::GlobalSpend {
+                if kind.permitted && route.access == Access::GlobalSpend {
                     continue;
                 }
                 // LiteLLM reports the spend of a key's whole team to every member.
-                let of_team = rule.path == "/team/spend/report" && kind.name == "member of a team";
+                let of_team = route.path == "/team/spend/report" && kind.name == "member of a team";
                 let everything = format!("{:?} {}", answer.headers, answer.text);
                 failures.extend(
                     foreign
@@ -285,12 +284,12 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
                         .map(|word| format!("{said}{word} in {everything}")),
                 );
                 if kind.sees.is_some_and(|sees| sees.iter().any(|owner| answer.text.contains(&canary(owner)))) {
-                    told.insert((kind.name, rule.path));
+                    told.insert((kind.name, route.path));
                 }
-                let alone = ask(own, rule, &path, &own_key).await;
+                let alone = ask(own, route, &path, &own_key).await;
                 let differs = alone.status != answer.status || settled(&alone.text) != settled(&answer.text);
                 // What is told of the moment: when a key expired, the sessions' own hashes.
-                if differs && !of_team && !kind.dead && !is_of_session(&kind, rule) {
+                if differs && !of_team && !kind.dead && !is_of_session(&kind, route) {
                     failures.push(format!("{said}differs without the others' rows:\n{}\n{}", answer.text, alone.text));
                 }
             }
@@ -339,6 +338,6 @@ fn settled(text: &str) -> String {
 }
 
 /// A session's key is another one in each world, and stands among its user's keys.
-fn is_of_session(kind: &Kind, rule: &Rule) -> bool {
-    kind.key == "ada" && ["/spend/keys", "/key/info"].contains(&rule.path)
+fn is_of_session(kind: &Kind, route: &Route) -> bool {
+    kind.key == "ada" && ["/spend/keys", "/key/info"].contains(&route.path)
 }

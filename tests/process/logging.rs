@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use litespend::http::auth::hash_key;
-use litespend::http::router::ROUTES;
+use litespend::route_table;
 use serde_json::Value;
 
 use crate::support::{MASTER_KEY, Server, database, eventually, program};
@@ -113,8 +113,8 @@ async fn nothing_secret_is_logged_at_any_level() {
             "completion_response":{{"choices":[{{"message":{{"content":"{PROMPT}"}}}}]}}}}"#
     );
     let mut answered = 0;
-    for rule in ROUTES {
-        let path = rule.path.replace("{*rest}", "index.html");
+    for route in route_table::api() {
+        let path = route.path.replace("{*rest}", "index.html");
         for key in [KEY, MASTER_KEY, "sk-secret-unknown-key", "secret-malformed-key"] {
             for header in [
                 "authorization",
@@ -128,7 +128,7 @@ async fn nothing_secret_is_logged_at_any_level() {
                 let query = format!(
                     "{path}?api_key={KEY}&user_id={PROMPT}&start_date={PROMPT}&end_date=2026-01-01&tags={PROMPT}"
                 );
-                let method = if rule.allow == "POST" { reqwest::Method::POST } else { reqwest::Method::GET };
+                let method = if route.method == "POST" { reqwest::Method::POST } else { reqwest::Method::GET };
                 let request = client
                     .request(method, server.url(&query))
                     .header(header, value)
@@ -144,10 +144,10 @@ async fn nothing_secret_is_logged_at_any_level() {
             assert!(request.send().await.unwrap().status().as_u16() < 500, "{path}");
         }
         // Broken bodies, and HTTP/2, whose library logs by itself.
-        let broken = client.post(server.url(rule.path)).bearer_auth(KEY).header("content-type", "application/json");
+        let broken = client.post(server.url(route.path)).bearer_auth(KEY).header("content-type", "application/json");
         broken.body(format!("{{\"{PROMPT}\": {PROMPT}")).send().await.unwrap();
         {
-            let request = http2.post(server.url(rule.path)).bearer_auth(KEY).header("api-key", MASTER_KEY);
+            let request = http2.post(server.url(route.path)).bearer_auth(KEY).header("api-key", MASTER_KEY);
             request.body(body.clone()).send().await.unwrap();
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use litespend::http::router::ROUTES;
+use litespend::route_table;
 
 use crate::support::{MASTER_KEY, Server, database};
 
@@ -82,8 +82,8 @@ async fn eight_readers_of_the_largest_rows_need_less_than_three_hundred_megabyte
     let server = Server::on(database.url(), &[]);
     let client = reqwest::Client::new();
     let (mut over, mut highest) = (Vec::new(), (0, ""));
-    for rule in ROUTES.iter().filter(|rule| rule.allow.starts_with("GET")) {
-        let url = server.url(&request(rule.path));
+    for route in route_table::api().filter(|route| route.method.starts_with("GET")) {
+        let url = server.url(&request(route.path));
         // Each route has a peak of its own, once memory of the one before was given back.
         for _ in 0..20 {
             if server.memory("VmRSS") < 110_000 {
@@ -99,14 +99,14 @@ async fn eight_readers_of_the_largest_rows_need_less_than_three_hundred_megabyte
             *answer = (answer.0 + 1, answer.1.max(length));
         }
         let peak = server.memory("VmHWM");
-        println!("{}: at most {peak} kB; (status, (answers, bytes)): {answers:?}", rule.path);
+        println!("{}: at most {peak} kB; (status, (answers, bytes)): {answers:?}", route.path);
         assert!(
-            !answers.contains_key(&404) || rule.path == "/key/info",
+            !answers.contains_key(&404) || route.path == "/key/info",
             "{url}: the master key has no row, all else is there"
         );
-        highest = highest.max((peak, rule.path));
+        highest = highest.max((peak, route.path));
         if peak > CEILING {
-            over.push(rule.path);
+            over.push(route.path);
         }
     }
     println!("resident at most {} kB, at {}", highest.0, highest.1);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use litespend::http::auth::hash_key;
-use litespend::http::router::ROUTES;
+use litespend::route_table;
 use litespend::store::embedded_roles::local_postgres_options;
 use nix::sys::signal::Signal;
 use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
@@ -67,15 +67,15 @@ impl Prober {
 
     /// Every route with every kind of key, good and bad queries, and good and bad bodies.
     async fn every_route(&mut self, keys: &[&str]) {
-        for rule in ROUTES {
-            let path = rule.path.replace("{*rest}", "index.html").replace("{request_id}", "call");
+        for route in route_table::api() {
+            let path = route.path.replace("{*rest}", "index.html").replace("{request_id}", "call");
             let query = format!(
                 "{path}?start_date=2026-02-01&end_date=2026-02-03&api_key={KEY}&key={KEY}&limit=1&summarize=false&search={PROMPT}"
             );
             let bad_query =
                 format!("{path}?start_date={PROMPT}&end_date={KEY}&cursor={PROMPT}&page={KEY}&limit={PROMPT}");
             for key in keys {
-                if rule.allow == "POST" {
+                if route.method == "POST" {
                     for body in bodies() {
                         self.send(Method::POST, &path, key, Some(body)).await;
                     }

@@ -1,32 +1,10 @@
-//! The classes of routes and who may call each. The table of routes with their class is `router::ROUTES`.
+//! Who may call each class of routes. Which route is in which class stands in the route table.
 
 use axum::http::StatusCode;
 
 use crate::http::auth::{Caller, Role, routes};
 use crate::http::error::ApiError;
-
-/// Who may call a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Everybody, from every address: liveness probes.
-    Probe,
-    /// Everybody whose address is allowed, without a key.
-    Public,
-    /// The master key alone.
-    MasterKey,
-    /// Admins; viewers are told 403, everybody else 401.
-    AdminWrite,
-    /// Admins and admin viewers.
-    AdminRead,
-    /// Admins, admin viewers, and keys with the permission `get_spend_routes`.
-    GlobalSpend,
-    /// Users with a role (or without one, who count as internal users); not keys without a user.
-    Spend,
-    /// Admins, admin viewers and internal users who are not viewers only.
-    InternalUsers,
-    /// Every key; the handler limits what it answers.
-    AnyKey,
-}
+use crate::route_table::Access;
 
 /// Whether `caller` may call `path`, a route of the class `access`.
 pub fn check(access: Access, path: &str, caller: &Caller) -> Result<(), ApiError> {
@@ -68,39 +46,6 @@ fn admin_only(path: &str, caller: &Caller) -> ApiError {
         "Authentication Error, Only proxy admin can be used to generate, delete, update info for new \
          keys/users/teams. Route={path}. Your role={role}."
     ))
-}
-
-/// Whether `path` is in a group of routes, which LiteLLM's `allowed_routes` may name instead of paths: the groups of
-/// LiteLLM 1.109.1, as far as litespend serves them.
-pub(super) fn in_group(path: &str, group: &str) -> bool {
-    let booking = path.starts_with("/spend/usage");
-    let spend =
-        (path.starts_with("/spend/") && !booking) || path.ends_with("/spend/report") && !path.starts_with("/global/");
-    let info = ["/key/info", "/team/list", "/user/info"].contains(&path);
-    let keys = path.starts_with("/key/") && path != "/key/spend/report";
-    let users = path.starts_with("/user/daily/activity");
-    let teams = path.starts_with("/team/daily/activity");
-    let tags = path == "/tag/daily/activity/aggregated";
-    let overview = path.starts_with("/global/activity");
-    let key_management = keys || teams || ["/spend/logs", "/spend/logs/v2"].contains(&path);
-    match group {
-        "spend_tracking_routes" => spend || booking,
-        "global_spend_tracking_routes" => path.starts_with("/global/spend/") && path != "/global/spend/reset",
-        "info_routes" => info,
-        "master_key_only_routes" => path == "/global/spend/reset",
-        "team_service_account_key_routes" => path == "/key/generate",
-        "key_management_routes" => key_management,
-        "management_routes" => key_management || info || users || ["/team/new", "/user/new"].contains(&path),
-        "ui_routes" => info || ["/global/activity", "/global/spend/tags"].contains(&path),
-        "internal_user_routes" => spend || overview || keys || tags || teams,
-        "internal_user_view_only_routes" => spend || tags,
-        "self_managed_routes" => teams || users,
-        "admin_viewer_routes" => spend || overview || info || tags || teams || users,
-        "org_admin_allowed_routes" => {
-            spend || overview || info || tags || teams || users || keys || ["/team/new", "/user/new"].contains(&path)
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! Patterns of `allowed_routes`: what they match, and whether one list opens no more than another. A pattern is a path
 //! (with all below it), a prefix that ends in `*`, or the name of one of LiteLLM's groups of routes.
 
-use crate::http::auth::access::in_group;
-use crate::http::router;
+use crate::route_table;
 
 /// Whether a pattern matches a path.
 pub fn matches(path: &str, pattern: &str) -> bool {
@@ -16,6 +15,15 @@ pub fn matches(path: &str, pattern: &str) -> bool {
         Some(prefix) => path.starts_with(prefix),
         None => path.strip_prefix(pattern).is_some_and(|rest| rest.starts_with('/')),
     }
+}
+
+/// Whether a route is in one of LiteLLM's groups of routes.
+fn in_group(path: &str, group: &str) -> bool {
+    route_table::find(path).is_some_and(|route| route.groups.contains(&group))
+}
+
+fn paths() -> impl Iterator<Item = &'static str> {
+    route_table::ROUTES.iter().map(|route| route.path)
 }
 
 /// Whether a text can match anything at all: not empty, without spaces and control characters, and a `*` only at its end.
@@ -51,7 +59,7 @@ fn covers_one(allowed: &str, pattern: &str) -> bool {
         return start.strip_prefix(allowed).is_some_and(|rest| rest.starts_with('/'));
     }
     // A path in a group: all that is served at and below it must be in the group.
-    let mut below = router::paths().filter(|path| matches(path, pattern)).peekable();
+    let mut below = paths().filter(|path| matches(path, pattern)).peekable();
     !is_prefix && below.peek().is_some() && below.all(|path| in_group(path, allowed))
 }
 
@@ -82,7 +90,7 @@ mod tests {
         for pattern in
             ["", " ", "\t", "\n", " /spend/logs", "/spend/logs ", " *", "* ", "**", "/*/", "\u{a0}", "\u{3000}*", "/"]
         {
-            for path in router::paths().filter(|path| *path != "/") {
+            for path in paths().filter(|path| *path != "/") {
                 assert!(!matches(path, pattern), "{pattern:?} {path}");
             }
         }
@@ -149,7 +157,7 @@ mod tests {
             for other in patterns {
                 let both = intersection(&list(&[one]), &list(&[other]));
                 assert!(!both.is_empty(), "{one:?} {other:?}");
-                for path in router::paths() {
+                for path in paths() {
                     if covers(&list(&[one]), other) {
                         assert!(
                             !matches(path, other) || matches(path, one),

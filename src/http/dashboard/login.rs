@@ -21,7 +21,7 @@ use crate::http::dashboard::login_request::Place;
 use crate::http::dashboard::throttle::Attempt;
 use crate::http::dashboard::{SESSION_TEAM, UiSettings};
 use crate::http::error::{ApiError, ErrorType};
-use crate::http::router::client_address;
+use crate::http::admission::client_address;
 use crate::http::routes::accounts::for_change;
 use crate::http::state::AppState;
 use crate::store::accounts as store;

@@ -10,42 +10,6 @@ use serde_json::Value;
 
 use crate::http::error::ApiError;
 
-/// The paths.
-pub const PATHS: [&str; 32] = [
-    "/litellm/.well-known/litellm-ui-config",
-    "/.well-known/litellm-ui-config",
-    "/get/ui_theme_settings",
-    "/ui/litellm-runtime-config.json",
-    "/public/litellm_blog_posts",
-    "/api/plugins",
-    "/health/license",
-    "/sso/get/ui_settings",
-    "/get/ui_settings",
-    "/organization/list",
-    "/health/readiness/details",
-    "/get/user_banner",
-    "/gateway/errors/activity",
-    "/get/latest_release_info",
-    "/telemetry/settings",
-    "/telemetry/ui_events/enabled",
-    "/health/deployment_warnings",
-    "/model_group/info",
-    "/models",
-    "/v2/model/info",
-    "/v1/agents",
-    "/subscription_accounts/usage",
-    "/tag/summary",
-    "/tag/list",
-    "/project/list",
-    "/prompts/list",
-    "/policies/list",
-    "/v2/guardrails/list",
-    "/user/available_roles",
-    "/team/metadata_schema",
-    "/get/sso_settings",
-    "/config/list",
-];
-
 static SHAPES: LazyLock<HashMap<String, Value>> =
     LazyLock::new(|| serde_json::from_str(include_str!("../../../data/dashboard_shapes.json")).unwrap_or_default());
 
@@ -62,12 +26,15 @@ pub async fn answer(path: MatchedPath) -> Result<Json<Value>, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route_table::{Part, ROUTES};
 
     #[test]
     fn every_path_has_a_shape() {
-        for path in PATHS.iter().filter(|path| !path.starts_with("/.well-known")) {
+        let paths = ROUTES.iter().filter(|route| route.part == Part::Shape).map(|route| route.path);
+        let paths: Vec<_> = paths.filter(|path| !path.starts_with("/.well-known")).collect();
+        for path in &paths {
             assert!(SHAPES.contains_key(*path), "{path}");
         }
-        assert_eq!(SHAPES.len(), PATHS.len() - 1);
+        assert_eq!(SHAPES.len(), paths.len());
     }
 }

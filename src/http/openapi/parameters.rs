@@ -5,6 +5,8 @@ use utoipa::openapi::path::{Operation, Parameter};
 use utoipa::openapi::schema::{ArrayItems, SchemaType};
 use utoipa::openapi::{Components, KnownFormat, RefOr, Required, Schema, SchemaFormat, Type};
 
+use crate::route_table;
+
 /// Any text but one with a NUL.
 const TEXT: &str = r"^[^\u0000]*$";
 
@@ -14,19 +16,6 @@ const INSTANT: &str = concat!(
     r"((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)",
     r" ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$"
 );
-
-/// Routes whose two days have to be given.
-const NEEDS_DAYS: [&str; 9] = [
-    "/global/activity",
-    "/global/activity/model",
-    "/global/spend/provider",
-    "/global/spend/report",
-    "/global/spend/tags",
-    "/key/spend/report",
-    "/team/spend/report",
-    "/user/spend/report",
-    "/daily/activity",
-];
 
 /// Says of every parameter of an operation what it takes.
 pub fn complete(path: &str, operation: &mut Operation) {
@@ -39,8 +28,7 @@ pub fn complete(path: &str, operation: &mut Operation) {
 
 fn complete_parameter(path: &str, parameter: &mut Parameter) {
     let is_date = matches!(parameter.name.as_str(), "start_date" | "end_date");
-    if is_date && NEEDS_DAYS.iter().any(|route| path == *route || (*route == "/daily/activity" && path.contains(route)))
-    {
+    if is_date && route_table::find(path).is_some_and(|route| route.needs_days) {
         parameter.required = Required::True;
     }
     let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { return };

@@ -1,0 +1,87 @@
+//! Who is let in: the client's address, the method, the key and what it may call, as the route table has it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::HeaderMap;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::http::auth::{Caller, access, key};
+use crate::http::client_ip;
+use crate::http::error::ApiError;
+use crate::http::state::AppState;
+use crate::http::telemetry::KeyPrefix;
+use crate::route_table::{self, Access, Route};
+
+/// The address that the request comes from, where it is known.
+pub fn client_address(state: &AppState, request: &Request) -> Option<IpAddr> {
+    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+    let settings = &state.settings;
+    Some(client_ip::client_address(
+        peer.ip(),
+        request.headers(),
+        settings.use_x_forwarded_for,
+        &settings.trusted_proxies,
+    ))
+}
+
+/// Checks address, method, key and access, in this order, and leaves the caller in the request's extensions.
+pub async fn authorize(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    match admit(&state, &mut request).await {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> {
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let route = path.as_ref().and_then(|path| route_table::find(path));
+    if route.is_none_or(|route| route.access != Access::Probe) {
+        check_address(state, request)?;
+    }
+    let Some(path) = path else { return Ok(()) };
+    let Some(route) = route else { return Err(ApiError::Internal(format!("route {path} is not in the table"))) };
+    if !route.allows(request.method().as_str()) {
+        return Err(ApiError::MethodNotAllowed(route.method));
+    }
+    if route.access.is_open() || (route.path == "/metrics" && state.settings.metrics_public) {
+        return Ok(());
+    }
+    let caller = authenticate(state, request.headers(), route).await?;
+    if let Some(prefix) = request.extensions().get::<KeyPrefix>() {
+        prefix.set(&caller);
+    }
+    access::check(route.access, route.path, &caller)?;
+    request.extensions_mut().insert(caller);
+    Ok(())
+}
+
+/// The route that the request matches, if it has the request's method.
+pub fn served_route(request: &Request) -> Option<&'static Route> {
+    let path = request.extensions().get::<MatchedPath>()?;
+    route_table::find(path.as_str()).filter(|route| route.allows(request.method().as_str()))
+}
+
+/// 403 where the client's address is not on the list.
+pub fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError> {
+    let list = state.allow_list.current();
+    let allowed = match client_address(state, request) {
+        Some(address) => list.allows(address),
+        // Without an address nothing can be on a list.
+        None => list.entries.as_ref().is_none_or(Vec::is_empty),
+    };
+    if allowed { Ok(()) } else { Err(ApiError::forbidden("Access forbidden: the client's IP address is not allowed.")) }
+}
+
+async fn authenticate(
+    state: &AppState,
+    headers: &HeaderMap,
+    route: &Route,
+) -> Result<Caller, ApiError> {
+    let key = key::key_of(headers)?;
+    if route.access == Access::MasterKey && !state.keys.is_master(&key) {
+        return Err(access::master_key_only(route.path));
+    }
+    state.keys.resolve(&key).await
+}

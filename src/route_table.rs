@@ -1,0 +1,284 @@
+//! Every route on one page: its path and method, who may call it, the groups of LiteLLM's `allowed_routes` that it is in,
+//! whether a replica may answer it, and whether it stays ours with a LiteLLM behind. Router, document, upstream, replica,
+//! dashboard and the checks of settings read this table; a path without a line here is refused.
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody, from every address: liveness probes.
+    Probe,
+    /// Everybody whose address is allowed, without a key.
+    Public,
+    /// The master key alone.
+    MasterKey,
+    /// Admins; viewers are told 403, everybody else 401.
+    AdminWrite,
+    /// Admins and admin viewers.
+    AdminRead,
+    /// Admins, admin viewers, and keys with the permission `get_spend_routes`.
+    GlobalSpend,
+    /// Users with a role (or without one, who count as internal users); not keys without a user.
+    Spend,
+    /// Admins, admin viewers and internal users who are not viewers only.
+    InternalUsers,
+    /// Every key; the handler limits what it answers.
+    AnyKey,
+}
+
+impl Access {
+    /// Whether no key is needed.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Probe | Self::Public)
+    }
+}
+
+/// Where a route belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Always there.
+    Api,
+    /// LiteLLM's dashboard: only with `--ui`.
+    Dashboard,
+    /// What the dashboard asks for and litespend does not have: an empty answer, only with `--ui`.
+    Shape,
+}
+
+/// Names of LiteLLM's groups of routes.
+pub type Groups = &'static [&'static str];
+
+/// A route.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// Path pattern, as the router knows it.
+    pub path: &'static str,
+    /// Method, which is also the value of the `Allow` header.
+    pub method: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// The groups of routes of LiteLLM 1.109.1 that it is in: `allowed_routes` may name them instead of paths.
+    pub groups: Groups,
+    /// Where it belongs.
+    pub part: Part,
+    /// Whether a replica that lags behind may answer it.
+    pub may_lag: bool,
+    /// Whether `start_date` and `end_date` have to be given.
+    pub needs_days: bool,
+    /// Whether a LiteLLM behind this server answers it, unless `--manage-litellm-keys` is set.
+    pub left_to_litellm: bool,
+}
+
+impl Route {
+    const fn may_lag(self) -> Self {
+        Self { may_lag: true, ..self }
+    }
+
+    const fn needs_days(self) -> Self {
+        Self { needs_days: true, ..self }
+    }
+
+    const fn left_to_litellm(self) -> Self {
+        Self { left_to_litellm: true, ..self }
+    }
+
+    const fn dashboard(self) -> Self {
+        Self { part: Part::Dashboard, ..self }
+    }
+
+    const fn shape(self) -> Self {
+        Self { part: Part::Shape, ..self }
+    }
+
+    /// Whether it answers this method. HEAD is GET without the body for probes and pages; the API answers it 405, as
+    /// LiteLLM does.
+    pub fn allows(&self, method: &str) -> bool {
+        self.method == method || (self.access.is_open() && method == "HEAD")
+    }
+}
+
+const fn route(path: &'static str, method: &'static str, access: Access, groups: Groups) -> Route {
+    let (part, may_lag, needs_days, left_to_litellm) = (Part::Api, false, false, false);
+    Route { path, method, access, groups, part, may_lag, needs_days, left_to_litellm }
+}
+
+const fn get(path: &'static str, access: Access, groups: Groups) -> Route {
+    route(path, "GET", access, groups)
+}
+
+const fn post(path: &'static str, access: Access, groups: Groups) -> Route {
+    route(path, "POST", access, groups)
+}
+
+const SPEND: Groups = &[
+    "spend_tracking_routes",
+    "internal_user_routes",
+    "internal_user_view_only_routes",
+    "admin_viewer_routes",
+    "org_admin_allowed_routes",
+];
+const LOG: Groups = &[
+    "spend_tracking_routes",
+    "key_management_routes",
+    "management_routes",
+    "internal_user_routes",
+    "internal_user_view_only_routes",
+    "admin_viewer_routes",
+    "org_admin_allowed_routes",
+];
+const GLOBAL_TAGS: Groups = &["global_spend_tracking_routes", "ui_routes"];
+const GLOBAL_SPEND: Groups = &["global_spend_tracking_routes"];
+const RESET: Groups = &["master_key_only_routes"];
+const BOOKING: Groups = &["spend_tracking_routes"];
+const USER_ACTIVITY: Groups =
+    &["management_routes", "self_managed_routes", "admin_viewer_routes", "org_admin_allowed_routes"];
+const NONE: Groups = &[];
+const GENERATE_KEY: Groups = &[
+    "team_service_account_key_routes",
+    "key_management_routes",
+    "management_routes",
+    "internal_user_routes",
+    "org_admin_allowed_routes",
+];
+const KEYS: Groups =
+    &["key_management_routes", "management_routes", "internal_user_routes", "org_admin_allowed_routes"];
+const KEY_INFO: Groups = &[
+    "info_routes",
+    "key_management_routes",
+    "management_routes",
+    "ui_routes",
+    "internal_user_routes",
+    "admin_viewer_routes",
+    "org_admin_allowed_routes",
+];
+const NEW_ACCOUNTS: Groups = &["management_routes", "org_admin_allowed_routes"];
+const ACCOUNT_INFO: Groups =
+    &["info_routes", "management_routes", "ui_routes", "admin_viewer_routes", "org_admin_allowed_routes"];
+const TEAM_ACTIVITY: Groups = &[
+    "key_management_routes",
+    "management_routes",
+    "internal_user_routes",
+    "self_managed_routes",
+    "admin_viewer_routes",
+    "org_admin_allowed_routes",
+];
+const TAG_ACTIVITY: Groups =
+    &["internal_user_routes", "internal_user_view_only_routes", "admin_viewer_routes", "org_admin_allowed_routes"];
+const OVERVIEW: Groups = &["ui_routes", "internal_user_routes", "admin_viewer_routes", "org_admin_allowed_routes"];
+const MODEL_OVERVIEW: Groups = &["internal_user_routes", "admin_viewer_routes", "org_admin_allowed_routes"];
+
+/// Every route.
+pub const ROUTES: &[Route] = &[
+    post("/spend/calculate", Access::Spend, SPEND),
+    get("/spend/logs", Access::Spend, LOG).may_lag(),
+    get("/spend/tags", Access::Spend, SPEND).may_lag(),
+    get("/global/spend/tags", Access::GlobalSpend, GLOBAL_TAGS).may_lag().needs_days(),
+    get("/global/spend/report", Access::GlobalSpend, GLOBAL_SPEND).may_lag().needs_days(),
+    post("/global/spend/reset", Access::MasterKey, RESET),
+    post("/spend/usage", Access::AnyKey, BOOKING),
+    post("/spend/usage/litellm", Access::AnyKey, BOOKING),
+    get("/user/daily/activity", Access::AnyKey, USER_ACTIVITY).may_lag().needs_days(),
+    post("/add/allowed_ip", Access::AdminWrite, NONE),
+    post("/delete/allowed_ip", Access::AdminWrite, NONE),
+    get("/get/allowed_ips", Access::AdminRead, NONE),
+    post("/key/generate", Access::AdminWrite, GENERATE_KEY).left_to_litellm(),
+    post("/key/delete", Access::AdminWrite, KEYS).left_to_litellm(),
+    post("/key/block", Access::AdminWrite, KEYS).left_to_litellm(),
+    post("/key/unblock", Access::AdminWrite, KEYS).left_to_litellm(),
+    get("/key/info", Access::AdminRead, KEY_INFO).left_to_litellm(),
+    post("/team/new", Access::AdminWrite, NEW_ACCOUNTS).left_to_litellm(),
+    get("/team/list", Access::AdminRead, ACCOUNT_INFO).left_to_litellm(),
+    post("/user/new", Access::AdminWrite, NEW_ACCOUNTS).left_to_litellm(),
+    get("/user/info", Access::AdminRead, ACCOUNT_INFO).left_to_litellm(),
+    get("/user/daily/activity/aggregated", Access::AnyKey, USER_ACTIVITY).may_lag().needs_days(),
+    get("/user/daily/activity/aggregated/keys", Access::AnyKey, USER_ACTIVITY).may_lag().needs_days(),
+    get("/user/daily/activity/aggregated/users", Access::AnyKey, USER_ACTIVITY).may_lag().needs_days(),
+    get("/user/daily/activity/aggregated/model_top_keys", Access::AnyKey, USER_ACTIVITY).may_lag().needs_days(),
+    get("/team/daily/activity", Access::AnyKey, TEAM_ACTIVITY).may_lag().needs_days(),
+    get("/team/daily/activity/aggregated", Access::AnyKey, TEAM_ACTIVITY).may_lag().needs_days(),
+    get("/tag/daily/activity/aggregated", Access::Spend, TAG_ACTIVITY).may_lag().needs_days(),
+    get("/spend/logs/v2", Access::Spend, LOG).may_lag(),
+    get("/spend/logs/ui", Access::Spend, SPEND).may_lag(),
+    get("/spend/logs/ui/{request_id}", Access::Spend, SPEND).may_lag(),
+    get("/spend/logs/session/ui", Access::Spend, SPEND).may_lag(),
+    get("/spend/keys", Access::Spend, SPEND).may_lag(),
+    get("/spend/users", Access::Spend, SPEND).may_lag(),
+    get("/key/spend/report", Access::Spend, SPEND).may_lag().needs_days(),
+    get("/user/spend/report", Access::Spend, SPEND).may_lag().needs_days(),
+    get("/team/spend/report", Access::Spend, SPEND).may_lag().needs_days(),
+    get("/global/activity", Access::InternalUsers, OVERVIEW).may_lag().needs_days(),
+    get("/global/activity/model", Access::InternalUsers, MODEL_OVERVIEW).may_lag().needs_days(),
+    get("/global/spend/provider", Access::GlobalSpend, GLOBAL_SPEND).may_lag().needs_days(),
+    get("/global/spend/all_tag_names", Access::GlobalSpend, GLOBAL_SPEND).may_lag(),
+    get("/global/all_end_users", Access::AdminRead, NONE).may_lag(),
+    get("/health/liveliness", Access::Probe, NONE),
+    get("/health/liveness", Access::Probe, NONE),
+    get("/health/readiness", Access::Public, NONE),
+    get("/metrics", Access::AdminRead, NONE),
+    get("/openapi.json", Access::Public, NONE),
+    get("/", Access::Public, NONE),
+    get("/docs", Access::Public, NONE),
+    get("/docs/", Access::Public, NONE),
+    get("/docs/{*rest}", Access::Public, NONE),
+    // The dashboard.
+    get("/ui", Access::Public, NONE).dashboard(),
+    get("/ui/", Access::Public, NONE).dashboard(),
+    get("/ui/{*rest}", Access::Public, NONE).dashboard(),
+    get("/_next/{*rest}", Access::Public, NONE).dashboard(),
+    get("/litellm-asset-prefix/_next/{*rest}", Access::Public, NONE).dashboard(),
+    get("/get_image", Access::Public, NONE).dashboard(),
+    get("/get_image/", Access::Public, NONE).dashboard(),
+    get("/get_favicon", Access::Public, NONE).dashboard(),
+    get("/favicon.ico", Access::Public, NONE).dashboard(),
+    get("/ui.txt", Access::Public, NONE).dashboard(),
+    post("/v2/login", Access::Public, NONE).dashboard(),
+    get("/management/v1/users/me", Access::AnyKey, NONE).dashboard(),
+    get("/v2/user/info", Access::AnyKey, NONE).dashboard(),
+    get("/user/list", Access::AdminRead, NONE).dashboard(),
+    get("/user/available_users", Access::AdminRead, NONE).dashboard(),
+    get("/key/list", Access::AnyKey, KEYS).dashboard(),
+    get("/v2/team/list", Access::AnyKey, NONE).dashboard(),
+    get("/team/info", Access::AnyKey, NONE).dashboard(),
+    get("/gateway/daily/activity", Access::AnyKey, NONE).dashboard(),
+    // What the dashboard asks for besides and litespend does not have.
+    get("/ui/litellm-runtime-config.json", Access::Public, NONE).shape(),
+    get("/public/litellm_blog_posts", Access::Public, NONE).shape(),
+    get("/litellm/.well-known/litellm-ui-config", Access::Public, NONE).shape(),
+    get("/.well-known/litellm-ui-config", Access::Public, NONE).shape(),
+    get("/get/ui_theme_settings", Access::Public, NONE).shape(),
+    get("/api/plugins", Access::AnyKey, NONE).shape(),
+    get("/health/license", Access::AnyKey, NONE).shape(),
+    get("/sso/get/ui_settings", Access::AnyKey, NONE).shape(),
+    get("/get/ui_settings", Access::Public, NONE).shape(),
+    get("/organization/list", Access::AnyKey, NONE).shape(),
+    get("/health/readiness/details", Access::AnyKey, NONE).shape(),
+    get("/get/user_banner", Access::AnyKey, NONE).shape(),
+    get("/gateway/errors/activity", Access::AnyKey, NONE).shape(),
+    get("/get/latest_release_info", Access::AnyKey, NONE).shape(),
+    get("/telemetry/settings", Access::AnyKey, NONE).shape(),
+    get("/telemetry/ui_events/enabled", Access::AnyKey, NONE).shape(),
+    get("/health/deployment_warnings", Access::AnyKey, NONE).shape(),
+    get("/model_group/info", Access::AnyKey, NONE).shape(),
+    get("/models", Access::AnyKey, NONE).shape(),
+    get("/v2/model/info", Access::AnyKey, NONE).shape(),
+    get("/v1/agents", Access::AnyKey, NONE).shape(),
+    get("/subscription_accounts/usage", Access::AnyKey, NONE).shape(),
+    get("/tag/summary", Access::AnyKey, NONE).shape(),
+    get("/tag/list", Access::AnyKey, NONE).shape(),
+    get("/project/list", Access::AnyKey, NONE).shape(),
+    get("/prompts/list", Access::AnyKey, NONE).shape(),
+    get("/policies/list", Access::AnyKey, NONE).shape(),
+    get("/v2/guardrails/list", Access::AnyKey, NONE).shape(),
+    get("/user/available_roles", Access::AnyKey, NONE).shape(),
+    get("/team/metadata_schema", Access::AnyKey, NONE).shape(),
+    get("/get/sso_settings", Access::AdminRead, NONE).shape(),
+    get("/config/list", Access::AdminRead, NONE).shape(),
+];
+
+/// The route of a path pattern, which is there only where its part is.
+pub fn find(path: &str) -> Option<&'static Route> {
+    ROUTES.iter().find(|route| route.path == path)
+}
+
+/// The routes that are always there.
+pub fn api() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(|route| route.part == Part::Api)
+}
