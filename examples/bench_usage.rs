@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
-use litespend::http::auth::hash_key;
+use litespend::identity::hash_key;
 use litespend::store::database;
 use litespend::store::database::PoolLimits;
 use private_postgres::url_of_running;

@@ -6,8 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::http::auth::{MASTER_KEY_ALIAS, hash_key, routes, session};
-use crate::http::error::FieldError;
+use crate::identity::SESSION_LINK;
+use crate::identity::SESSION_TEAM;
+use crate::field_error::FieldError;
+use crate::identity::{MASTER_KEY_ALIAS, allowed_routes, hash_key};
 use crate::store::accounts::{NewKey, NewTeam, NewUser};
 
 /// LiteLLM's roles.
@@ -122,7 +124,7 @@ impl Fields {
     pub fn object(&mut self, name: &str) -> Map<String, Value> {
         match self.take(name) {
             None => Map::new(),
-            Some(value @ Value::Object(_)) if crate::booking::fields::has_nul(&value) => {
+            Some(value @ Value::Object(_)) if crate::json_bounds::has_nul(&value) => {
                 self.reject(name, "dict_type", "Input should not contain a NUL character");
                 Map::new()
             }
@@ -156,7 +158,7 @@ impl Fields {
 /// Patterns of routes. One that matches nothing is a mistake, and to some readers no limit.
 fn route_patterns(fields: &mut Fields) -> Vec<String> {
     let patterns = fields.texts("allowed_routes");
-    if !patterns.iter().all(|pattern| routes::is_pattern(pattern)) {
+    if !patterns.iter().all(|pattern| allowed_routes::is_pattern(pattern)) {
         let message = "A route is a path (/spend/logs), a prefix (/spend/*) or a group of routes, without spaces";
         fields.reject("allowed_routes", "value_error", message);
     }
@@ -176,8 +178,8 @@ fn alias(fields: &mut Fields) -> Option<String> {
 /// What else is known of something. What binds a session is not for others to write.
 fn metadata(fields: &mut Fields) -> Map<String, Value> {
     let metadata = fields.object("metadata");
-    if metadata.contains_key(session::LINK) {
-        fields.reject("metadata", "value_error", format!("The field {} is reserved", session::LINK));
+    if metadata.contains_key(SESSION_LINK) {
+        fields.reject("metadata", "value_error", format!("The field {} is reserved", SESSION_LINK));
     }
     metadata
 }
@@ -185,8 +187,8 @@ fn metadata(fields: &mut Fields) -> Map<String, Value> {
 /// The id of a team, which must not be the one of sessions.
 fn team_id(fields: &mut Fields) -> Option<String> {
     let team_id = fields.text("team_id")?;
-    if team_id == session::TEAM {
-        fields.reject("team_id", "value_error", format!("The team {} is reserved", session::TEAM));
+    if team_id == SESSION_TEAM {
+        fields.reject("team_id", "value_error", format!("The team {} is reserved", SESSION_TEAM));
     }
     Some(team_id)
 }
@@ -257,8 +259,8 @@ pub fn new_user(fields: &mut Fields) -> NewUser {
         fields.reject("user_role", "literal_error", format!("Input should be one of {}", ROLES.join(", ")));
     }
     let teams = fields.texts("teams");
-    if teams.iter().any(|team| team == session::TEAM) {
-        fields.reject("teams", "value_error", format!("The team {} is reserved", session::TEAM));
+    if teams.iter().any(|team| team == SESSION_TEAM) {
+        fields.reject("teams", "value_error", format!("The team {} is reserved", SESSION_TEAM));
     }
     NewUser {
         user_id: fields.text("user_id").unwrap_or_else(|| Uuid::new_v4().to_string()),

@@ -30,9 +30,10 @@ pub mod standard_logging;
 
 use chrono::TimeDelta;
 
-use crate::booking::limits::{BookingLimits, Dates, Refusal};
-use crate::http::auth::{Caller, MASTER_KEY_ALIAS, MASTER_USER_ID, Role};
+use crate::booking::limits::{Dates, Refusal};
+use crate::identity::{Caller, MASTER_KEY_ALIAS, MASTER_USER_ID, Role};
 use crate::json_bounds::ValueDigest;
+use crate::settings::BookingLimits;
 use crate::store::booking::UsageRow;
 
 /// The most records in one request.
@@ -111,7 +112,7 @@ impl<'a> Booking<'a> {
     pub fn key(&self, named: Option<&str>) -> Result<String, Refusal> {
         let own_key = &self.caller.key_hash;
         let Some(named) = named.filter(|named| !named.is_empty()) else { return Ok(own_key.clone()) };
-        let hash = crate::http::auth::key_filter(named);
+        let hash = crate::identity::key_filter(named);
         let hash = if hash == self.master_hash { MASTER_KEY_ALIAS.to_owned() } else { hash };
         if self.is_trusted || hash == *own_key {
             Ok(hash)

@@ -15,11 +15,14 @@ pub mod accounts;
 pub mod booking;
 pub mod cli;
 pub mod clock;
+pub mod field_error;
 pub mod http;
+pub mod identity;
 pub mod json_bounds;
 pub mod prices;
 pub mod rollups;
 pub mod route_table;
+pub mod settings;
 pub mod shutdown;
 pub mod store;
 

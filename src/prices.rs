@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::args::ConfigFile;
+use crate::settings::ConfigFile;
 use litespend_pricing::{CustomModels, PriceTable, Pricer};
 
 /// Largest table that is read from a source, bytes.

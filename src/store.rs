@@ -14,6 +14,7 @@ pub mod database;
 pub mod database_url;
 mod earlier_migrations;
 pub mod embedded_roles;
+pub mod error;
 pub mod indexes;
 pub mod key_metadata;
 pub mod keys;

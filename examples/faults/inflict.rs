@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use litespend::http::auth::hash_key;
+use litespend::identity::hash_key;
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 use rand::Rng;
 use rand::rngs::StdRng;

@@ -18,9 +18,10 @@ use uuid::Uuid;
 use crate::booking::Draft;
 use crate::booking::booker::attempt::Failed;
 use crate::booking::booker::queue::{Job, Queue};
-use crate::booking::limits::{BookingLimits, Refusal};
-use crate::http::error::is_unavailable;
+use crate::booking::limits::Refusal;
+use crate::settings::BookingLimits;
 use crate::store::booking as store_usage;
+use crate::store::error::is_unavailable;
 
 /// Transactions at the same time. A second one reads and prepares while the first waits for the disk.
 const CONCURRENT: usize = 2;

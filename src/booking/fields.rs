@@ -7,6 +7,7 @@ use serde_json::Value;
 use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{ObjectBuilder, Schema, Type};
 
+use crate::settings::MOST_COST;
 use crate::booking::limits::Dates;
 use litespend_pricing::Usage;
 
@@ -19,8 +20,6 @@ pub const NAME_BYTES: usize = 256;
 pub const TEXT_BYTES: usize = 2048;
 /// Tags of one record.
 pub const MOST_TAGS: usize = 100;
-/// USD of one record; a sum of many stays far from what a double can't hold.
-pub const MOST_COST: f64 = 1e12;
 
 /// Years before this are taken for a mistake: no record of a call to a model is that old.
 const EARLIEST: i64 = 946_684_800;
@@ -222,16 +221,6 @@ pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
         }
     }
     deserializer.deserialize_option(Visitor)
-}
-
-/// Whether a value holds a NUL anywhere, which `jsonb` can't.
-pub fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
-        _ => false,
-    }
 }
 
 /// Takes every NUL out of a value's texts.

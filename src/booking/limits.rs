@@ -4,37 +4,6 @@ use std::fmt;
 
 use chrono::TimeDelta;
 
-/// The bounds of booking that an installation can move.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BookingLimits {
-    /// USD of one record; more is taken for a mistake, whoever sends it. `litespend import` is exempt.
-    pub most_spend: f64,
-    /// Tokens of one record, likewise.
-    pub most_tokens: i64,
-    /// Days that a record may lie back, where its sender is not a permitted feed.
-    pub days_back: u32,
-    /// Hours that a record may lie ahead: how far a client's clock may be off.
-    pub hours_ahead: u32,
-    /// Models, customers and tags that nobody used before, by key and day (UTC), where the sender is not a permitted
-    /// feed. Each is kept for ever.
-    pub new_names_a_day: u32,
-    /// Days for which ids are remembered: a record sent again after that is looked for in the log alone.
-    pub keep_ids_days: u32,
-}
-
-impl Default for BookingLimits {
-    fn default() -> Self {
-        Self {
-            most_spend: 10_000.0,
-            most_tokens: 100_000_000,
-            days_back: 400,
-            hours_ahead: 24,
-            new_names_a_day: 10_000,
-            keep_ids_days: 400,
-        }
-    }
-}
-
 /// The dates that a record may have, relative to now.
 #[derive(Clone, Copy, Debug)]
 pub struct Dates {

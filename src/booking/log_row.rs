@@ -9,7 +9,7 @@ use crate::booking::fields::{ID_BYTES, Instant, NAME_BYTES, TEXT_BYTES};
 use crate::booking::limits::{Dates, Refusal};
 use crate::booking::sent::JSON_DIGITS;
 use crate::booking::{Draft, Identity, Owner, metadata};
-use crate::http::auth::key_filter;
+use crate::identity::key_filter;
 use crate::json_bounds;
 use crate::json_bounds::Bounds;
 use crate::store::booking::UsageRow;
@@ -152,7 +152,7 @@ impl Reader {
             Some(value) => value,
             None => return Ok(None),
         };
-        if fields::has_nul(&value) {
+        if json_bounds::has_nul(&value) {
             return Err(format!("{name}: must not contain a NUL character"));
         }
         Ok(Some(value))

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::json_bounds;
 use crate::booking::fields;
 use crate::booking::fields::{ID_BYTES, Instant, NAME_BYTES};
 use crate::booking::limits::Refusal;
@@ -234,7 +235,7 @@ fn stored_metadata(
         fields.insert("usage_object".into(), Value::Object(usage));
     }
     let value = Value::Object(fields);
-    if fields::has_nul(&value) {
+    if json_bounds::has_nul(&value) {
         return Err("metadata, usage: must not contain a NUL character".to_owned());
     }
     Ok(value.to_string())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::booking::limits::BookingLimits;
+use crate::settings::BookingLimits;
 use crate::store::booking::ids;
 use crate::store::booking::ids::Access;
 use crate::store::booking::names;

@@ -13,7 +13,7 @@ use crate::booking::price::{price_record, read_usage};
 use crate::booking::sent;
 use crate::booking::sent::Form;
 use crate::booking::{Booking, Draft, Owner, metadata};
-use crate::http::auth::{MASTER_KEY_ALIAS, MASTER_USER_ID};
+use crate::identity::{MASTER_KEY_ALIAS, MASTER_USER_ID};
 use crate::json_bounds::ValueDigest;
 use crate::store::booking::UsageRow;
 use litespend_pricing::Pricer;

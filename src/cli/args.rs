@@ -2,23 +2,22 @@
 //! and their errors; a wrong setting is one clear line and exit code 2.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
 
-use crate::booking::limits::BookingLimits;
-use crate::http::client_ip::parse_network;
-use crate::http::connection::limits::{ConnectionArgs, ConnectionLimits};
-use crate::http::dashboard::UiSettings;
-use crate::http::read_limits::ReadSettings;
+use crate::settings::upstream::covers;
+use crate::settings::AuthoritySettings;
+
 use crate::route_table;
-use crate::http::upstream;
-use crate::http::upstream::Target;
+use crate::settings::BookingLimits;
+use crate::settings::ConnectionLimits;
+use crate::settings::ReadSettings;
+use crate::settings::network::parse_network;
+use crate::settings::upstream::Target;
 
 /// LiteLLM's Budget & Spend Tracking API, served from Rust.
 #[derive(Debug, Parser)]
@@ -238,21 +237,6 @@ impl AuthorityArgs {
     }
 }
 
-/// Who may do what, in a running server.
-#[derive(Clone, Debug)]
-pub struct AuthoritySettings {
-    /// `LITESPEND_SECRET`.
-    pub secret: Option<SecretString>,
-    /// Lookups of unknown keys a second.
-    pub key_lookups: u32,
-}
-
-impl Default for AuthoritySettings {
-    fn default() -> Self {
-        Self { secret: None, key_lookups: 50 }
-    }
-}
-
 fn secret(text: &str) -> Result<SecretString, String> {
     match text.len() {
         // An empty variable is none.
@@ -350,7 +334,7 @@ impl ReadArgs {
 }
 
 fn usd(text: &str) -> Result<f64, String> {
-    let amount = text.parse().ok().filter(|amount: &f64| *amount > 0.0 && *amount <= crate::booking::fields::MOST_COST);
+    let amount = text.parse().ok().filter(|amount: &f64| *amount > 0.0 && *amount <= crate::settings::MOST_COST);
     amount.ok_or_else(|| "not an amount of USD between 0 and 1e12".to_owned())
 }
 
@@ -372,186 +356,64 @@ fn network(text: &str) -> Result<IpNetwork, String> {
 
 fn served_path(text: &str) -> Result<String, String> {
     let text = text.trim();
-    if route_table::api().any(|route| upstream::covers(text, route.path)) {
+    if route_table::api().any(|route| covers(text, route.path)) {
         Ok(text.to_owned())
     } else {
         Err("litespend serves no such path".to_owned())
     }
 }
 
-/// What litespend reads of LiteLLM's `config.yaml`.
-#[derive(Clone, Debug, Default)]
-pub struct ConfigFile {
-    /// `general_settings.master_key`.
-    pub master_key: Option<SecretString>,
-    /// `general_settings.database_url`.
-    pub database_url: Option<String>,
-    /// `general_settings.allowed_ips`.
-    pub allowed_ips: Option<Vec<String>>,
-    /// `general_settings.use_x_forwarded_for`.
-    pub use_x_forwarded_for: bool,
-    /// `general_settings.dangerously_permit_weak_or_unset_master_key`.
-    pub permit_weak_master_key: bool,
-    /// `model_list`, with references resolved.
-    pub model_list: Vec<Value>,
-    /// `router_settings.model_group_alias`, with references resolved.
-    pub model_group_alias: Value,
-    /// Names of settings that litespend does not know.
-    pub ignored: Vec<String>,
+/// The flags. Lengths of time are whole seconds.
+#[derive(Clone, Debug, Args)]
+pub struct ConnectionArgs {
+    /// Client connections at most; beyond, one that is idle makes room, else the new one is refused.
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 1024, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(8..=100_000))]
+    pub max_connections: u32,
+
+    /// Of these from one address (IPv6: one /64 network); trusted proxies have no such limit.
+    #[arg(long, env = "MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 256, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(4..=100_000))]
+    pub max_connections_per_address: u32,
+
+    /// Requests at the same time on one HTTP/2 connection.
+    #[arg(long, env = "MAX_STREAMS", default_value_t = 100, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_streams: u32,
+
+    /// Seconds from accepting a connection to its first whole request head, and from the first byte of a later head
+    /// to its last.
+    #[arg(long, env = "HEAD_TIMEOUT", default_value_t = 15, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub head_timeout: u64,
+
+    /// Seconds that a connection without a request is kept.
+    #[arg(long, env = "IDLE_TIMEOUT", default_value_t = 75, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub idle_timeout: u64,
+
+    /// Seconds that a request's body is waited for while nothing, or less than 1 KiB a second, comes; past it, 408.
+    #[arg(long, env = "BODY_TIMEOUT", default_value_t = 10, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub body_timeout: u64,
+
+    /// Seconds that a client is waited for which takes nothing, or less than 1 KiB a second, of its answer.
+    #[arg(long, env = "ANSWER_TIMEOUT", default_value_t = 60, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub answer_timeout: u64,
 }
 
-/// Settings of LiteLLM that mean something to litespend, by section.
-const KNOWN_GENERAL: [&str; 5] =
-    ["master_key", "database_url", "allowed_ips", "use_x_forwarded_for", "dangerously_permit_weak_or_unset_master_key"];
-
-impl ConfigFile {
-    /// Reads a file.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("config file {} cannot be read", path.display()))?;
-        Self::parse(&text).with_context(|| format!("config file {}", path.display()))
-    }
-
-    /// Reads a text.
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let document: Value = serde_norway::from_str(text).context("is not YAML")?;
-        let mut config = Self::default();
-        let sections = match document {
-            Value::Null => return Ok(config),
-            Value::Object(sections) => sections,
-            _ => bail!("must be a mapping"),
-        };
-        for (section, content) in sections {
-            match (section.as_str(), content) {
-                ("general_settings", Value::Object(settings)) => config.read_general(settings)?,
-                ("model_list", Value::Array(models)) => {
-                    config.model_list = models.into_iter().map(resolve).collect::<anyhow::Result<_>>()?;
-                }
-                ("router_settings", Value::Object(mut settings)) => {
-                    config.model_group_alias = resolve(settings.remove("model_group_alias").unwrap_or_default())?;
-                    config.ignored.extend(settings.keys().map(|name| format!("router_settings.{name}")));
-                }
-                (_, Value::Null) => {}
-                ("general_settings" | "router_settings", _) => bail!("{section} must be a mapping"),
-                ("model_list", _) => bail!("model_list must be a list"),
-                (_, _) => config.ignored.push(section),
-            }
+impl From<&ConnectionArgs> for ConnectionLimits {
+    fn from(args: &ConnectionArgs) -> Self {
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        Self {
+            connections: count(args.max_connections),
+            per_address: count(args.max_connections_per_address),
+            streams: args.max_streams,
+            head: Duration::from_secs(args.head_timeout),
+            idle: Duration::from_secs(args.idle_timeout),
+            body: Duration::from_secs(args.body_timeout),
+            answer: Duration::from_secs(args.answer_timeout),
         }
-        Ok(config)
-    }
-
-    fn read_general(&mut self, settings: serde_json::Map<String, Value>) -> anyhow::Result<()> {
-        for (name, value) in settings {
-            if !KNOWN_GENERAL.contains(&name.as_str()) {
-                self.ignored.push(format!("general_settings.{name}"));
-                continue;
-            }
-            match (name.as_str(), resolve(value)?) {
-                (_, Value::Null) => {}
-                ("master_key", Value::String(key)) => self.master_key = Some(key.into()),
-                ("database_url", Value::String(url)) => self.database_url = Some(url),
-                ("allowed_ips", Value::Array(items)) => {
-                    let entries: Option<Vec<_>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
-                    let entries = entries.context("general_settings.allowed_ips must be a list of texts")?;
-                    if let Some(bad) = entries.iter().find(|entry| parse_network(entry).is_none()) {
-                        bail!("general_settings.allowed_ips: {bad:?} is not an address or CIDR range");
-                    }
-                    self.allowed_ips = Some(entries);
-                }
-                ("use_x_forwarded_for", Value::Bool(on)) => self.use_x_forwarded_for = on,
-                ("dangerously_permit_weak_or_unset_master_key", Value::Bool(on)) => self.permit_weak_master_key = on,
-                (name, _) => bail!("general_settings.{name} has the wrong type"),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Replaces `os.environ/NAME` by the variable's value, at any depth.
-fn resolve(value: Value) -> anyhow::Result<Value> {
-    Ok(match value {
-        Value::String(text) => match text.strip_prefix("os.environ/") {
-            Some(name) => match std::env::var(name) {
-                Ok(found) => Value::String(found),
-                Err(_) => Value::Null,
-            },
-            None => Value::String(text),
-        },
-        Value::Array(items) => Value::Array(items.into_iter().map(resolve).collect::<anyhow::Result<_>>()?),
-        Value::Object(fields) => Value::Object(
-            fields
-                .into_iter()
-                .map(|(name, value)| Ok((name, resolve(value)?)))
-                .collect::<anyhow::Result<serde_json::Map<_, _>>>()?,
-        ),
-        other => other,
-    })
-}
-
-/// The settings of a running server, checked.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The master key.
-    pub master_key: SecretString,
-    /// `allowed_ips` of the config file: used until the database has a list.
-    pub allowed_ips: Option<Vec<String>>,
-    /// Proxies whose `X-Forwarded-For` counts.
-    pub trusted_proxies: Vec<IpNetwork>,
-    /// Whether it counts at all.
-    pub use_x_forwarded_for: bool,
-    /// Whether summaries of `/spend/logs` count the whole end day.
-    pub inclusive_end_date: bool,
-    /// Whether `group_by=model` is answered.
-    pub group_by_model: bool,
-    /// Whether the texts of a CSV are made safe for spreadsheets where a request does not say.
-    pub csv_safe: bool,
-    /// Whether `/metrics` needs no key.
-    pub metrics_public: bool,
-    /// Whether keys, teams and users may be changed in a database that LiteLLM owns.
-    pub manage_litellm_keys: bool,
-    /// Time to the first byte of an answer.
-    pub request_timeout: Duration,
-    /// Who may do what.
-    pub authority: AuthoritySettings,
-    /// The LiteLLM behind, if there is one.
-    pub upstream: Option<Target>,
-    /// With one: the paths served here; empty means all.
-    pub serve_only: Vec<String>,
-    /// The dashboard, if it is served.
-    pub ui: Option<UiSettings>,
-    /// Limits of connections and of what clients send and take.
-    pub connections: ConnectionLimits,
-    /// Bounds of booking.
-    pub booking: BookingLimits,
-    /// Bounds of reads.
-    pub reads: ReadSettings,
-}
-
-/// A key that can serve as the master key, or why not.
-pub fn check_master_key(key: &str) -> anyhow::Result<()> {
-    if !key.starts_with("sk-") || key.len() < 6 || key.chars().any(char::is_whitespace) {
-        bail!("the master key must start with 'sk-', have at least 6 characters and no spaces");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn litellms_config_is_read_and_the_rest_is_named() {
-        let config = ConfigFile::parse(
-            "general_settings:\n  allowed_ips: ['10.0.0.0/8']\n  use_x_forwarded_for: true\n  alerting: [slack]\n\
-             litellm_settings: {drop_params: true}\nmodel_list:\n  - model_name: a\n",
-        )
-        .expect("valid");
-        assert_eq!(config.allowed_ips.as_deref(), Some(&["10.0.0.0/8".to_owned()][..]));
-        assert!(config.use_x_forwarded_for);
-        assert_eq!(config.ignored, ["general_settings.alerting", "litellm_settings"]);
-        assert_eq!(config.model_list.len(), 1);
-        assert!(ConfigFile::parse("general_settings: [1]").is_err());
-        assert!(ConfigFile::parse("general_settings: {allowed_ips: ['nonsense']}").is_err());
-        assert!(ConfigFile::parse("").is_ok());
     }
 }

@@ -8,9 +8,9 @@ use chrono::Utc;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::cli::args::ConfigFile;
 use crate::cli::serve::Failure;
 use crate::prices::Prices;
+use crate::settings::ConfigFile;
 use litespend_pricing::{CalculateRequest, Calculation};
 
 /// What to price.

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use sqlx::PgPool;
 
-use crate::cli::args::{ConfigFile, DatabaseArgs};
+use crate::cli::args::DatabaseArgs;
 use crate::cli::serve::{Failure, home};
-use crate::http::error::is_unavailable;
+use crate::settings::ConfigFile;
 use crate::store::database;
 use crate::store::database::{DatabaseKind, PoolLimits};
 use crate::store::database_url::DatabaseUrl;
 use crate::store::embedded_roles::local_postgres_options;
+use crate::store::error::is_unavailable;
 use private_postgres::{LocalPostgres, LocalPostgresError, LocalPostgresOptions, url_of_running};
 
 /// How long a database may take to come up when the server starts.

@@ -11,14 +11,15 @@ use sqlx::PgPool;
 
 use crate::accounts::shortened;
 use crate::booking::booker::Booker;
-use crate::booking::limits::BookingLimits;
 use crate::booking::price::price_record;
 use crate::booking::{Draft, Identity, Owner};
-use crate::cli::args::{ConfigFile, DatabaseArgs};
+use crate::cli::args::DatabaseArgs;
 use crate::cli::serve::Failure;
 use crate::cli::{check_owner, with_pool};
-use crate::http::auth::hash_key;
+use crate::identity::hash_key;
 use crate::prices::Prices;
+use crate::settings::BookingLimits;
+use crate::settings::ConfigFile;
 use crate::store::accounts as store;
 use crate::store::accounts::{NewKey, NewTeam, NewUser};
 use crate::store::booking::UsageRow;

@@ -18,13 +18,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
 use crate::booking::booker::{Booker, Outcome};
-use crate::booking::limits::{BookingLimits, Refusal};
+use crate::booking::limits::Refusal;
 use crate::booking::{Draft, log_row};
 use crate::cli::args::DatabaseArgs;
 use crate::cli::import::report::Report;
 use crate::cli::import::rows::Rows;
 use crate::cli::serve::Failure;
 use crate::cli::with_pool;
+use crate::settings::BookingLimits;
 
 /// Rows in one transaction.
 const BATCH: usize = 5000;

@@ -11,7 +11,7 @@ use crate::accounts::Fields;
 use crate::cli::args::DatabaseArgs;
 use crate::cli::serve::Failure;
 use crate::cli::{check_owner, print_table, short_time, with_pool};
-use crate::http::auth::key_filter;
+use crate::identity::key_filter;
 use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, text};
 
@@ -92,8 +92,8 @@ pub fn run(command: KeyCommand) -> Result<(), Failure> {
 }
 
 /// Says which fields are wrong, in one line.
-pub fn wrong(errors: &[crate::http::error::FieldError]) -> Failure {
-    let field = |error: &crate::http::error::FieldError| {
+pub fn wrong(errors: &[crate::field_error::FieldError]) -> Failure {
+    let field = |error: &crate::field_error::FieldError| {
         format!("{}: {}", error.loc.last().and_then(Value::as_str).unwrap_or_default(), error.msg)
     };
     Failure::Setting(anyhow::anyhow!(errors.iter().map(field).collect::<Vec<_>>().join("; ")))

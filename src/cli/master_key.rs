@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::bail;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::cli::args::{ConfigFile, ServeArgs};
+use crate::cli::args::ServeArgs;
+use crate::settings::ConfigFile;
 use private_postgres::keep_secret;
 
 /// Name of the file in the home directory.

@@ -12,15 +12,16 @@ use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::args::{ConfigFile, DatabaseArgs, HealthcheckArgs, ServeArgs, Settings};
+use crate::cli::args::{DatabaseArgs, HealthcheckArgs, ServeArgs};
 pub use crate::cli::database::OpenDatabase;
 use crate::clock::Clock;
 use crate::http::dashboard;
-use crate::http::dashboard::UiSettings;
 use crate::http::replica::Replica;
 use crate::http::state::{AppState, build_router};
 use crate::http::{openapi, telemetry};
 use crate::prices::{PriceSource, Prices};
+use crate::settings::UiSettings;
+use crate::settings::{ConfigFile, Settings};
 use crate::shutdown;
 use crate::store::database as store_database;
 use crate::store::database::{DatabaseKind, PoolLimits};

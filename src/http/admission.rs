@@ -7,11 +7,12 @@ use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::http::auth::{Caller, access, key};
+use crate::http::auth::{access, key};
 use crate::http::client_ip;
 use crate::http::error::ApiError;
 use crate::http::state::AppState;
 use crate::http::telemetry::KeyPrefix;
+use crate::identity::Caller;
 use crate::route_table::{self, Access, Route};
 
 /// The address that the request comes from, where it is known.
@@ -74,11 +75,7 @@ pub fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError
     if allowed { Ok(()) } else { Err(ApiError::forbidden("Access forbidden: the client's IP address is not allowed.")) }
 }
 
-async fn authenticate(
-    state: &AppState,
-    headers: &HeaderMap,
-    route: &Route,
-) -> Result<Caller, ApiError> {
+async fn authenticate(state: &AppState, headers: &HeaderMap, route: &Route) -> Result<Caller, ApiError> {
     let key = key::key_of(headers)?;
     if route.access == Access::MasterKey && !state.keys.is_master(&key) {
         return Err(access::master_key_only(route.path));

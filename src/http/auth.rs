@@ -1,343 +1,109 @@
-//! Who calls, and what they may do. Owns the way from a request's headers to a [`Caller`], the roles, the
-//! access classes of routes and the [`Scope`] of rows a caller may see. Refuses everything it does not
-//! know: an unknown key, an unknown role, a route without a class.
+//! Authentication: the way from a request's headers to a [`Caller`], and what each class of routes asks of one. An
+//! unknown key and an unknown role are refused.
 //!
-//! A new route gets its class in `router::ROUTES`; a new kind of caller gets a [`Role`] and its line in
-//! [`access::check`].
+//! A new kind of caller gets a [`Role`] and its line in [`access::check`].
 
 pub mod access;
 pub mod grant;
 pub mod key;
 pub mod lookup;
-pub mod routes;
 pub mod session;
 mod turns;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
-use sha2::{Digest, Sha256};
+use chrono::{DateTime, Utc};
 
 use crate::http::error::{ApiError, ErrorType};
+use crate::identity::{Caller, KeyRecord, MASTER_USER_ID, Role, SessionOf, SessionRecord, allowed_routes};
 
-/// The name under which LiteLLM books calls made with the master key.
-pub const MASTER_KEY_ALIAS: &str = "litellm_proxy_master_key";
-
-/// The user that the master key stands for, as LiteLLM names it.
-pub const MASTER_USER_ID: &str = "default_user_id";
-
-/// What a user may do, by LiteLLM's role names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// `proxy_admin`, and the master key.
-    Admin,
-    /// `proxy_admin_viewer`: sees everything, changes nothing.
-    AdminViewer,
-    /// `internal_user`, and a user without a role.
-    InternalUser,
-    /// `internal_user_viewer`.
-    InternalUserViewer,
-    /// A key without a user, a user that does not exist, a role that LiteLLM does not have.
-    Unknown,
-}
-
-impl Role {
-    /// The role of an existing user by its stored name; `None` is a user without a role.
-    pub fn of_user(stored: Option<&str>) -> Self {
-        match stored {
-            Some("proxy_admin") => Self::Admin,
-            Some("proxy_admin_viewer") => Self::AdminViewer,
-            Some("internal_user") | None => Self::InternalUser,
-            Some("internal_user_viewer") => Self::InternalUserViewer,
-            Some(_) => Self::Unknown,
-        }
-    }
-
-    /// Whether the role sees every row.
-    pub fn sees_everything(self) -> bool {
-        matches!(self, Self::Admin | Self::AdminViewer)
-    }
-}
-
-/// The authenticated caller of a request.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    /// Whether the master key was used.
-    pub is_master: bool,
-    /// What the caller may do.
-    pub role: Role,
-    /// The role's stored name, for messages; `None` where the user has none or there is no user.
-    pub role_name: Option<String>,
-    /// The key's user; never empty.
-    pub user_id: Option<String>,
-    /// Whether that user exists.
-    pub user_exists: bool,
-    /// The key's team, of a session that of the key that opened it; never empty.
-    pub team_id: Option<String>,
-    /// SHA-256 of the key in hex, or [`MASTER_KEY_ALIAS`]: the value of `api_key` in LiteLLM's tables.
-    pub key_hash: String,
-    /// Routes the key is limited to; empty means no limit.
-    pub allowed_routes: Vec<String>,
-    /// Names of the key's `permissions` that are `true`.
-    pub permissions: Vec<String>,
-    /// Whether the key's `permissions` hold `get_spend_routes`.
-    pub may_read_global_spend: bool,
-    /// Whether the key's `permissions` say `book_usage: true`: what it books is taken as it is stated.
-    pub may_book_usage: bool,
-    /// Whether this is a session of the dashboard.
-    pub session: Option<SessionOf>,
-}
-
-/// What a session was opened with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionOf {
-    /// The admin's password.
-    Admin,
-    /// A key.
-    Key,
-}
-
-impl Caller {
-    /// The holder of the master key.
-    pub fn master() -> Self {
-        Self {
-            is_master: true,
-            role: Role::Admin,
-            role_name: Some("proxy_admin".into()),
-            user_id: Some(MASTER_USER_ID.into()),
-            user_exists: true,
-            team_id: None,
-            key_hash: MASTER_KEY_ALIAS.into(),
-            allowed_routes: Vec::new(),
-            permissions: Vec::new(),
-            may_read_global_spend: true,
-            session: None,
-            may_book_usage: true,
-        }
-    }
-
-    /// Whether the caller is the holder of the master key, or has logged in as such.
-    pub fn stands_for_master(&self) -> bool {
-        self.is_master || self.session == Some(SessionOf::Admin)
-    }
-
-    /// Whether nothing limits the caller: an admin with a key for all routes.
-    pub fn may_everything(&self) -> bool {
-        self.role == Role::Admin && self.allowed_routes.is_empty()
-    }
-
-    /// The caller's user id where rows must be limited to it: internal users see their own rows only. Empty where there
-    /// is no user, who owns no rows: not those without a user either.
-    pub fn own_rows_only(&self) -> Option<&str> {
-        match self.role {
-            Role::Admin | Role::AdminViewer => None,
-            _ => Some(self.user_id.as_deref().unwrap_or_default()),
-        }
-    }
-}
-
-/// Which rows of the spend log a caller may see. There is no "none given, so everything".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Every row.
-    All,
-    /// Rows of this user, and of these teams.
-    Owned {
-        /// The caller's user; `None` owns no rows.
-        user_id: Option<String>,
-        /// Teams whose logs the caller may read: as their admin, or by a member's `/spend/logs` permission.
-        team_ids: Vec<String>,
-    },
-}
-
-/// A key as it stands in the database.
-#[derive(Clone, Debug)]
-pub struct KeyRecord {
-    /// SHA-256 of the key, hex.
-    pub token: String,
-    /// Shortened key for display, `sk-...1234`.
-    pub key_name: Option<String>,
-    /// Owner.
-    pub user_id: Option<String>,
-    /// Team.
-    pub team_id: Option<String>,
-    /// End of validity, UTC.
-    pub expires: Option<NaiveDateTime>,
-    /// Whether the key is blocked.
-    pub blocked: bool,
-    /// Routes the key is limited to; empty means no limit.
-    pub allowed_routes: Vec<String>,
-    /// Names of the `permissions` that are `true`.
-    pub permissions: Vec<String>,
-    /// Whether the owner exists.
-    pub user_exists: bool,
-    /// The owner's stored role.
-    pub user_role: Option<String>,
-    /// Whether the owner was deactivated through SCIM.
-    pub user_deactivated: bool,
-    /// Whether the team is blocked.
-    pub team_blocked: bool,
-    /// What binds the key of a session.
-    pub session: Option<SessionRecord>,
-}
-
-/// What binds the key of a session.
-#[derive(Clone, Debug)]
-pub struct SessionRecord {
-    /// The link in its metadata.
-    pub link: session::Link,
-    /// The key that opened it, where it still exists.
-    pub parent: Option<ParentRecord>,
-}
-
-/// The key that opened a session.
-#[derive(Clone, Debug)]
-pub struct ParentRecord {
-    /// SHA-256 of the key, hex.
-    pub token: String,
-    /// Owner.
-    pub user_id: Option<String>,
-    /// Team.
-    pub team_id: Option<String>,
-    /// End of validity, UTC.
-    pub expires: Option<NaiveDateTime>,
-    /// Whether it is blocked.
-    pub blocked: bool,
-    /// Routes it is limited to; empty means no limit.
-    pub allowed_routes: Vec<String>,
-    /// Names of the `permissions` that are `true`.
-    pub permissions: Vec<String>,
-    /// Whether it is the key of a session itself.
-    pub is_session: bool,
-    /// Whether its team is blocked.
-    pub team_blocked: bool,
-}
-
-impl KeyRecord {
-    /// The caller that the key stands for at the instant `now`, or why it stands for nobody. `seals` are needed for the
-    /// key of a session.
-    pub fn into_caller(mut self, now: DateTime<Utc>, seals: Option<&session::Keys>) -> Result<Caller, ApiError> {
-        self.check(now)?;
-        let session = match self.session.take() {
-            Some(session) => Some(self.narrow(session, now, seals)?),
-            None => None,
-        };
-        let own_role = if self.user_exists { Role::of_user(self.user_role.as_deref()) } else { Role::Unknown };
-        let (role, role_name) = match session {
-            // The admin of the password needs no row, and no row makes less or more of it.
-            Some(SessionOf::Admin) => (Role::Admin, Some("proxy_admin".to_owned())),
-            _ => (own_role, self.user_role),
-        };
-        Ok(Caller {
-            is_master: false,
-            role,
-            role_name,
-            user_id: self.user_id,
-            user_exists: self.user_exists || session == Some(SessionOf::Admin),
-            team_id: self.team_id,
-            key_hash: self.token,
-            allowed_routes: self.allowed_routes,
-            may_read_global_spend: self.permissions.iter().any(|name| name == "get_spend_routes"),
-            may_book_usage: self.permissions.iter().any(|name| name == "book_usage"),
-            permissions: self.permissions,
-            session,
-        })
-    }
-
-    fn check(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
-        // The empty text is how LiteLLM writes that there is none.
-        self.user_exists &= self.user_id.as_deref() != Some("");
-        self.user_id = self.user_id.take().filter(|user_id| !user_id.is_empty());
-        self.team_id = self.team_id.take().filter(|team_id| !team_id.is_empty());
-        if self.blocked {
-            let message = "Authentication Error, Key is blocked. Update via `/key/unblock` if you're an admin.";
-            return Err(ApiError::unauthorized(message));
-        }
-        if self.user_deactivated {
-            return Err(ApiError::unauthorized("Authentication Error, the key's user has been deactivated via SCIM."));
-        }
-        if let Some(expires) = self.expires.map(|expires| expires.and_utc())
-            && expires < now
-        {
-            return Err(ApiError::Refused {
-                status: axum::http::StatusCode::UNAUTHORIZED,
-                kind: ErrorType::ExpiredKey,
-                message: format!(
-                    "Authentication Error - Expired Key. Key Expiry time {} and current time {}",
-                    expires.format("%Y-%m-%d %H:%M:%S%.6f%:z"),
-                    now.format("%Y-%m-%d %H:%M:%S%.6f%:z")
-                ),
-                param: self.key_name.clone(),
-            });
-        }
-        if self.team_blocked {
-            return Err(ApiError::unauthorized("Authentication Error, the key's team is blocked."));
-        }
-        Ok(())
-    }
-
-    /// Takes from a session's key what the key that opened it does not have.
-    fn narrow(
-        &mut self,
-        session: SessionRecord,
-        now: DateTime<Utc>,
-        seals: Option<&session::Keys>,
-    ) -> Result<SessionOf, ApiError> {
-        let over = || ApiError::unauthorized("Authentication Error, the session is over. Log in again.");
-        let user_id = self.user_id.as_deref().unwrap_or_default();
-        if !seals.is_some_and(|seals| seals.fits(&session.link, &self.token, user_id)) {
-            return Err(over());
-        }
-        let parent = match (session.link.parent, session.parent) {
-            (None, _) if user_id == MASTER_USER_ID => {
-                self.team_id = None;
-                return Ok(SessionOf::Admin);
-            }
-            (Some(_), Some(parent)) => parent,
-            _ => return Err(over()),
-        };
-        let expired = parent.expires.is_some_and(|expires| expires.and_utc() < now);
-        let owned = self.user_exists && parent.user_id == self.user_id;
-        if parent.blocked || parent.team_blocked || parent.is_session || expired || !owned {
-            return Err(over());
-        }
-        self.team_id = parent.team_id.filter(|team_id| !team_id.is_empty());
-        self.allowed_routes = routes::intersection(&self.allowed_routes, &parent.allowed_routes);
-        self.permissions.retain(|name| parent.permissions.contains(name));
-        Ok(SessionOf::Key)
-    }
-
-    /// The keys whose change changes what this one may do.
-    pub fn depends_on(&self) -> impl Iterator<Item = &str> {
-        let parent = self.session.as_ref().and_then(|session| session.link.parent.as_deref());
-        std::iter::once(self.token.as_str()).chain(parent)
-    }
-}
-
-/// SHA-256 of a key in lower-case hex: how LiteLLM stores keys.
-pub fn hash_key(key: &str) -> String {
-    hex(&Sha256::digest(key.as_bytes()))
-}
-
-/// A key parameter as LiteLLM's endpoints take it: a raw key (`sk-...`) is hashed, anything else is a hash already.
-pub fn key_filter(value: &str) -> String {
-    if value.starts_with("sk-") { hash_key(value) } else { value.to_owned() }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
+/// The caller that a key stands for at the instant `now`, or why it stands for nobody. `seals` are needed for the
+/// key of a session.
+pub fn into_caller(mut key: KeyRecord, now: DateTime<Utc>, seals: Option<&session::Keys>) -> Result<Caller, ApiError> {
+    check(&mut key, now)?;
+    let session = match key.session.take() {
+        Some(session) => Some(narrow(&mut key, session, now, seals)?),
+        None => None,
+    };
+    let own_role = if key.user_exists { Role::of_user(key.user_role.as_deref()) } else { Role::Unknown };
+    let (role, role_name) = match session {
+        // The admin of the password needs no row, and no row makes less or more of it.
+        Some(SessionOf::Admin) => (Role::Admin, Some("proxy_admin".to_owned())),
+        _ => (own_role, key.user_role),
+    };
+    Ok(Caller {
+        is_master: false,
+        role,
+        role_name,
+        user_id: key.user_id,
+        user_exists: key.user_exists || session == Some(SessionOf::Admin),
+        team_id: key.team_id,
+        key_hash: key.token,
+        allowed_routes: key.allowed_routes,
+        may_read_global_spend: key.permissions.iter().any(|name| name == "get_spend_routes"),
+        may_book_usage: key.permissions.iter().any(|name| name == "book_usage"),
+        permissions: key.permissions,
+        session,
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_hashed_as_litellm_hashes_them() {
-        // The recordings' key and its token.
-        assert_eq!(hash_key("sk-int-key-0001"), "f3fd4cad6f39d97f74132065d8e861d6832460f80aecd00c8b50a27afc006f2b");
-        assert_eq!(key_filter("abc"), "abc");
+fn check(key: &mut KeyRecord, now: DateTime<Utc>) -> Result<(), ApiError> {
+    // The empty text is how LiteLLM writes that there is none.
+    key.user_exists &= key.user_id.as_deref() != Some("");
+    key.user_id = key.user_id.take().filter(|user_id| !user_id.is_empty());
+    key.team_id = key.team_id.take().filter(|team_id| !team_id.is_empty());
+    if key.blocked {
+        let message = "Authentication Error, Key is blocked. Update via `/key/unblock` if you're an admin.";
+        return Err(ApiError::unauthorized(message));
     }
+    if key.user_deactivated {
+        return Err(ApiError::unauthorized("Authentication Error, the key's user has been deactivated via SCIM."));
+    }
+    if let Some(expires) = key.expires.map(|expires| expires.and_utc())
+        && expires < now
+    {
+        return Err(ApiError::Refused {
+            status: axum::http::StatusCode::UNAUTHORIZED,
+            kind: ErrorType::ExpiredKey,
+            message: format!(
+                "Authentication Error - Expired Key. Key Expiry time {} and current time {}",
+                expires.format("%Y-%m-%d %H:%M:%S%.6f%:z"),
+                now.format("%Y-%m-%d %H:%M:%S%.6f%:z")
+            ),
+            param: key.key_name.clone(),
+        });
+    }
+    if key.team_blocked {
+        return Err(ApiError::unauthorized("Authentication Error, the key's team is blocked."));
+    }
+    Ok(())
+}
+
+/// Takes from a session's key what the key that opened it does not have.
+fn narrow(
+    key: &mut KeyRecord,
+    session: SessionRecord,
+    now: DateTime<Utc>,
+    seals: Option<&session::Keys>,
+) -> Result<SessionOf, ApiError> {
+    let over = || ApiError::unauthorized("Authentication Error, the session is over. Log in again.");
+    let user_id = key.user_id.as_deref().unwrap_or_default();
+    if !seals.is_some_and(|seals| seals.fits(&session.link, &key.token, user_id)) {
+        return Err(over());
+    }
+    let parent = match (session.link.parent, session.parent) {
+        (None, _) if user_id == MASTER_USER_ID => {
+            key.team_id = None;
+            return Ok(SessionOf::Admin);
+        }
+        (Some(_), Some(parent)) => parent,
+        _ => return Err(over()),
+    };
+    let expired = parent.expires.is_some_and(|expires| expires.and_utc() < now);
+    let owned = key.user_exists && parent.user_id == key.user_id;
+    if parent.blocked || parent.team_blocked || parent.is_session || expired || !owned {
+        return Err(over());
+    }
+    key.team_id = parent.team_id.filter(|team_id| !team_id.is_empty());
+    key.allowed_routes = allowed_routes::intersection(&key.allowed_routes, &parent.allowed_routes);
+    key.permissions.retain(|name| parent.permissions.contains(name));
+    Ok(SessionOf::Key)
 }

@@ -19,10 +19,10 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::Notify;
 
-use crate::http::auth::Caller;
-use crate::http::error::{ApiError, ErrorType};
 use crate::http::admission;
+use crate::http::error::{ApiError, ErrorType};
 use crate::http::state::AppState;
+use crate::identity::Caller;
 
 /// Bytes of all bodies.
 const ALL: usize = 128 * 1024 * 1024;

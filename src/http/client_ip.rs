@@ -1,6 +1,7 @@
 //! Where a request comes from, and whether that address is allowed. Owns the client's address (the peer's,
 //! or behind trusted proxies the one they forward), the parsed allow list and its refresh.
 
+use crate::settings::network::parse_network;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::{Arc, RwLock};
@@ -11,22 +12,6 @@ use ipnetwork::IpNetwork;
 /// An IPv4 address written as IPv6 (`::ffff:10.0.0.1`) is the IPv4 address.
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
-}
-
-/// An address or CIDR range, with IPv4-mapped IPv6 reduced to IPv4; `None` where the text is neither.
-pub fn parse_network(text: &str) -> Option<IpNetwork> {
-    // A prefix length is digits: no netmask in dots, no sign.
-    if text.split_once('/').is_some_and(|(_, prefix)| !prefix.bytes().all(|byte| byte.is_ascii_digit())) {
-        return None;
-    }
-    let network = IpNetwork::from_str(text).ok()?;
-    match network {
-        IpNetwork::V6(v6) if v6.prefix() >= 96 => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => IpNetwork::new(IpAddr::V4(v4), v6.prefix() - 96).ok(),
-            None => Some(network),
-        },
-        _ => Some(network),
-    }
 }
 
 /// The address the request comes from. `X-Forwarded-For` counts only where it is switched on and the peer is

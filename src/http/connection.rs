@@ -2,7 +2,6 @@
 
 pub mod accept;
 pub mod life;
-pub mod limits;
 pub mod patience;
 pub mod seats;
 pub mod stall;

@@ -9,11 +9,10 @@ mod login_request;
 mod shapes;
 mod throttle;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use axum::Router;
 use axum::routing::{get, post};
-use secrecy::SecretString;
 
 use crate::http::state::AppState;
 use crate::route_table::{self, Part};
@@ -21,18 +20,7 @@ use crate::route_table::{self, Part};
 pub use crate::http::dashboard::login::clean_up;
 pub use crate::http::dashboard::throttle::LoginThrottle;
 
-pub use crate::http::auth::session::TEAM as SESSION_TEAM;
-
-/// Where the dashboard is, and who may log in with a password.
-#[derive(Clone, Debug)]
-pub struct UiSettings {
-    /// The folder of the static export.
-    pub directory: PathBuf,
-    /// `UI_USERNAME`: the admin's name.
-    pub username: String,
-    /// `UI_PASSWORD`; without it, the master key is the password.
-    pub password: Option<SecretString>,
-}
+pub use crate::identity::SESSION_TEAM;
 
 /// Whether a folder is such an export.
 pub fn is_export(directory: &Path) -> bool {

@@ -5,33 +5,10 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::{Value, json};
 
-/// One field of a request that could not be accepted, as FastAPI reports it.
-#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
-pub struct FieldError {
-    /// Machine-readable kind, for example `string_type`, `missing`, `int_parsing`.
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    /// Where: `["query", "page"]`, `["body", "ip"]`, or `["body", 12]` for a position in a malformed text.
-    #[schema(value_type = Vec<Value>)]
-    pub loc: Vec<Value>,
-    /// What is expected, in words.
-    pub msg: String,
-}
-
-impl FieldError {
-    /// A field of the query string.
-    pub fn query(name: &str, kind: &'static str, msg: impl Into<String>) -> Self {
-        Self { kind, loc: vec![json!("query"), json!(name)], msg: msg.into() }
-    }
-
-    /// A field of a JSON body.
-    pub fn body(name: &str, kind: &'static str, msg: impl Into<String>) -> Self {
-        Self { kind, loc: vec![json!("body"), json!(name)], msg: msg.into() }
-    }
-}
+use crate::field_error::FieldError;
+use crate::store::error::{is_statement_timeout, is_unavailable};
 
 /// The `type` of an error in the `error` envelope: the reference's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,29 +274,5 @@ impl From<sqlx::Error> for ApiError {
             return Self::statement_timeout();
         }
         Self::Database(error)
-    }
-}
-
-/// Whether the session's statement timeout ended the query (57014).
-pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("57014"))
-}
-
-/// Whether the error says that the database is away or full, rather than that a statement is wrong.
-pub fn is_unavailable(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            // Class 08: connection; 53: disk full, out of memory, too many connections; 57P0x: shutdown, crash, starting up;
-            // 3D000: no such database.
-            code.starts_with("08")
-                || code.starts_with("53")
-                || matches!(code.as_ref(), "57P01" | "57P02" | "57P03" | "57P04" | "25006" | "3D000")
-        }),
-        _ => false,
     }
 }

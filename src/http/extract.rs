@@ -13,7 +13,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
-use crate::http::error::{ApiError, ErrorType, FieldError};
+use crate::field_error::FieldError;
+use crate::http::error::{ApiError, ErrorType};
 
 /// The largest body that a route takes unless it says otherwise: 1 MiB.
 pub const BODY_LIMIT: usize = 1024 * 1024;

@@ -2,42 +2,15 @@
 //! bound for one key and one for all, so that nobody takes everybody's.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::settings::ReadSettings;
 use crate::http::error::ApiError;
 use crate::http::stream::spool::SpoolRoom;
 use crate::store::reading::Turn;
-
-/// Settings of reads.
-#[derive(Clone, Debug)]
-pub struct ReadSettings {
-    /// Large answers that are being sent, of all keys and of one.
-    pub large_answers: usize,
-    /// The same of one key.
-    pub large_answers_per_key: usize,
-    /// Folder for what is read ahead; the system's for temporary files where none is named.
-    pub spool_dir: Option<PathBuf>,
-    /// Bytes on disk of one answer.
-    pub spool_answer: u64,
-    /// Bytes on disk of all answers.
-    pub spool_total: u64,
-}
-
-impl Default for ReadSettings {
-    fn default() -> Self {
-        Self {
-            large_answers: 256,
-            large_answers_per_key: 32,
-            spool_dir: None,
-            spool_answer: 512 * 1024 * 1024,
-            spool_total: 2048 * 1024 * 1024,
-        }
-    }
-}
 
 /// How long an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,13 +9,13 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::http::auth::Caller;
 use crate::http::error::ApiError;
 use crate::http::read_limits::Length;
 use crate::http::replica::ToReplica;
 use crate::http::state::AppState;
 use crate::http::stream;
 use crate::http::stream::read_ahead::LargeAnswer;
+use crate::identity::Caller;
 use crate::store::reading::{ReadPool, Reading};
 
 /// The reads of one request. Cheap to clone.

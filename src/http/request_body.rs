@@ -16,11 +16,11 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
+use crate::http::admission;
 use crate::http::connection::life::Life;
 use crate::http::connection::patience::Patience;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::response_headers;
-use crate::http::admission;
 use crate::http::state::AppState;
 
 /// Of a body that nobody wanted, so many bytes are read to keep the connection.

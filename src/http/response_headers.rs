@@ -24,8 +24,9 @@ pub async fn set(request: Request, next: Next) -> Response {
 
 /// Sets them, as the route wants it; what the handler said of caching stands.
 pub fn protect(route: Option<&Route>, response: &mut Response) {
-    let open = route
-        .is_some_and(|route| route.access == Access::Public && route.path != LOGIN && !route.path.starts_with("/health/"));
+    let open = route.is_some_and(|route| {
+        route.access == Access::Public && route.path != LOGIN && !route.path.starts_with("/health/")
+    });
     let status = response.status();
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

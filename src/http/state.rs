@@ -9,7 +9,6 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::booking::booker::Booker;
-use crate::cli::args::Settings;
 use crate::clock::Clock;
 use crate::http::auth::lookup::KeyLookup;
 use crate::http::body_room::BodyRoom;
@@ -20,6 +19,7 @@ use crate::http::read_limits::ReadLimits;
 use crate::http::replica::Replica;
 use crate::http::stream::answer_room::AnswerRoom;
 use crate::prices::Prices;
+use crate::settings::Settings;
 use crate::store;
 use crate::store::reading::ReadPool;
 use crate::store::rollups::words::WordCache;

@@ -16,11 +16,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::cli::args::LogFormat;
-use crate::http::auth::Caller;
 use crate::http::error::Cause;
 use crate::http::metrics::Metrics;
 use crate::http::state::AppState;
 pub use crate::http::telemetry::writer::{LogGuard, dropped_lines};
+use crate::identity::Caller;
 
 /// The header by which a request is known across systems.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -22,11 +22,13 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::cli::args::Settings;
-use crate::http::error::ApiError;
+use crate::settings::upstream::Target;
+use crate::settings::upstream::covers;
 use crate::http::admission;
+use crate::http::error::ApiError;
 use crate::http::state::AppState;
 use crate::http::upstream::websocket::Handshake;
+use crate::settings::Settings;
 
 /// How long connecting may take. Nothing else about a passed-on request has a limit.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -35,82 +37,44 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// not sent into one that is closing.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
-/// Where requests are passed on to: `http://` or `https://`, a host, and perhaps a path before theirs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    scheme: Scheme,
-    authority: Authority,
-    prefix: String,
+/// Where a request for `uri` goes: the same path and query, byte for byte.
+fn address_of(target: &Target, uri: &Uri) -> Result<Uri, ApiError> {
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    Uri::builder()
+        .scheme(target.scheme.clone())
+        .authority(target.authority.clone())
+        .path_and_query(format!("{}{path}", target.prefix))
+        .build()
+        .map_err(|error| ApiError::Internal(error.to_string()))
 }
 
-impl Target {
-    /// Out of a URL, or why not.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let uri: Uri = text.trim().parse().map_err(|_| "not a URL".to_owned())?;
-        let parts = uri.into_parts();
-        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
-            return Err("must be of the form http://HOST:PORT".to_owned());
-        };
-        if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
-            return Err("must start with http:// or https://".to_owned());
+/// Where a redirect of the target's leads a client of ours: what it says of its own address, which clients may not
+/// reach, goes; nothing where it leads elsewhere.
+fn redirect_of(target: &Target, location: &HeaderValue) -> Option<HeaderValue> {
+    let location = location.to_str().ok()?;
+    let (location, fragment) = location.split_at(location.find('#').unwrap_or(location.len()));
+    let uri: Uri = location.parse().ok()?;
+    let to_itself = match (uri.scheme(), uri.authority()) {
+        (None, None) => !target.prefix.is_empty(),
+        (Some(scheme), Some(authority)) => {
+            let port = |scheme: &Scheme, authority: &Authority| {
+                authority.port_u16().unwrap_or(if *scheme == Scheme::HTTPS { 443 } else { 80 })
+            };
+            // Behind a proxy that ends TLS, the target takes itself for http.
+            let no_ports = authority.port().is_none() && target.authority.port().is_none();
+            authority.host().eq_ignore_ascii_case(target.authority.host())
+                && (no_ports || port(scheme, authority) == port(&target.scheme, &target.authority))
         }
-        if authority.as_str().contains('@') {
-            return Err("must not hold a user or password".to_owned());
-        }
-        let prefix = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
-        if prefix.contains('?') {
-            return Err("must not hold a query".to_owned());
-        }
-        Ok(Self { scheme, authority, prefix: prefix.trim_end_matches('/').to_owned() })
-    }
-
-    /// Where a request for `uri` goes: the same path and query, byte for byte.
-    fn of(&self, uri: &Uri) -> Result<Uri, ApiError> {
-        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(format!("{}{path}", self.prefix))
-            .build()
-            .map_err(|error| ApiError::Internal(error.to_string()))
-    }
-
-    /// Where a redirect of the target's leads a client of ours: what it says of its own address, which clients may not
-    /// reach, goes; nothing where it leads elsewhere.
-    fn redirect(&self, location: &HeaderValue) -> Option<HeaderValue> {
-        let location = location.to_str().ok()?;
-        let (location, fragment) = location.split_at(location.find('#').unwrap_or(location.len()));
-        let uri: Uri = location.parse().ok()?;
-        let to_itself = match (uri.scheme(), uri.authority()) {
-            (None, None) => !self.prefix.is_empty(),
-            (Some(scheme), Some(authority)) => {
-                let port = |scheme: &Scheme, authority: &Authority| {
-                    authority.port_u16().unwrap_or(if *scheme == Scheme::HTTPS { 443 } else { 80 })
-                };
-                // Behind a proxy that ends TLS, the target takes itself for http.
-                let no_ports = authority.port().is_none() && self.authority.port().is_none();
-                authority.host().eq_ignore_ascii_case(self.authority.host())
-                    && (no_ports || port(scheme, authority) == port(&self.scheme, &self.authority))
-            }
-            _ => false,
-        };
-        let path = uri.path_and_query().filter(|_| to_itself)?.as_str().strip_prefix(&self.prefix)?;
-        let path = match path.bytes().next() {
-            Some(b'/') => format!("{path}{fragment}"),
-            None | Some(b'?') => format!("/{path}{fragment}"),
-            Some(_) => return None,
-        };
-        // Two slashes would be another host.
-        HeaderValue::try_from(path).ok().filter(|path| !path.as_bytes().starts_with(b"//"))
-    }
-}
-
-/// Whether an entry of `--serve-only` means the route `path`: the path itself, or everything under `.../*`.
-pub fn covers(entry: &str, path: &str) -> bool {
-    match entry.strip_suffix('*') {
-        Some(prefix) => prefix.starts_with('/') && path.starts_with(prefix),
-        None => entry == path,
-    }
+        _ => false,
+    };
+    let path = uri.path_and_query().filter(|_| to_itself)?.as_str().strip_prefix(&target.prefix)?;
+    let path = match path.bytes().next() {
+        Some(b'/') => format!("{path}{fragment}"),
+        None | Some(b'?') => format!("/{path}{fragment}"),
+        Some(_) => return None,
+    };
+    // Two slashes would be another host.
+    HeaderValue::try_from(path).ok().filter(|path| !path.as_bytes().starts_with(b"//"))
 }
 
 /// The LiteLLM behind. Cheap to clone.
@@ -162,10 +126,10 @@ impl Upstream {
         }
         let mut passed_on = Request::new(body);
         *passed_on.method_mut() = parts.method;
-        *passed_on.uri_mut() = self.target.of(&parts.uri)?;
+        *passed_on.uri_mut() = address_of(&self.target, &parts.uri)?;
         *passed_on.headers_mut() = parts.headers;
         let mut answer = self.client.request(passed_on).await.map_err(|error| ApiError::Upstream(cause_of(&error)))?;
-        if let Some(location) = answer.headers().get(header::LOCATION).and_then(|to| self.target.redirect(to)) {
+        if let Some(location) = answer.headers().get(header::LOCATION).and_then(|to| redirect_of(&self.target, to)) {
             answer.headers_mut().insert(header::LOCATION, location);
         }
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -252,7 +216,7 @@ mod tests {
         ] {
             let found = Target::parse(text)
                 .ok()
-                .map(|target| target.of(&path.parse().expect("a path")).expect("a URL").to_string());
+                .map(|target| address_of(&target, &path.parse().expect("a path")).expect("a URL").to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
         }
     }
@@ -275,7 +239,7 @@ mod tests {
             ("http://litellm:4000/base", "/base//example.com", None),
         ] {
             let location = HeaderValue::from_static(location);
-            let found = Target::parse(target).expect("a URL").redirect(&location);
+            let found = redirect_of(&Target::parse(target).expect("a URL"), &location);
             assert_eq!(found.as_ref().map(|to| to.to_str().expect("text")), expected, "{target} {location:?}");
         }
     }

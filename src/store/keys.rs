@@ -5,8 +5,8 @@ use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 
-use crate::http::auth::session::Link;
-use crate::http::auth::{KeyRecord, ParentRecord, Scope, SessionRecord};
+use crate::identity::Link;
+use crate::identity::{KeyRecord, ParentRecord, Scope, SessionRecord};
 
 #[derive(FromRow)]
 struct KeyRow {

@@ -6,7 +6,7 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
-use crate::http::auth::Scope;
+use crate::identity::Scope;
 use crate::store::DateRange;
 use crate::store::rollups::reads::Snapshot;
 

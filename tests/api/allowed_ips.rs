@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, Request};
-use litespend::http::client_ip::parse_network;
+use litespend::settings::network::parse_network;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

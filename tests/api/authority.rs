@@ -3,8 +3,8 @@
 use axum::body::Body;
 use axum::http::Request;
 use chrono::{TimeDelta, Utc};
-use litespend::cli::args::Settings;
-use litespend::http::auth::{MASTER_USER_ID, hash_key};
+use litespend::identity::{MASTER_USER_ID, hash_key};
+use litespend::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::support::accounts::{add_key, add_user, claims, log_in_from, session, with_dashboard};

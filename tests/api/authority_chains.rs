@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use litespend::http::auth::hash_key;
+use litespend::identity::hash_key;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

@@ -7,7 +7,8 @@ use axum::body::Body;
 use axum::http::Request;
 use chrono::{TimeZone, Utc};
 use litespend::clock::Clock;
-use litespend::http::auth::{hash_key, lookup};
+use litespend::http::auth::lookup;
+use litespend::identity::hash_key;
 use litespend::store::database::PoolLimits;
 use serde_json::{Value, json};
 

@@ -256,7 +256,7 @@ async fn the_worst_search_takes_hardly_longer_than_any() {
 async fn searches_of_the_dashboards_lists_are_bounded_and_find_parts_as_they_are() {
     let directory = tempfile::tempdir().unwrap();
     let mut settings = crate::support::settings();
-    settings.ui = Some(litespend::http::dashboard::UiSettings {
+    settings.ui = Some(litespend::settings::UiSettings {
         directory: directory.path().to_owned(),
         username: "admin".into(),
         password: None,

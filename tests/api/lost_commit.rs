@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use litespend::clock::Clock;
-use litespend::http::auth::hash_key;
+use litespend::identity::hash_key;
 use litespend::store::database;
 use litespend::store::database::PoolLimits;
 use litespend::store::database_url::DatabaseUrl;

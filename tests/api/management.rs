@@ -1,7 +1,7 @@
 //! `/key/...`, `/team/...`, `/user/...`.
 
 use axum::http::StatusCode;
-use litespend::http::auth::hash_key;
+use litespend::identity::hash_key;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, MASTER_KEY, TestApp, insert, settings};

@@ -166,7 +166,12 @@ async fn the_route_table_the_router_and_the_document_agree() {
     for route in absent {
         let request = Request::builder().method(route.method).uri(route.path).header("api-key", "sk-master-1234");
         let answer = app.send(request.body(Body::empty()).unwrap()).await;
-        assert_eq!((answer.status.as_u16(), answer.text.as_str()), (404, r#"{"detail":"Not Found"}"#), "{}", route.path);
+        assert_eq!(
+            (answer.status.as_u16(), answer.text.as_str()),
+            (404, r#"{"detail":"Not Found"}"#),
+            "{}",
+            route.path
+        );
     }
 }
 

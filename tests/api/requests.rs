@@ -3,8 +3,8 @@
 use axum::body::Body;
 use axum::http::{Method, Request};
 use http_body_util::BodyExt;
-use litespend::route_table::Access;
 use litespend::route_table;
+use litespend::route_table::Access;
 
 use crate::support::{Answer, MASTER_KEY, TestApp, request};
 

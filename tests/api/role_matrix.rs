@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::Method;
+use litespend::identity::hash_key;
 use litespend::route_table::Access;
-use litespend::http::auth::hash_key;
 use litespend::route_table::{ROUTES, Route};
 use serde_json::{Value, json};
 

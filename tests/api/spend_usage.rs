@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
-use litespend::http::auth::hash_key;
+use litespend::identity::hash_key;
 use serde_json::{Value, json};
 
 use crate::support::sums::{assert_consistent, rows};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::NaiveDate;
-use litespend::http::auth::{Scope, hash_key};
+use litespend::identity::{Scope, hash_key};
 use litespend::store::key_metadata;
 use litespend::store::key_metadata::KeyMetadata;
 use litespend::store::log::{SpendLogFilter, reaches};

@@ -30,7 +30,7 @@ fn export() -> tempfile::TempDir {
 
 async fn app(directory: &Path) -> TestApp {
     let mut settings = settings();
-    settings.ui = Some(litespend::http::dashboard::UiSettings {
+    settings.ui = Some(litespend::settings::UiSettings {
         directory: directory.join("out"),
         username: "admin".into(),
         password: None,
@@ -195,7 +195,7 @@ async fn guessing_is_stopped_by_address_and_name() {
 async fn another_password_takes_the_master_keys_place() {
     let directory = export();
     let mut settings = settings();
-    settings.ui = Some(litespend::http::dashboard::UiSettings {
+    settings.ui = Some(litespend::settings::UiSettings {
         directory: directory.path().join("out"),
         username: "boss".into(),
         password: Some("open sesame".into()),
@@ -302,8 +302,7 @@ async fn links_lead_to_files_of_the_folder_and_not_out_of_it() {
     for folder in ["out", "current"] {
         let mut settings = settings();
         let directory = root.join(folder);
-        settings.ui =
-            Some(litespend::http::dashboard::UiSettings { directory, username: "admin".into(), password: None });
+        settings.ui = Some(litespend::settings::UiSettings { directory, username: "admin".into(), password: None });
         let app = TestApp::with(settings).await;
         for (path, content) in [
             ("/_next/again.js", "run()"),

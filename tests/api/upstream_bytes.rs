@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use litespend::cli::args::Settings;
-use litespend::http::upstream::Target;
+use litespend::settings::Settings;
+use litespend::settings::upstream::Target;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

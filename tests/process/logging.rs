@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use litespend::http::auth::hash_key;
+use litespend::identity::hash_key;
 use litespend::route_table;
 use serde_json::Value;
 

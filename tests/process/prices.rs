@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use litespend::cli::args::ConfigFile;
 use litespend::prices::{PriceSource, Prices};
+use litespend::settings::ConfigFile;
 use litespend_pricing::CalculateRequest;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

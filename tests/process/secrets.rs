@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use litespend::http::auth::hash_key;
+use litespend::identity::hash_key;
 use litespend::route_table;
 use litespend::store::embedded_roles::local_postgres_options;
 use nix::sys::signal::Signal;

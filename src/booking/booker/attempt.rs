@@ -9,8 +9,9 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::booking::booker::{BookingError, Outcome};
-use crate::booking::limits::{BookingLimits, Refusal};
+use crate::booking::limits::Refusal;
 use crate::booking::{Draft, Identity, Owner};
+use crate::settings::BookingLimits;
 use crate::store::booking as store_usage;
 use crate::store::booking::counters;
 use crate::store::booking::counters::Totals;

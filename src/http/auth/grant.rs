@@ -9,8 +9,8 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::http::auth::{Caller, KeyRecord, MASTER_USER_ID, Role, routes};
 use crate::http::error::ApiError;
+use crate::identity::{Caller, KeyRecord, MASTER_USER_ID, Role, allowed_routes};
 use crate::store::accounts::{NewKey, NewTeam, NewUser};
 use crate::store::{authority, keys, team_views};
 
@@ -43,7 +43,7 @@ pub async fn check_key(connection: &mut PgConnection, caller: &Caller, key: &mut
     }
     if key.allowed_routes.is_empty() {
         key.allowed_routes.clone_from(&caller.allowed_routes);
-    } else if let Some(route) = key.allowed_routes.iter().find(|route| !routes::covers(&caller.allowed_routes, route)) {
+    } else if let Some(route) = key.allowed_routes.iter().find(|route| !allowed_routes::covers(&caller.allowed_routes, route)) {
         return Err(refuse(format!("Your key may not call all of {route}, and can't give it.")));
     }
     let given = key.permissions.iter().filter(|(_, value)| !matches!(value, Value::Bool(false) | Value::Null));
@@ -101,7 +101,7 @@ pub async fn check_unblock(connection: &mut PgConnection, caller: &Caller, token
 /// Whether a key may do no more than the caller, but for the rows that it sees.
 fn is_within(key: &KeyRecord, caller: &Caller) -> bool {
     let within = !key.allowed_routes.is_empty()
-        && key.allowed_routes.iter().all(|route| routes::covers(&caller.allowed_routes, route));
+        && key.allowed_routes.iter().all(|route| allowed_routes::covers(&caller.allowed_routes, route));
     within
         && key.permissions.iter().all(|name| caller.permissions.contains(name))
         && Role::of_user(key.user_role.as_deref()).rank() <= caller.role.rank()

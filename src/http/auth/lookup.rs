@@ -12,14 +12,17 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use subtle::ConstantTimeEq;
 
-use crate::cli::args::Settings;
+use crate::http::auth::into_caller;
 use crate::clock::Clock;
+use crate::http::auth::key;
 use crate::http::auth::session::Signer;
 use crate::http::auth::turns::Turns;
-use crate::http::auth::{Caller, KeyRecord, hash_key, key};
-use crate::http::error::{ApiError, ErrorType, is_statement_timeout, is_unavailable};
+use crate::http::error::{ApiError, ErrorType};
+use crate::identity::{Caller, KeyRecord, hash_key};
+use crate::settings::Settings;
 use crate::store;
 use crate::store::database;
+use crate::store::error::{is_statement_timeout, is_unavailable};
 
 /// How long a lookup is remembered.
 pub const LIFETIME: Duration = Duration::from_secs(9);
@@ -136,13 +139,13 @@ impl KeyLookup {
         }
         let record = self.record(candidate).await?;
         if record.session.is_none() {
-            return record.into_caller(self.0.clock.now(), None);
+            return into_caller(record, self.0.clock.now(), None);
         }
         let seals = match self.0.signer.ready() {
             Some(seals) => seals,
             None => self.0.signer.keys(&mut *database::acquire(&self.0.pool).await?).await?,
         };
-        record.into_caller(self.0.clock.now(), Some(seals))
+        into_caller(record, self.0.clock.now(), Some(seals))
     }
 
     /// The row of a key, whatever it is worth.

@@ -5,46 +5,15 @@
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use subtle::ConstantTimeEq;
 use tokio::sync::OnceCell;
 
-use crate::http::auth::hash_key;
+use crate::identity::{Link, hash_key};
 use crate::store::secrets;
-
-/// The team of the keys of sessions, as LiteLLM names it.
-pub const TEAM: &str = "litellm-dashboard";
-
-/// The field of a key's `metadata` that makes it the key of a session.
-pub const LINK: &str = "litespend_session";
 
 /// Name of the installation's secret.
 const SECRET_NAME: &str = "sessions";
-
-/// A link as it stands in a key's metadata.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// SHA-256 of the key that logged in; `None` for a session of the admin's password.
-    pub parent: Option<String>,
-    /// The seal.
-    pub seal: String,
-}
-
-impl Link {
-    /// The link that a metadata field holds. What it is not is a link that no seal fits.
-    pub fn read(value: &Value) -> Self {
-        let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-        Self { parent: text("parent"), seal: text("seal").unwrap_or_default() }
-    }
-
-    /// The metadata field.
-    pub fn write(&self) -> Value {
-        let parent = self.parent.clone().map(|parent| ("parent".to_owned(), Value::String(parent)));
-        let seal = ("seal".to_owned(), Value::String(self.seal.clone()));
-        Value::Object(Map::from_iter(parent.into_iter().chain([seal])))
-    }
-}
 
 /// Signs tokens and seals sessions.
 pub struct Signer {

@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::cli::args::Settings;
 use crate::http::connection::life::{Ending, Life};
-use crate::http::connection::limits::ConnectionLimits;
 use crate::http::connection::seats::{Seat, Seats};
 use crate::http::connection::stall::StallLimit;
 use crate::http::connection::streams::{Outgoing, StreamExecutor};
+use crate::settings::ConnectionLimits;
+use crate::settings::Settings;
 use crate::shutdown::DEADLINE;
 
 /// Largest head of an HTTP/1 request, and what is gathered of an answer before it is written, bytes.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::http::Version;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::connection::limits::ConnectionLimits;
+use crate::settings::ConnectionLimits;
 
 /// The state of a connection, shared by its socket, its requests and who watches over it.
 #[derive(Debug)]

@@ -121,8 +121,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::http::connection::limits::ConnectionLimits;
     use crate::http::connection::seats::Seats;
+    use crate::settings::ConnectionLimits;
 
     fn seat() -> Seat {
         let seats = Seats::new(ConnectionLimits::default(), Vec::new());

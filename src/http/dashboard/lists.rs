@@ -8,13 +8,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::http::auth::{Caller, key_filter};
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::routes::log::search_text;
 use crate::http::state::AppState;
+use crate::identity::{Caller, key_filter};
 use crate::store::accounts;
 use crate::store::accounts::Row;
 use crate::store::accounts::lists as store;
@@ -233,7 +233,7 @@ pub async fn get_team(
         team.insert(name.into(), Value::Null);
     }
     team.insert("model_max_budget_usage".into(), json!({}));
-    let edit = if caller.role == crate::http::auth::Role::Admin { "unrestricted" } else { "none" };
+    let edit = if caller.role == crate::identity::Role::Admin { "unrestricted" } else { "none" };
     team.insert("caller_edit_access".into(), json!({ "kind": edit }));
     Ok(Json(json!({ "team_id": team_id, "team_info": team, "keys": keys, "team_memberships": memberships })))
 }

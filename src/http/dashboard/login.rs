@@ -14,16 +14,20 @@ use serde_json::{Map, json};
 use sqlx::PgConnection;
 use subtle::ConstantTimeEq;
 
+use crate::identity::Link;
+use crate::identity::SESSION_LINK;
 use crate::accounts;
-use crate::http::auth::{KeyRecord, MASTER_USER_ID, hash_key, session};
+use crate::http::admission::client_address;
+use crate::http::auth::session;
 use crate::http::dashboard::login_request;
 use crate::http::dashboard::login_request::Place;
 use crate::http::dashboard::throttle::Attempt;
-use crate::http::dashboard::{SESSION_TEAM, UiSettings};
 use crate::http::error::{ApiError, ErrorType};
-use crate::http::admission::client_address;
 use crate::http::routes::accounts::for_change;
 use crate::http::state::AppState;
+use crate::identity::SESSION_TEAM;
+use crate::identity::{KeyRecord, MASTER_USER_ID, hash_key};
+use crate::settings::UiSettings;
 use crate::store::accounts as store;
 use crate::store::accounts::NewKey;
 use crate::store::database;
@@ -215,13 +219,13 @@ async fn mint(
         None => NewKey::default(),
     };
     let seal = signer.seal(&token, &person.user_id, parent.as_deref());
-    let link = session::Link { parent, seal };
+    let link = Link { parent, seal };
     let key = NewKey {
         key_name: accounts::shortened(&raw),
         user_id: Some(person.user_id.clone()),
         team_id: Some(SESSION_TEAM.into()),
         expires: Some(expires.naive_utc()),
-        metadata: Map::from_iter([(session::LINK.to_owned(), link.write())]),
+        metadata: Map::from_iter([(SESSION_LINK.to_owned(), link.write())]),
         created_by: person.user_id.clone(),
         token,
         ..limits

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::http::auth::hash_key;
+use crate::identity::hash_key;
 
 /// Wrong passwords for a name that an address may send within [`WINDOW`].
 pub const LIMIT: u32 = 10;

@@ -11,10 +11,11 @@ use sqlx::Connection;
 
 use crate::accounts;
 use crate::accounts::{Fields, LITELLM_OWNS};
-use crate::http::auth::{Caller, grant, key_filter};
+use crate::http::auth::grant;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, JsonObject, Query, QueryReader};
 use crate::http::state::AppState;
+use crate::identity::{Caller, key_filter};
 use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, TeamsOf, text};
 use crate::store::database;

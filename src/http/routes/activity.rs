@@ -16,7 +16,6 @@ use axum::{Extension, Json};
 use serde::Serialize;
 use sqlx::PgConnection;
 
-use crate::http::auth::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::Query;
 use crate::http::reads::Reads;
@@ -27,6 +26,7 @@ use crate::http::routes::activity::scope::{
 };
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
+use crate::identity::Caller;
 use crate::store::activity;
 use crate::store::activity::daily::user_names;
 use crate::store::activity::{KeySums, Sums, UserSums};

@@ -6,12 +6,14 @@ use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::http::client_ip::{AllowedAddresses, parse_network};
-use crate::http::error::{ApiError, FieldError};
+use crate::field_error::FieldError;
+use crate::http::client_ip::AllowedAddresses;
+use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, JsonObject, Query, QueryReader};
 use crate::http::routes::reset::StatusResponse;
 use crate::http::state::AppState;
 use crate::http::telemetry::ClientAddress;
+use crate::settings::network::parse_network;
 use crate::store;
 use crate::store::database;
 

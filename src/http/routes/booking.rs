@@ -16,10 +16,11 @@ use crate::booking::limits::Refusal;
 use crate::booking::record::UsageRecord;
 use crate::booking::standard_logging::Payload;
 use crate::booking::{Booking, Draft, MOST_RECORDS, fields};
-use crate::http::auth::{Caller, hash_key};
-use crate::http::error::{ApiError, ErrorType, FieldError};
+use crate::field_error::FieldError;
+use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{check_object, declares_json, read_body};
 use crate::http::state::AppState;
+use crate::identity::{Caller, hash_key};
 use litespend_pricing::Pricer;
 
 /// The largest body: 16 MiB.

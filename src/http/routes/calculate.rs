@@ -8,7 +8,8 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::http::error::{ApiError, ErrorType, FieldError};
+use crate::field_error::FieldError;
+use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{BODY_LIMIT, FromQuery, Query, QueryReader, parse_object, read_body};
 use crate::http::state::AppState;
 use litespend_pricing::{CalculateRequest, Calculation, Component, PricingError};

@@ -22,7 +22,6 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 use sqlx::{Postgres, QueryBuilder};
 
-use crate::http::auth::{Caller, key_filter};
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
@@ -30,6 +29,7 @@ use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::routes::log::formats::{CsvTexts, Format};
 use crate::http::state::AppState;
 use crate::http::stream::Writer;
+use crate::identity::{Caller, key_filter};
 use crate::store::DateRange;
 use crate::store::log;
 use crate::store::log::{DaySpend, LogPosition, ROW_CAP, SpendLog, SpendLogFilter};

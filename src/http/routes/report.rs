@@ -8,14 +8,15 @@ use chrono::NaiveDate;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
 
-use crate::http::auth::key_filter;
-use crate::http::error::{ApiError, ErrorType, FieldError};
+use crate::field_error::FieldError;
+use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::state::AppState;
 use crate::http::stream::Writer;
+use crate::identity::key_filter;
 use crate::store::DateRange;
 use crate::store::report;
 use crate::store::report::DayRow;

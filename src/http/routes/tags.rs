@@ -9,13 +9,13 @@ use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
 use sqlx::{Postgres, QueryBuilder};
 
-use crate::http::auth::{Caller, Scope};
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::state::AppState;
 use crate::http::stream::{Writer, around};
+use crate::identity::{Caller, Scope};
 use crate::store;
 use crate::store::reading::Reading;
 use crate::store::rollups::days;

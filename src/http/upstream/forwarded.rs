@@ -7,9 +7,9 @@ use axum::extract::ConnectInfo;
 use axum::http::Uri;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::cli::args::Settings;
 use crate::http::client_ip;
 use crate::http::client_ip::canonical;
+use crate::settings::Settings;
 
 /// Headers that are about one connection, not about the message (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 9] = [

@@ -3,7 +3,7 @@
 use chrono::NaiveDateTime;
 use sqlx::{Postgres, QueryBuilder};
 
-use crate::http::auth::Scope;
+use crate::identity::Scope;
 use crate::store::log::rows::{CALL_COLUMNS, LIST_COLUMNS, NEWER_COLUMNS};
 use crate::store::log::search::{push_contains, push_contains_like, text_of};
 use crate::store::tags::push_scope;

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
-use crate::http::auth::Scope;
+use crate::identity::Scope;
 use crate::store::log::fields::{Bounds, Columns, JsonField};
 use crate::store::tags::push_scope;
 

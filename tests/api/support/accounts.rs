@@ -7,9 +7,9 @@ use axum::body::Body;
 use axum::http::Request;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use litespend::cli::args::Settings;
-use litespend::http::auth::hash_key;
-use litespend::http::dashboard::UiSettings;
+use litespend::identity::hash_key;
+use litespend::settings::Settings;
+use litespend::settings::UiSettings;
 use serde_json::{Value, json};
 
 use super::{Answer, TestApp, insert, settings};

@@ -1,6 +1,6 @@
 //! Keys with users, teams and an organisation, to book for.
 
-use litespend::http::auth::hash_key;
+use litespend::identity::hash_key;
 use serde_json::json;
 use sqlx::PgPool;
 

@@ -9,11 +9,11 @@ use chrono::NaiveDateTime;
 use futures_util::{Stream, TryStreamExt};
 use serde_json::{Map, Value, json};
 
-use crate::http::auth::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::stream::Writer;
+use crate::identity::Caller;
 use crate::store::accounts::tables;
 use crate::store::log::Timestamp;
 use crate::store::log::rows::Instant;

@@ -9,12 +9,12 @@ use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::http::auth::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
+use crate::identity::Caller;
 use crate::store;
 use crate::store::activity::FLAT_COST_KEY;
 use crate::store::activity::daily;

@@ -10,13 +10,13 @@ use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
 use sqlx::PgConnection;
 
-use crate::http::auth::Caller;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::dates::not_a_day;
 use crate::http::routes::log::params::parse_lenient_day;
 use crate::http::stream::{Writer, around};
+use crate::identity::Caller;
 use crate::store::DateRange;
 use crate::store::activity::global;
 use crate::store::activity::global::DayRequests;

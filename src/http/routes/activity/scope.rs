@@ -6,10 +6,10 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::{Map, json};
 use sqlx::PgConnection;
 
-use crate::http::auth::{Caller, Role};
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, QueryReader};
 use crate::http::routes::activity::daily::{Entities, date_range, extend_to_today, key_of_bucket, visible_user};
+use crate::identity::{Caller, Role};
 use crate::store::activity::{ActivityFilter, DailyTable};
 use crate::store::team_views;
 

@@ -3,7 +3,6 @@
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 
-use crate::http::auth::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
@@ -12,6 +11,7 @@ use crate::http::routes::activity::daily::{
 };
 use crate::http::routes::activity::scope;
 use crate::http::routes::activity::scope::TeamActivityParams;
+use crate::identity::Caller;
 use crate::store::activity;
 
 /// The most rows of a page. The reference has no limit.

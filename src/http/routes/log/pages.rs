@@ -10,7 +10,6 @@ use chrono::NaiveDateTime;
 use serde::Serialize;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use crate::http::auth::Caller;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::Query;
 use crate::http::reads::Reads;
@@ -20,6 +19,7 @@ use crate::http::routes::log::params::{LogPageParams, LogRoute};
 use crate::http::routes::log::rows;
 use crate::http::state::AppState;
 use crate::http::stream::answer_room::AnswerRoom;
+use crate::identity::Caller;
 use crate::store::log::filter::LogFilter;
 use crate::store::log::pages;
 use crate::store::log::pages::{COUNT_CAP, Order, SESSION_MODELS, SessionCursor, SortKey};

@@ -10,12 +10,13 @@ use chrono::DateTime;
 use futures_util::{Stream, TryStreamExt};
 use sqlx::{Postgres, QueryBuilder};
 
-use crate::http::auth::key_filter;
-use crate::http::error::{ApiError, FieldError};
+use crate::field_error::FieldError;
+use crate::http::error::ApiError;
 use crate::http::extract::QueryReader;
 use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
 use crate::http::routes::log::formats::{CsvTexts, Format, RowWriter};
+use crate::identity::key_filter;
 use crate::store::log;
 use crate::store::log::{LogPosition, ROW_CAP, SpendLogFilter};
 use crate::store::reading::Reading;

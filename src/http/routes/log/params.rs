@@ -4,10 +4,10 @@
 use axum::http::StatusCode;
 use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
 
-use crate::http::auth::Scope;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, QueryReader};
 use crate::http::routes::log::search_text;
+use crate::identity::Scope;
 use crate::store::log::filter::{Column, LogFilter, SpanType};
 use crate::store::log::pages::{Order, SortKey};
 

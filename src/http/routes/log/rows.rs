@@ -10,8 +10,8 @@ use futures_util::Stream;
 use serde::Serialize;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use crate::http::auth::{Caller, Scope};
-use crate::http::error::{ApiError, ErrorType, FieldError};
+use crate::field_error::FieldError;
+use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::log::answers;
@@ -21,6 +21,7 @@ use crate::http::state::AppState;
 use crate::http::stream;
 use crate::http::stream::Writer;
 use crate::http::stream::answer_room::Share;
+use crate::identity::{Caller, Scope};
 use crate::store::log::rows;
 use crate::store::log::rows::{LONG_TEXTS, ListedLog, LogTexts, SHORT_TEXTS};
 use crate::store::{keys, team_views};

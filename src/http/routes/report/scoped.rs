@@ -8,12 +8,12 @@ use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 use sqlx::{Postgres, QueryBuilder};
 
-use crate::http::auth::{Caller, key_filter};
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::log::params::parse_lenient_day;
 use crate::http::stream::Writer;
+use crate::identity::{Caller, key_filter};
 use crate::store::DateRange;
 use crate::store::reading::Reading;
 use crate::store::report::scoped;
