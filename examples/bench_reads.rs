@@ -255,7 +255,7 @@ async fn load_daily(pool: &PgPool, rows: u64) {
 
 async fn measure(options: &Options, url: &str) {
     let limits = PoolLimits { connections: 4, wait: Duration::from_secs(60) };
-    let pool = litespend::cli::serve::connect(url, limits).await.unwrap();
+    let pool = litespend::store::database::connect(url, limits).await.unwrap();
     sqlx::query("SET statement_timeout = 0").execute(&pool).await.unwrap();
     if options.daily > 0 {
         load_daily(&pool, options.daily).await;

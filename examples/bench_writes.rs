@@ -64,7 +64,7 @@ async fn round(connection: &mut PgConnection, statements: &[String]) -> Duration
 
 async fn measure(url: &str, rounds: usize) {
     let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
-    let pool = litespend::cli::serve::connect(url, limits).await.unwrap();
+    let pool = litespend::store::database::connect(url, limits).await.unwrap();
     let mut connection = pool.acquire().await.unwrap();
     let statements: Vec<String> = (0..STATEMENTS).map(|n| statement(n * ROWS)).collect();
     connection.execute("SELECT litespend.detach()").await.unwrap();

@@ -64,7 +64,7 @@ def merges(source: pathlib.Path) -> bytes:
 
 def main() -> None:
     source = pathlib.Path(sys.argv[1])
-    target = pathlib.Path(__file__).parent.parent / "data" / "vocabularies"
+    target = pathlib.Path(__file__).parent.parent / "crates" / "pricing" / "data" / "vocabularies"
     for name in ("cl100k_base", "o200k_base"):
         (target / f"{name}.ranks.zlib").write_bytes(zlib.compress(ranks(source / f"{name}.tiktoken"), 9))
     for name in ("anthropic", "deepseek"):

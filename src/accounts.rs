@@ -6,9 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::field_error::FieldError;
 use crate::identity::SESSION_LINK;
 use crate::identity::SESSION_TEAM;
-use crate::field_error::FieldError;
 use crate::identity::{MASTER_KEY_ALIAS, allowed_routes, hash_key};
 use crate::store::accounts::{NewKey, NewTeam, NewUser};
 

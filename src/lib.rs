@@ -11,6 +11,8 @@
 //!
 //! Two crates lie below: `litespend_pricing` (what a call costs) and `private_postgres` (the embedded database).
 
+#![forbid(unsafe_code)]
+
 pub mod accounts;
 pub mod booking;
 pub mod cli;
@@ -19,6 +21,7 @@ pub mod field_error;
 pub mod http;
 pub mod identity;
 pub mod json_bounds;
+pub mod metrics;
 pub mod prices;
 pub mod rollups;
 pub mod route_table;

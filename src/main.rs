@@ -1,5 +1,7 @@
 //! The command line: parses it, starts what it asks for, and turns failures into one line and an exit code.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -7,9 +9,9 @@ use std::time::Duration;
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use litespend::cli;
-use litespend::cli::args::{Cli, Command};
+use litespend::cli::database::Failure;
 use litespend::cli::serve;
-use litespend::cli::serve::Failure;
+use litespend::cli::{Cli, Command};
 
 /// The C library's allocator keeps what a burst took for hours. jemalloc gives it back after a second (`.cargo/config.toml`).
 #[global_allocator]

@@ -5,6 +5,7 @@ pub mod config_file;
 pub mod network;
 pub mod upstream;
 
+use clap::ValueEnum;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -181,4 +182,13 @@ pub fn check_master_key(key: &str) -> anyhow::Result<()> {
         bail!("the master key must start with 'sk-', have at least 6 characters and no spaces");
     }
     Ok(())
+}
+
+/// How the request log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }

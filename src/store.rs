@@ -29,6 +29,29 @@ pub mod team_views;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
 
+/// Connections to the database.
+pub type Pool = sqlx::PgPool;
+
+/// A connection.
+pub type Connection = sqlx::PgConnection;
+
+/// A connection that goes back to its pool.
+pub type PooledConnection = sqlx::pool::PoolConnection<sqlx::Postgres>;
+
+/// What the database, or the way to it, can answer instead.
+pub type Error = sqlx::Error;
+
+/// Room for a statement that is put together at run time. The rows that it gives borrow it, so who reads them keeps it.
+pub type Statement = sqlx::QueryBuilder<sqlx::Postgres>;
+
+/// A transaction, rolled back when it is dropped.
+pub type Transaction<'a> = sqlx::Transaction<'a, sqlx::Postgres>;
+
+/// Begins a transaction.
+pub async fn begin(connection: &mut Connection) -> Result<Transaction<'_>, Error> {
+    sqlx::Connection::begin(connection).await
+}
+
 /// How long one statement may run, in seconds: the session's `statement_timeout`.
 pub const STATEMENT_TIMEOUT_SECONDS: u64 = 60;
 

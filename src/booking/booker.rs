@@ -11,7 +11,6 @@ mod queue;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
@@ -21,7 +20,8 @@ use crate::booking::booker::queue::{Job, Queue};
 use crate::booking::limits::Refusal;
 use crate::settings::BookingLimits;
 use crate::store::booking as store_usage;
-use crate::store::error::is_unavailable;
+use crate::store::error::{is_conflict, is_unavailable};
+use crate::store::{Connection, Pool};
 
 /// Transactions at the same time. A second one reads and prepares while the first waits for the disk.
 const CONCURRENT: usize = 2;
@@ -73,7 +73,7 @@ pub enum BookingError {
 pub struct Booker(Arc<Inner>);
 
 struct Inner {
-    pool: PgPool,
+    pool: Pool,
     limits: BookingLimits,
     queue: Mutex<Queue>,
     turns: Semaphore,
@@ -82,7 +82,7 @@ struct Inner {
 
 impl Booker {
     /// Books in the database of `pool`.
-    pub fn new(pool: PgPool, limits: BookingLimits) -> Self {
+    pub fn new(pool: Pool, limits: BookingLimits) -> Self {
         Self(Arc::new(Inner {
             pool,
             limits,
@@ -183,7 +183,7 @@ impl Inner {
     }
 
     /// Says once, before anything is written, which columns an older LiteLLM lacks.
-    async fn check_tables(&self, connection: &mut PgConnection) -> Result<(), Failed> {
+    async fn check_tables(&self, connection: &mut Connection) -> Result<(), Failed> {
         let checked: Result<&(), Failed> = self
             .tables_checked
             .get_or_try_init(|| async {
@@ -197,10 +197,4 @@ impl Inner {
             .await;
         checked.copied()
     }
-}
-
-/// Whether the transaction lost against another and can be run again: deadlock, serialization failure.
-fn is_conflict(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| matches!(code.as_ref(), "40P01" | "40001"))
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{ObjectBuilder, Schema, Type};
 
-use crate::settings::MOST_COST;
 use crate::booking::limits::Dates;
+use crate::settings::MOST_COST;
 use litespend_pricing::Usage;
 
 /// Bytes of a request's id.

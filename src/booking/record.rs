@@ -5,7 +5,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::json_bounds;
 use crate::booking::fields;
 use crate::booking::fields::{ID_BYTES, Instant, NAME_BYTES};
 use crate::booking::limits::Refusal;
@@ -13,6 +12,7 @@ use crate::booking::price::{price_record, price_response, read_usage};
 use crate::booking::sent;
 use crate::booking::sent::Form;
 use crate::booking::{Booking, Draft, owner_of};
+use crate::json_bounds;
 use crate::json_bounds::ValueDigest;
 use crate::store::booking::UsageRow;
 use litespend_pricing::{Pricer, Usage};

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::BookingLimits;
+use crate::store;
+use crate::store::Pool;
 use crate::store::booking::ids;
 use crate::store::booking::ids::Access;
 use crate::store::booking::names;
@@ -18,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(3600);
 const BATCH: i64 = 10_000;
 
 /// Forgets what is old, again and again, until cancelled.
-pub async fn run(pool: PgPool, limits: BookingLimits, stop: CancellationToken) {
+pub async fn run(pool: Pool, limits: BookingLimits, stop: CancellationToken) {
     loop {
         match forget(&pool, &limits).await {
             Ok(0) => {}
@@ -33,7 +34,7 @@ pub async fn run(pool: PgPool, limits: BookingLimits, stop: CancellationToken) {
 }
 
 /// Forgets what is old now; returns how many ids.
-pub async fn forget(pool: &PgPool, limits: &BookingLimits) -> Result<u64, sqlx::Error> {
+pub async fn forget(pool: &Pool, limits: &BookingLimits) -> Result<u64, store::Error> {
     let mut connection = pool.acquire().await?;
     if ids::access(&mut connection).await? == Access::NotInstalled {
         return Ok(0);

@@ -40,6 +40,36 @@ const SCALAR: Bounds = Bounds { bytes: 64 * 1024, elements: 16, depth: 4, text: 
 /// Of LiteLLM's callback more is taken than is stored: see `standard_logging`.
 const CALLBACK_METADATA: Bounds = Bounds::of_tree(50_000, 64);
 
+/// The fields of LiteLLM's callback that are read.
+pub const PAYLOAD_FIELDS: [&str; 26] = [
+    "id",
+    "litellm_call_id",
+    "trace_id",
+    "session_id",
+    "call_type",
+    "response_cost",
+    "cost_breakdown",
+    "status",
+    "custom_llm_provider",
+    "total_tokens",
+    "prompt_tokens",
+    "completion_tokens",
+    "startTime",
+    "endTime",
+    "completionStartTime",
+    "model",
+    "model_id",
+    "model_group",
+    "api_base",
+    "metadata",
+    "cache_hit",
+    "cache_key",
+    "request_tags",
+    "end_user",
+    "requester_ip_address",
+    "error_information",
+];
+
 /// The forms of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -58,7 +88,7 @@ impl Form {
             (Self::Record, "tags") | (Self::Payload, "request_tags") => Some(TAGS),
             (Self::Record, "completion_response") => Some(RESPONSE),
             (Self::Payload, "metadata" | "cost_breakdown" | "error_information") => Some(CALLBACK_METADATA),
-            (Self::Payload, field) if !crate::booking::standard_logging::FIELDS.contains(&field) => None,
+            (Self::Payload, field) if !PAYLOAD_FIELDS.contains(&field) => None,
             (Self::Record | Self::Payload, _) => Some(SCALAR),
         }
     }

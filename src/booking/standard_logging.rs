@@ -18,36 +18,6 @@ use crate::json_bounds::ValueDigest;
 use crate::store::booking::UsageRow;
 use litespend_pricing::Pricer;
 
-/// The payload's fields that are read.
-pub const FIELDS: [&str; 26] = [
-    "id",
-    "litellm_call_id",
-    "trace_id",
-    "session_id",
-    "call_type",
-    "response_cost",
-    "cost_breakdown",
-    "status",
-    "custom_llm_provider",
-    "total_tokens",
-    "prompt_tokens",
-    "completion_tokens",
-    "startTime",
-    "endTime",
-    "completionStartTime",
-    "model",
-    "model_id",
-    "model_group",
-    "api_base",
-    "metadata",
-    "cache_hit",
-    "cache_key",
-    "request_tags",
-    "end_user",
-    "requester_ip_address",
-    "error_information",
-];
-
 /// The part of the payload that becomes a row. Everything else is skipped, unread. Fields of `metadata` of more than
 /// 16 KiB are left out of the row and named in its `left_out`, texts about an error are cut at 8 KiB; what is left is
 /// stored, at most 64 KiB. Names take 256 bytes, ids 512, `api_base` and `cache_key` 2,048.

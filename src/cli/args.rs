@@ -1,16 +1,17 @@
-//! Settings: flags, the environment, and LiteLLM's `config.yaml`, in this order of precedence. Owns their names
-//! and their errors; a wrong setting is one clear line and exit code 2.
+//! Arguments that several subcommands share, and those of `serve`: flags before the environment before LiteLLM's
+//! `config.yaml`. A wrong setting is one clear line and exit code 2.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::Args;
 use ipnetwork::IpNetwork;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::settings::upstream::covers;
 use crate::settings::AuthoritySettings;
+use crate::settings::LogFormat;
+use crate::settings::upstream::covers;
 
 use crate::route_table;
 use crate::settings::BookingLimits;
@@ -18,56 +19,6 @@ use crate::settings::ConnectionLimits;
 use crate::settings::ReadSettings;
 use crate::settings::network::parse_network;
 use crate::settings::upstream::Target;
-
-/// LiteLLM's Budget & Spend Tracking API, served from Rust.
-#[derive(Debug, Parser)]
-#[command(name = "litespend", version, about, propagate_version = true)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// The subcommands.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve the API.
-    Serve(Box<ServeArgs>),
-    /// Bring the database up to date and exit.
-    Migrate(DatabaseArgs),
-    /// Virtual keys: create, list, block, unblock, delete.
-    #[command(subcommand)]
-    Key(crate::cli::keys::KeyCommand),
-    /// Teams: create, list.
-    #[command(subcommand)]
-    Team(crate::cli::teams::TeamCommand),
-    /// Users: create, list.
-    #[command(subcommand)]
-    User(crate::cli::users::UserCommand),
-    /// Booking into LiteLLM's database: install, remove, status.
-    #[command(subcommand)]
-    Booking(crate::cli::booking::BookingCommand),
-    /// Book rows of a spend log from files: JSON, JSON lines or CSV.
-    Import(crate::cli::import::ImportArgs),
-    /// Fill an empty database with a month of made-up usage.
-    #[command(hide = true)]
-    DemoData(crate::cli::demo_data::DemoDataArgs),
-    /// Rollups of LiteLLM's database: install, watch, compare, remove.
-    #[command(subcommand)]
-    Rollups(crate::cli::rollups::RollupsCommand),
-    /// Indexes for LiteLLM's database: advise, install, remove.
-    #[command(subcommand)]
-    Indexes(crate::cli::indexes::IndexesCommand),
-    /// Price tables: check a newer one.
-    #[command(subcommand)]
-    Prices(crate::cli::prices::PricesCommand),
-    /// What a call costs.
-    Cost(crate::cli::cost::CostArgs),
-    /// Print the OpenAPI document (YAML).
-    Openapi,
-    /// Ask a running server whether it is ready; exit code 0 or 1.
-    Healthcheck(HealthcheckArgs),
-}
 
 /// Where the database is.
 #[derive(Clone, Debug, Args)]
@@ -83,15 +34,6 @@ pub struct DatabaseArgs {
     /// LiteLLM's config.yaml.
     #[arg(long, short, env = "CONFIG_FILE_PATH", value_name = "FILE")]
     pub config: Option<PathBuf>,
-}
-
-/// How the request log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Everything `serve` takes.

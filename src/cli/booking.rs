@@ -4,11 +4,11 @@
 
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
-use sqlx::PgConnection;
 
 use crate::cli::args::DatabaseArgs;
-use crate::cli::serve::Failure;
-use crate::cli::with_connection;
+use crate::cli::database::Failure;
+use crate::cli::database::with_connection;
+use crate::store::Connection;
 use crate::store::booking::ids;
 use crate::store::booking::ids::Access;
 use crate::store::database;
@@ -42,7 +42,7 @@ pub fn run(command: BookingCommand) -> Result<(), Failure> {
 }
 
 /// Lets this schema be booked into.
-pub async fn install(connection: &mut PgConnection, kind: DatabaseKind) -> Result<(), Failure> {
+pub async fn install(connection: &mut Connection, kind: DatabaseKind) -> Result<(), Failure> {
     if kind == DatabaseKind::LiteLlm {
         database::migrate_schema(connection).await.context("the schema litespend cannot be made")?;
         if !ids::install(connection).await.context("booking cannot be installed")? {
@@ -54,7 +54,7 @@ pub async fn install(connection: &mut PgConnection, kind: DatabaseKind) -> Resul
 }
 
 /// Takes it back.
-pub async fn remove(connection: &mut PgConnection, kind: DatabaseKind) -> Result<(), Failure> {
+pub async fn remove(connection: &mut Connection, kind: DatabaseKind) -> Result<(), Failure> {
     if kind == DatabaseKind::Own {
         return Err(Failure::Setting(anyhow!("this database is litespend's own: booking belongs to it")));
     }
@@ -66,7 +66,7 @@ pub async fn remove(connection: &mut PgConnection, kind: DatabaseKind) -> Result
     Ok(())
 }
 
-async fn print_status(connection: &mut PgConnection) -> Result<(), Failure> {
+async fn print_status(connection: &mut Connection) -> Result<(), Failure> {
     match ids::access(connection).await.context("booking cannot be looked at")? {
         Access::NotInstalled => {
             println!("usage can't be booked: `litespend booking install` lets it");

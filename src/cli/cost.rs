@@ -8,7 +8,7 @@ use chrono::Utc;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::cli::serve::Failure;
+use crate::cli::database::Failure;
 use crate::prices::Prices;
 use crate::settings::ConfigFile;
 use litespend_pricing::{CalculateRequest, Calculation};

@@ -1,14 +1,15 @@
 //! Opening the database: the embedded one, or the one that a URL names.
 
-use std::path::Path;
+use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use sqlx::PgPool;
 
 use crate::cli::args::DatabaseArgs;
-use crate::cli::serve::{Failure, home};
 use crate::settings::ConfigFile;
+use crate::store;
+use crate::store::Pool;
 use crate::store::database;
 use crate::store::database::{DatabaseKind, PoolLimits};
 use crate::store::database_url::DatabaseUrl;
@@ -21,6 +22,21 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a server that is just starting is waited for.
 const BESIDE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a subcommand failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// A setting is wrong: exit code 2.
+    Setting(anyhow::Error),
+    /// Everything else: exit code 1.
+    Runtime(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Runtime(error)
+    }
+}
 
 /// The database of this process.
 pub struct OpenDatabase {
@@ -74,12 +90,12 @@ impl OpenDatabase {
     }
 
     /// A pool, not yet connected.
-    pub fn pool(&self) -> anyhow::Result<PgPool> {
+    pub fn pool(&self) -> anyhow::Result<Pool> {
         database::pool(&self.url, self.limits).map_err(|error| anyhow::anyhow!("DATABASE_URL: {error}"))
     }
 
     /// Waits for the database, brings it up to date, and says whose it is and which version.
-    pub async fn prepare(&self, pool: &PgPool) -> Result<(DatabaseKind, String), Failure> {
+    pub async fn prepare(&self, pool: &Pool) -> Result<(DatabaseKind, String), Failure> {
         let started = Instant::now();
         let mut connection = loop {
             match pool.acquire().await {
@@ -127,4 +143,70 @@ impl OpenDatabase {
             None => Ok(()),
         }
     }
+}
+
+/// Reads the config file that the arguments name, if any.
+pub fn read_config(args: &DatabaseArgs) -> Result<ConfigFile, Failure> {
+    args.config
+        .as_deref()
+        .map_or_else(|| Ok(ConfigFile::default()), |path| ConfigFile::read(path).map_err(Failure::Setting))
+}
+
+/// Where the embedded database lives for these arguments.
+pub fn home(args: &DatabaseArgs) -> PathBuf {
+    args.data_dir.clone().unwrap_or_else(private_postgres::default_home)
+}
+
+/// Opens the database of the arguments, brings it up to date if it is ours, and runs `work` on one connection.
+pub fn with_connection<F>(
+    args: &DatabaseArgs,
+    work: impl FnOnce(store::PooledConnection, DatabaseKind) -> F,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let config = read_config(args)?;
+    let open = OpenDatabase::open(args, &config, PoolLimits { connections: 2, wait: Duration::from_secs(30) })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let result = runtime.block_on(async {
+        let pool = open.pool().map_err(Failure::Setting)?;
+        let (kind, _) = open.prepare(&pool).await?;
+        let mut connection = pool.acquire().await.context("no connection")?;
+        database::lift_statement_timeout(&mut connection).await.context("the session cannot be prepared")?;
+        let result = work(connection, kind).await;
+        pool.close().await;
+        result
+    });
+    open.close()?;
+    result
+}
+
+/// Opens a pool on the database of the arguments, beside a running server if there is one, brings it up to date if it
+/// is ours, and runs `work`.
+pub fn with_pool<F>(args: &DatabaseArgs, work: impl FnOnce(Pool, DatabaseKind) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let config = read_config(args)?;
+    let limits = PoolLimits { connections: 4, wait: Duration::from_secs(30) };
+    let open = OpenDatabase::open_beside(args, &config, limits)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let result = runtime.block_on(async {
+        let pool = open.pool().map_err(Failure::Setting)?;
+        let (kind, _) = open.prepare(&pool).await?;
+        let result = work(pool.clone(), kind).await;
+        pool.close().await;
+        result
+    });
+    drop(runtime);
+    open.close()?;
+    result
+}
+
+/// Refuses a change where LiteLLM owns the tables and nobody said that it may be made.
+pub fn check_owner(kind: DatabaseKind, manage_litellm_keys: bool) -> Result<(), Failure> {
+    if kind == DatabaseKind::LiteLlm && !manage_litellm_keys {
+        return Err(Failure::Runtime(anyhow::anyhow!(crate::accounts::LITELLM_OWNS)));
+    }
+    Ok(())
 }

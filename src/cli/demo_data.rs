@@ -7,19 +7,19 @@ use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
-use sqlx::PgPool;
 
 use crate::accounts::shortened;
 use crate::booking::booker::Booker;
 use crate::booking::price::price_record;
 use crate::booking::{Draft, Identity, Owner};
 use crate::cli::args::DatabaseArgs;
-use crate::cli::serve::Failure;
-use crate::cli::{check_owner, with_pool};
+use crate::cli::database::Failure;
+use crate::cli::database::{check_owner, with_pool};
 use crate::identity::hash_key;
 use crate::prices::Prices;
 use crate::settings::BookingLimits;
 use crate::settings::ConfigFile;
+use crate::store::Pool;
 use crate::store::accounts as store;
 use crate::store::accounts::{NewKey, NewTeam, NewUser};
 use crate::store::booking::UsageRow;
@@ -133,7 +133,7 @@ pub fn run(args: &DemoDataArgs) -> Result<(), Failure> {
 }
 
 /// Makes users, teams and keys; those that are there stay.
-async fn owners(pool: &PgPool) -> anyhow::Result<()> {
+async fn owners(pool: &Pool) -> anyhow::Result<()> {
     let mut connection = pool.acquire().await?;
     for (user, role) in USERS {
         let user = NewUser {

@@ -21,10 +21,10 @@ use crate::booking::booker::{Booker, Outcome};
 use crate::booking::limits::Refusal;
 use crate::booking::{Draft, log_row};
 use crate::cli::args::DatabaseArgs;
+use crate::cli::database::Failure;
+use crate::cli::database::with_pool;
 use crate::cli::import::report::Report;
 use crate::cli::import::rows::Rows;
-use crate::cli::serve::Failure;
-use crate::cli::with_pool;
 use crate::settings::BookingLimits;
 
 /// Rows in one transaction.

@@ -4,8 +4,8 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use crate::cli::args::DatabaseArgs;
-use crate::cli::serve::Failure;
-use crate::cli::with_connection;
+use crate::cli::database::Failure;
+use crate::cli::database::with_connection;
 use crate::store::indexes;
 use crate::store::indexes::WANTED;
 

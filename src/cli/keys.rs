@@ -4,14 +4,15 @@
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use sqlx::PgConnection;
 
 use crate::accounts;
 use crate::accounts::Fields;
 use crate::cli::args::DatabaseArgs;
-use crate::cli::serve::Failure;
-use crate::cli::{check_owner, print_table, short_time, with_pool};
+use crate::cli::database::Failure;
+use crate::cli::database::{check_owner, with_pool};
+use crate::cli::table::{print_table, short_time};
 use crate::identity::key_filter;
+use crate::store::Connection;
 use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, text};
 
@@ -170,7 +171,7 @@ enum Change {
 }
 
 /// The hash of the key that is meant: a key or hash before the alias of another.
-async fn token(connection: &mut PgConnection, named: &str) -> Result<String, sqlx::Error> {
+async fn token(connection: &mut Connection, named: &str) -> Result<String, crate::store::Error> {
     let token = key_filter(named);
     if store::exists_key(connection, &token).await? {
         return Ok(token);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Subcommand;
 
-use crate::cli::serve::Failure;
+use crate::cli::database::Failure;
 use litespend_pricing::{PriceTable, diff};
 
 /// What to do with price tables.

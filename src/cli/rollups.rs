@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
-use sqlx::PgConnection;
 
 use crate::cli::args::DatabaseArgs;
-use crate::cli::serve::Failure;
-use crate::cli::with_connection;
+use crate::cli::database::Failure;
+use crate::cli::database::with_connection;
 use crate::rollups::folding::Batches;
+use crate::store::Connection;
 use crate::store::booking::ids;
 use crate::store::database;
 use crate::store::database::DatabaseKind;
@@ -97,7 +97,7 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
     }
 }
 
-async fn require_attached(connection: &mut PgConnection) -> Result<(), Failure> {
+async fn require_attached(connection: &mut Connection) -> Result<(), Failure> {
     if rollups::attached(connection).await.context("the rollups cannot be looked at")? {
         return Ok(());
     }
@@ -106,7 +106,7 @@ async fn require_attached(connection: &mut PgConnection) -> Result<(), Failure> 
 }
 
 /// A database has one set of rollups. Those of a LiteLLM in another schema are not to be touched from here.
-async fn require_own_schema(connection: &mut PgConnection) -> Result<(), Failure> {
+async fn require_own_schema(connection: &mut Connection) -> Result<(), Failure> {
     let other = rollups::counted_elsewhere(connection).await.context("the rollups cannot be looked at")?;
     let Some(schema) = other else { return Ok(()) };
     Err(Failure::Setting(anyhow!(
@@ -115,7 +115,7 @@ async fn require_own_schema(connection: &mut PgConnection) -> Result<(), Failure
     )))
 }
 
-async fn install(connection: &mut PgConnection, kind: DatabaseKind, pause: Duration) -> Result<(), Failure> {
+async fn install(connection: &mut Connection, kind: DatabaseKind, pause: Duration) -> Result<(), Failure> {
     require_own_schema(connection).await?;
     if kind == DatabaseKind::LiteLlm {
         database::migrate_schema(connection).await.context("the schema litespend cannot be made")?;
@@ -133,7 +133,7 @@ async fn install(connection: &mut PgConnection, kind: DatabaseKind, pause: Durat
 }
 
 /// Counts dirty days until none is left, with progress.
-async fn count(connection: &mut PgConnection, pause: Duration) -> Result<(), Failure> {
+async fn count(connection: &mut Connection, pause: Duration) -> Result<(), Failure> {
     let started = Instant::now();
     let mut days = 0_u32;
     let mut idle = 0;
@@ -171,7 +171,7 @@ async fn count(connection: &mut PgConnection, pause: Duration) -> Result<(), Fai
     Ok(())
 }
 
-async fn print_status(connection: &mut PgConnection) -> Result<(), Failure> {
+async fn print_status(connection: &mut Connection) -> Result<(), Failure> {
     require_attached(connection).await?;
     let status = rollups::status(connection).await.context("no status")?;
     let day = |day: Option<NaiveDate>| day.map_or_else(|| "-".to_owned(), |day| day.to_string());
@@ -190,7 +190,7 @@ async fn print_status(connection: &mut PgConnection) -> Result<(), Failure> {
 }
 
 async fn span(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     from: Option<NaiveDate>,
     to: Option<NaiveDate>,
 ) -> Result<Option<DateRange>, Failure> {
@@ -200,7 +200,7 @@ async fn span(
     Ok(start.zip(end).map(|(start, end)| DateRange { start, end }))
 }
 
-async fn verify(connection: &mut PgConnection, from: Option<NaiveDate>, to: Option<NaiveDate>) -> Result<(), Failure> {
+async fn verify(connection: &mut Connection, from: Option<NaiveDate>, to: Option<NaiveDate>) -> Result<(), Failure> {
     require_attached(connection).await?;
     let Some(range) = span(connection, from, to).await? else {
         println!("the spend log is empty");

@@ -3,7 +3,6 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,45 +12,23 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args::{DatabaseArgs, HealthcheckArgs, ServeArgs};
-pub use crate::cli::database::OpenDatabase;
+use crate::cli::database::{Failure, OpenDatabase, home, read_config};
 use crate::clock::Clock;
 use crate::http::dashboard;
 use crate::http::replica::Replica;
-use crate::http::state::{AppState, build_router};
+use crate::http::router;
+use crate::http::state::AppState;
 use crate::http::{openapi, telemetry};
 use crate::prices::{PriceSource, Prices};
+use crate::settings::Settings;
 use crate::settings::UiSettings;
-use crate::settings::{ConfigFile, Settings};
 use crate::shutdown;
-use crate::store::database as store_database;
 use crate::store::database::{DatabaseKind, PoolLimits};
-
-/// Why a subcommand failed.
-#[derive(Debug)]
-pub enum Failure {
-    /// A setting is wrong: exit code 2.
-    Setting(anyhow::Error),
-    /// Everything else: exit code 1.
-    Runtime(anyhow::Error),
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Runtime(error)
-    }
-}
 
 /// The first paragraph of a message of the command line's parser, as one line.
 pub fn in_one_line(message: &str) -> String {
     let paragraph = message.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
     paragraph.map(str::trim).collect::<Vec<_>>().join(" ")
-}
-
-/// Reads the config file that the arguments name, if any.
-pub fn read_config(args: &DatabaseArgs) -> Result<ConfigFile, Failure> {
-    args.config
-        .as_deref()
-        .map_or_else(|| Ok(ConfigFile::default()), |path| ConfigFile::read(path).map_err(Failure::Setting))
 }
 
 /// `litespend serve`.
@@ -164,7 +141,7 @@ async fn run(
     let refresh = tokio::spawn(state.clone().keep_fresh(stop.clone()));
     let interval = args.prices_refresh.map(Duration::from_secs);
     let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(prices_in_order, interval, stop.clone()));
-    let fold = tokio::spawn(crate::rollups::folding::run(state.clone(), stop.clone()));
+    let fold = tokio::spawn(crate::rollups::folding::run(pool.clone(), Arc::clone(&state.folding), stop.clone()));
     let ids = tokio::spawn(crate::booking::retention::run(pool.clone(), state.settings.booking, stop.clone()));
     let sessions = tokio::spawn(end_sessions(state.clone(), stop.clone()));
     let (follower, until) = (state.clone(), stop.clone());
@@ -174,7 +151,7 @@ async fn run(
             replica.close().await;
         }
     });
-    crate::http::connection::accept::serve(listener, build_router(state.clone()), &state.settings, stop_requested)
+    crate::http::connection::accept::serve(listener, router::build(state.clone()), &state.settings, stop_requested)
         .await;
     stop.cancel();
     let _ = tokio::join!(refresh, fold, ids, watch, sessions, async { prices.abort() });
@@ -267,18 +244,4 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
     }
     let status = answer.lines().next().unwrap_or("no status");
     Err(Failure::Runtime(anyhow::anyhow!("{address} is not ready: {status}")))
-}
-
-/// Where the embedded database lives for these arguments.
-pub fn home(args: &DatabaseArgs) -> PathBuf {
-    args.data_dir.clone().unwrap_or_else(private_postgres::default_home)
-}
-
-/// Opens a pool on a URL and brings its database up to date. For subcommands and tests.
-pub async fn connect(url: &str, limits: PoolLimits) -> anyhow::Result<sqlx::PgPool> {
-    let pool = store_database::pool(url, limits)?;
-    let mut connection = pool.acquire().await?;
-    store_database::migrate(&mut connection).await?;
-    drop(connection);
-    Ok(pool)
 }

@@ -6,9 +6,10 @@ use serde_json::{Map, Value, json};
 use crate::accounts;
 use crate::accounts::{Fields, ROLES};
 use crate::cli::args::DatabaseArgs;
+use crate::cli::database::Failure;
+use crate::cli::database::{check_owner, with_pool};
 use crate::cli::keys::{OwnerArgs, wrong};
-use crate::cli::serve::Failure;
-use crate::cli::{check_owner, print_table, short_time, with_pool};
+use crate::cli::table::{print_table, short_time};
 use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, text};
 

@@ -1,8 +1,6 @@
 //! Who is let in: the client's address, the method, the key and what it may call, as the route table has it.
 
-use std::net::{IpAddr, SocketAddr};
-
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -14,18 +12,6 @@ use crate::http::state::AppState;
 use crate::http::telemetry::KeyPrefix;
 use crate::identity::Caller;
 use crate::route_table::{self, Access, Route};
-
-/// The address that the request comes from, where it is known.
-pub fn client_address(state: &AppState, request: &Request) -> Option<IpAddr> {
-    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
-    let settings = &state.settings;
-    Some(client_ip::client_address(
-        peer.ip(),
-        request.headers(),
-        settings.use_x_forwarded_for,
-        &settings.trusted_proxies,
-    ))
-}
 
 /// Checks address, method, key and access, in this order, and leaves the caller in the request's extensions.
 pub async fn authorize(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
@@ -67,7 +53,7 @@ pub fn served_route(request: &Request) -> Option<&'static Route> {
 /// 403 where the client's address is not on the list.
 pub fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError> {
     let list = state.allow_list.current();
-    let allowed = match client_address(state, request) {
+    let allowed = match client_ip::of_request(&state.settings, request) {
         Some(address) => list.allows(address),
         // Without an address nothing can be on a list.
         None => list.entries.as_ref().is_none_or(Vec::is_empty),

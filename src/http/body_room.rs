@@ -2,27 +2,14 @@
 //! is announced costs nothing. Where there is no room, the body waits; the oldest one always goes on, so that bodies
 //! that wait for each other do not wait for ever.
 
+pub mod charging;
+
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::Notify;
-
-use crate::http::admission;
-use crate::http::error::{ApiError, ErrorType};
-use crate::http::state::AppState;
-use crate::identity::Caller;
 
 /// Bytes of all bodies.
 const ALL: usize = 128 * 1024 * 1024;
@@ -154,6 +141,11 @@ pub struct Charge {
 }
 
 impl Charge {
+    /// Whether there was no room for it.
+    pub fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Charges bytes that have arrived; waits a while for room, and says whether there was some.
     pub async fn add(&self, bytes: usize) -> bool {
         let waiting = async {
@@ -175,78 +167,6 @@ impl Drop for Charge {
     fn drop(&mut self) {
         self.room.ledger.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
         self.room.freed.notify_waiters();
-    }
-}
-
-/// Layer: charges the request's body to its key, or where there is none to its address.
-pub async fn charge(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    if request.body().is_end_stream() {
-        return next.run(request).await;
-    }
-    let key = match request.extensions().get::<Caller>() {
-        Some(caller) => caller.key_hash.clone(),
-        None => admission::client_address(&state, &request).map(|address| address.to_string()).unwrap_or_default(),
-    };
-    let charge = Arc::new(state.body_room.begin(&key));
-    let request = request.map(|body| Body::new(ChargedBody { body, charge: Arc::clone(&charge), waiting: None }));
-    let response = next.run(request).await;
-    if charge.refused.load(Ordering::Relaxed) { no_room() } else { response }
-}
-
-fn no_room() -> Response {
-    ApiError::Refused {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        kind: ErrorType::InternalServerError,
-        message: "Too many large request bodies at the same time. Nothing was done; try again shortly.".into(),
-        param: Some("request_body".into()),
-    }
-    .into_response()
-}
-
-/// A body whose bytes are passed on once there is room for them.
-struct ChargedBody {
-    body: Body,
-    charge: Arc<Charge>,
-    waiting: Option<Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>>,
-}
-
-/// Why the body ends early.
-#[derive(Debug, thiserror::Error)]
-#[error("no room for the request's body")]
-struct NoRoom;
-
-impl http_body::Body for ChargedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.get_mut();
-        loop {
-            if let Some(waiting) = &mut this.waiting {
-                let bytes = ready!(waiting.as_mut().poll(context));
-                this.waiting = None;
-                let frame = bytes.map(Frame::data).ok_or_else(|| axum::Error::new(NoRoom));
-                return Poll::Ready(Some(frame));
-            }
-            match ready!(Pin::new(&mut this.body).poll_frame(context)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) => {
-                        let charge = Arc::clone(&this.charge);
-                        this.waiting = Some(Box::pin(async move { charge.add(bytes.len()).await.then_some(bytes) }));
-                    }
-                    Err(other) => return Poll::Ready(Some(Ok(other))),
-                },
-                end => return Poll::Ready(end),
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.waiting.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.waiting.is_some() { SizeHint::default() } else { self.body.size_hint() }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Where a request comes from, and whether that address is allowed. Owns the client's address (the peer's,
 //! or behind trusted proxies the one they forward), the parsed allow list and its refresh.
 
+use crate::settings::Settings;
 use crate::settings::network::parse_network;
+use axum::extract::{ConnectInfo, Request};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::{Arc, RwLock};
@@ -34,6 +36,12 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, use_forwarded_for: bool
         }
     }
     client
+}
+
+/// The address that a request comes from, where it is known.
+pub fn of_request(settings: &Settings, request: &Request) -> Option<IpAddr> {
+    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+    Some(client_address(peer.ip(), request.headers(), settings.use_x_forwarded_for, &settings.trusted_proxies))
 }
 
 /// An entry of `X-Forwarded-For`: an address, with or without a port or brackets.

@@ -7,7 +7,7 @@ mod lists;
 mod login;
 mod login_request;
 mod shapes;
-mod throttle;
+pub mod throttle;
 
 use std::path::Path;
 
@@ -18,7 +18,6 @@ use crate::http::state::AppState;
 use crate::route_table::{self, Part};
 
 pub use crate::http::dashboard::login::clean_up;
-pub use crate::http::dashboard::throttle::LoginThrottle;
 
 pub use crate::identity::SESSION_TEAM;
 

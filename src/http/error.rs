@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::field_error::FieldError;
+use crate::store;
 use crate::store::error::{is_statement_timeout, is_unavailable};
 
 /// The `type` of an error in the `error` envelope: the reference's names.
@@ -101,7 +102,7 @@ pub enum ApiError {
     },
     /// The database can't be reached or has no connection to spare: 503 with `Retry-After`.
     #[error("the database is not available")]
-    Unavailable(#[source] Option<sqlx::Error>),
+    Unavailable(#[source] Option<store::Error>),
     /// Too many large answers at once: 503 with `Retry-After`.
     #[error("too many large answers at once")]
     Busy,
@@ -127,7 +128,7 @@ pub enum ApiError {
     Internal(String),
     /// A failure of the database that is not its absence: 500 and nothing more.
     #[error("database error")]
-    Database(#[source] sqlx::Error),
+    Database(#[source] store::Error),
 }
 
 impl ApiError {
@@ -265,8 +266,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-impl From<sqlx::Error> for ApiError {
-    fn from(error: sqlx::Error) -> Self {
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
         if is_unavailable(&error) {
             return Self::Unavailable(Some(error));
         }

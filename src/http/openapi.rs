@@ -1,11 +1,10 @@
 //! The OpenAPI document and the page that shows it. The document is generated from the handlers; the page's
 //! files are compiled in, so that it works without internet access.
 
+pub mod base;
 pub mod bodies;
 mod parameters;
-mod shared;
-
-pub use crate::http::openapi::shared::ErrorResponse;
+pub mod shared;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -15,51 +14,16 @@ use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use tokio::sync::OnceCell;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
-use utoipa::openapi::{ComponentsBuilder, ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
 use crate::http::compression::StaticFile;
 use crate::http::error::ApiError;
-
-/// The tag of the nine published operations.
-pub const TAG: &str = "Budget & Spend Tracking";
-
-/// The tag of booking usage.
-pub const USAGE_TAG: &str = "Recording usage";
-
-/// The tag of keys, teams and users.
-pub const MANAGEMENT_TAG: &str = "Keys, teams and users";
-
-/// The tag of what LiteLLM's dashboard and reports read beyond those.
-pub const DASHBOARD_TAG: &str = "Dashboard";
-
-/// The name of the security scheme.
-pub const SECURITY: &str = "APIKeyHeader";
-
-/// The document without its paths.
-pub fn base() -> OpenApi {
-    let scheme = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
-        "x-litellm-api-key",
-        "The master key or a virtual key, with or without `Bearer `. `Authorization: Bearer ...` works as well.",
-    )));
-    OpenApiBuilder::new()
-        .info(
-            InfoBuilder::new()
-                .title("litespend")
-                .version(env!("CARGO_PKG_VERSION"))
-                .description(Some("LiteLLM's Budget & Spend Tracking API, served from Rust."))
-                .license(Some(LicenseBuilder::new().name("MIT OR Apache-2.0").build()))
-                .contact(Some(ContactBuilder::new().name(Some("litespend")).build()))
-                .build(),
-        )
-        .components(Some(ComponentsBuilder::new().security_scheme(SECURITY, scheme).build()))
-        .build()
-}
+use crate::http::operations;
 
 /// The whole document.
 pub fn document() -> OpenApi {
-    finish(crate::http::router::documented().split_for_parts().1)
+    finish(operations::documented().split_for_parts().1)
 }
 
 /// Adds to the document what all operations share.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::settings::ReadSettings;
 use crate::http::error::ApiError;
 use crate::http::stream::spool::SpoolRoom;
+use crate::settings::ReadSettings;
 use crate::store::reading::Turn;
 
 /// How long an answer may be.

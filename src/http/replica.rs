@@ -1,20 +1,16 @@
 //! Reads that tolerate lag go to a replica, while it answers. A read that fails there is done again on the primary, so
 //! no request fails because the replica is away, too slow to connect, or in conflict with its recovery.
 
+pub mod reading;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
-use axum::response::Response;
-use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::state::AppState;
-use crate::route_table;
+use crate::store;
+use crate::store::Pool;
 use crate::store::database;
 use crate::store::database::PoolLimits;
 use crate::store::database_url::{BadUrl, DatabaseUrl};
@@ -33,7 +29,7 @@ pub struct ToReplica;
 /// A database that follows the primary.
 pub struct Replica {
     pool: ReadPool,
-    probe: PgPool,
+    probe: Pool,
     answers: AtomicBool,
     doubtful: Notify,
 }
@@ -49,6 +45,16 @@ impl Replica {
         Ok(Self { pool, probe, answers: AtomicBool::new(false), doubtful: Notify::new() })
     }
 
+    /// Whether it answered when it was last looked at.
+    pub fn answers(&self) -> bool {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Has it looked at again at once: a read of it has failed.
+    pub fn doubt(&self) {
+        self.doubtful.notify_one();
+    }
+
     /// Its connections.
     pub fn pool(&self) -> &ReadPool {
         &self.pool
@@ -60,7 +66,7 @@ impl Replica {
         loop {
             let result = match tokio::time::timeout(WAIT, database::ping(&self.probe)).await {
                 Ok(result) => result,
-                Err(_) => Err(sqlx::Error::PoolTimedOut),
+                Err(_) => Err(store::Error::PoolTimedOut),
             };
             let answers = result.is_ok();
             let changed = self.answers.swap(answers, Ordering::Relaxed) != answers;
@@ -85,25 +91,4 @@ impl Replica {
         self.pool.close().await;
         self.probe.close().await;
     }
-}
-
-fn tolerates_lag(request: &Request) -> bool {
-    let path = request.extensions().get::<MatchedPath>();
-    let route = path.and_then(|path| route_table::find(path.as_str()));
-    request.method() == Method::GET && route.is_some_and(|route| route.may_lag)
-}
-
-/// Sends a read to the replica, and to the primary where that fails. What has begun to be answered is not done again.
-pub async fn read(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let replica = state.replica().filter(|replica| replica.answers.load(Ordering::Relaxed));
-    let Some(replica) = replica.filter(|_| tolerates_lag(&request)) else { return next.run(request).await };
-    let (mut parts, body) = request.into_parts();
-    let again = Request::from_parts(parts.clone(), Body::empty());
-    parts.extensions.insert(ToReplica);
-    let response = next.clone().run(Request::from_parts(parts, body)).await;
-    if !response.status().is_server_error() || response.status() == StatusCode::GATEWAY_TIMEOUT {
-        return response;
-    }
-    replica.doubtful.notify_one();
-    next.run(again).await
 }

@@ -1,11 +1,8 @@
-//! The application: its state, and the one constructor that `main` and the tests use.
+//! The state of the application.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use axum::Router;
-use sqlx::PgPool;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::booking::booker::Booker;
@@ -13,14 +10,16 @@ use crate::clock::Clock;
 use crate::http::auth::lookup::KeyLookup;
 use crate::http::body_room::BodyRoom;
 use crate::http::client_ip::{AllowList, AllowedAddresses};
-use crate::http::dashboard::LoginThrottle;
-use crate::http::metrics::Metrics;
+use crate::http::dashboard::throttle::LoginThrottle;
 use crate::http::read_limits::ReadLimits;
 use crate::http::replica::Replica;
 use crate::http::stream::answer_room::AnswerRoom;
+use crate::metrics::Metrics;
 use crate::prices::Prices;
+use crate::rollups::folding::Signals;
 use crate::settings::Settings;
 use crate::store;
+use crate::store::Pool;
 use crate::store::reading::ReadPool;
 use crate::store::rollups::words::WordCache;
 
@@ -34,7 +33,7 @@ pub struct AppState(Arc<Inner>);
 /// The contents of [`AppState`].
 pub struct Inner {
     /// Connections to the database.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Settings.
     pub settings: Settings,
     /// Keys.
@@ -65,9 +64,8 @@ pub struct Inner {
     pub metrics: Metrics,
     /// Texts of the rollups.
     pub words: WordCache,
-    rollups: AtomicBool,
-    /// Wakes the folding when the log was changed here.
-    pub folding: Notify,
+    /// What folding and the rest of the server tell each other.
+    pub folding: Arc<Signals>,
     replica: OnceLock<Replica>,
 }
 
@@ -81,7 +79,7 @@ impl std::ops::Deref for AppState {
 
 impl AppState {
     /// The state of a server on `pool`.
-    pub fn new(pool: PgPool, settings: Settings, prices: Arc<Prices>, clock: Clock) -> anyhow::Result<Self> {
+    pub fn new(pool: Pool, settings: Settings, prices: Arc<Prices>, clock: Clock) -> anyhow::Result<Self> {
         let keys = KeyLookup::new(pool.clone(), &settings, clock);
         let allow_list = AllowList::default();
         allow_list.replace(AllowedAddresses { entries: settings.allowed_ips.clone() });
@@ -107,14 +105,13 @@ impl AppState {
             words: WordCache::default(),
             large_days: tokio::sync::Mutex::new(()),
             large_requests: Arc::new(Semaphore::new(1)),
-            rollups: AtomicBool::new(false),
-            folding: Notify::new(),
+            folding: Arc::default(),
             replica: OnceLock::new(),
         })))
     }
 
     /// Reads the allow list; where the database has none, the config file's stands.
-    pub async fn refresh_allow_list(&self) -> Result<(), sqlx::Error> {
+    pub async fn refresh_allow_list(&self) -> Result<(), store::Error> {
         // A change made here meanwhile must not be replaced by what was read before it.
         let _turn = self.allow_list.turn().await;
         let mut connection = self.pool.acquire().await?;
@@ -136,14 +133,14 @@ impl AppState {
 
     /// Whether the rollups count every change of the log, as last seen.
     pub fn has_rollups(&self) -> bool {
-        self.rollups.load(Ordering::Relaxed)
+        self.folding.is_attached()
     }
 
     /// Looks whether the rollups are there.
-    pub async fn refresh_rollups(&self) -> Result<(), sqlx::Error> {
+    pub async fn refresh_rollups(&self) -> Result<(), store::Error> {
         let mut connection = self.pool.acquire().await?;
         let attached = store::rollups::attached(&mut connection).await?;
-        if self.rollups.swap(attached, Ordering::Relaxed) && !attached {
+        if self.folding.attach(attached) && !attached {
             self.words.clear();
         }
         Ok(())
@@ -172,9 +169,4 @@ impl AppState {
             }
         }
     }
-}
-
-/// The whole application as one service.
-pub fn build_router(state: AppState) -> Router {
-    crate::http::router::build(state)
 }

@@ -15,12 +15,13 @@ use axum::response::Response;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::cli::args::LogFormat;
+use crate::http::client_ip;
 use crate::http::error::Cause;
-use crate::http::metrics::Metrics;
 use crate::http::state::AppState;
 pub use crate::http::telemetry::writer::{LogGuard, dropped_lines};
 use crate::identity::Caller;
+use crate::metrics::Metrics;
+use crate::settings::LogFormat;
 
 /// The header by which a request is known across systems.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -70,7 +71,7 @@ pub async fn log_request(State(state): State<AppState>, mut request: Request, ne
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("-", |path| path.as_str()).to_owned();
-    let address = crate::http::admission::client_address(&state, &request);
+    let address = client_ip::of_request(&state.settings, &request);
     if let Some(address) = address {
         request.extensions_mut().insert(ClientAddress(address));
     }

@@ -22,13 +22,13 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::settings::upstream::Target;
-use crate::settings::upstream::covers;
 use crate::http::admission;
 use crate::http::error::ApiError;
 use crate::http::state::AppState;
 use crate::http::upstream::websocket::Handshake;
 use crate::settings::Settings;
+use crate::settings::upstream::Target;
+use crate::settings::upstream::covers;
 
 /// How long connecting may take. Nothing else about a passed-on request has a limit.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -3,17 +3,20 @@
 //! turns by an advisory lock; without a server nothing is lost, deltas wait. While nothing waits it looks more and more
 //! seldom; what is booked here wakes it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{Days, NaiveDate, Utc};
-use sqlx::PgConnection;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::metrics::Metrics;
-use crate::http::state::AppState;
+use crate::metrics::{Metrics, Waiting};
+use crate::store;
 use crate::store::rollups;
 use crate::store::rollups::backlog;
 use crate::store::rollups::backlog::{Backlog, Holder};
+use crate::store::{Connection, Pool};
 
 /// Pause where there is nothing to do, and between what is booked and folding it.
 const IDLE: Duration = Duration::from_secs(1);
@@ -70,7 +73,7 @@ impl Batches {
     }
 
     /// Folds one batch; returns how many deltas. A batch that takes too long is tried again at half the size.
-    pub async fn fold(&mut self, connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    pub async fn fold(&mut self, connection: &mut Connection) -> Result<i64, store::Error> {
         loop {
             let limit = if self.size <= SMALL { SMALL_LIMIT } else { self.limit };
             match rollups::fold_batch(connection, self.size, limit).await {
@@ -92,8 +95,42 @@ impl Batches {
     }
 }
 
-fn is_timeout(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(error) if error.code().as_deref() == Some("57014"))
+fn is_timeout(error: &store::Error) -> bool {
+    matches!(error, store::Error::Database(error) if error.code().as_deref() == Some("57014"))
+}
+
+/// What folding and the rest of a server tell each other.
+#[derive(Debug, Default)]
+pub struct Signals {
+    attached: AtomicBool,
+    wake: Notify,
+}
+
+impl Signals {
+    /// Whether the rollups count every change of the log, as last seen.
+    pub fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Relaxed)
+    }
+
+    /// Says whether they do; returns what was known before.
+    pub fn attach(&self, attached: bool) -> bool {
+        self.attached.swap(attached, Ordering::Relaxed)
+    }
+
+    /// Wakes the folding: the log was changed here.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
+fn waiting(backlog: &Backlog) -> Waiting {
+    Waiting {
+        deltas: backlog.deltas,
+        oldest_seconds: backlog.oldest_seconds,
+        dirty_days: backlog.dirty_days,
+        days_to_pack: backlog.days_to_pack,
+        days_to_sum: backlog.days_to_sum,
+    }
 }
 
 /// What the task remembers between its steps.
@@ -106,12 +143,12 @@ struct Memory {
 }
 
 /// Folds until cancelled. A failure is logged and tried again: reads stay exact meanwhile.
-pub async fn run(state: AppState, stop: CancellationToken) {
+pub async fn run(pool: Pool, signals: Arc<Signals>, stop: CancellationToken) {
     let mut memory = Memory::default();
     let mut idle = IDLE;
     loop {
-        let pause = if state.has_rollups() {
-            match step(&state, &mut memory).await {
+        let pause = if signals.is_attached() {
+            match step(&pool, &mut memory).await {
                 Ok(Next::AtOnce) => {
                     idle = IDLE;
                     Duration::ZERO
@@ -137,7 +174,7 @@ pub async fn run(state: AppState, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
-            () = state.folding.notified(), if pause > IDLE => {
+            () = signals.wake.notified(), if pause > IDLE => {
                 // More is likely to follow: it is folded together.
                 idle = IDLE;
                 tokio::select! {
@@ -166,16 +203,16 @@ enum Next {
 }
 
 /// One batch, one day, a vacuum, or a day packed.
-async fn step(state: &AppState, memory: &mut Memory) -> Result<Next, sqlx::Error> {
-    let mut connection = state.pool.acquire().await?;
+async fn step(pool: &Pool, memory: &mut Memory) -> Result<Next, store::Error> {
+    let mut connection = pool.acquire().await?;
     let can_pack = rollups::can_pack(&mut connection).await?;
     if can_pack && !backlog::is_waiting(&mut connection, over()).await? {
         memory.lock.free();
-        Metrics::record_backlog(&Backlog::default());
+        Metrics::record_backlog(&Waiting::default());
         return Ok(Next::Later);
     }
     if can_pack && memory.counted.is_none_or(|at| at.elapsed() >= COUNT_AFTER) {
-        Metrics::record_backlog(&backlog::backlog(&mut connection, over()).await?);
+        Metrics::record_backlog(&waiting(&backlog::backlog(&mut connection, over()).await?));
         memory.counted = Some(Instant::now());
     }
     let work = work(&mut connection, &mut memory.batches, &mut memory.folded).await?;
@@ -199,12 +236,12 @@ async fn step(state: &AppState, memory: &mut Memory) -> Result<Next, sqlx::Error
 
 /// Packs a day of each rollup and a month, and sums a day of daily rows, of those that are due; whether there was one. One
 /// that can't be packed is put off, so that the others have their turn.
-async fn pack(connection: &mut PgConnection, before: NaiveDate) -> Result<bool, sqlx::Error> {
+async fn pack(connection: &mut Connection, before: NaiveDate) -> Result<bool, store::Error> {
     let mut done = false;
     for rollup in rollups::PACKED {
         match rollups::pack_due(connection, rollup, before).await {
             Ok(day) => done |= day.is_some(),
-            Err(error @ sqlx::Error::Database(_)) => {
+            Err(error @ store::Error::Database(_)) => {
                 Metrics::record_fold_failure();
                 tracing::warn!(rollup, cause = %error, "a day could not be packed; trying again in an hour");
                 backlog::postpone(connection, rollup, before).await?;
@@ -233,7 +270,7 @@ impl LockWatch {
     }
 
     /// Nothing could be done: looks who holds the lock, and names them where they have for long.
-    async fn look(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    async fn look(&mut self, connection: &mut Connection) -> Result<(), store::Error> {
         let Some(found) = backlog::lock_holder(connection).await? else {
             self.free();
             return Ok(());
@@ -268,7 +305,7 @@ enum Work {
 }
 
 /// Folds one batch, or else counts one dirty day.
-async fn work(connection: &mut PgConnection, batches: &mut Batches, folded: &mut i64) -> Result<Work, sqlx::Error> {
+async fn work(connection: &mut Connection, batches: &mut Batches, folded: &mut i64) -> Result<Work, store::Error> {
     let batch = batches.fold(connection).await?;
     *folded += batch;
     if batch > 0 {
@@ -283,7 +320,7 @@ async fn work(connection: &mut PgConnection, batches: &mut Batches, folded: &mut
 }
 
 /// Folds, counts and packs everything that waits now. For tests and the command line.
-pub async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub async fn settle(connection: &mut Connection) -> Result<(), store::Error> {
     let (mut batches, mut folded) = (Batches::default(), 0);
     while work(connection, &mut batches, &mut folded).await? != Work::Nothing {}
     if !rollups::can_pack(connection).await? {

@@ -154,3 +154,17 @@ pub fn is_distrusted(error: &sqlx::Error) -> bool {
 pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT 1").execute(&mut *acquire(pool).await?).await.map(|_| ())
 }
+
+/// Opens a pool on a URL and brings its database up to date. For subcommands and tests.
+pub async fn connect(url: &str, limits: PoolLimits) -> anyhow::Result<PgPool> {
+    let pool = pool(url, limits)?;
+    let mut connection = pool.acquire().await?;
+    migrate(&mut connection).await?;
+    drop(connection);
+    Ok(pool)
+}
+
+/// Lets the statements of this session take as long as they take, as work at the command line may.
+pub async fn lift_statement_timeout(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SET statement_timeout = 0").execute(connection).await.map(|_| ())
+}

@@ -56,10 +56,7 @@ async fn a_request_without_a_known_address_is_refused_once_there_is_a_restrictio
     let app = TestApp::new().await;
     let send = || async {
         let request = request(Method::GET, "/spend/tags", MASTER_KEY).body(Body::empty()).unwrap();
-        tower::ServiceExt::oneshot(litespend::http::state::build_router(app.state.clone()), request)
-            .await
-            .unwrap()
-            .status()
+        tower::ServiceExt::oneshot(litespend::http::router::build(app.state.clone()), request).await.unwrap().status()
     };
     assert_eq!(send().await, 200);
     change(&app, "/add/allowed_ip", "127.0.0.1").await;

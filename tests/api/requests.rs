@@ -81,7 +81,7 @@ async fn answers_are_compressed_for_those_who_can_read_it() {
         let asked = request(Method::GET, "/spend/logs", MASTER_KEY).header("accept-encoding", accepted);
         let asked = asked.body(Body::empty()).unwrap();
         let response =
-            tower::ServiceExt::oneshot(litespend::http::state::build_router(app.state.clone()), asked).await.unwrap();
+            tower::ServiceExt::oneshot(litespend::http::router::build(app.state.clone()), asked).await.unwrap();
         assert_eq!(response.status(), 200);
         let sent = response.headers().get("content-encoding").map_or("", |value| value.to_str().unwrap()).to_owned();
         assert_eq!(sent, encoding, "{accepted}");

@@ -1,5 +1,6 @@
 //! Folding that nothing stops: heavy batches, many days, other sessions, and no work at all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::NaiveDate;
@@ -187,7 +188,7 @@ async fn transactions(connection: &mut PgConnection) -> i64 {
 async fn nothing_to_fold_is_almost_no_statements_and_a_booking_is_folded_soon() {
     let app = TestApp::new().await;
     let stop = CancellationToken::new();
-    let task = tokio::spawn(folding::run(app.state.clone(), stop.clone()));
+    let task = tokio::spawn(folding::run(app.pool.clone(), Arc::clone(&app.state.folding), stop.clone()));
     let mut watching = PgConnection::connect(app.database.url()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(8)).await;
     let first = transactions(&mut watching).await;
@@ -226,7 +227,7 @@ async fn who_holds_the_lock_while_deltas_wait_is_named_and_measured() {
     drop(connection);
 
     let stop = CancellationToken::new();
-    let task = tokio::spawn(folding::run(app.state.clone(), stop.clone()));
+    let task = tokio::spawn(folding::run(app.pool.clone(), Arc::clone(&app.state.folding), stop.clone()));
     let metric = async |name: &str| -> f64 {
         let answer = app.get("/metrics", MASTER_KEY).await;
         let line = answer.text.lines().find(|line| line.starts_with(&format!("{name} "))).map(str::to_owned);

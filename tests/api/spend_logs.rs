@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Method;
 use http_body_util::BodyExt;
-use litespend::http::state::build_router;
+use litespend::http::router;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use tower::ServiceExt;
@@ -136,7 +136,7 @@ async fn a_client_that_leaves_in_the_middle_ends_its_query_and_the_pool_recovers
     for _ in 0..8 {
         let mut asked = request(Method::GET, "/spend/logs", MASTER_KEY).body(Body::empty()).unwrap();
         asked.extensions_mut().insert(ConnectInfo("127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap()));
-        let mut response = build_router(app.state.clone()).oneshot(asked).await.unwrap();
+        let mut response = router::build(app.state.clone()).oneshot(asked).await.unwrap();
         assert_eq!(response.status(), 200);
         response.body_mut().frame().await.unwrap().unwrap();
         drop(response);

@@ -10,7 +10,8 @@ use axum::extract::ConnectInfo;
 use axum::http::Method;
 use http_body_util::BodyExt;
 use litespend::clock::Clock;
-use litespend::http::state::{AppState, build_router};
+use litespend::http::router;
+use litespend::http::state::AppState;
 use litespend::prices::Prices;
 use litespend::settings::ConfigFile;
 use litespend::store::database;
@@ -29,7 +30,7 @@ const KEYS: usize = 20;
 /// A server on a database.
 fn server(pool: &PgPool) -> Router {
     let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
-    build_router(AppState::new(pool.clone(), settings(), prices, Clock::system()).unwrap())
+    router::build(AppState::new(pool.clone(), settings(), prices, Clock::system()).unwrap())
 }
 
 async fn post(server: Router, body: &Value) -> (u16, String) {
@@ -109,7 +110,7 @@ async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_kille
     let options = LocalPostgresOptions { home: Some(home.path().to_owned()), ..local_postgres_options() };
     let postgres = Arc::new(tokio::task::spawn_blocking(|| LocalPostgres::start(options).unwrap()).await.unwrap());
     let limits = PoolLimits { connections: 6, wait: Duration::from_secs(2) };
-    let pool = litespend::cli::serve::connect(postgres.url(), limits).await.unwrap();
+    let pool = litespend::store::database::connect(postgres.url(), limits).await.unwrap();
     owners::create(&pool, KEYS).await;
     let servers = [server(&pool), server(&pool)];
 

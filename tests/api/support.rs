@@ -18,7 +18,8 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use litespend::clock::Clock;
-use litespend::http::state::{AppState, build_router};
+use litespend::http::router;
+use litespend::http::state::AppState;
 use litespend::prices::Prices;
 use litespend::settings::BookingLimits;
 use litespend::settings::ConnectionLimits;
@@ -92,7 +93,7 @@ pub async fn database() -> TestDatabase {
     });
     cluster::create_database(&cluster::fingerprint(parts), async |url| {
         let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
-        let pool = litespend::cli::serve::connect(url, limits).await.unwrap();
+        let pool = litespend::store::database::connect(url, limits).await.unwrap();
         pool.close().await;
     })
     .await
@@ -128,7 +129,7 @@ impl TestApp {
         let state = AppState::new(pool.clone(), settings, prices, clock).unwrap();
         state.refresh_allow_list().await.unwrap();
         state.refresh_rollups().await.unwrap();
-        Self { router: build_router(state.clone()), state, pool, database }
+        Self { router: router::build(state.clone()), state, pool, database }
     }
 
     /// A second application on the same database that has not looked at it yet: it knows of no rollups.
@@ -136,7 +137,7 @@ impl TestApp {
         let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
         let state = AppState::new(self.pool.clone(), settings, prices, Clock::system()).unwrap();
         let (pool, database) = (self.pool.clone(), Arc::clone(&self.database));
-        Self { router: build_router(state.clone()), state, pool, database }
+        Self { router: router::build(state.clone()), state, pool, database }
     }
 
     /// With the rows of the recordings.

@@ -57,7 +57,7 @@ async fn upgraded(commit: &str) -> TestApp {
     let database = earlier(commit).await;
     let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
     for _ in 0..2 {
-        litespend::cli::serve::connect(database.url(), limits).await.unwrap().close().await;
+        litespend::store::database::connect(database.url(), limits).await.unwrap().close().await;
     }
     let app = TestApp::on(database, settings()).await;
     assert!(app.state.has_rollups());

@@ -66,7 +66,7 @@ pub async fn database() -> TestDatabase {
     // A template of its own, made by the program's own migrations.
     cluster::create_database(&cluster::fingerprint(["process", env!("CARGO_PKG_VERSION")]), async |url| {
         let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
-        litespend::cli::serve::connect(url, limits).await.unwrap().close().await;
+        litespend::store::database::connect(url, limits).await.unwrap().close().await;
     })
     .await
 }

@@ -12,6 +12,8 @@
 //! is an error, never zero; zero is the price of local models and of what a chat response doesn't
 //! bill (pictures, seconds).
 
+#![forbid(unsafe_code)]
+
 mod bill;
 mod names;
 mod request;

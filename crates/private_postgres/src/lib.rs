@@ -21,6 +21,8 @@
 //! Whoever may enter the socket's directory (the account, and root) is trusted with every role of the cluster. The
 //! server itself uses a role that owns its database and nothing more.
 
+#![deny(unsafe_code)]
+
 mod account;
 mod binaries;
 mod home;

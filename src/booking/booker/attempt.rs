@@ -4,8 +4,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::store::{self, Connection};
 use sha2::{Digest, Sha256};
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::booking::booker::{BookingError, Outcome};
@@ -24,13 +24,13 @@ use crate::store::booking::{ExistingRow, UsageRow, names};
 /// Why a run ended.
 pub enum Failed {
     /// The database said so; perhaps to be tried again.
-    Database(sqlx::Error),
+    Database(store::Error),
     /// It would fail again.
     Final(BookingError),
 }
 
-impl From<sqlx::Error> for Failed {
-    fn from(error: sqlx::Error) -> Self {
+impl From<store::Error> for Failed {
+    fn from(error: store::Error) -> Self {
         Self::Database(error)
     }
 }
@@ -71,7 +71,7 @@ impl Item<'_> {
 
 /// Books records in one transaction. `booking` is the same for every run of the same records.
 pub async fn run(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     drafts: &[&Draft],
     limits: &BookingLimits,
     booking: Uuid,
@@ -81,7 +81,7 @@ pub async fn run(
         return Err(Failed::Final(BookingError::NotInstalled));
     }
     let mut items = items(connection, drafts, access).await?;
-    let mut transaction = connection.begin().await?;
+    let mut transaction = store::begin(connection).await?;
     if items.iter().any(|item| item.is_open() && item.draft.names_are_counted) {
         look_up(&mut transaction, &mut items, booking).await?;
         bound_names(&mut transaction, &mut items, limits).await?;
@@ -93,11 +93,7 @@ pub async fn run(
 }
 
 /// The records with their owners, those that can't be booked already refused.
-async fn items<'a>(
-    connection: &mut PgConnection,
-    drafts: &[&'a Draft],
-    access: Access,
-) -> Result<Vec<Item<'a>>, Failed> {
+async fn items<'a>(connection: &mut Connection, drafts: &[&'a Draft], access: Access) -> Result<Vec<Item<'a>>, Failed> {
     let mut tokens: Vec<&str> =
         drafts.iter().filter(|draft| draft.owner != Owner::Given).map(|draft| draft.row.api_key.as_str()).collect();
     tokens.sort_unstable();
@@ -192,7 +188,7 @@ fn judge(item: &mut Item<'_>, known: &Known, booking: Uuid) {
 }
 
 /// Judges the records whose ids stand for something.
-async fn look_up(connection: &mut PgConnection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
+async fn look_up(connection: &mut Connection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
     let open: Vec<Uuid> = items.iter().filter(|item| item.is_open()).filter_map(|item| item.id).collect();
     if open.is_empty() {
         return Ok(());
@@ -209,7 +205,7 @@ async fn look_up(connection: &mut PgConnection, items: &mut [Item<'_>], booking:
 
 /// Refuses records that bring more new names than their sender may bring today.
 async fn bound_names(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     items: &mut [Item<'_>],
     limits: &BookingLimits,
 ) -> Result<(), Failed> {
@@ -258,7 +254,7 @@ async fn bound_names(
 }
 
 /// Takes the ids of the records that are left, and judges those whose ids are taken.
-async fn claim(connection: &mut PgConnection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
+async fn claim(connection: &mut Connection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
     let claim = |item: &'_ Item<'_>| {
         item.id.filter(|_| item.is_open()).map(|id| (id, item.digest, item.row.request_id.clone(), item.row.spend))
     };
@@ -290,7 +286,7 @@ async fn claim(connection: &mut PgConnection, items: &mut [Item<'_>], booking: U
 }
 
 /// Inserts the rows of the records that are left, and counts them.
-async fn insert(connection: &mut PgConnection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
+async fn insert(connection: &mut Connection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
     let mut new = insert_open(connection, items).await?;
     let conflicts: Vec<usize> = (0..items.len())
         .filter(|place| items.get(*place).is_some_and(|item| item.is_open() && !new.contains(&item.row.request_id)))
@@ -323,7 +319,7 @@ async fn insert(connection: &mut PgConnection, items: &mut [Item<'_>], booking: 
 }
 
 /// Inserts the rows of all records that are open, in the order of their ids; returns the ids that were free.
-async fn insert_open(connection: &mut PgConnection, items: &[Item<'_>]) -> Result<HashSet<String>, Failed> {
+async fn insert_open(connection: &mut Connection, items: &[Item<'_>]) -> Result<HashSet<String>, Failed> {
     let mut rows: Vec<&UsageRow> = items.iter().filter(|item| item.is_open()).map(|item| &item.row).collect();
     if rows.is_empty() {
         return Ok(HashSet::new());
@@ -334,7 +330,7 @@ async fn insert_open(connection: &mut PgConnection, items: &[Item<'_>]) -> Resul
 
 /// Says of records whose id is a row of the log already, whether that row is theirs; the others get an id of their own.
 async fn settle_conflicts(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     items: &mut [Item<'_>],
     conflicts: &[usize],
     booking: Uuid,

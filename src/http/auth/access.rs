@@ -8,7 +8,8 @@ use crate::route_table::Access;
 
 /// Whether `caller` may call `path`, a route of the class `access`.
 pub fn check(access: Access, path: &str, caller: &Caller) -> Result<(), ApiError> {
-    if !caller.allowed_routes.is_empty() && !caller.allowed_routes.iter().any(|allowed| allowed_routes::matches(path, allowed))
+    if !caller.allowed_routes.is_empty()
+        && !caller.allowed_routes.iter().any(|allowed| allowed_routes::matches(path, allowed))
     {
         let message = format!(
             "Virtual key is not allowed to call this route. Only allowed to call routes: {}. Tried to call route: {path}",

@@ -7,10 +7,10 @@
 
 use axum::http::StatusCode;
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::http::error::ApiError;
 use crate::identity::{Caller, KeyRecord, MASTER_USER_ID, Role, allowed_routes};
+use crate::store::Connection;
 use crate::store::accounts::{NewKey, NewTeam, NewUser};
 use crate::store::{authority, keys, team_views};
 
@@ -32,7 +32,7 @@ fn refuse(message: impl Into<String>) -> ApiError {
 }
 
 /// Checks a key to be made; one without routes of its own gets the caller's.
-pub async fn check_key(connection: &mut PgConnection, caller: &Caller, key: &mut NewKey) -> Result<(), ApiError> {
+pub async fn check_key(connection: &mut Connection, caller: &Caller, key: &mut NewKey) -> Result<(), ApiError> {
     if let Some(user_id) = key.user_id.as_deref() {
         check_person(caller, user_id)?;
         let role = authority::role_of(connection, user_id).await?;
@@ -43,7 +43,9 @@ pub async fn check_key(connection: &mut PgConnection, caller: &Caller, key: &mut
     }
     if key.allowed_routes.is_empty() {
         key.allowed_routes.clone_from(&caller.allowed_routes);
-    } else if let Some(route) = key.allowed_routes.iter().find(|route| !allowed_routes::covers(&caller.allowed_routes, route)) {
+    } else if let Some(route) =
+        key.allowed_routes.iter().find(|route| !allowed_routes::covers(&caller.allowed_routes, route))
+    {
         return Err(refuse(format!("Your key may not call all of {route}, and can't give it.")));
     }
     let given = key.permissions.iter().filter(|(_, value)| !matches!(value, Value::Bool(false) | Value::Null));
@@ -56,7 +58,7 @@ pub async fn check_key(connection: &mut PgConnection, caller: &Caller, key: &mut
 }
 
 /// Checks a user to be made.
-pub async fn check_user(connection: &mut PgConnection, caller: &Caller, user: &NewUser) -> Result<(), ApiError> {
+pub async fn check_user(connection: &mut Connection, caller: &Caller, user: &NewUser) -> Result<(), ApiError> {
     check_person(caller, &user.user_id)?;
     check_role(caller, Role::of_user(user.user_role.as_deref()))?;
     if caller.may_everything() {
@@ -68,7 +70,7 @@ pub async fn check_user(connection: &mut PgConnection, caller: &Caller, user: &N
 
 /// Checks a team to be made, whose members are made users where they are none.
 pub async fn check_team(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     caller: &Caller,
     team: &NewTeam,
     id_is_given: bool,
@@ -87,7 +89,7 @@ pub async fn check_team(
 }
 
 /// Checks a key whose block is to be lifted.
-pub async fn check_unblock(connection: &mut PgConnection, caller: &Caller, token: &str) -> Result<(), ApiError> {
+pub async fn check_unblock(connection: &mut Connection, caller: &Caller, token: &str) -> Result<(), ApiError> {
     if caller.may_everything() {
         return Ok(());
     }
@@ -124,7 +126,7 @@ fn check_role(caller: &Caller, role: Role) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn check_new(connection: &mut PgConnection, user_ids: &[String]) -> Result<(), ApiError> {
+async fn check_new(connection: &mut Connection, user_ids: &[String]) -> Result<(), ApiError> {
     if !user_ids.is_empty() && authority::have_keys(connection, user_ids).await? {
         return Err(refuse("Keys name this user already, and would get more rights than yours has."));
     }
@@ -132,7 +134,7 @@ async fn check_new(connection: &mut PgConnection, user_ids: &[String]) -> Result
 }
 
 /// Teams of the caller: of its key, or that it is a member of.
-async fn check_teams(connection: &mut PgConnection, caller: &Caller, asked: &[String]) -> Result<(), ApiError> {
+async fn check_teams(connection: &mut Connection, caller: &Caller, asked: &[String]) -> Result<(), ApiError> {
     let foreign: Vec<&String> = asked.iter().filter(|team| Some(*team) != caller.team_id.as_ref()).collect();
     if foreign.is_empty() {
         return Ok(());

@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::PgPool;
 use subtle::ConstantTimeEq;
 
-use crate::http::auth::into_caller;
 use crate::clock::Clock;
+use crate::http::auth::into_caller;
 use crate::http::auth::key;
 use crate::http::auth::session::Signer;
 use crate::http::auth::turns::Turns;
@@ -21,6 +20,7 @@ use crate::http::error::{ApiError, ErrorType};
 use crate::identity::{Caller, KeyRecord, hash_key};
 use crate::settings::Settings;
 use crate::store;
+use crate::store::Pool;
 use crate::store::database;
 use crate::store::error::{is_statement_timeout, is_unavailable};
 
@@ -44,7 +44,7 @@ const CHANGE_LIFETIME: Duration = Duration::from_secs(180);
 pub struct KeyLookup(Arc<Inner>);
 
 struct Inner {
-    pool: PgPool,
+    pool: Pool,
     master_key: SecretString,
     clock: Clock,
     signer: Signer,
@@ -66,7 +66,7 @@ struct Found {
 enum Missing {
     Unknown,
     NoTurn,
-    Database(sqlx::Error),
+    Database(store::Error),
 }
 
 /// What was changed here, counted, so that a lookup which began before a change is not believed after it.
@@ -100,7 +100,7 @@ impl Changes {
 
 impl KeyLookup {
     /// Looks keys up in `pool`; the master key is never looked up.
-    pub fn new(pool: PgPool, settings: &Settings, clock: Clock) -> Self {
+    pub fn new(pool: Pool, settings: &Settings, clock: Clock) -> Self {
         let password = settings.ui.as_ref().and_then(|ui| ui.password.clone());
         let signer = Signer::new(settings.authority.secret.clone(), settings.master_key.clone(), password);
         let remembered = || Cache::builder().max_capacity(CAPACITY).time_to_live(LIFETIME);

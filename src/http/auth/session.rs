@@ -5,11 +5,12 @@
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::PgConnection;
 use subtle::ConstantTimeEq;
 use tokio::sync::OnceCell;
 
 use crate::identity::{Link, hash_key};
+use crate::store;
+use crate::store::Connection;
 use crate::store::secrets;
 
 /// Name of the installation's secret.
@@ -42,7 +43,7 @@ impl Signer {
 
     /// The keys: of the secret that was given, else of the one in our own database, else of one of this process, whose
     /// sessions end with it.
-    pub async fn keys(&self, connection: &mut PgConnection) -> Result<&Keys, sqlx::Error> {
+    pub async fn keys(&self, connection: &mut Connection) -> Result<&Keys, store::Error> {
         self.keys
             .get_or_try_init(async || {
                 let secret = match &self.given {

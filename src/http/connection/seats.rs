@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use crate::http::client_ip::canonical;
 use crate::http::connection::life::Life;
-use crate::http::metrics::Metrics;
+use crate::metrics::Metrics;
 use crate::settings::ConnectionLimits;
 
 /// The connections that there are. Cheap to clone.

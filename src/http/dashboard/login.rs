@@ -11,23 +11,23 @@ use jsonwebtoken::Header;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
-use sqlx::PgConnection;
 use subtle::ConstantTimeEq;
 
-use crate::identity::Link;
-use crate::identity::SESSION_LINK;
 use crate::accounts;
-use crate::http::admission::client_address;
 use crate::http::auth::session;
+use crate::http::client_ip;
 use crate::http::dashboard::login_request;
 use crate::http::dashboard::login_request::Place;
 use crate::http::dashboard::throttle::Attempt;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::routes::accounts::for_change;
 use crate::http::state::AppState;
+use crate::identity::Link;
+use crate::identity::SESSION_LINK;
 use crate::identity::SESSION_TEAM;
 use crate::identity::{KeyRecord, MASTER_USER_ID, hash_key};
 use crate::settings::UiSettings;
+use crate::store::Connection;
 use crate::store::accounts as store;
 use crate::store::accounts::NewKey;
 use crate::store::database;
@@ -73,7 +73,7 @@ struct Person {
 pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let Some(ui) = &state.settings.ui else { return Err(ApiError::detail(StatusCode::NOT_FOUND, "Not Found")) };
     // Who has no address shares one count.
-    let address = client_address(&state, &request).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let address = client_ip::of_request(&state.settings, &request).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let (parts, body) = request.into_parts();
     let place = Place::of(&state, &parts);
     login_request::check(&parts, &place)?;
@@ -206,7 +206,7 @@ async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Resul
 /// A key for the session, bound to what opened it and with no more rights.
 async fn mint(
     state: &AppState,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     signer: &session::Keys,
     person: &Person,
     expires: DateTime<Utc>,

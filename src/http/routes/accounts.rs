@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
-use sqlx::Connection;
 
 use crate::accounts;
 use crate::accounts::{Fields, LITELLM_OWNS};
@@ -28,7 +27,7 @@ const MOST: i64 = 10_000;
 type RowResponse = Json<Row>;
 
 /// A connection for a change, unless the tables are LiteLLM's to change.
-pub(crate) async fn for_change(state: &AppState) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, ApiError> {
+pub(crate) async fn for_change(state: &AppState) -> Result<crate::store::PooledConnection, ApiError> {
     let mut connection = database::acquire(&state.pool).await?;
     if !state.settings.manage_litellm_keys && database::kind(&mut connection).await? == DatabaseKind::LiteLlm {
         return Err(ApiError::nested(StatusCode::CONFLICT, LITELLM_OWNS));
@@ -64,7 +63,7 @@ fn name_of(caller: &Caller) -> &str {
 }
 
 /// A new key. It is in this answer and nowhere else: only its hash is stored.
-#[utoipa::path(post, path = "/key/generate", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "generate_key",
+#[utoipa::path(post, path = "/key/generate", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "generate_key",
     security(("APIKeyHeader" = [])), request_body(content = Object, description = "`key_alias`, `user_id`, `team_id`, \
     `organization_id`, `duration` (`30d`), `models`, `allowed_routes`, `max_budget`, `metadata`, `permissions`, \
     `blocked`, `key`; all optional"),
@@ -100,7 +99,7 @@ fn with_raw_key(mut row: Row, raw: &str) -> Row {
 }
 
 /// Deletes keys, named raw, by hash or by alias: all of them, or none where one does not exist.
-#[utoipa::path(post, path = "/key/delete", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "delete_keys",
+#[utoipa::path(post, path = "/key/delete", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "delete_keys",
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeysRequest),
     responses((status = 200, description = "Deleted", body = Object),
               (status = 404, description = "One does not exist")))]
@@ -135,7 +134,7 @@ pub async fn delete_keys(
 }
 
 /// Blocks a key, raw or by hash.
-#[utoipa::path(post, path = "/key/block", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "block_key",
+#[utoipa::path(post, path = "/key/block", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "block_key",
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
@@ -148,7 +147,7 @@ pub async fn block_key(
 }
 
 /// Lifts the block of a key.
-#[utoipa::path(post, path = "/key/unblock", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "unblock_key",
+#[utoipa::path(post, path = "/key/unblock", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "unblock_key",
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
@@ -196,7 +195,7 @@ impl FromQuery for KeyInfoParams {
 }
 
 /// A key's row, of deleted keys as well.
-#[utoipa::path(get, path = "/key/info", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "get_key_info",
+#[utoipa::path(get, path = "/key/info", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "get_key_info",
     security(("APIKeyHeader" = [])), params(KeyInfoParams),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
@@ -224,7 +223,7 @@ pub async fn get_key_info(
 }
 
 /// A new team with its members.
-#[utoipa::path(post, path = "/team/new", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "create_team",
+#[utoipa::path(post, path = "/team/new", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "create_team",
     security(("APIKeyHeader" = [])), request_body(content = Object, description = "`team_alias`, `team_id`, \
     `organization_id`, `members_with_roles`, `models`, `max_budget`, `metadata`, `blocked`; all optional"),
     responses((status = 200, description = "The team", body = Object),
@@ -260,7 +259,7 @@ impl FromQuery for UserParams {
 }
 
 /// Teams, newest first, with their keys and memberships; of a user, those that list them as a member.
-#[utoipa::path(get, path = "/team/list", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "list_teams",
+#[utoipa::path(get, path = "/team/list", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "list_teams",
     security(("APIKeyHeader" = [])), params(UserParams),
     responses((status = 200, description = "The teams", body = Vec<Object>)))]
 pub async fn list_teams(
@@ -273,7 +272,7 @@ pub async fn list_teams(
 }
 
 /// A new user and, unless `auto_create_key` is false, a key of theirs.
-#[utoipa::path(post, path = "/user/new", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "create_user",
+#[utoipa::path(post, path = "/user/new", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "create_user",
     security(("APIKeyHeader" = [])), request_body(content = Object, description = "`user_id`, `user_email`, \
     `user_alias`, `user_role`, `teams`, `models`, `max_budget`, `metadata`, `auto_create_key`, `key_alias`, `duration`; \
     all optional"),
@@ -301,7 +300,7 @@ pub async fn create_user(
     let mut connection = for_change(&state).await?;
     grant::check_user(&mut connection, &caller, &user).await?;
     grant::check_key(&mut connection, &caller, &mut key).await?;
-    let mut transaction = connection.begin().await?;
+    let mut transaction = crate::store::begin(&mut connection).await?;
     let created = store::create_user(&mut transaction, &user).await?;
     let id = |conflict| {
         if conflict == Conflict::Email { user.user_email.as_deref().unwrap_or_default() } else { user.user_id.as_str() }
@@ -322,7 +321,7 @@ pub async fn create_user(
 }
 
 /// A user with their keys and teams; without `user_id`, the caller with all keys and teams.
-#[utoipa::path(get, path = "/user/info", tag = crate::http::openapi::MANAGEMENT_TAG, operation_id = "get_user_info",
+#[utoipa::path(get, path = "/user/info", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "get_user_info",
     security(("APIKeyHeader" = [])), params(UserParams),
     responses((status = 200, description = "The user", body = Object),
               (status = 404, description = "There is no such user")))]

@@ -14,7 +14,6 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::{Extension, Json};
 use serde::Serialize;
-use sqlx::PgConnection;
 
 use crate::http::error::ApiError;
 use crate::http::extract::Query;
@@ -27,6 +26,8 @@ use crate::http::routes::activity::scope::{
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
 use crate::identity::Caller;
+use crate::store;
+use crate::store::Connection;
 use crate::store::activity;
 use crate::store::activity::daily::user_names;
 use crate::store::activity::{KeySums, Sums, UserSums};
@@ -147,7 +148,7 @@ pub struct ModelTopKeysResponse {
 
 /// A user's daily activity over the whole range in one answer: sums by day, and by model, provider, key, endpoint and
 /// tool below. Lists the `api_key_limit` keys with the largest spend; every other sum covers all keys.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/user/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_daily_activity_aggregated", security(("APIKeyHeader" = [])),
     params(UserActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
@@ -164,7 +165,7 @@ pub async fn get_user_activity(
 }
 
 /// A page of the keys of a user's activity, largest spend first.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated/keys", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_daily_activity_aggregated_keys", security(("APIKeyHeader" = [])),
     params(UserActivityParams, KeyPageParams),
     responses((status = 200, description = "Keys", body = DailyActivityKeyPageResponse),
@@ -191,7 +192,7 @@ pub async fn list_user_activity_keys(
 }
 
 /// A page of the users of the activity, largest spend first. Who is not an admin sees only itself.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated/users", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/users", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_daily_activity_aggregated_users", security(("APIKeyHeader" = [])),
     params(UserActivityParams, UserPageParams),
     responses((status = 200, description = "Users", body = DailyActivityUserPageResponse),
@@ -220,7 +221,7 @@ pub async fn list_user_activity_users(
 }
 
 /// The keys with the largest spend on one model.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated/model_top_keys", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/model_top_keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_daily_activity_model_top_keys", security(("APIKeyHeader" = [])),
     params(UserActivityParams, ModelKeysParams),
     responses((status = 200, description = "Keys", body = ModelTopKeysResponse),
@@ -244,7 +245,7 @@ pub async fn list_model_top_keys(
 
 /// The daily activity of teams over the whole range in one answer, also by team. Who is not an admin sees its own
 /// teams, and of those that it does not administer only its own keys.
-#[utoipa::path(get, path = "/team/daily/activity/aggregated", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/team/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_team_daily_activity_aggregated", security(("APIKeyHeader" = [])),
     params(TeamActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
@@ -266,7 +267,7 @@ pub async fn get_team_activity(
 
 /// The daily activity of tags over the whole range in one answer, also by tag. A request with several tags counts for
 /// each. Who is not an admin sees its own keys.
-#[utoipa::path(get, path = "/tag/daily/activity/aggregated", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/tag/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_tag_daily_activity_aggregated", security(("APIKeyHeader" = [])),
     params(TagActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
@@ -286,10 +287,10 @@ pub async fn get_tag_activity(
 
 /// The keys with what is known of them. `days` is the range as asked for, in which the log may name a key.
 async fn named(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     rows: Vec<KeySums>,
     days: (Option<String>, Option<String>),
-) -> Result<Vec<KeySpendActivityRow>, sqlx::Error> {
+) -> Result<Vec<KeySpendActivityRow>, store::Error> {
     let keys = rows.iter().map(|row| row.api_key.clone()).filter(|key| !key.is_empty()).collect();
     let days: Vec<_> = [days.0, days.1].into_iter().flatten().filter_map(|day| parse_day(&day)).collect();
     let known = key_metadata::find(connection, &keys, log_window(&days)).await?;

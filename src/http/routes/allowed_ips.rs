@@ -50,7 +50,7 @@ impl FromQuery for ChangeParams {
 }
 
 /// Allows an address or range. An empty list allows every address; the first entry makes it a restriction.
-#[utoipa::path(post, path = "/add/allowed_ip", tag = crate::http::openapi::TAG,
+#[utoipa::path(post, path = "/add/allowed_ip", tag = crate::http::openapi::base::TAG,
     operation_id = "add_allowed_ip_add_allowed_ip_post", security(("APIKeyHeader" = [])),
     params(ChangeParams), request_body = IpAddressRequest,
     responses((status = 200, description = "Added", body = StatusResponse),
@@ -81,7 +81,7 @@ pub async fn add_allowed_ip(
 }
 
 /// Removes an entry. Removing the last one lifts the restriction.
-#[utoipa::path(post, path = "/delete/allowed_ip", tag = crate::http::openapi::TAG,
+#[utoipa::path(post, path = "/delete/allowed_ip", tag = crate::http::openapi::base::TAG,
     operation_id = "delete_allowed_ip_delete_allowed_ip_post", security(("APIKeyHeader" = [])),
     params(ChangeParams), request_body = IpAddressRequest,
     responses((status = 200, description = "Removed", body = StatusResponse),
@@ -105,7 +105,7 @@ pub async fn delete_allowed_ip(
 }
 
 /// The list as it stands in the database.
-#[utoipa::path(get, path = "/get/allowed_ips", tag = crate::http::openapi::TAG, operation_id = "get_allowed_ips",
+#[utoipa::path(get, path = "/get/allowed_ips", tag = crate::http::openapi::base::TAG, operation_id = "get_allowed_ips",
     security(("APIKeyHeader" = [])), responses((status = 200, description = "The list", body = AllowedIpsResponse)))]
 pub async fn list_allowed_ips(State(state): State<AppState>) -> Result<Json<AllowedIpsResponse>, ApiError> {
     state.refresh_allow_list().await?;

@@ -91,7 +91,7 @@ pub enum UsageRefusal {
     /// Each record, with its own reason.
     Records(UsageResponse),
     /// The request.
-    Request(crate::http::openapi::ErrorResponse),
+    Request(crate::http::openapi::shared::ErrorResponse),
 }
 
 /// Books usage that was measured elsewhere: the row of the log, the counters of key, user, team, organisation, end
@@ -100,7 +100,7 @@ pub enum UsageRefusal {
 /// price table's cost; the master key, admins, and keys with the permission `book_usage` book for any key and state
 /// costs. Viewers book nothing. Where every record is refused, the answer's status is that of the records (422 where they
 /// differ); where one was booked, it is 200.
-#[utoipa::path(post, path = "/spend/usage", tag = crate::http::openapi::USAGE_TAG, operation_id = "record_usage",
+#[utoipa::path(post, path = "/spend/usage", tag = crate::http::openapi::base::USAGE_TAG, operation_id = "record_usage",
     security(("APIKeyHeader" = [])), request_body = UsageRequest,
     responses((status = 200, description = "What became of each record", body = UsageResponse),
               (status = 403, description = "The caller may not book, or not what every record says", body = UsageRefusal),
@@ -122,7 +122,7 @@ pub async fn record_usage(
 /// Books what LiteLLM's `generic_api` callback sends: a JSON array, JSON lines, or one `StandardLoggingPayload`. The
 /// payload's own cost is booked, and its key, user and team are taken as they are, from the master key, admins, and keys
 /// with the permission `book_usage`; from other keys a payload that states a cost or somebody else is refused with 403.
-#[utoipa::path(post, path = "/spend/usage/litellm", tag = crate::http::openapi::USAGE_TAG,
+#[utoipa::path(post, path = "/spend/usage/litellm", tag = crate::http::openapi::base::USAGE_TAG,
     operation_id = "record_litellm_usage", security(("APIKeyHeader" = [])), request_body = CallbackRequest,
     responses((status = 200, description = "What became of each payload", body = UsageResponse),
               (status = 403, description = "The caller may not book, or not what every payload says", body = UsageRefusal),
@@ -281,7 +281,7 @@ async fn book(state: &AppState, caller: &Caller, reads: Vec<Read>) -> Result<Res
         });
     }
     let mut outcomes = state.booker.book(&caller.key_hash, drafts).await.map_err(failure)?.into_iter();
-    state.folding.notify_one();
+    state.folding.wake();
     let mut results = Vec::with_capacity(places.len());
     for place in places {
         results.push(match place {

@@ -98,7 +98,7 @@ pub struct CostComponent {
 }
 
 /// What a call costs: `model` and `messages` before it, or `completion_response` after it.
-#[utoipa::path(post, path = "/spend/calculate", tag = crate::http::openapi::TAG,
+#[utoipa::path(post, path = "/spend/calculate", tag = crate::http::openapi::base::TAG,
     operation_id = "calculate_spend_spend_calculate_post", security(("APIKeyHeader" = [])),
     params(CalculateParams), request_body = SpendCalculateRequest,
     responses((status = 200, description = "The cost", body = SpendCalculateResponse),

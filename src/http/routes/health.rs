@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use crate::http::error::Cause;
 use crate::http::state::AppState;
+use crate::http::telemetry;
+use crate::metrics::Now;
 use crate::store;
 
 /// Whether the server can answer from its database.
@@ -60,6 +62,11 @@ pub async fn get_readiness(State(state): State<AppState>) -> Response {
     security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
 pub async fn get_metrics(State(state): State<AppState>) -> Response {
-    let text = state.metrics.render(&state.pool, &state.keys);
+    let text = state.metrics.render(&Now {
+        connections: state.pool.size(),
+        idle_connections: state.pool.num_idle(),
+        keys_cached: state.keys.remembered(),
+        log_lines_dropped: telemetry::dropped_lines(),
+    });
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -20,7 +20,6 @@ use chrono::{Days, NaiveDate};
 use futures_util::{Stream, TryStreamExt};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
-use sqlx::{Postgres, QueryBuilder};
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -31,6 +30,7 @@ use crate::http::state::AppState;
 use crate::http::stream::Writer;
 use crate::identity::{Caller, key_filter};
 use crate::store::DateRange;
+use crate::store::Statement;
 use crate::store::log;
 use crate::store::log::{DaySpend, LogPosition, ROW_CAP, SpendLog, SpendLogFilter};
 use crate::store::rollups::days;
@@ -114,7 +114,7 @@ struct SpendLogDay {
 /// own rows. A summary names each key's spend at the top level, and spend by user and model below. Rows come in pages of
 /// any size with `limit` and `cursor`, and as lines of JSON or CSV by `Accept`. A JSON column longer than 8 MiB is null, as
 /// are the longest where those of a row are longer than that together.
-#[utoipa::path(get, path = "/spend/logs", tag = crate::http::openapi::TAG,
+#[utoipa::path(get, path = "/spend/logs", tag = crate::http::openapi::base::TAG,
     operation_id = "view_spend_logs_spend_logs_get", security(("APIKeyHeader" = [])), params(LogsParams),
     responses((status = 200, description = "Rows, newest first, or a summary a day", 
                content((Vec<SpendLogEntry> = "application/json"), (String = "application/x-ndjson"), (String = "text/csv")),
@@ -362,7 +362,7 @@ fn summarise(
                 }
             }
         } else {
-            let mut query = QueryBuilder::<Postgres>::new("");
+            let mut query = Statement::default();
             let mut rows = log::by_day(reading.connection(), &mut query, &filter);
             let mut sums: Option<(NaiveDate, Sums)> = None;
             while let Some(row) = rows.try_next().await? {

@@ -190,7 +190,7 @@ pub struct ReportModel {
 
 /// Spend over a range of whole days, both ends included: by day and team (default), customer, user or model, or by key.
 /// `api_key` and `internal_user_id` report by key; `team_id` with `customer_id` reports that pair.
-#[utoipa::path(get, path = "/global/spend/report", tag = crate::http::openapi::TAG,
+#[utoipa::path(get, path = "/global/spend/report", tag = crate::http::openapi::base::TAG,
     operation_id = "get_global_spend_report_global_spend_report_get", security(("APIKeyHeader" = [])),
     params(ReportParams),
     responses((status = 200, description = "Days ascending, or keys by falling spend", body = Vec<ReportEntry>),

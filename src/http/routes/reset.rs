@@ -27,7 +27,7 @@ impl StatusResponse {
 }
 
 /// Sets the spend of all keys and teams to 0. The spend log and the daily tables stay as they are. Master key only.
-#[utoipa::path(post, path = "/global/spend/reset", tag = crate::http::openapi::TAG,
+#[utoipa::path(post, path = "/global/spend/reset", tag = crate::http::openapi::base::TAG,
     operation_id = "global_spend_reset_global_spend_reset_post", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Reset", body = StatusResponse),
               (status = 401, description = "Not the master key")))]

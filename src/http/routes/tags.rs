@@ -7,7 +7,6 @@ use bytes::Bytes;
 use chrono::NaiveDate;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
-use sqlx::{Postgres, QueryBuilder};
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -17,6 +16,7 @@ use crate::http::state::AppState;
 use crate::http::stream::{Writer, around};
 use crate::identity::{Caller, Scope};
 use crate::store;
+use crate::store::Statement;
 use crate::store::reading::Reading;
 use crate::store::rollups::days;
 use crate::store::tags;
@@ -76,7 +76,7 @@ pub struct GlobalTag {
 }
 
 /// Spend per request tag: everything for admins, else the caller's own rows and those of teams it may view.
-#[utoipa::path(get, path = "/spend/tags", tag = crate::http::openapi::TAG,
+#[utoipa::path(get, path = "/spend/tags", tag = crate::http::openapi::base::TAG,
     operation_id = "view_spend_tags_spend_tags_get", security(("APIKeyHeader" = [])), params(TagsParams),
     responses((status = 200, description = "Spend of each tag", body = Vec<TagSpend>),
               (status = 400, description = "A bad date")))]
@@ -99,7 +99,7 @@ pub async fn list_spend_tags(
 }
 
 /// Spend per request tag over everything, largest first. Used by LiteLLM's dashboard.
-#[utoipa::path(get, path = "/global/spend/tags", tag = crate::http::openapi::TAG,
+#[utoipa::path(get, path = "/global/spend/tags", tag = crate::http::openapi::base::TAG,
     operation_id = "global_view_spend_tags_global_spend_tags_get", security(("APIKeyHeader" = [])),
     params(GlobalTagsParams),
     responses((status = 200, description = "Spend of each tag", body = GlobalTagsResponse),
@@ -148,7 +148,7 @@ fn write<T: Serialize>(
         let mut writer = Writer::new();
         writer.raw(&start);
         {
-            let mut query = QueryBuilder::<Postgres>::new("");
+            let mut query = Statement::default();
             let mut rows =
                 tags::spend_by_tag(reading.connection(), &mut query, &filter, snapshot.as_ref());
             let mut is_first = true;

@@ -186,7 +186,7 @@ impl FromQuery for SpendUsersParams {
 
 /// Keys by their hash, largest spend first, with all columns of LiteLLM's table. Users who are not admins see their
 /// own.
-#[utoipa::path(get, path = "/spend/keys", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/spend/keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "spend_key_fn_spend_keys_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Keys", body = Vec<Object>)))]
 pub async fn list_spend_keys(reads: Reads, Extension(caller): Extension<Caller>) -> Result<Response, ApiError> {
@@ -201,7 +201,7 @@ pub async fn list_spend_keys(reads: Reads, Extension(caller): Extension<Caller>)
 
 /// Users, largest spend first, with all columns of LiteLLM's table but the password. Users who are not admins see
 /// themselves.
-#[utoipa::path(get, path = "/spend/users", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/spend/users", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "spend_user_fn_spend_users_get", security(("APIKeyHeader" = [])), params(SpendUsersParams),
     responses((status = 200, description = "Users; null in place of one that does not exist", body = Vec<Option<Object>>),
               (status = 403, description = "Another user")))]

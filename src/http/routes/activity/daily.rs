@@ -304,7 +304,7 @@ pub struct SpendAnalyticsPaginatedResponse {
 
 /// A user's daily activity, a page of LiteLLM's daily rows at a time: sums by day, and by model, provider, key,
 /// endpoint, tool and user below.
-#[utoipa::path(get, path = "/user/daily/activity", tag = crate::http::openapi::TAG,
+#[utoipa::path(get, path = "/user/daily/activity", tag = crate::http::openapi::base::TAG,
     operation_id = "get_user_daily_activity_user_daily_activity_get", security(("APIKeyHeader" = [])),
     params(DailyActivityParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
@@ -424,9 +424,9 @@ pub type Entities = BTreeMap<String, Map<String, Value>>;
 
 /// What is known of the keys of these rows.
 pub async fn known_keys(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut store::Connection,
     rows: &[DailyRow],
-) -> Result<BTreeMap<String, KeyMetadata>, sqlx::Error> {
+) -> Result<BTreeMap<String, KeyMetadata>, store::Error> {
     let keys: BTreeSet<String> =
         rows.iter().map(|row| row.api_key.clone()).filter(|key| !key.is_empty() && key != FLAT_COST_KEY).collect();
     let days: Vec<NaiveDate> = rows.iter().filter_map(|row| parse_day(&row.date)).collect();
@@ -440,7 +440,7 @@ pub fn log_window(days: &[NaiveDate]) -> Option<(NaiveDateTime, NaiveDateTime)> 
     Some((midnight(from), midnight(until)))
 }
 
-async fn known_users(connection: &mut sqlx::PgConnection, rows: &[DailyRow]) -> Result<Entities, sqlx::Error> {
+async fn known_users(connection: &mut store::Connection, rows: &[DailyRow]) -> Result<Entities, store::Error> {
     let ids: BTreeSet<String> =
         rows.iter().filter_map(|row| row.entity_id.clone()).filter(|id| !id.is_empty()).collect();
     if ids.is_empty() {

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
-use sqlx::PgConnection;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -17,6 +16,8 @@ use crate::http::routes::dates::not_a_day;
 use crate::http::routes::log::params::parse_lenient_day;
 use crate::http::stream::{Writer, around};
 use crate::identity::Caller;
+use crate::store;
+use crate::store::Connection;
 use crate::store::DateRange;
 use crate::store::activity::global;
 use crate::store::activity::global::DayRequests;
@@ -125,7 +126,7 @@ pub struct EndUsersResponse {
 }
 
 /// Requests and tokens by day. Users who are not admins see their own.
-#[utoipa::path(get, path = "/global/activity", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/global/activity", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_global_activity_global_activity_get", security(("APIKeyHeader" = [])), params(OverviewParams),
     responses((status = 200, description = "Days", body = GlobalActivityResponse),
               (status = 400, description = "A missing or bad date")))]
@@ -145,7 +146,7 @@ pub async fn get_global_activity(
 }
 
 /// Requests and tokens by day of the ten models with the most requests. Users who are not admins see their own.
-#[utoipa::path(get, path = "/global/activity/model", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/global/activity/model", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_global_activity_model_global_activity_model_get", security(("APIKeyHeader" = [])),
     params(OverviewParams),
     responses((status = 200, description = "Models", body = Vec<ModelActivity>),
@@ -172,7 +173,7 @@ pub async fn list_model_activity(
 
 /// Spend by provider of the deployments that the server routes to. litespend routes no calls and knows no
 /// deployments, so the list is empty; `/user/daily/activity/aggregated` has spend by provider.
-#[utoipa::path(get, path = "/global/spend/provider", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/global/spend/provider", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_global_spend_provider_global_spend_provider_get", security(("APIKeyHeader" = [])),
     params(OverviewParams),
     responses((status = 200, description = "Providers", body = Vec<ProviderSpend>),
@@ -183,7 +184,7 @@ pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result
 }
 
 /// Every tag in the log; 100,000 at most.
-#[utoipa::path(get, path = "/global/spend/all_tag_names", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/global/spend/all_tag_names", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
 pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
@@ -193,7 +194,7 @@ pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
 }
 
 /// Every end user in the log; 100,000 at most.
-#[utoipa::path(get, path = "/global/all_end_users", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/global/all_end_users", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "global_view_all_end_users_global_all_end_users_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
 pub async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
@@ -206,7 +207,7 @@ pub async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
 fn write_names(
     mut reading: Reading,
     (start, end): (String, String),
-    names: impl Fn(&mut PgConnection) -> BoxStream<'_, Result<Option<String>, sqlx::Error>> + Send + 'static,
+    names: impl Fn(&mut Connection) -> BoxStream<'_, Result<Option<String>, store::Error>> + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
         let mut writer = Writer::new();

@@ -4,12 +4,12 @@
 use axum::http::StatusCode;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::{Map, json};
-use sqlx::PgConnection;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, QueryReader};
 use crate::http::routes::activity::daily::{Entities, date_range, extend_to_today, key_of_bucket, visible_user};
 use crate::identity::{Caller, Role};
+use crate::store::Connection;
 use crate::store::activity::{ActivityFilter, DailyTable};
 use crate::store::team_views;
 
@@ -233,7 +233,7 @@ pub fn of_user(
 
 /// The rows of teams' activity, on no day yet, and what is told of the teams.
 pub async fn of_teams(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     caller: &Caller,
     params: TeamActivityParams,
 ) -> Result<(ActivityFilter, Entities), ApiError> {
@@ -266,7 +266,7 @@ pub async fn of_teams(
 
 /// The teams asked for, or all of the caller's; 404 where one is not the caller's.
 async fn own_teams(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     caller: &Caller,
     asked: Option<Vec<String>>,
 ) -> Result<Vec<String>, ApiError> {
@@ -287,7 +287,7 @@ async fn own_teams(
 
 /// The rows of tags' activity.
 pub async fn of_tags(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     caller: &Caller,
     params: TagActivityParams,
 ) -> Result<ActivityFilter, ApiError> {

@@ -6,7 +6,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use sqlx::{Postgres, QueryBuilder};
 
 use crate::http::error::ApiError;
 use crate::http::reads::Reads;
@@ -17,6 +16,7 @@ use crate::http::routes::activity::daily::{
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
 use crate::http::stream::Writer;
+use crate::store::Statement;
 use crate::store::activity;
 use crate::store::activity::{ActivityFilter, DaySums, Dimension, Sums};
 use crate::store::key_metadata;
@@ -115,7 +115,7 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
         let mut separator = "[";
         let mut turn = None;
         {
-            let mut query = QueryBuilder::<Postgres>::new("");
+            let mut query = Statement::default();
             let by_entity = frame.entities.is_some();
             let mut rows =
                 activity::day_sums(reading.connection(), &mut query, &frame.filter, &frame.top, by_entity);

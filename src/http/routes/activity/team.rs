@@ -40,7 +40,7 @@ impl FromQuery for RowPageParams {
 
 /// The daily activity of teams, a page of LiteLLM's daily rows at a time, also by team. Who is not an admin sees its
 /// own teams, and of those that it does not administer only its own keys.
-#[utoipa::path(get, path = "/team/daily/activity", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/team/daily/activity", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_team_daily_activity_team_daily_activity_get", security(("APIKeyHeader" = [])),
     params(TeamActivityParams, RowPageParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),

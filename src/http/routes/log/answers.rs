@@ -12,6 +12,7 @@ use crate::http::reads::Reads;
 use crate::http::stream;
 use crate::http::stream::Writer;
 use crate::http::stream::answer_room::{AnswerRoom, Share};
+use crate::store;
 use crate::store::log::fields::JsonField;
 use crate::store::log::rows::{ListedLog, PagedLog};
 
@@ -96,7 +97,7 @@ pub struct Page<R> {
 
 /// Reads the rows of a page. A page that grows large takes room for the largest before it grows further.
 pub async fn read<R: Row>(
-    mut found: impl Stream<Item = Result<R, sqlx::Error>> + Unpin,
+    mut found: impl Stream<Item = Result<R, store::Error>> + Unpin,
     room: &AnswerRoom,
 ) -> Result<Page<R>, ApiError> {
     let mut page = Page { rows: Vec::new(), share: None };

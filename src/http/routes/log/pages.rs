@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::NaiveDateTime;
 use serde::Serialize;
-use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::Query;
@@ -24,6 +23,7 @@ use crate::store::log::filter::LogFilter;
 use crate::store::log::pages;
 use crate::store::log::pages::{COUNT_CAP, Order, SESSION_MODELS, SessionCursor, SortKey};
 use crate::store::log::rows::{PagedLog, SessionFields, SessionSums, SessionTotals};
+use crate::store::{Connection, Statement};
 
 /// A page of the log.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -61,7 +61,7 @@ pub struct SessionPaging {
 /// log they may read; a team asked for that is not one of those is refused. Counts stop at 10,000
 /// (`total_is_capped`). With a request's id no dates are needed. JSON columns longer than 1 MiB are null, as are those
 /// past 16 MiB of a page; 503 where too many large pages are being sent.
-#[utoipa::path(get, path = "/spend/logs/ui", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/spend/logs/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_ui_get", security(("APIKeyHeader" = [])), params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
                headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
@@ -100,7 +100,7 @@ pub async fn list_dashboard_logs(
 /// The log a page at a time. Users who are not admins see their own rows, and those of teams whose log they may read;
 /// a team asked for that is not one of those is refused. Counts stop at 10,000 (`total_is_capped`). JSON columns longer
 /// than 1 MiB are null, as are those past 16 MiB of a page; 503 where too many large pages are being sent.
-#[utoipa::path(get, path = "/spend/logs/v2", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/spend/logs/v2", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_v2_get", security(("APIKeyHeader" = [])), params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
                headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
@@ -125,7 +125,7 @@ pub async fn list_log_page(
 
 /// Cuts the rows to what the caller may see; 403 for a team whose log it may not read.
 async fn limit_to_caller(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     caller: &Caller,
     params: &LogPageParams,
     filter: &mut LogFilter,
@@ -159,14 +159,14 @@ fn in_error_envelope(error: ApiError) -> ApiError {
 /// A page of rows, and what is around them; or of sessions, each by the row that stands for it, where the order is not
 /// that of activity.
 async fn rows(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     params: &LogPageParams,
     filter: &LogFilter,
     order: Order,
     room: &AnswerRoom,
 ) -> Result<(Page<PagedLog>, LogPageResponse), ApiError> {
     let offset = (params.page - 1).saturating_mul(params.page_size);
-    let mut query = QueryBuilder::<Postgres>::new("");
+    let mut query = Statement::default();
     let (counted, found) = if params.group_by_session && params.search.is_none() {
         let counted = pages::count_sessions(connection, filter).await?;
         (counted, pages::session_page(connection, &mut query, filter, order, offset, params.page_size))
@@ -194,7 +194,7 @@ fn response(params: &LogPageParams, counted: i64) -> LogPageResponse {
 /// A page of sessions by their last activity, after the cursor where there is one. A page without a cursor ends where
 /// the count does.
 async fn active_sessions(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     params: &LogPageParams,
     filter: &LogFilter,
     order: Order,
@@ -222,7 +222,7 @@ async fn active_sessions(
         let last_activity = session.last_activity.format("%Y-%m-%d %H:%M:%S%.f");
         format!("{last_activity}|{}|{}", session.api_key, session.session_key)
     });
-    let mut query = QueryBuilder::<Postgres>::new("");
+    let mut query = Statement::default();
     let page = answers::read(pages::representatives(connection, &mut query, filter, &found), room).await?;
     let sessions = Some(SessionPaging { next_session_cursor, has_more });
     Ok((page, LogPageResponse { sessions, ..response(params, counted) }))
@@ -247,7 +247,7 @@ fn parse_cursor(text: &str) -> Result<Option<SessionCursor>, ApiError> {
 }
 
 /// Adds to each row the sums of its session, over the calls made with the row's key.
-async fn add_sessions(connection: &mut PgConnection, rows: &mut [PagedLog]) -> Result<(), ApiError> {
+async fn add_sessions(connection: &mut Connection, rows: &mut [PagedLog]) -> Result<(), ApiError> {
     let named = |row: &PagedLog| row.log.session_id.clone().filter(|id| !id.is_empty());
     let ids: BTreeSet<String> = rows.iter().filter_map(named).collect();
     let keys: BTreeSet<String> = rows.iter().map(|row| row.log.api_key.clone()).collect();

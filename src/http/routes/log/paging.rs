@@ -8,7 +8,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::DateTime;
 use futures_util::{Stream, TryStreamExt};
-use sqlx::{Postgres, QueryBuilder};
 
 use crate::field_error::FieldError;
 use crate::http::error::ApiError;
@@ -17,6 +16,7 @@ use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
 use crate::http::routes::log::formats::{CsvTexts, Format, RowWriter};
 use crate::identity::key_filter;
+use crate::store::Statement;
 use crate::store::log;
 use crate::store::log::{LogPosition, ROW_CAP, SpendLogFilter};
 use crate::store::reading::Reading;
@@ -125,7 +125,7 @@ fn rows(
             let mut found = 0;
             let mut last = None;
             {
-                let mut query = QueryBuilder::<Postgres>::new("");
+                let mut query = Statement::default();
                 let mut rows = log::newest(reading.connection(), &mut query, &filter, size);
                 while let Some(row) = rows.try_next().await? {
                     found += 1;

@@ -8,7 +8,6 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::Serialize;
-use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
@@ -22,8 +21,10 @@ use crate::http::stream;
 use crate::http::stream::Writer;
 use crate::http::stream::answer_room::Share;
 use crate::identity::{Caller, Scope};
+use crate::store;
 use crate::store::log::rows;
 use crate::store::log::rows::{LONG_TEXTS, ListedLog, LogTexts, SHORT_TEXTS};
+use crate::store::{Connection, Statement};
 use crate::store::{keys, team_views};
 
 /// The permission that lets a team's members read its log.
@@ -91,7 +92,7 @@ pub struct SessionResponse {
 /// The stored texts of one call: messages, answer, request. Null where the log has no such call. Users who are not
 /// admins are refused calls that are neither theirs nor of a team whose log they may read. Texts longer than 16 MiB are
 /// null, as are the longest where they are longer than that together; 503 where too many large ones are being sent.
-#[utoipa::path(get, path = "/spend/logs/ui/{request_id}", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/spend/logs/ui/{request_id}", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_request_response_for_request_id", security(("APIKeyHeader" = [])),
     params(("request_id" = String, Path, description = "The request's id, or LiteLLM's id of the call"),
            LogTextsParams),
@@ -180,7 +181,7 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
 
 /// The calls of one session, newest first; of users who are not admins, their own and those of teams whose log they
 /// may read. JSON columns longer than 1 MiB are null, as are those past 16 MiB of a page.
-#[utoipa::path(get, path = "/spend/logs/session/ui", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/spend/logs/session/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_session_spend_logs", security(("APIKeyHeader" = [])), params(SessionParams),
     responses((status = 200, description = "A page", body = SessionResponse,
                headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
@@ -198,14 +199,14 @@ pub async fn list_session_logs(
     let offset = (page - 1).saturating_mul(page_size);
     let total = rows::count_of_session(connection, &scope, &session_id).await?;
     let total_pages = total.div_euclid(page_size) + i64::from(total % page_size > 0);
-    let mut query = QueryBuilder::<Postgres>::new("");
+    let mut query = Statement::default();
     let found = rows::of_session(connection, &mut query, &scope, &session_id, offset, page_size);
     let rows = answers::read(found, &state.answer_room).await?;
     reading.finish().await?;
     rows.respond(&reads, &SessionResponse { data: Vec::new(), total, page, page_size, total_pages }).await
 }
 
-async fn scope_of(connection: &mut PgConnection, caller: &Caller) -> Result<Scope, sqlx::Error> {
+async fn scope_of(connection: &mut Connection, caller: &Caller) -> Result<Scope, store::Error> {
     if caller.role.sees_everything() {
         return Ok(Scope::All);
     }
@@ -213,14 +214,14 @@ async fn scope_of(connection: &mut PgConnection, caller: &Caller) -> Result<Scop
 }
 
 /// Whether the caller may read a team's log: as its admin, or as a member where the team lets its members.
-pub async fn may_read_team(connection: &mut PgConnection, caller: &Caller, team: &str) -> Result<bool, sqlx::Error> {
+pub async fn may_read_team(connection: &mut Connection, caller: &Caller, team: &str) -> Result<bool, store::Error> {
     let asked = [team.to_owned()];
     let views = team_views::views(connection, Some(&asked), caller.user_id.as_deref(), PERMISSION).await?;
     Ok(views.iter().any(|view| view.sees_all))
 }
 
 /// 403 where none of the rows that an id stands for is the caller's to read, also where there is none.
-pub async fn may_read(connection: &mut PgConnection, caller: &Caller, request_id: &str) -> Result<(), ApiError> {
+pub async fn may_read(connection: &mut Connection, caller: &Caller, request_id: &str) -> Result<(), ApiError> {
     if caller.role.sees_everything() {
         return Ok(());
     }

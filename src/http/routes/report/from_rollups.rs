@@ -5,10 +5,11 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use chrono::NaiveDate;
-use sqlx::PgConnection;
 
 use crate::http::routes::report::{Grouping, close_group, open_day};
 use crate::http::stream::Writer;
+use crate::store;
+use crate::store::Connection;
 use crate::store::DateRange;
 use crate::store::rollups::days::{DayEntries, DaysRequest, SharedWords};
 use crate::store::rollups::reads;
@@ -45,7 +46,7 @@ pub(super) struct Labels {
 
 impl Labels {
     /// The aliases as they stand in the snapshot; none where the grouping shows no teams.
-    pub(super) async fn read(connection: &mut PgConnection, grouping: &Grouping) -> Result<Self, sqlx::Error> {
+    pub(super) async fn read(connection: &mut Connection, grouping: &Grouping) -> Result<Self, store::Error> {
         let aliases = if grouping.has_teams() { reads::team_aliases(connection).await? } else { HashMap::new() };
         Ok(Self { aliases, by_number: HashMap::new() })
     }

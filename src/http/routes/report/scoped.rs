@@ -6,7 +6,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use sqlx::{Postgres, QueryBuilder};
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -15,6 +14,7 @@ use crate::http::routes::log::params::parse_lenient_day;
 use crate::http::stream::Writer;
 use crate::identity::{Caller, key_filter};
 use crate::store::DateRange;
+use crate::store::Statement;
 use crate::store::reading::Reading;
 use crate::store::report::scoped;
 use crate::store::report::scoped::{KeySpend, Spender};
@@ -101,7 +101,7 @@ impl FromQuery for TeamParams {
 }
 
 /// Spend of the calling key, by model; for admins, of any key.
-#[utoipa::path(get, path = "/key/spend/report", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/key/spend/report", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_key_spend_report_key_spend_report_get", security(("APIKeyHeader" = [])),
     params(DaysParams, KeyParams),
     responses((status = 200, description = "The key, if it has spend", body = Vec<KeySpend>),
@@ -119,7 +119,7 @@ pub async fn get_key_report(
 }
 
 /// Spend of the calling key's user, by key and model; for admins, of any user.
-#[utoipa::path(get, path = "/user/spend/report", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/user/spend/report", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_spend_report_user_spend_report_get", security(("APIKeyHeader" = [])),
     params(DaysParams, UserParams),
     responses((status = 200, description = "Keys, largest spend first", body = Vec<KeySpend>),
@@ -136,7 +136,7 @@ pub async fn get_user_report(
 }
 
 /// Spend of the calling key's team, by key and model; for admins, of any team.
-#[utoipa::path(get, path = "/team/spend/report", tag = crate::http::openapi::DASHBOARD_TAG,
+#[utoipa::path(get, path = "/team/spend/report", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_team_spend_report_team_spend_report_get", security(("APIKeyHeader" = [])),
     params(DaysParams, TeamParams),
     responses((status = 200, description = "Keys, largest spend first", body = Vec<KeySpend>),
@@ -178,7 +178,7 @@ fn write(mut reading: Reading, range: DateRange, spender: Spender) -> impl Strea
         let mut writer = Writer::new();
         writer.raw("[");
         {
-            let mut query = QueryBuilder::<Postgres>::new("");
+            let mut query = Statement::default();
             let mut rows = scoped::by_key(reading.connection(), &mut query, range, &spender);
             let mut is_first = true;
             while let Some(row) = rows.try_next().await? {

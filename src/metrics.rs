@@ -4,10 +4,6 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use sqlx::PgPool;
-
-use crate::http::auth::lookup::KeyLookup;
-use crate::store::rollups::backlog::Backlog;
 
 const REQUESTS: &str = "litespend_http_requests_total";
 const LATENCY: &str = "litespend_http_request_duration_seconds";
@@ -28,6 +24,34 @@ const LOCK_HELD: &str = "litespend_rollups_lock_held_seconds";
 
 /// Upper bounds of the latency histogram, seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// What of the rollups waits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waiting {
+    /// Changes of the log that are not folded.
+    pub deltas: i64,
+    /// Since when the oldest of them waits, in seconds.
+    pub oldest_seconds: f64,
+    /// Days to be counted again from the log.
+    pub dirty_days: i64,
+    /// Days and months that are over and not packed.
+    pub days_to_pack: i64,
+    /// Days of daily rows that are over and not summed.
+    pub days_to_sum: i64,
+}
+
+/// What is measured when Prometheus asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Connections to the database.
+    pub connections: u32,
+    /// Of these, the idle ones.
+    pub idle_connections: usize,
+    /// Keys that are remembered.
+    pub keys_cached: u64,
+    /// Lines of the log that nobody read in time.
+    pub log_lines_dropped: u64,
+}
 
 /// The recorder of one server. Handed out once a process; later ones share it.
 #[derive(Clone)]
@@ -99,7 +123,7 @@ impl Metrics {
     }
 
     /// Says what of the rollups waits.
-    pub fn record_backlog(backlog: &Backlog) {
+    pub fn record_backlog(backlog: &Waiting) {
         metrics::gauge!(DELTAS).set(backlog.deltas as f64);
         metrics::gauge!(OLDEST_DELTA).set(backlog.oldest_seconds);
         metrics::gauge!(DIRTY_DAYS).set(backlog.dirty_days as f64);
@@ -123,11 +147,11 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub fn render(&self, pool: &PgPool, keys: &KeyLookup) -> String {
-        metrics::gauge!(POOL_SIZE).set(f64::from(pool.size()));
-        metrics::gauge!(POOL_IDLE).set(pool.num_idle() as f64);
-        metrics::gauge!(KEYS_CACHED).set(keys.remembered() as f64);
-        metrics::counter!(LOG_DROPPED).absolute(crate::http::telemetry::dropped_lines());
+    pub fn render(&self, now: &Now) -> String {
+        metrics::gauge!(POOL_SIZE).set(f64::from(now.connections));
+        metrics::gauge!(POOL_IDLE).set(now.idle_connections as f64);
+        metrics::gauge!(KEYS_CACHED).set(now.keys_cached as f64);
+        metrics::counter!(LOG_DROPPED).absolute(now.log_lines_dropped);
         self.handle.run_upkeep();
         self.handle.render()
     }
