@@ -1,4 +1,5 @@
-//! Times every read of the API on a large log, beside the plain SQL that says the same. Run by `./dev bench reads`.
+//! Times every read of the API on a large log, next to plain SQL that returns the same result.
+//! Run by `./dev bench reads`.
 
 #![expect(
     clippy::unwrap_used,
@@ -29,7 +30,7 @@ use private_postgres::{LocalPostgres, LocalPostgresOptions};
 use server::{MASTER_KEY, Server};
 use sqlx::{Executor, PgPool};
 
-/// A read, and the plain SQL that groups the same rows.
+/// A read of the API, and plain SQL that groups the same rows.
 struct Read {
     name: &'static str,
     path: Cow<'static, str>,
@@ -131,7 +132,7 @@ const READS: [Read; 22] = [
     ),
 ];
 
-/// A month of LiteLLM's daily rows that ends today: four models a key, as in the log of the other reads.
+/// A month of LiteLLM's daily rows that ends today, with four models per key as in the log for the other reads.
 const DAILY: &str = r#"
     INSERT INTO "LiteLLM_DailyUserSpend" (id, user_id, date, api_key, model, model_group, custom_llm_provider, endpoint,
         prompt_tokens, completion_tokens, spend, api_requests, successful_requests, failed_requests, updated_at)
@@ -145,7 +146,7 @@ const DAILY_BY_MODEL: &str = r#"SELECT date, model, sum(spend), sum(prompt_token
         sum(api_requests) FROM "LiteLLM_DailyUserSpend" GROUP BY 1, 2 ORDER BY 1"#;
 const DAILY_BY_KEY: &str = r#"SELECT api_key, sum(spend) FROM "LiteLLM_DailyUserSpend" GROUP BY 1 ORDER BY 2 DESC"#;
 
-/// The reads of a month of daily rows.
+/// The reads that are timed on a month of daily rows.
 fn daily_reads() -> Vec<Read> {
     let today = chrono::Utc::now().date_naive();
     let range = format!("start_date={}&end_date={today}", today - chrono::Days::new(29));
@@ -187,7 +188,7 @@ fn options() -> Options {
     options
 }
 
-/// Milliseconds to the first byte and to the last, and bytes.
+/// The milliseconds to the first byte and to the last byte, and the number of bytes.
 async fn fetch(client: &reqwest::Client, url: &str) -> (f64, f64, usize) {
     let started = Instant::now();
     let response = client.get(url).header("authorization", format!("Bearer {MASTER_KEY}")).send().await.unwrap();
@@ -229,7 +230,7 @@ async fn load(pool: &PgPool, url: &str, rows: u64) {
     connection.execute("SET statement_timeout = 0").await.unwrap();
     let status = litespend::store::rollups::status(&mut connection).await.unwrap();
     if status.pending > 1_000_000 {
-        // Counting the days from the log is faster than folding a whole load.
+        // Counting the days from the log is faster than folding the deltas of a whole load.
         litespend::store::rollups::mark_dirty(&mut connection, None).await.unwrap();
     }
     folding::settle(&mut connection).await.unwrap();
@@ -237,7 +238,7 @@ async fn load(pool: &PgPool, url: &str, rows: u64) {
     eprintln!("rollups settled in {:.0} s", started.elapsed().as_secs_f64());
 }
 
-/// Daily rows, summed as a server that runs leaves them: all days but the last two.
+/// Loads the daily rows and sums them as a running server does: all days except the last two.
 async fn load_daily(pool: &PgPool, rows: u64) {
     let started = Instant::now();
     let mut connection = pool.acquire().await.unwrap();
@@ -307,11 +308,11 @@ async fn time_reads(server: &Server, pool: &PgPool, reads: &[Read], runs: usize)
     println!("\npeak resident memory of the server: {:.0} MB", server.memory("VmHWM"));
 }
 
-/// 32 clients mix all reads while a probe asks for liveness.
+/// 32 clients send all the reads, mixed, while a probe requests `/health/liveliness`.
 async fn mix(server: &Server, seconds: u64) {
     let until = Instant::now() + Duration::from_secs(seconds);
     let stop = Arc::new(AtomicBool::new(false));
-    // On a thread of its own: the server is measured, not the queue of the 32 clients.
+    // The probe has its own thread, so that it measures the server and not the queue of the 32 clients.
     let probe = std::thread::spawn({
         let (stop, url) = (Arc::clone(&stop), format!("{}/health/liveliness", server.address));
         move || {
@@ -375,7 +376,7 @@ fn main() {
     postgres.stop().unwrap();
 }
 
-/// As root PostgreSQL runs as another account, which must be able to reach the directory.
+/// If this runs as root, PostgreSQL runs as another account, which must be able to reach the directory.
 fn home(name: &str) -> PathBuf {
     let base = std::env::var_os("BENCH_DIR").map_or_else(|| Path::new("target").to_path_buf(), PathBuf::from);
     std::path::absolute(base.join(format!("bench-{name}"))).unwrap()

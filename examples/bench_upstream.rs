@@ -1,4 +1,4 @@
-//! Times passing on to an upstream, beside asking the same upstream directly. Run by `./dev bench upstream`.
+//! Times forwarding to an upstream, next to requests sent directly to the same upstream. Run by `./dev bench upstream`.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,17 +24,17 @@ use litespend::store::embedded_roles::local_postgres_options;
 use private_postgres::{LocalPostgres, LocalPostgresOptions};
 use server::Server;
 
-/// Requests of each kind, one after the other.
+/// Requests of each kind, sent one after another.
 const REQUESTS: usize = 5_000;
 
-/// Streams at once.
+/// Streams at the same time.
 const STREAMS: usize = 1_000;
 
-/// Events of a stream, and the pause between two.
+/// Events of a stream, and the pause between two of them.
 const EVENTS: usize = 40;
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// A small answer, and a stream as slow as a model that writes.
+/// An upstream with a small answer, and with a stream as slow as a model that generates text.
 fn stub() -> Router {
     Router::new()
         .route("/v1/models", get(|| async { r#"{"data":[{"id":"gpt-4o","object":"model"}],"object":"list"}"# }))
@@ -50,7 +50,7 @@ fn stub() -> Router {
         )
 }
 
-/// Milliseconds of one request, after which the connection is used again.
+/// Milliseconds of one request. The connection is used again for the next one.
 async fn ask(client: &reqwest::Client, url: &str) -> f64 {
     let started = Instant::now();
     let answer = client.get(url).send().await.unwrap();
@@ -59,7 +59,7 @@ async fn ask(client: &reqwest::Client, url: &str) -> f64 {
     started.elapsed().as_secs_f64() * 1000.0
 }
 
-/// The longest pause before an event of a stream, milliseconds; every event must come.
+/// The longest pause before an event of a stream, in milliseconds. Every event must arrive.
 async fn follow(client: &reqwest::Client, url: &str) -> f64 {
     let mut pieces = client.get(url).send().await.unwrap().bytes_stream();
     let (mut text, mut longest, mut last) = (Vec::new(), Duration::ZERO, Instant::now());
@@ -83,7 +83,7 @@ async fn measure(url: &str) {
     let (mut directly, mut through) = (Vec::new(), Vec::new());
     for number in 0..REQUESTS + 200 {
         let times = (ask(&client, &direct).await, ask(&client, &passed).await);
-        // The first ones warm up.
+        // The first requests are a warm-up.
         if number >= 200 {
             directly.push(times.0);
             through.push(times.1);

@@ -48,12 +48,12 @@ fn options() -> Options {
     options
 }
 
-/// Host and port of a server.
+/// The host and port of a server.
 fn host_of(server: &Server) -> &str {
     server.address.trim_start_matches("http://")
 }
 
-/// One connection that sends a request after the other.
+/// A client with one connection, which sends one request after another.
 struct Client(TcpStream, Vec<u8>);
 
 impl Client {
@@ -87,7 +87,7 @@ impl Client {
     }
 }
 
-/// The end of an answer with a content-length, once it is there.
+/// The position of the end of an answer with a content length, once the whole answer has arrived.
 fn complete(answer: &[u8]) -> Option<usize> {
     let head = answer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&answer[..head]).unwrap().to_ascii_lowercase();
@@ -130,7 +130,7 @@ async fn owners(pool: &PgPool) {
     }
 }
 
-/// `COPY` of what was booked into a bare copy of the table, rows per second.
+/// Copies the booked rows with `COPY` into the table `bare`, which `create` makes; returns rows per second.
 async fn copy(pool: &PgPool, create: &'static str) -> f64 {
     let mut connection = pool.acquire().await.unwrap();
     connection.execute("DROP TABLE IF EXISTS bare").await.unwrap();
@@ -148,7 +148,7 @@ async fn copy(pool: &PgPool, create: &'static str) -> f64 {
     rows as f64 / started.elapsed().as_secs_f64()
 }
 
-/// So many clients send requests of `size` records until the time is over; records and requests per second.
+/// `clients` clients send requests of `size` records until the time is over. Returns records and requests per second.
 async fn load(server: &Server, next: &Arc<AtomicU64>, clients: u64, size: u64, time: Duration) -> (f64, f64) {
     let end = Instant::now() + time;
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! Times inserts into the log with the triggers of the rollups and without. Run by `./dev bench writes`.
+//! Times inserts into the log, with the rollups' triggers and without. Run by `./dev bench writes`.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a measuring program fails by panicking")]
 
@@ -11,13 +11,13 @@ use litespend::store::rollups;
 use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
-/// Rows of a statement.
+/// Rows per statement.
 const ROWS: u32 = 100;
 
-/// Statements of a round.
+/// Statements per round.
 const STATEMENTS: u32 = 200;
 
-/// A statement as LiteLLM's flush of its queue makes it: whole rows, one statement.
+/// A statement like those with which LiteLLM flushes its queue: whole rows, in a single statement.
 fn statement(first: u32) -> String {
     let mut text = String::from(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, prompt_tokens,
@@ -49,7 +49,7 @@ fn statement(first: u32) -> String {
     text
 }
 
-/// The time of a statement, median of a round. The log is emptied first.
+/// The median time of a statement in one round. The log is emptied first.
 async fn round(connection: &mut PgConnection, statements: &[String]) -> Duration {
     connection.execute(r#"TRUNCATE "LiteLLM_SpendLogs""#).await.unwrap();
     let mut times = Vec::new();

@@ -1,6 +1,6 @@
-//! Keys, teams and users without LiteLLM: what a request or a command line says, checked, and made. Keys are random,
-//! shown once and stored as their SHA-256. Where LiteLLM owns the database, nothing is changed unless
-//! `--manage-litellm-keys` says so.
+//! Creates keys, teams and users without LiteLLM. Checks the fields that a request or a command line states, and
+//! converts them to rows. Keys are random; they are shown once and stored as their SHA-256. In a database that LiteLLM
+//! owns, nothing is changed without `--manage-litellm-keys`.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
@@ -12,17 +12,17 @@ use crate::identity::SESSION_TEAM;
 use crate::identity::{MASTER_KEY_ALIAS, allowed_routes, hash_key};
 use crate::store::accounts::{NewKey, NewTeam, NewUser};
 
-/// LiteLLM's roles.
+/// The names of LiteLLM's roles.
 pub const ROLES: [&str; 4] = ["proxy_admin", "proxy_admin_viewer", "internal_user", "internal_user_viewer"];
 
-/// Bytes of an id or a name.
+/// The largest number of bytes in an id or a name.
 const NAME_BYTES: usize = 256;
 
-/// Why a database that LiteLLM owns is left alone.
+/// The message for changes to a database that LiteLLM owns.
 pub const LITELLM_OWNS: &str = "LiteLLM owns this database and manages its keys, teams and users. \
                                 Start with --manage-litellm-keys to change them here as well.";
 
-/// A new key: `sk-` and 132 random bits.
+/// Generates a key: `sk-` followed by 132 random bits.
 pub fn generate_key() -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let bytes: [u8; 22] = rand::random();
@@ -30,14 +30,15 @@ pub fn generate_key() -> String {
     format!("sk-{}", bytes.iter().map(character).collect::<String>())
 }
 
-/// `sk-...1234`: what is shown of a key later.
+/// The form in which a key is displayed later: `sk-...1234`.
 pub fn shortened(key: &str) -> String {
     let characters: Vec<char> = key.chars().collect();
     let end: String = characters.iter().skip(characters.len().saturating_sub(4)).collect();
     format!("sk-...{end}")
 }
 
-/// The end of a validity that begins `now`: a number and `s`, `m`, `h`, `d`, `w` or `mo` (30 days), as LiteLLM writes it.
+/// The end of a validity period that begins at `now`. The duration is a number and `s`, `m`, `h`, `d`, `w` or `mo` (30
+/// days), as in LiteLLM.
 pub fn expiry(duration: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let duration = duration.trim();
     let digits = duration.find(|character: char| !character.is_ascii_digit())?;
@@ -55,7 +56,7 @@ pub fn expiry(duration: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     now.checked_add_signed(TimeDelta::try_seconds(number.checked_mul(seconds)?)?)
 }
 
-/// Fields of a body, with what is wrong with them. Fields that are not asked for are ignored, and null counts as
+/// The fields of a body, and the errors found in them. Fields that no method asks for are ignored, and null counts as
 /// missing, as in LiteLLM.
 #[derive(Debug)]
 pub struct Fields {
@@ -64,17 +65,17 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// Of a body.
+    /// Starts reading the fields of a body.
     pub fn new(body: Map<String, Value>) -> Self {
         Self { body, errors: Vec::new() }
     }
 
-    /// What was asked for, if nothing was wrong.
+    /// Returns `value`, or the errors if any field is wrong.
     pub fn finish<T>(self, value: T) -> Result<T, Vec<FieldError>> {
         if self.errors.is_empty() { Ok(value) } else { Err(self.errors) }
     }
 
-    /// Says that a field is wrong.
+    /// Records that a field is wrong.
     pub fn reject(&mut self, name: &str, kind: &'static str, message: impl Into<String>) {
         self.errors.push(FieldError::body(name, kind, message));
     }
@@ -83,7 +84,7 @@ impl Fields {
         self.body.remove(name).filter(|value| !value.is_null())
     }
 
-    /// A short text.
+    /// A short string. An empty one counts as missing.
     pub fn text(&mut self, name: &str) -> Option<String> {
         match self.take(name)? {
             Value::String(text) if text.is_empty() => None,
@@ -103,7 +104,7 @@ impl Fields {
         }
     }
 
-    /// Short texts.
+    /// A list of at most 1000 short strings.
     pub fn texts(&mut self, name: &str) -> Vec<String> {
         let texts: Option<Vec<String>> = match self.take(name) {
             None => return Vec::new(),
@@ -120,7 +121,7 @@ impl Fields {
         }
     }
 
-    /// An object.
+    /// A JSON object without NUL characters.
     pub fn object(&mut self, name: &str) -> Map<String, Value> {
         match self.take(name) {
             None => Map::new(),
@@ -136,7 +137,7 @@ impl Fields {
         }
     }
 
-    /// An amount of USD.
+    /// An amount in USD, 0 or more.
     pub fn amount(&mut self, name: &str) -> Option<f64> {
         let amount = self.take(name)?.as_f64().filter(|amount| *amount >= 0.0);
         if amount.is_none() {
@@ -145,7 +146,7 @@ impl Fields {
         amount
     }
 
-    /// A truth value.
+    /// A boolean.
     pub fn boolean(&mut self, name: &str) -> Option<bool> {
         let value = self.take(name)?.as_bool();
         if value.is_none() {
@@ -155,7 +156,8 @@ impl Fields {
     }
 }
 
-/// Patterns of routes. One that matches nothing is a mistake, and to some readers no limit.
+/// The patterns of `allowed_routes`. A pattern that matches nothing is a mistake, and some readers would treat it as no
+/// limit.
 fn route_patterns(fields: &mut Fields) -> Vec<String> {
     let patterns = fields.texts("allowed_routes");
     if !patterns.iter().all(|pattern| allowed_routes::is_pattern(pattern)) {
@@ -165,7 +167,8 @@ fn route_patterns(fields: &mut Fields) -> Vec<String> {
     patterns
 }
 
-/// The name of a key. One that reads as another key, by its hash or raw, could be taken for it.
+/// The alias of a key. An alias that looks like a raw key or the hash of a key is refused, because it could be mistaken
+/// for that key.
 fn alias(fields: &mut Fields) -> Option<String> {
     let alias = fields.text("key_alias")?;
     let is_hash = alias.len() == 64 && alias.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -175,7 +178,7 @@ fn alias(fields: &mut Fields) -> Option<String> {
     Some(alias)
 }
 
-/// What else is known of something. What binds a session is not for others to write.
+/// The metadata of a key. The field that binds a session is reserved.
 fn metadata(fields: &mut Fields) -> Map<String, Value> {
     let metadata = fields.object("metadata");
     if metadata.contains_key(SESSION_LINK) {
@@ -184,7 +187,7 @@ fn metadata(fields: &mut Fields) -> Map<String, Value> {
     metadata
 }
 
-/// The id of a team, which must not be the one of sessions.
+/// The id of a team. The id of the team of sessions is reserved.
 fn team_id(fields: &mut Fields) -> Option<String> {
     let team_id = fields.text("team_id")?;
     if team_id == SESSION_TEAM {
@@ -193,7 +196,7 @@ fn team_id(fields: &mut Fields) -> Option<String> {
     Some(team_id)
 }
 
-/// A key to be made with the raw key, which is stored nowhere.
+/// Reads a key to be created. Returns it with the raw key, which is not stored anywhere.
 pub fn new_key(fields: &mut Fields, by: &str, now: DateTime<Utc>) -> (NewKey, String) {
     let given = fields.text("key");
     if given.as_ref().is_some_and(|key| !key.starts_with("sk-") || key.len() < 16) {
@@ -224,7 +227,7 @@ pub fn new_key(fields: &mut Fields, by: &str, now: DateTime<Utc>) -> (NewKey, St
     (key, raw)
 }
 
-/// A team to be made.
+/// Reads a team to be created.
 pub fn new_team(fields: &mut Fields) -> NewTeam {
     let mut members = Vec::new();
     for member in fields.take("members_with_roles").as_ref().and_then(Value::as_array).unwrap_or(&Vec::new()) {
@@ -252,7 +255,7 @@ pub fn new_team(fields: &mut Fields) -> NewTeam {
     }
 }
 
-/// A user to be made.
+/// Reads a user to be created.
 pub fn new_user(fields: &mut Fields) -> NewUser {
     let user_role = fields.text("user_role");
     if user_role.as_ref().is_some_and(|role| !ROLES.contains(&role.as_str())) {

@@ -1,21 +1,21 @@
-//! Booking usage that was measured elsewhere. Owns what a record may hold and how it becomes a row of the log, and
-//! the [`booker`] that writes rows exactly once. What is wrong with a record is found here, before the database is
-//! asked, and is an error of that record alone.
+//! Books usage that was measured elsewhere. This module defines the content of a record, turns a record into a row of
+//! the spend log, and contains the [`booker`], which writes each row exactly once. Errors in a record are found here,
+//! before the database is involved. Such an error affects only its own record.
 //!
 //! | module             | owns                                                             |
 //! |--------------------|------------------------------------------------------------------|
-//! | `limits`           | the settings of booking, and why a record is refused             |
-//! | `sent`             | bounds of a record as it was sent, and its digest                |
+//! | `limits`           | the settings of booking, and the reasons for refusing a record   |
+//! | `sent`             | the bounds of a record as it was sent, and its digest            |
 //! | `record`           | a record of `POST /spend/usage`                                  |
 //! | `standard_logging` | LiteLLM's `StandardLoggingPayload`                               |
-//! | `log_row`          | a row of the spend log, as it is exported                        |
-//! | `metadata`         | metadata that others wrote, made fit to be stored                |
+//! | `log_row`          | an exported row of the spend log                                 |
+//! | `metadata`         | reducing metadata from other systems to what can be stored       |
 //! | `fields`           | the limits of single fields                                      |
-//! | `price`            | the cost of a record that brings none                            |
+//! | `price`            | the cost of a record that states none                            |
 //! | `booker`           | many records in one transaction, answered after its commit       |
-//! | `retention`        | forgetting ids and names that are old                            |
+//! | `retention`        | deleting old ids and names                                       |
 //!
-//! A new form of record gets a file that ends in a [`Draft`].
+//! To add another form of record, add a file that produces a [`Draft`].
 
 pub mod booker;
 pub mod fields;
@@ -36,70 +36,70 @@ use crate::json_bounds::ValueDigest;
 use crate::settings::BookingLimits;
 use crate::store::booking::UsageRow;
 
-/// The most records in one request.
+/// The largest number of records in one request.
 pub const MOST_RECORDS: usize = 10_000;
 
-/// A record that can be booked once its key's owner is known.
+/// A record that can be booked once the owner of its key is known.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// The row, whose owner is empty where [`Draft::owner`] says so. Its `request_id` is the id that the record names.
+    /// The row. Its owner fields may be empty; see [`Draft::owner`]. Its `request_id` is the id that the record states.
     pub row: UsageRow,
-    /// To whom the usage belongs.
+    /// How the owner of the usage is determined.
     pub owner: Owner,
-    /// What makes the record itself.
+    /// The identity by which the record is booked only once.
     pub identity: Identity,
-    /// Whether names that nobody used before are counted against the sender's bound of the day.
+    /// Whether new names (models, customers, tags that nobody has used before) count towards the sender's daily limit.
     pub names_are_counted: bool,
 }
 
-/// What makes a record itself.
+/// The identity by which a record is booked only once.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Identity {
-    /// Nothing: the record named no id, and its row has one that nobody else knows.
+    /// None: the record states no id. Its row gets an id that nobody else knows.
     New,
-    /// The id that the record names, among those of one sender.
+    /// The id that the record states. It is unique among the records of one sender.
     Sent {
-        /// Whose ids these are: the sender's key, by its hash.
+        /// The hash of the sender's key, to which the id belongs.
         sender: String,
-        /// Of what was sent.
+        /// The digest of the record as it was sent.
         digest: ValueDigest,
-        /// USD, where the record states it.
+        /// The cost in USD, if the record states it.
         stated_cost: Option<f64>,
     },
-    /// The id of a row of a log, which is taken over as it stands there.
+    /// The id of a row of a spend log, which is imported unchanged.
     Logged,
 }
 
-/// To whom usage belongs.
+/// How the owner of the usage (user, team and organisation) is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The row says it.
+    /// The row states the owner.
     Given,
-    /// The row's key says it; a key that never was is an error.
+    /// The row's key determines the owner. An unknown key is an error.
     OfKey,
-    /// What the row leaves empty, its key says, if it is known.
+    /// The row's key, if it is known, determines the parts of the owner that the row leaves empty.
     OfKeyWhereKnown,
 }
 
-/// For whom a caller may book, and how.
+/// The booking rights of a caller.
 #[derive(Clone, Debug)]
 pub struct Booking<'a> {
     caller: &'a Caller,
-    /// Whether costs, keys, users and teams are taken as they are stated: the master key, admins, and keys with the
+    /// Whether the caller may state costs, keys, users and teams. True for the master key, admins, and keys with the
     /// permission `book_usage`.
     pub is_trusted: bool,
-    /// The raw master key's hash, which stands for [`MASTER_KEY_ALIAS`].
+    /// The hash of the raw master key, which is stored as [`MASTER_KEY_ALIAS`].
     master_hash: &'a str,
     limits: BookingLimits,
 }
 
 impl<'a> Booking<'a> {
-    /// What a caller may do; an error for those who may book nothing.
+    /// Determines the booking rights of a caller. Returns an error for a caller that may book nothing.
     pub fn of(caller: &'a Caller, master_hash: &'a str, limits: BookingLimits) -> Result<Self, &'static str> {
         match caller.role {
             Role::AdminViewer => Err("proxy_admin_viewer sees everything and changes nothing: it can't book usage"),
             Role::InternalUserViewer => Err("internal_user_viewer only looks: it can't book usage"),
-            // A role that litespend does not know may be one that only looks.
+            // A role that litespend does not know may be a read-only role.
             Role::Unknown if caller.user_exists => Err("users of this role can't book usage"),
             role => {
                 let is_trusted = role == Role::Admin || caller.may_book_usage;
@@ -108,7 +108,7 @@ impl<'a> Booking<'a> {
         }
     }
 
-    /// The hash of the key to book for, given what a record names: a raw key, a hash, or nothing.
+    /// The hash of the key to book for. `named` is the key that the record states: a raw key, a hash, or nothing.
     pub fn key(&self, named: Option<&str>) -> Result<String, Refusal> {
         let own_key = &self.caller.key_hash;
         let Some(named) = named.filter(|named| !named.is_empty()) else { return Ok(own_key.clone()) };
@@ -121,7 +121,7 @@ impl<'a> Booking<'a> {
         }
     }
 
-    /// Whether the caller may book for this user and team, where a record names them.
+    /// Checks whether the caller may book for this user and team, if the record names them.
     pub fn owner(&self, user: Option<&str>, team: Option<&str>) -> Result<(), Refusal> {
         for (field, named, own) in [("user", user, &self.caller.user_id), ("team", team, &self.caller.team_id)] {
             if !self.is_trusted && named.is_some() && named != own.as_deref() {
@@ -131,7 +131,7 @@ impl<'a> Booking<'a> {
         Ok(())
     }
 
-    /// Whether the caller may state what a record cost.
+    /// Checks whether the caller may state the cost of a record.
     pub fn stated_cost(&self, field: &str) -> Result<(), Refusal> {
         if self.is_trusted {
             return Ok(());
@@ -141,7 +141,7 @@ impl<'a> Booking<'a> {
         )))
     }
 
-    /// The dates that the caller's records may have.
+    /// The range of dates that the caller's records may have.
     pub fn dates(&self) -> Dates {
         Dates {
             back: (!self.is_trusted).then(|| TimeDelta::days(self.limits.days_back.into())),
@@ -149,7 +149,7 @@ impl<'a> Booking<'a> {
         }
     }
 
-    /// Whether a row's figures are those of one call.
+    /// Checks whether a row's figures are plausible for one call.
     pub fn plausible(&self, row: &UsageRow) -> Result<(), Refusal> {
         let BookingLimits { most_spend, most_tokens, .. } = self.limits;
         if row.spend > most_spend {
@@ -169,7 +169,7 @@ impl<'a> Booking<'a> {
         Ok(())
     }
 
-    /// A draft of a record that was sent.
+    /// Builds the draft of a record that a client sent.
     pub fn draft(&self, row: UsageRow, owner: Owner, identity: Option<(ValueDigest, Option<f64>)>) -> Draft {
         let identity = match identity {
             None => Identity::New,
@@ -179,7 +179,8 @@ impl<'a> Booking<'a> {
     }
 }
 
-/// Completes a row whose key is the master key, which has no row of its own; returns who owns the others.
+/// Sets the owner of a row whose key is the master key, because the database has no row for that key. Returns how the
+/// owner is determined.
 pub fn owner_of(row: &mut UsageRow) -> Owner {
     if row.api_key != MASTER_KEY_ALIAS {
         return Owner::OfKey;

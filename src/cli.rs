@@ -1,5 +1,5 @@
-//! The command line: a file a subcommand. What they print is for people; exit code 1 says that something failed, 2 that a
-//! setting is wrong.
+//! The command line, with one file per subcommand. The output is written for people. Exit code 1 means that something
+//! failed; exit code 2 means that a setting is wrong.
 
 pub mod args;
 pub mod booking;
@@ -25,12 +25,12 @@ use crate::cli::args::{DatabaseArgs, HealthcheckArgs, ServeArgs};
 #[derive(Debug, Parser)]
 #[command(name = "litespend", version, about, propagate_version = true)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The subcommands.
+/// The subcommands of `litespend`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve the API.
@@ -60,13 +60,13 @@ pub enum Command {
     /// Indexes for LiteLLM's database: advise, install, remove.
     #[command(subcommand)]
     Indexes(indexes::IndexesCommand),
-    /// Price tables: check a newer one.
+    /// Price tables: compare a newer one with the built-in one.
     #[command(subcommand)]
     Prices(prices::PricesCommand),
-    /// What a call costs.
+    /// Price a call.
     Cost(cost::CostArgs),
     /// Print the OpenAPI document (YAML).
     Openapi,
-    /// Ask a running server whether it is ready; exit code 0 or 1.
+    /// Ask a running server whether it is ready. The exit code is 0 or 1.
     Healthcheck(HealthcheckArgs),
 }

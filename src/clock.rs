@@ -1,20 +1,20 @@
-//! The time of day, injected. Owns nothing else; a test pins it with [`Clock::fixed`].
+//! The current time, which tests can fix with [`Clock::fixed`].
 
 use chrono::{DateTime, Utc};
 
-/// Where "now" comes from: the system's clock, or one fixed instant.
+/// The source of the current time: the system's clock, or one fixed instant.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     fixed: Option<DateTime<Utc>>,
 }
 
 impl Clock {
-    /// The system's clock.
+    /// The clock of the system.
     pub fn system() -> Self {
         Self { fixed: None }
     }
 
-    /// A clock that stands still.
+    /// A clock that always shows the same instant.
     pub fn fixed(at: DateTime<Utc>) -> Self {
         Self { fixed: Some(at) }
     }

@@ -1,28 +1,28 @@
-//! A field of a request that could not be accepted.
+//! The error for a field of a request that was not accepted.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// One field of a request that could not be accepted, as FastAPI reports it.
+/// One field of a request that was not accepted, in FastAPI's format.
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct FieldError {
-    /// Machine-readable kind, for example `string_type`, `missing`, `int_parsing`.
+    /// The machine-readable kind of error, for example `string_type`, `missing`, `int_parsing`.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// Where: `["query", "page"]`, `["body", "ip"]`, or `["body", 12]` for a position in a malformed text.
+    /// The location: `["query", "page"]`, `["body", "ip"]`, or `["body", 12]` for a position in a malformed text.
     #[schema(value_type = Vec<Value>)]
     pub loc: Vec<Value>,
-    /// What is expected, in words.
+    /// The message, which states what is expected.
     pub msg: String,
 }
 
 impl FieldError {
-    /// A field of the query string.
+    /// An error in a parameter of the query string.
     pub fn query(name: &str, kind: &'static str, msg: impl Into<String>) -> Self {
         Self { kind, loc: vec![json!("query"), json!(name)], msg: msg.into() }
     }
 
-    /// A field of a JSON body.
+    /// An error in a field of a JSON body.
     pub fn body(name: &str, kind: &'static str, msg: impl Into<String>) -> Self {
         Self { kind, loc: vec![json!("body"), json!(name)], msg: msg.into() }
     }

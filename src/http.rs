@@ -1,4 +1,4 @@
-//! HTTP: the connection, the layers, the handlers, the answers.
+//! The HTTP side of the server: connections, middleware layers, handlers and answers.
 
 pub mod admission;
 pub mod auth;

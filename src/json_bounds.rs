@@ -1,48 +1,50 @@
-//! How much a JSON text holds, found without a tree of it: elements, depth, and the bytes that its values take where
-//! they are stored. A tree takes about a hundred times the bytes of `[0],[0],...`, and PostgreSQL's `jsonb` writes
-//! `1e308` as 309 digits, so both are bounded before a tree is built or a value stored.
+//! Measures a JSON text without building a tree: its number of elements, its depth, and the bytes that its values take
+//! when they are stored. A tree of `[0],[0],...` takes about a hundred times the bytes of the text, and PostgreSQL's
+//! `jsonb` writes `1e308` as 309 digits. Both are therefore bounded before a tree is built or a value is stored.
 
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
 
-/// Bounds of a JSON value.
+/// The bounds of a JSON value.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes as stored: texts as they are, numbers written out, a byte or two for every separator.
+    /// The largest number of bytes as stored: strings as they are, numbers written out, and a byte or two per
+    /// separator.
     pub bytes: usize,
-    /// Values of any kind, and names.
+    /// The largest number of values of any kind, plus field names.
     pub elements: usize,
-    /// Lists and objects in each other.
+    /// The deepest nesting of lists and objects.
     pub depth: usize,
-    /// Bytes of one text.
+    /// The largest number of bytes in one string.
     pub text: usize,
-    /// Digits of one number, written out.
+    /// The largest number of digits in one number, when written out.
     pub digits: usize,
 }
 
 impl Bounds {
-    /// Bounds of a value that is read and not stored, so that texts and digits do not matter.
+    /// The bounds of a value that is read but not stored. The sizes of its strings and numbers don't matter.
     pub const fn of_tree(elements: usize, depth: usize) -> Self {
         Self { bytes: usize::MAX, elements, depth, text: usize::MAX, digits: usize::MAX }
     }
 }
 
-/// What of a value was over its bounds, in words that follow the field's name.
+/// The bound that a value exceeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excess {
-    /// `holds more than 2000 values`.
+    /// The description, which follows the field's name in a message: `holds more than 2000 values`.
     pub what: String,
-    /// Whether it is a matter of size (413), not of form (422).
+    /// Whether a size is exceeded (413), rather than the form being wrong (422).
     pub is_size: bool,
 }
 
-/// A value's canonical digest: the same for the same value, in whatever order its names stand and however its numbers
-/// are written.
+/// The canonical digest of a value. Equal values have equal digests, whatever the order of their fields and the
+/// notation of their numbers.
 pub type ValueDigest = [u8; 32];
 
-/// Goes through a value and stops at the first excess; the text after it is not read. `Err(None)`: not JSON.
+/// Measures a value and computes its digest. Stops at the first bound that is exceeded, without reading the rest of the
+/// text. `Err(None)` means that the text is not JSON.
 pub fn check(json: &str, bounds: Bounds) -> Result<ValueDigest, Option<Excess>> {
     let mut walk = Walk::new(bounds);
     let mut deserializer = serde_json::Deserializer::from_str(json);
@@ -54,7 +56,7 @@ pub fn check(json: &str, bounds: Bounds) -> Result<ValueDigest, Option<Excess>> 
     }
 }
 
-/// Digits of a number as `jsonb` writes it.
+/// The number of digits with which `jsonb` writes a number.
 fn digits(number: f64) -> usize {
     if number == 0.0 || !number.is_finite() {
         return 1;
@@ -67,17 +69,17 @@ fn digits(number: f64) -> usize {
     if exponent < 0 { after.saturating_add(mantissa) } else { mantissa.max(after.saturating_add(1)) }
 }
 
-/// The state of one pass.
+/// The state of one measurement.
 pub struct Walk {
     bounds: Bounds,
     bytes: usize,
     elements: usize,
-    /// What was over its bounds, if anything was.
+    /// The bound that the value exceeds, if any.
     pub excess: Option<Excess>,
 }
 
 impl Walk {
-    /// A pass over a value.
+    /// Starts the measurement of a value.
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, bytes: 0, elements: 0, excess: None }
     }
@@ -118,9 +120,9 @@ impl Walk {
 
 /// Reads one value.
 pub struct Value<'a> {
-    /// The pass.
+    /// The state of the measurement.
     pub walk: &'a mut Walk,
-    /// Lists and objects around the value.
+    /// The number of lists and objects that enclose the value.
     pub depth: usize,
 }
 
@@ -177,7 +179,7 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<ValueDigest, E> {
         self.walk.number(value)?;
-        // 5 and 5.0 are one number; so are 0 and -0.0. A double writes its whole numbers without an exponent here.
+        // 5 and 5.0 are the same number, and so are 0 and -0.0. This notation writes whole doubles without an exponent.
         Ok(hashed(b"number", (value + 0.0).to_string().as_bytes()))
     }
 
@@ -210,12 +212,12 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 }
 
-/// The digest of an object, whatever the order of its fields.
+/// Computes the digest of an object, independent of the order of its fields.
 #[derive(Default)]
 pub struct FieldDigests(Vec<[u8; 32]>);
 
 impl FieldDigests {
-    /// Adds a field.
+    /// Adds the name and the digest of a field.
     pub fn add(&mut self, name: &str, value: ValueDigest) {
         let mut hasher = Sha256::new();
         hasher.update(hashed(b"name", name.as_bytes()));
@@ -223,7 +225,7 @@ impl FieldDigests {
         self.0.push(hasher.finalize().into());
     }
 
-    /// The object's digest.
+    /// Returns the digest of the object.
     pub fn finish(mut self) -> ValueDigest {
         self.0.sort_unstable();
         let mut hasher = Sha256::new();
@@ -235,12 +237,12 @@ impl FieldDigests {
     }
 }
 
-/// Skips a value unread.
+/// Skips a value without reading it.
 pub fn skip<'de, A: MapAccess<'de>>(fields: &mut A) -> Result<(), A::Error> {
     fields.next_value::<IgnoredAny>().map(|_| ())
 }
 
-/// Whether a value holds a NUL anywhere, which `jsonb` can't.
+/// Whether a value contains a NUL anywhere. `jsonb` can't store NUL.
 pub fn has_nul(value: &serde_json::Value) -> bool {
     match value {
         serde_json::Value::String(text) => text.contains('\0'),

@@ -1,4 +1,4 @@
-//! The command line: parses it, starts what it asks for, and turns failures into one line and an exit code.
+//! The entry point: parses the command line, runs the subcommand, and reports a failure in one line with an exit code.
 
 #![forbid(unsafe_code)]
 
@@ -13,11 +13,12 @@ use litespend::cli::database::Failure;
 use litespend::cli::serve;
 use litespend::cli::{Cli, Command};
 
-/// The C library's allocator keeps what a burst took for hours. jemalloc gives it back after a second (`.cargo/config.toml`).
+/// jemalloc returns memory to the system one second after a burst (`.cargo/config.toml`). The C library's allocator
+/// would keep it for hours.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Says why it failed. Who does not read it is not waited for.
+/// Prints why the program failed. Waits at most one second for standard error, in case nobody reads it.
 fn complain(why: &str) {
     let line = format!("litespend: {why}");
     let (said, saying) = mpsc::channel();
@@ -31,12 +32,12 @@ fn complain(why: &str) {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // Help and version are no errors; everything else is one line.
+        // Help and version are not errors. Every other outcome is one line.
         Err(error) if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             error.exit()
         }
         Err(mut error) => {
-            // A URL that can't be used may hold a password all the same.
+            // Even an invalid URL may contain a password.
             let is_secret = |text: &str| text.contains("://") && text.contains('@');
             if matches!(error.get(ContextKind::InvalidValue), Some(ContextValue::String(text)) if is_secret(text)) {
                 error.insert(ContextKind::InvalidValue, ContextValue::String("***".to_owned()));

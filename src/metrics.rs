@@ -1,4 +1,4 @@
-//! Prometheus metrics. Owns their names; nothing else records any.
+//! Prometheus metrics. This module defines all their names, and no other module records any.
 
 use std::time::Duration;
 
@@ -22,45 +22,45 @@ const FOLDED: &str = "litespend_rollups_deltas_folded_total";
 const FOLD_FAILURES: &str = "litespend_rollups_failures_total";
 const LOCK_HELD: &str = "litespend_rollups_lock_held_seconds";
 
-/// Upper bounds of the latency histogram, seconds.
+/// The upper bounds of the latency histogram's buckets, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// What of the rollups waits.
+/// The backlog of the rollups.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Waiting {
-    /// Changes of the log that are not folded.
+    /// Changes of the log that have not been folded.
     pub deltas: i64,
-    /// Since when the oldest of them waits, in seconds.
+    /// How long the oldest of them has waited, in seconds.
     pub oldest_seconds: f64,
-    /// Days to be counted again from the log.
+    /// Days that must be counted again from the log.
     pub dirty_days: i64,
-    /// Days and months that are over and not packed.
+    /// Days and months that are over and have not been packed.
     pub days_to_pack: i64,
-    /// Days of daily rows that are over and not summed.
+    /// Days of daily rows that are over and have not been summed.
     pub days_to_sum: i64,
 }
 
-/// What is measured when Prometheus asks.
+/// Values that are measured when Prometheus scrapes.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Connections to the database.
     pub connections: u32,
-    /// Of these, the idle ones.
+    /// Connections to the database that are idle.
     pub idle_connections: usize,
-    /// Keys that are remembered.
+    /// Entries in the key cache.
     pub keys_cached: u64,
-    /// Lines of the log that nobody read in time.
+    /// Log lines that were dropped because nobody read them in time.
     pub log_lines_dropped: u64,
 }
 
-/// The recorder of one server. Handed out once a process; later ones share it.
+/// The metrics recorder. A process has one, which all its servers share.
 #[derive(Clone)]
 pub struct Metrics {
     handle: PrometheusHandle,
 }
 
 impl Metrics {
-    /// Installs the process's recorder, or finds the one installed before.
+    /// Installs the recorder of this process, or returns the one that is already installed.
     pub fn install() -> anyhow::Result<Self> {
         static HANDLE: std::sync::OnceLock<Result<PrometheusHandle, String>> = std::sync::OnceLock::new();
         let handle = HANDLE.get_or_init(|| {
@@ -99,7 +99,7 @@ impl Metrics {
         handle.clone().map(|handle| Self { handle }).map_err(anyhow::Error::msg)
     }
 
-    /// Counts one answer. `route` is the matched pattern, so that the number of series is bounded.
+    /// Counts one answer. `route` is the matched pattern, which bounds the number of series.
     pub fn record(route: &str, status: StatusCode, elapsed: Duration) {
         let class = match status.as_u16() / 100 {
             1 => "1xx",
@@ -112,17 +112,18 @@ impl Metrics {
         metrics::histogram!(LATENCY, "route" => route.to_owned(), "status" => class).record(elapsed.as_secs_f64());
     }
 
-    /// Client connections open now.
+    /// Sets the number of open client connections.
     pub fn connections(count: usize) {
         metrics::gauge!(CONNECTIONS).set(count as f64);
     }
 
-    /// Counts a connection that a limit refused (`address`, `all`) or ended in favour of another (`replaced`).
+    /// Counts a connection that a limit refused (`address`, `all`), or that was closed for the benefit of a new one
+    /// (`replaced`).
     pub fn connection_refused(limit: &'static str) {
         metrics::counter!(CONNECTIONS_REFUSED, "limit" => limit).increment(1);
     }
 
-    /// Says what of the rollups waits.
+    /// Sets the backlog of the rollups.
     pub fn record_backlog(backlog: &Waiting) {
         metrics::gauge!(DELTAS).set(backlog.deltas as f64);
         metrics::gauge!(OLDEST_DELTA).set(backlog.oldest_seconds);
@@ -141,12 +142,12 @@ impl Metrics {
         metrics::counter!(FOLD_FAILURES).increment(1);
     }
 
-    /// Says for how long another session has held the folding's lock while work waited.
+    /// Sets how long another session has held the lock for folding while work waited.
     pub fn record_lock_held(held: Duration) {
         metrics::gauge!(LOCK_HELD).set(held.as_secs_f64());
     }
 
-    /// The text that Prometheus reads.
+    /// The metrics in the text format of Prometheus.
     pub fn render(&self, now: &Now) -> String {
         metrics::gauge!(POOL_SIZE).set(f64::from(now.connections));
         metrics::gauge!(POOL_IDLE).set(now.idle_connections as f64);

@@ -1,6 +1,6 @@
-//! The prices in use: the embedded table or a newer one from a file or URL, with the prices and aliases of LiteLLM's
-//! config file on top. A source that is broken or away never replaces a good table; it is logged once, and the last
-//! good table of a URL is kept on disk for the next start.
+//! The prices in use: the embedded table, or a newer one from a file or URL, combined with the prices and aliases in
+//! LiteLLM's config file. A source that is broken or unavailable never replaces a good table. Its failure is logged
+//! once. The last good table from a URL is stored on disk for the next start.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,23 +13,23 @@ use tokio_util::sync::CancellationToken;
 use crate::settings::ConfigFile;
 use litespend_pricing::{CustomModels, PriceTable, Pricer};
 
-/// Largest table that is read from a source, bytes.
+/// The largest table that is read from a source, in bytes.
 const TABLE_LIMIT: usize = 64 * 1024 * 1024;
 
-/// Time for a source to answer.
+/// The longest time that a URL may take to answer.
 const FETCH_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where newer prices come from.
+/// The source of newer prices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PriceSource {
-    /// A file in LiteLLM's own form.
+    /// A file in the format of LiteLLM's table.
     File(PathBuf),
-    /// A URL that answers with such a file.
+    /// A URL that returns such a file.
     Url(String),
 }
 
 impl PriceSource {
-    /// A URL, or else a path.
+    /// Parses a URL. Any other text is a path.
     pub fn parse(text: &str) -> Self {
         if text.starts_with("http://") || text.starts_with("https://") {
             Self::Url(text.to_owned())
@@ -63,7 +63,7 @@ impl PriceSource {
     }
 }
 
-/// The pricer in use, replaced whole.
+/// The current pricer. A refresh replaces it as a whole.
 pub struct Prices {
     current: RwLock<Arc<Pricer>>,
     custom: CustomModels,
@@ -72,7 +72,8 @@ pub struct Prices {
 }
 
 impl Prices {
-    /// The embedded table under the config file's prices. With a source, what was kept of it on disk goes first.
+    /// Starts with the embedded table and the prices of the config file. If the source is a URL, a table of it that is
+    /// stored on disk takes precedence over the embedded one.
     pub fn new(config: &ConfigFile, source: Option<PriceSource>, kept: Option<&Path>) -> anyhow::Result<Self> {
         let custom = CustomModels::from_config(
             Some(&Value::Array(config.model_list.clone())),
@@ -92,12 +93,12 @@ impl Prices {
         Ok(Self { current, custom, source, kept })
     }
 
-    /// The pricer as it stands.
+    /// The pricer to use now.
     pub fn current(&self) -> Arc<Pricer> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the source, if there is one, and replaces the table; returns how many models it has.
+    /// Reads the source, if there is one, and replaces the table. Returns the number of models in it.
     pub async fn refresh(&self) -> anyhow::Result<Option<usize>> {
         let Some(source) = &self.source else { return Ok(None) };
         let bytes = source.read().await?;
@@ -119,14 +120,15 @@ impl Prices {
         Ok(Some(models))
     }
 
-    /// Reads a source that is a file, so that the first request is priced by it already. A URL is left to `keep_fresh`:
-    /// no start waits for somebody else's server. Returns whether the source is in order.
+    /// Reads a source that is a file, so that even the first request is priced with it. `keep_fresh` reads a URL, so
+    /// that the start of the server never waits for another server. Returns whether the source could be read; `true` if
+    /// it is not a file.
     pub async fn read_file(&self) -> bool {
         !matches!(self.source, Some(PriceSource::File(_))) || self.refresh_and_log(true).await
     }
 
-    /// Reads the source at once, unless it is a file, and then every `interval`, until cancelled. Without an interval,
-    /// once. `in_order` is what `read_file` said.
+    /// Reads a URL at once; a file has already been read. Then reads the source again every `interval` until cancelled.
+    /// Without an interval, it reads once. `in_order` is the result of `read_file`.
     pub async fn keep_fresh(self: Arc<Self>, in_order: bool, interval: Option<Duration>, stop: CancellationToken) {
         let mut in_order = in_order;
         if matches!(self.source, Some(PriceSource::Url(_))) {
@@ -142,7 +144,8 @@ impl Prices {
         }
     }
 
-    /// Refreshes; says that the source fails when it had not failed before.
+    /// Refreshes the prices. Logs a failure only if the previous attempt succeeded. Returns whether this attempt
+    /// succeeded.
     async fn refresh_and_log(&self, in_order: bool) -> bool {
         match self.refresh().await {
             Ok(models) => {
@@ -161,7 +164,7 @@ impl Prices {
     }
 }
 
-/// Keeps a table for the next start; whole or not at all.
+/// Stores a table for the next start, completely or not at all.
 async fn keep(path: &Path, bytes: &[u8]) {
     let draft = path.with_extension("new");
     let written = async {

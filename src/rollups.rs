@@ -1,3 +1,3 @@
-//! Keeping the rollups folded.
+//! The background work on the rollups.
 
 pub mod folding;

@@ -1,69 +1,71 @@
-//! Every route on one page: its path and method, who may call it, the groups of LiteLLM's `allowed_routes` that it is in,
-//! whether a replica may answer it, and whether it stays ours with a LiteLLM behind. Router, document, upstream, replica,
-//! dashboard and the checks of settings read this table; a path without a line here is refused.
+//! The table of all routes. It states for each route its path and method, who may call it, its groups in LiteLLM's
+//! `allowed_routes`, whether a replica may answer it, and whether litespend answers it even if there is a LiteLLM
+//! upstream. The router, the OpenAPI document, the upstream, the replica, the dashboard and the checks of settings use
+//! this table. A path that is not in the table is refused.
 
-/// Who may call a route.
+/// The callers that may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody, from every address: liveness probes.
+    /// Everyone, from every address: liveness probes.
     Probe,
-    /// Everybody whose address is allowed, without a key.
+    /// Everyone whose address is allowed, without a key.
     Public,
-    /// The master key alone.
+    /// Only the master key.
     MasterKey,
-    /// Admins; viewers are told 403, everybody else 401.
+    /// Admins. Viewers get 403, everyone else gets 401.
     AdminWrite,
     /// Admins and admin viewers.
     AdminRead,
     /// Admins, admin viewers, and keys with the permission `get_spend_routes`.
     GlobalSpend,
-    /// Users with a role (or without one, who count as internal users); not keys without a user.
+    /// Users with a role, and users without one, who count as internal users. Keys without a user are refused.
     Spend,
-    /// Admins, admin viewers and internal users who are not viewers only.
+    /// Admins, admin viewers, and internal users that are not viewers.
     InternalUsers,
-    /// Every key; the handler limits what it answers.
+    /// Every key. The handler limits the rows in its answer.
     AnyKey,
 }
 
 impl Access {
-    /// Whether no key is needed.
+    /// Whether the route needs no key.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Probe | Self::Public)
     }
 }
 
-/// Where a route belongs.
+/// The part of the API that a route belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Always there.
+    /// Always served.
     Api,
-    /// LiteLLM's dashboard: only with `--ui`.
+    /// LiteLLM's dashboard. Served only with `--ui`.
     Dashboard,
-    /// What the dashboard asks for and litespend does not have: an empty answer, only with `--ui`.
+    /// A request of the dashboard for something that litespend does not have. Answered with an empty result, only with
+    /// `--ui`.
     Shape,
 }
 
 /// Names of LiteLLM's groups of routes.
 pub type Groups = &'static [&'static str];
 
-/// A route.
+/// A row of the route table.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
-    /// Path pattern, as the router knows it.
+    /// The path pattern, in the router's notation.
     pub path: &'static str,
-    /// Method, which is also the value of the `Allow` header.
+    /// The method, which is also the value of the `Allow` header.
     pub method: &'static str,
-    /// Who may call it.
+    /// The callers that may use it.
     pub access: Access,
-    /// The groups of routes of LiteLLM 1.109.1 that it is in: `allowed_routes` may name them instead of paths.
+    /// The groups of LiteLLM 1.109.1 that contain the route. `allowed_routes` may name groups instead of paths.
     pub groups: Groups,
-    /// Where it belongs.
+    /// The part of the API that it belongs to.
     pub part: Part,
     /// Whether a replica that lags behind may answer it.
     pub may_lag: bool,
-    /// Whether `start_date` and `end_date` have to be given.
+    /// Whether the parameters `start_date` and `end_date` are required.
     pub needs_days: bool,
-    /// Whether a LiteLLM behind this server answers it, unless `--manage-litellm-keys` is set.
+    /// Whether the LiteLLM upstream answers it, if there is one, unless `--manage-litellm-keys` is set.
     pub left_to_litellm: bool,
 }
 
@@ -88,8 +90,8 @@ impl Route {
         Self { part: Part::Shape, ..self }
     }
 
-    /// Whether it answers this method. HEAD is GET without the body for probes and pages; the API answers it 405, as
-    /// LiteLLM does.
+    /// Whether the route answers this method. Probes and pages answer HEAD like GET, but without the body. The API
+    /// answers HEAD with 405, as LiteLLM does.
     pub fn allows(&self, method: &str) -> bool {
         self.method == method || (self.access.is_open() && method == "HEAD")
     }
@@ -165,7 +167,7 @@ const TAG_ACTIVITY: Groups =
 const OVERVIEW: Groups = &["ui_routes", "internal_user_routes", "admin_viewer_routes", "org_admin_allowed_routes"];
 const MODEL_OVERVIEW: Groups = &["internal_user_routes", "admin_viewer_routes", "org_admin_allowed_routes"];
 
-/// Every route.
+/// All routes.
 pub const ROUTES: &[Route] = &[
     post("/spend/calculate", Access::Spend, SPEND),
     get("/spend/logs", Access::Spend, LOG).may_lag(),
@@ -218,7 +220,7 @@ pub const ROUTES: &[Route] = &[
     get("/docs", Access::Public, NONE),
     get("/docs/", Access::Public, NONE),
     get("/docs/{*rest}", Access::Public, NONE),
-    // The dashboard.
+    // Routes of the dashboard.
     get("/ui", Access::Public, NONE).dashboard(),
     get("/ui/", Access::Public, NONE).dashboard(),
     get("/ui/{*rest}", Access::Public, NONE).dashboard(),
@@ -238,7 +240,7 @@ pub const ROUTES: &[Route] = &[
     get("/v2/team/list", Access::AnyKey, NONE).dashboard(),
     get("/team/info", Access::AnyKey, NONE).dashboard(),
     get("/gateway/daily/activity", Access::AnyKey, NONE).dashboard(),
-    // What the dashboard asks for besides and litespend does not have.
+    // Other requests of the dashboard, for things that litespend does not have.
     get("/ui/litellm-runtime-config.json", Access::Public, NONE).shape(),
     get("/public/litellm_blog_posts", Access::Public, NONE).shape(),
     get("/litellm/.well-known/litellm-ui-config", Access::Public, NONE).shape(),
@@ -273,12 +275,12 @@ pub const ROUTES: &[Route] = &[
     get("/config/list", Access::AdminRead, NONE).shape(),
 ];
 
-/// The route of a path pattern, which is there only where its part is.
+/// Finds the route with a path pattern. The route is served only if its part is served.
 pub fn find(path: &str) -> Option<&'static Route> {
     ROUTES.iter().find(|route| route.path == path)
 }
 
-/// The routes that are always there.
+/// The routes that are always served.
 pub fn api() -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().filter(|route| route.part == Part::Api)
 }

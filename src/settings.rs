@@ -1,5 +1,5 @@
-//! The settings of a running server: plain values, checked. Flags and the environment are read by `cli::args`, LiteLLM's
-//! `config.yaml` by [`config_file`].
+//! The checked settings of a running server, as plain values. `cli::args` reads flags and the environment;
+//! [`config_file`] reads LiteLLM's `config.yaml`.
 
 pub mod config_file;
 pub mod network;
@@ -16,54 +16,55 @@ use secrecy::SecretString;
 pub use config_file::ConfigFile;
 pub use upstream::Target;
 
-/// USD of one record, whatever the settings say; a sum of many stays far from what a double can't hold.
+/// The largest cost of one record in USD, whatever the settings are. The sum of many such costs stays far within the
+/// range of a double.
 pub const MOST_COST: f64 = 1e12;
 
-/// The settings of a running server, checked.
+/// The checked settings of a running server.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The master key.
+    /// The key that grants all rights.
     pub master_key: SecretString,
-    /// `allowed_ips` of the config file: used until the database has a list.
+    /// `allowed_ips` of the config file. It applies until the database contains a list.
     pub allowed_ips: Option<Vec<String>>,
-    /// Proxies whose `X-Forwarded-For` counts.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNetwork>,
-    /// Whether it counts at all.
+    /// Whether `X-Forwarded-For` is used at all.
     pub use_x_forwarded_for: bool,
-    /// Whether summaries of `/spend/logs` count the whole end day.
+    /// Whether summaries of `/spend/logs` include the whole end day.
     pub inclusive_end_date: bool,
-    /// Whether `group_by=model` is answered.
+    /// Whether `group_by=model` is accepted.
     pub group_by_model: bool,
-    /// Whether the texts of a CSV are made safe for spreadsheets where a request does not say.
+    /// Whether strings in CSV are made safe for spreadsheets by default.
     pub csv_safe: bool,
-    /// Whether `/metrics` needs no key.
+    /// Whether `/metrics` is served without a key.
     pub metrics_public: bool,
     /// Whether keys, teams and users may be changed in a database that LiteLLM owns.
     pub manage_litellm_keys: bool,
-    /// Time to the first byte of an answer.
+    /// The largest time until the first byte of an answer.
     pub request_timeout: Duration,
-    /// Who may do what.
+    /// Settings of authentication.
     pub authority: AuthoritySettings,
-    /// The LiteLLM behind, if there is one.
+    /// The LiteLLM to which other requests are passed on, if there is one.
     pub upstream: Option<Target>,
-    /// With one: the paths served here; empty means all.
+    /// The paths that litespend serves if there is an upstream. Empty means all.
     pub serve_only: Vec<String>,
-    /// The dashboard, if it is served.
+    /// Settings of the dashboard, if it is served.
     pub ui: Option<UiSettings>,
-    /// Limits of connections and of what clients send and take.
+    /// Limits of client connections and of slow clients.
     pub connections: ConnectionLimits,
-    /// Bounds of booking.
+    /// Limits of booking.
     pub booking: BookingLimits,
-    /// Bounds of reads.
+    /// Limits of reads.
     pub reads: ReadSettings,
 }
 
-/// Who may do what, in a running server.
+/// Settings of authentication.
 #[derive(Clone, Debug)]
 pub struct AuthoritySettings {
-    /// `LITESPEND_SECRET`.
+    /// `LITESPEND_SECRET`, which signs the dashboard's tokens and seals its sessions.
     pub secret: Option<SecretString>,
-    /// Lookups of unknown keys a second.
+    /// The largest number of database lookups of unknown keys per second. Default: 50.
     pub key_lookups: u32,
 }
 
@@ -73,27 +74,27 @@ impl Default for AuthoritySettings {
     }
 }
 
-/// The limits of a running server.
+/// Limits of client connections and of slow clients.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimits {
-    /// Connections in all.
+    /// The largest number of client connections. Default: 1024.
     pub connections: usize,
-    /// Connections of one address.
+    /// The largest number of connections from one address. Default: 256.
     pub per_address: usize,
-    /// Requests at the same time on one HTTP/2 connection.
+    /// The largest number of concurrent requests on one HTTP/2 connection. Default: 100.
     pub streams: u32,
-    /// For a request head.
+    /// The largest time for a request head. Default: 15 s.
     pub head: Duration,
-    /// Without a request.
+    /// The largest time for which a connection without a request is kept. Default: 75 s.
     pub idle: Duration,
-    /// Patience with a request's body.
+    /// The largest time for which a stalled request body is waited for. Default: 10 s.
     pub body: Duration,
-    /// Patience with who takes an answer.
+    /// The largest time for which a client that does not read its answer is waited for. Default: 60 s.
     pub answer: Duration,
 }
 
 impl Default for ConnectionLimits {
-    /// The defaults of the flags.
+    /// The defaults of the command-line flags.
     fn default() -> Self {
         Self {
             connections: 1024,
@@ -107,21 +108,22 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// The bounds of booking that an installation can move.
+/// The limits of booking, which an installation can change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BookingLimits {
-    /// USD of one record; more is taken for a mistake, whoever sends it. `litespend import` is exempt.
+    /// The largest cost of one record in USD. A larger cost is refused as a mistake, whoever sends it. `litespend
+    /// import` is exempt.
     pub most_spend: f64,
-    /// Tokens of one record, likewise.
+    /// The largest number of tokens of one record. The same rules apply.
     pub most_tokens: i64,
-    /// Days that a record may lie back, where its sender is not a permitted feed.
+    /// How many days back a record may be dated, unless its sender is trusted.
     pub days_back: u32,
-    /// Hours that a record may lie ahead: how far a client's clock may be off.
+    /// How many hours ahead a record may be dated. This allows for a client's clock that is wrong.
     pub hours_ahead: u32,
-    /// Models, customers and tags that nobody used before, by key and day (UTC), where the sender is not a permitted
-    /// feed. Each is kept for ever.
+    /// How many models, customers and tags that nobody has used before a key may add per day (UTC), unless its sender
+    /// is trusted. Each new name is kept for ever.
     pub new_names_a_day: u32,
-    /// Days for which ids are remembered: a record sent again after that is looked for in the log alone.
+    /// For how many days ids are kept. If a record is sent again later, only the log is searched for it.
     pub keep_ids_days: u32,
 }
 
@@ -138,18 +140,18 @@ impl Default for BookingLimits {
     }
 }
 
-/// Settings of reads.
+/// Limits of reads.
 #[derive(Clone, Debug)]
 pub struct ReadSettings {
-    /// Large answers that are being sent, of all keys and of one.
+    /// The largest number of large answers that are sent at the same time. Default: 256.
     pub large_answers: usize,
-    /// The same of one key.
+    /// The largest number of large answers that are sent to one key at the same time. Default: 32.
     pub large_answers_per_key: usize,
-    /// Folder for what is read ahead; the system's for temporary files where none is named.
+    /// The folder for answers that are read ahead. `None` means the system's folder for temporary files.
     pub spool_dir: Option<PathBuf>,
-    /// Bytes on disk of one answer.
+    /// The largest number of bytes on disk for one answer. Default: 512 MiB.
     pub spool_answer: u64,
-    /// Bytes on disk of all answers.
+    /// The largest number of bytes on disk for all answers. Default: 2048 MiB.
     pub spool_total: u64,
 }
 
@@ -165,18 +167,18 @@ impl Default for ReadSettings {
     }
 }
 
-/// Where the dashboard is, and who may log in with a password.
+/// Where the dashboard is, and which admin may log in with a password.
 #[derive(Clone, Debug)]
 pub struct UiSettings {
-    /// The folder of the static export.
+    /// The folder of the dashboard's static export.
     pub directory: PathBuf,
-    /// `UI_USERNAME`: the admin's name.
+    /// The admin's name (`UI_USERNAME`).
     pub username: String,
-    /// `UI_PASSWORD`; without it, the master key is the password.
+    /// The admin's password (`UI_PASSWORD`). `None` means that the master key is the password.
     pub password: Option<SecretString>,
 }
 
-/// A key that can serve as the master key, or why not.
+/// Checks whether a key can serve as the master key.
 pub fn check_master_key(key: &str) -> anyhow::Result<()> {
     if !key.starts_with("sk-") || key.len() < 6 || key.chars().any(char::is_whitespace) {
         bail!("the master key must start with 'sk-', have at least 6 characters and no spaces");
@@ -184,11 +186,11 @@ pub fn check_master_key(key: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How the request log is written.
+/// The format of the request log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines of text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }

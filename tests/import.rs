@@ -1,4 +1,4 @@
-//! The command line beside a running server: keys, users, teams, and importing a spend log.
+//! The command line, with and without a running server: keys, users, teams, and importing a spend log.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -49,10 +49,10 @@ impl Server {
         Self(child, address)
     }
 
-    /// The body of an answer in another form.
+    /// Requests `path` with this `Accept` header and returns the body of the answer.
     fn export(&self, path: &str, key: &str, accept: &str) -> String {
         let mut stream = TcpStream::connect(&self.1).unwrap();
-        // HTTP/1.0: the body ends with the connection, and is in one piece.
+        // With HTTP/1.0 the body is not chunked and ends when the connection closes.
         write!(stream, "GET {path} HTTP/1.0\r\nauthorization: Bearer {key}\r\naccept: {accept}\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
@@ -90,9 +90,9 @@ fn row(id: usize) -> Value {
 fn everything_works_beside_a_running_server_and_without_one() {
     let home = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in("/tmp").unwrap();
     let home = home.path();
-    // Without a server.
+    // Without a running server.
     assert_eq!(done(home, &["team", "create", "Search", "--id", "search", "--admins", "ada"]), "search");
-    // Beside one.
+    // With a running server.
     let server = Server::start(home);
     assert_eq!(done(home, &["user", "create", "--id", "ben", "--teams", "search"]), "ben");
     let key = done(home, &["key", "create", "--alias", "bens", "--user", "ben", "--team", "search"]);
@@ -111,7 +111,7 @@ fn everything_works_beside_a_running_server_and_without_one() {
     assert!(!litespend(home, &["key", "block", "bens"]).status.success());
     assert!(!litespend(home, &["key", "create", "--user", "nobody"]).status.success());
 
-    // JSON lines with bad ones among them: the rest is imported, and a second run imports nothing twice.
+    // JSON lines, some of them invalid: the valid ones are imported, and a second run imports nothing again.
     let mut lines: Vec<String> = (0..10).map(|id| row(id).to_string()).collect();
     lines.insert(3, "{not json".into());
     lines.insert(5, json!({"request_id": "bad", "startTime": "never"}).to_string());
@@ -127,14 +127,14 @@ fn everything_works_beside_a_running_server_and_without_one() {
     let again = litespend(home, &["import", "log.jsonl"]);
     assert!(String::from_utf8_lossy(&again.stdout).contains("0 imported, 10 already there, 2 bad"));
 
-    // What GET /spend/logs answers, packed.
+    // The answer of GET /spend/logs, compressed with gzip.
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
     packed.write_all(json!([row(8), row(20), 7]).to_string().as_bytes()).unwrap();
     std::fs::write(home.join("log.json.gz"), packed.finish().unwrap()).unwrap();
     let output = litespend(home, &["import", "log.json.gz", "--errors", "e"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 imported, 1 already there, 1 bad"), "{output:?}");
 
-    // CSV as \copy writes it.
+    // CSV in the form that \copy writes.
     let csv = "request_id,call_type,api_key,spend,total_tokens,startTime,endTime,model,user,metadata,request_tags,cache_hit\n\
                csv-1,acompletion,h,0.25,3,2026-03-02 10:00:00.5,2026-03-02 10:00:01,\"gpt-4o\",u,\"{\"\"a\"\": 1}\",\"[\"\"x\"\", \"\"y\"\"]\",\n\
                csv-2,acompletion,h,cheap,3,2026-03-02 10:00:00.5,2026-03-02 10:00:01,m,u,{},[],\n";
@@ -151,7 +151,7 @@ fn everything_works_beside_a_running_server_and_without_one() {
     );
     assert!(litespend(home, &["import", "missing.jsonl"]).status.code() == Some(2));
 
-    // What a server exports, another takes in: the same rows, whatever the form.
+    // Another server imports what this server exports: the rows are the same in every format.
     let rows = server.get("/spend/logs", KEY);
     let other = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in("/tmp").unwrap();
     let second = Server::start(other.path());
@@ -163,7 +163,7 @@ fn everything_works_beside_a_running_server_and_without_one() {
     let taken = second.get("/spend/logs", KEY);
     let without = |rows: &Value| -> Vec<Value> {
         let mut rows = rows.as_array().unwrap().clone();
-        // When a row was written is the database's own business.
+        // The database decides when a row was written, so these times differ.
         rows.iter_mut().for_each(|row| row.as_object_mut().unwrap().retain(|name, _| !name.ends_with("ated_at")));
         rows
     };
@@ -177,7 +177,7 @@ fn everything_works_beside_a_running_server_and_without_one() {
     drop(second);
     drop(server);
 
-    // From stdin, without a server; the log comes out as it went in.
+    // From stdin, without a running server. The exported log equals the imported one.
     let mut child = Command::new(env!("CARGO_BIN_EXE_litespend"))
         .args(["import", "-"])
         .env_remove("DATABASE_URL")

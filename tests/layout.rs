@@ -1,5 +1,5 @@
-//! The plan of the source tree, held against its files: imports go down only, files do not import each other in a circle,
-//! and what belongs to one place stands nowhere else. `docs/architecture.md` draws the floors.
+//! Checks the source tree against its plan: a module imports from lower floors only, files do not import each other in
+//! a cycle, and code that belongs to one module appears in no other. `docs/architecture.md` describes the floors.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -9,8 +9,8 @@ use std::path::Path;
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
-/// The modules of `src/` from the top floor down. A module imports from lower floors only; modules of one floor do not
-/// know each other.
+/// The modules of `src/`, from the top floor down. A module imports from lower floors only. Modules of the same floor
+/// do not import each other.
 const FLOORS: [&[&str]; 7] = [
     &["cli"],
     &["http"],
@@ -21,10 +21,11 @@ const FLOORS: [&[&str]; 7] = [
     &["clock", "field_error", "json_bounds", "metrics", "randomness", "route_table", "shutdown"],
 ];
 
-/// The file that takes and ends snapshots, and the one that rolls back what came back to the pool unfinished.
+/// The files that may handle transactions by hand: the one that begins and ends snapshots, and the one that rolls back
+/// unfinished transactions on connections that return to the pool.
 const GUARDS: [&str; 2] = ["store::reading", "store::database"];
 
-/// A source file by the path of its module.
+/// A source file, named by the path of its module, with what was found in it.
 struct File {
     module: String,
     imports: BTreeSet<String>,
@@ -32,7 +33,7 @@ struct File {
     texts: Vec<String>,
 }
 
-/// Paths in `use` items, spelled out.
+/// Collects the full paths of all `use` items.
 #[derive(Default)]
 struct Imports(Vec<String>);
 
@@ -53,8 +54,8 @@ fn spell_out(tree: &syn::UseTree, start: String, found: &mut Vec<String>) {
     }
 }
 
-/// All identifiers, all string literals, and all paths that start with `crate` or `super`, wherever they stand: in code,
-/// in the arguments of macros and in attributes.
+/// Collects all identifiers, all string literals, and all paths that start with `crate` or `super`: in code, in the
+/// arguments of macros, and in attributes.
 fn scan(tokens: TokenStream, file: &mut File, paths: &mut Vec<String>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut at = 0;
@@ -88,7 +89,7 @@ fn scan(tokens: TokenStream, file: &mut File, paths: &mut Vec<String>) {
     }
 }
 
-/// A file's module, what it imports of ours, and its words.
+/// Parses a file: its module, the modules of this crate that it imports, its identifiers and its string literals.
 fn read(module: &str, text: &str) -> File {
     let mut file =
         File { module: module.to_owned(), imports: BTreeSet::new(), words: BTreeSet::new(), texts: Vec::new() };
@@ -100,7 +101,7 @@ fn read(module: &str, text: &str) -> File {
     file
 }
 
-/// A path from the root of the crate; `None` for those of other crates and of the file itself.
+/// Resolves a path to one from the root of the crate; `None` for paths into other crates and into the file itself.
 fn absolute(module: &str, path: &str) -> Option<String> {
     if let Some(path) = path.strip_prefix("crate::") {
         return Some(path.to_owned());
@@ -110,11 +111,12 @@ fn absolute(module: &str, path: &str) -> Option<String> {
         from = from.rsplit_once("::").map_or("", |(parent, _)| parent);
         rest = after;
     }
-    // `super` in the tests of a file is the file itself; too low a guess finds no file of that name.
+    // In the tests of a file, `super` is the file itself. If the guess is too far down, no file has the resulting name,
+    // so it does no harm.
     (from.len() < module.len()).then(|| format!("{from}::{rest}").trim_start_matches(':').to_owned())
 }
 
-/// Every file of `src/`.
+/// Reads every file of `src/`.
 fn files() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -136,7 +138,7 @@ fn files() -> Vec<File> {
     files
 }
 
-/// Which files a file imports, by module.
+/// The files that each file imports, by module.
 fn arrows(files: &[File]) -> BTreeMap<&str, BTreeSet<&str>> {
     let modules: BTreeSet<&str> = files.iter().map(|file| file.module.as_str()).collect();
     let file_of = |path: &str| {
@@ -160,7 +162,7 @@ fn top(module: &str) -> &str {
     module.split("::").next().unwrap_or(module)
 }
 
-/// Imports that go up, or across a floor.
+/// Imports of a higher floor, or of another module of the same floor.
 fn upward(files: &[File]) -> Vec<String> {
     let floor = |module: &str| FLOORS.iter().position(|floor| floor.contains(&top(module)));
     let mut found = Vec::new();
@@ -176,7 +178,7 @@ fn upward(files: &[File]) -> Vec<String> {
     found
 }
 
-/// Files that reach each other, unless one of them is the parent of all the others.
+/// Groups of files that import each other in a cycle, unless one file is the parent module of all the others.
 fn circles(files: &[File]) -> Vec<String> {
     let arrows = arrows(files);
     let reach = |start: &str| {
@@ -207,14 +209,14 @@ fn circles(files: &[File]) -> Vec<String> {
     found.into_iter().collect()
 }
 
-/// Files outside `store` that name the database driver or put statements together.
+/// Files outside `store` that name the database driver or build SQL statements.
 fn sql_outside_store(files: &[File]) -> Vec<String> {
     let outside = files.iter().filter(|file| top(&file.module) != "store");
     let names = |file: &&File| ["sqlx", "QueryBuilder"].iter().any(|word| file.words.contains(*word));
     outside.filter(names).map(|file| file.module.clone()).collect()
 }
 
-/// Statements that begin or end a transaction by hand. `begin_with` of the driver's own transaction is none.
+/// Statements that begin or end a transaction by hand. `begin_with` of the driver's own transaction does not count.
 fn transactions_by_hand(files: &[File]) -> Vec<String> {
     let is_statement = |text: &str| {
         let text = text.trim_start().to_ascii_uppercase();
@@ -253,7 +255,7 @@ fn only_the_guards_begin_and_end_transactions_by_hand() {
     assert_eq!(transactions_by_hand(&files()), NONE);
 }
 
-/// Each check finds what it is there for.
+/// Each check finds the kind of violation that it is meant to find.
 #[test]
 fn the_checks_find_violations() {
     let up = [read("store::keys", "use crate::http::{error::ApiError};"), read("http::error", "")];

@@ -1,4 +1,4 @@
-//! The private PostgreSQL, run for real.
+//! Tests of the private PostgreSQL that start a real one.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,7 +20,7 @@ mod hostile_account;
 #[path = "local_postgres/roles.rs"]
 mod roles;
 
-/// Set in the process that [`serves_a_home_for_another_test`] stands for.
+/// This variable is set in the process that runs [`serves_a_home_for_another_test`].
 const SERVE: &str = "LITESPEND_TEST_SERVE";
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -32,7 +32,7 @@ fn start(home: &TemporaryHome) -> LocalPostgres {
     LocalPostgres::start(options(home.path())).unwrap()
 }
 
-/// A directory that is removed at the end, by a shell that watches if this process is killed.
+/// A temporary directory. If this process is killed, a shell that watches it removes the directory.
 struct TemporaryHome {
     directory: TempDir,
     watcher: Child,
@@ -54,7 +54,7 @@ impl Drop for TemporaryHome {
 }
 
 fn temporary_home() -> TemporaryHome {
-    // A short path, which every account may reach.
+    // The path must be short, and every account must be able to reach it.
     let directory = tempfile::Builder::new().prefix("litespend-test-").tempdir_in("/tmp").unwrap();
     let watcher = Command::new("sh")
         .args(["-c", "read answer || { sleep 3; rm -rf \"$0\"; }"])
@@ -68,7 +68,7 @@ fn temporary_home() -> TemporaryHome {
     TemporaryHome { directory, watcher }
 }
 
-/// One statement on one new connection; the first column of its first row.
+/// Runs one statement on a new connection and returns the first column of its first row.
 fn query(url: &str, statement: &'static str) -> Result<String, sqlx::Error> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let mut connection = PgConnection::connect(url).await?;
@@ -97,7 +97,7 @@ fn is_alive(pid: u32) -> bool {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), None).is_ok()
 }
 
-/// Who PostgreSQL runs as, for what a test starts by itself.
+/// Makes a command run as the account that PostgreSQL runs as, for processes that a test starts itself.
 fn as_the_account(command: &mut Command) -> &mut Command {
     if geteuid().is_root() {
         let user = ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).unwrap()).unwrap();
@@ -106,7 +106,7 @@ fn as_the_account(command: &mut Command) -> &mut Command {
     command
 }
 
-/// Another process that serves `home` until it is killed: this test program, started again.
+/// Starts another process that serves `home` until it is killed. The process is this test program again.
 fn serve_elsewhere(command: &mut Command, home: &Path) -> (Child, String) {
     let mut child = command
         .args(["--exact", "serves_a_home_for_another_test", "--ignored", "--nocapture"])
@@ -302,7 +302,7 @@ fn a_killed_server_takes_postgresql_down_and_the_next_one_starts() {
     server.kill().unwrap();
     server.wait().unwrap();
 
-    // At once, while the other may still be shutting down.
+    // Starts the next one at once, while the other may still be shutting down.
     let next = start(&home);
     assert!(eventually(|| !is_alive(pid)));
     assert_eq!(query(next.url(), "SELECT 'fine'").unwrap(), "fine");
@@ -338,7 +338,7 @@ fn the_users_own_postgresql_settings_lead_nowhere_else() {
     assert!(said.contains(" litespendoff "), "{said}");
     send(server.id(), Signal::SIGKILL);
     server.wait().unwrap();
-    // Sees the last of PostgreSQL, before its home is removed.
+    // Starting and stopping once more ends that server's PostgreSQL before its home is removed.
     start(&home).stop().unwrap();
 }
 
@@ -360,7 +360,7 @@ fn a_long_and_odd_path_is_fine_and_leaves_no_socket_directory_behind() {
     server.stop().unwrap();
     assert!(!sockets.exists());
 
-    // The same after a server that was killed, once the next one has started and stopped.
+    // The same after a server was killed, once the next one has started and stopped.
     let (mut killed, said) = serve_elsewhere(&mut this_program(), &long);
     assert!(said.contains("litespendoff"), "{said}");
     let sockets = long.join("run").read_link().unwrap();
@@ -485,7 +485,7 @@ fn root_and_an_ordinary_user_can_both_run_it() {
     };
     let home = temporary_home();
     std::os::unix::fs::chown(home.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
-    // Where it was built may be closed to others.
+    // The build directory may be closed to other users.
     let program = temporary_home();
     std::os::unix::fs::chown(program.path(), Some(nobody.uid.as_raw()), None).unwrap();
     let copy = program.path().join("program");
@@ -498,7 +498,7 @@ fn root_and_an_ordinary_user_can_both_run_it() {
     server.kill().unwrap();
     server.wait().unwrap();
 
-    // And root takes up what the user left.
+    // Then root continues with the data that the user left.
     let server = start(&home);
     assert_eq!(query(server.url(), "SELECT 'fine'").unwrap(), "fine");
 }

@@ -3,10 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-/// The master key of servers that are measured.
+/// The master key of the measured servers.
 pub const MASTER_KEY: &str = "sk-bench-master";
 
-/// A server, built beside this program; stopped when dropped.
+/// A server, built in the same directory as this program; stopped when dropped.
 pub struct Server {
     child: Child,
     /// Its URL, without a slash at the end.
@@ -14,7 +14,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// On a free port, with this environment and these further arguments.
+    /// Starts a server on a free port, with this environment and these additional arguments.
     pub fn start(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
         let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
         let mut child = Command::new(program)
@@ -34,7 +34,8 @@ impl Server {
         Self { child, address }
     }
 
-    /// A line of `/proc/PID/status` in megabytes (Linux): `VmRSS` is the resident memory, `VmHWM` its peak.
+    /// The value of a line of `/proc/PID/status` in megabytes (Linux): `VmRSS` is the resident memory, `VmHWM` its
+    /// peak.
     pub fn memory(&self, line: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let found = status.lines().find(|found| found.starts_with(line)).unwrap_or("0 0 kB");

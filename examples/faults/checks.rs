@@ -1,5 +1,6 @@
-//! What must hold after each fault, once what was begun has been acknowledged: the log is the ledger, the counters and
-//! daily rows are the log's sums, every server's reads are what plain SQL says, and nothing is left behind.
+//! The checks after each fault, once all bookings that had begun are acknowledged: the log contains exactly the
+//! acknowledged records, the counters and daily rows are the log's sums, every server's reads equal plain SQL, and
+//! nothing is left behind.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use crate::load::Ledger;
 use crate::servers::MASTER_KEY;
 
-/// Sums of floating-point numbers in another order differ in their last digits.
+/// Sums of floating-point numbers in a different order differ in their last digits.
 fn equal(one: f64, other: f64) -> bool {
     (one - other).abs() <= 1e-9 * one.abs().max(other.abs()).max(1.0)
 }
@@ -18,7 +19,7 @@ fn equal(one: f64, other: f64) -> bool {
 const RANGE: &str = "start_date=2026-01-01&end_date=2026-02-28";
 const LOG: &str = r#"FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-01-01' AND "startTime" < '2026-03-01'"#;
 
-/// Name and sum, by plain SQL.
+/// A name and its sum, computed by plain SQL.
 #[derive(FromRow)]
 struct Sum {
     name: String,
@@ -41,7 +42,7 @@ fn same(ledger: &Ledger, what: &str, found: &BTreeMap<String, (f64, i64)>, log: 
     }
 }
 
-/// Everything that was acknowledged stands in the log once, and nothing else does.
+/// Checks that the log contains every acknowledged record once, and no others.
 pub async fn check_log(ledger: &Ledger, connection: &mut PgConnection, whole: bool) {
     let fresh = std::mem::take(&mut *ledger.fresh.lock().unwrap());
     let expected: Vec<(String, f64)> = match whole {
@@ -73,7 +74,7 @@ pub async fn check_log(ledger: &Ledger, connection: &mut PgConnection, whole: bo
     }
 }
 
-/// The counters and the daily rows are the sums of the log.
+/// Checks that the counters and the daily rows are the sums of the log.
 pub async fn check_sums(ledger: &Ledger, connection: &mut PgConnection) {
     let by = |column: &str| {
         format!(
@@ -91,7 +92,7 @@ pub async fn check_sums(ledger: &Ledger, connection: &mut PgConnection) {
         let found = sums(connection, counters).await;
         let mut log = sums(connection, by(column)).await;
         if table == "LiteLLM_VerificationToken" {
-            // What is booked with the master key counts for no key of the table.
+            // Bookings with the master key count for no key in the table.
             log.retain(|name, _| name != "litellm_proxy_master_key");
         }
         if table == "LiteLLM_UserTable" {
@@ -121,7 +122,7 @@ pub async fn check_sums(ledger: &Ledger, connection: &mut PgConnection) {
     }
 }
 
-/// Every read of every server is what plain SQL says.
+/// Checks that every read of a server returns the same as plain SQL.
 pub async fn check_reads(ledger: &Ledger, connection: &mut PgConnection, client: &reqwest::Client, address: &str) {
     let log = |name: &str, from: &str| {
         let from = LOG.replace("WHERE", &format!("{from} WHERE"));
@@ -187,7 +188,7 @@ pub async fn check_reads(ledger: &Ledger, connection: &mut PgConnection, client:
         let days = items(&days);
         let days = days.iter().filter(|day| day["spend"].as_f64() != Some(0.0));
         let found = days.map(|day| (text(&day["startTime"]), (day["spend"].as_f64().unwrap(), 0)));
-        // A summary ends where its last day begins.
+        // A summary ends at the start of its last day.
         let statement = log(day, "").replace("'2026-03-01'", "'2026-02-28'");
         let mut expected = sums(connection, statement).await;
         expected.retain(|_, sum| sum.0 != 0.0);
@@ -204,7 +205,8 @@ pub async fn check_reads(ledger: &Ledger, connection: &mut PgConnection, client:
     }
 }
 
-/// No session of a server is in a transaction that nobody goes on with, and none that rests holds a lock.
+/// Checks that no session of a server is in a transaction that has been abandoned, and that no idle session holds a
+/// lock.
 pub async fn check_sessions(ledger: &Ledger, connection: &mut PgConnection) {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {

@@ -1,5 +1,5 @@
-//! A PostgreSQL of the test's own, with fsync on, whose data directory is a small file system of its own where the
-//! system allows that, so that its disk can be filled.
+//! The test's own PostgreSQL, with fsync on. If the system allows it, its data directory is on a small file system of
+//! its own, so that the test can fill its disk.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,13 +13,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use sqlx::{Connection, Executor, PgConnection};
 
-/// Connections that the cluster allows; the servers and the load take about half of them.
+/// Most connections of the cluster. The servers and the load use about half of them.
 const MOST_CONNECTIONS: u32 = 70;
 
-/// Size of the file system that the data directory is on.
+/// The size of the file system that holds the data directory.
 const DISK: &str = "size=768m";
 
-/// How long PostgreSQL may take to start again, crash recovery included.
+/// How long PostgreSQL may take to start again, including crash recovery.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
@@ -31,7 +31,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster in `directory` and starts it.
+    /// Creates a cluster in `directory` and starts it.
     pub async fn create(programs: &Path, directory: &Path) -> Self {
         let account = geteuid().is_root().then(|| User::from_name("postgres").unwrap()).flatten();
         assert!(account.is_some() || !geteuid().is_root(), "PostgreSQL refuses root, and there is no user `postgres`");
@@ -82,7 +82,7 @@ impl Cluster {
         self.directory.join("disk/data")
     }
 
-    /// What the servers connect with: a role that is no superuser.
+    /// The URL that the servers use. Its role is not a superuser.
     pub fn url(&self) -> String {
         format!("postgresql://litespend@localhost/litespend?host={}&sslmode=disable", self.socket())
     }
@@ -91,7 +91,7 @@ impl Cluster {
         self.directory.join("socket").display().to_string()
     }
 
-    /// A superuser's connection, for which PostgreSQL always keeps some free.
+    /// A connection as a superuser, for whom PostgreSQL always reserves some connections.
     pub async fn admin(&self, database: &str) -> Result<PgConnection, sqlx::Error> {
         let url = format!("postgresql://postgres@localhost/{database}?host={}&sslmode=disable", self.socket());
         PgConnection::connect(&url).await
@@ -102,7 +102,7 @@ impl Cluster {
         self.own_disk
     }
 
-    /// Starts PostgreSQL, where it does not run, and waits until it answers.
+    /// Starts PostgreSQL if it is not running, and waits until it responds.
     pub async fn start(&mut self) {
         let deadline = Instant::now() + START_LIMIT;
         while self.admin("postgres").await.is_err() {
@@ -136,7 +136,7 @@ impl Cluster {
         self.directory.join("postgresql.log")
     }
 
-    /// PostgreSQL ends at once, as when the machine loses power, but for the disk's own cache.
+    /// Ends PostgreSQL at once, as in a power failure, except that the disk keeps its cache.
     pub fn stop_at_once(&mut self) {
         if let Some(mut child) = self.postmaster.take() {
             let _ = kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGQUIT);
@@ -144,7 +144,7 @@ impl Cluster {
         }
     }
 
-    /// Fills the disk to the last few kilobytes, and empties it again when the returned value is dropped.
+    /// Fills the disk except for a few kilobytes. Dropping the returned value empties it again.
     pub fn fill_disk(&self) -> Ballast {
         let path = self.directory.join("disk/ballast");
         let mut file = File::create(&path).unwrap();
@@ -156,7 +156,7 @@ impl Cluster {
     }
 }
 
-/// A file that takes what room there was on the disk.
+/// A file that uses up the free space of the disk.
 pub struct Ballast(PathBuf);
 
 impl Drop for Ballast {

@@ -1,4 +1,4 @@
-//! The faults, each of which lasts a second or two and is over when its function returns.
+//! The faults. Each lasts one or two seconds and is over when its function returns.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ use crate::cluster::Cluster;
 use crate::load::{self, KEYS, Ledger, OWNED, TEAMS, USERS};
 use crate::servers::{self, MASTER_KEY, Server};
 
-/// What can go wrong.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     BackendsKilled,
@@ -34,7 +34,7 @@ pub enum Fault {
     TableLocked,
 }
 
-/// Each with its name and how often it comes up among the others.
+/// Every fault with its name and its relative frequency.
 pub const FAULTS: [(Fault, &str, u32); 11] = [
     (Fault::BackendsKilled, "backends killed", 14),
     (Fault::PostgresStoppedAtOnce, "PostgreSQL stopped at once and started", 10),
@@ -59,7 +59,7 @@ pub struct World {
 }
 
 impl World {
-    /// Starts a server; tries again while the database is still away.
+    /// Starts a server; tries again while the database is unavailable.
     pub async fn start_server(&mut self) {
         for attempt in 0.. {
             self.started += 1;
@@ -78,7 +78,7 @@ impl World {
         *self.ledger.addresses.lock().unwrap() = self.servers.iter().map(|server| server.address.clone()).collect();
     }
 
-    /// Takes a server away from the load.
+    /// Removes a server from those that receive load.
     fn take_server(&mut self, random: &mut StdRng) -> Server {
         let server = self.servers.remove(random.random_range(0..self.servers.len()));
         for line in server.panics() {
@@ -89,7 +89,7 @@ impl World {
     }
 }
 
-/// Inflicts a fault and heals it. `false` where the system does not allow it.
+/// Inflicts a fault and heals it. Returns `false` if the system does not allow this fault.
 pub async fn inflict(world: &mut World, fault: Fault, random: &mut StdRng) -> bool {
     match fault {
         Fault::BackendsKilled => kill_backends(world, random).await,
@@ -99,7 +99,7 @@ pub async fn inflict(world: &mut World, fault: Fault, random: &mut StdRng) -> bo
             world.cluster.start().await;
         }
         Fault::ServerKilled => {
-            // Still named to the clients while it dies.
+            // Clients may still send requests to the server while it dies.
             let server = world.servers.remove(random.random_range(0..world.servers.len()));
             server.kill();
             pause(random, 0..300).await;
@@ -118,7 +118,7 @@ pub async fn inflict(world: &mut World, fault: Fault, random: &mut StdRng) -> bo
             let ballast = world.cluster.fill_disk();
             pause(random, 500..2000).await;
             drop(ballast);
-            // It may have ended itself, since it could not write.
+            // PostgreSQL may have ended by itself, because it could not write.
             world.cluster.start().await;
         }
         Fault::ConnectionLimit => {
@@ -181,7 +181,7 @@ async fn kill_backends(world: &World, random: &mut StdRng) {
     }
 }
 
-/// Sessions that take the counters' rows in random orders, and so in each other's and the bookings' way.
+/// Sessions that lock the counters' rows in random orders, so that they deadlock with each other and with the bookings.
 async fn force_deadlocks(world: &World, random: &mut StdRng) {
     let tokens: Vec<String> = OWNED.iter().map(|(key, _, _)| hash_key(key)).collect();
     let mut statements = Vec::new();
@@ -206,7 +206,7 @@ async fn force_deadlocks(world: &World, random: &mut StdRng) {
             for order in orders {
                 let mut transaction = connection.begin().await.unwrap();
                 for statement in order {
-                    // It is who loses a deadlock, at times.
+                    // This session is sometimes the one that PostgreSQL aborts to end a deadlock.
                     if transaction.execute(AssertSqlSafe(statement)).await.is_err() {
                         break;
                     }
@@ -221,7 +221,7 @@ async fn force_deadlocks(world: &World, random: &mut StdRng) {
     }
 }
 
-/// Clients that are gone in the middle: of a body, after it, of an answer.
+/// Clients that disconnect in the middle of a body, after it, or in the middle of an answer.
 async fn reset_clients(world: &World, random: &mut StdRng) {
     for _ in 0..30 {
         let Some(address) = world.servers.choose(random).map(|server| server.address.clone()) else { return };
@@ -256,10 +256,10 @@ async fn reset_clients(world: &World, random: &mut StdRng) {
             if random.random_bool(0.5) {
                 std::thread::sleep(Duration::from_millis(random.random_range(0..30)));
             }
-            // Whether it was booked, nobody here knows: it is sent again.
+            // The client cannot know whether its request was booked, so it is sent again.
             world.ledger.unanswered.lock().unwrap().push((key.to_owned(), body));
         }
-        // Gone at once, by a reset.
+        // The connection ends at once, with a reset.
         let _ = setsockopt(&stream.as_fd(), Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 });
     }
 }

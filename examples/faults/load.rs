@@ -1,4 +1,4 @@
-//! What goes on while faults happen: feeds that book and remember what was acknowledged, and readers.
+//! The load while faults happen: feeds that book and record what was acknowledged, and readers.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 
 use crate::servers::MASTER_KEY;
 
-/// Feeds with the master key, beside one for each virtual key.
+/// Feeds that use the master key, in addition to one feed for each virtual key.
 const TRUSTED_FEEDS: u64 = 2;
 const READERS: u64 = 2;
 
 /// Virtual keys that book for themselves.
 pub const KEYS: [&str; 2] = ["sk-faults-key-0001", "sk-faults-key-0002"];
-/// Keys that the trusted feeds book for, each with its user and team.
+/// The keys that the trusted feeds book for, each with its user and team.
 pub const OWNED: [(&str, &str, &str); 5] = [
     ("sk-faults-key-0001", "user-a", "team-a"),
     ("sk-faults-key-0002", "user-b", "team-a"),
@@ -29,7 +29,7 @@ pub const OWNED: [(&str, &str, &str); 5] = [
 pub const TEAMS: [&str; 3] = ["team-a", "team-b", "team-c"];
 pub const USERS: [&str; 3] = ["user-a", "user-b", "user-c"];
 
-/// Reads that go on beside.
+/// The reads that run at the same time.
 const READS: [&str; 7] = [
     "/global/spend/report?start_date=2026-01-01&end_date=2026-02-28",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-02-28&group_by=customer",
@@ -40,16 +40,16 @@ const READS: [&str; 7] = [
     "/spend/logs/ui?start_date=2026-01-01%2000:00:00&end_date=2026-02-28%2000:00:00",
 ];
 
-/// What was acknowledged, and what the load saw.
+/// The acknowledged records, and what else the load has observed.
 #[derive(Default)]
 pub struct Ledger {
-    /// USD by id, of all records that were acknowledged.
+    /// USD by id, of all acknowledged records.
     pub booked: Mutex<HashMap<String, f64>>,
-    /// Those since the last check.
+    /// The records acknowledged since the last check.
     pub fresh: Mutex<Vec<(String, f64)>>,
-    /// Bodies whose answer was lost on purpose, to be sent again, with their keys.
+    /// The keys and bodies of requests whose answer was lost on purpose. They are sent again.
     pub unanswered: Mutex<Vec<(String, String)>>,
-    /// What must never happen.
+    /// Observations that must never occur.
     pub violations: Mutex<Vec<String>>,
     /// Requests that were answered.
     pub answered: AtomicU64,
@@ -78,7 +78,7 @@ impl Ledger {
         self.addresses.lock().unwrap().choose(random).cloned()
     }
 
-    /// Lets the feeds go on.
+    /// Lets the feeds continue.
     pub fn resume(&self) {
         self.pause.store(false, Ordering::SeqCst);
     }
@@ -87,7 +87,7 @@ impl Ledger {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// Lets no feed begin anything new, and waits until everything that was begun is acknowledged.
+    /// Stops the feeds from beginning anything new, and waits until everything that had begun is acknowledged.
     pub async fn quiesce(&self, limit: Duration) -> bool {
         self.pause.store(true, Ordering::SeqCst);
         let deadline = Instant::now() + limit;
@@ -143,7 +143,7 @@ pub fn client() -> reqwest::Client {
     client.build().unwrap()
 }
 
-/// Books batch after batch; what was not acknowledged is sent again as it was, to any server.
+/// Books one batch after another. A batch that was not acknowledged is sent again unchanged, to any server.
 async fn feed(ledger: Arc<Ledger>, key: &'static str, mut random: StdRng) {
     let client = client();
     while !ledger.stop.load(Ordering::SeqCst) {
@@ -194,7 +194,8 @@ async fn book(ledger: &Ledger, client: &reqwest::Client, key: &str, body: &str, 
     }
 }
 
-/// A batch of records: of a trusted feed for anybody, with stated costs; of a key for itself, at the table's prices.
+/// A batch of records. A trusted feed books for any key, with stated costs. A key books for itself, at the price
+/// table's prices.
 pub fn body(ledger: &Ledger, key: &str, random: &mut StdRng) -> String {
     let trusted = key == MASTER_KEY;
     let count = if random.random_bool(0.3) { random.random_range(2..25) } else { 1 };
@@ -223,7 +224,7 @@ pub fn body(ledger: &Ledger, key: &str, random: &mut StdRng) -> String {
     json!({ "records": records }).to_string()
 }
 
-/// Reads on and on. What it gets may be a refusal while something is broken, and never a broken answer.
+/// Reads without end. While something is broken an answer may be a refusal, but never a corrupt one.
 async fn read(ledger: Arc<Ledger>, mut random: StdRng) {
     let client = client();
     while !ledger.stop.load(Ordering::SeqCst) {

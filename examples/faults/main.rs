@@ -1,6 +1,6 @@
-//! Writers, readers and folding under faults: servers and a PostgreSQL that are killed, filled, locked, cut off and
-//! told another time, while what was acknowledged is remembered. After each fault everything is compared. Run by
-//! `./dev test-faults`; a run goes on where the last one ended, until the faults asked for have happened.
+//! Writers, readers and folding under faults. The servers and a PostgreSQL are killed, cut off, locked, given a full
+//! disk and a wrong clock, while the test records what was acknowledged. After each fault everything is compared. Run
+//! by `./dev test-faults`. A run continues where the last one ended, until the requested number of faults has happened.
 
 #![expect(
     clippy::unwrap_used,
@@ -33,10 +33,10 @@ use inflict::{FAULTS, Fault, World, inflict};
 use load::{Ledger, OWNED, TEAMS, USERS};
 use servers::MASTER_KEY;
 
-/// How long what was begun may take to be acknowledged once a fault is over.
+/// How long everything that had begun may take to be acknowledged after a fault.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 
-/// Faults between two comparisons of the whole log and of the rollups with it.
+/// The number of faults between two comparisons of the whole log, and of the rollups with it.
 const WHOLE_CHECK: u64 = 25;
 
 struct Options {
@@ -70,7 +70,7 @@ impl Options {
     }
 }
 
-/// What has happened so far, in all runs.
+/// What has happened so far in all runs.
 #[derive(Default, Serialize, Deserialize)]
 struct State {
     seed: u64,
@@ -121,7 +121,7 @@ impl State {
     }
 }
 
-/// A directory that goes away, whatever happens in between.
+/// A directory that is removed at the end, whatever happens in between.
 fn directory() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("litespend-faults-").tempdir_in("/tmp").unwrap()
 }
@@ -145,7 +145,7 @@ async fn prepare(world: &World) {
     }
 }
 
-/// Which fault comes as the `number`th, by the seed alone.
+/// The fault with this number; it depends on the seed alone.
 fn fault_of(seed: u64, number: u64, only: Option<&str>) -> (Fault, &'static str) {
     if let Some(found) = only.and_then(|only| FAULTS.iter().find(|(_, name, _)| name.contains(only))) {
         return (found.0, found.1);
@@ -208,7 +208,7 @@ async fn run(options: &Options, state: &mut State, file: &Path) {
         state.records -= u64::try_from(ledger.booked.lock().unwrap().len()).unwrap();
         println!("{:>5} {name}: {} ms{}", state.done, recovery.as_millis(), if inflicted { "" } else { " (skipped)" });
         if !found.is_empty() {
-            // The logs tell why.
+            // The logs are kept, because they show the cause.
             let kept = file.with_file_name(format!("logs-{}", state.done));
             let _ = Command::new("sh")
                 .arg("-c")

@@ -1,5 +1,5 @@
-//! Servers as users run them: processes of the program that was built beside this one, each with a clock of its own
-//! that can be stepped.
+//! Servers as users run them: processes of the program that was built in the same directory as this one. Each has its
+//! own clock, which the test can step.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 /// The master key of these servers.
 pub const MASTER_KEY: &str = "sk-faults-b2d63c5a90f147b8";
 
-/// Where distributions keep libfaketime.
+/// Paths at which distributions install libfaketime.
 const CLOCKS: [&str; 5] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -36,7 +36,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server, or says what it said where it ended.
+    /// Starts a server. If it ends, returns its output as the error.
     pub fn start(directory: &Path, number: usize, database: &str) -> Result<Self, String> {
         let (clock, log) = (directory.join(format!("clock-{number}")), directory.join(format!("server-{number}.log")));
         std::fs::write(&clock, "+0").unwrap();
@@ -78,13 +78,13 @@ impl Server {
         let _ = kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal);
     }
 
-    /// As `kill -9`.
+    /// Kills the server as `kill -9` does.
     pub fn kill(mut self) {
         self.signal(Signal::SIGKILL);
         let _ = self.child.wait();
     }
 
-    /// In order; whether it ended in time.
+    /// Stops the server gracefully; returns whether it ended in time.
     pub fn stop(mut self) -> bool {
         self.signal(Signal::SIGTERM);
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -99,19 +99,19 @@ impl Server {
         false
     }
 
-    /// Whether the process is there.
+    /// Whether the process is running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Steps the server's clock: `+3600`, `-86400`, `+0`.
+    /// Steps the server's clock by an offset: `+3600`, `-86400`, `+0`.
     pub fn step_clock(&self, offset: &str) {
         let new = self.clock.with_extension("new");
         std::fs::write(&new, offset).unwrap();
         std::fs::rename(&new, &self.clock).unwrap();
     }
 
-    /// Lines of the log that tell of a panic.
+    /// The lines of the log that report a panic.
     pub fn panics(&self) -> Vec<String> {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         log.lines().filter(|line| line.contains("panic")).map(str::to_owned).collect()

@@ -1,9 +1,10 @@
-//! Books rows exactly once. Records that arrive while a transaction runs wait and go into the next one together, so
-//! that single records share the wait for the disk; nobody is answered before the commit of their own rows. Senders are
-//! served in turn ([`queue`]).
+//! Books rows exactly once. Records that arrive while a transaction runs are collected for the next one, so that they
+//! share one wait for the disk. A request is answered only after its own rows are committed. Senders take turns
+//! ([`queue`]).
 //!
-//! What can be tried again safely is: a deadlock with somebody else's transaction, and a connection that is lost,
-//! even while committing, for the ids of what was committed carry this booking's mark ([`attempt`]).
+//! Errors that can be retried safely are retried: a deadlock with another transaction, and a lost connection. A
+//! connection may even be lost during the commit, because the ids of committed records carry the UUID of this booking
+//! ([`attempt`]).
 
 mod attempt;
 mod queue;
@@ -23,44 +24,45 @@ use crate::store::booking as store_usage;
 use crate::store::error::{is_conflict, is_unavailable};
 use crate::store::{Connection, Pool};
 
-/// Transactions at the same time. A second one reads and prepares while the first waits for the disk.
+/// The number of concurrent transactions. The second one reads and prepares while the first waits for the disk.
 const CONCURRENT: usize = 2;
 
-/// Pauses before a transaction that failed is tried again.
+/// The delays before a failed transaction is retried.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(200), Duration::from_millis(800), Duration::from_secs(2)];
 
-/// What became of one record.
+/// The outcome of booking one record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// Booked now.
+    /// The record was booked now.
     Recorded {
-        /// Its row in the log.
+        /// The id of its row in the log.
         request_id: String,
-        /// USD.
+        /// The cost in USD.
         spend: f64,
     },
-    /// The same record was booked before.
+    /// The same record had already been booked.
     Duplicate {
-        /// Its row in the log.
+        /// The id of its row in the log.
         request_id: String,
-        /// USD as booked then.
+        /// The cost in USD, as it was booked then.
         spend: f64,
     },
-    /// Not booked, and why.
+    /// The record was not booked, for this reason.
     Rejected(Refusal),
 }
 
-/// Why nothing of a request was booked, as far as is known. Sending it again with the same ids is safe.
+/// The reason why no record of a request was booked, as far as is known. The client can safely send the request again
+/// with the same ids.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BookingError {
-    /// The database is away, or was lost while committing.
+    /// The database is unavailable, or the connection was lost during the commit.
     #[error("the database is not available: {0}")]
     Unavailable(String),
-    /// The database's tables are older than those that booking writes.
+    /// The database's tables are older than the ones that booking writes.
     #[error("the database's tables have no {0}")]
     OldTables(String),
-    /// The database is LiteLLM's, and nobody said that it may be booked into.
+    /// The database belongs to LiteLLM, and booking has not been installed on it.
     #[error("booking is not installed on this database")]
     NotInstalled,
     /// The transaction failed.
@@ -68,7 +70,7 @@ pub enum BookingError {
     Failed(String),
 }
 
-/// Books rows; cheap to clone.
+/// Books rows. It is cheap to clone.
 #[derive(Clone)]
 pub struct Booker(Arc<Inner>);
 
@@ -81,7 +83,7 @@ struct Inner {
 }
 
 impl Booker {
-    /// Books in the database of `pool`.
+    /// Creates a booker for the database of `pool`.
     pub fn new(pool: Pool, limits: BookingLimits) -> Self {
         Self(Arc::new(Inner {
             pool,
@@ -92,9 +94,9 @@ impl Booker {
         }))
     }
 
-    /// Books records; the outcomes are in their order. What is more than one transaction's work is booked in several, one
-    /// after the other; where a later one fails, its records are refused and the earlier ones stand. A transaction that has
-    /// begun goes on to its end when the caller does not wait for it.
+    /// Books records and returns their outcomes in the same order. Records that exceed one transaction are booked in
+    /// several, one after the other. If a later transaction fails, its records are refused and the earlier ones stay
+    /// booked. A transaction that has begun completes even if the caller stops waiting.
     pub async fn book(&self, sender: &str, drafts: Vec<Draft>) -> Result<Vec<Outcome>, BookingError> {
         let mut outcomes = Vec::with_capacity(drafts.len());
         for (drafts, weight) in queue::pieces(drafts) {
@@ -122,7 +124,8 @@ impl Booker {
 }
 
 impl Inner {
-    /// Books what waits, once there is a turn. Most turns find nothing: another took it along.
+    /// Waits for a permit, then books the jobs that are queued. Most calls find an empty queue, because an earlier
+    /// transaction has taken their job.
     async fn take_turn(&self) {
         let Ok(_turn) = self.turns.acquire().await else { return };
         let jobs = self.queue.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -138,7 +141,7 @@ impl Inner {
                 }
             }
             Err(BookingError::Failed(_)) if !single => {
-                // One request must not spoil another: each alone.
+                // One request must not fail because of another, so each is booked separately.
                 for job in jobs {
                     let drafts: Vec<&Draft> = job.drafts.iter().collect();
                     let booked = self.book_with_retries(&drafts).await;
@@ -154,7 +157,7 @@ impl Inner {
     }
 
     async fn book_with_retries(&self, drafts: &[&Draft]) -> Result<Vec<Outcome>, BookingError> {
-        // By this mark a later run knows what an earlier one committed.
+        // This mark tells a retry which records an earlier attempt committed.
         let booking = Uuid::new_v4();
         let mut pauses = PAUSES.iter();
         loop {
@@ -182,7 +185,8 @@ impl Inner {
         attempt::run(&mut connection, drafts, &self.limits, booking).await
     }
 
-    /// Says once, before anything is written, which columns an older LiteLLM lacks.
+    /// Checks once, before anything is written, whether the tables of an older LiteLLM lack columns. Their names are in
+    /// the error.
     async fn check_tables(&self, connection: &mut Connection) -> Result<(), Failed> {
         let checked: Result<&(), Failed> = self
             .tables_checked

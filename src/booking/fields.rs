@@ -1,5 +1,5 @@
-//! The limits of single fields: what PostgreSQL's columns and indexes hold, and what is plainly a mistake. Every
-//! error names its field.
+//! The limits of single fields. They are derived from the capacity of PostgreSQL's columns and indexes, and they
+//! exclude obvious mistakes. Every error names its field.
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, de};
@@ -11,25 +11,26 @@ use crate::booking::limits::Dates;
 use crate::settings::MOST_COST;
 use litespend_pricing::Usage;
 
-/// Bytes of a request's id.
+/// The largest number of bytes in the id of a request.
 pub const ID_BYTES: usize = 512;
-/// Bytes of a model's, key's, owner's or tag's name: seven of them make an index entry of the daily tables, which
-/// PostgreSQL limits to about 2,700 bytes.
+/// The largest number of bytes in the name of a model, key, owner or tag. Seven of them form an index entry of the
+/// daily tables, which PostgreSQL limits to about 2,700 bytes.
 pub const NAME_BYTES: usize = 256;
-/// Bytes of other short texts.
+/// The largest number of bytes in other short strings.
 pub const TEXT_BYTES: usize = 2048;
-/// Tags of one record.
+/// The largest number of tags on one record.
 pub const MOST_TAGS: usize = 100;
 
-/// Years before this are taken for a mistake: no record of a call to a model is that old.
+/// 2000-01-01 in seconds since 1970. An earlier date is refused as a mistake, because no record of a call to a model is
+/// that old.
 const EARLIEST: i64 = 946_684_800;
 
-/// An instant as a client writes it: RFC 3339, a timestamp without a zone (UTC), or seconds since 1970.
+/// An instant as a client writes it: RFC 3339, a timestamp without a time zone (UTC), or seconds since 1970.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Instant {
     /// Seconds since 1970-01-01 UTC.
     Epoch(f64),
-    /// A text.
+    /// A timestamp in a string.
     Text(String),
 }
 
@@ -60,7 +61,7 @@ impl<'de> Deserialize<'de> for Instant {
     }
 }
 
-/// An instant in whole milliseconds UTC, refused where it can't be one of a call that happened.
+/// Parses an instant and truncates it to whole milliseconds UTC. Refuses an instant at which no call can have happened.
 pub fn instant(name: &str, value: &Instant, now: DateTime<Utc>, dates: Dates) -> Result<NaiveDateTime, String> {
     let parsed = match value {
         Instant::Epoch(seconds) => epoch(name, *seconds)?,
@@ -107,7 +108,7 @@ fn parse_instant(text: &str) -> Option<DateTime<Utc>> {
         .map(|parsed| parsed.and_utc())
 }
 
-/// Milliseconds between two instants, refused where the end is before the start.
+/// The milliseconds between two instants. Refuses an end before the start.
 pub fn duration_ms(start: NaiveDateTime, end: NaiveDateTime) -> Result<i32, String> {
     let milliseconds = (end - start).num_milliseconds();
     if milliseconds < 0 {
@@ -116,7 +117,7 @@ pub fn duration_ms(start: NaiveDateTime, end: NaiveDateTime) -> Result<i32, Stri
     i32::try_from(milliseconds).map_err(|_| "end_time: is more than 24 days after start_time".to_owned())
 }
 
-/// A text of at most `most` bytes without NUL, which PostgreSQL can't store.
+/// Checks that a string has at most `most` bytes and no NUL, which PostgreSQL can't store.
 pub fn text(name: &str, value: impl Into<String>, most: usize) -> Result<String, String> {
     let value = value.into();
     if value.len() > most {
@@ -128,12 +129,12 @@ pub fn text(name: &str, value: impl Into<String>, most: usize) -> Result<String,
     Ok(value)
 }
 
-/// A text that may be missing.
+/// Like [`text`], for a string that may be missing. An empty string counts as missing.
 pub fn optional_text(name: &str, value: Option<String>, most: usize) -> Result<Option<String>, String> {
     value.filter(|value| !value.is_empty()).map(|value| text(name, value, most)).transpose()
 }
 
-/// A count of tokens as the columns hold it.
+/// Converts a count of tokens to the type of its column.
 pub fn tokens(name: &str, count: i64) -> Result<i32, String> {
     if count < 0 {
         return Err(format!("{name}: must not be negative"));
@@ -141,7 +142,7 @@ pub fn tokens(name: &str, count: i64) -> Result<i32, String> {
     i32::try_from(count).map_err(|_| format!("{name}: is larger than {}", i32::MAX))
 }
 
-/// USD.
+/// Checks a cost in USD: finite, not negative, and at most [`MOST_COST`].
 pub fn cost(name: &str, amount: f64) -> Result<f64, String> {
     if !amount.is_finite() {
         return Err(format!("{name}: must be a finite number"));
@@ -152,11 +153,11 @@ pub fn cost(name: &str, amount: f64) -> Result<f64, String> {
     if amount > MOST_COST {
         return Err(format!("{name}: is larger than {MOST_COST}"));
     }
-    // Negative zero reads as a mistake in every report.
+    // Turns negative zero into zero, because a negative zero looks like a mistake in every report.
     Ok(amount + 0.0)
 }
 
-/// Tags without repetitions and empty ones.
+/// Checks tags, and removes duplicate and empty ones.
 pub fn tags(name: &str, values: Vec<String>) -> Result<Vec<String>, String> {
     if values.len() > MOST_TAGS {
         return Err(format!("{name}: are more than {MOST_TAGS}"));
@@ -171,7 +172,7 @@ pub fn tags(name: &str, values: Vec<String>) -> Result<Vec<String>, String> {
     Ok(unique)
 }
 
-/// `success` or `failure`.
+/// Parses a status: `success` (default) or `failure`.
 pub fn status(value: Option<&str>) -> Result<&'static str, String> {
     match value {
         None | Some("" | "success") => Ok("success"),
@@ -180,15 +181,15 @@ pub fn status(value: Option<&str>) -> Result<&'static str, String> {
     }
 }
 
-/// What [`status`] takes, for the OpenAPI document.
+/// The values that [`status`] accepts, for the OpenAPI document.
 pub fn status_schema() -> Schema {
     let types = SchemaType::from_iter([Type::String, Type::Null]);
     let values = [Value::from("success"), "failure".into(), "".into(), Value::Null];
     Schema::Object(ObjectBuilder::new().schema_type(types).enum_values(Some(values)).build())
 }
 
-/// Reads a whole number that may be written with a fraction of zeros, as `272.0`: JSON has one kind of number, and many
-/// languages write a whole one so.
+/// Reads a whole number that may have a fraction of zeros, such as `272.0`. JSON has only one kind of number, and many
+/// languages write whole numbers this way.
 pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     struct Visitor;
     impl<'de> de::Visitor<'de> for Visitor {
@@ -209,7 +210,7 @@ pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
             Ok(Some(number))
         }
         fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<i64>, E> {
-            // What is too large stays too large.
+            // A number that is too large stays too large.
             Ok(Some(i64::try_from(number).unwrap_or(i64::MAX)))
         }
         #[expect(clippy::cast_possible_truncation, reason = "whole, and what is too large stays too large")]
@@ -223,7 +224,7 @@ pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
     deserializer.deserialize_option(Visitor)
 }
 
-/// Takes every NUL out of a value's texts.
+/// Removes every NUL from the strings of a value. Removes fields whose names contain NUL.
 pub fn without_nul(value: &mut Value) {
     match value {
         Value::String(text) if text.contains('\0') => *text = text.replace('\0', ""),
@@ -236,22 +237,22 @@ pub fn without_nul(value: &mut Value) {
     }
 }
 
-/// Counts of tokens as the columns hold them.
+/// Token counts, in the types of their columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// Of the prompt, cached ones included.
+    /// Prompt tokens, including cached ones.
     pub prompt: i32,
-    /// Of the completion.
+    /// Completion tokens.
     pub completion: i32,
-    /// All: as reported, or the sum.
+    /// All tokens: as reported, or else the sum.
     pub total: i32,
-    /// Read from the provider's cache.
+    /// Tokens read from the provider's cache.
     pub cache_read: i64,
-    /// Written to the provider's cache.
+    /// Tokens written to the provider's cache.
     pub cache_creation: i64,
 }
 
-/// The counts of what was used.
+/// Converts the counts of a usage object.
 pub fn used_tokens(used: &Usage) -> Result<Tokens, String> {
     let count = |name: &str, count: u64| tokens(name, i64::try_from(count).unwrap_or(i64::MAX));
     let (prompt, completion) =
@@ -267,24 +268,24 @@ pub fn used_tokens(used: &Usage) -> Result<Tokens, String> {
     })
 }
 
-/// Parses a record; an error names its field and says no more of the text than that.
+/// Parses a record. An error names its field and repeats nothing else of the text.
 pub fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
-    // The quick way first; the slow one finds the field.
+    // The fast parser runs first. Only if it fails does the slow one find the field.
     serde_json::from_str(json).or_else(|_| {
         let mut deserializer = serde_json::Deserializer::from_str(json);
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
             let path = error.path().to_string();
             let message = error.into_inner().to_string();
             let message = without_texts(message.rsplit_once(" at line ").map_or(message.as_str(), |(start, _)| start));
-            // Below a field of ours there may be names of the client's.
+            // The names below one of our fields may be the client's.
             let field = path.split(['.', '[']).next().filter(|field| is_name(field));
             field.map_or_else(|| message.clone(), |field| format!("{field}: {message}"))
         })
     })
 }
 
-/// A parser's message without what the client wrote: that may be a prompt or a key, and messages end up in logs. The name
-/// of an unknown field is left where it looks like one, so that a misspelt one is found.
+/// Removes the client's text from a parser's message. It may be a prompt or a key, and messages end up in logs. The
+/// name of an unknown field stays if it looks like a field name, so that a misspelled field can be found.
 fn without_texts(message: &str) -> String {
     let without_string = match (message.find(" string \""), message.rfind("\", expected")) {
         (Some(start), Some(end)) if start < end => {
@@ -303,7 +304,7 @@ fn without_texts(message: &str) -> String {
     }
 }
 
-/// Whether a text looks like a field of ours.
+/// Whether a string looks like one of our field names.
 fn is_name(text: &str) -> bool {
     (1..=40).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }

@@ -1,29 +1,29 @@
-//! What a booking may ask for: the settings of an installation, and what a request that is over one of them is told.
+//! The limits of booking: the range of dates that a record may have, and the refusal of a record that exceeds a limit.
 
 use std::fmt;
 
 use chrono::TimeDelta;
 
-/// The dates that a record may have, relative to now.
+/// The range of dates that a record may have, relative to now.
 #[derive(Clone, Copy, Debug)]
 pub struct Dates {
-    /// How far back; `None` for who may book any day since 2000.
+    /// How far back. `None` for a caller that may book any day since 2000.
     pub back: Option<TimeDelta>,
     /// How far ahead.
     pub ahead: TimeDelta,
 }
 
 impl Dates {
-    /// Of a permitted feed, or of files: any day since 2000, up to a day ahead.
+    /// The range for trusted callers and for files: any day since 2000, up to one day ahead.
     pub const ANY: Self = Self { back: None, ahead: TimeDelta::days(1) };
 }
 
-/// Why a record is not booked.
+/// The reason why a record is not booked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The HTTP status that says it where the record stands alone: 403, 409, 413, 422, 429 or 503.
+    /// The HTTP status of the answer if the record is sent alone: 403, 409, 413, 422, 429 or 503.
     pub code: u16,
-    /// For the sender, in words.
+    /// The message for the sender.
     pub message: String,
 }
 
@@ -33,7 +33,7 @@ impl Refusal {
         Self { code: 403, message: message.into() }
     }
 
-    /// 409: the id stands for something else.
+    /// 409: the id belongs to a different record.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self { code: 409, message: message.into() }
     }
@@ -43,12 +43,12 @@ impl Refusal {
         Self { code: 413, message: message.into() }
     }
 
-    /// 429: a bound of the day is reached.
+    /// 429: a daily limit is reached.
     pub fn too_many(message: impl Into<String>) -> Self {
         Self { code: 429, message: message.into() }
     }
 
-    /// 503: not booked, as far as is known; to be sent again.
+    /// 503: as far as is known, the record was not booked. The client should send it again.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self { code: 503, message: message.into() }
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What is wrong with a field: 422.
+/// 422: a field has a wrong value.
 impl From<String> for Refusal {
     fn from(message: String) -> Self {
         Self { code: 422, message }

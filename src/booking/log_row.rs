@@ -1,5 +1,5 @@
-//! A row of the spend log as it is exported: by `GET /spend/logs`, by `row_to_json`, or as CSV by `\copy`. All
-//! values of a CSV are texts; empty ones count as missing. Columns that booking does not write are ignored.
+//! An exported row of the spend log: from `GET /spend/logs`, from `row_to_json`, or from `\copy` as CSV. In a CSV file
+//! all values are strings, and empty ones count as missing. Columns that booking does not write are ignored.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::{Map, Value};
@@ -15,15 +15,15 @@ use crate::json_bounds::Bounds;
 use crate::store::booking::UsageRow;
 use litespend_pricing::Usage;
 
-/// JSON of a prompt, an answer or a request, as stored.
+/// The bounds of a prompt, an answer or a request in JSON, as stored.
 const STORED: Bounds =
     Bounds { bytes: 1024 * 1024, elements: 20_000, depth: 64, text: 1024 * 1024, digits: JSON_DIGITS };
 
-/// What of a JSON text is built.
+/// The bounds of a JSON string that is parsed into a tree.
 const TREE: Bounds = Bounds::of_tree(50_000, 64);
 
-/// The row that an exported one becomes, owner and all, or what is wrong with it. Prompts, answers and requests take
-/// 1 MiB each, larger ones are left out; metadata is what [`metadata::trimmed`] leaves of it.
+/// Converts an exported row, including its owner, or returns the error in it. Prompts, answers and requests may have 1
+/// MiB each; larger ones are left out. Metadata is reduced by [`metadata::trimmed`].
 pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draft, Refusal> {
     let mut reader = Reader { fields, now, left_out: Vec::new() };
     let request_id = reader.text("request_id", ID_BYTES)?;
@@ -140,7 +140,7 @@ impl Reader {
         fields::instant(name, &value, self.now, Dates::ANY).map(Some)
     }
 
-    /// A JSON value, or a text that holds one, as CSV has it.
+    /// Takes a JSON value, or a string that contains one, as in a CSV file.
     fn value(&mut self, name: &str) -> Result<Option<Value>, String> {
         let value = match self.take(name) {
             Some(Value::String(text)) if text.starts_with(['{', '[', '"']) => {
@@ -158,7 +158,7 @@ impl Reader {
         Ok(Some(value))
     }
 
-    /// A JSON value's text; one that is too large to be stored is left out and named.
+    /// Takes a JSON value as text. A value that is too large to be stored is left out, and its name is recorded.
     fn json(&mut self, name: &str) -> Result<Option<String>, String> {
         let Some(text) = self.value(name)?.map(|value| value.to_string()) else { return Ok(None) };
         if json_bounds::check(&text, STORED).is_err() {
@@ -186,7 +186,7 @@ impl Reader {
                 });
                 fields::tags("request_tags", texts.collect::<Result<_, _>>()?)
             }
-            // LiteLLM writes an empty object where a call had none.
+            // LiteLLM writes an empty object if a call had no tags.
             Some(Value::Object(fields)) if fields.is_empty() => Ok(Vec::new()),
             Some(_) => Err("request_tags: expected a list".to_owned()),
         }

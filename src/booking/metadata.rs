@@ -1,5 +1,6 @@
-//! Metadata that others wrote (LiteLLM's callback, an exported log), made fit to be stored: the record counts, whatever
-//! was logged beside it, so that what is too large is left out and named instead of refused.
+//! Reduces metadata from other systems (LiteLLM's callback, an exported log) to what can be stored. The record must be
+//! booked whatever was logged with it. Fields that are too large are therefore left out and listed, and the record is
+//! not refused.
 
 use serde_json::{Map, Value};
 
@@ -9,16 +10,16 @@ use crate::booking::sent;
 use crate::json_bounds;
 use crate::json_bounds::Bounds;
 
-/// Bytes of one field; a larger one is left out and named in `left_out`.
+/// The largest number of bytes in one field. A larger field is left out, and `left_out` lists its name.
 const FIELD_BYTES: usize = 16 * 1024;
 
-/// Bytes of a text about an error, which is searched; a longer one is cut.
+/// The largest number of bytes in a string within `error_information`, which is searched. A longer string is truncated.
 const ERROR_TEXT_BYTES: usize = 8 * 1024;
 
-/// Names in `left_out`.
+/// The largest number of names in `left_out`.
 const MOST_LEFT_OUT: usize = 100;
 
-/// The metadata as it is stored. `left_out` names what of the row was left out already.
+/// Returns the metadata as it is stored. `left_out` lists the parts of the row that have already been left out.
 pub fn trimmed(mut fields: Map<String, Value>, left_out: Vec<String>) -> Result<String, Refusal> {
     if let Some(error) = fields.get_mut("error_information") {
         cut_texts(error);

@@ -1,12 +1,12 @@
-//! What a provider reported, read by the pricing library, and the cost of a record that brings none: the one place
-//! where booking asks it.
+//! Reads reported usage with the pricing library, and prices records that state no cost. Booking calls the pricing
+//! library only from here.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
 use litespend_pricing::{CalculateRequest, Pricer, Usage};
 
-/// Names of the counts that a usage object may have, of which it must have one.
+/// The counts that a usage object may have. It must have at least one of them.
 const COUNTS: [&str; 7] = [
     "prompt_tokens",
     "completion_tokens",
@@ -17,7 +17,7 @@ const COUNTS: [&str; 7] = [
     "total_output_tokens",
 ];
 
-/// Reads a usage object of any provider's API. One without any count is a mistake, not a call without tokens.
+/// Reads a usage object of any provider's API. An object without any count is a mistake, not a call without tokens.
 pub fn read_usage(usage: &Map<String, Value>) -> Result<Usage, String> {
     if !COUNTS.iter().any(|name| usage.contains_key(*name)) {
         return Err(
@@ -25,7 +25,7 @@ pub fn read_usage(usage: &Map<String, Value>) -> Result<Usage, String> {
         );
     }
     let read = if usage.contains_key("input_tokens") && !usage.contains_key("output_tokens") {
-        // Without an answer, as of embeddings.
+        // Some calls have no answer, for example embeddings.
         let mut whole = usage.clone();
         whole.insert("output_tokens".into(), json!(0));
         Usage::from_any(&whole)
@@ -35,7 +35,7 @@ pub fn read_usage(usage: &Map<String, Value>) -> Result<Usage, String> {
     read.map_err(|error| format!("usage: {error}"))
 }
 
-/// USD of what was used; why it has no price otherwise.
+/// The cost in USD of the usage, or the reason why it has no price.
 pub fn price_record(
     pricer: &Pricer,
     model: &str,
@@ -47,8 +47,8 @@ pub fn price_record(
     priced.map(|calculation| calculation.cost_f64()).map_err(|error| format!("cost: is missing, and: {error}"))
 }
 
-/// USD of a chat completion, as `POST /spend/calculate` prices it: its text and its citations count where they are
-/// billed. `model` takes the place of the response's own.
+/// The cost in USD of a chat completion, as `POST /spend/calculate` computes it. Its text and its citations are
+/// included where they are billed. `model` replaces the model that the response names.
 pub fn price_response(
     pricer: &Pricer,
     model: &str,

@@ -17,17 +17,17 @@ use crate::json_bounds::ValueDigest;
 use crate::store::booking::UsageRow;
 use litespend_pricing::{Pricer, Usage};
 
-/// One call to a model. A record is refused by itself: with 403 where its sender may not book it, 409 where its id
-/// stands for another record, 413 where a field is too large, 422 where one is wrong, 429 where the sender's new names
-/// of the day are used up.
+/// One call to a model. Each record is refused separately: with 403 if its sender may not book it, 409 if its id
+/// belongs to another record, 413 if a field is too large, 422 if a field is wrong, and 429 if the sender's daily limit
+/// for new names is reached.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UsageRecord {
-    /// The key that made the call, raw or its SHA-256. Default: the caller's own. Other keys: only for the master key,
-    /// admins, and keys with the permission `book_usage`.
+    /// The key that made the call: the raw key or its SHA-256. Default: the caller's own key. Only the master key,
+    /// admins, and keys with the permission `book_usage` may name another key.
     #[schema(max_length = 256)]
     api_key: Option<String>,
-    /// Model. May be left out where `completion_response` names it. At most 256 bytes.
+    /// The model. Optional if `completion_response` names it. At most 256 bytes.
     #[schema(example = "gpt-4o", max_length = 256)]
     model: Option<String>,
     /// Tokens of the prompt.
@@ -38,56 +38,58 @@ pub struct UsageRecord {
     #[serde(default, deserialize_with = "fields::whole_number")]
     #[schema(example = 300, minimum = 0, maximum = 2147483647)]
     completion_tokens: Option<i64>,
-    /// All tokens; default: their sum. By setting, at most 100,000,000.
+    /// All tokens. Default: the sum of the two counts. At most 100,000,000 by default; this limit is a setting.
     #[serde(default, deserialize_with = "fields::whole_number")]
     #[schema(minimum = 0, maximum = 2147483647)]
     total_tokens: Option<i64>,
-    /// A provider's `usage` object, instead of the two counts. Stored: at most 8 KiB, 200 values, 8 deep, and numbers
-    /// of at most 64 digits when written out.
+    /// A provider's `usage` object, instead of the two counts. It is stored. At most 8 KiB, 200 values, 8 levels deep,
+    /// and numbers of at most 64 digits when written out.
     #[schema(value_type = Option<Object>)]
     usage: Option<Map<String, Value>>,
-    /// A provider's whole answer, of which `model`, `usage` and `id` are read; the rest is not stored. At most 100,000
-    /// values, 64 deep.
+    /// A provider's complete response. Its `model`, `usage` and `id` are read, and so are the fields that affect the
+    /// price, such as `choices`. Only `usage` is stored as it is. At most 100,000 values, 64 levels deep.
     #[schema(value_type = Option<Object>)]
     completion_response: Option<Map<String, Value>>,
-    /// USD. Default: by the price table. Stated costs: only from the master key, admins, and keys with the permission
-    /// `book_usage`. By setting, at most 10,000.
+    /// The cost in USD. Default: the price table's. Only the master key, admins, and keys with the permission
+    /// `book_usage` may state a cost. At most 10,000 by default; this limit is a setting.
     #[schema(example = 0.006, minimum = 0)]
     cost: Option<f64>,
-    /// Start of the call: RFC 3339, or seconds since 1970. Default: now. At most a day ahead and, by setting, 400 days
-    /// back; for the master key, admins, and keys with the permission `book_usage`, since 2000.
+    /// The start of the call: RFC 3339, or seconds since 1970. Default: now. By default at most one day ahead and 400
+    /// days back; both limits are settings. The master key, admins, and keys with the permission `book_usage` may go
+    /// back to the year 2000.
     #[schema(value_type = Option<String>, format = DateTime, example = "2026-03-01T18:30:00Z")]
     start_time: Option<Instant>,
-    /// End of the call, in the same forms. Default: its start.
+    /// The end of the call, in the same forms. Default: the start.
     #[schema(value_type = Option<String>, format = DateTime)]
     end_time: Option<Instant>,
-    /// What makes the record itself among those of its sender: sent again with the same key, it is not booked again. The
-    /// same key for another record is refused with 409. Becomes `request_id`, unless another row has that: then the
-    /// answer names the row's own. At most 512 bytes.
+    /// Identifies the record among those of its sender. A record that is sent again with the same key is not booked
+    /// again. A different record with the same key is refused with 409. The key becomes the `request_id` of the row,
+    /// unless another row has that id; in that case the answer states the row's actual id. At most 512 bytes.
     #[schema(example = "job-17/call-3", max_length = 512)]
     idempotency_key: Option<String>,
-    /// Tags: at most 100 of 256 bytes. Models, customers and tags that nobody used before are limited by key and day
-    /// (by setting, 10,000), but for the master key, admins, and keys with the permission `book_usage`.
+    /// Tags: at most 100, of at most 256 bytes each. The number of models, customers and tags that nobody has used
+    /// before is limited per key and day (10,000 by default; this limit is a setting). The limit does not apply to the
+    /// master key, admins, and keys with the permission `book_usage`.
     #[schema(max_items = 100)]
     tags: Option<Vec<String>>,
-    /// The client's own user: any text of at most 256 bytes.
+    /// The client's own end user: any string of at most 256 bytes.
     #[schema(max_length = 256)]
     end_user_id: Option<String>,
-    /// Session. At most 512 bytes.
+    /// The session. At most 512 bytes.
     #[schema(max_length = 512)]
     session_id: Option<String>,
     /// `success` (default) or `failure`.
     #[schema(schema_with = fields::status_schema)]
     status: Option<String>,
-    /// Kind of call, by LiteLLM's names. Default: `acompletion`. At most 256 bytes.
+    /// The kind of call, by LiteLLM's names. Default: `acompletion`. At most 256 bytes.
     #[schema(max_length = 256)]
     call_type: Option<String>,
-    /// Provider, for example `openai`. At most 256 bytes.
+    /// The provider, for example `openai`. At most 256 bytes.
     #[schema(max_length = 256)]
     custom_llm_provider: Option<String>,
-    /// Anything else, stored with the row: at most 64 KiB as stored, 2,000 values, 16 deep, texts of at most 16 KiB, and
-    /// numbers of at most 64 digits when written out. Names that begin with `user_api_key` say who made a call; they are
-    /// left out where the sender may not say it.
+    /// Anything else, stored with the row. At most 64 KiB as stored, 2,000 values, 16 levels deep, strings of at most
+    /// 16 KiB, and numbers of at most 64 digits when written out. Names that begin with `user_api_key` identify the
+    /// maker of a call. They are left out if the sender may not state that.
     #[schema(value_type = Option<Object>)]
     metadata: Option<Map<String, Value>>,
     /// The client's address. At most 256 bytes.
@@ -96,7 +98,7 @@ pub struct UsageRecord {
 }
 
 impl UsageRecord {
-    /// The row that a record becomes, or why it can't be booked.
+    /// Reads a record and returns its row, or the reason why it can't be booked.
     pub fn read(json: &str, booking: &Booking<'_>, pricer: &Pricer, now: DateTime<Utc>) -> Result<Draft, Refusal> {
         let digest = sent::digest(json, Form::Record)?;
         fields::parse::<Self>(json)?.into_draft(digest, booking, pricer, now)
@@ -115,7 +117,7 @@ impl UsageRecord {
         }
         let mut response = self.completion_response.unwrap_or_default();
         if !booking.is_trusted {
-            // Some providers' usage says what a call cost; this sender's word for it is not enough.
+            // The usage object of some providers states a cost. This sender may not state one.
             for usage in response.get_mut("usage").and_then(Value::as_object_mut).into_iter() {
                 usage.remove("cost");
             }
@@ -218,7 +220,7 @@ impl UsageRecord {
     }
 }
 
-/// The caller's metadata with what LiteLLM's readers look for in it.
+/// Returns the caller's metadata plus the fields that LiteLLM's readers expect in it.
 fn stored_metadata(
     mut fields: Map<String, Value>,
     usage: Option<Map<String, Value>>,

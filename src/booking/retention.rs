@@ -1,5 +1,5 @@
-//! Forgets ids of records that are older than an installation wants to remember, and new names that are words of the
-//! rollups by now. Several servers may do it at once.
+//! Deletes the ids of records that are older than the installation's retention period, and the new names that the
+//! rollups' dictionary contains by now. Several servers may do this at the same time.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::store::booking::ids;
 use crate::store::booking::ids::Access;
 use crate::store::booking::names;
 
-/// Between two looks.
+/// The pause between two runs.
 const PAUSE: Duration = Duration::from_secs(3600);
 
-/// Rows in one statement.
+/// The number of rows per statement.
 const BATCH: i64 = 10_000;
 
-/// Forgets what is old, again and again, until cancelled.
+/// Deletes old ids and names periodically until cancelled.
 pub async fn run(pool: Pool, limits: BookingLimits, stop: CancellationToken) {
     loop {
         match forget(&pool, &limits).await {
@@ -33,7 +33,7 @@ pub async fn run(pool: Pool, limits: BookingLimits, stop: CancellationToken) {
     }
 }
 
-/// Forgets what is old now; returns how many ids.
+/// Deletes the ids and names that are old now. Returns the number of ids.
 pub async fn forget(pool: &Pool, limits: &BookingLimits) -> Result<u64, store::Error> {
     let mut connection = pool.acquire().await?;
     if ids::access(&mut connection).await? == Access::NotInstalled {

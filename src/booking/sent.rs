@@ -1,6 +1,6 @@
-//! A record as it was sent: within the bounds of its fields, before anything of it is built or stored, and its digest,
-//! by which the same record is known again. The digest is of what the client sent, not of what it became: defaults
-//! such as the time of arrival or today's price are no part of it.
+//! A record as it was sent. The bounds of its fields are checked before anything of it is built or stored. Its digest
+//! identifies the same record when it is sent again. The digest covers only what the client sent, and not values that
+//! are filled in later, such as the time of arrival or today's price.
 
 use std::fmt;
 
@@ -10,20 +10,20 @@ use crate::booking::limits::Refusal;
 use crate::json_bounds;
 use crate::json_bounds::{Bounds, FieldDigests, Value, ValueDigest, Walk};
 
-/// Bytes of a row's metadata as stored, `usage` in it.
+/// The largest number of bytes in a row's metadata as stored, including `usage`.
 pub const METADATA_BYTES: usize = 64 * 1024;
-/// Values in a record's metadata.
+/// The largest number of values in a record's metadata.
 pub const METADATA_VALUES: usize = 2000;
-/// Bytes of one text in a stored JSON value.
+/// The largest number of bytes in one string of a stored JSON value.
 pub const JSON_TEXT_BYTES: usize = 16 * 1024;
-/// Lists and objects in each other, in a stored JSON value.
+/// The deepest nesting of lists and objects in a stored JSON value.
 pub const JSON_DEPTH: usize = 16;
-/// Digits of one number in a stored JSON value, written out.
+/// The largest number of digits of a number in a stored JSON value, when written out.
 pub const JSON_DIGITS: usize = 64;
-/// Values in a provider's answer, which is read and not stored.
+/// The largest number of values in a provider's response, which is read but not stored.
 pub const RESPONSE_VALUES: usize = 100_000;
 
-/// Metadata as stored.
+/// The bounds of metadata as it is stored.
 pub const METADATA: Bounds = Bounds {
     bytes: METADATA_BYTES,
     elements: METADATA_VALUES,
@@ -31,16 +31,17 @@ pub const METADATA: Bounds = Bounds {
     text: JSON_TEXT_BYTES,
     digits: JSON_DIGITS,
 };
-/// A provider's usage object, which is stored.
+/// The bounds of a provider's usage object, which is stored.
 pub const USAGE: Bounds = Bounds { bytes: 8 * 1024, elements: 200, depth: 8, text: 1024, digits: JSON_DIGITS };
 const TAGS: Bounds = Bounds { bytes: 256 * 1024, elements: 1000, depth: 2, text: usize::MAX, digits: usize::MAX };
 const RESPONSE: Bounds = Bounds::of_tree(RESPONSE_VALUES, 64);
-/// Longer texts and more digits than a field takes are named by the field's own check.
+/// The bounds of all other fields. They are loose, because the check of each field reports strings and numbers that are
+/// too long.
 const SCALAR: Bounds = Bounds { bytes: 64 * 1024, elements: 16, depth: 4, text: usize::MAX, digits: usize::MAX };
-/// Of LiteLLM's callback more is taken than is stored: see `standard_logging`.
+/// Larger than what is stored of the metadata in LiteLLM's callback; see `standard_logging`.
 const CALLBACK_METADATA: Bounds = Bounds::of_tree(50_000, 64);
 
-/// The fields of LiteLLM's callback that are read.
+/// The fields of LiteLLM's callback that are read. All others are skipped.
 pub const PAYLOAD_FIELDS: [&str; 26] = [
     "id",
     "litellm_call_id",
@@ -70,17 +71,17 @@ pub const PAYLOAD_FIELDS: [&str; 26] = [
     "error_information",
 ];
 
-/// The forms of records.
+/// The forms in which records are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// `POST /spend/usage`.
+    /// A record of `POST /spend/usage`.
     Record,
-    /// LiteLLM's callback. Fields that are not read are no part of the digest.
+    /// LiteLLM's callback. Fields that are not read are not part of the digest.
     Payload,
 }
 
 impl Form {
-    /// The bounds of a field; `None` for one that is skipped unread.
+    /// The bounds of a field. `None` if the field is skipped without being read.
     fn bounds(self, field: &str) -> Option<Bounds> {
         match (self, field) {
             (Self::Record, "metadata") => Some(METADATA),
@@ -94,8 +95,8 @@ impl Form {
     }
 }
 
-/// The digest of a record, or what of it is over its bounds. A text that is no object has the digest of nothing: its
-/// form's own reader says what is wrong with it.
+/// Computes the digest of a record, or returns the bound that it exceeds. A text that is not an object gets the digest
+/// of an empty record; the form's own parser reports the error.
 pub fn digest(json: &str, form: Form) -> Result<ValueDigest, Refusal> {
     let mut refusal = None;
     let mut deserializer = serde_json::Deserializer::from_str(json);
@@ -151,12 +152,12 @@ impl<'de> Visitor<'de> for Record<'_> {
     }
 }
 
-/// The name of a field, for a message.
+/// The name of a field, shortened for a message.
 fn shown(name: &str) -> String {
     name.chars().take(60).filter(|character| !character.is_control()).collect()
 }
 
-/// Whether a JSON value that is to be stored keeps within bounds.
+/// Checks whether a JSON value that will be stored keeps within its bounds.
 pub fn within(name: &str, json: &str, bounds: Bounds) -> Result<(), Refusal> {
     match json_bounds::check(json, bounds) {
         Ok(_) => Ok(()),

@@ -1,6 +1,6 @@
-//! LiteLLM's `StandardLoggingPayload`, as its `generic_api` callback sends it. What the payload says of a call is
-//! taken as it is, its cost as well; prompts and answers are not stored. A payload that states a cost, or somebody else's
-//! key, user or team, is taken from the master key, admins and keys with the permission `book_usage` only.
+//! LiteLLM's `StandardLoggingPayload`, as its `generic_api` callback sends it. The payload's statements about a call,
+//! including its cost, are stored unchanged. Prompts and answers are not stored. Only the master key, admins, and keys
+//! with the permission `book_usage` may send a payload that states a cost, or the key, user or team of someone else.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -18,13 +18,14 @@ use crate::json_bounds::ValueDigest;
 use crate::store::booking::UsageRow;
 use litespend_pricing::Pricer;
 
-/// The part of the payload that becomes a row. Everything else is skipped, unread. Fields of `metadata` of more than
-/// 16 KiB are left out of the row and named in its `left_out`, texts about an error are cut at 8 KiB; what is left is
-/// stored, at most 64 KiB. Names take 256 bytes, ids 512, `api_base` and `cache_key` 2,048.
+/// The part of the payload that becomes a row. Everything else is skipped without being read. Fields of `metadata` with
+/// more than 16 KiB are left out of the row and listed in its `left_out`; strings in the error information are
+/// truncated to 8 KiB. The remaining metadata is stored and may have at most 64 KiB. Names have at most 256 bytes, ids
+/// 512, `api_base` and `cache_key` 2,048.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[schema(as = StandardLoggingPayload)]
 pub struct Payload {
-    /// Id of the call, by which it is booked once; becomes `request_id`, unless another row has that.
+    /// The id of the call, by which it is booked once. It becomes `request_id`, unless another row has that id.
     #[schema(max_length = 512)]
     id: Option<String>,
     #[schema(max_length = 512)]
@@ -35,7 +36,8 @@ pub struct Payload {
     session_id: Option<String>,
     #[schema(max_length = 256)]
     call_type: Option<String>,
-    /// USD, as LiteLLM computed it. Only from the master key, admins, and keys with the permission `book_usage`.
+    /// The cost in USD, as LiteLLM computed it. Only the master key, admins, and keys with the permission `book_usage`
+    /// may state it.
     #[schema(minimum = 0, maximum = 1e12)]
     response_cost: Option<f64>,
     #[schema(value_type = Option<Object>)]
@@ -63,7 +65,7 @@ pub struct Payload {
     #[schema(value_type = Option<f64>, minimum = 946684800, maximum = 1e11)]
     end_time: Option<Instant>,
     #[serde(rename = "completionStartTime")]
-    /// Seconds since 1970: when the first token arrived.
+    /// When the first token arrived, in seconds since 1970.
     #[schema(value_type = Option<f64>, minimum = 946684800, maximum = 1e11)]
     completion_start_time: Option<Instant>,
     #[schema(max_length = 256)]
@@ -90,7 +92,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// The row that a payload becomes, or why it can't be booked.
+    /// Reads a payload and returns its row, or the reason why it can't be booked.
     pub fn read(json: &str, booking: &Booking<'_>, pricer: &Pricer, now: DateTime<Utc>) -> Result<Draft, Refusal> {
         let digest = sent::digest(json, Form::Payload)?;
         fields::parse::<Self>(json)?.into_draft(digest, booking, pricer, now)
@@ -113,7 +115,7 @@ impl Payload {
         }
         let status = fields::status(self.status.as_deref())?;
         let usage = metadata.get("usage_object").and_then(Value::as_object);
-        // The payload's own counts come first: the object is there for what they leave out.
+        // The payload's own counts take precedence. The usage object supplies the counts that they leave out.
         let mut used = usage.map(read_usage).and_then(Result::ok).unwrap_or_default();
         for (name, own, count) in [
             ("prompt_tokens", self.prompt_tokens, &mut used.prompt_tokens),
@@ -205,8 +207,8 @@ impl Payload {
         Ok(booking.draft(row, owner, Some((digest, stated_cost))))
     }
 
-    /// The payload's metadata where LiteLLM's readers look for it. A NUL in it would lose the record, and no reader
-    /// needs it.
+    /// Puts the payload's metadata where LiteLLM's readers look for it. NUL characters are removed: PostgreSQL would
+    /// refuse the record because of them, and no reader needs them.
     fn metadata(
         &mut self,
         mut fields: Map<String, Value>,
@@ -240,7 +242,7 @@ impl Payload {
     }
 }
 
-/// A text, empty where it is missing.
+/// Checks a string that may be missing. A missing string becomes empty.
 fn plain(name: &str, value: Option<String>, most: usize) -> Result<String, String> {
     fields::text(name, value.unwrap_or_default(), most)
 }

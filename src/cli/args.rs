@@ -1,5 +1,5 @@
-//! Arguments that several subcommands share, and those of `serve`: flags before the environment before LiteLLM's
-//! `config.yaml`. A wrong setting is one clear line and exit code 2.
+//! The arguments that several subcommands share, and those of `serve`. A flag takes precedence over the environment,
+//! and the environment over LiteLLM's `config.yaml`. A wrong setting is reported in one clear line, with exit code 2.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -20,10 +20,10 @@ use crate::settings::ReadSettings;
 use crate::settings::network::parse_network;
 use crate::settings::upstream::Target;
 
-/// Where the database is.
+/// The arguments that name the database.
 #[derive(Clone, Debug, Args)]
 pub struct DatabaseArgs {
-    /// PostgreSQL to use. Without it, litespend runs a private one of its own.
+    /// PostgreSQL database to use. Without it, litespend runs a private PostgreSQL.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
 
@@ -36,10 +36,10 @@ pub struct DatabaseArgs {
     pub config: Option<PathBuf>,
 }
 
-/// Everything `serve` takes.
+/// The arguments of `serve`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
-    /// Database.
+    /// The database to use.
     #[command(flatten)]
     pub database: DatabaseArgs,
 
@@ -55,23 +55,23 @@ pub struct ServeArgs {
     #[arg(long = "master-key", env = "LITELLM_MASTER_KEY", hide_env_values = true, value_name = "KEY")]
     pub master_key: Option<SecretString>,
 
-    /// Proxies whose X-Forwarded-For counts (addresses or CIDR ranges), where `use_x_forwarded_for` is on.
+    /// Proxies whose X-Forwarded-For is trusted (addresses or CIDR ranges), if `use_x_forwarded_for` is on.
     #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',', value_parser = network, value_name = "CIDR,...")]
     pub trusted_proxies: Vec<IpNetwork>,
 
-    /// Take the client's address from X-Forwarded-For when a trusted proxy sent it.
+    /// Use the client address from X-Forwarded-For if a trusted proxy sent it.
     #[arg(long, env = "USE_X_FORWARDED_FOR", value_parser = clap::builder::FalseyValueParser::new())]
     pub use_x_forwarded_for: bool,
 
-    /// Let summaries of /spend/logs count the whole end day. The reference stops at its midnight.
+    /// Make summaries of /spend/logs include the whole end day. LiteLLM stops at the start of that day.
     #[arg(long, env = "INCLUSIVE_END_DATE", value_parser = clap::builder::FalseyValueParser::new())]
     pub inclusive_end_date: bool,
 
-    /// Answer group_by=model on /global/spend/report, which LiteLLM refuses, as group_by=model_name.
+    /// Treat group_by=model on /global/spend/report, which LiteLLM refuses, as group_by=model_name.
     #[arg(long, env = "GROUP_BY_MODEL", value_parser = clap::builder::FalseyValueParser::new())]
     pub group_by_model: bool,
 
-    /// In CSV, put a single quote before texts that a spreadsheet would take for a formula, unless a request says
+    /// In CSV, put a single quote in front of texts that a spreadsheet would treat as a formula, unless a request says
     /// csv=plain.
     #[arg(long, env = "LITESPEND_CSV_SAFE", value_parser = clap::builder::FalseyValueParser::new())]
     pub csv_safe: bool,
@@ -80,27 +80,27 @@ pub struct ServeArgs {
     #[arg(long, env = "METRICS_PUBLIC", value_parser = clap::builder::FalseyValueParser::new())]
     pub metrics_public: bool,
 
-    /// Change keys, teams and users in a database that LiteLLM owns as well.
+    /// Allow changes of keys, teams and users in a database that LiteLLM owns.
     #[arg(long, env = "MANAGE_LITELLM_KEYS", value_parser = clap::builder::FalseyValueParser::new())]
     pub manage_litellm_keys: bool,
 
-    /// Seconds until the first byte of an answer; past it, 504.
+    /// Maximum seconds until the first byte of an answer; after that, 504.
     #[arg(long, env = "REQUEST_TIMEOUT", default_value_t = 30, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub request_timeout: u64,
 
-    /// Database connections at most.
+    /// Maximum number of database connections.
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 20, value_name = "N",
           value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub database_connections: u32,
 
-    /// Seconds a request waits for a database connection; past it, 503.
+    /// Maximum seconds that a request waits for a database connection; after that, 503.
     #[arg(long, env = "DATABASE_WAIT", default_value_t = 5, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=60))]
     pub database_wait: u64,
 
-    /// A replica of the database, for reads that tolerate lag: reports, tags, logs and activity. While it is away, they
-    /// go to the database itself.
+    /// Read replica of the database, for reads that tolerate lag: reports, tags, logs and activity. While the replica
+    /// is unavailable, these reads use the database itself.
     #[arg(long, env = "DATABASE_URL_READ_REPLICA", hide_env_values = true, value_name = "URL")]
     pub database_url_read_replica: Option<String>,
 
@@ -108,64 +108,65 @@ pub struct ServeArgs {
     #[arg(long, env = "LITELLM_MODEL_COST_MAP_URL", value_name = "FILE_OR_URL")]
     pub prices: Option<String>,
 
-    /// Read --prices again this often; off without it.
+    /// Read --prices again after this many seconds. Off by default.
     #[arg(long, env = "PRICES_REFRESH", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=604_800))]
     pub prices_refresh: Option<u64>,
 
-    /// LiteLLM's dashboard: the folder of its static export, to be served under /ui.
+    /// Folder of the static export of LiteLLM's dashboard, which is served under /ui.
     #[arg(long, env = "LITELLM_UI_PATH", value_name = "DIR")]
     pub ui: Option<PathBuf>,
 
-    /// Name of the admin who logs in there.
+    /// Name with which the admin logs in to the dashboard.
     #[arg(long, env = "UI_USERNAME", default_value = "admin", value_name = "NAME")]
     pub ui_username: String,
 
-    /// Password of that admin; without it, the master key.
+    /// Password of that admin. Default: the master key.
     #[arg(long, env = "UI_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     pub ui_password: Option<SecretString>,
 
-    /// Who may do what: secrets and limits.
+    /// Secrets and limits of authentication.
     #[command(flatten)]
     pub authority: AuthorityArgs,
 
-    /// A LiteLLM to pass everything on to that litespend does not serve.
+    /// URL of a LiteLLM, to which litespend passes all requests that it does not serve.
     #[arg(long, env = "LITELLM_UPSTREAM_URL", value_name = "URL", value_parser = Target::parse)]
     pub upstream: Option<Target>,
 
-    /// With an upstream: serve these paths only (`/spend/logs`, `/spend/*`) and pass the rest on.
+    /// With --upstream: serve only these paths (`/spend/logs`, `/spend/*`) and pass on the rest.
     #[arg(long, env = "SERVE_ONLY", value_delimiter = ',', requires = "upstream", value_parser = served_path,
           value_name = "PATH,...")]
     pub serve_only: Vec<String>,
 
-    /// Limits of connections.
+    /// Limits of client connections.
     #[command(flatten)]
     pub connections: ConnectionArgs,
-    /// What may be booked.
+    /// Limits of booking.
     #[command(flatten)]
     pub booking: BookingArgs,
-    /// What reads may take.
+    /// Limits of reads.
     #[command(flatten)]
     pub reads: ReadArgs,
 
-    /// Form of the log.
+    /// Format of the log.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
 
-/// Settings of who may do what.
+/// The arguments for authentication.
 #[derive(Clone, Debug, Args)]
 pub struct AuthorityArgs {
-    /// Secret that signs the dashboard's tokens and seals its sessions, 16 characters or more; the same on all servers of
-    /// a database. Without it, one in our own database, or on LiteLLM's database one of this process.
+    /// Secret that signs the dashboard's tokens and seals its sessions. At least 16 characters, the same on all servers
+    /// of a database. Default: a secret stored in litespend's own database; on LiteLLM's database, a secret that only
+    /// this process knows.
     #[arg(long = "secret", env = "LITESPEND_SECRET", hide_env_values = true, value_parser = secret, value_name = "SECRET")]
     pub secret: Option<SecretString>,
 
-    /// Keys that are not known here and are looked up in the database a second, at most; past it, 429.
+    /// Maximum number of unknown keys that are looked up in the database per second; beyond it, 429.
     #[arg(long, env = "KEY_LOOKUPS_PER_SECOND", default_value_t = 50, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub key_lookups_per_second: u32,
 
-    /// Start with a master key or UI_PASSWORD that anybody can guess although others can reach the server.
+    /// Start even if the master key or UI_PASSWORD is easy to guess and others can reach the server.
     #[arg(long, env = "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY",
           value_parser = clap::builder::FalseyValueParser::new())]
     pub dangerously_permit_weak_or_unset_master_key: bool,
@@ -181,46 +182,46 @@ impl AuthorityArgs {
 
 fn secret(text: &str) -> Result<SecretString, String> {
     match text.len() {
-        // An empty variable is none.
+        // An empty variable counts as no secret.
         0 | 16.. => Ok(text.to_owned().into()),
         _ => Err("a secret has 16 characters or more".to_owned()),
     }
 }
 
-/// Bounds of booking.
+/// The arguments for the limits of booking.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct BookingArgs {
-    /// USD of one booked record at most; more is taken for a mistake and refused.
+    /// Maximum cost of one booked record in USD. A larger cost is refused as a mistake.
     #[arg(long, env = "MOST_SPEND_PER_RECORD", default_value_t = 10_000.0, value_name = "USD", value_parser = usd)]
     pub most_spend_per_record: f64,
 
-    /// Tokens of one booked record at most.
+    /// Maximum number of tokens of one booked record.
     #[arg(long, env = "MOST_TOKENS_PER_RECORD", default_value_t = 100_000_000, value_name = "N",
           value_parser = clap::value_parser!(i64).range(1..=2_147_483_647))]
     pub most_tokens_per_record: i64,
 
-    /// Days that a booked record may lie back, where its key has no permission book_usage.
+    /// How many days back a booked record may be dated, unless its key has the permission book_usage.
     #[arg(long, env = "RECORDS_DAYS_BACK", default_value_t = 400, value_name = "DAYS",
           value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub records_days_back: u32,
 
-    /// Hours that a booked record may lie ahead.
+    /// How many hours ahead a booked record may be dated.
     #[arg(long, env = "RECORDS_HOURS_AHEAD", default_value_t = 24, value_name = "HOURS",
           value_parser = clap::value_parser!(u32).range(1..=168))]
     pub records_hours_ahead: u32,
 
-    /// Models, customers and tags never used before that a key without the permission book_usage may bring a day.
+    /// Maximum number of new models, customers and tags that a key without the permission book_usage may add per day.
     #[arg(long, env = "NEW_NAMES_A_DAY", default_value_t = 10_000, value_name = "N")]
     pub new_names_a_day: u32,
 
-    /// Days for which the ids of booked records are remembered.
+    /// For how many days the ids of booked records are kept.
     #[arg(long, env = "KEEP_IDS_DAYS", default_value_t = 400, value_name = "DAYS",
           value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub keep_ids_days: u32,
 }
 
 impl BookingArgs {
-    /// As booking takes them.
+    /// The limits in the form that booking uses.
     pub fn limits(&self) -> BookingLimits {
         BookingLimits {
             most_spend: self.most_spend_per_record,
@@ -233,29 +234,31 @@ impl BookingArgs {
     }
 }
 
-/// Bounds of reads.
+/// The arguments for the limits of reads.
 #[derive(Clone, Debug, Args)]
 pub struct ReadArgs {
-    /// Answers above 64 KiB that are sent at the same time, at most; past it, 503.
+    /// Maximum number of answers above 64 KiB that are sent at the same time; beyond it, 503.
     #[arg(long, env = "LARGE_ANSWERS", default_value_t = 256, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub large_answers: u32,
 
-    /// Of these for one key; past it, 429.
+    /// Maximum number of these answers for one key; beyond it, 429.
     #[arg(long, env = "LARGE_ANSWERS_PER_KEY", default_value_t = 32, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub large_answers_per_key: u32,
 
-    /// Folder for what is read ahead of slow clients, in files without a name; the system's for temporary files.
+    /// Folder for answers that are read ahead for slow clients, in files without a name. Default: the system's folder
+    /// for temporary files.
     #[arg(long, env = "SPOOL_DIR", value_name = "DIR")]
     pub spool_dir: Option<PathBuf>,
 
-    /// MiB that are read ahead of one client; a larger answer is cut short after 10 seconds of waiting for its client.
+    /// Maximum MiB on disk that are read ahead for one client. A larger answer is cut off after waiting 10 seconds for
+    /// its client.
     #[arg(long, env = "SPOOL_ANSWER_MB", default_value_t = 512, value_name = "MIB",
           value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
     pub spool_answer_mb: u64,
 
-    /// MiB that are read ahead of all clients.
+    /// Maximum MiB on disk that are read ahead for all clients.
     #[arg(long, env = "SPOOL_TOTAL_MB", default_value_t = 2048, value_name = "MIB",
           value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
     pub spool_total_mb: u64,
@@ -280,10 +283,10 @@ fn usd(text: &str) -> Result<f64, String> {
     amount.ok_or_else(|| "not an amount of USD between 0 and 1e12".to_owned())
 }
 
-/// Where `healthcheck` asks.
+/// The arguments of `healthcheck`.
 #[derive(Clone, Debug, Args)]
 pub struct HealthcheckArgs {
-    /// Address of the server; 0.0.0.0 is asked on 127.0.0.1.
+    /// Address of the server. For 0.0.0.0, 127.0.0.1 is used.
     #[arg(long, env = "HOST", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub host: IpAddr,
 
@@ -305,41 +308,42 @@ fn served_path(text: &str) -> Result<String, String> {
     }
 }
 
-/// The flags. Lengths of time are whole seconds.
+/// The arguments for the limits of client connections. All times are whole seconds.
 #[derive(Clone, Debug, Args)]
 pub struct ConnectionArgs {
-    /// Client connections at most; beyond, one that is idle makes room, else the new one is refused.
+    /// Maximum number of client connections. Beyond it, an idle connection is closed, or the new one is refused if none
+    /// is idle.
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 1024, value_name = "N",
           value_parser = clap::value_parser!(u32).range(8..=100_000))]
     pub max_connections: u32,
 
-    /// Of these from one address (IPv6: one /64 network); trusted proxies have no such limit.
+    /// Maximum number of connections from one address (IPv6: from one /64 network). Trusted proxies have no such limit.
     #[arg(long, env = "MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 256, value_name = "N",
           value_parser = clap::value_parser!(u32).range(4..=100_000))]
     pub max_connections_per_address: u32,
 
-    /// Requests at the same time on one HTTP/2 connection.
+    /// Maximum number of concurrent requests on one HTTP/2 connection.
     #[arg(long, env = "MAX_STREAMS", default_value_t = 100, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_streams: u32,
 
-    /// Seconds from accepting a connection to its first whole request head, and from the first byte of a later head
-    /// to its last.
+    /// Maximum seconds from accepting a connection to its first complete request head, and from the first to the last
+    /// byte of a later head.
     #[arg(long, env = "HEAD_TIMEOUT", default_value_t = 15, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub head_timeout: u64,
 
-    /// Seconds that a connection without a request is kept.
+    /// Seconds for which a connection without a request is kept.
     #[arg(long, env = "IDLE_TIMEOUT", default_value_t = 75, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub idle_timeout: u64,
 
-    /// Seconds that a request's body is waited for while nothing, or less than 1 KiB a second, comes; past it, 408.
+    /// Seconds to wait for a request's body while nothing, or less than 1 KiB per second, arrives; after that, 408.
     #[arg(long, env = "BODY_TIMEOUT", default_value_t = 10, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub body_timeout: u64,
 
-    /// Seconds that a client is waited for which takes nothing, or less than 1 KiB a second, of its answer.
+    /// Seconds to wait for a client that reads nothing, or less than 1 KiB per second, of its answer.
     #[arg(long, env = "ANSWER_TIMEOUT", default_value_t = 60, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub answer_timeout: u64,

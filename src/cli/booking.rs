@@ -1,6 +1,6 @@
-//! `litespend booking`: whether usage may be booked into a database that LiteLLM owns. Its log's ids are one namespace
-//! with LiteLLM's own rows, so nobody books there unless somebody says so, and then only keys that may state costs. A
-//! database of our own is booked into from the start.
+//! `litespend booking`: whether usage may be booked into a database that LiteLLM owns. Booked records and LiteLLM's own
+//! rows share one namespace of ids in the log. Booking is therefore off until an operator installs it, and then only
+//! keys that may state costs can book. On litespend's own database, booking is always possible.
 
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
@@ -15,18 +15,18 @@ use crate::store::database;
 use crate::store::database::DatabaseKind;
 use crate::store::rollups;
 
-/// What to do about booking.
+/// The subcommands of `booking`.
 #[derive(Debug, Subcommand)]
 pub enum BookingCommand {
-    /// Let usage be booked into LiteLLM's database: adds the schema litespend with the table of booked ids.
+    /// Allow booking into LiteLLM's database. Adds the schema litespend with the table of booked ids.
     Install(DatabaseArgs),
-    /// End it and forget all ids. What was booked stays; the schema goes, unless rollups are in it.
+    /// Disallow booking and delete all ids. Booked records stay. The schema is removed, unless it contains rollups.
     Remove(DatabaseArgs),
-    /// Say whether usage may be booked.
+    /// Print whether usage may be booked.
     Status(DatabaseArgs),
 }
 
-/// Runs a subcommand.
+/// Runs a subcommand of `booking`.
 pub fn run(command: BookingCommand) -> Result<(), Failure> {
     match command {
         BookingCommand::Install(args) => {
@@ -41,7 +41,7 @@ pub fn run(command: BookingCommand) -> Result<(), Failure> {
     }
 }
 
-/// Lets this schema be booked into.
+/// Allows booking into the schema of the search path.
 pub async fn install(connection: &mut Connection, kind: DatabaseKind) -> Result<(), Failure> {
     if kind == DatabaseKind::LiteLlm {
         database::migrate_schema(connection).await.context("the schema litespend cannot be made")?;
@@ -53,7 +53,7 @@ pub async fn install(connection: &mut Connection, kind: DatabaseKind) -> Result<
     Ok(())
 }
 
-/// Takes it back.
+/// Disallows booking again.
 pub async fn remove(connection: &mut Connection, kind: DatabaseKind) -> Result<(), Failure> {
     if kind == DatabaseKind::Own {
         return Err(Failure::Setting(anyhow!("this database is litespend's own: booking belongs to it")));

@@ -1,4 +1,4 @@
-//! `litespend cost`: a price from the shell.
+//! `litespend cost`: prices a call from the shell.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,37 +13,38 @@ use crate::prices::Prices;
 use crate::settings::ConfigFile;
 use litespend_pricing::{CalculateRequest, Calculation};
 
-/// What to price.
+/// The arguments of `cost`.
 #[derive(Debug, Args)]
 pub struct CostArgs {
-    /// Model, as a call names it; may be left out where the messages' file names it.
+    /// Model, as a call names it. Optional if the messages' file names it.
     #[arg(required_unless_present = "messages")]
     model: Option<String>,
     /// Prompt tokens.
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     input: u64,
-    /// Of them, tokens read from the provider's cache.
+    /// Number of the prompt tokens that were read from the provider's cache.
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     cached: u64,
     /// Completion tokens.
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     output: u64,
-    /// Count the tokens of these messages instead: a JSON list, or an object with `messages` and perhaps `model`; `-` is
-    /// standard input.
+    /// Count the tokens of these messages instead: a JSON list, or an object with `messages` and optionally `model`.
+    /// `-` is standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "cached", "output"])]
     messages: Option<PathBuf>,
-    /// Service tier: priority, flex, batch.
+    /// Service tier, for example priority or flex. A tier without prices of its own, such as batch, has the standard
+    /// prices.
     #[arg(long, value_name = "TIER", conflicts_with = "messages")]
     service_tier: Option<String>,
     /// LiteLLM's config.yaml, for its prices and aliases.
     #[arg(long, short, env = "CONFIG_FILE_PATH", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print the answer of `POST /spend/calculate?explain=true` instead.
+    /// Print the breakdown as JSON, as `POST /spend/calculate?explain=true` answers.
     #[arg(long)]
     json: bool,
 }
 
-/// Prices and prints.
+/// Prices the call and prints the result.
 pub fn run(args: &CostArgs) -> Result<(), Failure> {
     let config = match &args.config {
         Some(path) => ConfigFile::read(path).map_err(Failure::Setting)?,

@@ -1,4 +1,4 @@
-//! Opening the database: the embedded one, or the one that a URL names.
+//! Opens the database: the embedded one, or the one that a URL names.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ use crate::store::embedded_roles::local_postgres_options;
 use crate::store::error::is_unavailable;
 use private_postgres::{LocalPostgres, LocalPostgresError, LocalPostgresOptions, url_of_running};
 
-/// How long a database may take to come up when the server starts.
+/// How long the server waits at its start for the database to become available.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a server that is just starting is waited for.
+/// How long a command waits for a server that is just starting on the same home.
 const BESIDE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why a subcommand failed.
+/// The reason why a subcommand failed.
 #[derive(Debug)]
 pub enum Failure {
     /// A setting is wrong: exit code 2.
@@ -38,14 +38,14 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// The database of this process.
+/// The database that this process uses.
 pub struct OpenDatabase {
     local: Option<LocalPostgres>,
     url: String,
     limits: PoolLimits,
 }
 
-/// The URL that the arguments or the config file name; an empty one is none.
+/// The URL from the arguments or the config file. An empty URL counts as none.
 pub fn url(args: &DatabaseArgs, config: &ConfigFile) -> Option<String> {
     args.database_url.clone().or_else(|| config.database_url.clone()).filter(|url| !url.trim().is_empty())
 }
@@ -55,7 +55,8 @@ fn start(args: &DatabaseArgs) -> Result<LocalPostgres, LocalPostgresError> {
 }
 
 impl OpenDatabase {
-    /// Opens what the arguments and the config file say; starts the embedded PostgreSQL where they name none. Blocks.
+    /// Opens the database that the arguments or the config file name. If they name none, starts the embedded
+    /// PostgreSQL. This blocks.
     pub fn open(args: &DatabaseArgs, config: &ConfigFile, limits: PoolLimits) -> Result<Self, Failure> {
         if let Some(url) = url(args, config) {
             let read =
@@ -69,7 +70,7 @@ impl OpenDatabase {
         Ok(Self { url: local.url().to_owned(), local: Some(local), limits })
     }
 
-    /// As [`OpenDatabase::open`], but where a server runs on the embedded database already, it uses that server's.
+    /// Like [`OpenDatabase::open`]. If a server already runs on the embedded database, uses that server's PostgreSQL.
     pub fn open_beside(args: &DatabaseArgs, config: &ConfigFile, limits: PoolLimits) -> Result<Self, Failure> {
         if url(args, config).is_some() {
             return Self::open(args, config, limits);
@@ -84,17 +85,17 @@ impl OpenDatabase {
         }
     }
 
-    /// Home of the embedded database.
+    /// The home of the embedded database. `None` if a URL names the database.
     pub fn home(&self) -> Option<&Path> {
         self.local.as_ref().map(LocalPostgres::home)
     }
 
-    /// A pool, not yet connected.
+    /// Creates a pool, which is not yet connected.
     pub fn pool(&self) -> anyhow::Result<Pool> {
         database::pool(&self.url, self.limits).map_err(|error| anyhow::anyhow!("DATABASE_URL: {error}"))
     }
 
-    /// Waits for the database, brings it up to date, and says whose it is and which version.
+    /// Waits for the database and brings it up to date. Returns who owns it, and its version.
     pub async fn prepare(&self, pool: &Pool) -> Result<(DatabaseKind, String), Failure> {
         let started = Instant::now();
         let mut connection = loop {
@@ -119,7 +120,7 @@ impl OpenDatabase {
         Ok((kind, version))
     }
 
-    /// Where the database is, without user or password.
+    /// Where the database is, without user and password.
     pub fn place(&self) -> String {
         if let Some(local) = &self.local {
             return format!("embedded in {}", local.home().display());
@@ -152,12 +153,12 @@ pub fn read_config(args: &DatabaseArgs) -> Result<ConfigFile, Failure> {
         .map_or_else(|| Ok(ConfigFile::default()), |path| ConfigFile::read(path).map_err(Failure::Setting))
 }
 
-/// Where the embedded database lives for these arguments.
+/// The home of the embedded database for these arguments.
 pub fn home(args: &DatabaseArgs) -> PathBuf {
     args.data_dir.clone().unwrap_or_else(private_postgres::default_home)
 }
 
-/// Opens the database of the arguments, brings it up to date if it is ours, and runs `work` on one connection.
+/// Opens the database of the arguments, brings it up to date if litespend owns it, and runs `work` on one connection.
 pub fn with_connection<F>(
     args: &DatabaseArgs,
     work: impl FnOnce(store::PooledConnection, DatabaseKind) -> F,
@@ -181,8 +182,8 @@ where
     result
 }
 
-/// Opens a pool on the database of the arguments, beside a running server if there is one, brings it up to date if it
-/// is ours, and runs `work`.
+/// Opens a pool on the database of the arguments, next to a running server if there is one. Brings the database up to
+/// date if litespend owns it, and runs `work`.
 pub fn with_pool<F>(args: &DatabaseArgs, work: impl FnOnce(Pool, DatabaseKind) -> F) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,
@@ -203,7 +204,7 @@ where
     result
 }
 
-/// Refuses a change where LiteLLM owns the tables and nobody said that it may be made.
+/// Refuses a change if LiteLLM owns the tables and `--manage-litellm-keys` is not set.
 pub fn check_owner(kind: DatabaseKind, manage_litellm_keys: bool) -> Result<(), Failure> {
     if kind == DatabaseKind::LiteLlm && !manage_litellm_keys {
         return Err(Failure::Runtime(anyhow::anyhow!(crate::accounts::LITELLM_OWNS)));

@@ -1,5 +1,5 @@
-//! `litespend demo-data`: a month of made-up usage that ends today, booked like any other. Always the same figures
-//! for the same day, so that it can be run again: what is there already is not booked twice.
+//! `litespend demo-data`: a month of made-up usage that ends today, booked like any other usage. The figures for a day
+//! are always the same, so the command can be repeated: records that exist are not booked twice.
 
 use anyhow::Context;
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
@@ -25,20 +25,20 @@ use crate::store::accounts::{NewKey, NewTeam, NewUser};
 use crate::store::booking::UsageRow;
 use litespend_pricing::Usage;
 
-/// Where the data goes.
+/// The arguments of `demo-data`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoDataArgs {
-    /// Days, the last of them today.
+    /// Number of days. The last day is today.
     #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u64).range(1..=366))]
     days: u64,
-    /// Calls on a working day, about.
+    /// Approximate number of calls on a working day.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     calls: u32,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
-/// Users with their role.
+/// The users and their roles.
 const USERS: [(&str, &str); 7] = [
     ("ada", "proxy_admin"),
     ("vera", "proxy_admin_viewer"),
@@ -49,7 +49,7 @@ const USERS: [(&str, &str); 7] = [
     ("farid", "internal_user_viewer"),
 ];
 
-/// Teams with their name and members, the first of them its admin.
+/// The teams with their names and members. The first member is the team's admin.
 const TEAMS: [(&str, &str, &[&str]); 4] = [
     ("search", "Search", &["ben", "chloe"]),
     ("support", "Customer Support", &["dmitri", "emma"]),
@@ -57,7 +57,7 @@ const TEAMS: [(&str, &str, &[&str]); 4] = [
     ("platform", "Platform", &["ada", "ben"]),
 ];
 
-/// A key: the key itself, alias, user, team, how often it is used, its models and tags.
+/// A key: the raw key, alias, user, team, relative frequency of use, indexes into [`MODELS`], and tags.
 type DemoKey =
     (&'static str, &'static str, Option<&'static str>, &'static str, u32, &'static [usize], &'static [&'static str]);
 
@@ -96,7 +96,7 @@ const KEYS: [DemoKey; 8] = [
     ("sk-demo-platform-nightly0", "platform-nightly", Some("ada"), "platform", 2, &[5, 6], &["internal", "batch"]),
 ];
 
-/// Models with their provider, kind of call, and usual tokens of prompt and answer.
+/// The models with their providers, kinds of call, and typical numbers of prompt and answer tokens.
 const MODELS: [(&str, &str, &str, u32, u32); 7] = [
     ("gpt-4o-mini", "openai", "acompletion", 900, 250),
     ("gpt-4o", "openai", "acompletion", 1400, 420),
@@ -109,7 +109,7 @@ const MODELS: [(&str, &str, &str, u32, u32); 7] = [
 
 const END_USERS: [&str; 6] = ["acme", "globex", "initech", "umbrella", "hooli", "stark"];
 
-/// `litespend demo-data`.
+/// Runs `litespend demo-data`.
 pub fn run(args: &DemoDataArgs) -> Result<(), Failure> {
     with_pool(&args.database, async |pool, kind| {
         check_owner(kind, false)?;
@@ -132,7 +132,7 @@ pub fn run(args: &DemoDataArgs) -> Result<(), Failure> {
     })
 }
 
-/// Makes users, teams and keys; those that are there stay.
+/// Creates the users, teams and keys. Existing ones stay unchanged.
 async fn owners(pool: &Pool) -> anyhow::Result<()> {
     let mut connection = pool.acquire().await?;
     for (user, role) in USERS {
@@ -170,7 +170,7 @@ async fn owners(pool: &Pool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The calls of a day: fewer at weekends and at night, more from week to week, a few of them failures.
+/// The calls of one day: fewer at weekends and at night, more from week to week, and a few failures.
 fn calls(day: NaiveDate, usual: u32, now: DateTime<Utc>, pricer: &litespend_pricing::Pricer) -> Vec<Draft> {
     use chrono::Datelike;
     let days = u64::try_from(day.num_days_from_ce()).unwrap_or(0);
@@ -213,7 +213,7 @@ fn calls(day: NaiveDate, usual: u32, now: DateTime<Utc>, pricer: &litespend_pric
     drafts
 }
 
-/// Mostly office hours.
+/// A random time of day, mostly within office hours.
 fn milliseconds_of_day(random: &mut StdRng) -> i64 {
     let hour = (random.random_range(0.0..12.0_f64) + random.random_range(0.0..12.0_f64) + 2.0) % 24.0;
     #[expect(clippy::cast_possible_truncation, reason = "below a day")]
@@ -221,7 +221,7 @@ fn milliseconds_of_day(random: &mut StdRng) -> i64 {
     milliseconds
 }
 
-/// What a call used and cost.
+/// The usage and the cost of one call.
 fn call(
     random: &mut StdRng,
     pricer: &litespend_pricing::Pricer,

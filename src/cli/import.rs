@@ -1,5 +1,5 @@
-//! `litespend import`: books rows of a spend log from files, by the way that every other record takes. The ids make
-//! it idempotent: an import that was cut off, or whose bad lines were put right, is simply run again.
+//! `litespend import`: books the rows of a spend log from files, in the same way as all other records. The rows' ids
+//! make it idempotent: after an interruption, or after bad lines have been corrected, the same import can be run again.
 
 mod report;
 mod rows;
@@ -27,26 +27,27 @@ use crate::cli::import::report::Report;
 use crate::cli::import::rows::Rows;
 use crate::settings::BookingLimits;
 
-/// Rows in one transaction.
+/// The number of rows per transaction.
 const BATCH: usize = 5000;
 
-/// Bytes of metadata, prompts and answers in one transaction.
+/// The number of bytes of metadata, prompts and answers per transaction.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// What to import.
+/// The arguments of `import`.
 #[derive(Clone, Debug, Args)]
 pub struct ImportArgs {
-    /// Files: JSON lines, a JSON array as GET /spend/logs answers, or CSV with a header; .gz as well; - is stdin.
+    /// Files to import: JSON lines, a JSON array as GET /spend/logs returns it, or CSV with a header. They may be
+    /// compressed (.gz). - is standard input.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where lines that could not be imported are reported. Default: FILE.errors.jsonl.
+    /// File that receives the lines that could not be imported. Default: FILE.errors.jsonl.
     #[arg(long, value_name = "FILE")]
     errors: Option<PathBuf>,
     #[command(flatten)]
     database: DatabaseArgs,
 }
 
-/// `litespend import`.
+/// Runs `litespend import`.
 pub fn run(args: &ImportArgs) -> Result<(), Failure> {
     for file in args.files.iter().filter(|file| !is_stdin(file)) {
         File::open(file).with_context(|| format!("cannot read {}", file.display())).map_err(Failure::Setting)?;
@@ -68,7 +69,7 @@ fn is_stdin(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 
-/// A row that was read, with its line; or what is wrong with the line.
+/// A line of the file with its row, or with the error in it.
 struct Line {
     number: u64,
     text: String,
@@ -76,7 +77,7 @@ struct Line {
 }
 
 impl Line {
-    /// Bytes of its long texts.
+    /// The number of bytes in its long strings.
     fn bytes(&self) -> usize {
         let Ok(draft) = &self.draft else { return self.text.len() };
         let texts = [&draft.row.messages, &draft.row.response, &draft.row.proxy_server_request];
@@ -91,7 +92,7 @@ struct Counts {
     bad: u64,
 }
 
-/// Imports one file; returns how many of its rows were not.
+/// Imports one file. Returns the number of rows that were not imported.
 async fn import(booker: &Booker, file: &Path, errors: Option<&Path>) -> Result<u64, Failure> {
     let position = Arc::new(AtomicU64::new(0));
     let mut rows = Rows::open(file, Arc::clone(&position)).map_err(Failure::Setting)?;
@@ -110,7 +111,7 @@ async fn import(booker: &Booker, file: &Path, errors: Option<&Path>) -> Result<u
                 return Ok(());
             }
             bytes = 0;
-            // Gone only when booking failed, which says why.
+            // The receiver is gone only if booking has failed, and that error is reported instead.
             sender.blocking_send(std::mem::take(&mut batch)).context("stopped")
         })?;
         sender.blocking_send(batch).context("stopped")

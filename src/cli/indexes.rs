@@ -1,4 +1,4 @@
-//! `litespend indexes`: indexes that LiteLLM's own migrations do not make. Nothing is made but by `install`.
+//! `litespend indexes`: indexes that LiteLLM's own migrations do not create. Only `install` creates any.
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -9,18 +9,18 @@ use crate::cli::database::with_connection;
 use crate::store::indexes;
 use crate::store::indexes::WANTED;
 
-/// What to do about indexes.
+/// The subcommands of `indexes`.
 #[derive(Debug, Subcommand)]
 pub enum IndexesCommand {
-    /// Print the statements worth running, with the reason and the plan that shows it.
+    /// Print the statements that are worth running, with the reason and with the query plan that shows it.
     Advise(DatabaseArgs),
-    /// Run them, without blocking writers.
+    /// Run these statements without blocking writers.
     Install(DatabaseArgs),
-    /// Remove those that `install` made.
+    /// Remove the indexes that `install` created.
     Remove(DatabaseArgs),
 }
 
-/// Runs a subcommand.
+/// Runs a subcommand of `indexes`.
 pub fn run(command: IndexesCommand) -> Result<(), Failure> {
     match command {
         IndexesCommand::Advise(args) => with_connection(&args, async |mut connection, _| {

@@ -1,5 +1,5 @@
-//! `litespend key`: virtual keys without LiteLLM. A server that runs on the same database notices a change within
-//! seconds ([`crate::http::auth::lookup::LIFETIME`]).
+//! `litespend key`: virtual keys without LiteLLM. A server on the same database notices a change within seconds
+//! ([`crate::http::auth::lookup::LIFETIME`]).
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
@@ -16,52 +16,52 @@ use crate::store::Connection;
 use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, text};
 
-/// Keys in one list.
+/// The largest number of keys in a list.
 const MOST: i64 = 1000;
 
-/// What to do with keys.
+/// The subcommands of `key`.
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
-    /// Make a key and print it. It is shown once: only its hash is stored.
+    /// Create a key and print it. It is shown only once, because only its hash is stored.
     Create(Box<CreateArgs>),
     /// List keys, newest first.
     List(DatabaseArgs),
     /// Block a key.
     Block(KeyArgs),
-    /// Lift the block of a key.
+    /// Unblock a key.
     Unblock(KeyArgs),
-    /// Delete a key. What was booked for it stays.
+    /// Delete a key. Its booked records stay.
     Delete(KeyArgs),
 }
 
 /// Whether tables that LiteLLM owns may be changed.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OwnerArgs {
-    /// Change keys, teams and users in a database that LiteLLM owns as well.
+    /// Allow changes of keys, teams and users in a database that LiteLLM owns.
     #[arg(long, env = "MANAGE_LITELLM_KEYS", value_parser = clap::builder::FalseyValueParser::new())]
     pub manage_litellm_keys: bool,
 }
 
-/// A key to be made.
+/// The arguments of `key create`.
 #[derive(Clone, Debug, Args)]
 pub struct CreateArgs {
-    /// Name of the key.
+    /// Alias of the key.
     #[arg(long)]
     alias: Option<String>,
-    /// User that it belongs to.
+    /// User that the key belongs to.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Team that it belongs to.
+    /// Team that the key belongs to.
     #[arg(long, value_name = "TEAM")]
     team: Option<String>,
-    /// How long it is valid: 12h, 30d, 1mo.
+    /// Validity of the key: 12h, 30d, 1mo. Default: unlimited.
     #[arg(long)]
     duration: Option<String>,
-    /// Let it read the reports of everybody's spend.
+    /// Allow the key to read the reports of everyone's spend.
     #[arg(long)]
     read_global_spend: bool,
-    /// Let it state costs, and book for other keys, users and teams: for LiteLLM's callback and other feeds that are
-    /// trusted.
+    /// Allow the key to state costs, and to book for other keys, users and teams. For LiteLLM's callback and other
+    /// trusted sources.
     #[arg(long)]
     book_usage: bool,
     #[command(flatten)]
@@ -70,7 +70,7 @@ pub struct CreateArgs {
     database: DatabaseArgs,
 }
 
-/// A key that exists.
+/// The arguments that name an existing key.
 #[derive(Clone, Debug, Args)]
 pub struct KeyArgs {
     /// The key, its hash or its alias.
@@ -81,7 +81,7 @@ pub struct KeyArgs {
     database: DatabaseArgs,
 }
 
-/// `litespend key ...`.
+/// Runs a subcommand of `key`.
 pub fn run(command: KeyCommand) -> Result<(), Failure> {
     match command {
         KeyCommand::Create(args) => create(&args),
@@ -92,7 +92,7 @@ pub fn run(command: KeyCommand) -> Result<(), Failure> {
     }
 }
 
-/// Says which fields are wrong, in one line.
+/// Lists the wrong fields in one line.
 pub fn wrong(errors: &[crate::field_error::FieldError]) -> Failure {
     let field = |error: &crate::field_error::FieldError| {
         format!("{}: {}", error.loc.last().and_then(Value::as_str).unwrap_or_default(), error.msg)
@@ -170,7 +170,7 @@ enum Change {
     Delete,
 }
 
-/// The hash of the key that is meant: a key or hash before the alias of another.
+/// The hash of the named key. A raw key or a hash takes precedence over the alias of another key.
 async fn token(connection: &mut Connection, named: &str) -> Result<String, crate::store::Error> {
     let token = key_filter(named);
     if store::exists_key(connection, &token).await? {

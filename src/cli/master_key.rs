@@ -1,5 +1,5 @@
-//! The master key: given by flag, environment or config file, or made on the first start of an embedded database and
-//! kept in its home, readable by its owner alone.
+//! The master key. A flag, the environment or the config file may state it. Otherwise the first start of an embedded
+//! database generates it and stores it in the home, where only its owner can read it.
 
 use std::path::Path;
 
@@ -10,18 +10,18 @@ use crate::cli::args::ServeArgs;
 use crate::settings::ConfigFile;
 use private_postgres::keep_secret;
 
-/// Name of the file in the home directory.
+/// The name of the file in the home directory.
 const FILE: &str = "master_key";
 
-/// A master key and where it came from.
+/// A master key and its origin.
 pub struct MasterKey {
     /// The key.
     pub key: SecretString,
-    /// Where it came from, for people.
+    /// The origin, as text for people.
     pub origin: String,
 }
 
-/// The key that was given, if any; an empty one is none.
+/// The master key that the flag, the environment or the config file states. An empty key counts as none.
 pub fn given(flag: Option<&SecretString>, config: Option<&SecretString>) -> anyhow::Result<Option<MasterKey>> {
     let some = |key: Option<&SecretString>| key.filter(|key| !key.expose_secret().is_empty()).cloned();
     let (key, origin) = match (some(flag), some(config)) {
@@ -35,7 +35,8 @@ pub fn given(flag: Option<&SecretString>, config: Option<&SecretString>) -> anyh
     Ok(Some(MasterKey { key, origin: origin.to_owned() }))
 }
 
-/// Secrets that stand in public: LiteLLM's own example, which it refuses as well, and what else is tried first.
+/// Secrets that are publicly known: LiteLLM's own example, which LiteLLM refuses too, and others that an attacker tries
+/// first.
 const PUBLICLY_KNOWN: [&str; 17] = [
     "1234",
     "admin",
@@ -56,12 +57,12 @@ const PUBLICLY_KNOWN: [&str; 17] = [
     "xxxx",
 ];
 
-/// The fewest characters, without `sk-`, of a secret that others may try.
+/// The smallest number of characters, without `sk-`, of a secret that others may try to guess.
 const LEAST_CHARACTERS: usize = 8;
 
-/// Refuses a master key or a `UI_PASSWORD` that anybody can guess where more than this machine can reach the server,
-/// unless the settings insist, by LiteLLM's names; elsewhere returns what to warn of. LiteLLM's rule is in its
-/// `proxy/auth/master_key_boot_check.py` (1.110.2).
+/// Refuses a master key or a `UI_PASSWORD` that is easy to guess if the server can be reached from other machines. The
+/// settings with LiteLLM's names can override this. If it is not refused, returns a warning about it. LiteLLM's rule is
+/// in its `proxy/auth/master_key_boot_check.py` (1.110.2).
 pub fn check_strength(
     key: Option<&SecretString>,
     args: &ServeArgs,
@@ -86,7 +87,7 @@ pub fn check_strength(
     Ok(warnings)
 }
 
-/// Why a secret is easy to guess, if it is.
+/// The reason why a secret is easy to guess, if it is.
 fn weakness(secret: &str) -> Option<&'static str> {
     let lower = secret.trim().to_lowercase();
     let bare = lower.strip_prefix("sk-").unwrap_or(&lower);
@@ -103,11 +104,11 @@ fn weakness(secret: &str) -> Option<&'static str> {
     };
     let mut steps = characters.windows(2).map(step);
     let first = steps.next()?;
-    // `aaaaaaaa`, `12345678`, `87654321`.
+    // Matches `aaaaaaaa`, `12345678` and `87654321`.
     (first.abs() <= 1 && steps.all(|step| step == first)).then_some("is a row of characters")
 }
 
-/// The key in the home directory, made if there is none.
+/// Reads the master key from the home directory. Generates it if there is none.
 pub fn of_home(home: &Path) -> anyhow::Result<MasterKey> {
     let path = home.join(FILE);
     let (key, is_new) = keep_secret(home, FILE, generate)?;
@@ -118,7 +119,7 @@ pub fn of_home(home: &Path) -> anyhow::Result<MasterKey> {
     Ok(MasterKey { key: key.into(), origin: format!("{origin} {}", path.display()) })
 }
 
-/// `sk-` and 256 random bits.
+/// Generates a master key: `sk-` followed by 256 random bits in hex.
 pub fn generate() -> String {
     let bytes: [u8; 32] = rand::random();
     bytes.iter().fold("sk-".to_owned(), |key, byte| format!("{key}{byte:02x}"))

@@ -1,4 +1,4 @@
-//! `litespend prices`: what a newer price table would change.
+//! `litespend prices`: shows the changes that a newer price table would make.
 
 use std::path::PathBuf;
 
@@ -8,17 +8,17 @@ use clap::Subcommand;
 use crate::cli::database::Failure;
 use litespend_pricing::{PriceTable, diff};
 
-/// What to do with price tables.
+/// The subcommands of `prices`.
 #[derive(Debug, Subcommand)]
 pub enum PricesCommand {
-    /// Say what a table in LiteLLM's form would change against the built-in one.
+    /// Print the differences between a table in LiteLLM's format and the built-in table.
     Check {
         /// The table: LiteLLM's model_prices_and_context_window.json.
         file: PathBuf,
     },
 }
 
-/// Runs a subcommand.
+/// Runs a subcommand of `prices`.
 pub fn run(command: &PricesCommand) -> Result<(), Failure> {
     let PricesCommand::Check { file } = command;
     let bytes =

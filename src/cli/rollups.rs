@@ -1,5 +1,5 @@
-//! `litespend rollups`: the rollups of a database that LiteLLM owns are installed, watched and removed by hand. A
-//! database of our own has them from the start.
+//! `litespend rollups`: installs, monitors and removes the rollups of a database that LiteLLM owns. litespend's own
+//! database always has rollups.
 
 use std::time::{Duration, Instant};
 
@@ -18,48 +18,48 @@ use crate::store::database::DatabaseKind;
 use crate::store::rollups::backlog;
 use crate::store::{DateRange, rollups};
 
-/// What to do with the rollups.
+/// The subcommands of `rollups`.
 #[derive(Debug, Subcommand)]
 pub enum RollupsCommand {
-    /// Add the schema and the triggers to LiteLLM's database, and count what is there, day by day, while LiteLLM goes on.
-    /// Can be interrupted and run again.
+    /// Add the schema and the triggers to LiteLLM's database, and count the existing rows day by day while LiteLLM
+    /// keeps running. Can be interrupted and run again.
     Install(InstallArgs),
-    /// Say how far they are.
+    /// Print the progress of counting.
     Status(DatabaseArgs),
-    /// Compare them with the log and name the first difference; exit code 1 if there is one.
+    /// Compare the rollups with the log and print the first difference. The exit code is 1 if there is one.
     Verify(RangeArgs),
-    /// Count days again from the log: all, or a range.
+    /// Count days again from the log: all days, or a range.
     Rebuild(RangeArgs),
-    /// Remove triggers and schema from LiteLLM's database; nothing of litespend stays.
+    /// Remove the triggers and the schema from LiteLLM's database. Nothing of litespend remains.
     Remove(DatabaseArgs),
 }
 
-/// Arguments of `install`.
+/// The arguments of `rollups install`.
 #[derive(Clone, Debug, Args)]
 pub struct InstallArgs {
-    /// Database.
+    /// The database that contains the rollups.
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Rest between two days, so that LiteLLM has the database to itself.
+    /// Pause in milliseconds after each day, during which LiteLLM has the database to itself.
     #[arg(long, default_value_t = 0, value_name = "MILLISECONDS")]
     pause: u64,
 }
 
-/// A range of days.
+/// The arguments that state a range of days.
 #[derive(Clone, Debug, Args)]
 pub struct RangeArgs {
-    /// Database.
+    /// The database that contains the rollups.
     #[command(flatten)]
     database: DatabaseArgs,
-    /// First day (YYYY-MM-DD); the log's first without it.
+    /// First day (YYYY-MM-DD). Default: the first day of the log.
     #[arg(long, value_name = "DAY")]
     from: Option<NaiveDate>,
-    /// Last day (YYYY-MM-DD); the log's last without it.
+    /// Last day (YYYY-MM-DD). Default: the last day of the log.
     #[arg(long, value_name = "DAY")]
     to: Option<NaiveDate>,
 }
 
-/// Runs a subcommand.
+/// Runs a subcommand of `rollups`.
 pub fn run(command: RollupsCommand) -> Result<(), Failure> {
     match command {
         RollupsCommand::Install(args) => with_connection(&args.database, async |mut connection, kind| {
@@ -105,7 +105,8 @@ async fn require_attached(connection: &mut Connection) -> Result<(), Failure> {
     Err(Failure::Setting(anyhow!("there are no rollups on this database: `litespend rollups install` adds them")))
 }
 
-/// A database has one set of rollups. Those of a LiteLLM in another schema are not to be touched from here.
+/// Checks that the rollups belong to this schema. A database has one set of rollups. If they belong to a LiteLLM in
+/// another schema, this command must not change them.
 async fn require_own_schema(connection: &mut Connection) -> Result<(), Failure> {
     let other = rollups::counted_elsewhere(connection).await.context("the rollups cannot be looked at")?;
     let Some(schema) = other else { return Ok(()) };
@@ -132,7 +133,7 @@ async fn install(connection: &mut Connection, kind: DatabaseKind, pause: Duratio
     count(connection, pause).await
 }
 
-/// Counts dirty days until none is left, with progress.
+/// Counts dirty days until none is left, and prints the progress.
 async fn count(connection: &mut Connection, pause: Duration) -> Result<(), Failure> {
     let started = Instant::now();
     let mut days = 0_u32;
@@ -152,7 +153,7 @@ async fn count(connection: &mut Connection, pause: Duration) -> Result<(), Failu
                 if status.dirty_days == 0 && !status.all_dirty {
                     break;
                 }
-                // A server on the same database is at it.
+                // A server on the same database is counting.
                 idle += 1;
                 if idle > 600 {
                     let holder = backlog::lock_holder(connection).await.context("no status")?;

@@ -1,5 +1,5 @@
-//! From settings to a listening server, and down again: opens the database (embedded or given), finds or makes the
-//! master key, prints where everything is, accepts connections, and stops in order.
+//! Starts and stops the server: opens the database (embedded or given), finds or generates the master key, prints where
+//! everything is, accepts connections, and shuts down in order.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,13 +25,13 @@ use crate::settings::UiSettings;
 use crate::shutdown;
 use crate::store::database::{DatabaseKind, PoolLimits};
 
-/// The first paragraph of a message of the command line's parser, as one line.
+/// Reduces a message of the command-line parser to its first paragraph, in one line.
 pub fn in_one_line(message: &str) -> String {
     let paragraph = message.trim_start_matches("error: ").lines().take_while(|line| !line.trim().is_empty());
     paragraph.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
-/// `litespend serve`.
+/// Runs `litespend serve`.
 pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let _log = telemetry::start(args.log_format);
     let config = read_config(&args.database)?;
@@ -74,7 +74,8 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);
-    // Sockets are looked at often, so that a small request does not wait behind many steps of large answers.
+    // A short interval between checks of the sockets keeps a small request from waiting behind many steps of large
+    // answers.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .event_interval(EVENT_INTERVAL)
         .enable_all()
@@ -155,16 +156,16 @@ async fn run(
         .await;
     stop.cancel();
     let _ = tokio::join!(refresh, fold, ids, watch, sessions, async { prices.abort() });
-    // Connections that a cut-off request still holds are not waited for.
+    // A request that was cut off may still hold a connection. Do not wait for it any longer.
     let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Steps of tasks between two looks at the sockets.
+/// The number of task steps between two checks of the sockets.
 const EVENT_INTERVAL: u32 = 8;
 
-/// How often keys of sessions that are over are deleted.
+/// How often the keys of ended sessions are deleted.
 const SESSION_CLEANUP: Duration = Duration::from_secs(600);
 
 async fn end_sessions(state: AppState, stop: CancellationToken) {
@@ -181,7 +182,7 @@ async fn end_sessions(state: AppState, stop: CancellationToken) {
     }
 }
 
-/// Says in one readable block where everything is.
+/// Prints one readable block that shows where everything is.
 fn print_block(address: SocketAddr, open: &OpenDatabase, kind: DatabaseKind, version: &str, key_origin: &str) {
     let host = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
     let url = format!("http://{}", SocketAddr::new(host, address.port()));
@@ -198,7 +199,7 @@ fn print_block(address: SocketAddr, open: &OpenDatabase, kind: DatabaseKind, ver
     let _ = out.write_all(block.as_bytes()).and_then(|()| out.flush());
 }
 
-/// `litespend migrate`.
+/// Runs `litespend migrate`.
 pub fn migrate(args: &DatabaseArgs) -> Result<(), Failure> {
     let config = read_config(args)?;
     let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
@@ -218,14 +219,14 @@ pub fn migrate(args: &DatabaseArgs) -> Result<(), Failure> {
     result
 }
 
-/// `litespend openapi`.
+/// Runs `litespend openapi`.
 pub fn print_openapi() -> Result<(), Failure> {
     let text = openapi::yaml()?;
     std::io::stdout().write_all(text.as_bytes()).context("cannot write")?;
     Ok(())
 }
 
-/// `litespend healthcheck`: what a container's health check runs.
+/// Runs `litespend healthcheck`, for the health check of a container.
 pub fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
     use std::io::Read;
     let host = if args.host.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.host };

@@ -1,4 +1,4 @@
-//! Tables for people.
+//! Prints tables for people.
 
 /// Prints rows under their headings, each column as wide as its widest value.
 pub fn print_table(headings: &[&str], rows: &[Vec<String>]) {
@@ -17,7 +17,7 @@ pub fn print_table(headings: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// Seconds of a timestamp, for tables.
+/// Shortens a timestamp to seconds.
 pub fn short_time(text: &str) -> String {
     text.chars().take(19).collect::<String>().replace('T', " ")
 }

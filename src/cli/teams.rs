@@ -13,30 +13,30 @@ use crate::cli::table::{print_table, short_time};
 use crate::store::accounts as store;
 use crate::store::accounts::{Row, TeamsOf, text};
 
-/// Teams in one list.
+/// The largest number of teams in a list.
 const MOST: i64 = 1000;
 
-/// What to do with teams.
+/// The subcommands of `team`.
 #[derive(Debug, Subcommand)]
 pub enum TeamCommand {
-    /// Make a team and print its id.
+    /// Create a team and print its id.
     Create(Box<CreateArgs>),
     /// List teams, newest first.
     List(DatabaseArgs),
 }
 
-/// A team to be made.
+/// The arguments of `team create`.
 #[derive(Clone, Debug, Args)]
 pub struct CreateArgs {
-    /// Name.
+    /// Name of the team.
     alias: String,
-    /// Id; made up without it.
+    /// Id of the team. Default: a random id.
     #[arg(long)]
     id: Option<String>,
-    /// Users who belong to it; those who do not exist are made.
+    /// Users that belong to the team. Users that do not exist are created.
     #[arg(long, value_delimiter = ',', value_name = "USER,...")]
     members: Vec<String>,
-    /// Users who may read its spend.
+    /// Users that may read the team's spend.
     #[arg(long, value_delimiter = ',', value_name = "USER,...")]
     admins: Vec<String>,
     #[command(flatten)]
@@ -45,7 +45,7 @@ pub struct CreateArgs {
     database: DatabaseArgs,
 }
 
-/// `litespend team ...`.
+/// Runs a subcommand of `team`.
 pub fn run(command: TeamCommand) -> Result<(), Failure> {
     match command {
         TeamCommand::Create(args) => create(&args),

@@ -13,31 +13,31 @@ use crate::cli::table::{print_table, short_time};
 use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, text};
 
-/// Users in one list.
+/// The largest number of users in a list.
 const MOST: i64 = 1000;
 
-/// What to do with users.
+/// The subcommands of `user`.
 #[derive(Debug, Subcommand)]
 pub enum UserCommand {
-    /// Make a user and print the id.
+    /// Create a user and print the user's id.
     Create(Box<CreateArgs>),
     /// List users, newest first.
     List(DatabaseArgs),
 }
 
-/// A user to be made.
+/// The arguments of `user create`.
 #[derive(Clone, Debug, Args)]
 pub struct CreateArgs {
-    /// Id; made up without it.
+    /// Id of the user. Default: a random id.
     #[arg(long)]
     id: Option<String>,
-    /// E-mail address.
+    /// E-mail address of the user.
     #[arg(long)]
     email: Option<String>,
-    /// Name.
+    /// Name of the user.
     #[arg(long)]
     alias: Option<String>,
-    /// What the user may do.
+    /// Role of the user, which determines the user's rights.
     #[arg(long, value_parser = ROLES, default_value = "internal_user")]
     role: String,
     /// Teams that the user joins.
@@ -49,7 +49,7 @@ pub struct CreateArgs {
     database: DatabaseArgs,
 }
 
-/// `litespend user ...`.
+/// Runs a subcommand of `user`.
 pub fn run(command: UserCommand) -> Result<(), Failure> {
     match command {
         UserCommand::Create(args) => create(&args),

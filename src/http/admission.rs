@@ -1,4 +1,5 @@
-//! Who is let in: the client's address, the method, the key and what it may call, as the route table has it.
+//! Admission of requests: checks the client's address, the method, the key and the key's rights, according to the route
+//! table.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
@@ -13,7 +14,8 @@ use crate::http::telemetry::KeyPrefix;
 use crate::identity::Caller;
 use crate::route_table::{self, Access, Route};
 
-/// Checks address, method, key and access, in this order, and leaves the caller in the request's extensions.
+/// Middleware: checks address, method, key and access, in this order. Stores the [`Caller`] in the request's
+/// extensions.
 pub async fn authorize(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     match admit(&state, &mut request).await {
         Ok(()) => next.run(request).await,
@@ -44,18 +46,18 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> 
     Ok(())
 }
 
-/// The route that the request matches, if it has the request's method.
+/// The route that the request matches by path and method.
 pub fn served_route(request: &Request) -> Option<&'static Route> {
     let path = request.extensions().get::<MatchedPath>()?;
     route_table::find(path.as_str()).filter(|route| route.allows(request.method().as_str()))
 }
 
-/// 403 where the client's address is not on the list.
+/// Answers 403 if the client's address is not on the allow list.
 pub fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError> {
     let list = state.allow_list.current();
     let allowed = match client_ip::of_request(&state.settings, request) {
         Some(address) => list.allows(address),
-        // Without an address nothing can be on a list.
+        // A client without a known address matches no entry of a list.
         None => list.entries.as_ref().is_none_or(Vec::is_empty),
     };
     if allowed { Ok(()) } else { Err(ApiError::forbidden("Access forbidden: the client's IP address is not allowed.")) }

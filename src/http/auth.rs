@@ -1,7 +1,7 @@
-//! Authentication: the way from a request's headers to a [`Caller`], and what each class of routes asks of one. An
-//! unknown key and an unknown role are refused.
+//! Authentication: turns a request's headers into a [`Caller`], and checks what each class of routes requires of a
+//! caller. An unknown key and an unknown role are refused.
 //!
-//! A new kind of caller gets a [`Role`] and its line in [`access::check`].
+//! To add a new kind of caller, add a [`Role`] and its case in [`access::check`].
 
 pub mod access;
 pub mod grant;
@@ -15,8 +15,8 @@ use chrono::{DateTime, Utc};
 use crate::http::error::{ApiError, ErrorType};
 use crate::identity::{Caller, KeyRecord, MASTER_USER_ID, Role, SessionOf, SessionRecord, allowed_routes};
 
-/// The caller that a key stands for at the instant `now`, or why it stands for nobody. `seals` are needed for the
-/// key of a session.
+/// The caller that a key identifies at the instant `now`, or the reason why the key is refused. The key of a session
+/// needs `seals`.
 pub fn into_caller(mut key: KeyRecord, now: DateTime<Utc>, seals: Option<&session::Keys>) -> Result<Caller, ApiError> {
     check(&mut key, now)?;
     let session = match key.session.take() {
@@ -25,7 +25,8 @@ pub fn into_caller(mut key: KeyRecord, now: DateTime<Utc>, seals: Option<&sessio
     };
     let own_role = if key.user_exists { Role::of_user(key.user_role.as_deref()) } else { Role::Unknown };
     let (role, role_name) = match session {
-        // The admin of the password needs no row, and no row makes less or more of it.
+        // Someone who logged in with the admin's password needs no user row, and no user row changes the rights of that
+        // login.
         Some(SessionOf::Admin) => (Role::Admin, Some("proxy_admin".to_owned())),
         _ => (own_role, key.user_role),
     };
@@ -46,7 +47,7 @@ pub fn into_caller(mut key: KeyRecord, now: DateTime<Utc>, seals: Option<&sessio
 }
 
 fn check(key: &mut KeyRecord, now: DateTime<Utc>) -> Result<(), ApiError> {
-    // The empty text is how LiteLLM writes that there is none.
+    // LiteLLM stores an empty string where there is no value.
     key.user_exists &= key.user_id.as_deref() != Some("");
     key.user_id = key.user_id.take().filter(|user_id| !user_id.is_empty());
     key.team_id = key.team_id.take().filter(|team_id| !team_id.is_empty());
@@ -77,7 +78,7 @@ fn check(key: &mut KeyRecord, now: DateTime<Utc>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Takes from a session's key what the key that opened it does not have.
+/// Removes from a session's key all rights that the key which opened the session does not have.
 fn narrow(
     key: &mut KeyRecord,
     session: SessionRecord,

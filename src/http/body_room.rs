@@ -1,6 +1,7 @@
-//! Memory for the bodies of requests: charged as their bytes arrive and held until the answer, per key and in all. What
-//! is announced costs nothing. Where there is no room, the body waits; the oldest one always goes on, so that bodies
-//! that wait for each other do not wait for ever.
+//! The memory budget for request bodies, limited per key and for all keys together. A body is charged for its bytes as
+//! they arrive, and the charge is held until the request is answered. A length that is only announced is not charged.
+//! If the budget is used up, the body waits. The oldest body never waits, so bodies that wait for each other cannot
+//! deadlock.
 
 pub mod charging;
 
@@ -11,25 +12,25 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// Bytes of all bodies.
+/// Most bytes of all large bodies together.
 const ALL: usize = 128 * 1024 * 1024;
 
-/// Bytes of the bodies of one key.
+/// Most bytes of the large bodies of one key.
 const PER_KEY: usize = ALL / 4;
 
-/// A body of up to this many bytes is small, and room is kept for those.
+/// A body of at most this many bytes is small. Small bodies have a budget of their own.
 const SMALL: usize = 64 * 1024;
 
-/// Bytes beyond the others, of all small bodies.
+/// Most bytes of all small bodies together, in addition to [`ALL`].
 const KEPT_FOR_SMALL: usize = 32 * 1024 * 1024;
 
-/// Bytes beyond the others, of the small bodies of one key.
+/// Most bytes of the small bodies of one key, in addition to [`PER_KEY`].
 const KEPT_FOR_SMALL_OF_KEY: usize = KEPT_FOR_SMALL / 4;
 
-/// How long a body waits for room.
+/// How long a body waits for budget before the request is refused.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// The room. Cheap to clone.
+/// The memory budget. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct BodyRoom(Arc<Inner>);
 
@@ -51,7 +52,7 @@ struct Ledger {
     next: u64,
     all: Used,
     by_key: HashMap<Arc<str>, Used>,
-    /// By age: whose, and how many bytes.
+    /// Each body's key and bytes, ordered by age: a larger id is a younger body.
     bodies: BTreeMap<u64, (Arc<str>, usize)>,
 }
 
@@ -67,7 +68,7 @@ impl Used {
         if bytes <= SMALL { Self { large: 0, small: bytes } } else { Self { large: bytes, small: 0 } }
     }
 
-    /// With one body's bytes instead of its former ones.
+    /// The usage after one body has changed from `had` to `has` bytes.
     fn with(self, had: usize, has: usize) -> Self {
         let (had, has) = (Self::of(had), Self::of(has));
         Self {
@@ -122,7 +123,7 @@ impl BodyRoom {
         Self(Arc::new(Inner { ledger: Mutex::default(), freed: Notify::new(), wait }))
     }
 
-    /// An account for one body of a key, with nothing on it.
+    /// Opens the charge for one body of a key, at 0 bytes.
     pub fn begin(&self, key: &str) -> Charge {
         let mut ledger = self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let id = ledger.next;
@@ -132,7 +133,7 @@ impl BodyRoom {
     }
 }
 
-/// What one body takes of the room, given back when dropped.
+/// What one body uses of the budget. Dropping the charge gives it back.
 #[derive(Debug)]
 pub struct Charge {
     room: Arc<Inner>,
@@ -141,12 +142,13 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Whether there was no room for it.
+    /// Whether a call of [`Self::add`] gave up waiting for budget.
     pub fn was_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Charges bytes that have arrived; waits a while for room, and says whether there was some.
+    /// Charges bytes that have arrived. Waits for budget for up to five seconds. Returns whether the bytes were
+    /// charged.
     pub async fn add(&self, bytes: usize) -> bool {
         let waiting = async {
             loop {

@@ -1,5 +1,5 @@
-//! Where a request comes from, and whether that address is allowed. Owns the client's address (the peer's,
-//! or behind trusted proxies the one they forward), the parsed allow list and its refresh.
+//! The client's address, and whether it is allowed. The address is the peer's or, behind trusted proxies, the one that
+//! they forward. The allow list is kept here as it was last read.
 
 use crate::settings::Settings;
 use crate::settings::network::parse_network;
@@ -11,21 +11,21 @@ use std::sync::{Arc, RwLock};
 use axum::http::HeaderMap;
 use ipnetwork::IpNetwork;
 
-/// An IPv4 address written as IPv6 (`::ffff:10.0.0.1`) is the IPv4 address.
+/// Converts an IPv4 address written as IPv6 (`::ffff:10.0.0.1`) to IPv4.
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// The address the request comes from. `X-Forwarded-For` counts only where it is switched on and the peer is
-/// a trusted proxy: then the right-most entry that is not itself a trusted proxy. An entry that is not an
-/// address ends the search, and the last proxy before it is the client.
+/// The address that the request comes from. `X-Forwarded-For` counts only if it is enabled and the peer is a trusted
+/// proxy. In that case the client is the right-most entry that is not a trusted proxy itself. An entry that is not an
+/// address ends the search; the client is then the last proxy to the right of that entry.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, use_forwarded_for: bool, trusted: &[IpNetwork]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = canonical(peer);
     if !use_forwarded_for || !is_trusted(client) {
         return client;
     }
-    // A line that is not text must not be skipped: what stands left of it would count then.
+    // A header line that is not valid text must not be skipped: the entries to its left would count then.
     let lines = headers.get_all("x-forwarded-for").iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
     let lines: Vec<_> = lines.collect();
     for entry in lines.iter().rev().flat_map(|line| line.split(',').rev()) {
@@ -38,28 +38,28 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, use_forwarded_for: bool
     client
 }
 
-/// The address that a request comes from, where it is known.
+/// The address that a request comes from; `None` if the connection's peer is unknown.
 pub fn of_request(settings: &Settings, request: &Request) -> Option<IpAddr> {
     let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
     Some(client_address(peer.ip(), request.headers(), settings.use_x_forwarded_for, &settings.trusted_proxies))
 }
 
-/// An entry of `X-Forwarded-For`: an address, with or without a port or brackets.
+/// Parses an entry of `X-Forwarded-For`: an address, with or without a port or brackets.
 fn parse_forwarded(entry: &str) -> Option<IpAddr> {
     let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
     bare.parse().ok().or_else(|| SocketAddr::from_str(entry).ok().map(|socket| socket.ip()))
 }
 
-/// The list of allowed addresses as last read.
+/// The list of allowed addresses, as it was last read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AllowedAddresses {
-    /// As stored; `None` where there has never been a list.
+    /// The entries as stored; `None` if there has never been a list.
     pub entries: Option<Vec<String>>,
 }
 
 impl AllowedAddresses {
-    /// Whether `address` is allowed. An empty list means no restriction. Entries that are no address (the
-    /// reference stores any text) allow nothing.
+    /// Whether `address` is allowed. An empty list means no restriction. An entry that is not an address (the reference
+    /// stores any text) allows no address.
     pub fn allows(&self, address: IpAddr) -> bool {
         match &self.entries {
             None => true,
@@ -71,9 +71,9 @@ impl AllowedAddresses {
         }
     }
 
-    /// The stored entry that means the same as `text`.
+    /// The stored entry that denotes the same address or range as `text`.
     pub fn find(&self, text: &str) -> Option<&str> {
-        // Bits behind the prefix mean nothing.
+        // Address bits after the prefix are ignored.
         let meaning = |text: &str| parse_network(text).map(|network| (network.network(), network.prefix()));
         let wanted = meaning(text);
         self.entries
@@ -84,7 +84,7 @@ impl AllowedAddresses {
     }
 }
 
-/// The current allow list, shared by all requests and replaced whole.
+/// The current allow list. All requests share it, and it is always replaced as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct AllowList {
     list: Arc<RwLock<Arc<AllowedAddresses>>>,
@@ -92,18 +92,19 @@ pub struct AllowList {
 }
 
 impl AllowList {
-    /// The list as it stands.
+    /// The current list.
     pub fn current(&self) -> Arc<AllowedAddresses> {
-        // The lock guards one pointer; a poisoned one still holds a whole list.
+        // The lock guards a single pointer, so even a poisoned lock holds a complete list.
         Arc::clone(&self.list.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Held from reading or changing the stored list until it is replaced here, so that the newest one stays.
+    /// Locks changes of the list. The caller holds the lock from reading or changing the stored list until it has
+    /// called [`Self::replace`], so that the newest list wins.
     pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
 
-    /// Replaces the list.
+    /// Replaces the whole list.
     pub fn replace(&self, list: AllowedAddresses) {
         *self.list.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(list);
     }

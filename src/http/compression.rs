@@ -1,5 +1,6 @@
-//! Compressed answers. What never changes is compressed once and shared; what is made for one client is compressed while
-//! it is sent, and only so many at a time: each costs memory for as long as its client takes it.
+//! Compression of answers. Content that never changes is compressed once and shared. An answer made for one client is
+//! compressed while it is sent. The number of such answers at a time is limited, because each one uses memory until its
+//! client has received it.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -16,19 +17,19 @@ use tower_http::CompressionLevel;
 use tower_http::compression::predicate::{And, DefaultPredicate};
 use tower_http::compression::{CompressionLayer, Predicate};
 
-/// Answers that are compressed at the same time. Others are sent as they are.
+/// Most answers that are compressed at the same time. Further answers are sent uncompressed.
 const AT_ONCE: usize = 32;
 
-/// Whether an answer is made for one client.
+/// A predicate: whether an answer is made for one client.
 type MadeNow = fn(StatusCode, Version, &HeaderMap, &Extensions) -> bool;
 
-/// The compression of answers that are made for one client.
+/// The layer that compresses answers made for one client.
 pub fn layer() -> CompressionLayer<And<DefaultPredicate, MadeNow>> {
     let made_now: MadeNow = |_, _, _, extensions| extensions.get::<Prepared>().is_none();
     CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(DefaultPredicate::new().and(made_now))
 }
 
-/// Turns at compressing, held until the answer is sent.
+/// Permits to compress an answer. A permit is held until the answer is sent.
 #[derive(Clone, Debug)]
 pub struct Turns(Arc<Semaphore>);
 
@@ -38,7 +39,8 @@ impl Default for Turns {
     }
 }
 
-/// Layer around [`layer`]: where no turn is free, the client is taken for one that reads no compression.
+/// Middleware around [`layer`]: if no permit is free, removes `Accept-Encoding` from the request, so that the answer is
+/// not compressed.
 pub async fn in_turn(State(turns): State<Turns>, mut request: Request, next: Next) -> Response {
     if !request.headers().contains_key(header::ACCEPT_ENCODING) {
         return next.run(request).await;
@@ -58,11 +60,11 @@ pub async fn in_turn(State(turns): State<Turns>, mut request: Request, next: Nex
     })
 }
 
-/// On an answer that needs no more compression.
+/// Marks an answer that needs no further compression.
 #[derive(Clone, Copy, Debug)]
 struct Prepared;
 
-/// Bytes that never change, in every form in which they are sent.
+/// Content that never changes, stored in every encoding in which it is sent.
 #[derive(Debug)]
 pub struct StaticFile {
     content_type: HeaderValue,
@@ -72,7 +74,8 @@ pub struct StaticFile {
 }
 
 impl StaticFile {
-    /// Compresses them, which takes a moment for large ones.
+    /// Compresses the content with gzip and zstd. This takes a moment for large content. An encoding that saves less
+    /// than about a tenth is not kept.
     pub fn new(content_type: HeaderValue, plain: Bytes) -> Self {
         let smaller = |packed: std::io::Result<Vec<u8>>| {
             packed.ok().filter(|packed| packed.len() < plain.len() / 10 * 9).map(Bytes::from)
@@ -86,7 +89,7 @@ impl StaticFile {
         Self { content_type, plain, gzip, zstd }
     }
 
-    /// The answer for a client that says in its headers what it reads.
+    /// The answer in the best encoding that the client accepts: zstd, then gzip, then none.
     pub fn answer(&self, headers: &HeaderMap) -> Response {
         let forms = [("zstd", &self.zstd), ("gzip", &self.gzip)];
         let form =
@@ -104,7 +107,7 @@ impl StaticFile {
     }
 }
 
-/// Whether `Accept-Encoding` names an encoding, with a weight that is not 0.
+/// Whether `Accept-Encoding` names `encoding` with a weight other than 0.
 fn accepts(headers: &HeaderMap, encoding: &str) -> bool {
     let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|entry| {

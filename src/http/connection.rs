@@ -1,4 +1,4 @@
-//! Accepting connections, and how long and how many of them.
+//! Connections: accepting them, and limits on their number, their duration and their idle time.
 
 pub mod accept;
 pub mod life;

@@ -1,5 +1,6 @@
-//! LiteLLM's dashboard without a LiteLLM: its static export, the login, the lists it shows, and empty answers for what
-//! litespend does not have. Served with `--ui DIR` only; the routes are not in the OpenAPI document, as in LiteLLM.
+//! LiteLLM's dashboard without a LiteLLM: its static export, the login, its lists, and empty answers for features that
+//! litespend lacks. These routes are served with `--ui DIR` only. They are not in the OpenAPI document; LiteLLM leaves
+//! them out of its document too.
 
 mod files;
 mod folder;
@@ -21,12 +22,12 @@ pub use crate::http::dashboard::login::clean_up;
 
 pub use crate::identity::SESSION_TEAM;
 
-/// Whether a folder is such an export.
+/// Whether a folder is an export of the dashboard.
 pub fn is_export(directory: &Path) -> bool {
     directory.join("index.html").is_file() && directory.join("_next").is_dir()
 }
 
-/// The routes, each of which has its line above.
+/// The dashboard's routes. Each has its line in the route table.
 pub fn router() -> Router<AppState> {
     let router = Router::new()
         .route("/ui", get(files::to_front_page))

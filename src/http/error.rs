@@ -1,6 +1,6 @@
-//! What a client is told when something fails. Owns [`ApiError`], the one error type of every route, and
-//! the two envelopes of the reference: `{"error": {message, type, param, code}}` and `{"detail": ...}`.
-//! Clients never see driver text, SQL, paths or a source chain; the request log gets the cause, once.
+//! Errors as clients see them. [`ApiError`] is the error type of every route. It has the reference's two envelopes:
+//! `{"error": {message, type, param, code}}` and `{"detail": ...}`. Clients never see driver messages, SQL, paths or a
+//! chain of sources; the request log gets the cause, once.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,35 +11,37 @@ use crate::field_error::FieldError;
 use crate::store;
 use crate::store::error::{is_statement_timeout, is_unavailable};
 
-/// The `type` of an error in the `error` envelope: the reference's names.
+/// The `type` of an error in the `error` envelope, by the reference's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorType {
-    /// The key is missing, malformed, blocked, or may not do this.
+    /// The key is missing, malformed, blocked or not allowed to do this; the client's address is not allowed; or the
+    /// client sends too many requests.
     AuthError,
-    /// The key is well formed and unknown.
+    /// The key is well formed but unknown.
     TokenNotFound,
     /// The key has expired.
     ExpiredKey,
-    /// What was named does not exist.
+    /// The named object does not exist.
     NotFound,
-    /// A required parameter is missing.
+    /// A required parameter is missing, a parameter or body cannot be used, or the object exists already.
     BadRequest,
-    /// The request's content can't be used.
+    /// The content of the request cannot be used.
     InvalidRequest,
-    /// The reference's name for a bad date on `/spend/*` and `/global/spend/tags`.
+    /// The reference's type for a bad date on `/spend/*` and `/global/spend/tags`.
     InternalError,
-    /// The reference's name for a bad date on `/global/spend/report`, and for failures of the server.
+    /// The reference's type for a bad date on `/global/spend/report`, for some other bad parameters, and for failures
+    /// of the server.
     InternalServerError,
-    /// The database can't be reached, or all connections are in use.
+    /// The database cannot be reached, or all connections are in use.
     NoDatabaseConnection,
-    /// No answer in time.
+    /// The answer, or the request's body, did not come in time.
     Timeout,
-    /// The server behind this one can't be reached.
+    /// The upstream cannot be reached.
     UpstreamUnavailable,
 }
 
 impl ErrorType {
-    /// The name on the wire.
+    /// The value of `type` in the answer.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AuthError => "auth_error",
@@ -57,76 +59,77 @@ impl ErrorType {
     }
 }
 
-/// Every way in which a request can fail.
+/// All errors that a request can end with.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// A refusal in the `error` envelope.
+    /// An error in the `error` envelope.
     #[error("{message}")]
     Refused {
-        /// Status of the answer, 4xx.
+        /// The status of the answer: 4xx, 503 if the server has no capacity left for the request, or 500 if a booking
+        /// failed.
         status: StatusCode,
-        /// The reference's name of the kind of error.
+        /// The `type` of the error.
         kind: ErrorType,
-        /// For the client, in words.
+        /// The message for the client.
         message: String,
-        /// The parameter at fault, where there is one.
+        /// The parameter at fault, if there is one.
         param: Option<String>,
     },
-    /// A refusal in the `detail` envelope: `{"detail": "..."}`.
+    /// An error in the `detail` envelope: `{"detail": "..."}`.
     #[error("{message}")]
     Detail {
-        /// Status of the answer, 4xx.
+        /// The status of the answer: 4xx, or 503 if the server has no capacity left for the request.
         status: StatusCode,
-        /// For the client, in words.
+        /// The message for the client.
         message: String,
     },
-    /// A refusal in the nested `detail` envelope: `{"detail": {"error": "..."}}`.
+    /// An error in the nested `detail` envelope: `{"detail": {"error": "..."}}`.
     #[error("{message}")]
     NestedDetail {
-        /// Status of the answer, 4xx.
+        /// The status of the answer: 4xx.
         status: StatusCode,
-        /// For the client, in words.
+        /// The message for the client.
         message: String,
     },
-    /// Fields of the wrong type: 422 with their places.
+    /// Fields that cannot be accepted: 422 with the location of each.
     #[error("{} field(s) of the request could not be accepted", .0.len())]
     Validation(Vec<FieldError>),
-    /// The method is not one of the path's: 405 with `Allow`.
+    /// The path does not support the method: 405. The value is the `Allow` header.
     #[error("method not allowed")]
     MethodNotAllowed(&'static str),
-    /// The body is larger than the route takes: 413.
+    /// The body is larger than the route accepts: 413.
     #[error("the request body is larger than {limit} bytes")]
     TooLarge {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// The database can't be reached or has no connection to spare: 503 with `Retry-After`.
+    /// The database cannot be reached, or no connection or permit is free: 503 with `Retry-After`.
     #[error("the database is not available")]
     Unavailable(#[source] Option<store::Error>),
-    /// Too many large answers at once: 503 with `Retry-After`.
+    /// Too many large answers at the same time: 503 with `Retry-After`.
     #[error("too many large answers at once")]
     Busy,
-    /// Too many of these for now: 429 with `Retry-After`.
+    /// Too many requests of this kind for now: 429 with `Retry-After`.
     #[error("{message}")]
     TooManyRequests {
-        /// For the client, in words.
+        /// The message for the client.
         message: &'static str,
-        /// When to try again, in seconds.
+        /// Seconds after which the client may try again.
         seconds: u64,
     },
-    /// No answer within the limit: 504.
+    /// No answer within the time limit: 504.
     #[error("no answer within {seconds} seconds")]
     Timeout {
         /// The limit, in seconds.
         seconds: u64,
     },
-    /// The server behind this one can't be reached or gave no answer: 502.
+    /// The upstream cannot be reached or gave no answer: 502. The value is the cause, for the log.
     #[error("the upstream is not available")]
     Upstream(String),
-    /// A failure of ours: 500 and nothing more.
+    /// An internal failure: 500 without details. The value is the cause, for the log.
     #[error("internal error: {0}")]
     Internal(String),
-    /// A failure of the database that is not its absence: 500 and nothing more.
+    /// A database error other than unavailability: 500 without details.
     #[error("database error")]
     Database(#[source] store::Error),
 }
@@ -167,12 +170,12 @@ impl ApiError {
         Self::NestedDetail { status, message: message.into() }
     }
 
-    /// 504 for a query that the session's statement timeout ended.
+    /// The 504 for a query that the session's statement timeout has ended.
     pub fn statement_timeout() -> Self {
         Self::Timeout { seconds: crate::store::STATEMENT_TIMEOUT_SECONDS }
     }
 
-    /// Status of the answer.
+    /// The HTTP status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Refused { status, .. } | Self::Detail { status, .. } | Self::NestedDetail { status, .. } => *status,
@@ -231,7 +234,7 @@ fn envelope(kind: ErrorType, status: StatusCode, message: &str, param: Option<&s
     json!({ "error": { "message": message, "type": kind.as_str(), "param": param, "code": status.as_u16().to_string() } })
 }
 
-/// The cause of a failed request, left in the response's extensions for the request log.
+/// The cause of a failed request, passed to the request log in the response's extensions.
 #[derive(Clone, Debug)]
 pub struct Cause(pub String);
 

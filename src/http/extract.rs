@@ -1,6 +1,6 @@
-//! Extractors: typed query parameters and JSON bodies whose every rejection is one of our own errors,
-//! shaped as FastAPI shapes them. A parameter type implements [`FromQuery`] and reads its fields from
-//! a [`QueryReader`]; unknown parameters are ignored, of repeated ones the last counts.
+//! Extractors: typed query parameters and JSON bodies. Every rejection is an [`ApiError`] in the shape that FastAPI
+//! uses. A parameter type implements [`FromQuery`] and reads its fields from a [`QueryReader`]. Unknown parameters are
+//! ignored. If a parameter is repeated, the last value counts.
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -16,10 +16,10 @@ use serde_json::{Map, Value, json};
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 
-/// The largest body that a route takes unless it says otherwise: 1 MiB.
+/// The default size limit for a request body: 1 MiB.
 pub const BODY_LIMIT: usize = 1024 * 1024;
 
-/// Reads typed fields of a query string and collects what is wrong with them.
+/// Reads typed fields from a query string and collects the errors.
 #[derive(Debug)]
 pub struct QueryReader {
     pairs: Vec<(String, String)>,
@@ -31,7 +31,7 @@ impl QueryReader {
         Self { pairs: form_urlencoded::parse(query.as_bytes()).into_owned().collect(), errors: Vec::new() }
     }
 
-    /// A text, if given. A NUL can't be stored in PostgreSQL and is refused.
+    /// A string, if given. A string with a NUL is refused, because PostgreSQL cannot store it.
     pub fn text(&mut self, name: &str) -> Option<String> {
         let value = self.pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.clone())?;
         if value.contains('\0') {
@@ -41,7 +41,7 @@ impl QueryReader {
         Some(value)
     }
 
-    /// A whole number between `least` and `most`, or `default` where it is not given.
+    /// A whole number between `least` and `most`, or `default` if it is not given.
     pub fn integer(&mut self, name: &str, default: i64, least: i64, most: i64) -> i64 {
         self.optional_integer(name, least, most).unwrap_or(default)
     }
@@ -70,7 +70,7 @@ impl QueryReader {
         Some(value)
     }
 
-    /// A number, if given.
+    /// A floating-point number, if given.
     pub fn optional_number(&mut self, name: &str) -> Option<f64> {
         let text = self.text(name)?;
         let number = text.trim().parse().ok();
@@ -81,7 +81,7 @@ impl QueryReader {
         number
     }
 
-    /// A text that has to be given, and not empty.
+    /// A required string that must not be empty.
     pub fn required_text(&mut self, name: &str) -> String {
         let given = self.pairs.iter().any(|(key, _)| key == name);
         let text = self.text(name);
@@ -93,12 +93,12 @@ impl QueryReader {
         text.unwrap_or_default()
     }
 
-    /// A truth value in any of the spellings that pydantic takes, or `default` where it is not given.
+    /// A boolean in any of the spellings that pydantic accepts, or `default` if it is not given.
     pub fn boolean(&mut self, name: &str, default: bool) -> bool {
         self.optional_boolean(name).unwrap_or(default)
     }
 
-    /// A truth value in any of the spellings that pydantic takes, if given.
+    /// A boolean in any of the spellings that pydantic accepts, if given.
     pub fn optional_boolean(&mut self, name: &str) -> Option<bool> {
         let text = self.text(name)?;
         match text.to_ascii_lowercase().as_str() {
@@ -112,7 +112,7 @@ impl QueryReader {
         }
     }
 
-    /// One of a closed list of words, if given. `expected` is the list in words.
+    /// One of the listed values, if given. `expected` is the list as it appears in the error message.
     pub fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)], expected: &str) -> Option<T> {
         let text = self.text(name)?;
         let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
@@ -122,7 +122,7 @@ impl QueryReader {
         found
     }
 
-    /// Reports a field that the reader's own checks could not judge.
+    /// Adds an error for a field that the reader's own checks cannot judge.
     pub fn reject(&mut self, error: FieldError) {
         self.errors.push(error);
     }
@@ -130,11 +130,11 @@ impl QueryReader {
 
 /// A set of query parameters.
 pub trait FromQuery: Sized {
-    /// Reads the fields; what is wrong with them stays in the reader.
+    /// Reads the fields. Errors are collected in the reader.
     fn from_query(reader: &mut QueryReader) -> Self;
 }
 
-/// Two sets in one query string, whose errors are reported together.
+/// Two sets of parameters in one query string; their errors are reported together.
 impl<A: FromQuery, B: FromQuery> FromQuery for (A, B) {
     fn from_query(reader: &mut QueryReader) -> Self {
         let first = A::from_query(reader);
@@ -156,7 +156,7 @@ impl<T: FromQuery, S: Send + Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// A request's body as a JSON object of at most `LIMIT` bytes.
+/// A request body that is a JSON object of at most `LIMIT` bytes.
 #[derive(Debug)]
 pub struct JsonObject<const LIMIT: usize = BODY_LIMIT>(pub Map<String, Value>);
 
@@ -170,8 +170,9 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonObject<LIMIT> {
     }
 }
 
-/// The whole body, or 413 past `limit` bytes: at once, before any of it is asked for, where it announces more. It is
-/// gathered in one piece, so that a body of very many small ones costs no more than a whole one.
+/// Reads the whole body, or answers 413 if it is longer than `limit` bytes. If the announced length is too long,
+/// nothing is read. The body is collected in a single buffer, so that many tiny pieces cost no more memory than one
+/// large piece.
 pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut body = std::pin::pin!(body);
     if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
@@ -189,8 +190,8 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     Ok(whole.freeze())
 }
 
-/// A JSON object out of a body, refused the way the reference refuses: an empty body and malformed JSON are
-/// 422, a body that is not an object, or is not declared as JSON, is 400.
+/// Parses a body as a JSON object. Refuses it as the reference does: 422 for an empty body and for malformed JSON, 400
+/// for a body that is not an object or is not declared as JSON.
 pub fn parse_object(headers: &HeaderMap, bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
     read_object(headers, bytes, |value: Value| match value {
         Value::Object(object) => Some(object),
@@ -198,8 +199,8 @@ pub fn parse_object(headers: &HeaderMap, bytes: &[u8]) -> Result<Map<String, Val
     })
 }
 
-/// Refuses what [`parse_object`] refuses, without a tree of the body: that of a large one would take a hundred times its
-/// bytes.
+/// Refuses the same bodies as [`parse_object`], but builds no tree of values. The tree of a large body would take a
+/// hundred times as much memory as its bytes.
 pub fn check_object(headers: &HeaderMap, bytes: &[u8]) -> Result<(), ApiError> {
     let is_object = bytes.trim_ascii_start().starts_with(b"{");
     read_object(headers, bytes, |_: IgnoredAny| is_object.then_some(()))
@@ -243,14 +244,14 @@ fn invalid_payload(what: &str) -> ApiError {
     }
 }
 
-/// Whether the body is declared as JSON, or not declared at all.
+/// Whether `Content-Type` declares JSON, or is missing.
 pub fn declares_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// Offset of a syntax error in characters from the start of the text, counted as Python does.
+/// The offset of a syntax error, in characters from the start of the text, counted as Python counts.
 fn position(bytes: &[u8], error: &serde_json::Error) -> usize {
     let text = String::from_utf8_lossy(bytes);
     let before: usize =

@@ -1,5 +1,5 @@
-//! The OpenAPI document and the page that shows it. The document is generated from the handlers; the page's
-//! files are compiled in, so that it works without internet access.
+//! The OpenAPI document, and the page that displays it. The document is generated from the handlers. The page's files
+//! are compiled in, so that it works without internet access.
 
 pub mod base;
 pub mod bodies;
@@ -21,18 +21,18 @@ use crate::http::compression::StaticFile;
 use crate::http::error::ApiError;
 use crate::http::operations;
 
-/// The whole document.
+/// The complete document.
 pub fn document() -> OpenApi {
     finish(operations::documented().split_for_parts().1)
 }
 
-/// Adds to the document what all operations share.
+/// Adds the parts that all operations share to the document.
 pub fn finish(mut document: OpenApi) -> OpenApi {
     shared::complete_document(&mut document);
     document
 }
 
-/// The whole document as YAML: what `litespend openapi` prints and `openapi.yaml` holds.
+/// The complete document as YAML: the output of `litespend openapi`, and the content of `openapi.yaml`.
 pub fn yaml() -> anyhow::Result<String> {
     Ok(document().to_yaml()?)
 }
@@ -49,7 +49,7 @@ pub async fn serve(headers: HeaderMap) -> Result<Response, ApiError> {
     Ok(file.await?.answer(&headers))
 }
 
-/// `GET /` and `GET /docs`: the page. Its files are named by absolute paths, so that it works at both.
+/// `GET /` and `GET /docs`: the page. It refers to its files by absolute paths, so that it works at both addresses.
 pub async fn docs_page(headers: HeaderMap) -> Result<Response, ApiError> {
     static FILE: OnceCell<StaticFile> = OnceCell::const_new();
     let file = FILE.get_or_try_init(|| {
@@ -62,13 +62,13 @@ pub async fn docs_page(headers: HeaderMap) -> Result<Response, ApiError> {
     Ok(file.await?.answer(&headers))
 }
 
-/// `GET /docs/...`: the files of the page, each made ready at its first use and shared from then on.
+/// `GET /docs/...`: the files of the page. Each is compressed at its first use and then shared.
 pub async fn docs_file(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, ApiError> {
     type Files = Mutex<HashMap<String, Arc<OnceCell<StaticFile>>>>;
     static FILES: LazyLock<Files> = LazyLock::new(Mutex::default);
-    // A name that is not text names no file.
+    // A name that is not UTF-8 names no file.
     let Path(name) = name.map_err(|_| not_found())?;
-    // Names of files only, so that there are no more than files.
+    // Only names of existing files get an entry, so the map cannot grow beyond them.
     file(&name)?;
     let cell = Arc::clone(FILES.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default());
     let ready = cell.get_or_try_init(|| {
@@ -81,7 +81,7 @@ pub async fn docs_file(name: Result<Path<String>, PathRejection>, headers: Heade
     Ok(ready.await?.answer(&headers))
 }
 
-/// Runs what takes a moment where nobody waits for it.
+/// Runs slow work on a blocking thread, so that it holds up no other request.
 async fn prepare(make: impl FnOnce() -> Result<StaticFile, ApiError> + Send + 'static) -> Result<StaticFile, ApiError> {
     tokio::task::spawn_blocking(make).await.map_err(|error| ApiError::Internal(error.to_string()))?
 }

@@ -1,4 +1,4 @@
-//! The operations of the OpenAPI document: every handler that it describes.
+//! The operations of the OpenAPI document: the list of all handlers that it describes.
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -11,7 +11,7 @@ use crate::http::routes::report::scoped;
 use crate::http::routes::{accounts, activity, allowed_ips, booking, calculate, health, log, report, reset, tags};
 use crate::http::state::AppState;
 
-/// The routes that are in the OpenAPI document.
+/// The routes that the OpenAPI document contains.
 pub fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(base::base())
         .routes(routes!(calculate::calculate_spend))
@@ -42,7 +42,7 @@ pub fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(health::get_metrics))
 }
 
-/// What LiteLLM's dashboard and reports read beyond the published operations.
+/// The further routes that LiteLLM's dashboard and reports read, beyond the published operations.
 fn dashboard() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(activity::get_user_activity))

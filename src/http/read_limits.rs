@@ -1,5 +1,6 @@
-//! How much reads may take of what there is: connections, answers that wait for their clients, room on disk. Each has a
-//! bound for one key and one for all, so that nobody takes everybody's.
+//! Limits on the resources that reads use: connections, answers that wait for their clients, and disk space.
+//! Connections and answers are limited per key and for all keys together, so that one key cannot take everything. Disk
+//! space is limited per answer and in total.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,16 +13,16 @@ use crate::http::stream::spool::SpoolRoom;
 use crate::settings::ReadSettings;
 use crate::store::reading::Turn;
 
-/// How long an answer may be.
+/// The length class of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// A page, a sum.
+    /// A page or a sum.
     Short,
     /// Thousands of rows.
     Long,
 }
 
-/// Places, of all and of each key.
+/// Permits, limited in total and per key.
 #[derive(Debug)]
 struct Places {
     all: Arc<Semaphore>,
@@ -29,7 +30,7 @@ struct Places {
     keys: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
-/// Keys above which those without a place are forgotten.
+/// Above this number of keys, keys that hold no permit are removed from the map.
 const KEYS_KEPT: usize = 1024;
 
 impl Places {
@@ -37,7 +38,7 @@ impl Places {
         Self { all: Arc::new(Semaphore::new(all)), per_key: per_key.clamp(1, all), keys: Mutex::default() }
     }
 
-    /// Waits for a place of the key, then for one of all.
+    /// Waits for a permit of the key, then for one of the total.
     async fn take(&self, key: &str, turn: &mut Turn) {
         turn.extend(self.of_key(key).acquire_owned().await.ok());
         turn.extend(Arc::clone(&self.all).acquire_owned().await.ok());
@@ -57,11 +58,11 @@ impl Places {
     }
 }
 
-/// The limits of a server's reads.
+/// The limits of all reads of a server.
 #[derive(Debug)]
 pub struct ReadLimits {
     connections: Places,
-    /// Of these, for reads whose answers may be large.
+    /// The additional limit for reads whose answers may be large.
     long: Places,
     answers: Places,
     waiting: Arc<Semaphore>,
@@ -69,13 +70,14 @@ pub struct ReadLimits {
     spool: SpoolRoom,
 }
 
-/// What is told to who takes too many large answers at once.
+/// The message for a key that has too many large answers in progress.
 const BUSY_KEY: &str = "Too many large answers are being sent to this key. Try again shortly.";
 
 impl ReadLimits {
-    /// For a pool of `connections`, of which one or two stay free of reads; a key may have three in four of the others.
-    /// Half of them all, and of those of a key, are for reads whose answers may be large: short ones do not wait behind
-    /// them. Who has to wait for a connection waits for `wait`.
+    /// Creates the limits for a pool of `connections`. One connection (two from 8 connections on) is reserved and not
+    /// lent to reads. One key may use three quarters of the others. Reads with large answers may use half of all
+    /// connections, and half of a key's, so that short reads do not queue behind them. A read waits at most `wait` for
+    /// its permits.
     pub fn new(connections: u32, wait: Duration, settings: &ReadSettings) -> Self {
         let connections = usize::try_from(connections).unwrap_or(usize::MAX);
         let kept = if connections >= 8 { 2 } else { 1 };
@@ -91,7 +93,8 @@ impl ReadLimits {
         }
     }
 
-    /// A place for a read with a connection, to be held while it has one.
+    /// Permits for a read with one connection. The caller holds them as long as it has the connection. Answers 503 if
+    /// they are not free within the time limit.
     pub async fn connection(&self, key: &str, length: Length) -> Result<Turn, ApiError> {
         let wait = async {
             let mut turn = Vec::new();
@@ -104,14 +107,15 @@ impl ReadLimits {
         tokio::time::timeout(self.wait, wait).await.map_err(|_| ApiError::Unavailable(None))
     }
 
-    /// The same, where nobody has to wait for it.
+    /// Like [`Self::connection`] for a short read, but returns `None` instead of waiting.
     pub fn try_connection(&self, key: &str) -> Option<Turn> {
         let own = self.connections.of_key(key).try_acquire_owned().ok()?;
         let all = Arc::clone(&self.connections.all).try_acquire_owned().ok()?;
         Some(vec![own, all])
     }
 
-    /// A place for an answer that does not fit into one piece, to be held until it is sent.
+    /// Permits for an answer that does not fit into one piece, held until it is sent. Answers 429 if the key has too
+    /// many such answers, 503 if the server has.
     pub fn large_answer(&self, key: &str) -> Result<Vec<OwnedSemaphorePermit>, ApiError> {
         let own = self.answers.of_key(key).try_acquire_owned();
         let own = own.map_err(|_| ApiError::TooManyRequests { message: BUSY_KEY, seconds: 1 })?;
@@ -119,12 +123,12 @@ impl ReadLimits {
         Ok(vec![own, all])
     }
 
-    /// Places for answers that hold a connection and wait for their client: half of the connections.
+    /// Permits for answers that hold a connection while they wait for their client: half of the connections.
     pub fn waiting(&self) -> Arc<Semaphore> {
         Arc::clone(&self.waiting)
     }
 
-    /// Room on disk.
+    /// The disk space for answers that are read ahead.
     pub fn spool(&self) -> &SpoolRoom {
         &self.spool
     }
@@ -148,7 +152,7 @@ mod tests {
         let refused = limits.connection("c", Length::Short).await.expect_err("no seventh place");
         assert_eq!(refused.status(), 503);
         held.clear();
-        // Two of a key's four, and four of all eight, are for long answers.
+        // Two of a key's four permits, and four of all eight connections, are for long answers.
         for key in ["a", "a", "b", "b"] {
             held.push(limits.connection(key, Length::Long).await.expect("a place"));
         }

@@ -1,5 +1,5 @@
-//! How a handler reads: [`Reads`] knows whose request it is and which database answers it, and lends connections within
-//! the key's limits.
+//! Database access for handlers that read. [`Reads`] knows which key sent the request and which database answers it,
+//! and lends connections within the key's limits.
 
 use std::convert::Infallible;
 
@@ -30,7 +30,7 @@ impl FromRequestParts<AppState> for Reads {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
-        // Routes without a key share what one key has.
+        // All requests without a key share the limits of one key.
         let key = parts.extensions.get::<Caller>().map(|caller| caller.key_hash.clone()).unwrap_or_default();
         let to_replica = parts.extensions.get::<ToReplica>().is_some();
         Ok(Self { state: state.clone(), key, to_replica })
@@ -38,30 +38,30 @@ impl FromRequestParts<AppState> for Reads {
 }
 
 impl Reads {
-    /// A connection for a read that tolerates lag: to the replica where this request was sent there.
+    /// A connection for a read that tolerates lag: to the replica if this request was routed there.
     pub async fn start(&self) -> Result<Reading, ApiError> {
         self.start_for(Length::Short).await
     }
 
-    /// The same, for an answer that may be long.
+    /// Like [`Self::start`], for an answer of the given length class.
     pub async fn start_for(&self, length: Length) -> Result<Reading, ApiError> {
         let turn = self.state.read_limits.connection(&self.key, length).await?;
         Ok(self.pool().start(turn).await?)
     }
 
-    /// A second connection, where one is idle and nobody waits for it.
+    /// A second connection, if a connection and a permit are free at once; `None` otherwise.
     pub async fn try_start(&self) -> Result<Option<Reading>, ApiError> {
         let Some(turn) = self.state.read_limits.try_connection(&self.key) else { return Ok(None) };
         Ok(self.pool().try_start(turn).await?)
     }
 
-    /// A connection to the database itself, for what must not lag.
+    /// A connection to the primary database, for reads that must not lag.
     pub async fn start_current(&self) -> Result<Reading, ApiError> {
         let turn = self.state.read_limits.connection(&self.key, Length::Short).await?;
         Ok(self.state.read_pool.start(turn).await?)
     }
 
-    /// Sends an answer out of pieces that are written while the database reads.
+    /// Sends an answer whose pieces are written while the database is still being read.
     pub async fn send(
         &self,
         pieces: impl Stream<Item = Result<Bytes, ApiError>> + Send + 'static,

@@ -1,5 +1,6 @@
-//! Reads that tolerate lag go to a replica, while it answers. A read that fails there is done again on the primary, so
-//! no request fails because the replica is away, too slow to connect, or in conflict with its recovery.
+//! Sends reads that tolerate lag to a replica while it responds. If a read on the replica fails before its answer has
+//! begun, it is repeated on the primary, unless it timed out (504). So such a read does not fail because the replica is
+//! unavailable, too slow to connect, or in conflict with its recovery.
 
 pub mod reading;
 
@@ -16,17 +17,17 @@ use crate::store::database::PoolLimits;
 use crate::store::database_url::{BadUrl, DatabaseUrl};
 use crate::store::reading::ReadPool;
 
-/// How often the replica is looked at.
+/// How often the replica is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long it may take to answer then, and how long a read waits for a connection to it.
+/// How long the replica may take to respond to a check, and most time that a read waits for a connection to it.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Marks a request that the replica answers.
+/// Marks a request whose reads go to the replica.
 #[derive(Clone, Copy, Debug)]
 pub struct ToReplica;
 
-/// A database that follows the primary.
+/// A database that replicates the primary.
 pub struct Replica {
     pool: ReadPool,
     probe: Pool,
@@ -35,7 +36,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Not looked at yet.
+    /// Creates a replica that has not been checked yet. Reads go to the primary until a check succeeds.
     pub fn new(url: &str, limits: PoolLimits) -> Result<Self, BadUrl> {
         for warning in DatabaseUrl::parse(url)?.warnings {
             tracing::warn!("DATABASE_URL_READ_REPLICA: {warning}");
@@ -45,22 +46,22 @@ impl Replica {
         Ok(Self { pool, probe, answers: AtomicBool::new(false), doubtful: Notify::new() })
     }
 
-    /// Whether it answered when it was last looked at.
+    /// Whether the replica responded to the last check.
     pub fn answers(&self) -> bool {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Has it looked at again at once: a read of it has failed.
+    /// Requests a check at once, because a read on the replica has failed.
     pub fn doubt(&self) {
         self.doubtful.notify_one();
     }
 
-    /// Its connections.
+    /// The pool of connections to the replica.
     pub fn pool(&self) -> &ReadPool {
         &self.pool
     }
 
-    /// Looks at the replica again and again, until cancelled. A change is logged once.
+    /// Checks the replica at a fixed interval until cancelled. Logs each change of its state once.
     pub async fn watch(&self, stop: CancellationToken) {
         let mut first = true;
         loop {
@@ -86,7 +87,7 @@ impl Replica {
         }
     }
 
-    /// Closes its connections.
+    /// Closes all connections to the replica.
     pub async fn close(&self) {
         self.pool.close().await;
         self.probe.close().await;

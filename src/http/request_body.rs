@@ -1,6 +1,7 @@
-//! The body of a request on its way to the handler: waited for while it comes, read to its end where the answer did not
-//! need it, and otherwise the connection says that it closes. Without that, the rest of a refused body would be taken
-//! for the next request, or cut the connection under it.
+//! Watches the body of each request on its way to the handler. If the body arrives too slowly, the request is answered
+//! 408, unless it is forwarded to the upstream. If the handler did not read the body to its end, the rest of a small
+//! body is read here. Otherwise an HTTP/1 answer says that the connection closes: the rest of a refused body could be
+//! taken for the next request, or break the connection while the client is still sending.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,13 +24,13 @@ use crate::http::error::{ApiError, ErrorType};
 use crate::http::response_headers;
 use crate::http::state::AppState;
 
-/// Of a body that nobody wanted, so many bytes are read to keep the connection.
+/// Most bytes of an unread body that are read to keep the connection open.
 const READ_OUT: u64 = 64 * 1024;
 
-/// And for so long.
+/// How long reading an unread body may take.
 const READ_OUT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Layer: watches the request's body.
+/// Middleware: watches the request's body. Refuses `CONNECT`.
 pub async fn watch(State(state): State<AppState>, request: Request, next: Next) -> Response {
     if request.method() == Method::CONNECT {
         let mut refusal = ApiError::MethodNotAllowed("GET,POST").into_response();
@@ -43,7 +44,7 @@ pub async fn watch(State(state): State<AppState>, request: Request, next: Next) 
     let life = request.extensions().get::<Arc<Life>>().cloned();
     let waits_to_send = request.headers().contains_key(header::EXPECT);
     let limits = &state.settings.connections;
-    // What is passed on may be a conversation.
+    // A forwarded request may be a two-way conversation, so the limit for answers applies to its body.
     let passed_on = state.settings.upstream.is_some() && admission::served_route(&request).is_none();
     let limit = if passed_on { limits.answer } else { limits.body };
     let mut body = None;
@@ -53,7 +54,7 @@ pub async fn watch(State(state): State<AppState>, request: Request, next: Next) 
         Body::new(watched)
     });
     let mut response = next.run(request).await;
-    // Who still reads it has begun to answer before the end of the request.
+    // If a reader still holds the body, the answer has begun before the end of the request.
     let Some(body) = body.and_then(Arc::into_inner) else { return response };
     let mut body = body.into_inner().unwrap_or_else(PoisonError::into_inner);
     if body.stalled && !passed_on {
@@ -70,7 +71,7 @@ pub async fn watch(State(state): State<AppState>, request: Request, next: Next) 
     response
 }
 
-/// 408: the body did not come.
+/// The 408 answer to a request whose body did not arrive in time.
 fn stalled(limit: Duration) -> Response {
     let mut response = ApiError::Refused {
         status: StatusCode::REQUEST_TIMEOUT,
@@ -86,7 +87,7 @@ fn stalled(limit: Duration) -> Response {
     response
 }
 
-/// A body that is waited for with [`Patience`].
+/// A request body that has to arrive at the rate that [`Patience`] demands.
 struct WatchedBody(Arc<Mutex<Watched>>);
 
 struct Watched {
@@ -97,7 +98,7 @@ struct Watched {
     stalled: bool,
 }
 
-/// Why the body ends early.
+/// The error that ends a body which does not arrive in time.
 #[derive(Debug, thiserror::Error)]
 #[error("the client sends nothing of its request's body")]
 struct Stalled;
@@ -127,7 +128,7 @@ impl Watched {
         Poll::Ready(frame)
     }
 
-    /// Reads what is left of a small body; whether that was all.
+    /// Reads the rest of a small body. Returns whether it reached the end.
     async fn read_out(&mut self) -> bool {
         if self.body.size_hint().lower() > READ_OUT {
             return false;

@@ -1,5 +1,5 @@
-//! What browsers and caches are told of every answer of ours: nothing private is kept, no type is guessed, no page is
-//! shown in another one's frame, and who has to come back is told when.
+//! Response headers for browsers and caches, on every answer of litespend itself: private answers are not stored,
+//! content types are not guessed, pages are not shown in a frame, and answers that ask a client to retry say when.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::header::{
@@ -11,10 +11,10 @@ use axum::response::Response;
 
 use crate::route_table::{self, Access, Route};
 
-/// Where somebody logs in: without a key, and the answer is one.
+/// The login route: it needs no key, and its answer contains one.
 const LOGIN: &str = "/v2/login";
 
-/// Layer: sets the headers of one answer.
+/// Middleware: sets the headers of one answer.
 pub async fn set(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().and_then(|path| route_table::find(path.as_str()));
     let mut response = next.run(request).await;
@@ -22,7 +22,7 @@ pub async fn set(request: Request, next: Next) -> Response {
     response
 }
 
-/// Sets them, as the route wants it; what the handler said of caching stands.
+/// Sets the headers, depending on the route. A `Cache-Control` that the handler has set is kept.
 pub fn protect(route: Option<&Route>, response: &mut Response) {
     let open = route.is_some_and(|route| {
         route.access == Access::Public && route.path != LOGIN && !route.path.starts_with("/health/")

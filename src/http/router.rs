@@ -1,5 +1,5 @@
-//! The handlers and the layers around them, on one page. Who may call what stands in the route table; a handler whose path
-//! has no line there is refused, so that a new route can't be open by accident.
+//! The router: all handlers, and the middleware layers around them. The route table says who may call each path. A
+//! request for a handler whose path is not in that table fails, so a new route cannot be open by accident.
 
 use std::any::Any;
 use std::time::Duration;
@@ -22,8 +22,9 @@ use crate::http::upstream;
 use crate::http::upstream::Upstream;
 use crate::http::{admission, body_room, compression, request_body, response_headers};
 
-/// The application as one service: log, request bodies, panics, headers, time limit, authorisation, compression,
-/// handlers.
+/// Builds the application as one service. From the outside in, the layers are: request log, request body watch, panic
+/// catcher, upstream (with `--upstream` only), response headers, time limit, authorization, body memory, compression,
+/// replica. The handlers are innermost.
 pub fn build(state: AppState) -> Router {
     let (documented, _) = operations::documented().split_for_parts();
     let timeout = state.settings.request_timeout;
@@ -43,7 +44,7 @@ pub fn build(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), admission::authorize))
         .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))
         .layer(middleware::from_fn(response_headers::set));
-    // Outside of the time limit and the compression: what is passed on is not touched.
+    // The upstream layer is outside the time limit and the compression, so both leave forwarded requests untouched.
     let router = match Upstream::of(&state.settings) {
         Some(upstream) => router.layer(middleware::from_fn_with_state((state.clone(), upstream), upstream::pass_on)),
         None => router,
@@ -59,7 +60,7 @@ async fn not_found() -> ApiError {
     ApiError::detail(StatusCode::NOT_FOUND, "Not Found")
 }
 
-/// Answers 504 where no answer has begun in time. What has begun is not cut.
+/// Answers 504 if no answer has begun within `limit`. An answer that has begun is not cut off.
 async fn limit_time(limit: Duration, request: Request, next: Next) -> Response {
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
@@ -67,7 +68,7 @@ async fn limit_time(limit: Duration, request: Request, next: Next) -> Response {
     }
 }
 
-/// The last line: a panic is a 500 and a line in the log, never a cut connection.
+/// Handles a panic as the last resort: the client gets a 500 and the log gets a line; the connection is not cut.
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let cause = panic
         .downcast_ref::<String>()

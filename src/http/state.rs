@@ -1,4 +1,4 @@
-//! The state of the application.
+//! The application state that all handlers share.
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,48 +23,49 @@ use crate::store::Pool;
 use crate::store::reading::ReadPool;
 use crate::store::rollups::words::WordCache;
 
-/// How often the allow list is read again, so that a change made by another server counts here.
+/// How often the server reads the allow list again, so that a change made by another server takes effect here.
 const ALLOW_LIST_REFRESH: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// What every handler can reach. Cheap to clone.
+/// The application state, available to every handler. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState(Arc<Inner>);
 
 /// The contents of [`AppState`].
 pub struct Inner {
-    /// Connections to the database.
+    /// The pool of connections to the database.
     pub pool: Pool,
-    /// Settings.
+    /// The settings, checked at start.
     pub settings: Settings,
-    /// Keys.
+    /// Looks up API keys and caches the results.
     pub keys: KeyLookup,
-    /// Addresses that may call.
+    /// The client addresses that are allowed to send requests.
     pub allow_list: AllowList,
-    /// Prices.
+    /// The price table in use.
     pub prices: Arc<Prices>,
-    /// A turn for days of activity with very many sums.
+    /// Serializes activity answers that contain a day with very many sums: at most one of them builds such days at a
+    /// time.
     pub large_days: tokio::sync::Mutex<()>,
-    /// Turns for requests that take long to price.
+    /// Permits for requests that take long to price. There is one permit.
     pub large_requests: Arc<Semaphore>,
-    /// The same connections, lent to reads.
+    /// The same pool, lent to reads; a read that ends early has its query cancelled.
     pub read_pool: ReadPool,
-    /// How much reads may take.
+    /// Limits on what reads may use: connections, large answers and disk space.
     pub read_limits: ReadLimits,
-    /// Time.
+    /// The clock that handlers ask for the current time.
     pub clock: Clock,
-    /// Room for the bodies of requests.
+    /// The memory budget for request bodies.
     pub body_room: BodyRoom,
-    /// Room for large answers that are held in memory.
+    /// The memory budget for large answers that are held in memory as a whole.
     pub answer_room: AnswerRoom,
-    /// Books usage.
+    /// Books usage records.
     pub booker: Booker,
-    /// Logins of the dashboard.
+    /// Counts failed logins to the dashboard and limits their rate.
     pub logins: LoginThrottle,
-    /// Metrics.
+    /// The metrics that `/metrics` reports.
     pub metrics: Metrics,
-    /// Texts of the rollups.
+    /// The rollups' dictionary of strings (keys, models, tags, ...), cached between reads.
     pub words: WordCache,
-    /// What folding and the rest of the server tell each other.
+    /// Signals between the background fold task and the rest of the server.
     pub folding: Arc<Signals>,
     replica: OnceLock<Replica>,
 }
@@ -78,7 +79,7 @@ impl std::ops::Deref for AppState {
 }
 
 impl AppState {
-    /// The state of a server on `pool`.
+    /// Creates the state of a server that uses `pool`. Fails if the metrics cannot be installed.
     pub fn new(pool: Pool, settings: Settings, prices: Arc<Prices>, clock: Clock) -> anyhow::Result<Self> {
         let keys = KeyLookup::new(pool.clone(), &settings, clock);
         let allow_list = AllowList::default();
@@ -110,9 +111,9 @@ impl AppState {
         })))
     }
 
-    /// Reads the allow list; where the database has none, the config file's stands.
+    /// Reads the allow list from the database. If the database has none, the config file's list applies.
     pub async fn refresh_allow_list(&self) -> Result<(), store::Error> {
-        // A change made here meanwhile must not be replaced by what was read before it.
+        // Without this lock, a list that was read before a change could replace that change.
         let _turn = self.allow_list.turn().await;
         let mut connection = self.pool.acquire().await?;
         let stored = store::allowed_ips::read(&mut connection).await?;
@@ -120,23 +121,23 @@ impl AppState {
         Ok(())
     }
 
-    /// Sends reads that tolerate lag to a replica from now on.
+    /// From now on, sends reads that tolerate lag to `replica`.
     pub fn use_replica(&self, replica: Replica) {
-        // A second one has nobody to ask it.
+        // A replica that was set earlier stays in use; a second one is ignored.
         let _ = self.replica.set(replica);
     }
 
-    /// The replica, where there is one.
+    /// The replica, if one is configured.
     pub fn replica(&self) -> Option<&Replica> {
         self.replica.get()
     }
 
-    /// Whether the rollups count every change of the log, as last seen.
+    /// Whether the rollups count every change of the spend log, as of the last check.
     pub fn has_rollups(&self) -> bool {
         self.folding.is_attached()
     }
 
-    /// Looks whether the rollups are there.
+    /// Checks whether the rollups are installed.
     pub async fn refresh_rollups(&self) -> Result<(), store::Error> {
         let mut connection = self.pool.acquire().await?;
         let attached = store::rollups::attached(&mut connection).await?;
@@ -146,7 +147,8 @@ impl AppState {
         Ok(())
     }
 
-    /// Reads the allow list again and again, until cancelled. While the database is away, the last list stands.
+    /// Refreshes the allow list, and then whether the rollups are installed, at a fixed interval until cancelled. While
+    /// the database is unavailable, the last list applies.
     pub async fn keep_fresh(self, stop: CancellationToken) {
         let mut away = false;
         loop {

@@ -1,6 +1,7 @@
-//! The log: one line a request, text or JSON, on standard error. Owns what may stand in it: method, matched
-//! route, status, milliseconds, the first characters of the key's hash, the client's address and the
-//! request's id. Never a key, a query string, a prompt, a body or a connection string.
+//! The request log: one line per request, as text or JSON, on standard error. This module decides what a line contains:
+//! method, matched route, status, milliseconds, the first characters of the key's hash, the client's address, the
+//! request's id and, after a failure, its cause. It never logs a key, a query string, a prompt, a body or a connection
+//! string.
 
 mod writer;
 
@@ -23,10 +24,11 @@ use crate::identity::Caller;
 use crate::metrics::Metrics;
 use crate::settings::LogFormat;
 
-/// The header by which a request is known across systems.
+/// The header that identifies a request across systems.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Starts the log. `RUST_LOG` sets its level, `info` by default. What waits to be written is, when the guard goes.
+/// Starts the log. `RUST_LOG` sets its level; the default is `info`. Dropping the guard writes the lines that are still
+/// queued.
 pub fn start(format: LogFormat) -> LogGuard {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let writer = match writer::start() {
@@ -38,21 +40,22 @@ pub fn start(format: LogFormat) -> LogGuard {
         .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    // A second start in one process (tests) keeps the first log.
+    // If a process starts the log twice (tests do), the first log stays.
     let _ = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-    // The usual hook writes to standard error and would wait for its reader.
+    // The default panic hook writes to standard error directly and would block while nobody reads it.
     std::panic::set_hook(Box::new(|panic| tracing::error!(cause = %panic, "panic")));
     LogGuard
 }
 
-/// The address of the client, for the log and the allow list.
+/// The client's address, kept in the request's extensions for the handlers that change the allow list.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientAddress(pub std::net::IpAddr);
 
-/// The id of a request: the one it brought, if it is short and plain, else a new one.
+/// The id of a request: the client's own `X-Request-Id` if it is 1 to 128 characters long and consists of ASCII
+/// letters, digits and `-_.:/+=`; otherwise a new UUID.
 fn request_id(request: &Request) -> HeaderValue {
     let brought = request.headers().get(&REQUEST_ID).filter(|value| {
         let bytes = value.as_bytes();
@@ -64,7 +67,8 @@ fn request_id(request: &Request) -> HeaderValue {
     })
 }
 
-/// Logs and counts one request. Outermost but for the panic handler.
+/// Middleware: logs and counts one request. This is the outermost layer. The time that it measures ends when the
+/// answer's status and headers are ready, not with the body's last byte.
 pub async fn log_request(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(&request);
@@ -95,13 +99,14 @@ pub async fn log_request(State(state): State<AppState>, mut request: Request, ne
     response
 }
 
-/// First characters of the caller's key hash: a place in the request's extensions that authentication fills, so that
-/// the log knows the key also of a request that was refused or not answered in time.
+/// The first characters of the caller's key hash. Authentication fills it in through the request's extensions, so that
+/// the log can name the key even if the request was refused or timed out.
 #[derive(Clone, Debug, Default)]
 pub struct KeyPrefix(Arc<OnceLock<String>>);
 
 impl KeyPrefix {
-    /// Eight characters of a hash tell keys apart and give nothing away.
+    /// Stores the first eight characters of the caller's key hash, or `master` for the master key. Eight characters
+    /// distinguish keys and reveal nothing about them.
     pub fn set(&self, caller: &Caller) {
         let prefix = || if caller.is_master { "master".to_owned() } else { caller.key_hash.chars().take(8).collect() };
         self.0.get_or_init(prefix);

@@ -1,6 +1,7 @@
-//! A LiteLLM behind this server: what is not served here is passed on to it as it is, both ways and as it arrives
-//! (streams, uploads, WebSockets), without a time limit. Who may do what there is decided there; the list of allowed
-//! addresses holds for it too. A client that leaves ends the request behind as well.
+//! Forwards the requests that litespend does not serve to an upstream LiteLLM. Requests and answers pass through
+//! unchanged and as they arrive (streams, uploads, WebSockets), without a time limit. The upstream decides what its
+//! callers may do; the list of allowed addresses applies to forwarded requests too. If the client disconnects, the
+//! request to the upstream ends as well.
 
 mod forwarded;
 mod websocket;
@@ -30,14 +31,14 @@ use crate::settings::Settings;
 use crate::settings::upstream::Target;
 use crate::settings::upstream::covers;
 
-/// How long connecting may take. Nothing else about a passed-on request has a limit.
+/// How long connecting to the upstream may take. Forwarded requests have no other time limit.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a connection is kept for the next request: less than LiteLLM's server keeps it (5 s), so that a request is
-/// not sent into one that is closing.
+/// How long an idle connection to the upstream is kept for the next request. This is less than the keep-alive of
+/// LiteLLM's server (5 s), so that no request is sent on a connection that is closing.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
-/// Where a request for `uri` goes: the same path and query, byte for byte.
+/// The upstream URL of a request for `uri`: the same path and query, byte for byte.
 fn address_of(target: &Target, uri: &Uri) -> Result<Uri, ApiError> {
     let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     Uri::builder()
@@ -48,8 +49,8 @@ fn address_of(target: &Target, uri: &Uri) -> Result<Uri, ApiError> {
         .map_err(|error| ApiError::Internal(error.to_string()))
 }
 
-/// Where a redirect of the target's leads a client of ours: what it says of its own address, which clients may not
-/// reach, goes; nothing where it leads elsewhere.
+/// Rewrites the `Location` of a redirect that points at the target itself: removes the target's own address, which
+/// clients may be unable to reach. Returns `None` if the redirect leads elsewhere.
 fn redirect_of(target: &Target, location: &HeaderValue) -> Option<HeaderValue> {
     let location = location.to_str().ok()?;
     let (location, fragment) = location.split_at(location.find('#').unwrap_or(location.len()));
@@ -60,7 +61,7 @@ fn redirect_of(target: &Target, location: &HeaderValue) -> Option<HeaderValue> {
             let port = |scheme: &Scheme, authority: &Authority| {
                 authority.port_u16().unwrap_or(if *scheme == Scheme::HTTPS { 443 } else { 80 })
             };
-            // Behind a proxy that ends TLS, the target takes itself for http.
+            // If a proxy in front of the target terminates TLS, the target believes that its own scheme is http.
             let no_ports = authority.port().is_none() && target.authority.port().is_none();
             authority.host().eq_ignore_ascii_case(target.authority.host())
                 && (no_ports || port(scheme, authority) == port(&target.scheme, &target.authority))
@@ -73,11 +74,11 @@ fn redirect_of(target: &Target, location: &HeaderValue) -> Option<HeaderValue> {
         None | Some(b'?') => format!("/{path}{fragment}"),
         Some(_) => return None,
     };
-    // Two slashes would be another host.
+    // A path that starts with two slashes would name another host.
     HeaderValue::try_from(path).ok().filter(|path| !path.as_bytes().starts_with(b"//"))
 }
 
-/// The LiteLLM behind. Cheap to clone.
+/// The upstream LiteLLM. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstream {
     target: Target,
@@ -86,7 +87,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// The one of the settings, if there is one.
+    /// The upstream named in the settings, if there is one.
     pub fn of(settings: &Settings) -> Option<Self> {
         let target = settings.upstream.clone()?;
         let mut http = HttpConnector::new();
@@ -102,7 +103,7 @@ impl Upstream {
         Some(Self { target, client, websockets: Arc::new(Semaphore::new(websocket::MOST_OPEN)) })
     }
 
-    /// Passes a request on and gives the answer as it comes.
+    /// Forwards a request and returns the answer as it arrives.
     async fn forward(&self, state: &AppState, mut request: Request) -> Result<Response, ApiError> {
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
             return Err(ApiError::MethodNotAllowed("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"));
@@ -117,7 +118,7 @@ impl Upstream {
         let (mut parts, body) = request.into_parts();
         forwarded::rewrite(&state.settings, &parts.uri, parts.extensions.get(), &mut parts.headers);
         forwarded::join_cookies(&mut parts.headers);
-        // The server here has answered it; a second one would be waited for twice.
+        // This server has answered `Expect` already. With the header, the client would wait for a second answer.
         parts.headers.remove(header::EXPECT);
         parts.headers.remove(header::HOST);
         if websocket.is_some() {
@@ -143,7 +144,7 @@ impl Upstream {
         }
     }
 
-    /// A place for a WebSocket.
+    /// A permit for one WebSocket; 503 if none is free.
     fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.websockets).try_acquire_owned().map_err(|_| {
             ApiError::detail(StatusCode::SERVICE_UNAVAILABLE, "As many WebSockets are open as this server passes on.")
@@ -151,7 +152,7 @@ impl Upstream {
     }
 }
 
-/// Middleware: serves here what is served here, and passes everything else on.
+/// Middleware: serves the paths that litespend serves, and forwards all other requests to the upstream.
 pub async fn pass_on(
     State((state, upstream)): State<(AppState, Upstream)>,
     request: Request,
@@ -166,11 +167,11 @@ pub async fn pass_on(
     Ok(upstream.forward(&state, request).await.unwrap_or_else(IntoResponse::into_response))
 }
 
-/// Whether the request is for a route of ours, by path and method, that is served. Probes and metrics are always ours:
-/// they tell of this process.
+/// Whether litespend itself answers the request, judged by path and method. It always answers health probes and
+/// `/metrics`, because they describe this process.
 fn is_ours(settings: &Settings, request: &Request) -> bool {
     let Some(route) = admission::served_route(request) else { return false };
-    // The LiteLLM behind manages its keys, and caches them.
+    // The upstream LiteLLM manages its keys, and caches them.
     if route.left_to_litellm && !settings.manage_litellm_keys {
         return false;
     }
@@ -179,14 +180,14 @@ fn is_ours(settings: &Settings, request: &Request) -> bool {
     of_process || only.is_empty() || only.iter().any(|entry| covers(entry, route.path))
 }
 
-/// The answer without what was about its connection.
+/// The answer without the headers that describe only the connection to the upstream.
 fn plain(mut answer: Response) -> Response {
     forwarded::remove_hop_by_hop(answer.headers_mut());
     *answer.version_mut() = Version::HTTP_11;
     answer
 }
 
-/// Why a request could not be passed on, for the log: the error and what lies under it.
+/// The cause of a failed forward, for the log: the error and its chain of sources.
 fn cause_of(error: &dyn std::error::Error) -> String {
     let mut text = format!("upstream: {error}");
     let mut source = error.source();

@@ -1,5 +1,5 @@
-//! Patterns of `allowed_routes`: what they match, and whether one list opens no more than another. A pattern is a path
-//! (with all below it), a prefix that ends in `*`, or the name of one of LiteLLM's groups of routes.
+//! Patterns of `allowed_routes`: which paths they match, and whether one list allows no more than another. A pattern is
+//! a path (including everything below it), a prefix that ends in `*`, or the name of one of LiteLLM's groups of routes.
 
 use crate::route_table;
 
@@ -17,7 +17,7 @@ pub fn matches(path: &str, pattern: &str) -> bool {
     }
 }
 
-/// Whether a route is in one of LiteLLM's groups of routes.
+/// Whether a route belongs to one of LiteLLM's groups of routes.
 fn in_group(path: &str, group: &str) -> bool {
     route_table::find(path).is_some_and(|route| route.groups.contains(&group))
 }
@@ -26,22 +26,23 @@ fn paths() -> impl Iterator<Item = &'static str> {
     route_table::ROUTES.iter().map(|route| route.path)
 }
 
-/// Whether a text can match anything at all: not empty, without spaces and control characters, and a `*` only at its end.
+/// Whether a string can match anything: it is not empty, contains neither spaces nor control characters, and has a `*`
+/// only at its end.
 pub fn is_pattern(text: &str) -> bool {
     let spaced = text.chars().any(|character| character.is_whitespace() || character.is_control());
     let inner = text.strip_suffix('*').unwrap_or(text);
     !text.is_empty() && !spaced && !inner.contains('*')
 }
 
-/// Whether every route that `pattern` opens is open to a key limited to `list`; no list is no limit. Where that can't be
-/// told (a group of routes that the list does not name), it is not.
+/// Whether a key that is limited to `list` may call every route that `pattern` matches. An empty list is no limit. If
+/// this can't be decided (for a group of routes that the list does not name), the answer is `false`.
 pub fn covers(list: &[String], pattern: &str) -> bool {
     list.is_empty() || list.iter().any(|allowed| covers_one(allowed, pattern))
 }
 
 fn covers_one(allowed: &str, pattern: &str) -> bool {
     if !is_pattern(allowed) || !is_pattern(pattern) {
-        // What matches nothing is covered by everything, and covers nothing but that.
+        // A string that matches nothing is covered by everything. It covers only other such strings.
         return !is_pattern(pattern);
     }
     if allowed == pattern || matches!(allowed, "*" | "/*") {
@@ -49,7 +50,7 @@ fn covers_one(allowed: &str, pattern: &str) -> bool {
     }
     let (is_prefix, start) = pattern.strip_suffix('*').map_or((false, pattern), |start| (true, start));
     if !start.starts_with('/') {
-        // A group, or a prefix of everything.
+        // A group of routes, or a prefix of everything.
         return false;
     }
     if let Some(prefix) = allowed.strip_suffix('*') {
@@ -58,12 +59,12 @@ fn covers_one(allowed: &str, pattern: &str) -> bool {
     if allowed.starts_with('/') {
         return start.strip_prefix(allowed).is_some_and(|rest| rest.starts_with('/'));
     }
-    // A path in a group: all that is served at and below it must be in the group.
+    // A path and a group: every route at and below the path must be in the group.
     let mut below = paths().filter(|path| matches(path, pattern)).peekable();
     !is_prefix && below.peek().is_some() && below.all(|path| in_group(path, allowed))
 }
 
-/// The list that opens what both lists open, or less.
+/// A list of patterns that allows only routes that both lists allow. It may allow fewer.
 pub fn intersection(one: &[String], other: &[String]) -> Vec<String> {
     if one.is_empty() || one == other {
         return other.to_vec();
@@ -73,7 +74,7 @@ pub fn intersection(one: &[String], other: &[String]) -> Vec<String> {
     }
     let of_one = one.iter().filter(|pattern| covers(other, pattern));
     let both: Vec<String> = of_one.chain(other.iter().filter(|pattern| covers(one, pattern))).cloned().collect();
-    // An empty list would be no limit.
+    // An empty list would mean no limit.
     if both.is_empty() { vec![String::new()] } else { both }
 }
 
@@ -115,7 +116,7 @@ mod tests {
             (&["spend_tracking_routes"], "/spend/tags", true),
             (&["spend_tracking_routes"], "/spend/*", false),
             (&["spend_tracking_routes"], "/key/generate", false),
-            // Below this path is more than the group has.
+            // There are more routes below this path than the group contains.
             (&["key_management_routes"], "/spend/logs", false),
             (&["/", "x"], "/spend/logs", false),
             (&[""], "/spend/logs", false),
@@ -126,7 +127,8 @@ mod tests {
         }
     }
 
-    /// Every pair of a list of odd patterns: what is said to be covered is so on every path.
+    /// Checks every pair from a list of odd patterns: a pattern that is reported as covered must be covered on every
+    /// path.
     #[test]
     fn cover_and_intersection_hold_on_every_path() {
         let patterns = [

@@ -1,7 +1,7 @@
-//! The background task that keeps the rollups short: folds deltas, counts dirty days again, packs days that have been
-//! quiet and sums their daily rows, and gives back the space of what was folded. Several servers on one database take
-//! turns by an advisory lock; without a server nothing is lost, deltas wait. While nothing waits it looks more and more
-//! seldom; what is booked here wakes it.
+//! The background task that keeps the backlog of the rollups short. It folds deltas, recounts dirty days, packs days
+//! that have not changed for some time, sums their daily rows, and vacuums the table of deltas. If several servers use
+//! one database, an advisory lock lets one of them work at a time. While no server runs, nothing is lost, because the
+//! deltas wait. While there is no work, the task checks less and less often; a booking on this server wakes it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,37 +18,37 @@ use crate::store::rollups::backlog;
 use crate::store::rollups::backlog::{Backlog, Holder};
 use crate::store::{Connection, Pool};
 
-/// Pause where there is nothing to do, and between what is booked and folding it.
+/// The pause when there is no work, and the pause between a booking and its folding.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// The pause doubles up to this while nothing comes.
+/// The pause doubles up to this value while there is no work.
 const IDLE_MOST: Duration = Duration::from_secs(32);
 
-/// Pause after a failure.
+/// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// Deltas folded until the table is vacuumed.
+/// The number of folded deltas after which the table is vacuumed.
 const VACUUM_AFTER: i64 = 5_000;
 
-/// How often a backlog is counted while there is one.
+/// How often the backlog is counted while there is one.
 const COUNT_AFTER: Duration = Duration::from_secs(15);
 
-/// Who holds the lock for longer than this while work waits is named.
+/// A session that holds the lock for longer than this while work waits is logged.
 const HELD_LONG: Duration = Duration::from_secs(60);
 
-/// How often.
+/// How often such a session is logged again.
 const NAMED_AGAIN: Duration = Duration::from_secs(300);
 
-/// How long one batch may take.
+/// The longest time that one batch may take.
 const BATCH_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a batch may take that is so small that a smaller one would not help.
+/// The longest time for a batch that is so small that a smaller one would not help.
 const SMALL_LIMIT: Duration = Duration::from_secs(1800);
 
-/// Such a batch, in deltas.
+/// The largest number of deltas in such a small batch.
 const SMALL: i32 = 16;
 
-/// Folds in batches that are halved where they take too long, and grow again where they do not.
+/// Folds deltas in batches. A batch that takes too long is halved. Batches grow again when they succeed.
 #[derive(Clone, Copy, Debug)]
 pub struct Batches {
     size: i32,
@@ -62,17 +62,17 @@ impl Default for Batches {
 }
 
 impl Batches {
-    /// Batches that may take so long.
+    /// Batches with this time limit.
     pub fn within(limit: Duration) -> Self {
         Self { size: rollups::BATCH, limit }
     }
 
-    /// Deltas of the next batch at most.
+    /// The largest number of deltas in the next batch.
     pub fn size(&self) -> i32 {
         self.size
     }
 
-    /// Folds one batch; returns how many deltas. A batch that takes too long is tried again at half the size.
+    /// Folds one batch and returns the number of deltas. A batch that takes too long is retried with half the size.
     pub async fn fold(&mut self, connection: &mut Connection) -> Result<i64, store::Error> {
         loop {
             let limit = if self.size <= SMALL { SMALL_LIMIT } else { self.limit };
@@ -99,7 +99,7 @@ fn is_timeout(error: &store::Error) -> bool {
     matches!(error, store::Error::Database(error) if error.code().as_deref() == Some("57014"))
 }
 
-/// What folding and the rest of a server tell each other.
+/// Shared state between the folding task and the rest of the server.
 #[derive(Debug, Default)]
 pub struct Signals {
     attached: AtomicBool,
@@ -107,17 +107,17 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Whether the rollups count every change of the log, as last seen.
+    /// Whether the rollups count every change of the log, as of the last check.
     pub fn is_attached(&self) -> bool {
         self.attached.load(Ordering::Relaxed)
     }
 
-    /// Says whether they do; returns what was known before.
+    /// Sets whether the rollups count every change. Returns the previous value.
     pub fn attach(&self, attached: bool) -> bool {
         self.attached.swap(attached, Ordering::Relaxed)
     }
 
-    /// Wakes the folding: the log was changed here.
+    /// Wakes the folding task, because this server has changed the log.
     pub fn wake(&self) {
         self.wake.notify_one();
     }
@@ -133,7 +133,7 @@ fn waiting(backlog: &Backlog) -> Waiting {
     }
 }
 
-/// What the task remembers between its steps.
+/// The state that the task keeps between its steps.
 #[derive(Default)]
 struct Memory {
     batches: Batches,
@@ -142,7 +142,7 @@ struct Memory {
     lock: LockWatch,
 }
 
-/// Folds until cancelled. A failure is logged and tried again: reads stay exact meanwhile.
+/// Folds until cancelled. A failure is logged and retried; reads stay exact in the meantime.
 pub async fn run(pool: Pool, signals: Arc<Signals>, stop: CancellationToken) {
     let mut memory = Memory::default();
     let mut idle = IDLE;
@@ -175,7 +175,7 @@ pub async fn run(pool: Pool, signals: Arc<Signals>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             () = signals.wake.notified(), if pause > IDLE => {
-                // More is likely to follow: it is folded together.
+                // More bookings are likely to follow, and they can be folded together.
                 idle = IDLE;
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -186,7 +186,7 @@ pub async fn run(pool: Pool, signals: Arc<Signals>, stop: CancellationToken) {
     }
 }
 
-/// Days before this are over: yesterday's last calls may still be on their way.
+/// Days before this date are over. Yesterday is not included, because its last calls may still arrive.
 fn over() -> NaiveDate {
     Utc::now().date_naive() - Days::new(1)
 }
@@ -194,15 +194,16 @@ fn over() -> NaiveDate {
 /// When the next step is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// More waits.
+    /// More work is waiting.
     AtOnce,
-    /// A little was done; more is likely to come.
+    /// A little work was done, and more is likely to come.
     Soon,
-    /// There was nothing to do.
+    /// There was no work.
     Later,
 }
 
-/// One batch, one day, a vacuum, or a day packed.
+/// Performs one step: folds one batch or recounts one dirty day. If no large backlog is left, also vacuums and packs
+/// when due.
 async fn step(pool: &Pool, memory: &mut Memory) -> Result<Next, store::Error> {
     let mut connection = pool.acquire().await?;
     let can_pack = rollups::can_pack(&mut connection).await?;
@@ -220,7 +221,7 @@ async fn step(pool: &Pool, memory: &mut Memory) -> Result<Next, store::Error> {
         memory.lock.free();
         return Ok(Next::AtOnce);
     }
-    // A few deltas come all the time on a busy day: what follows does not wait for an end of them.
+    // On a busy day a few deltas arrive all the time, so the following work does not wait until there are none.
     if memory.folded >= VACUUM_AFTER {
         rollups::vacuum(&mut connection).await?;
         memory.folded = 0;
@@ -234,8 +235,8 @@ async fn step(pool: &Pool, memory: &mut Memory) -> Result<Next, store::Error> {
     Ok(if packed { Next::AtOnce } else { Next::Soon })
 }
 
-/// Packs a day of each rollup and a month, and sums a day of daily rows, of those that are due; whether there was one. One
-/// that can't be packed is put off, so that the others have their turn.
+/// Packs one day of each rollup and one month, and sums one day of daily rows, if any are due. Returns whether there
+/// was one. A day that can't be packed is postponed, so that the others are not blocked.
 async fn pack(connection: &mut Connection, before: NaiveDate) -> Result<bool, store::Error> {
     let mut done = false;
     for rollup in rollups::PACKED {
@@ -252,8 +253,8 @@ async fn pack(connection: &mut Connection, before: NaiveDate) -> Result<bool, st
     Ok(done)
 }
 
-/// Watches who holds the folding's lock while work waits. Any role that may connect can hold it; it is another server
-/// most of the time, and then only for a moment.
+/// Watches which session holds the lock for folding while work waits. Any role that may connect can hold it. Usually
+/// the holder is another server, and only for a moment.
 #[derive(Default)]
 struct LockWatch {
     holder: Option<(Holder, Instant)>,
@@ -261,7 +262,7 @@ struct LockWatch {
 }
 
 impl LockWatch {
-    /// The lock was to be had, or nothing waited.
+    /// Records that the lock was free or that no work waited.
     fn free(&mut self) {
         if self.holder.take().is_some() {
             self.named = None;
@@ -269,7 +270,8 @@ impl LockWatch {
         }
     }
 
-    /// Nothing could be done: looks who holds the lock, and names them where they have for long.
+    /// Called when no work could be done. Finds the session that holds the lock, and logs it if it has held the lock
+    /// for long.
     async fn look(&mut self, connection: &mut Connection) -> Result<(), store::Error> {
         let Some(found) = backlog::lock_holder(connection).await? else {
             self.free();
@@ -293,18 +295,18 @@ impl LockWatch {
     }
 }
 
-/// What a step of counting did.
+/// The result of a step of counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
-    /// There was nothing to do.
+    /// There was no work.
     Nothing,
-    /// A batch was folded, and little more waits.
+    /// A batch was folded, and little more is waiting.
     Done,
-    /// More is likely to wait.
+    /// More work is likely to be waiting.
     Backlog,
 }
 
-/// Folds one batch, or else counts one dirty day.
+/// Folds one batch. If there are no deltas, recounts one dirty day.
 async fn work(connection: &mut Connection, batches: &mut Batches, folded: &mut i64) -> Result<Work, store::Error> {
     let batch = batches.fold(connection).await?;
     *folded += batch;
@@ -319,7 +321,7 @@ async fn work(connection: &mut Connection, batches: &mut Batches, folded: &mut i
     Ok(Work::Nothing)
 }
 
-/// Folds, counts and packs everything that waits now. For tests and the command line.
+/// Folds, counts and packs the whole backlog. For tests and the command line.
 pub async fn settle(connection: &mut Connection) -> Result<(), store::Error> {
     let (mut batches, mut folded) = (Batches::default(), 0);
     while work(connection, &mut batches, &mut folded).await? != Work::Nothing {}

@@ -1,4 +1,4 @@
-//! LiteLLM's `config.yaml`, as far as it means something to litespend.
+//! The parts of LiteLLM's `config.yaml` that litespend uses.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::settings::network::parse_network;
 
-/// What litespend reads of LiteLLM's `config.yaml`.
+/// The values that litespend reads from LiteLLM's `config.yaml`.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigFile {
     /// `general_settings.master_key`.
@@ -25,23 +25,23 @@ pub struct ConfigFile {
     pub model_list: Vec<Value>,
     /// `router_settings.model_group_alias`, with references resolved.
     pub model_group_alias: Value,
-    /// Names of settings that litespend does not know.
+    /// Names of settings that litespend does not use.
     pub ignored: Vec<String>,
 }
 
-/// Settings of LiteLLM that mean something to litespend, by section.
+/// The fields of `general_settings` that litespend uses.
 const KNOWN_GENERAL: [&str; 5] =
     ["master_key", "database_url", "allowed_ips", "use_x_forwarded_for", "dangerously_permit_weak_or_unset_master_key"];
 
 impl ConfigFile {
-    /// Reads a file.
+    /// Reads a config file.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("config file {} cannot be read", path.display()))?;
         Self::parse(&text).with_context(|| format!("config file {}", path.display()))
     }
 
-    /// Reads a text.
+    /// Parses the text of a config file.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let document: Value = serde_norway::from_str(text).context("is not YAML")?;
         let mut config = Self::default();
@@ -96,7 +96,7 @@ impl ConfigFile {
     }
 }
 
-/// Replaces `os.environ/NAME` by the variable's value, at any depth.
+/// Replaces `os.environ/NAME` with the value of the variable, at any depth. An unset variable becomes null.
 fn resolve(value: Value) -> anyhow::Result<Value> {
     Ok(match value {
         Value::String(text) => match text.strip_prefix("os.environ/") {

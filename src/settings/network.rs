@@ -1,13 +1,13 @@
-//! Addresses and ranges of addresses.
+//! Parses addresses and address ranges.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
 
-/// An address or CIDR range, with IPv4-mapped IPv6 reduced to IPv4; `None` where the text is neither.
+/// Parses an address or CIDR range. IPv4-mapped IPv6 is converted to IPv4. Returns `None` if the text is neither.
 pub fn parse_network(text: &str) -> Option<IpNetwork> {
-    // A prefix length is digits: no netmask in dots, no sign.
+    // A prefix length consists of digits only: no dotted netmask and no sign.
     if text.split_once('/').is_some_and(|(_, prefix)| !prefix.bytes().all(|byte| byte.is_ascii_digit())) {
         return None;
     }

@@ -1,21 +1,22 @@
-//! The LiteLLM behind: its address, and which of its paths are served here.
+//! The LiteLLM to which requests are passed on: its address, and the paths that litespend serves itself.
 
 use axum::http::Uri;
 use axum::http::uri::{Authority, PathAndQuery, Scheme};
 
-/// Where requests are passed on to: `http://` or `https://`, a host, and perhaps a path before theirs.
+/// The address of the upstream: `http://` or `https://`, a host, and optionally a path that is put in front of the path
+/// of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// `http` or `https`.
     pub scheme: Scheme,
     /// Host and port.
     pub authority: Authority,
-    /// What goes before the path of a request; empty, or without a slash at its end.
+    /// The path that is put in front of a request's path. Empty, or without a slash at its end.
     pub prefix: String,
 }
 
 impl Target {
-    /// Out of a URL, or why not.
+    /// Parses a URL, or returns the reason why it can't be used.
     pub fn parse(text: &str) -> Result<Self, String> {
         let uri: Uri = text.trim().parse().map_err(|_| "not a URL".to_owned())?;
         let parts = uri.into_parts();
@@ -36,7 +37,7 @@ impl Target {
     }
 }
 
-/// Whether an entry of `--serve-only` means the route `path`: the path itself, or everything under `.../*`.
+/// Whether an entry of `--serve-only` includes the route `path`. An entry is a path, or a prefix that ends in `*`.
 pub fn covers(entry: &str, path: &str) -> bool {
     match entry.strip_suffix('*') {
         Some(prefix) => prefix.starts_with('/') && path.starts_with(prefix),

@@ -2,6 +2,7 @@
 //! reaches the server is a few rows a day. An answer's queries belong into one snapshot ([`begin_snapshot`]).
 
 pub mod daily;
+pub mod figures;
 pub mod global;
 
 use chrono::{Days, NaiveDate};
@@ -9,6 +10,7 @@ use futures_util::stream::BoxStream;
 use sqlx::{AssertSqlSafe, Executor, FromRow, PgConnection, Postgres, QueryBuilder};
 
 use crate::store::activity::daily::{DailyRow, UNKNOWN_MODEL};
+use crate::store::activity::figures::Figures;
 use crate::store::reading::Reading;
 use crate::store::rollups::DAILY_COUNTED;
 use crate::store::rollups::days::is_gone;
@@ -69,63 +71,11 @@ pub struct ActivityFilter {
     pub summed: Vec<NaiveDate>,
 }
 
-/// Columns that an older LiteLLM lacks, as the outer row of defaults.
-const NEWER_COLUMNS: &str = r#"
-    (SELECT NULL::text AS endpoint, NULL::text AS mcp_namespaced_tool_name, 0::bigint AS compression_saved_tokens,
-            0::float8 AS compression_savings_spend, 0::float8 AS prompt_caching_savings_spend,
-            0::float8 AS gateway_injected_caching_savings_spend, 0::float8 AS autorouter_savings_spend,
-            0::bigint AS total_response_time_ms, 0::bigint AS timed_requests) AS defaults"#;
+/// Columns of names that an older LiteLLM lacks, as part of the outer row of defaults.
+const NEWER_NAMES: &str = "NULL::text AS endpoint, NULL::text AS mcp_namespaced_tool_name";
 
-/// Names of groups and the figures of a row; `entity_id` goes before it.
-const COLUMNS: &str = r#"
-    date, api_key, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,
-    prompt_tokens::bigint, completion_tokens::bigint, cache_read_input_tokens::bigint,
-    cache_creation_input_tokens::bigint, spend, api_requests::bigint, successful_requests::bigint,
-    failed_requests::bigint, compression_saved_tokens, compression_savings_spend, prompt_caching_savings_spend,
-    gateway_injected_caching_savings_spend, autorouter_savings_spend, total_response_time_ms, timed_requests"#;
-
-/// Sums of all figures, for a `SELECT` that groups.
-const SUMS: &str = r#"
-    sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
-    sum(completion_tokens)::bigint AS completion_tokens,
-    sum(cache_read_input_tokens)::bigint AS cache_read_input_tokens,
-    sum(cache_creation_input_tokens)::bigint AS cache_creation_input_tokens,
-    sum(compression_saved_tokens)::bigint AS compression_saved_tokens,
-    sum(compression_savings_spend) AS compression_savings_spend,
-    sum(prompt_caching_savings_spend) AS prompt_caching_savings_spend,
-    sum(gateway_injected_caching_savings_spend) AS gateway_injected_caching_savings_spend,
-    sum(autorouter_savings_spend) AS autorouter_savings_spend, sum(api_requests)::bigint AS api_requests,
-    sum(successful_requests)::bigint AS successful_requests, sum(failed_requests)::bigint AS failed_requests,
-    sum(total_response_time_ms)::bigint AS total_response_time_ms, sum(timed_requests)::bigint AS timed_requests"#;
-
-/// Sums of the figures that a list of keys or users has; the others are not read, and 0.
-const LIST_SUMS: &str = r#"
-    sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
-    sum(completion_tokens)::bigint AS completion_tokens,
-    sum(cache_read_input_tokens)::bigint AS cache_read_input_tokens,
-    sum(cache_creation_input_tokens)::bigint AS cache_creation_input_tokens,
-    sum(api_requests)::bigint AS api_requests, sum(successful_requests)::bigint AS successful_requests,
-    sum(failed_requests)::bigint AS failed_requests,
-    0::bigint AS compression_saved_tokens, 0::float8 AS compression_savings_spend,
-    0::float8 AS prompt_caching_savings_spend, 0::float8 AS gateway_injected_caching_savings_spend,
-    0::float8 AS autorouter_savings_spend, 0::bigint AS total_response_time_ms, 0::bigint AS timed_requests,
-    count(*) OVER () AS members"#;
-
-/// Sums of the figures of a list, to be summed again.
-const MEMBER_SUMS: &str = r#"
-    sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
-    sum(completion_tokens)::bigint AS completion_tokens,
-    sum(cache_read_input_tokens)::bigint AS cache_read_input_tokens,
-    sum(cache_creation_input_tokens)::bigint AS cache_creation_input_tokens,
-    sum(api_requests)::bigint AS api_requests, sum(successful_requests)::bigint AS successful_requests,
-    sum(failed_requests)::bigint AS failed_requests"#;
-
-/// The figures themselves.
-const FIGURES: &str = r#"
-    spend, prompt_tokens, completion_tokens, cache_read_input_tokens, cache_creation_input_tokens,
-    compression_saved_tokens, compression_savings_spend, prompt_caching_savings_spend,
-    gateway_injected_caching_savings_spend, autorouter_savings_spend, api_requests, successful_requests,
-    failed_requests, total_response_time_ms, timed_requests"#;
+/// The names of groups of a row; `entity_id` goes before them, and the figures after.
+const GROUPS: &str = "date, api_key, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint";
 
 /// The name under which a row's model, group and so on stand in a report.
 const NAMES: &str = r#"
@@ -186,8 +136,9 @@ impl ActivityFilter {
 
     /// ` FROM ... ` with the rows, the columns under LiteLLM's names and the entity as `entity_id`.
     fn push_rows(&self, query: &mut QueryBuilder<Postgres>) {
-        query.push(" FROM (SELECT daily.* FROM ").push(NEWER_COLUMNS).push(" CROSS JOIN LATERAL (SELECT ");
-        query.push(self.table.entity()).push(" AS entity_id, id, ").push(COLUMNS);
+        query.push(" FROM (SELECT daily.* FROM (SELECT ").push(NEWER_NAMES).push(", ").push(figures::DEFAULTS.as_str());
+        query.push(") AS defaults CROSS JOIN LATERAL (SELECT ").push(self.table.entity());
+        query.push(" AS entity_id, id, ").push(GROUPS).push(", ").push(figures::OF_TABLE.as_str());
         query.push(" FROM ").push(self.table.name());
         query.push(" WHERE date >= ").push_bind(self.start.clone());
         query.push(" AND date <= ").push_bind(self.end.clone());
@@ -227,13 +178,13 @@ impl ActivityFilter {
         let days = self.summed_days();
         let mut separator = " FROM (";
         for part in days.chunks(days.len().div_ceil(PARTS)) {
-            query.push(separator).push("SELECT ").push(member).push(",").push(MEMBER_SUMS);
+            query.push(separator).push("SELECT ").push(member).push(", ").push(figures::LISTED_SUMS.as_str());
             query.push(" FROM (SELECT user_id AS entity_id, * FROM litespend.activity_members WHERE date = ANY (");
             query.push_bind(part.to_vec()).push(")) AS part GROUP BY 1");
             separator = " UNION ALL ";
         }
         for part in self.parts() {
-            query.push(separator).push("SELECT ").push(member).push(",").push(MEMBER_SUMS);
+            query.push(separator).push("SELECT ").push(member).push(", ").push(figures::LISTED_SUMS.as_str());
             part.push_rows(query);
             query.push(" GROUP BY 1");
         }
@@ -366,42 +317,7 @@ pub struct DaySums {
     pub names: Option<Vec<Option<String>>>,
     /// Sums.
     #[sqlx(flatten)]
-    pub sums: Sums,
-}
-
-/// Sums of daily rows, in the columns' own units.
-#[derive(Clone, Debug, Default, FromRow)]
-pub struct Sums {
-    /// USD.
-    pub spend: f64,
-    /// Prompt tokens.
-    pub prompt_tokens: i64,
-    /// Completion tokens.
-    pub completion_tokens: i64,
-    /// Tokens read from the provider's cache.
-    pub cache_read_input_tokens: i64,
-    /// Tokens written to the provider's cache.
-    pub cache_creation_input_tokens: i64,
-    /// Tokens saved by prompt compression.
-    pub compression_saved_tokens: i64,
-    /// USD saved by prompt compression.
-    pub compression_savings_spend: f64,
-    /// USD saved by the provider's cache.
-    pub prompt_caching_savings_spend: f64,
-    /// USD saved by cache marks that the gateway added.
-    pub gateway_injected_caching_savings_spend: f64,
-    /// USD saved by routing.
-    pub autorouter_savings_spend: f64,
-    /// Requests.
-    pub api_requests: i64,
-    /// Requests that succeeded.
-    pub successful_requests: i64,
-    /// Requests that failed.
-    pub failed_requests: i64,
-    /// Sum of response times, milliseconds.
-    pub total_response_time_ms: i64,
-    /// Requests in that sum.
-    pub timed_requests: i64,
+    pub sums: Figures,
 }
 
 /// The name of a sum's group, by the bits of `GROUPING (model, model_group, provider, tool, endpoint)`.
@@ -429,38 +345,48 @@ pub fn day_sums<'q, 'c: 'q>(
     query.push("WITH groups AS MATERIALIZED (");
     let mut separator = "";
     if !filter.summed.is_empty() {
-        query.push("SELECT date, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,");
-        query.push(FIGURES).push(" FROM litespend.activity_groups WHERE date = ANY (").push_bind(filter.summed_days());
+        query.push("SELECT date, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint, ");
+        query
+            .push(figures::NAMES.as_str())
+            .push(" FROM litespend.activity_groups WHERE date = ANY (")
+            .push_bind(filter.summed_days());
         query.push(")");
         separator = " UNION ALL ";
     }
     for part in &filter.parts() {
         query.push(separator).push("(");
         separator = " UNION ALL ";
-        query.push("SELECT date, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,");
-        query.push(SUMS);
+        query.push("SELECT date, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint, ");
+        query.push(figures::SUMS.as_str());
         part.push_rows(query);
         query.push(" GROUP BY 1, 2, 3, 4, 5, 6)");
     }
-    query.push("), named AS (SELECT date, ").push(NAMES).push(",").push(FIGURES).push(" FROM groups");
+    query.push("), named AS (SELECT date, ").push(NAMES).push(", ").push(figures::NAMES.as_str()).push(" FROM groups");
     query.push(") SELECT date, NULL::text AS api_key, ").push(DIMENSIONS);
-    query.push(", NULL::text[] AS names,").push(SUMS);
+    query.push(", NULL::text[] AS names, ").push(figures::SUMS.as_str());
     query.push(
         " FROM named GROUP BY GROUPING SETS ((date), (date, model), (date, model_group), (date, provider),
           (date, tool), (date, endpoint)) HAVING ",
     );
     query.push(NAMED);
-    query.push(" UNION ALL SELECT date, api_key, 7, NULL, ARRAY[model, model_group, provider, tool, endpoint],");
-    query.push(FIGURES).push(" FROM (SELECT date, api_key, ").push(NAMES).push(",").push(SUMS);
+    query.push(" UNION ALL SELECT date, api_key, 7, NULL, ARRAY[model, model_group, provider, tool, endpoint], ");
+    query
+        .push(figures::NAMES.as_str())
+        .push(" FROM (SELECT date, api_key, ")
+        .push(NAMES)
+        .push(", ")
+        .push(figures::SUMS.as_str());
     let keyed = ActivityFilter { api_keys: Some(api_keys.to_vec()), summed: Vec::new(), ..filter.clone() };
     keyed.push_rows(query);
     query.push(" GROUP BY date, api_key, 3, 4, 5, 6, 7) AS keyed");
     if by_entity {
-        query.push(" UNION ALL SELECT date, NULL::text, 6, COALESCE(entity_id, ''), NULL::text[],").push(SUMS);
+        query
+            .push(" UNION ALL SELECT date, NULL::text, 6, COALESCE(entity_id, ''), NULL::text[], ")
+            .push(figures::SUMS.as_str());
         filter.push_rows(query);
         query
-            .push(" GROUP BY date, 4 UNION ALL SELECT date, api_key, 6, COALESCE(entity_id, ''), NULL::text[],")
-            .push(SUMS);
+            .push(" GROUP BY date, 4 UNION ALL SELECT date, api_key, 6, COALESCE(entity_id, ''), NULL::text[], ")
+            .push(figures::SUMS.as_str());
         keyed.push_rows(query);
         query.push(" GROUP BY date, api_key, 4");
     }
@@ -490,8 +416,11 @@ pub struct KeySums {
     pub members: i64,
     /// Sums.
     #[sqlx(flatten)]
-    pub sums: Sums,
+    pub sums: Figures,
 }
+
+/// How many keys or users there are in all.
+const MEMBERS: &str = ", count(*) OVER () AS members";
 
 /// A page of the keys, largest spend first.
 pub async fn key_page(
@@ -500,8 +429,8 @@ pub async fn key_page(
     offset: i64,
     limit: i64,
 ) -> Result<Vec<KeySums>, sqlx::Error> {
-    let mut query = QueryBuilder::<Postgres>::new("SELECT api_key,");
-    query.push(LIST_SUMS);
+    let mut query = QueryBuilder::<Postgres>::new("SELECT api_key, ");
+    query.push(figures::LISTED_SUMS.as_str()).push(", ").push(figures::UNLISTED_ZEROS.as_str()).push(MEMBERS);
     filter.push_members(&mut query, "api_key");
     query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
     query.push(" GROUP BY api_key ORDER BY ").push(BY_SPEND);
@@ -525,8 +454,8 @@ pub async fn keys_of_model(
     by_group: bool,
     limit: i64,
 ) -> Result<Vec<KeySums>, sqlx::Error> {
-    let mut query = QueryBuilder::<Postgres>::new("SELECT api_key,");
-    query.push(LIST_SUMS);
+    let mut query = QueryBuilder::<Postgres>::new("SELECT api_key, ");
+    query.push(figures::LISTED_SUMS.as_str()).push(", ").push(figures::UNLISTED_ZEROS.as_str()).push(MEMBERS);
     filter.push_rows(&mut query);
     query.push(" WHERE api_key <> ").push_bind(FLAT_COST_KEY);
     query.push(if by_group {
@@ -548,7 +477,7 @@ pub struct UserSums {
     pub members: i64,
     /// Sums.
     #[sqlx(flatten)]
-    pub sums: Sums,
+    pub sums: Figures,
 }
 
 /// A page of the users, largest spend first.
@@ -558,8 +487,8 @@ pub async fn user_page(
     offset: i64,
     limit: i64,
 ) -> Result<Vec<UserSums>, sqlx::Error> {
-    let mut query = QueryBuilder::<Postgres>::new("SELECT NULLIF(entity_id, '') AS user_id,");
-    query.push(LIST_SUMS);
+    let mut query = QueryBuilder::<Postgres>::new("SELECT NULLIF(entity_id, '') AS user_id, ");
+    query.push(figures::LISTED_SUMS.as_str()).push(", ").push(figures::UNLISTED_ZEROS.as_str()).push(MEMBERS);
     filter.push_members(&mut query, "entity_id");
     query.push(" GROUP BY 1 ORDER BY round(sum(spend)::numeric, 9) DESC, 1 ASC NULLS LAST LIMIT ");
     query.push_bind(limit).push(" OFFSET ").push_bind(offset);

@@ -4,8 +4,9 @@
 
 pub mod backlog;
 pub mod days;
+pub mod packed;
 pub mod reads;
-pub mod stretches;
+pub mod segments;
 pub mod verify;
 pub mod words;
 

@@ -57,7 +57,7 @@ async fn the_sums_are_those_of_the_pages_below() {
     for field in ["total_prompt_tokens", "total_api_requests", "total_failed_requests"] {
         assert_eq!(whole["metadata"][field], pages["metadata"][field], "{field}");
     }
-    // Two keys are listed, and every other sum covers all of them.
+    // The answer lists two keys, but every other sum covers all keys.
     assert_eq!(whole["metadata"]["api_key_limit"], 2);
     assert_eq!(whole["metadata"]["total_api_keys"], 11);
     for (day, other) in whole["results"].as_array().unwrap().iter().zip(pages["results"].as_array().unwrap()) {
@@ -101,16 +101,16 @@ async fn who_is_no_admin_sees_its_own_teams_and_there_its_own_keys() {
         let answer = app.get(&format!("{path}{query}"), key).await;
         answer.json()["metadata"]["total_spend"].clone()
     };
-    // In no team: nothing. A team that is not the user's: 404. A key without a user: 404.
+    // A user in no team gets nothing. A team that is not the user's: 404. A key without a user: 404.
     assert_eq!(spend("", INT).await, 0.0);
     assert_eq!(app.get(&format!("{path}&team_ids=team-alpha"), INT).await.status, 404);
     assert_eq!(app.get(&path, "sk-orphan-key-001").await.status, 404);
     assert!(app.get(&path, "sk-orphan-key-001").await.json()["detail"]["error"].is_string());
-    // A member that is no admin of one of the teams sees its own keys of all of them.
+    // A user who does not administer all of the teams sees only its own keys, in all of them.
     set_teams(&app, "u-int", &["team-alpha", "team-beta"]).await;
     assert_eq!(spend("", INT).await, 4.0);
     assert_eq!(spend("&api_key=other", INT).await, 0.0);
-    // Of the team that it administers, everything.
+    // If only the team that it administers is asked for, it sees everything.
     assert_eq!(spend("&team_ids=team-beta", INT).await, 16.0);
     let page = app.get(&format!("/team/daily/activity?{RANGE}&team_ids=team-beta"), INT).await.json();
     assert_eq!(page["metadata"]["total_spend"], 16.0);

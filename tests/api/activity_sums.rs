@@ -1,5 +1,5 @@
-//! The sums of LiteLLM's daily rows: the recorded answers with them, and every answer that they give against the daily
-//! rows themselves, while these change in every way.
+//! The sums of LiteLLM's daily rows. The recorded answers are checked with the sums in use. Every answer from the sums
+//! is compared with one from the daily rows, while these change in every way.
 
 use chrono::NaiveDate;
 use litespend::rollups::folding;
@@ -13,7 +13,7 @@ use crate::conformance::{dashboard_app, replay};
 use crate::support::answers::{Lists, difference};
 use crate::support::{MASTER_KEY, TestApp, insert, randomness, settings};
 
-/// Reads that the sums answer; some of them only for a part of their days, or not at all.
+/// Reads that use the sums. For some of them the sums cover only a part of the days, or none.
 const READS: [&str; 8] = [
     "/user/daily/activity/aggregated?start_date=2026-01-01&end_date=2026-04-30",
     "/user/daily/activity/aggregated?start_date=2026-02-01&end_date=2026-02-28&api_key_limit=2",
@@ -59,7 +59,7 @@ async fn add(connection: &mut PgConnection, random: &mut StdRng, next_id: &mut u
     insert(connection, "LiteLLM_DailyUserSpend", &Value::Array(rows)).await;
 }
 
-/// One random change; says what it was.
+/// Makes one random change; returns its name.
 async fn change(random: &mut StdRng, connection: &mut PgConnection, next_id: &mut u32) -> &'static str {
     let day = DAYS[random.random_range(0..DAYS.len())];
     let (statement, name) = match random.random_range(0..100) {
@@ -129,7 +129,7 @@ async fn every_read_equals_the_daily_rows_whatever_happens_to_them() {
     let plain = app.beside(settings());
     let (mut random, mut next_id) = (StdRng::seed_from_u64(randomness::seed()), 0);
     let mut connection = app.pool.acquire().await.unwrap();
-    // Writers whose transactions stay open over several steps, and end either way.
+    // Writers whose transactions stay open over several steps, and end with a commit or a rollback.
     let mut open: Vec<PgConnection> = Vec::new();
     let (mut steps, mut with_sums) = (0, 0);
     for _ in 0..90 {
@@ -146,7 +146,7 @@ async fn every_read_equals_the_daily_rows_whatever_happens_to_them() {
         } else if open.is_empty() {
             change(&mut random, &mut connection, &mut next_id).await
         } else {
-            // TRUNCATE would wait for the open writers.
+            // Not TRUNCATE, which would wait for the open writers.
             sum(&mut connection).await;
             if random.random_range(0..3) == 0 {
                 add(&mut connection, &mut random, &mut next_id).await;
@@ -207,7 +207,7 @@ async fn sums_are_what_is_read_and_verify_finds_them_wrong() {
         assert_eq!(app.get(path, MASTER_KEY).await.json()["metadata"]["total_spend"], json!(0.5));
         folding::settle(&mut connection).await.unwrap();
     }
-    // Removed with the rest, nothing of it stays at the table; and installed again.
+    // The sums are removed with the rollups, nothing of them remains on the table, and they can be installed again.
     rollups::remove(&mut connection).await.unwrap();
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'litespend%'")
         .fetch_one(&mut *connection)

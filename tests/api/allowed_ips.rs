@@ -46,7 +46,7 @@ async fn a_restriction_covers_every_route_but_the_liveness_probes() {
     }
     assert_eq!(status_from(&app, "/spend/tags", HOME).await, 200);
     assert_eq!(status_from(&app, "/no/such/path", HOME).await, 404);
-    // The address of a refused request is all that counts: not even a wrong method is told apart.
+    // If the address is refused, nothing else about the request matters: even a wrong method gets the same answer.
     let post = request(Method::POST, "/spend/tags", MASTER_KEY).body(Body::empty()).unwrap();
     assert_eq!(app.send_from(post, ELSEWHERE.parse().unwrap()).await.status, 403);
 }
@@ -82,7 +82,7 @@ async fn ranges_and_mapped_addresses_are_understood() {
     ] {
         assert_eq!(status_from(&app, "/spend/tags", peer).await, expected, "{peer}");
     }
-    // What means the same as an entry is that entry.
+    // Another spelling of an existing entry counts as that entry.
     for same in ["127.0.0.1", "127.0.0.1/32", "10.1.9.9/16", "2001:0db8::/32"] {
         assert_eq!(change(&app, "/add/allowed_ip", same).await, 400, "{same}");
     }
@@ -124,7 +124,7 @@ async fn nobody_locks_itself_out_unless_it_insists() {
     app.state.refresh_allow_list().await.unwrap();
     assert_eq!(change(&app, "/delete/allowed_ip", "127.0.0.1").await, 409);
     assert_eq!(change(&app, "/delete/allowed_ip", "10.0.0.0/8").await, 200);
-    // Removing the last entry lifts the restriction and locks out nobody.
+    // Removing the last entry lifts the restriction and locks nobody out.
     assert_eq!(change(&app, "/delete/allowed_ip", "127.0.0.1").await, 200);
     assert_eq!(stored(&app).await, json!({ "allowed_ips": [] }));
     assert_eq!(status_from(&app, "/spend/tags", "8.8.8.8:1").await, 200);
@@ -212,11 +212,11 @@ async fn concurrent_changes_by_two_servers_lose_nothing() {
     let answers = futures_util::future::join_all(requests).await;
     assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
     assert_eq!(stored(&app).await["allowed_ips"].as_array().unwrap().len(), 41);
-    // The list that each server holds is the stored one, as of its own last change.
+    // Each server holds the stored list as of its own last change.
     let (ours, theirs) = (app.state.allow_list.current(), other.state.allow_list.current());
     let longest = ours.entries.as_ref().unwrap().len().max(theirs.entries.as_ref().unwrap().len());
     assert_eq!(longest, 41);
-    // The same address from both: one of them is told that it is there.
+    // Both servers add the same address: one of them answers that it exists already.
     let mut twice = [0, 1].map(|server| {
         let server = if server == 0 { &app } else { &other };
         Box::pin(change(server, "/add/allowed_ip", "10.9.9.9"))
@@ -235,7 +235,7 @@ async fn the_config_files_list_counts_until_the_database_has_one() {
     assert_eq!(status_from(&app, "/spend/tags", ELSEWHERE).await, 200);
     assert_eq!(status_from(&app, "/spend/tags", "8.8.8.8:1").await, 403);
     assert_eq!(app.get("/get/allowed_ips", MASTER_KEY).await.json(), json!({ "data": ["127.0.0.1", "10.1.0.0/16"] }));
-    // The first change begins with it.
+    // The first change starts from the config file's list.
     assert_eq!(change(&app, "/add/allowed_ip", "8.8.8.8").await, 200);
     assert_eq!(stored(&app).await["allowed_ips"], json!(["127.0.0.1", "10.1.0.0/16", "8.8.8.8"]));
     assert_eq!(change(&app, "/delete/allowed_ip", "10.1.0.0/16").await, 200);
@@ -270,12 +270,12 @@ async fn forwarded_addresses_count_behind_a_trusted_proxy_alone() {
         ("10.0.0.1:1", &["[::ffff:1.2.3.4]:443"], 200),
         ("[::1]:1", &["1.2.3.4"], 200),
         ("[::ffff:10.0.0.1]:1", &["1.2.3.4"], 200),
-        // Junk, an unreadable line, no line: the proxy itself is the client.
+        // An entry that is not an address, an unreadable line, no header line: the proxy itself counts as the client.
         ("10.0.0.1:1", &["1.2.3.4, unknown"], 403),
         ("10.0.0.1:1", &["1.2.3.4", "\u{fc}"], 403),
         ("10.0.0.1:1", &["1.2.3.4,"], 403),
         ("10.0.0.1:1", &[], 403),
-        // Not a trusted proxy.
+        // The peer is not a trusted proxy.
         ("9.9.9.9:1", &["1.2.3.4"], 403),
         ("1.2.3.4:1", &["6.6.6.6"], 200),
     ] {

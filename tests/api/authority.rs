@@ -1,4 +1,4 @@
-//! Who may do what: sessions, what keys may give, patterns of routes, permissions, logins, and floods of unknown keys.
+//! Authority: sessions, what keys may grant, patterns of routes, permissions, logins, and floods of unknown keys.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -16,7 +16,7 @@ async fn status(app: &TestApp, path: &str, key: &str) -> u16 {
     app.get(path, key).await.status.as_u16()
 }
 
-/// An app with the dashboard, an admin and a user.
+/// An application with the dashboard, an admin and a user.
 async fn app() -> TestApp {
     let app = TestApp::with(with_dashboard()).await;
     add_user(&app, "root", Some("proxy_admin")).await;
@@ -47,7 +47,8 @@ async fn a_session_has_the_routes_the_permissions_and_the_end_of_its_key() {
     let stored: Value = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored, json!({"models": ["gpt-4o"], "routes": ["/spend/tags"], "budget": 2.5}));
 
-    // A key that lives longer gives a day, and a permission its key lost is gone from the session.
+    // A session lasts a day even if its key lives longer. A permission that the key loses is removed from the session
+    // too.
     add_key(&app, "sk-reader", json!({"user_id": "ada", "permissions": {"get_spend_routes": true}, "team_id": "t-1"}))
         .await;
     let answer = log_in_from(&app, "127.0.0.1:1", "ada", "sk-reader").await;
@@ -65,7 +66,7 @@ async fn a_session_has_the_routes_the_permissions_and_the_end_of_its_key() {
     app.state.keys.forget(&hash_key("sk-reader")).await;
     assert_eq!(status(&app, &report, &session).await, 401);
     assert_eq!(status(&app, "/spend/logs", &session).await, 403);
-    // It opens no further session.
+    // The session's key cannot open another session.
     assert_eq!(log_in_from(&app, "127.0.0.1:1", "ada", &session).await.status, 401);
 }
 
@@ -143,13 +144,13 @@ async fn an_admins_session_ends_with_the_password_and_the_secret() {
         let other = app.beside(settings);
         assert_eq!(status(&other, "/get/allowed_ips", &session).await, 401);
     }
-    // Two servers that are given one secret take each other's sessions, also on LiteLLM's database.
+    // Two servers with the same secret accept each other's sessions, also on LiteLLM's database.
     app.execute("CREATE TABLE _prisma_migrations (id text)").await;
     let managing = |settings: Settings| Settings { manage_litellm_keys: true, ..settings };
     let (one, other) = (app.beside(managing(other_secret())), app.beside(managing(other_secret())));
     let shared = crate::support::accounts::session(&one, "admin", MASTER_KEY).await;
     assert_eq!(status(&other, "/get/allowed_ips", &shared).await, 200);
-    // Without one, sessions end with their process.
+    // Without a secret, sessions end with the process.
     let (one, other) = (app.beside(managing(with_dashboard())), app.beside(managing(with_dashboard())));
     let own = crate::support::accounts::session(&one, "admin", MASTER_KEY).await;
     assert_eq!(status(&one, "/get/allowed_ips", &own).await, 200);
@@ -205,17 +206,17 @@ async fn a_login_writes_no_role_and_the_masters_account_is_had_with_the_master_k
     assert_eq!(app.get("/v2/user/info", &admin).await.json()["user_id"], MASTER_USER_ID);
     let role = r#"SELECT user_role FROM "LiteLLM_UserTable" WHERE user_id = 'default_user_id'"#;
     assert_eq!(app.scalar(role).await, "internal_user");
-    // Nor does a login make a user.
+    // A login does not create a user either.
     app.execute(r#"DELETE FROM "LiteLLM_UserTable""#).await;
     app.state.keys.forget_all();
     let admin = session(&app, "admin", MASTER_KEY).await;
     assert_eq!(status(&app, "/get/allowed_ips", &admin).await, 200);
     assert_eq!(app.scalar(r#"SELECT count(*)::text FROM "LiteLLM_UserTable""#).await, "0");
-    // It is the master key's account still where keys and users are made.
+    // Where keys and users are created, the account still belongs to the master key.
     assert_eq!(app.post("/key/generate", &admin, &json!({"user_id": MASTER_USER_ID})).await.status, 200);
 }
 
-/// A body, and the status it is answered with.
+/// Sends a body, and checks the status of the answer.
 async fn gives(app: &TestApp, path: &str, key: &str, body: Value, expected: u16) -> Answer {
     let answer = app.post(path, key, &body).await;
     assert_eq!(answer.status.as_u16(), expected, "{path} {body}: {}", answer.text);
@@ -268,7 +269,7 @@ async fn nobody_gives_what_they_do_not_have() {
         ] {
             gives(&app, path, key, body, expected).await;
         }
-        // Without routes of its own, a key that is made has its maker's, also that of a user who is made.
+        // A new key without routes gets its creator's routes; so does the key of a new user.
         for (path, body) in
             [("/key/generate", json!({"user_id": "root"})), ("/user/new", json!({"user_role": "proxy_admin"}))]
         {
@@ -280,7 +281,7 @@ async fn nobody_gives_what_they_do_not_have() {
         }
     }
     assert_eq!(status(&app, "/spend/tags", "sk-of-ghost").await, 401, "the ghost is nobody still");
-    // Who has everything gives everything, but for the master key's account.
+    // A caller with all rights can grant everything, except the master key's account.
     add_key(&app, "sk-free", json!({"user_id": "root"})).await;
     gives(
         &app,
@@ -292,7 +293,7 @@ async fn nobody_gives_what_they_do_not_have() {
     .await;
     gives(&app, "/key/generate", "sk-free", json!({"user_id": MASTER_USER_ID}), 403).await;
     gives(&app, "/key/generate", MASTER_KEY, json!({"user_id": MASTER_USER_ID}), 200).await;
-    // Names and keys that could be taken for others.
+    // Names and keys that could be mistaken for others.
     for body in [
         json!({"key_alias": hash_key("sk-free")}),
         json!({"key_alias": "sk-free"}),
@@ -358,7 +359,7 @@ async fn keys_without_a_user_or_a_team_share_nothing() {
     add_key(&app, "sk-nobody-1", json!({"user_id": "", "team_id": ""})).await;
     add_key(&app, "sk-nobody-2", json!({"user_id": "", "team_id": "", "key_alias": "canary"})).await;
     add_key(&app, "sk-ada-no-team", json!({"user_id": "ada", "team_id": ""})).await;
-    // Even where a user of no name exists.
+    // Even if a user with an empty id exists.
     add_user(&app, "", Some("internal_user")).await;
     app.execute(
         r#"UPDATE "LiteLLM_UserTable" SET user_alias = 'canary', teams = '{t-0,""}' WHERE user_id = '';
@@ -430,7 +431,8 @@ async fn a_flood_of_unknown_keys_is_refused_and_known_ones_go_on() {
     }
     let turns = 5 + 5 * (started.elapsed().as_secs() + 1);
     assert!(300 - refused <= turns, "{refused} refused in {:?}", started.elapsed());
-    // A key that exists is looked up again in the middle of it, a guess that was answered is not.
+    // Meanwhile an existing key can be looked up again. An unknown key that was answered before is answered from the
+    // cache.
     app.state.keys.forget(&hash_key("sk-seen-before")).await;
     assert_eq!(status(&app, "/spend/tags", "sk-seen-before").await, 200);
     assert_eq!(status(&app, "/spend/tags", "sk-guess-0").await, 401);

@@ -1,5 +1,6 @@
-//! Authority never grows: random chains of logins, of keys and users that are made, blocked, freed and deleted. What one
-//! opens is tried, not computed. `AUTHORITY_SEED` replays a run.
+//! Authority never grows: random chains of logins, and of keys and users that are created, blocked, unblocked and
+//! deleted. The test finds out what a key can do by trying requests, not by computing it. `AUTHORITY_SEED` replays a
+//! run.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,10 @@ use serde_json::{Value, json};
 use crate::support::accounts::{add_key, add_user, claims, log_in_from, with_dashboard};
 use crate::support::{MASTER_KEY, TestApp};
 
-/// How long chains are made.
+/// How long the test creates chains.
 const TIME: Duration = Duration::from_secs(20);
 
-/// Requests that show what a key opens: each is refused with 401 or 403 by access alone.
+/// Requests that show what a key may do. A missing right alone makes each of them fail with 401 or 403.
 const PROBES: [(&str, &str); 11] = [
     ("GET", "/spend/tags"),
     ("GET", "/spend/logs"),
@@ -51,7 +52,7 @@ const ROUTES: [&str; 14] = [
 struct Holder {
     key: String,
     user: Option<String>,
-    /// The key that opened it, where it is a session.
+    /// The key that opened it, if it is a session.
     opened_by: Option<String>,
     opens: [bool; PROBES.len()],
 }
@@ -73,7 +74,7 @@ fn some_routes(random: &mut StdRng) -> Vec<&'static str> {
     (0..random.random_range(0..3)).filter_map(|_| ROUTES.choose(random).copied()).collect()
 }
 
-/// The path and body of something that may be made.
+/// A random request that creates a key or a user: its path and body.
 fn making(random: &mut StdRng, number: u32, holders: &[Holder]) -> (&'static str, Value) {
     let someone = holders.choose(random).map(|holder| hash_key(&holder.key)).unwrap_or_default();
     let user = ["root", "ada", "vic", "ghost", "default_user_id", "none"].choose(random).copied().unwrap_or_default();
@@ -133,7 +134,7 @@ async fn authority_never_grows_and_revocation_cascades() {
     let app = TestApp::with(with_dashboard()).await;
     let mut holders = start(&app).await;
     let (started, mut made, mut sessions, mut step) = (Instant::now(), 0, 0, 0_u32);
-    // So long, and longer on a busy machine, until there is something to judge.
+    // The test runs for `TIME`, or longer on a busy machine, until it has created enough to judge.
     let enough = |made, sessions| made > 5 && sessions > 3;
     while step < 400 && started.elapsed() < if enough(made, sessions) { TIME } else { 6 * TIME } {
         step += 1;
@@ -185,7 +186,7 @@ async fn authority_never_grows_and_revocation_cascades() {
             _ => revoke(&app, &mut holders, &maker, &mut random, &said).await,
         }
         while holders.len() > 16 {
-            // The first is the administrator's, without whom nothing more is made.
+            // The first holder is the administrator, without whom nothing more can be created.
             let gone = random.random_range(1..holders.len());
             holders.swap_remove(gone);
         }
@@ -197,7 +198,7 @@ async fn authority_never_grows_and_revocation_cascades() {
     assert!(enough(made, sessions), "{made} keys, {sessions} sessions: the chains prove nothing");
 }
 
-/// Blocks or deletes a key; it and its sessions open nothing from then on.
+/// Blocks or deletes a key. From then on the key and its sessions may do nothing.
 async fn revoke(app: &TestApp, holders: &mut Vec<Holder>, revoked: &Holder, random: &mut StdRng, said: &str) {
     if revoked.key == "sk-root" {
         return;

@@ -1,4 +1,4 @@
-//! The recorded answers of the reference: every request is sent, every answer compared.
+//! Sends every recorded request and compares the answer with the reference's recorded one.
 
 use axum::body::Body;
 use axum::http::{Method, Request};
@@ -31,22 +31,23 @@ struct RecordedAnswer {
     body: Option<Value>,
 }
 
-/// Headers of an answer that count.
+/// The headers of an answer that are compared.
 const HEADERS: [&str; 2] = ["x-litellm-spend-logs-truncated", "allow"];
 
-/// What is promised in place of a recorded answer.
+/// The promised answer where it differs from the recorded one.
 struct Replacement {
     status: u16,
-    /// The one field of the body: `error` or `detail`.
+    /// The only field of the body: `error` or `detail`.
     envelope: &'static str,
     /// `error.type`.
     kind: Option<&'static str>,
-    /// What the refusal has to name: the parameter or field at fault.
+    /// The parameter or field at fault, which the refusal has to name.
     at: Option<&'static str>,
 }
 
 impl Replacement {
-    /// How our answer differs, if it does. A refusal that was recorded, if with another status, has the same form.
+    /// How our answer differs from the promised one, if it does. If the recorded answer is a refusal, with whatever
+    /// status, ours must have the same form.
     fn check(&self, ours: &Answer, recorded: Option<&Value>) -> Option<String> {
         let body = ours.json();
         let differs = |what: &str| Some(format!("{what}: {} {body}", ours.status));
@@ -79,13 +80,13 @@ impl Replacement {
     }
 }
 
-/// What no refusal may tell.
+/// Finds content that a refusal must not reveal.
 fn leak(text: &str) -> Option<String> {
     let words = ["SELECT", "Traceback", ".py\"", "sk-master", "ERROR:"];
     words.iter().find(|word| text.contains(**word)).map(|word| format!("leaks {word:?}: {text}"))
 }
 
-/// What a request may change, as one text.
+/// Everything that a request may change, as one string.
 async fn stored(app: &TestApp) -> String {
     app.scalar(
         r#"SELECT md5(concat(
@@ -129,26 +130,27 @@ impl Recording {
         builder.body(body.map_or_else(Body::empty, Body::from)).unwrap()
     }
 
-    /// What ours must be, where it is deliberately not what was recorded; `docs/compatibility.md` has the reasons.
+    /// What our answer must be where it deliberately differs from the recorded one; `docs/compatibility.md` has the
+    /// reasons.
     fn replacement(&self) -> Option<Replacement> {
         let refused = |kind, param| Replacement { status: 400, envelope: "error", kind: Some(kind), at: param };
         let replacement = match (self.answer.status, self.name.as_str()) {
-            // The reference's client refused to send this header: it has no key.
+            // The client that recorded the answers refused to send this header, so the request has no key.
             (0, name) if name.starts_with("auth.") => {
                 Replacement { status: 401, envelope: "error", kind: Some("auth_error"), at: None }
             }
-            // The reference cut the connection: what it answers to other bad dates of the same route.
+            // The reference closed the connection. Expected is its answer to other bad dates on the same route.
             (0, name) if name.starts_with("report.bad") => refused("internal_server_error", Some("date")),
             (0, "daily.nodates") => Replacement { status: 400, envelope: "detail", kind: None, at: Some("date") },
-            // The reference failed on bad input.
+            // The reference failed on this bad input.
             (500.., name) if name.starts_with("logs.bad") || name.starts_with("gtags.bad") => {
                 refused("internal_error", Some("date"))
             }
             (500.., name) if name.starts_with("report.bad") => refused("internal_server_error", Some("date")),
             (500.., "calc.err4") => refused("internal_server_error", Some("model")),
-            // A malformed date that PostgreSQL guessed at.
+            // PostgreSQL guessed at this malformed date.
             (200, name) if name.starts_with("gtags.bad") => refused("internal_error", Some("date")),
-            // Any text is an address there; here it is refused.
+            // The reference accepts any string as an address; litespend refuses it.
             (200, name) if name.starts_with("ip.invalid") => {
                 Replacement { status: 422, envelope: "detail", kind: None, at: Some("ip") }
             }
@@ -157,13 +159,13 @@ impl Recording {
         Some(replacement)
     }
 
-    /// Whether the request may leave nothing behind: every refusal, and every read.
+    /// Whether the request must change nothing: true for every refusal and every read.
     fn changes_nothing(&self) -> bool {
         let status = self.replacement().map_or(self.answer.status, |replacement| replacement.status);
         status >= 400 || self.method == "GET" || self.path == "/spend/calculate"
     }
 
-    /// How our answer differs, if it does.
+    /// How our answer differs from the expected one, if it does.
     fn check(&self, ours: &Answer) -> Option<String> {
         if let Some(replacement) = self.replacement() {
             return replacement.check(ours, self.answer.body.as_ref());
@@ -216,7 +218,7 @@ impl Recording {
                 difference_of_pages(ours, recorded, sort_by)
             }
             "/spend/logs/session/ui" => difference_of_pages(ours, recorded, "startTime"),
-            // The moment of loading differs; rows of equal spend stand in any order.
+            // The times of loading differ. Rows of equal spend may be in any order.
             "/spend/keys" | "/spend/users" => {
                 let (mut ours, mut recorded) = (ours.clone(), recorded.clone());
                 for row in [&mut ours, &mut recorded].into_iter().flat_map(|rows| rows.as_array_mut().unwrap()) {
@@ -231,7 +233,7 @@ impl Recording {
             "/global/spend/all_tag_names" | "/global/all_end_users" => difference(ours, recorded, Lists::AsSets),
             "/global/activity/model" => difference_of_sequence(ours, recorded, "sum_api_requests")
                 .or_else(|| difference(ours, recorded, Lists::AsSets)),
-            // Rows: newest first; among equal times any order.
+            // Rows, newest first. Rows of the same time may be in any order.
             "/spend/logs" if recorded[0].get("request_id").is_some() => {
                 if column(ours, "startTime") != column(recorded, "startTime") {
                     return Some("order of startTime".to_owned());
@@ -254,14 +256,14 @@ fn column(rows: &Value, name: &str) -> Vec<Value> {
     rows.as_array().into_iter().flatten().map(|row| row[name].clone()).collect()
 }
 
-/// How the sequence of one column differs.
+/// How the sequence of values in one column differs.
 fn difference_of_sequence(ours: &Value, recorded: &Value, name: &str) -> Option<String> {
     let (ours, recorded) = (Value::Array(column(ours, name)), Value::Array(column(recorded, name)));
     difference(&ours, &recorded, Lists::InOrder).map(|found| format!("order of {name}: {found}"))
 }
 
-/// Pages of rows: the paging, the sequence of the sort key, and every row that is in both. Rows that tie may stand in
-/// any order, and at the end of a page one or the other.
+/// Compares pages of rows: the paging, the sequence of the sort key, and every row that is in both. Rows with equal
+/// sort keys may be in any order, so the last rows of a page may differ.
 fn difference_of_pages(ours: &Value, recorded: &Value, sort_by: &str) -> Option<String> {
     let without_rows = |page: &Value| {
         let mut page = page.clone();
@@ -282,12 +284,12 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Sends every recorded request in order and says how many answers match.
+/// Sends every recorded request in order, and prints how many answers match.
 pub async fn replay(app: &TestApp, file: &str) {
     replay_some(app, file, |_| true).await;
 }
 
-/// Sends those recorded requests whose path is wanted.
+/// Sends the recorded requests whose path is `wanted`.
 pub async fn replay_some(app: &TestApp, file: &str, wanted: impl Fn(&str) -> bool) {
     let mut recordings: Vec<Recording> = serde_json::from_slice(&recording(file)).unwrap();
     recordings.retain(|recording| wanted(&recording.path));
@@ -312,10 +314,10 @@ async fn the_recorded_http_answers_match() {
     replay(&app, "http_answers.json.gz").await;
 }
 
-/// The seeded application as the dashboard's reads were recorded on.
+/// The application with the data on which the dashboard's reads were recorded.
 pub async fn dashboard_app() -> TestApp {
     let app = TestApp::seeded().await;
-    // Two rows that the reference had made itself: the master key's user, and the key of a session of its dashboard.
+    // Two rows that the reference itself had created: the master key's user, and the key of a session of its dashboard.
     let user = serde_json::json!([{
         "user_id": "default_user_id", "user_role": "proxy_admin", "spend": 0.0, "models": null, "metadata": {}
     }]);

@@ -1,4 +1,4 @@
-//! Cursors come back from clients: whatever became of them there, they lead on or are refused.
+//! Clients send cursors back. Whatever a client did to a cursor, the server continues from it or refuses it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::support::{MASTER_KEY, TestApp, randomness};
 
-/// Years at and beyond the ends of PostgreSQL's timestamps, and any others.
+/// Years at and beyond the limits of PostgreSQL's timestamps, and arbitrary others.
 fn year() -> impl Strategy<Value = i64> {
     prop_oneof![
         -4_720..-4_700_i64,

@@ -1,4 +1,4 @@
-//! Dates: strictly `YYYY-MM-DD`, and UTC whatever the zone of the database.
+//! Dates: strictly `YYYY-MM-DD`, and in UTC whatever the time zone of the database.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ async fn the_recorded_answers_match_on_a_database_in_another_zone() {
     assert!(app.scalar(defaults).await.contains("Asia/Kolkata"));
     assert_eq!(app.scalar("SELECT current_setting('timezone')").await, "UTC");
     seed(&app.pool).await;
-    // Prices know no time.
+    // Prices do not depend on the time zone.
     replay_some(&app, "http_answers.json.gz", |path| path != "/spend/calculate").await;
 }
 
@@ -48,7 +48,7 @@ async fn a_date_has_one_spelling() {
         {
             let answer = app.get(&format!("{path}?start_date={start}&end_date={end}"), MASTER_KEY).await;
             let reversed = path == "/user/daily/activity" && start > end;
-            // A summary has an empty entry for each day after the last spend.
+            // A summary contains an empty entry for each day after the last spend.
             let endless = path == "/spend/logs" && (start, end) == ("0001-01-01", "9999-12-31");
             let expected = if reversed || endless { 400 } else { 200 };
             assert_eq!(answer.status, expected, "{path} {start} {end}: {}", answer.text);

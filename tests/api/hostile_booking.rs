@@ -1,5 +1,5 @@
-//! Keys that lie, beside a feed that does not: whatever they send under its ids, and in whatever order it arrives, the
-//! feed's figures are its own.
+//! Lying keys next to an honest feed: whatever they send under the feed's ids, and in whatever order the records
+//! arrive, the feed's figures stay its own.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ use crate::support::sums::assert_consistent;
 use crate::support::{TestApp, insert, owners};
 
 const FEED: &str = "sk-honest-feed";
-/// Records of the feed.
+/// Number of the feed's records.
 const RECORDS: usize = 400;
-/// Keys that the feed books for: the first two are nobody else's, the third is a liar's own.
+/// The keys that the feed books for. The first two belong to the feed alone, the third is also a liar's own.
 const HONEST_KEYS: [usize; 3] = [0, 3, 1];
-/// The keys that lie; the second one has a user and a team that the feed never books for.
+/// The keys that lie. The second one has a user and a team that the feed never books for.
 const LIARS: [usize; 2] = [1, 2];
 
-/// USD of an honest record: sums of these are exact in any order.
+/// USD of an honest record. Sums of these amounts are exact in any order.
 fn cost(number: usize) -> f64 {
     (1 + number % 97) as f64 / 1024.0
 }
@@ -45,21 +45,21 @@ fn id(number: usize) -> String {
     format!("call-{number}")
 }
 
-/// Honest record `number` is always the same.
+/// The honest record with this number; it is the same at every call.
 fn record(number: usize) -> Value {
     json!({"api_key": owners::key(key_of(number)), "model": "gpt-4o", "custom_llm_provider": "openai",
            "prompt_tokens": number, "completion_tokens": 3, "cost": cost(number), "idempotency_key": id(number),
            "tags": ["prod"], "end_user_id": "customer", "start_time": format!("{}T12:00:00Z", day(number))})
 }
 
-/// Sends a request, and takes its answer.
+/// Sends a request and reads its answer.
 async fn post(address: SocketAddr, path: &str, key: &str, body: &Value) -> (u16, Value) {
     let sent = reqwest::Client::new().post(format!("http://{address}{path}")).bearer_auth(key).json(body).send();
     let answer = sent.await.unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-/// Sends a part of a request, or all of it, and goes away without an answer.
+/// Sends a request or a part of it, and disconnects without reading the answer.
 async fn cut_off(address: SocketAddr, key: &str, body: &Value, random: &mut StdRng) {
     let body = body.to_string();
     let head = format!(
@@ -72,13 +72,13 @@ async fn cut_off(address: SocketAddr, key: &str, body: &Value, random: &mut StdR
     let mut stream = TcpStream::connect(address).await.unwrap();
     let _ = stream.write_all(&whole.as_bytes()[..end]).await;
     if random.random_bool(0.5) {
-        // Late enough to meet the transaction.
+        // Disconnect late enough for the transaction to be running.
         let wait = Duration::from_micros(random.random_range(0..8_000));
         let _ = tokio::time::timeout(wait, stream.read(&mut [0; 16])).await;
     }
 }
 
-/// What a liar sends about one of the feed's ids: a path and a record.
+/// A liar's request about one of the feed's ids: its path and record.
 fn lie(own: usize, random: &mut StdRng) -> (&'static str, Value) {
     let number = random.random_range(0..RECORDS);
     let plain = json!({"model": "gpt-4o", "prompt_tokens": random.random_range(0..50), "idempotency_key": id(number)});
@@ -89,7 +89,7 @@ fn lie(own: usize, random: &mut StdRng) -> (&'static str, Value) {
     };
     const OWN: &str = "/spend/usage";
     match random.random_range(0..14) {
-        // The honest record itself, word by word.
+        // An exact copy of the honest record.
         0 => (OWN, record(number)),
         1 => (OWN, with(json!({"cost": 0}))),
         2 => (OWN, with(json!({"cost": 9_999.0}))),
@@ -122,13 +122,13 @@ fn lie(own: usize, random: &mut StdRng) -> (&'static str, Value) {
     }
 }
 
-/// Lies until told to stop; returns how many of its records were recorded in answers.
+/// Sends lies until stopped; returns how many of its records the answers call recorded.
 async fn lie_on(address: SocketAddr, own: usize, mut random: StdRng, stop: Arc<AtomicBool>) -> (usize, usize) {
     let (key, mut recorded, mut refused) = (owners::key(own), 0, 0);
     while !stop.load(Ordering::Relaxed) {
         let (path, mut body) = lie(own, &mut random);
         if path == "/spend/usage" && random.random_bool(0.4) {
-            // Several at once, the same id more than once among them.
+            // Several records in one request, with the same id more than once among them.
             let mut records: Vec<Value> = (0..random.random_range(1..6)).map(|_| lie(own, &mut random).1).collect();
             records.retain(Value::is_object);
             records.extend([body.clone(), body.clone()]);
@@ -157,8 +157,8 @@ async fn lie_on(address: SocketAddr, own: usize, mut random: StdRng, stop: Arc<A
     (recorded, refused)
 }
 
-/// Sends the records in pieces until each was answered, some of them again, some cut off in the middle; returns the rows
-/// that they became.
+/// Sends the records in pieces until each was answered. Some pieces are sent again, some are cut off in the middle.
+/// Returns the rows that the records became.
 async fn feed(address: SocketAddr, mut random: StdRng) -> BTreeMap<usize, String> {
     let mut waiting: Vec<usize> = (0..RECORDS).collect();
     waiting.shuffle(&mut random);
@@ -166,7 +166,7 @@ async fn feed(address: SocketAddr, mut random: StdRng) -> BTreeMap<usize, String
     while !waiting.is_empty() {
         let size = random.random_range(1..=12).min(waiting.len());
         let mut piece: Vec<usize> = waiting[waiting.len() - size..].to_vec();
-        // Some that were sent before.
+        // Some records that were sent before.
         piece.extend((0..random.random_range(0..4)).map(|_| random.random_range(0..RECORDS)));
         let body = json!({"records": piece.iter().copied().map(record).collect::<Vec<_>>()});
         if random.random_bool(0.25) {
@@ -218,10 +218,10 @@ async fn liars_change_nothing_of_what_an_honest_feed_books() {
         println!("a liar: {recorded} of its own recorded, {refused} refused");
         assert!(recorded > 0 && refused > 0, "it has tried");
     }
-    // Transactions of requests that were cut off end before anything is counted.
+    // The transactions of cut-off requests must end before anything is counted.
     tokio::time::sleep(Duration::from_millis(500)).await;
 
-    // Sent once more, every record is the row that it was.
+    // Sent again, every record still maps to the row that it became.
     let all = json!({"records": (0..RECORDS).map(record).collect::<Vec<_>>()});
     let (status, answer) = post(address, "/spend/usage", FEED, &all).await;
     assert_eq!((status, &answer["duplicate"]), (200, &json!(RECORDS)), "{answer}");
@@ -250,7 +250,7 @@ async fn liars_change_nothing_of_what_an_honest_feed_books() {
         assert!(LIARS.iter().any(|own| row.api_key == hash_key(&owners::key(*own))), "{} is no liar's", row.request_id);
     }
 
-    // Key, user, team and days that are the feed's alone.
+    // A key, a user, a team and days that belong to the feed alone.
     let sum = |rule: &dyn Fn(usize) -> bool| -> f64 { (0..RECORDS).filter(|number| rule(*number)).map(cost).sum() };
     let number = async |query: &'static str, id: &str| -> f64 {
         sqlx::query_scalar(query).bind(id).fetch_one(&app.pool).await.unwrap()
@@ -277,6 +277,6 @@ async fn liars_change_nothing_of_what_an_honest_feed_books() {
         let query = r#"SELECT sum(spend) FROM "LiteLLM_DailyTeamSpend" WHERE team_id = 'team-0' AND date = $1"#;
         assert_eq!(number(query, &day(first)).await, expected, "{}", day(first));
     }
-    // Where a liar shares key, user, team, customer and tag with the feed, its own rows come on top and nothing else.
+    // Where a liar shares key, user, team, customer and tag with the feed, only its own rows are added.
     assert_consistent(&app.pool).await;
 }

@@ -1,4 +1,4 @@
-//! Keys: which count, where they stand, what they open, and how long an answer about them is remembered.
+//! Keys: which are valid, which headers carry them, what they may do, and how long a lookup is cached.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::support::{Answer, MASTER_KEY, TestApp, database, insert, request, set
 
 const KEY: &str = "sk-test-key-0001";
 
-/// Adds a key with these columns beside the usual ones.
+/// Adds a key with these columns in addition to the usual ones.
 async fn add_key(app: &TestApp, key: &str, columns: Value) {
     let mut row = json!({ "token": hash_key(key), "key_name": "sk-...0001", "models": [], "permissions": {} });
     row.as_object_mut().unwrap().extend(columns.as_object().unwrap().clone());
@@ -65,7 +65,7 @@ async fn a_key_is_taken_from_every_header_that_carries_one() {
             assert_eq!(with_headers(&app, "/spend/tags", &[(name, &value)]).await.status, 200, "{name}: {value}");
         }
     }
-    // LiteLLM's own header goes first.
+    // LiteLLM's own header takes precedence.
     let both = [("authorization", "Bearer sk-unknown"), ("x-litellm-api-key", KEY)];
     assert_eq!(with_headers(&app, "/spend/tags", &both).await.status, 200);
     let both = [("authorization", &*format!("Bearer {KEY}")), ("x-litellm-api-key", "sk-unknown")];
@@ -91,7 +91,7 @@ async fn keys_that_do_not_count_are_401_and_say_why() {
         assert_eq!(answer.json()["error"]["type"], kind, "{headers:?}");
         assert_eq!(answer.json()["error"]["code"], "401", "{headers:?}");
     }
-    // The hash of a key is no key.
+    // The hash of a key is not accepted as a key.
     let hash = hash_key("sk-admin-key-0001");
     assert_eq!(app.get("/spend/tags", &hash).await.status, 401);
     assert_eq!(app.get("/spend/tags", &format!("{MASTER_KEY}x")).await.status, 401);
@@ -118,11 +118,11 @@ async fn a_blocked_or_deleted_key_stops_working_within_ten_seconds() {
         .await
         .unwrap();
     let changed = Instant::now();
-    // Remembered for now, whatever the table says.
+    // The lookup is still cached, whatever the table says.
     assert_eq!(app.get("/spend/tags", "sk-deleted-later").await.status, 200);
     for server in [&app, &other] {
         for key in ["sk-blocked-later", "sk-deleted-later"] {
-            // Asking all the time does not keep it alive.
+            // Constant requests do not extend the cached lookup.
             while server.get("/spend/tags", key).await.status != 401 {
                 assert!(changed.elapsed() < Duration::from_secs(10), "{key} still works");
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -153,7 +153,7 @@ async fn the_end_of_a_keys_validity_counts_at_once() {
             assert!(!answer.text.contains(KEY), "{}", answer.text);
         }
     }
-    // Also of a key that is remembered: it was valid when it was looked up.
+    // This also holds for a key whose lookup is cached: it was valid when it was looked up.
     let app = TestApp::on(database, settings()).await;
     let key = "sk-expires-soon";
     add_key(&app, key, json!({ "user_id": "u", "expires": Utc::now().naive_utc() + Duration::from_millis(700) })).await;
@@ -167,17 +167,17 @@ async fn an_unknown_key_is_remembered_so_that_guessing_does_not_reach_the_databa
     let app = TestApp::new().await;
     add_user(&app, "u", Some("internal_user"), json!({})).await;
     assert_eq!(app.get("/spend/tags", KEY).await.status, 401);
-    // The answer stays although the key is there now: nobody looked.
+    // The answer stays the same although the key exists now, because no lookup is made.
     add_key(&app, KEY, json!({ "user_id": "u" })).await;
     assert_eq!(app.get("/spend/tags", KEY).await.status, 401);
     app.state.keys.forget(&hash_key(KEY)).await;
     assert_eq!(app.get("/spend/tags", KEY).await.status, 200);
-    // And what is remembered needs no database at all.
+    // A cached lookup needs no database at all.
     app.execute(r#"ALTER TABLE "LiteLLM_VerificationToken" RENAME TO away"#).await;
     assert_eq!(app.get("/user/daily/activity", KEY).await.status, 400);
     assert_eq!(app.get("/spend/tags", "sk-never-seen").await.status, 500);
     app.execute(r#"ALTER TABLE away RENAME TO "LiteLLM_VerificationToken""#).await;
-    // A failure is not remembered.
+    // A failed lookup is not cached.
     assert_eq!(app.get("/spend/tags", "sk-never-seen").await.status, 401);
 }
 
@@ -267,7 +267,7 @@ async fn keys_of_blocked_teams_and_deactivated_users_do_not_count() {
         ("sk-4", json!({ "user_id": "gone" }), 401),
         ("sk-5", json!({ "user_id": "active", "blocked": true }), 401),
         ("sk-6", json!({ "user_id": "active", "blocked": false }), 200),
-        // A key without a user may not read spend, nor may one whose user does not exist.
+        // A key without a user may not read spend; a key whose user does not exist may not either.
         ("sk-7", json!({ "team_id": "open" }), 401),
         ("sk-8", json!({ "user_id": "nobody" }), 401),
     ] {

@@ -1,4 +1,4 @@
-//! What one request may cost: bytes, time, connections; and what a client is told past it.
+//! What one request may use (bytes, time, connections), and the answer to a client that exceeds it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ async fn a_body_over_one_mebibyte_is_413() {
             assert!(error["error"]["message"].as_str().unwrap().contains("1048576"), "{error}");
         }
     }
-    // Also where no length is declared, and without reading on past the limit.
+    // This also holds if no length is declared, and the server does not read on past the limit.
     let piece = Bytes::from(vec![b' '; 64 * 1024]);
     let endless = stream::repeat_with(move || Ok::<_, Infallible>(piece.clone()));
     let builder = request(Method::POST, "/delete/allowed_ip", MASTER_KEY).header("content-type", "application/json");
@@ -68,7 +68,8 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_names_the_limit() {
     let mut lock = other.pool.begin().await.unwrap();
     let tables = r#"LOCK TABLE "LiteLLM_SpendLogs", litespend.deltas, "LiteLLM_DailyUserSpend", "LiteLLM_VerificationToken", "LiteLLM_Config""#;
     sqlx::raw_sql(tables).execute(&mut *lock).await.unwrap();
-    // The last but two wait in authentication, and the last for the row of the list.
+    // All these reads wait for a locked table. Of the requests below, the one with `sk-some-key` waits in
+    // authentication, and the last one for the row of the allow list.
     let reads = ALL_READS.iter().map(|path| (app.get(path, MASTER_KEY), *path));
     let (answers, paths): (Vec<_>, Vec<_>) = reads.unzip();
     let started = Instant::now();
@@ -83,7 +84,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_names_the_limit() {
     assert_eq!(app.post("/global/spend/reset", MASTER_KEY, &json!({})).await.status, 504);
     assert_eq!(app.post("/add/allowed_ip", MASTER_KEY, &json!({ "ip": "127.0.0.1" })).await.status, 504);
     assert!(started.elapsed() < Duration::from_secs(15));
-    // What needs no table is answered meanwhile.
+    // Requests that need no table are answered meanwhile.
     assert_eq!(app.get("/health/readiness", MASTER_KEY).await.status, 200);
     assert_eq!(app.get("/health/liveliness", MASTER_KEY).await.status, 200);
     lock.rollback().await.unwrap();
@@ -120,7 +121,7 @@ async fn a_statement_that_its_timeout_ends_is_504() {
     sqlx::raw_sql(r#"LOCK TABLE litespend.deltas, "LiteLLM_VerificationToken""#).execute(&mut *lock).await.unwrap();
     let cancel = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        // The same end, and the same code, that the timeout would give it.
+        // This ends the statement in the same way, and with the same code, as the timeout would.
         let ended: i64 = sqlx::query_scalar(
             "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
              WHERE datname = current_database() AND wait_event_type = 'Lock'",
@@ -133,7 +134,7 @@ async fn a_statement_that_its_timeout_ends_is_504() {
     let ((), answer, first, second) = tokio::join!(
         cancel,
         app.get("/spend/tags", MASTER_KEY),
-        // Two requests that wait for one lookup.
+        // Two requests that share one lookup.
         app.get("/spend/tags", "sk-one-key"),
         app.get("/spend/tags", "sk-one-key"),
     );
@@ -156,7 +157,7 @@ async fn without_a_free_connection_the_answer_is_503_and_when_to_try_again() {
         assert_eq!(answer.headers["retry-after"], "1", "{path}");
         assert_eq!(answer.json()["error"]["type"], "no_db_connection", "{path}");
     }
-    // A key that has to be looked up, also by several at once.
+    // A key that must be looked up, also by several requests at once.
     for answer in futures_util::future::join_all((0..3).map(|_| app.get("/spend/tags", "sk-some-key"))).await {
         assert_eq!(answer.status, 503);
         assert_eq!(answer.headers["retry-after"], "1");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, MASTER_KEY, TestApp, request};
 
-/// Adds rows, three at each second, with quotes, commas and line ends in their texts.
+/// Adds rows, three per second, with quotes, commas and line breaks in their strings.
 async fn add_rows(app: &TestApp, count: i32) {
     sqlx::query(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, "startTime", "endTime",
@@ -29,7 +29,7 @@ fn ids(answer: &Answer) -> Vec<String> {
     answer.json().as_array().unwrap().iter().map(|row| row["request_id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The path of the next page.
+/// The path of the next page, if there is one.
 fn next(answer: &Answer) -> Option<String> {
     let link = answer.headers.get("link")?.to_str().unwrap();
     let (path, rest) = link.strip_prefix('<').unwrap().split_once('>').unwrap();
@@ -37,7 +37,7 @@ fn next(answer: &Answer) -> Option<String> {
     Some(path.to_owned())
 }
 
-/// All rows, page by page, and how many pages there were.
+/// The ids of all rows, read page by page, and the number of pages.
 async fn walk(app: &TestApp, path: &str) -> (Vec<String>, usize) {
     let (mut path, mut found, mut pages) = (Some(path.to_owned()), Vec::new(), 0);
     while let Some(page) = path {
@@ -65,12 +65,12 @@ async fn pages_hold_every_row_once_whatever_their_size() {
         assert!(found == all, "{limit}");
         assert_eq!(walked, pages, "{limit}");
     }
-    // Small pages break in the middle of rows of one instant; filters and dates stay.
+    // Page ends may fall between rows of the same instant. The link to the next page keeps filters and dates.
     let path = "/spend/logs?user_id=even&start_date=2026-02-01&end_date=2026-02-02&summarize=false&limit=1777";
     let (found, pages) = walk(&app, path).await;
     assert_eq!((found.len(), pages), (12_500, 8));
     assert!(found.windows(2).all(|pair| pair[0] > pair[1]));
-    // As the reference has it: no link, the header, no more than its cap.
+    // As in the reference: no link, the truncation header, and no more rows than its cap.
     let answer = app.get("/spend/logs", MASTER_KEY).await;
     assert_eq!((ids(&answer).len(), next(&answer)), (10_000, None));
     assert_eq!(answer.headers["x-litellm-spend-logs-truncated"], "true");
@@ -91,7 +91,7 @@ async fn rows_that_come_and_go_between_pages_move_nothing() {
     let (rest, _) = walk(&app, &next(&first).unwrap()).await;
     let expected: Vec<String> = (0..200).rev().filter(|n| *n != 150).map(|n| format!("row-{n:07}")).collect();
     assert_eq!(rest, expected);
-    // What is over has no next page, and a cursor without a limit gives the reference's number of rows.
+    // The last page has no next page. A cursor without a limit gives the reference's number of rows.
     let answer = app.get(&next(&first).unwrap().replace("limit=100&", ""), MASTER_KEY).await;
     assert_eq!((ids(&answer).len(), next(&answer)), (199, None));
 }
@@ -159,18 +159,19 @@ async fn lines_and_csv_hold_the_same_rows() {
     }
     assert_eq!(count, 11_000);
 
-    // Without rows: an empty list, no line, the names alone.
+    // Without rows: an empty list in JSON, no line in JSON lines, only the header line in CSV.
     let none = "/spend/logs?user_id=nobody";
     assert_eq!(get_as(&app, none, "application/json").await.text, "[]");
     assert_eq!(get_as(&app, none, "application/x-ndjson").await.text, "");
     assert_eq!(get_as(&app, none, "text/csv").await.text.lines().count(), 1);
-    // A summary is JSON; a client that takes nothing else is told so, and one that takes anything gets it.
+    // A summary is always JSON. A client that accepts only other formats gets 406; one that accepts any format gets the
+    // summary.
     let summary = "/spend/logs?start_date=2026-02-01&end_date=2026-02-02";
     assert_eq!(get_as(&app, summary, "text/csv").await.status, 406);
     assert_eq!(get_as(&app, summary, "text/csv, */*;q=0.1").await.status, 200);
 }
 
-/// What of a CSV's rows stands in these columns, by their ids.
+/// The cells of these columns of a CSV, by the rows' ids.
 fn cells(answer: &Answer, columns: &[&str]) -> BTreeMap<String, Vec<String>> {
     let mut reader = csv::Reader::from_reader(answer.text.as_bytes());
     let names: Vec<String> = reader.headers().unwrap().iter().map(str::to_owned).collect();
@@ -235,7 +236,7 @@ async fn csv_that_is_safe_holds_no_formula() {
     check(&get(&set, path, MASTER_KEY).await, true, "the setting");
     check(&get(&set, &format!("{path}&csv=plain"), MASTER_KEY).await, false, "the setting, and plain");
 
-    // The next page is as the first; other forms have no formulas; other words are refused.
+    // The next page has the same form as the first. Other formats are not changed. Other values of `csv` are refused.
     let first = get(&app, "/spend/logs?limit=3&csv=safe", MASTER_KEY).await;
     assert!(next(&first).unwrap().contains("csv=safe"));
     let rows = app.get(&format!("{path}&csv=safe"), MASTER_KEY).await;
@@ -247,7 +248,7 @@ async fn csv_that_is_safe_holds_no_formula() {
     }
 }
 
-/// The sums of a report's groups over all days, and its groups' own sums checked on the way.
+/// The sums of a report's groups over all days. Also checks the groups' own sums.
 fn sums(report: &Value, list: &str, name: &str) -> BTreeMap<(String, String), f64> {
     let mut sums = BTreeMap::new();
     for day in report.as_array().unwrap() {
@@ -289,7 +290,7 @@ async fn the_report_groups_by_user_and_by_model_too() {
             }
         }
     }
-    // What LiteLLM refuses is refused, unless the operator wants it answered.
+    // A grouping that LiteLLM refuses is refused, unless the operator has enabled it.
     let by_model = format!("/global/spend/report?{dates}&group_by=model");
     assert_eq!(app.get(&by_model, MASTER_KEY).await.status, 422);
     let mut settings = crate::support::settings();

@@ -1,4 +1,4 @@
-//! What somebody stored in one row of the log, however long its text would be, fails no answer that holds others.
+//! A row of the log whose stored JSON is extremely long as text does not make an answer that contains other rows fail.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ use crate::support::{Answer, MASTER_KEY, TestApp, request};
 const WINDOW: &str = "start_date=2026-02-01%2000:00:00&end_date=2026-02-28%2023:59:59";
 const DAYS: &str = "start_date=2026-02-01&end_date=2026-02-28";
 
-/// JSON of few stored bytes: half a gigabyte of text, and more than a gigabyte, which PostgreSQL can't write.
+/// JSON of few stored bytes: half a gigabyte as text, and more than a gigabyte, which PostgreSQL cannot output.
 const MANY_DIGITS: &str = "SELECT jsonb_agg(1e308::numeric) FROM generate_series(1, 1800000)";
 const LONG_DIGITS: &str = "SELECT jsonb_build_object('n', jsonb_agg(1e131071::numeric)) FROM generate_series(1, 9000)";
 
-/// JSON that is nested so deeply that functions of PostgreSQL fail on it.
+/// JSON that is nested so deeply that PostgreSQL's functions fail on it.
 const DEEP: &str = "SELECT (repeat('[', 12000) || repeat(']', 12000))::jsonb";
 
-/// Adds a row whose JSON columns are these, the others ordinary.
+/// Adds a row with these JSON columns and ordinary values otherwise.
 async fn add(app: &TestApp, id: &str, columns: &[(&str, &str)]) {
     let value = |name: &str, ordinary: &str| {
         let given = columns.iter().find(|(column, _)| *column == name).map(|(_, statement)| format!("({statement})"));
@@ -60,7 +60,7 @@ async fn poisoned() -> TestApp {
     app
 }
 
-/// Which of the columns of which rows are null.
+/// Lists the columns that are null, by row.
 fn nulls(rows: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for row in rows.as_array().unwrap() {
@@ -158,7 +158,7 @@ async fn a_row_that_cannot_be_written_fails_no_lines_texts_filters_or_tags() {
 async fn long_fields_are_left_out_of_lists_and_given_by_the_call_and_the_log() {
     let app = TestApp::new().await;
     let text = |bytes: usize| format!("SELECT jsonb_build_object('a', repeat('x', {bytes}))");
-    // Stored uncompressed and compressed, below and above the bounds; JSON of numbers that is long and ordinary.
+    // Values stored uncompressed and compressed, below and above the limits; and ordinary JSON of numbers that is long.
     add(&app, "short", &[("metadata", &text(1_000_000))]).await;
     add(
         &app,

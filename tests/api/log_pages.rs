@@ -1,4 +1,4 @@
-//! Pages of the log, one call, one session.
+//! Pages of the log, single calls, and sessions.
 
 use std::collections::BTreeSet;
 
@@ -129,7 +129,7 @@ async fn sessions_stand_for_their_calls() {
            WHERE {IN_WINDOW}"#
     );
     let sessions: i64 = sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&app.pool).await.unwrap();
-    // By activity, a page after the other.
+    // Sorted by activity, read page by page.
     let (mut cursor, mut seen, mut activity) = (None::<String>, BTreeSet::new(), Vec::new());
     loop {
         let mut path = format!("/spend/logs/ui?{WINDOW}&group_by_session=true&page_size=20");
@@ -152,7 +152,7 @@ async fn sessions_stand_for_their_calls() {
         }
     }
     assert_eq!(seen.len(), usize::try_from(sessions).unwrap());
-    // The agent's answer stands for the session, with the sums of all its calls.
+    // The agent's answer represents the session, with the sums of all its calls.
     let tools = activity.iter().find(|row| row["session_id"] == "tools").unwrap();
     assert_eq!(tools["request_id"], "t3");
     for (field, expected) in [
@@ -168,7 +168,7 @@ async fn sessions_stand_for_their_calls() {
     ] {
         assert_eq!(tools[field], expected, "{field}");
     }
-    // A status is that of the row that stands for the session.
+    // The status of a session is that of the row that represents it.
     let failed = format!("/spend/logs/ui?{WINDOW}&group_by_session=true&user_id=u-tools&status_filter=failure");
     assert_eq!(app.get(&failed, MASTER_KEY).await.json()["total"], 1);
     let by_spend = format!("/spend/logs/ui?{WINDOW}&group_by_session=true&sort_by=spend&page_size=1000");
@@ -201,7 +201,8 @@ async fn one_call_is_found_at_any_time_by_who_may_see_it() {
     let found = app.get("/spend/logs/ui?request_id=t4", MASTER_KEY).await.json();
     assert_eq!((&found["total"], &found["data"][0]["litellm_call_id"]), (&json!(1), &json!("call-4")));
     assert_eq!(app.get("/spend/logs/v2?request_id=t4", MASTER_KEY).await.status, 400);
-    // Of the team that the user administers; not of strangers; not one that does not exist.
+    // Calls of a team that the user administers are found. Calls of strangers are not, and a call that does not exist
+    // is not.
     assert_eq!(app.get("/spend/logs/ui/t4", INT).await.json(), Value::Null);
     sqlx::query(r#"UPDATE "LiteLLM_UserTable" SET teams = '{team-beta}' WHERE user_id = 'u-int'"#)
         .execute(&app.pool)
@@ -219,7 +220,7 @@ async fn one_call_is_found_at_any_time_by_who_may_see_it() {
     assert_eq!(app.get("/spend/logs/ui/none", MASTER_KEY).await.text, "null");
     assert_eq!(app.get("/spend/logs/ui/%00", MASTER_KEY).await.text, "null");
     assert_eq!(app.get("/spend/logs/ui/%ff", MASTER_KEY).await.status, 400);
-    // A team's log, by its admin only; another user's rows stay hidden.
+    // Only its admin may read a team's log. The rows of another user stay hidden.
     assert_eq!(app.get(&format!("/spend/logs/v2?{WINDOW}&team_id=team-beta"), INT).await.status, 200);
     assert_eq!(app.get(&format!("/spend/logs/v2?{WINDOW}&team_id=team-alpha"), INT).await.status, 403);
     assert_eq!(app.get(&format!("/spend/logs/v2?{WINDOW}&user_id=u-tools"), INT).await.json()["total"], 1);

@@ -1,4 +1,4 @@
-//! A commit whose answer never comes: PostgreSQL has booked, and the connection is cut before the server hears of it.
+//! A commit whose answer is lost: PostgreSQL has booked, and the connection is cut before the server learns of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,17 +17,17 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use crate::support::sums::{assert_consistent, rows};
 use crate::support::{MASTER_KEY, TestApp, database as test_database, insert, owners, settings};
 
-/// The message that asks for a commit.
+/// The protocol message that requests a commit.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
-/// What a proxy does to the commits to come.
+/// What the proxy does to the next commits.
 #[derive(Default)]
 struct Plan {
-    /// So many are passed on, their answers swallowed, and the connection closed.
+    /// This many commits are passed on; the proxy drops their answers and closes the connection.
     unanswered: AtomicUsize,
-    /// So many are swallowed themselves.
+    /// This many commits are dropped themselves.
     unheard: AtomicUsize,
-    /// How many it has done that to.
+    /// The number of commits cut off so far.
     cut: AtomicUsize,
 }
 
@@ -38,7 +38,7 @@ fn take(count: &AtomicUsize) -> bool {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// Passes everything on between a client and PostgreSQL, until a commit is to be cut off.
+/// Relays everything between a client and PostgreSQL, except the commits that are to be cut off.
 async fn relay(mut client: TcpStream, mut server: Box<dyn Stream>, plan: Arc<Plan>) {
     let (mut asked, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
@@ -52,7 +52,7 @@ async fn relay(mut client: TcpStream, mut server: Box<dyn Stream>, plan: Arc<Pla
                     }
                     if take(&plan.unanswered) {
                         server.write_all(&asked[..count]).await.unwrap();
-                        // Its first byte comes when the commit is done.
+                        // The first byte of the answer arrives when the commit is done.
                         assert!(server.read(&mut answered).await.unwrap() > 0);
                         plan.cut.fetch_add(1, Ordering::SeqCst);
                         return;
@@ -72,7 +72,7 @@ async fn relay(mut client: TcpStream, mut server: Box<dyn Stream>, plan: Arc<Pla
     }
 }
 
-/// A server whose way to its database leads through such a proxy, and a way beside it.
+/// A server that reaches its database through such a proxy, and a pool that bypasses the proxy.
 async fn behind_proxy() -> (TestApp, Arc<Plan>, PgPool) {
     let database = Arc::new(test_database().await);
     let options = DatabaseUrl::parse(database.url()).unwrap().options;
@@ -161,7 +161,7 @@ async fn a_commit_without_an_answer_is_recorded_once_and_said_to_be() {
             assert_eq!((json!(found.0), found.1), (result["spend"].clone(), 1), "{name}");
         }
         assert_consistent(&direct).await;
-        // Sent once more, what has an id is a duplicate.
+        // If it is sent again, a record with an id is a duplicate.
         let (_, again) = book(&app, json!([records[0]])).await;
         assert_eq!((&again["duplicate"], &again["results"][0]["request_id"]), (&json!(1), &json!(id)), "{name}");
         assert_eq!(rows(&direct).await, before + 3, "{name}");
@@ -171,7 +171,7 @@ async fn a_commit_without_an_answer_is_recorded_once_and_said_to_be() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_of_somebody_else_is_not_taken_for_what_was_lost() {
     let (app, plan, direct) = behind_proxy().await;
-    // Rows that LiteLLM or another feed wrote under the same ids: of another key, and at the same cost.
+    // Rows that LiteLLM or another feed wrote under the same ids: with another key, and at the same cost.
     let foreign = |id: &str, key: usize| {
         json!({"request_id": id, "call_type": "acompletion", "api_key": hash_key(&owners::key(key)), "spend": 0.25,
                "total_tokens": 10, "prompt_tokens": 10, "completion_tokens": 0, "startTime": "2026-03-01T12:00:00",

@@ -1,4 +1,4 @@
-//! Tests of the API through the router, against real PostgreSQL: a file a resource.
+//! Tests of the API through the router, against a real PostgreSQL: one file per resource.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 

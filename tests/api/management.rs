@@ -38,7 +38,7 @@ async fn a_key_lives_from_its_making_to_its_end() {
     assert!(key["expires"].as_str().unwrap().ends_with('Z'));
     refused(&app, "/key/generate", body, 400).await;
 
-    // Shown once, stored as its hash.
+    // The raw key is shown only once; the database stores its hash.
     let info = app.get(&format!("/key/info?key={}", hash_key(raw)), MASTER_KEY).await;
     assert!(!info.text.contains(raw));
     let info = info.json();
@@ -128,14 +128,15 @@ async fn teams_have_members_and_users_have_teams() {
     assert_eq!(teams[0]["keys"][0]["token"], key["token"]);
     assert_eq!(teams[0]["team_memberships"].as_array().unwrap().len(), 1);
 
-    // Without a user: the caller, and everything.
+    // Without a user id, the answer is about the caller and lists everything.
     let info = app.get("/user/info", MASTER_KEY).await.json();
     assert_eq!((&info["user_id"], &info["user_info"]), (&json!("default_user_id"), &Value::Null));
     assert!(info["keys"].as_array().unwrap().iter().any(|found| found["token"] == key["token"]));
     assert!(info["keys"].as_array().unwrap().iter().any(|found| found["token"] == user["token"]));
     assert_eq!(info["teams"][0]["team_id"], id);
 
-    // A user's own row may name a team that does not list them, and a team may list whom no row names.
+    // A user's row may name a team that does not list the user. A team may list a user whose row does not name the
+    // team.
     app.execute(
         r#"UPDATE "LiteLLM_UserTable" SET teams = '{}' WHERE user_id = 'hand';
            INSERT INTO "LiteLLM_UserTable" (user_id, teams)

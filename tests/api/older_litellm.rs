@@ -1,5 +1,5 @@
-//! Databases that LiteLLM owns: nothing of them is changed, reading is enough, and columns that an older LiteLLM does
-//! not have are not missed.
+//! Databases that LiteLLM owns: litespend changes nothing in them, the right to read is enough, and columns that an
+//! older LiteLLM does not have are not needed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::support::{MASTER_KEY, TestApp, database, seed, settings};
 
-/// A database as LiteLLM's migrations leave it: its tables and its ledger, nothing of ours.
+/// A database in the state that LiteLLM's migrations produce: LiteLLM's tables and ledger, and none of litespend's
+/// objects.
 async fn of_litellm() -> TestApp {
     let app = TestApp::seeded().await;
     app.execute(
@@ -24,7 +25,7 @@ async fn of_litellm() -> TestApp {
     app
 }
 
-/// Everything that is defined in the database, and the newest transaction that defined it.
+/// Every object defined in the database, and the newest transaction that defined one.
 const CATALOG: &str = r#"
     SELECT md5(string_agg(line, E'\n' ORDER BY line)) FROM (
         SELECT 'schema ' || nspname || nspacl::text AS line FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'
@@ -75,7 +76,8 @@ async fn the_ledger_or_the_tables_alone_make_it_litellms() {
     sqlx::raw_sql("DROP TABLE _prisma_migrations").execute(&mut *connection).await.unwrap();
     assert_eq!(kind(&mut connection).await.unwrap(), DatabaseKind::LiteLlm);
     drop(connection);
-    // Ours stays ours when migrated again, and a ledger that appears there is respected.
+    // A database of litespend's own stays one when it is migrated again. If LiteLLM's ledger appears in it, the
+    // database counts as LiteLLM's.
     let app = TestApp::new().await;
     let mut connection = app.pool.acquire().await.unwrap();
     assert_eq!(migrate(&mut connection).await.unwrap(), DatabaseKind::Own);
@@ -109,7 +111,7 @@ async fn a_role_that_may_only_read_is_enough_for_reads() {
         assert_eq!(ours.text.len(), theirs.text.len(), "{path}");
         assert_eq!(reader.get(path, "sk-admin-key-0001").await.status, 200, "{path}");
     }
-    // What writes is refused in our words, and nothing is written.
+    // Requests that write are refused with litespend's own message, and nothing is written.
     for (path, body) in [("/add/allowed_ip", json!({ "ip": "127.0.0.1" })), ("/global/spend/reset", json!({}))] {
         let answer = reader.post(path, MASTER_KEY, &body).await;
         assert!(answer.status.is_server_error(), "{path}");
@@ -120,7 +122,7 @@ async fn a_role_that_may_only_read_is_enough_for_reads() {
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
 }
 
-/// Columns that LiteLLM added over time, all gone.
+/// Removes all columns that LiteLLM added over time.
 const OLD: &str = r#"
     ALTER TABLE "LiteLLM_SpendLogs"
         DROP request_duration_ms, DROP organization_id, DROP requester_ip_address, DROP messages, DROP response,

@@ -1,4 +1,5 @@
-//! The OpenAPI document: what is committed, what clients are generated from, and what is served, are one.
+//! The OpenAPI document: the committed file, the document that clients are generated from, and the served one are the
+//! same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,7 @@ fn document() -> Value {
     serde_json::to_value(litespend::http::openapi::document()).unwrap()
 }
 
-/// Path, method and operation of everything in the document.
+/// The path, method and description of every operation in the document.
 fn operations(document: &Value) -> Vec<(String, String, Value)> {
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -132,7 +133,7 @@ fn every_operation_says_how_it_answers_and_refuses() {
             }
         }
     }
-    // Every reference leads somewhere.
+    // Every reference has a target.
     let text = document.to_string();
     for part in text.split("#/components/schemas/").skip(1) {
         let schema = part.split('"').next().unwrap();
@@ -151,17 +152,18 @@ async fn the_route_table_the_router_and_the_document_agree() {
         .map(|route| format!("{} {}", route.method, route.path))
         .collect();
     assert_eq!(documented, of_table);
-    // A line without a handler is a 404, one whose method the handler does not have an empty 405.
+    // A line of the table without a handler would be answered 404. One with a method that its handler does not support
+    // would be answered with an empty 405.
     let app = TestApp::new().await;
     for route in route_table::api() {
         let path = route.path.replace("{*rest}", "index.html");
         let request = Request::builder().method(route.method).uri(&path).header("api-key", "sk-master-1234");
         let answer = app.send(request.body(Body::empty()).unwrap()).await;
-        // A handler may say 404 of what it looked for, in other words than the router's.
+        // A handler may answer 404 for an object that it looked up, but in other words than the router.
         let no_handler = answer.status == 404 && answer.text == r#"{"detail":"Not Found"}"#;
         assert!(!no_handler && answer.status != 405, "{} {path}: {}", route.method, answer.status);
     }
-    // Without the dashboard its routes are not there, though they are in the table.
+    // Without the dashboard, its routes do not exist although they are in the table.
     let absent = ROUTES.iter().filter(|route| route.part != Part::Api && !route.path.contains('{'));
     for route in absent {
         let request = Request::builder().method(route.method).uri(route.path).header("api-key", "sk-master-1234");
@@ -181,7 +183,7 @@ fn no_route_stands_in_the_table_twice() {
     assert_eq!(paths.len(), ROUTES.len());
 }
 
-/// What a schema requires of a JSON value, as far as our document uses it.
+/// Checks a JSON value against a schema, as far as this document uses JSON Schema.
 fn mismatch(document: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
     if let Some(reference) = schema["$ref"].as_str() {
         let name = reference.rsplit('/').next().unwrap();
@@ -301,7 +303,7 @@ async fn days_that_have_to_be_given_are_marked_as_such_and_no_others() {
     for (path, method, operation) in operations(&document) {
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
         let Some(day) = parameters.iter().find(|parameter| parameter["name"] == "start_date") else { continue };
-        // Instants are needed there unless a request's id is given.
+        // Instants are required there unless a request id is given.
         if path.starts_with("/spend/logs/") {
             assert!(day["schema"]["pattern"].is_string(), "{path}");
             continue;
@@ -314,7 +316,7 @@ async fn days_that_have_to_be_given_are_marked_as_such_and_no_others() {
             })
             .map(|parameter| format!("{}=x", parameter["name"].as_str().unwrap()))
             .collect();
-        // The master key has no team, so one has to be named.
+        // The master key has no team, so the request has to name one.
         let team = if path == "/team/spend/report" { "team_id=x" } else { "" };
         let others = format!("{}&{team}", others.join("&"));
         let without = app.get(&format!("{path}?{others}"), crate::support::MASTER_KEY).await;

@@ -1,4 +1,4 @@
-//! What is read over all of the log and of LiteLLM's tables, and who may read it.
+//! Reads over the whole log and over LiteLLM's tables, and which callers may make them.
 
 use serde_json::json;
 

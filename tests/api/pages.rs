@@ -1,4 +1,4 @@
-//! Metrics, the document and the page that shows it.
+//! Metrics, the OpenAPI document, and the page that displays it.
 
 use axum::body::Body;
 use axum::http::Request;
@@ -35,7 +35,7 @@ async fn metrics_count_requests_by_route_and_need_an_admins_key() {
         ] {
             assert!(answer.text.contains(line), "{line}\n{}", answer.text);
         }
-        // No series for what clients make up.
+        // Invented paths get no metric series.
         assert!(!answer.text.contains("no/such"), "{}", answer.text);
     }
 }
@@ -49,7 +49,7 @@ async fn metrics_can_be_made_public() {
     assert_eq!(bare(&app, "/spend/tags").await.status, 401);
 }
 
-/// Addresses of other hosts that a page would load something from.
+/// Addresses on other hosts from which a page would load something.
 fn external(text: &str) -> Vec<&str> {
     let start = |attribute: &str| {
         let starts = text.match_indices(attribute).map(|(at, _)| at + attribute.len()).collect::<Vec<_>>();

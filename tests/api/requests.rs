@@ -1,4 +1,4 @@
-//! What holds for every request: its id, methods, compression, the catch of panics.
+//! Properties of every request: its id, methods, compression, and the handling of panics.
 
 use axum::body::Body;
 use axum::http::{Method, Request};

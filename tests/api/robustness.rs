@@ -1,4 +1,4 @@
-//! Whatever a client sends, it gets an answer that is not a failure of ours.
+//! Whatever a client sends, the answer is not a server failure.
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request};
@@ -193,7 +193,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 }
 
 impl Sent {
-    /// The request, if it is one that a client can send at all.
+    /// The request, if a client can send it at all.
     fn request(&self) -> Option<Request<Body>> {
         let method = Method::from_bytes(self.method.as_bytes()).ok()?;
         let mut builder = Request::builder().method(method).uri(&self.target);
@@ -210,7 +210,7 @@ impl Sent {
     }
 }
 
-/// A change of the list that locks the test out ends here, so that every request reaches its route.
+/// Reverts a change of the allow list that locks the test out, so that every request reaches its route.
 async fn lift_restriction(app: &TestApp) {
     if app.state.allow_list.current().entries.as_ref().is_some_and(|entries| !entries.is_empty()) {
         app.execute(r#"DELETE FROM "LiteLLM_Config""#).await;
@@ -223,7 +223,7 @@ fn no_request_makes_the_server_fail() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let app = runtime.block_on(async {
         let app = TestApp::seeded().await;
-        // A few rows are enough, and quicker.
+        // A few rows are enough, and faster.
         app.execute(
             r#"DELETE FROM "LiteLLM_SpendLogs" WHERE ctid NOT IN (SELECT ctid FROM "LiteLLM_SpendLogs" LIMIT 25);
                DELETE FROM "LiteLLM_DailyUserSpend" WHERE ctid NOT IN (SELECT ctid FROM "LiteLLM_DailyUserSpend" LIMIT 25)"#,
@@ -235,7 +235,7 @@ fn no_request_makes_the_server_fail() {
     let classes_seen = std::cell::RefCell::new(&mut classes);
     randomness::check(CASES, sent(), |sent| {
         let Some(request) = sent.request() else { return Err(TestCaseError::reject("cannot be sent")) };
-        // A panic, or a body that breaks off, fails the test in `send`.
+        // A panic or an incomplete body fails the test in `send`.
         let answer = runtime.block_on(async {
             let answer = app.send(request).await;
             lift_restriction(&app).await;
@@ -278,7 +278,7 @@ async fn values_at_the_edge_of_their_types_are_answered() {
         for path in ["/spend/logs".to_owned(), format!("/spend/logs?{dates}"), format!("/global/spend/report?{dates}")]
         {
             let answer = app.get(&path, MASTER_KEY).await;
-            // From the last spend to the end of a summary there may be too many empty days.
+            // There may be too many empty days between the last spend and the end of a summary.
             let filled = path.starts_with("/spend/logs?") && answer.text.contains("3660 days");
             assert!(
                 answer.status == if filled { 400 } else { 200 },

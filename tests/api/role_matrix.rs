@@ -1,5 +1,6 @@
-//! Every route, asked by every kind of caller, in a world with everybody's rows and in one with the caller's alone: who
-//! may not see the others' rows gets the same answers in both, and none that names them.
+//! Sends requests to every route as every kind of caller, in a world with everyone's rows and in one with only the
+//! caller's own. A caller that may not see the others' rows must get the same answers in both worlds, and no answer
+//! that names those rows.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use crate::support::accounts::{add_key, session, with_dashboard};
 use crate::support::{Answer, MASTER_KEY, TestApp, insert, request};
 
-/// Who owns rows: a name, their role, team, and role in the team.
+/// The owners of rows: name, role, team, and role in the team.
 const OWNERS: [(&str, &str, &str, &str); 6] = [
     ("ada", "internal_user", "red", "admin"),
     ("ben", "internal_user", "red", "user"),
@@ -24,20 +25,20 @@ const OWNERS: [(&str, &str, &str, &str); 6] = [
     ("", "", "green", ""),
 ];
 
-/// A caller, and what is theirs to see.
+/// A kind of caller, and the rows that it may see.
 struct Kind {
     name: &'static str,
     key: String,
     role: Option<&'static str>,
-    /// Owners whose rows they may see; `None` is everybody's.
+    /// The owners whose rows the caller may see; `None` means all owners.
     sees: Option<&'static [&'static str]>,
     permitted: bool,
     only: Option<&'static str>,
-    /// Whether the key opens nothing at all.
+    /// Whether the key has no rights at all.
     dead: bool,
 }
 
-/// A word that stands in the rows of one owner alone.
+/// A word that occurs only in the rows of one owner.
 fn canary(owner: &str) -> String {
     format!("canary{}", if owner.is_empty() { "nobody" } else { owner })
 }
@@ -46,7 +47,7 @@ fn key_of(owner: &str) -> String {
     format!("sk-key-of-{owner}")
 }
 
-/// Users, teams and keys of everybody, and the rows of some.
+/// Creates everyone's users, teams and keys, and the rows of these owners.
 async fn world(owners: &[&str]) -> TestApp {
     let app = TestApp::with(with_dashboard()).await;
     let mut connection = app.pool.acquire().await.unwrap();
@@ -160,7 +161,8 @@ fn kinds() -> Vec<Kind> {
     ]
 }
 
-/// Whether the kind of caller may call the route: said apart from the code, from the words of the classes.
+/// Whether this kind of caller may call the route. This repeats the rules of the access classes independently of the
+/// code.
 fn may_call(kind: &Kind, route: &Route) -> bool {
     if matches!(route.access, Access::Public | Access::Probe) {
         return true;
@@ -182,7 +184,7 @@ fn may_call(kind: &Kind, route: &Route) -> bool {
     }
 }
 
-/// Parameters: none, days, and every foreign id that a filter takes.
+/// The query strings: none, days, and every foreign id that a filter accepts.
 fn queries() -> Vec<String> {
     const DAYS: &str = "start_date=2026-01-01&end_date=2026-01-03";
     let mut queries =
@@ -212,7 +214,7 @@ async fn ask(app: &TestApp, route: &Route, path: &str, key: &str) -> Answer {
     .await
 }
 
-/// The key with which the kind asks in this world.
+/// The key that this kind of caller uses in this world.
 async fn key_in(app: &TestApp, kind: &Kind) -> String {
     match kind.key.as_str() {
         "admin" => session(app, "admin", MASTER_KEY).await,
@@ -249,7 +251,7 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
             let allowed = may_call(&kind, route);
             let open = matches!(route.access, Access::Public | Access::Probe);
             if open || (!is_get && allowed && kind.sees.is_none()) {
-                // What changes things is for other tests.
+                // Other tests cover the requests that change something.
                 continue;
             }
             let queries = if is_get && allowed { queries() } else { vec![String::new()] };
@@ -288,7 +290,8 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
                 }
                 let alone = ask(own, route, &path, &own_key).await;
                 let differs = alone.status != answer.status || settled(&alone.text) != settled(&answer.text);
-                // What is told of the moment: when a key expired, the sessions' own hashes.
+                // Answers may also differ because of the moment: the time when a key expired, or the hashes of the
+                // sessions.
                 if differs && !of_team && !kind.dead && !is_of_session(&kind, route) {
                     failures.push(format!("{said}differs without the others' rows:\n{}\n{}", answer.text, alone.text));
                 }
@@ -306,7 +309,7 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
             .collect::<Vec<_>>()
             .join("\n")
     );
-    // What proves that the words are there to be found.
+    // Proves that the words can be found at all.
     for (kind, at_least) in [
         ("master key", 20),
         ("admin viewer", 20),
@@ -324,12 +327,12 @@ async fn nobody_is_told_of_rows_that_are_not_theirs() {
     }
 }
 
-/// An answer without the times at which the rows of this world were made.
+/// The answer without the times at which this world's rows were created.
 fn settled(text: &str) -> String {
     let mut settled = String::new();
     let mut rest = text;
     while let Some(place) = ["\"updated_at\":\"", "\"created_at\":\""].iter().filter_map(|name| rest.find(name)).min() {
-        // Both names are as long.
+        // Both names have the same length.
         let (before, after) = rest.split_at(place + "\"updated_at\":\"".len());
         settled += before;
         rest = after.find('"').map_or("", |end| &after[end..]);
@@ -337,7 +340,7 @@ fn settled(text: &str) -> String {
     settled + rest
 }
 
-/// A session's key is another one in each world, and stands among its user's keys.
+/// Whether the answer contains the session's key, which differs between the worlds and is listed among its user's keys.
 fn is_of_session(kind: &Kind, route: &Route) -> bool {
     kind.key == "ada" && ["/spend/keys", "/key/info"].contains(&route.path)
 }

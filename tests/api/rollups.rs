@@ -1,5 +1,5 @@
-//! The rollups: the recorded answers with and without them, and every answer against plain SQL on the log while the log
-//! changes in every way.
+//! The rollups. The recorded answers are checked with and without them. Every answer is compared with plain SQL on the
+//! log, while the log changes in every way.
 
 use litespend::rollups::folding;
 use litespend::store::{DateRange, rollups};
@@ -55,7 +55,7 @@ async fn the_recorded_answers_match_while_days_are_dirty() {
     replay(&app, "http_answers.json.gz").await;
 }
 
-/// Reads that the rollups answer.
+/// Reads that use the rollups.
 pub const READS: [&str; 20] = [
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30",
     "/global/spend/report?start_date=2026-02-01&end_date=2026-02-03&group_by=customer",
@@ -79,7 +79,7 @@ pub const READS: [&str; 20] = [
     "/spend/logs?start_date=2026-01-31&end_date=2026-02-01&user_id=u-int",
 ];
 
-/// The answers of an application, one a read.
+/// An application's answers to all of [`READS`].
 pub async fn answers(app: &TestApp) -> Vec<Value> {
     let mut answers = Vec::new();
     for path in READS {
@@ -90,14 +90,14 @@ pub async fn answers(app: &TestApp) -> Vec<Value> {
     answers
 }
 
-/// A second application on the same database that does not know of the rollups: plain SQL on the log.
+/// A second application on the same database. It does not know of the rollups, so it uses plain SQL on the log.
 fn plain(app: &TestApp) -> TestApp {
     app.beside(crate::support::settings())
 }
 
 const DAYS: [&str; 5] = ["2026-01-31", "2026-02-01", "2026-02-02", "2026-02-28", "2026-03-01"];
 
-/// One random change; says what it was.
+/// Makes one random change; returns its name.
 async fn change(random: &mut StdRng, connection: &mut PgConnection, next_id: &mut u32) -> &'static str {
     let day = DAYS[random.random_range(0..DAYS.len())];
     match random.random_range(0..100) {
@@ -164,7 +164,7 @@ async fn change(random: &mut StdRng, connection: &mut PgConnection, next_id: &mu
             "recount"
         }
         _ => {
-            // A crash between any two statements of a fold is a rollback.
+            // A crash between two statements of a fold is the same as a rollback.
             let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
             transaction.execute("SELECT litespend.fold(7)").await.unwrap();
             transaction.rollback().await.unwrap();
@@ -222,7 +222,7 @@ async fn every_read_equals_plain_sql_on_the_log_whatever_happens_to_it() {
     let mut next_id = 0;
     let mut steps = 0;
     let mut connection = app.pool.acquire().await.unwrap();
-    // Writers whose transactions stay open over several steps, and end either way.
+    // Writers whose transactions stay open over several steps, and end with a commit or a rollback.
     let mut open: Vec<PgConnection> = Vec::new();
     for round in 0..110 {
         let step = if random.random_range(0..5) == 0 && open.len() < 3 {
@@ -240,7 +240,7 @@ async fn every_read_equals_plain_sql_on_the_log_whatever_happens_to_it() {
         } else if open.is_empty() {
             change(&mut random, &mut connection, &mut next_id).await
         } else {
-            // TRUNCATE would wait for the open writers.
+            // Only inserts, because TRUNCATE would wait for the open writers.
             let rows: Vec<Value> = (0..4).map(|_| row(&mut random, &mut next_id)).collect();
             crate::support::insert(&mut connection, "LiteLLM_SpendLogs", &Value::Array(rows)).await;
             rollups::fold(&mut connection).await.unwrap();
@@ -287,7 +287,7 @@ async fn a_trigger_that_fails_marks_the_day_and_the_insert_goes_on() {
     let plain = plain(&app);
     let mut connection = app.pool.acquire().await.unwrap();
     folding::settle(&mut connection).await.unwrap();
-    // The column that only counting needs is gone: what the trigger does fails, what it falls back to does not.
+    // The column that only counting needs is missing. So the trigger's normal work fails, and its fallback does not.
     connection.execute("ALTER TABLE litespend.deltas RENAME COLUMN spend TO other").await.unwrap();
     connection.execute("ALTER TABLE litespend.deltas ADD CONSTRAINT refuse CHECK (sign = 0)").await.unwrap();
     let mut next_id = 0;
@@ -307,7 +307,7 @@ async fn rollups_count_a_partitioned_log() {
     let plain = plain(&app);
     let mut connection = app.pool.acquire().await.unwrap();
     rollups::remove(&mut connection).await.unwrap();
-    // LiteLLM's runbook: the log as a table partitioned by startTime.
+    // As in LiteLLM's runbook, the log becomes a table partitioned by startTime.
     sqlx::raw_sql(
         r#"ALTER TABLE "LiteLLM_SpendLogs" RENAME TO old;
            CREATE TABLE "LiteLLM_SpendLogs" (LIKE old INCLUDING DEFAULTS) PARTITION BY RANGE ("startTime");
@@ -345,6 +345,43 @@ async fn reads_go_on_from_the_log_when_the_rollups_are_removed_under_them() {
     compare(&app, &plain, "the removal").await;
 }
 
+/// The bytes that `store::rollups::packed` says. Another layout needs another number in the column `layout`.
+#[tokio::test]
+async fn packed_days_have_the_golden_bytes() {
+    let app = TestApp::new().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    app.execute(
+        "INSERT INTO litespend.day_usage (day, user_id, team_id, api_key, model, requests, spend, total_tokens,
+                                          prompt_tokens, completion_tokens)
+         VALUES ('2026-03-01', 1, 2, 3, -4, 5, 0.125, 6, 7, 8), ('2026-03-01', 1, 2, 3, 2147483647, 1, -1e300, 0, 0, -1)",
+    )
+    .await;
+    app.execute(
+        "INSERT INTO litespend.day_customer (day, end_user, team_id, api_key, model, requests, spend, total_tokens)
+         VALUES ('2026-03-01', 1, 2, 3, -4, 5, 0.125, 6)",
+    )
+    .await;
+    folding::settle(&mut connection).await.unwrap();
+    let packed: Vec<(String, i16, String)> = sqlx::query_as(
+        "SELECT rollup, layout, encode(entries, 'hex') FROM litespend.packed_days WHERE rollup <> 'usage_month' ORDER BY 1",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .unwrap();
+    let first = "000000010000000200000003fffffffc00000000000000053fc00000000000000000000000000006";
+    let usage = format!(
+        "{first}00000000000000070000000000000008\
+         0000000100000002000000037fffffff0000000000000001fe37e43c8800759c0000000000000000\
+         0000000000000000ffffffffffffffff"
+    );
+    assert_eq!(packed, [("customer".to_owned(), 1, first.to_owned()), ("usage".to_owned(), 1, usage)]);
+    // A layout that nobody knows yet: the day is read from its rows.
+    let report = "/global/spend/report?start_date=2026-03-01&end_date=2026-03-01&group_by=customer";
+    let known = app.get(report, crate::support::MASTER_KEY).await.text;
+    app.execute("UPDATE litespend.packed_days SET layout = 2, entries = '\\x00'").await;
+    assert_eq!(app.get(report, crate::support::MASTER_KEY).await.text, known);
+}
+
 #[tokio::test]
 async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
     let app = TestApp::seeded().await;
@@ -371,7 +408,7 @@ async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
         .await
         .unwrap();
     assert!(months > 0);
-    // A packed day is really what is read: one that says something else is believed.
+    // Reads really use the packed days: if one holds something else, the answer shows that.
     sqlx::query("UPDATE litespend.packed_days SET entries = ''").execute(&mut *connection).await.unwrap();
     for path in [READS[0], "/global/spend/report?start_date=2026-02-01&end_date=2026-02-28&group_by=api_key"] {
         assert_eq!(app.get(path, crate::support::MASTER_KEY).await.text, "[]", "{path}");
@@ -380,7 +417,7 @@ async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
     folding::settle(&mut connection).await.unwrap();
     compare(&app, &plain, "packing again").await;
 
-    // A row of one day: both its packed values go when it is folded, and no others.
+    // When a new row of one day is folded, both packed values of that day are removed, and no others.
     let mut next_id = 0;
     let mut row = row(&mut StdRng::seed_from_u64(randomness::seed()), &mut next_id);
     row["startTime"] = json!("2026-02-01T10:00:00");
@@ -404,7 +441,7 @@ async fn a_packed_day_is_unpacked_by_any_change_and_says_the_same() {
     assert_eq!(packed(&mut connection).await.len(), all.len() / 2);
 }
 
-/// Cuts packed days of customers into parts of two entries, as if they were thousands of times longer.
+/// Splits packed days of customers into parts of two entries each, as if the days were thousands of times larger.
 async fn split_parts(connection: &mut PgConnection) -> u64 {
     let long = "rollup = 'customer' AND length(entries) > 80";
     let split = format!(
@@ -426,8 +463,8 @@ async fn packed_days_in_many_parts_say_the_same() {
     let app = TestApp::seeded().await;
     let plain = plain(&app);
     let mut connection = app.pool.acquire().await.unwrap();
-    // One customer's calls with one key and model in two teams: entries that are one in a report, whatever part they
-    // stand in.
+    // One customer's calls with one key and one model in two teams. These entries are a single one in a report,
+    // whatever parts they are in.
     let (mut random, mut next_id) = (StdRng::seed_from_u64(randomness::seed()), 0);
     for team in ["team-a", "team-b", "team-c", "team-d", "team-e"] {
         for customer in ["customer-a", "customer-b"] {
@@ -444,7 +481,7 @@ async fn packed_days_in_many_parts_say_the_same() {
     assert!(split_parts(&mut connection).await > 10);
     compare(&app, &plain, "days in many parts").await;
 
-    // So many texts that they are not kept between reads.
+    // More strings than the dictionary cache keeps between reads.
     sqlx::query(
         "INSERT INTO litespend.words (word, digest)
          SELECT 'word ' || number, litespend.digest('word ' || number) FROM generate_series(1, 200001) AS number",
@@ -467,7 +504,7 @@ async fn rollups_that_were_installed_anew_keep_their_own_words() {
     let mut connection = app.pool.acquire().await.unwrap();
     folding::settle(&mut connection).await.unwrap();
     compare(&app, &plain, "the first installation").await;
-    // The numbers begin anew, and go to other texts first. The server has not looked in between.
+    // The dictionary's numbers start over and are given to other strings first. The server has not checked in between.
     rollups::remove(&mut connection).await.unwrap();
     sqlx::query(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", model, "user", team_id, end_user)

@@ -1,4 +1,4 @@
-//! Folding that nothing stops: heavy batches, many days, other sessions, and no work at all.
+//! Folding under adverse conditions: slow batches, many days, other sessions; and folding without any work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{MASTER_KEY, TestApp};
 
-/// Rows of one day, each with a model and tags that nobody else has.
+/// Adds rows of one day, each with a model and tags that no other row has.
 async fn add_rows(app: &TestApp, rows: i32, tags: i32) {
     sqlx::query(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", model, request_tags)
@@ -58,7 +58,7 @@ async fn a_batch_of_deltas_with_many_tags_is_small() {
 async fn a_batch_that_takes_too_long_is_halved_until_it_does_not() {
     let app = TestApp::new().await;
     add_rows(&app, 200, 1).await;
-    // A database that is slow to take new texts.
+    // A database that is slow to add strings to the dictionary.
     app.execute(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN PERFORM pg_sleep(0.003); RETURN NEW; END $$;
@@ -92,7 +92,8 @@ async fn packing_a_day_does_not_look_at_the_others() {
     let waiting = backlog::backlog(&mut connection, before).await.unwrap();
     // Each day of two rollups, and each month.
     assert_eq!(waiting.days_to_pack, 2 * 9_528 + 313);
-    // A session of its own: what another one has counted lately is not in it.
+    // Measured in a new session, because the statistics of this one do not include what another session has just
+    // counted.
     let mut session = sqlx::PgConnection::connect(app.database.url()).await.unwrap();
     for rollup in ["usage", "customer"] {
         let mut transaction = session.begin().await.unwrap();
@@ -116,7 +117,7 @@ async fn packing_a_day_does_not_look_at_the_others() {
     }
     let packed = backlog::backlog(&mut connection, before).await.unwrap();
     assert_eq!(packed.days_to_pack, waiting.days_to_pack - 40);
-    // A day that is changed after it was packed waits, and is not due for a while.
+    // A day that changes after it was packed waits; it is not due for a while.
     app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 1 WHERE "startTime" = '2026-01-31'"#).await;
     while rollups::fold(&mut connection).await.unwrap() > 0 {}
     let changed: NaiveDate = "2026-01-31".parse().unwrap();
@@ -176,7 +177,7 @@ async fn several_that_count_fold_and_compare_at_once_do_not_fail() {
     expect_counted(&mut connection).await;
 }
 
-/// Transactions of the test's database so far.
+/// The number of transactions in the test's database so far.
 async fn transactions(connection: &mut PgConnection) -> i64 {
     sqlx::query_scalar("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()")
         .fetch_one(connection)

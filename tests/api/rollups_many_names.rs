@@ -1,4 +1,5 @@
-//! Days with more names than are kept between reads: every name is in the answer, from rows and packed, folded and not.
+//! Days with more names than the cache keeps between reads. Every name must be in the answer: from rows and from packed
+//! days, folded and not.
 
 use chrono::NaiveDate;
 use litespend::store::rollups;
@@ -7,7 +8,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::support::{MASTER_KEY, TestApp};
 
-/// Gives a day entries of `last` names, each with a customer, a user and a model of its own; the next day has ten of them.
+/// Adds entries of `last` names to a day, each with a customer, a user and a model of its own, and entries of ten of
+/// these names to the next day.
 async fn add_names(connection: &mut PgConnection, last: u32, tables: &[&str]) {
     let mut statement = format!(
         "SET statement_timeout = '5min';
@@ -29,7 +31,7 @@ async fn add_names(connection: &mut PgConnection, last: u32, tables: &[&str]) {
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await.unwrap();
 }
 
-/// A call on the day with the names, with a name of its own, that is not folded.
+/// Adds an unfolded call with a new name to the day with the names.
 async fn add_delta(app: &TestApp, name: &str) {
     let statement = format!(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", model, "user", end_user)
@@ -38,14 +40,14 @@ async fn add_delta(app: &TestApp, name: &str) {
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
 }
 
-/// Checks that every name is there once a day, with its model, and that none is lost. Ten names have a second day.
+/// Checks that every name appears once a day, with its model, and that none is missing. Ten names have a second day.
 async fn expect_names(app: &TestApp, grouping: &str, names: usize) {
     let path = format!("/global/spend/report?start_date=2026-02-01&end_date=2026-02-02&group_by={grouping}");
     let started = std::time::Instant::now();
     let answer = app.get(&path, MASTER_KEY).await;
     println!("{grouping}: {:.1} s", started.elapsed().as_secs_f64());
     assert_eq!(answer.status, 200, "{path}: {:.300}", answer.text);
-    // A group and its model: each name stands in two of the texts between quotation marks.
+    // A group and its model: each name appears in two of the quoted strings.
     let mut found: FxHashMap<&str, usize> = FxHashMap::default();
     for text in answer.text.split('"').filter(|text| text.starts_with("name-")) {
         *found.entry(text).or_default() += 1;
@@ -58,7 +60,7 @@ async fn expect_names(app: &TestApp, grouping: &str, names: usize) {
 async fn expect_summary(app: &TestApp, names: usize) {
     let summary = app.get("/spend/logs?start_date=2026-02-01&end_date=2026-02-03", MASTER_KEY).await;
     assert_eq!(summary.status, 200, "{:.300}", summary.text);
-    // Each name is a user and a model.
+    // Each name appears as a user and as a model.
     assert_eq!(summary.text.split('"').filter(|text| text.starts_with("name-")).count(), 2 * (names + 10));
 }
 
@@ -102,7 +104,7 @@ async fn a_day_with_a_million_names_is_answered_whole() {
 async fn long_names_are_not_kept_beyond_a_bound_and_none_is_lost() {
     let app = TestApp::new().await;
     let mut connection = app.pool.acquire().await.unwrap();
-    // 12,000 names of 4 kB: more than is kept, though they are few.
+    // 12,000 names of 4 kB: few names, but more bytes than the cache keeps.
     add_names(&mut connection, 12_000, &["day_customer"]).await;
     sqlx::raw_sql("UPDATE litespend.words SET word = word || '-' || repeat('x', 4000) WHERE word LIKE 'name-%'")
         .execute(&mut *connection)

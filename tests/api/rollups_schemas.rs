@@ -1,4 +1,5 @@
-//! Two LiteLLMs in two schemas of one database: the rollups count one of them, and the other's reads never see its sums.
+//! Two LiteLLMs in two schemas of one database. The rollups count one of them, and reads of the other never see its
+//! sums.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,8 @@ async fn app(database: &Arc<TestDatabase>, schema: &str) -> TestApp {
     TestApp::on_pool(Arc::clone(database), pool(database, schema), settings(), Clock::system()).await
 }
 
-/// The schemas `tenant_a` and `tenant_b` with LiteLLM's tables: of the recordings, and some rows of another tenant.
+/// Creates the schemas `tenant_a` and `tenant_b` with LiteLLM's tables. One has the recordings' rows, the other has
+/// some rows of another tenant.
 async fn two_tenants() -> Arc<TestDatabase> {
     let app = TestApp::seeded().await;
     app.execute(
@@ -52,7 +54,7 @@ async fn two_tenants() -> Arc<TestDatabase> {
     app.database
 }
 
-/// The tenant's reads say what its own log says, and nothing of the other one.
+/// Checks that a tenant's reads return what its own log contains, and nothing of the other tenant.
 async fn expect_own(app: &TestApp, own: bool, step: &str) {
     let plain = app.beside(settings());
     for ((path, ours), log) in READS.iter().zip(answers(app).await).zip(answers(&plain).await) {
@@ -87,20 +89,20 @@ async fn a_tenant_never_reads_the_sums_of_another_schema() {
     expect_own(&a, false, "the other tenant's rollups").await;
     expect_own(&b, true, "its own rollups").await;
 
-    // Writers of the other schema leave nothing in them; its rows are counted nowhere.
+    // Writers in the other schema leave nothing in the rollups; its rows are counted nowhere.
     a.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = spend + 1"#).await;
     let mut connection = b.pool.acquire().await.unwrap();
     assert_eq!(rollups::status(&mut connection).await.unwrap().pending, 0);
     assert!(rollups::verify_day(&mut connection, "2026-02-02".parse().unwrap()).await.unwrap().is_none());
 
-    // A second installation is refused and says whose they are.
+    // A second installation is refused, with a message that names the schema that has the rollups.
     let mut other = a.pool.acquire().await.unwrap();
     assert_eq!(rollups::counted_elsewhere(&mut other).await.unwrap().as_deref(), Some("tenant_b"));
     let refused = rollups::attach(&mut other).await.unwrap_err().to_string();
     assert!(refused.contains("tenant_b"), "{refused}");
     assert_eq!(rollups::counted_elsewhere(&mut connection).await.unwrap(), None);
 
-    // They move to the other tenant; the first one's server has not looked yet.
+    // The rollups move to the other tenant. The first tenant's server has not checked yet.
     rollups::remove(&mut connection).await.unwrap();
     install(&a).await;
     assert!(b.state.has_rollups(), "not looked yet");
@@ -114,7 +116,7 @@ async fn a_log_with_triggers_of_the_same_rollups_as_another_is_read_itself() {
     let database = two_tenants().await;
     let b = app(&database, "tenant_b").await;
     install(&b).await;
-    // As a renamed schema and a dump that was restored beside it leave them.
+    // The state after a schema was renamed and a dump was restored next to it.
     b.execute(
         r#"CREATE TRIGGER litespend_inserted AFTER INSERT ON tenant_a."LiteLLM_SpendLogs" REFERENCING NEW TABLE AS added
            FOR EACH STATEMENT EXECUTE FUNCTION litespend.log_inserted();
@@ -138,7 +140,7 @@ async fn tables_of_a_second_schema_are_litellms() {
     let (other, empty) = (pool(&app.database, "other"), pool(&app.database, "empty"));
     let found = database::migrate(&mut other.acquire().await.unwrap()).await.unwrap();
     assert_eq!(found, DatabaseKind::LiteLlm);
-    // One database has one ledger: tables that it says are there can't be made a second time.
+    // One database has one migration ledger: tables that exist according to it cannot be created a second time.
     let refused = database::migrate(&mut empty.acquire().await.unwrap()).await.unwrap_err().to_string();
     assert!(refused.contains("public"), "{refused}");
     let own = database::migrate(&mut app.pool.acquire().await.unwrap()).await.unwrap();

@@ -1,4 +1,4 @@
-//! `/spend/logs`: the cap, what is streamed, the end of a summary, and clients that leave.
+//! `/spend/logs`: the cap, streaming, the end of a summary, and clients that disconnect.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::support::{Answer, MASTER_KEY, TestApp, request, settings};
 
 const TRUNCATED: &str = "x-litellm-spend-logs-truncated";
 
-/// Adds rows, one a second from the start of a day on, with `size` bytes in their messages.
+/// Adds rows, one per second from the start of a day, with `size` bytes in their messages.
 async fn add_rows(app: &TestApp, count: i32, size: i32) {
     sqlx::query(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", "user", messages)
@@ -46,7 +46,7 @@ async fn an_answer_holds_the_ten_thousand_newest_rows_and_says_so() {
         assert_eq!(ids(&answer).len(), 9_999, "{path}");
         assert!(!answer.headers.contains_key(TRUNCATED), "{path}");
     }
-    // The reference says `truncated` as soon as the cap is reached: it does not look further.
+    // The reference reports `truncated` as soon as the cap is reached, because it does not look further.
     add_rows(&app, 1, 1).await;
     let answer = app.get("/spend/logs", MASTER_KEY).await;
     assert_eq!(ids(&answer).len(), 10_000);
@@ -60,7 +60,7 @@ async fn an_answer_holds_the_ten_thousand_newest_rows_and_says_so() {
         assert_eq!((found[0].as_str(), found[9_999].as_str()), ("row-010499", "row-000500"), "{path}");
         assert!(found.windows(2).all(|pair| pair[0] > pair[1]), "{path}");
     }
-    // A filter that leaves fewer rows leaves nothing out.
+    // If a filter leaves fewer rows than the cap, the answer contains them all.
     let answer = app.get("/spend/logs?user_id=even", MASTER_KEY).await;
     assert_eq!(ids(&answer).len(), 5_250);
     assert!(!answer.headers.contains_key(TRUNCATED));
@@ -95,17 +95,17 @@ async fn a_summary_stops_at_the_midnight_before_its_end_day_unless_told_otherwis
             assert_eq!(spend(one), [0.75]);
             assert_eq!(spend(all.clone()), [0.75, 0.75, 0.25]);
         } else {
-            // The first instant of the end day counts, the rest of it does not.
+            // The first instant of the end day counts, but the rest of the day does not.
             assert_eq!(spend(one), [0.25]);
             assert_eq!(spend(all.clone()), [0.75, 0.75, 0.0]);
         }
         let rows = app.get("/spend/logs?start_date=2026-02-01&end_date=2026-02-02&summarize=false", MASTER_KEY).await;
-        // Rows are cut where the reference cuts them, either way.
+        // With either setting, lists of rows end where the reference's end.
         assert_eq!(ids(&rows).len(), 5);
     }
 }
 
-/// How many of the database's sessions run a query that mentions the spend log, beside the one that asks.
+/// The number of other sessions in the database that run a query which mentions the spend log.
 async fn running(app: &TestApp) -> i64 {
     sqlx::query_scalar(
         r#"SELECT count(*) FROM pg_stat_activity
@@ -132,7 +132,7 @@ async fn becomes(app: &TestApp, expected: i64, limit: Duration) -> bool {
 async fn a_client_that_leaves_in_the_middle_ends_its_query_and_the_pool_recovers() {
     let app = TestApp::new().await;
     add_rows(&app, 2_000, 20_000).await;
-    // More clients than the pool has connections, each reading a little.
+    // More clients than the pool has connections, each of which reads a little.
     for _ in 0..8 {
         let mut asked = request(Method::GET, "/spend/logs", MASTER_KEY).body(Body::empty()).unwrap();
         asked.extensions_mut().insert(ConnectInfo("127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap()));
@@ -212,7 +212,7 @@ async fn values_without_a_json_number_are_null() {
     assert_eq!(grouped.json()[0]["total_cost"], json!(null));
 }
 
-/// Statements are built with values bound, whatever the values are.
+/// Values are bound, never inserted into the text of a statement, whatever they contain.
 #[tokio::test]
 async fn a_filter_is_a_value_whatever_stands_in_it() {
     let app = TestApp::new().await;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::{MASTER_KEY, TestApp};
 
-/// Everything of a table, and where each row's newest version lies.
+/// Every row of a table, with the location of its newest version.
 async fn versions(app: &TestApp, statement: &'static str) -> Vec<(String, String, f64)> {
     sqlx::query_as(statement).fetch_all(&app.pool).await.unwrap()
 }
@@ -45,7 +45,7 @@ async fn keys_and_teams_with_spend_are_reset_in_one_transaction_and_nothing_else
     assert_eq!(transactions.len(), 1, "keys and teams belong to one transaction");
     assert_eq!(app.scalar(REST).await, rest);
 
-    // A second reset touches no row at all.
+    // A second reset updates no row at all.
     let keys = versions(&app, KEYS).await;
     assert_eq!(app.post("/global/spend/reset", MASTER_KEY, &json!({})).await.status, 200);
     assert_eq!(versions(&app, KEYS).await, keys);

@@ -21,13 +21,13 @@ async fn app() -> TestApp {
 async fn one(app: &TestApp, key: &str, record: &Value) -> Value {
     let answer = app.post(PATH, key, record).await;
     let result = answer.json()["results"][0].clone();
-    // A record that stands alone says by its status what became of it.
+    // If the request is a single record, the status of the answer reports its result.
     let code = result["code"].as_u64().unwrap_or(200);
     assert_eq!(u64::from(answer.status.as_u16()), code, "{}", answer.text);
     result
 }
 
-/// A key that may state costs and book for others.
+/// Adds a key that may state costs and book for others.
 async fn feed(app: &TestApp, key: &str) {
     let row = json!([{"token": hash_key(key), "user_id": "user-0", "permissions": {"book_usage": true}}]);
     insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_VerificationToken", &row).await;
@@ -103,7 +103,7 @@ async fn a_record_becomes_a_row_and_counts_everywhere() {
     .await
     .unwrap();
     assert_eq!(daily, ("2026-03-01".into(), "/chat/completions".into(), String::new(), 400, 1501, 1));
-    // A member of the roster whose membership had no row.
+    // A member on the team's roster whose membership row did not exist.
     assert_eq!(number(&app, r#"SELECT spend FROM "LiteLLM_TeamMembership" WHERE user_id = 'user-0'"#).await, 0.0125);
     let activity = app.get("/user/daily/activity?start_date=2026-03-01&end_date=2026-03-01", MASTER_KEY).await.json();
     assert_eq!(activity["metadata"]["total_spend"], 0.0125);
@@ -133,7 +133,7 @@ async fn what_was_booked_is_not_booked_again() {
     assert_consistent(&app.pool).await;
     assert_eq!(number(&app, r#"SELECT sum(spend) FROM "LiteLLM_SpendLogs""#).await, 7.0);
 
-    // The same id for another record is a conflict that says so, and changes nothing.
+    // The same id for a different record is a conflict. The answer says so, and nothing changes.
     let other = one(&app, MASTER_KEY, &record("a", 9.0)).await;
     assert_eq!((&other["status"], &other["code"], &other["spend"]), (&json!("error"), &json!(409), &Value::Null));
     assert_eq!(number(&app, r#"SELECT sum(spend) FROM "LiteLLM_SpendLogs""#).await, 7.0);
@@ -143,7 +143,7 @@ async fn what_was_booked_is_not_booked_again() {
 async fn another_senders_id_neither_refuses_nor_replaces_a_record() {
     let app = app().await;
     feed(&app, "sk-feed").await;
-    // A lying key takes the id first, in its own name and at a price of its own choice.
+    // A lying key uses the id first, in its own name and at a price that it chose.
     let squat = json!({"model": "gpt-4o", "prompt_tokens": 1, "completion_tokens": 0, "idempotency_key": "call-7"});
     assert_eq!(one(&app, &owners::key(2), &squat).await["request_id"], "call-7");
     let real = json!({"api_key": owners::key(2), "model": "gpt-4o", "cost": 3.5, "idempotency_key": "call-7"});
@@ -151,7 +151,7 @@ async fn another_senders_id_neither_refuses_nor_replaces_a_record() {
     assert_eq!((&recorded["status"], &recorded["spend"]), (&json!("recorded"), &json!(3.5)));
     let id = recorded["request_id"].as_str().unwrap().to_owned();
     assert!(id.starts_with("call-7~"), "{id}");
-    // Sent again, in another order of its fields and another spelling of its number, it is the same record.
+    // Sent again with its fields in another order and its number in another spelling, it counts as the same record.
     let again = r#"{"idempotency_key": "call-7", "cost": 3.50, "model": "gpt-4o", "api_key": "KEY"}"#;
     let (status, text) = post_text(&app, PATH, "sk-feed", &again.replace("KEY", &owners::key(2))).await;
     let answer: Value = serde_json::from_str(&text).unwrap();
@@ -159,7 +159,8 @@ async fn another_senders_id_neither_refuses_nor_replaces_a_record() {
         (status, &answer["duplicate"], &answer["results"][0]["request_id"]),
         (StatusCode::OK, &json!(1), &json!(id))
     );
-    // Both in one request of a third sender's, and rows that were there before ids were remembered.
+    // A row that was there before ids were recorded: the same record is a duplicate of it, and a record of another key
+    // under the same id is booked.
     app.execute(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", "user")
            SELECT 'old', '', token, 0.25, now(), now(), '' FROM "LiteLLM_VerificationToken" ORDER BY token = encode(sha256('sk-writer-0001'), 'hex') DESC LIMIT 1"#,
@@ -180,7 +181,7 @@ async fn who_may_not_state_costs_books_at_the_table_s() {
     let stated = json!({"model": "gpt-4o", "cost": 1e-6, "prompt_tokens": 1_000_000, "idempotency_key": "cheap"});
     let refused = one(&app, &owners::key(1), &stated).await;
     assert_eq!((&refused["code"], &refused["request_id"]), (&json!(403), &json!("cheap")));
-    // A provider's usage that says what it cost is no way around it.
+    // A cost inside a provider's usage object does not bypass the rule.
     let usage = json!({"prompt_tokens": 1_000_000, "completion_tokens": 0, "total_tokens": 1_000_000, "cost": 0.0});
     for record in [
         json!({"model": "perplexity/sonar-pro", "usage": usage}),
@@ -256,7 +257,8 @@ async fn what_would_grow_when_stored_is_refused_before_it_is() {
         assert_eq!(status.as_u16(), code, "{}: {text}", &body[..body.len().min(200)]);
     }
     assert_eq!(rows(&app.pool).await, 0);
-    // LiteLLM's callback counts all the same: what is too large is left out and named.
+    // Records from LiteLLM's callback are booked anyway: a field that is too large is left out, and the answer names
+    // it.
     let mut large = payload("large", 0.5);
     large["metadata"]["requester_metadata"] = json!({"x": vec![1e300; 20_000]});
     large["error_information"] = json!({"error_message": "e".repeat(100_000)});
@@ -283,7 +285,7 @@ async fn new_names_are_bounded_by_key_and_day() {
     assert_eq!(answer["results"][4]["code"], 429);
     assert_eq!(one(&app, &owners::key(0), &record(9)).await["code"], 429);
     assert_eq!(one(&app, &owners::key(0), &record(1)).await["status"], "recorded");
-    // Somebody else's are counted apart, and what anybody brought is not new any more.
+    // Names are counted separately for each key. A name that any key has introduced is no longer new.
     assert_eq!(one(&app, &owners::key(1), &record(9)).await["status"], "recorded");
     assert_eq!(one(&app, &owners::key(0), &record(9)).await["status"], "recorded");
     let exempt = json!({"records": (100..150).map(record).collect::<Vec<_>>()});
@@ -465,7 +467,7 @@ async fn a_providers_answer_says_model_usage_and_id() {
         (&json!("gpt-4o-mini"), &json!(11), &json!("failure"))
     );
     assert_consistent(&app.pool).await;
-    // Without an id of its own every record is a new one.
+    // Without an id, every record is a new one.
     let anonymous = json!({"model": "gpt-4o", "prompt_tokens": 1});
     assert_ne!(
         one(&app, &owners::key(0), &anonymous).await["request_id"],
@@ -550,7 +552,7 @@ async fn what_brings_no_cost_is_priced() {
         let result = one(&app, &owners::key(0), &record).await;
         assert_eq!((&result["status"], &result["spend"]), (&json!("recorded"), &expected), "{record}: {result}");
     }
-    // Anthropic's prompt count leaves cached tokens out; the row's has them in.
+    // Anthropic's prompt count excludes cached tokens; the row's count includes them.
     let anthropic = json!({"model": "claude-sonnet-4-5", "idempotency_key": "anthropic", "usage":
         {"input_tokens": 100, "output_tokens": 50, "cache_read_input_tokens": 1000, "cache_creation_input_tokens": 200}});
     assert_eq!(one(&app, &owners::key(0), &anthropic).await["status"], "recorded");

@@ -27,7 +27,7 @@ use crate::support::{MASTER_KEY, database as test_database, owners, request, set
 
 const KEYS: usize = 20;
 
-/// A server on a database.
+/// Creates a server on a database.
 fn server(pool: &PgPool) -> Router {
     let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
     router::build(AppState::new(pool.clone(), settings(), prices, Clock::system()).unwrap())
@@ -42,7 +42,7 @@ async fn post(server: Router, body: &Value) -> (u16, String) {
     (status, String::from_utf8(bytes.to_vec()).unwrap())
 }
 
-/// Record `number` is always the same.
+/// The record with this number; it is the same at every call.
 fn record(number: usize) -> Value {
     json!({"api_key": owners::key(number % KEYS), "model": format!("model-{}", number % 4), "custom_llm_provider": "openai",
            "prompt_tokens": number % 1000, "completion_tokens": 7, "cost": 0.001 * (number % 50) as f64,
@@ -51,7 +51,7 @@ fn record(number: usize) -> Value {
            "start_time": format!("2026-03-{:02}T12:00:00Z", 1 + number % 9)})
 }
 
-/// A batch that overlaps with the batches beside it, in an order of its own.
+/// A batch that overlaps with the batches next to it, in its own order.
 fn batch(start: usize, size: usize, seed: usize) -> Value {
     let step = [1, 3, 7, 9][seed % 4];
     json!({"records": (0..size).map(|index| record(start + (index * step + seed) % size)).collect::<Vec<_>>()})
@@ -73,7 +73,7 @@ async fn sixteen_writers_on_two_servers_never_wait_for_each_other_in_a_circle() 
             tokio::spawn(async move {
                 let mut recorded = 0;
                 while Instant::now() < end {
-                    // Every stretch of records is sent by about two writers at once.
+                    // About two writers send each range of records at the same time.
                     let start = next.fetch_add(1, Ordering::Relaxed) / 2 * 40;
                     let (status, text) = post(server.clone(), &batch(start, 60, writer)).await;
                     assert_eq!(status, 200, "{text}");
@@ -102,8 +102,8 @@ async fn sixteen_writers_on_two_servers_never_wait_for_each_other_in_a_circle() 
     }
 }
 
-/// PostgreSQL is killed again and again, connections are cut and requests abandoned in the middle; then everything is
-/// sent again until it is answered.
+/// PostgreSQL is killed repeatedly, connections are cut, and requests are abandoned half-way. Then everything is sent
+/// again until it is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_killed() {
     let home = tempfile::Builder::new().prefix("litespend-once-").tempdir_in("/tmp").unwrap();
@@ -114,7 +114,7 @@ async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_kille
     owners::create(&pool, KEYS).await;
     let servers = [server(&pool), server(&pool)];
 
-    // Six seconds; longer where PostgreSQL takes long to come back, so that it is killed a few times.
+    // The test runs for six seconds, or longer if PostgreSQL is slow to restart, so that it is killed a few times.
     let start = Instant::now();
     let over = Arc::new(AtomicBool::new(false));
     let (sent, unanswered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -128,7 +128,7 @@ async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_kille
                     let start = sent.fetch_add(1, Ordering::Relaxed) * 50;
                     let body = batch(start, 100, writer);
                     round += 1;
-                    // Abandoned after 1 to 50 ms, or waited for.
+                    // The request is abandoned after 1 to 50 ms, or awaited.
                     let patience = if round % 3 == 0 {
                         Duration::from_millis(1 + (round * 7 % 50) as u64)
                     } else {
@@ -157,7 +157,8 @@ async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_kille
             while start.elapsed() < enough(kills) {
                 std::thread::sleep(Duration::from_millis(300 + 170 * (kills % 4)));
                 if let Some(pid) = postgres.pid().filter(|_| postgres.is_running()) {
-                    // SIGQUIT ends PostgreSQL without a checkpoint, as a crash does; it recovers from its log.
+                    // SIGQUIT ends PostgreSQL without a checkpoint, like a crash. PostgreSQL then recovers from its
+                    // write-ahead log.
                     let _ = std::process::Command::new("kill").args(["-QUIT", &pid.to_string()]).status();
                     kills += 1;
                 }
@@ -172,7 +173,7 @@ async fn nothing_is_lost_or_counted_twice_when_postgresql_and_requests_are_kille
     }
     assert!(killer.await.unwrap() >= 3);
 
-    // Whatever was cut off is sent again, by everybody at once and twice.
+    // All requests that were cut off are sent again, by every writer at once and twice.
     let batches = sent.load(Ordering::Relaxed);
     for server in servers.iter().chain(&servers) {
         for start in 0..batches {

@@ -1,4 +1,4 @@
-//! SQL functions whose cases the routes' own tests and the recordings do not reach.
+//! Cases of SQL functions that neither the tests of the routes nor the recordings reach.
 
 use std::collections::BTreeSet;
 
@@ -61,7 +61,7 @@ async fn a_user_sees_the_teams_it_administers_and_those_that_let_their_members()
         .map(|tag| format!("{} {}", tag["individual_request_tag"].as_str().unwrap(), tag["log_count"]))
         .collect();
     seen.sort();
-    // Its own rows of every team, and everybody's of the teams it may see.
+    // The user's own rows in every team, and everyone's rows in the teams that it may see.
     assert_eq!(seen, ["admin-of 2", "member-of 1", "no team 1", "not-in 1", "not-listed 1", "reader-of 2"]);
     assert_eq!(app.get("/spend/tags", "sk-outsider").await.json(), json!([]));
 }
@@ -194,7 +194,7 @@ async fn a_reading_that_is_given_up_has_its_query_cancelled_and_its_connection_i
     let first = backend(&mut reading).await;
     reading.finish().await.unwrap();
     for snapshot in [false, true] {
-        // Busy, with rows on the way, and at rest.
+        // A connection that runs a query, one that is sending rows, and an idle one.
         for statement in [
             "SELECT 1 FROM pg_sleep(60)",
             "SELECT repeat('x', 1000) FROM generate_series(1, 100000000)",
@@ -232,7 +232,7 @@ async fn a_transaction_whose_beginning_was_given_up_does_not_stay() {
         for _ in 0..polls {
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             if let std::task::Poll::Ready(begun) = begin.as_mut().poll(&mut context) {
-                // A failed statement, so that a transaction which stays is noticed.
+                // A failed statement, so that a transaction that stays open is noticed.
                 let _ = sqlx::raw_sql("SELECT 1 / 0").execute(&mut *begun.unwrap()).await;
                 break;
             }

@@ -1,4 +1,4 @@
-//! What others make and we run: actions are named by commit, which no one can move.
+//! Code of others that this repository runs: GitHub actions are pinned to a commit, which cannot be changed.
 
 use std::path::Path;
 

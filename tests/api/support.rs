@@ -1,4 +1,4 @@
-//! What tests share: a database of their own, the application on it, requests, and comparing answers.
+//! Shared by the tests: a database for each test, the application on it, sending requests, and comparing answers.
 
 pub mod accounts;
 pub mod answers;
@@ -33,19 +33,19 @@ use tower::ServiceExt;
 
 use cluster::TestDatabase;
 
-/// The master key of every test's server.
+/// The master key of every test server.
 pub const MASTER_KEY: &str = "sk-master-1234";
 
-/// An application on a database of its own.
+/// An application on its own database.
 pub struct TestApp {
     pub state: AppState,
     pub pool: PgPool,
     router: Router,
-    // Last, so that the pool is closed before the database goes.
+    // This is the last field, so that the pool is closed before the database is dropped.
     pub database: Arc<TestDatabase>,
 }
 
-/// An answer, whole.
+/// A complete answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -54,13 +54,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body as JSON; a body that is none is shown.
+    /// The body as JSON. Panics with the text if the body is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 }
 
-/// Settings of a test's server.
+/// The settings of a test server.
 pub fn settings() -> Settings {
     Settings {
         master_key: MASTER_KEY.to_owned().into(),
@@ -83,7 +83,7 @@ pub fn settings() -> Settings {
     }
 }
 
-/// A migrated, empty database.
+/// An empty database with all migrations applied.
 pub async fn database() -> TestDatabase {
     let parts = ["litellm", "litespend"].iter().flat_map(|directory| {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("migrations").join(directory);
@@ -100,30 +100,30 @@ pub async fn database() -> TestDatabase {
 }
 
 impl TestApp {
-    /// With the usual settings, an empty database and the system's clock.
+    /// An application with the usual settings, an empty database and the system clock.
     pub async fn new() -> Self {
         Self::with(settings()).await
     }
 
-    /// With other settings.
+    /// An application with other settings.
     pub async fn with(settings: Settings) -> Self {
         let database = database().await;
         Self::on(database, settings).await
     }
 
-    /// On a database that exists.
+    /// An application on an existing database.
     pub async fn on(database: impl Into<Arc<TestDatabase>>, settings: Settings) -> Self {
         let limits = PoolLimits { connections: 5, wait: Duration::from_secs(30) };
         Self::build(database.into(), settings, Clock::system(), limits).await
     }
 
-    /// With everything given.
+    /// An application with every part given.
     pub async fn build(database: Arc<TestDatabase>, settings: Settings, clock: Clock, limits: PoolLimits) -> Self {
         let pool = database::pool(database.url(), limits).unwrap();
         Self::on_pool(database, pool, settings, clock).await
     }
 
-    /// On a pool that exists.
+    /// An application on an existing pool.
     pub async fn on_pool(database: Arc<TestDatabase>, pool: PgPool, settings: Settings, clock: Clock) -> Self {
         let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
         let state = AppState::new(pool.clone(), settings, prices, clock).unwrap();
@@ -132,7 +132,8 @@ impl TestApp {
         Self { router: router::build(state.clone()), state, pool, database }
     }
 
-    /// A second application on the same database that has not looked at it yet: it knows of no rollups.
+    /// A second application on the same database. It has not checked the database yet, so it does not know of any
+    /// rollups.
     pub fn beside(&self, settings: Settings) -> Self {
         let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
         let state = AppState::new(self.pool.clone(), settings, prices, Clock::system()).unwrap();
@@ -140,14 +141,14 @@ impl TestApp {
         Self { router: router::build(state.clone()), state, pool, database }
     }
 
-    /// With the rows of the recordings.
+    /// An application with the recordings' rows.
     pub async fn seeded() -> Self {
         let app = Self::new().await;
         seed(&app.pool).await;
         app
     }
 
-    /// Another server of the same database.
+    /// Another server on the same database.
     pub async fn another(&self) -> Self {
         Self::on(Arc::clone(&self.database), settings()).await
     }
@@ -157,13 +158,13 @@ impl TestApp {
         sqlx::raw_sql(statement).execute(&self.pool).await.unwrap();
     }
 
-    /// The first column of the first row, as text.
+    /// The first column of a query's first row, as text.
     pub async fn scalar(&self, statement: &'static str) -> String {
         let value: Option<String> = sqlx::query_scalar(statement).fetch_one(&self.pool).await.unwrap();
         value.unwrap_or_default()
     }
 
-    /// Listens on a free port of 127.0.0.1, for what only a connection shows; ends with the test.
+    /// Listens on a free port of 127.0.0.1, for tests that need a real connection. Ends with the test.
     pub async fn listen(&self) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -186,24 +187,24 @@ impl TestApp {
         Answer { status: parts.status, headers: parts.headers, text: String::from_utf8_lossy(&bytes).into_owned() }
     }
 
-    /// `GET` with a key.
+    /// Sends a `GET` with a key.
     pub async fn get(&self, path: &str, key: &str) -> Answer {
         self.send(request(Method::GET, path, key).body(Body::empty()).unwrap()).await
     }
 
-    /// `POST` of a JSON body with a key.
+    /// Sends a `POST` with a JSON body and a key.
     pub async fn post(&self, path: &str, key: &str, body: &Value) -> Answer {
         let builder = request(Method::POST, path, key).header("content-type", "application/json");
         self.send(builder.body(Body::from(body.to_string())).unwrap()).await
     }
 }
 
-/// A request with a key.
+/// Starts a request with a key.
 pub fn request(method: Method, path: &str, key: &str) -> axum::http::request::Builder {
     Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"))
 }
 
-/// A file of the recordings.
+/// The content of a file of the recordings, decompressed if it ends in `.gz`.
 pub fn recording(name: &str) -> Vec<u8> {
     use std::io::Read;
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance").join(name);
@@ -216,7 +217,7 @@ pub fn recording(name: &str) -> Vec<u8> {
     text
 }
 
-/// Fills a database with the rows of the recordings.
+/// Inserts the recordings' rows into a database.
 pub async fn seed(pool: &PgPool) {
     let seed: serde_json::Map<String, Value> = serde_json::from_slice(&recording("seed.json")).unwrap();
     for (list, table) in [
@@ -231,7 +232,7 @@ pub async fn seed(pool: &PgPool) {
     }
 }
 
-/// Inserts rows given as a list of JSON objects; columns that no row names get their defaults.
+/// Inserts rows given as a list of JSON objects. Columns that no object names get their defaults.
 pub async fn insert(connection: &mut PgConnection, table: &str, rows: &Value) {
     let mut columns: Vec<&String> = Vec::new();
     for column in rows.as_array().unwrap().iter().flat_map(|row| row.as_object().unwrap().keys()) {

@@ -1,4 +1,5 @@
-//! LiteLLM's dashboard without a LiteLLM: the login, the files, the lists, and the shapes of a recorded session.
+//! LiteLLM's dashboard without a LiteLLM: the login, the files, the lists, and the answers' shapes in a recorded
+//! session.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, MASTER_KEY, TestApp, recording, request, seed, settings};
 
-/// An export with a page, an asset, and a secret beside the folder.
+/// Creates an export with a page and an asset, and a secret file next to the folder.
 fn export() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -70,7 +71,7 @@ async fn the_master_key_logs_in_and_the_session_is_an_admins() {
         assert!(cookie.starts_with(&format!("token={token};")) && cookie.contains(path), "{cookie}");
         assert!(!cookie.contains("HttpOnly"), "the dashboard's scripts read it");
     }
-    // The recorded claims, signed with a secret that is not the master key.
+    // The token has the recorded claims, and is signed with a secret other than the master key.
     let told = claims(&answer);
     let mut names: Vec<&str> = told.as_object().unwrap().keys().map(String::as_str).collect();
     names.sort_unstable();
@@ -100,7 +101,7 @@ async fn the_master_key_logs_in_and_the_session_is_an_admins() {
     assert_eq!(app.get("/management/v1/users/me", session).await.json()["user_role"], "proxy_admin");
     assert_eq!(app.post("/key/generate", session, &json!({})).await.status, 200);
     assert_eq!(app.post("/global/spend/reset", session, &json!({})).await.status, 401, "the master key's alone");
-    // It is no key to be listed, and lasts a day.
+    // The session's key is not listed, and it lasts a day.
     let listed = app.get("/key/list?size=100", MASTER_KEY).await.json();
     assert_eq!(listed["total_count"], 1, "{listed}");
     let left = app
@@ -146,7 +147,7 @@ async fn a_user_logs_in_with_a_key_and_sees_what_is_theirs() {
     assert_eq!(app.get("/v2/team/list", of_ben).await.json()["teams"][0]["team_id"], "search");
     assert_eq!(app.get("/team/info?team_id=search", of_ben).await.json()["keys"].as_array().unwrap().len(), 1);
 
-    // Somebody else's name, a wrong key, the key of a session, a blocked key, an empty address.
+    // Another user's name, a wrong key, a session's key, a blocked key, an empty email address.
     app.post("/key/block", MASTER_KEY, &json!({ "key": of_ben })).await;
     for (name, password) in [
         ("ben", key),
@@ -297,7 +298,7 @@ async fn links_lead_to_files_of_the_folder_and_not_out_of_it() {
     std::fs::remove_file(root.join("out/favicon.ico")).unwrap();
     link(Path::new("../secret.txt"), "favicon.ico");
     nix::unistd::mkfifo(&root.join("out/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // The folder itself may be a link, as where an update changes it.
+    // The folder itself may be a link, for example one that an update changes.
     std::os::unix::fs::symlink("out", root.join("current")).unwrap();
     for folder in ["out", "current"] {
         let mut settings = settings();
@@ -353,7 +354,7 @@ async fn without_the_dashboard_its_routes_are_not_there() {
     assert_eq!(log_in(&app, "127.0.0.1:1", "admin", MASTER_KEY).await.status, 404);
 }
 
-/// What a value is, as far as a page cares: names of fields, not their values.
+/// Compares two values as far as a page depends on them: the names of fields and the kinds of values, not the values.
 fn same_kind(recorded: &Value, ours: &Value, place: &str, differences: &mut Vec<String>) {
     match (recorded, ours) {
         (Value::Object(recorded), Value::Object(ours)) => {
@@ -388,7 +389,7 @@ async fn the_requests_of_a_recorded_session_are_answered_in_their_shapes() {
         for (name, value) in step["query"].as_object().unwrap() {
             query.append_pair(name, value.as_str().unwrap());
         }
-        // The session saw other data than ours: what is not there can't be opened.
+        // The session was recorded on other data, so rows that do not exist here cannot be opened.
         let path = path.replace("chatcmpl-11-0024", "chatcmpl-1-0001");
         let request = request(Method::GET, &format!("{path}?{}", query.finish()), MASTER_KEY);
         let answer = app.send(request.body(Body::empty()).unwrap()).await;
@@ -405,7 +406,7 @@ async fn the_requests_of_a_recorded_session_are_answered_in_their_shapes() {
         let before = differences.len();
         if is_json {
             let ours: Value = serde_json::from_str(&answer.text).unwrap();
-            // Of the fields of a row the pages use a few: the list's own names are what must be there.
+            // The pages use only a few fields of a row, so only the list's own fields must exist.
             let mut recorded = step["body"].clone();
             for name in ["team_info", "api_keys"] {
                 if let Some(object) = recorded.as_object_mut() {

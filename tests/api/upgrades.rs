@@ -1,5 +1,5 @@
-//! Databases that earlier versions made: brought up to date, they answer what was recorded and their rollups agree with
-//! the log. And migrations that have landed stay as they are.
+//! Databases that earlier versions created: after the upgrade they give the recorded answers, and their rollups agree
+//! with the log. Also: released migrations are not edited.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -39,7 +39,7 @@ fn migrations_that_have_landed_are_not_edited() {
     assert_eq!(found, frozen, "a new migration is a new line in migrations/frozen.sha256; no line ever changes");
 }
 
-/// A database as the migrations of a commit made it (`tests/fixtures/make-earlier-database.sh`).
+/// A database as a commit's migrations created it (`tests/fixtures/make-earlier-database.sh`).
 async fn earlier(commit: &str) -> TestDatabase {
     let bytes = std::fs::read(in_project(&format!("tests/fixtures/database-{commit}.sql.gz"))).unwrap();
     let mut dump = String::new();
@@ -52,7 +52,7 @@ async fn earlier(commit: &str) -> TestDatabase {
     .await
 }
 
-/// Brings it up to date as every start and `litespend migrate` do.
+/// Upgrades such a database, as every start and `litespend migrate` do.
 async fn upgraded(commit: &str) -> TestApp {
     let database = earlier(commit).await;
     let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
@@ -77,7 +77,7 @@ async fn the_recorded_answers_match(commit: &str) {
     replay(&app, "http_answers.json.gz").await;
     verify(&mut app.pool.acquire().await.unwrap()).await;
 
-    // Another copy, for the requests have changed this one; folded, counted and packed.
+    // Uses another copy, because the requests have changed this one. Its days are folded, counted and packed.
     let app = upgraded(commit).await;
     let mut connection = app.pool.acquire().await.unwrap();
     verify(&mut connection).await;
@@ -109,7 +109,7 @@ async fn the_recorded_answers_match_on_a_database_of_099c889() {
     the_recorded_answers_match("099c889").await;
 }
 
-// Migrations were still edited after these.
+// Migrations were still edited after these commits.
 
 #[tokio::test]
 async fn the_recorded_answers_match_on_a_database_of_the_first_rollups() {

@@ -1,4 +1,5 @@
-//! In front of another server: what is passed on arrives as it was sent, both ways and as it comes.
+//! litespend in front of another server: forwarded requests and answers arrive unchanged and without delay, in both
+//! directions.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,14 +22,14 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::support::{MASTER_KEY, TestApp, settings};
 
-/// The server behind: what the tests tell it and what it tells them.
+/// The test's upstream: signals from the tests to it, and from it to the tests.
 #[derive(Clone)]
 struct Stub {
-    /// A permit lets one more token of a stream go.
+    /// Each permit releases one more token of a stream.
     tokens: Arc<Semaphore>,
-    /// A request has begun.
+    /// Notified when a request has begun.
     begun: Arc<Notify>,
-    /// A request's work was dropped.
+    /// Notified when the work on a request was dropped.
     dropped: Arc<Notify>,
 }
 
@@ -85,7 +86,7 @@ async fn upload(request: Request) -> String {
     length.to_string()
 }
 
-/// Changes to a protocol that gives back every byte.
+/// Switches to a protocol that echoes every byte.
 async fn upgrade(mut request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let on = hyper::upgrade::on(&mut request);
@@ -96,7 +97,8 @@ async fn upgrade(mut request: Request) -> Response {
             io.write_all(&bytes[..read]).await.unwrap();
         }
     });
-    // To the key of the example in RFC 6455; or to another, or another protocol, as the path says.
+    // The answer to the key in RFC 6455's example; or, depending on the path, the answer to another key, or another
+    // protocol.
     let accept = if path == "/ws-wrong" { "AAAAAAAAAAAAAAAAAAAAAAAAAAA=" } else { "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" };
     let protocol = if path == "/ws-other" { "h2c" } else { "websocket" };
     let headers =
@@ -104,7 +106,7 @@ async fn upgrade(mut request: Request) -> Response {
     (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
 }
 
-/// Redirects as LiteLLM does for a missing slash: to the name that it was asked under.
+/// Redirects as LiteLLM does for a missing slash: to the host name in the request.
 async fn to_itself(headers: HeaderMap) -> (StatusCode, [(HeaderName, String); 1]) {
     let host = headers[header::HOST].to_str().unwrap();
     (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("http://{host}/to-itself/?a=b"))])
@@ -182,7 +184,7 @@ async fn requests_and_answers_arrive_as_they_were_sent() {
         ("authorization", "Bearer sk-not-ours"),
         ("cookie", "token=t"),
         ("content-length", "8"),
-        // A client's own word about where it comes from does not count.
+        // A client's claims about its own origin do not count.
         ("x-forwarded-for", "127.0.0.1"),
         ("x-forwarded-proto", "http"),
         ("x-forwarded-host", "spend.example.com"),
@@ -260,7 +262,7 @@ async fn a_stream_comes_token_by_token_and_ends_with_its_client() {
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     let mut tokens = answer.bytes_stream();
     for index in 0..5 {
-        // The next token is not made before this one has arrived.
+        // The next token is not produced before this one has arrived.
         let token =
             tokio::time::timeout(Duration::from_secs(5), tokens.next()).await.expect("a token").unwrap().unwrap();
         assert_eq!(token, format!("data: {index}\n\n"));
@@ -279,7 +281,7 @@ async fn a_client_that_leaves_before_the_answer_ends_the_work_behind() {
     tokio::time::timeout(Duration::from_secs(5), stub.dropped.notified()).await.expect("the work behind ends");
 }
 
-/// A handshake, but for what `change` replaces; the head of the answer, and the stream.
+/// Sends a handshake in which `change` replaces a part. Returns the head of the answer, and the stream.
 async fn handshake(url: &str, path: &str, change: (&str, &str)) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
     let request = format!(
@@ -311,7 +313,7 @@ async fn a_websocket_goes_through() {
 async fn nothing_but_a_websocket_becomes_a_raw_connection() {
     let (_stub, _app, url) = start().await;
     for (path, change, status) in [
-        // The server behind does as it was not asked to.
+        // The upstream does not do what the request asked for.
         ("/ws", ("Upgrade: websocket", "Upgrade: h2c"), 502),
         ("/ws", ("Upgrade: websocket", "Upgrade: websocket, h2c"), 502),
         ("/ws", ("keep-alive, Upgrade", "keep-alive"), 502),
@@ -321,7 +323,7 @@ async fn nothing_but_a_websocket_becomes_a_raw_connection() {
         ("/ws", ("dGhlIHNhbXBsZSBub25jZQ==", "short"), 400),
         ("/ws", ("GET", "POST"), 400),
         ("/ws", ("Host: x", "Host: x\r\nContent-Length: 3"), 400),
-        // Asked without a change of protocol, it is a request like any other.
+        // Without a request for another protocol, it is an ordinary request.
         ("/echo", ("Upgrade: websocket", "Upgrade: h2c"), 418),
     ] {
         let (head, _stream) = handshake(&url, path, change).await;

@@ -1,5 +1,6 @@
-//! Odd bytes on their way to the server behind: whatever a client sends, the server behind gets whole requests of one
-//! reading, as many as are answered, and hears of the client only what is known here.
+//! Malformed and ambiguous bytes on their way to the upstream. Whatever a client sends, the upstream gets complete
+//! requests that can be read in only one way, as many as are answered. It learns about the client only what this server
+//! knows.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{TestApp, settings};
 
-/// A request as the server behind read it.
+/// A request as the upstream read it.
 #[derive(Clone, Debug)]
 struct Seen {
     line: String,
@@ -23,11 +24,11 @@ struct Seen {
     body: Vec<u8>,
 }
 
-/// A server that reads strictly, remembers, and answers each request alike.
+/// An upstream that reads strictly, records every request, and answers all of them alike.
 #[derive(Clone, Default)]
 struct Recorder {
     seen: Arc<Mutex<Vec<Seen>>>,
-    /// What it could not read by the strict rules.
+    /// Input that violates the strict rules.
     broken: Arc<Mutex<Vec<String>>>,
 }
 
@@ -65,7 +66,7 @@ impl Recorder {
                     let mut buffer = [0; 4096];
                     match stream.read(&mut buffer).await {
                         Ok(read @ 1..) => bytes.extend_from_slice(&buffer[..read]),
-                        // A client of ours that went away takes its request back.
+                        // A client of this server that disconnects cancels its request.
                         _ => return,
                     }
                 }
@@ -74,8 +75,8 @@ impl Recorder {
     }
 }
 
-/// All that comes: waits so long for the first bytes, and a moment for more after each. A client that closed its own
-/// side would have its requests taken back.
+/// Reads everything that arrives: waits for `first` for the first bytes, and briefly for more after each read. The
+/// client must not close its own side, because that would cancel its requests.
 async fn read_all(stream: &mut TcpStream, first: Duration) -> Vec<u8> {
     let (mut answer, mut buffer, mut patience) = (Vec::new(), [0; 4096], first);
     while let Ok(Ok(read @ 1..)) = tokio::time::timeout(patience, stream.read(&mut buffer)).await {
@@ -91,7 +92,7 @@ enum Read {
     Broken(&'static str),
 }
 
-/// A request by the strict reading of RFC 9112.
+/// Parses a request by a strict reading of RFC 9112.
 fn strict(bytes: &[u8]) -> Read {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Read::Partial };
     let Ok(head) = std::str::from_utf8(&bytes[..end]) else { return Read::Broken("a head that is no text") };
@@ -141,7 +142,7 @@ fn strict(bytes: &[u8]) -> Read {
     }
 }
 
-/// A chunked body without extensions, and its length with the framing.
+/// Parses a chunked body without extensions; returns it with its length including the framing.
 fn chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
@@ -161,7 +162,7 @@ fn chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
     }
 }
 
-/// How long an answer may take that has to come.
+/// How long a test waits for an answer that must arrive.
 const ANSWERED: Duration = Duration::from_secs(3);
 
 struct Between {
@@ -179,11 +180,12 @@ impl Between {
         Self { recorder, _app: app, address }
     }
 
-    /// Sends bytes as they are; how many answers of the server behind came back, all that came, and what was recorded.
+    /// Sends bytes unchanged. Returns how many of the upstream's answers came back, everything that arrived, and the
+    /// requests that the upstream recorded.
     async fn send(&self, bytes: &[u8], first: Duration) -> (usize, String, Vec<Seen>) {
         self.recorder.seen.lock().unwrap().clear();
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        // A server that has had enough may close while the rest is still being sent.
+        // A server may close the connection while the rest is still being sent.
         let _ = stream.write_all(bytes).await;
         let answer = read_all(&mut stream, first).await;
         let answer = String::from_utf8_lossy(&answer).into_owned();
@@ -191,7 +193,7 @@ impl Between {
         (answer.matches("x-recorded: 1").count(), answer, seen)
     }
 
-    /// What holds whatever was sent.
+    /// Checks what must hold whatever was sent.
     fn check(&self, what: &str, answers: usize, seen: &[Seen]) {
         let broken = std::mem::take(&mut *self.recorder.broken.lock().unwrap());
         assert!(broken.is_empty(), "{what}: the server behind could not read: {broken:?}");
@@ -216,7 +218,7 @@ impl Between {
     }
 }
 
-/// Headers in which a client might say where it comes from.
+/// Headers in which a client might claim an origin.
 const FORGED: [&str; 22] = [
     "X-Forwarded-For",
     "X-Forwarded-Proto",
@@ -255,14 +257,15 @@ async fn what_a_client_says_of_itself_does_not_go_on_and_what_is_said_here_canno
             between.check(name, answers, &seen);
         }
     }
-    // A whole URL in the request line says more than Host.
+    // A full URL in the request line takes precedence over Host.
     let (answers, _, seen) =
         between.send(b"GET http://one.example/x HTTP/1.1\r\nHost: two.example\r\n\r\n", ANSWERED).await;
     between.check("absolute form", answers, &seen);
     assert!(seen[0].headers.contains(&("x-forwarded-host".into(), "one.example".into())), "{seen:?}");
 }
 
-/// How many requests may reach the server behind: of one that is to be refused none, of a sound one exactly one.
+/// Inputs, with the numbers of requests that each may bring to the upstream: 0 if it must be refused, the number of its
+/// requests if it is valid, and both if either is correct.
 const CORPUS: [(&str, &[u8], &[usize]); 35] = [
     ("sound", b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", &[1]),
     ("sound, chunked", b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", &[1]),
@@ -309,7 +312,7 @@ async fn requests_that_can_be_read_in_two_ways_reach_the_server_behind_in_one_or
         between.check(what, answers, &seen);
         assert!(expected.contains(&seen.len()), "{what}: {} requests behind; {answer}", seen.len());
         assert!(seen.iter().all(|request| !request.line.contains("smuggled")), "{what}: {seen:?}");
-        // Nothing of it stays in a connection to the server behind.
+        // No part of it remains in a connection to the upstream.
         let (answers, answer, seen) = between.send(b"GET /after HTTP/1.1\r\nHost: a\r\n\r\n", ANSWERED).await;
         between.check(what, answers, &seen);
         assert_eq!((answers, seen.len()), (1, 1), "after {what}: {answer}");
@@ -317,7 +320,7 @@ async fn requests_that_can_be_read_in_two_ways_reach_the_server_behind_in_one_or
     }
 }
 
-/// Parts that are put together at random.
+/// Parts that the test combines at random.
 const LINES: [&str; 24] = [
     "Host: a",
     "Host: b",
@@ -372,7 +375,7 @@ async fn random_requests_reach_the_server_behind_in_one_reading() {
         }
         let (answers, answer, seen) = between.send(text.as_bytes(), Duration::from_millis(300)).await;
         let what = format!("request {number} of seed {seed}: {text:?}, answered {answer:?}");
-        // A request whose answer was cut off by a fault behind it in the same bytes was still one.
+        // A request still counts if its answer was cut off by an error later in the same bytes.
         assert!(answers <= seen.len(), "{what}: {seen:?}");
         between.check(&what, seen.len(), &seen);
     }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# LiteLLM's own Python SDK books its calls: its `generic_api` callback is pointed at a server of this script's own, in each
-# of the three forms it can send, and every call is looked for in GET /spend/logs with the cost that the SDK worked out.
-# Needs Python 3.10 and the package index, so it is not among the tests of `./dev test`. Run by `./dev test-litellm`.
+# LiteLLM's own Python SDK books its calls. The SDK's `generic_api` callback sends them to a server that this script
+# starts, in each of its three formats. The test then finds every call in GET /spend/logs with the cost that the SDK
+# computed. Needs Python 3.10 and the package index, so it is not among the tests of `./dev test`.
+# Run by `./dev test-litellm`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -11,7 +12,8 @@ venv=$target/litellm-sdk
 version=1.109.1
 if ! "$venv/bin/python" -c 'import litellm' 2>/dev/null; then
     if ! "$venv/bin/pip" install -q "litellm==$version" 2>/dev/null; then
-        # An index that lags behind: the newest certifi it has will do, whatever lower bound the package names.
+        # The package index may lag behind. Its newest certifi is good enough, whatever lower bound the package
+        # requires.
         "$venv/bin/pip" install -q --no-deps "litellm==$version"
         "$venv/bin/python" - <<'PY' | "$venv/bin/pip" install -q -r /dev/stdin
 from importlib.metadata import requires
@@ -23,7 +25,7 @@ PY
 fi
 
 start sdk sk-sdk-test
-# The price table of the package itself: no test waits for another one from the network.
+# Use the price table inside the package, so that no test waits for one from the network.
 export LITELLM_LOCAL_MODEL_COST_MAP=True
 for form in json_array ndjson single; do
     "$venv/bin/python" tests/clients/litellm_sdk.py "http://$address" sk-sdk-test $form 2>"$home/said" ||

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Generates a Python client from openapi.yaml with openapi-python-client and calls every operation with it, against a
-# server of its own. Needs Python 3 and the package index, so it is not among the tests of `./dev test`.
+# Generates a Python client from openapi.yaml with openapi-python-client and calls every operation with it, on a server
+# that this script starts. Needs Python 3 and the package index, so it is not among the tests of `./dev test`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 venv=$target/clients-venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/pip" install -q openapi-python-client ruff httpx attrs python-dateutil
-# The generator formats its code with ruff, which it looks for in the path.
+# The generator formats its code with ruff, which it looks up in PATH.
 PATH=$(cd "$venv/bin" && pwd):$PATH
 
 client=$target/clients_python

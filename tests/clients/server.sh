@@ -1,5 +1,5 @@
-# For scripts of this folder's kind, to be sourced at the root of the checkout: the program, a home that goes away with
-# the script, and servers in it.
+# Sourced by scripts like those in this folder, at the root of the checkout. Provides the program, a home directory that
+# is removed with the script, and servers in it.
 
 target=${CARGO_TARGET_DIR:-target}
 bin=${LITESPEND_BIN:-$target/debug/litespend}
@@ -18,13 +18,13 @@ finish() {
 }
 trap finish EXIT
 
-# start NAME MASTER_KEY [VARIABLE=VALUE...]: starts a server and waits until it listens; its address goes to $address.
+# start NAME MASTER_KEY [VARIABLE=VALUE...]: starts a server and waits until it listens; sets $address to its address.
 start() {
     local name=$1 master_key=$2
     shift 2
     env -u DATABASE_URL LITELLM_MASTER_KEY="$master_key" "$@" "$bin" serve --port 0 --data-dir "$home/data" \
         >"$home/$name" 2>"$home/$name.log" &
-    # The last one stops first: the first one's PostgreSQL may be in use by it.
+    # The server that was started last stops first, because it may use the PostgreSQL of the first one.
     servers=("$!" ${servers[@]+"${servers[@]}"})
     for _ in $(seq 300); do
         grep -q 'master key' "$home/$name" && break
@@ -34,7 +34,7 @@ start() {
     address=$(sed -nE 's/.*listening on ([^)]+).*/\1/p' "$home/$name")
 }
 
-# sql DATABASE [ARGUMENTS]: psql on the servers' private PostgreSQL.
+# sql DATABASE [ARGUMENTS]: runs psql on the servers' private PostgreSQL.
 sql() {
     local database=$1 psql
     shift

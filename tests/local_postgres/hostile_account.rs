@@ -1,4 +1,4 @@
-//! What the database account can do to root, by replacing what it owns.
+//! What the database account can do to root by replacing files that it owns.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use private_postgres::{LocalPostgres, keep_secret};
 
 use super::{TemporaryHome, as_the_account, eventually, is_alive, options, query, start, temporary_home};
 
-/// Files of root's, which nothing may change.
+/// Files that belong to root. No test may change them.
 struct Victims {
     directory: TemporaryHome,
     files: Vec<PathBuf>,
@@ -46,7 +46,7 @@ fn is_root() -> bool {
     root
 }
 
-/// Puts `link` in the place of `path`, as whoever owns the directory could.
+/// Replaces `path` by a link, as the owner of the directory could.
 fn replace(path: &Path, link: impl Fn(&Path)) {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path).unwrap(),
@@ -76,7 +76,7 @@ fn links_in_the_data_directory_lead_root_nowhere() {
                 }
             });
         }
-        // PostgreSQL itself is refused where the account has no rights; that is no harm to root.
+        // PostgreSQL itself fails where the account has no rights. That does not harm root.
         let result = LocalPostgres::start(options(home.path()));
         victims.assert_unharmed();
         for name in names {
@@ -88,7 +88,7 @@ fn links_in_the_data_directory_lead_root_nowhere() {
     assert_eq!(query(server.url(), "SELECT 'fine'").unwrap(), "fine");
     server.stop().unwrap();
 
-    // A link to nothing yet makes no file; a pipe makes nobody wait.
+    // A dangling link must create no file, and a pipe must block nobody.
     let victims = Victims::new(0);
     for name in ["litespend.conf", "postmaster.pid"] {
         replace(&data.join(name), |path| symlink(victims.directory.path().join(name), path).unwrap());
@@ -123,7 +123,7 @@ fn while_it_runs_links_lead_root_nowhere_and_the_settings_belong_to_the_account(
     replace(&data.join("postmaster.pid"), |path| symlink(&victims.files[0], path).unwrap());
     replace(&data.join("litespend.conf"), |path| symlink(&victims.files[1], path).unwrap());
     super::send(server.pid().unwrap(), nix::sys::signal::Signal::SIGKILL);
-    // It is started again, and looks at the file first.
+    // PostgreSQL is started again, and the server looks at the file before that.
     assert!(eventually(|| !data.join("postmaster.pid").is_symlink()));
     drop(server);
     victims.assert_unharmed();
@@ -179,7 +179,8 @@ fn only_a_postgresql_of_the_account_is_signalled() {
     let home = temporary_home();
     start(&home).stop().unwrap();
     let data = home.path().join("data");
-    // Works in the data directory, as its working directory says, but is no PostgreSQL; as root, and as the account.
+    // Processes whose working directory is the data directory but that are not PostgreSQL: one of root, one of the
+    // account.
     let mut sleepers: Vec<_> = [false, true]
         .into_iter()
         .map(|as_account| {

@@ -1,4 +1,4 @@
-//! The role of the server's sessions has no rights but those of an owner.
+//! The role of the server's sessions owns its database and has no other rights.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -40,7 +40,7 @@ fn the_role_owns_its_database_and_nothing_more() {
         let code = error.as_database_error().and_then(|error| error.code().map(String::from));
         assert_eq!(code.as_deref(), Some("42501"), "{statement}: {error}");
     }
-    // What the server does.
+    // Statements that the server needs to run.
     for statement in [
         "CREATE SCHEMA own",
         "CREATE TABLE own.rows (id int)",
@@ -54,7 +54,7 @@ fn the_role_owns_its_database_and_nothing_more() {
     }
     assert_eq!(query(server.superuser_url(), "SELECT current_setting('is_superuser')").unwrap(), "on");
     server.stop().unwrap();
-    // Rights that somebody gave it are taken at the next start.
+    // If somebody grants the role further rights, the next start revokes them.
     let server = LocalPostgres::start(durable(home.path())).unwrap();
     query(server.superuser_url(), "ALTER ROLE litespend SUPERUSER").unwrap();
     server.stop().unwrap();
@@ -62,11 +62,11 @@ fn the_role_owns_its_database_and_nothing_more() {
     assert_eq!(query(server.url(), IS_SUPERUSER).unwrap(), "falsefalsefalse");
 }
 
-/// A cluster as earlier versions made them: its one role is a superuser by the name of `litespend`.
+/// A cluster as earlier versions created it: its only role is a superuser named `litespend`.
 fn earlier_cluster(home: &TemporaryHome) {
     let data = home.path().join("data");
     let programs = programs();
-    // The account makes it, and the home is root's as ever.
+    // The account creates the data directory; the home belongs to root as usual.
     std::fs::create_dir(&data).unwrap();
     if geteuid().is_root() {
         std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
@@ -178,7 +178,7 @@ fn a_change_of_roles_that_was_cut_short_is_finished() {
     let home = temporary_home();
     earlier_cluster(&home);
     let server = LocalPostgres::start(options(home.path())).unwrap();
-    // As if the server had ended before its last step.
+    // The state after a server that ended before its last step.
     query(server.superuser_url(), "CREATE ROLE litespend_renamer SUPERUSER LOGIN").unwrap();
     server.stop().unwrap();
     let server = LocalPostgres::start(durable(home.path())).unwrap();

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Lets schemathesis, which knows the document only, ask every operation with random requests, good and bad, and judge the
-# answers: tests/openapi/run.sh [--seed N] [--examples N] [ARGUMENTS of `schemathesis run`]. The seed is printed. Needs
-# Python 3 and the package index, so it is not among the tests of `./dev test`.
+# Runs schemathesis, which knows only the OpenAPI document: it sends random valid and invalid requests to every
+# operation and judges the answers. Prints the seed. Needs Python 3 and the package index, so it is not among the tests
+# of `./dev test`.
+#   tests/openapi/run.sh [--seed N] [--examples N] [ARGUMENTS of `schemathesis run`]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

@@ -1,11 +1,11 @@
-//! `litespend booking` on a database that LiteLLM owns, beside a server that runs.
+//! `litespend booking` on a database that LiteLLM owns, while a server runs.
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::support::{MASTER_KEY, Run, Server, database, program, run};
 
-/// Everything of ours that a database has.
+/// Lists all objects in the database that belong to litespend.
 const TRACES: &str = r#"
     SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'litespend')
          + (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'litespend%')
@@ -42,7 +42,7 @@ async fn booking_comes_and_goes_on_litellms_database() {
     let record = |id: &str| json!({"api_key": feed, "model": "gpt-4o", "cost": 0.5, "idempotency_key": id});
     let own = |id: &str| json!({"model": "gpt-4o", "prompt_tokens": 10, "idempotency_key": id});
 
-    // Before: a conflict that says what to do, for everybody, and nothing is written.
+    // Before the installation every booking is refused with a conflict that says what to do, and nothing is written.
     let refused = async |id: &str| {
         for key in [feed.as_str(), MASTER_KEY, ordinary.as_str()] {
             let body = if key == ordinary { own(id) } else { record(id) };
@@ -57,7 +57,7 @@ async fn booking_comes_and_goes_on_litellms_database() {
     assert!(said.stdout.contains("usage can't be booked: `litespend booking install`"), "{}", said.stdout);
     assert_eq!((count(ROWS).await, count(TRACES).await), (0, 0));
 
-    // Installed, twice if need be: the running server books at once, by keys that may.
+    // After the installation (which may run twice) the running server books at once, for keys that may book.
     for _ in 0..2 {
         let said = booking(url, "install");
         assert_eq!((said.code, said.stdout.trim()), (Some(0), "usage can be booked"), "{}", said.stderr);
@@ -79,7 +79,7 @@ async fn booking_comes_and_goes_on_litellms_database() {
     assert!(said.stdout.contains("by keys with the permission book_usage"), "{}", said.stdout);
     assert!(said.stdout.contains("ids remembered"), "{}", said.stdout);
 
-    // Removed: refused again; what was booked stays, and nothing else of ours does.
+    // After the removal bookings are refused again. The booked rows stay; no other object of litespend stays.
     let said = booking(url, "remove");
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert!(said.stdout.contains("removed"), "{}", said.stdout);

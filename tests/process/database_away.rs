@@ -1,4 +1,5 @@
-//! The database goes away and comes back: 503 meanwhile, no panic, and no restart needed.
+//! The database becomes unavailable and comes back: meanwhile requests get 503, nothing panics, and no restart is
+//! needed.
 
 use std::time::Duration;
 

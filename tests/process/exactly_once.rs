@@ -1,4 +1,4 @@
-//! Booking exactly once: servers are killed as processes in the middle of batches, others start in their place, and in the
+//! Booking exactly once: server processes are killed in the middle of batches and others start in their place. In the
 //! end every record counts once.
 
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ async fn post(address: SocketAddr, path: &str, body: &Value) -> reqwest::Result<
     Ok((sent.status().as_u16(), sent.json().await?))
 }
 
-/// Keys of users in teams, made as a script would.
+/// Creates keys of users in teams, through the API as a script would.
 async fn create_keys(server: &Server) {
     let make = async |path: &str, body: Value| {
         let (status, answer) = post(server.address, path, &body).await.unwrap();
@@ -41,7 +41,7 @@ async fn create_keys(server: &Server) {
     }
 }
 
-/// Record `number` is always the same.
+/// The record with this number; it is the same at every call.
 fn record(number: usize) -> Value {
     json!({"api_key": format!("sk-writer-number-{:04}", number % KEYS), "model": format!("model-{}", number % 4),
            "prompt_tokens": number % 1000, "completion_tokens": 7, "cost": 0.001 * (number % 50) as f64,
@@ -49,7 +49,7 @@ fn record(number: usize) -> Value {
            "end_user_id": format!("customer-{}", number % 11), "start_time": "2026-03-01T12:00:00Z"})
 }
 
-/// A batch that overlaps with the next.
+/// A batch that overlaps with the next one.
 fn batch(number: usize) -> Value {
     let start = number * BATCH / 2;
     json!({"records": (start..start + BATCH).map(record).collect::<Vec<_>>()})
@@ -62,7 +62,7 @@ async fn nothing_is_lost_or_counted_twice_when_servers_are_killed() {
     create_keys(&servers[0]).await;
     let addresses = Arc::new(Mutex::new([servers[0].address, servers[1].address]));
     let (next, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    // Six seconds; longer where a server takes long to start, so that some are killed.
+    // The test runs for six seconds, or longer if servers are slow to start, so that some are killed.
     let start = Instant::now();
     let over = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..8)
@@ -101,7 +101,7 @@ async fn nothing_is_lost_or_counted_twice_when_servers_are_killed() {
     }
     let batches = next.load(Ordering::Relaxed);
     let pool = PgPool::connect(database.url()).await.unwrap();
-    // What was booked by then is whole, whoever was killed.
+    // The rows booked so far are consistent, whichever server was killed.
     assert_consistent(&pool).await;
     let before = rows(&pool).await;
     for number in 0..batches {

@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, for clients that no library would be.
+//! HTTP/2 written by hand, for clients that misbehave in ways that no library supports.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A frame: type, flags, stream, payload.
+/// Builds a frame of this type, flags, stream and payload.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -15,14 +15,14 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The preface and settings with this window for every stream.
+/// The connection preface and a SETTINGS frame with this window for every stream.
 pub fn greeting(window: u32) -> Vec<u8> {
     let mut setting = vec![0, 4];
     setting.extend(window.to_be_bytes());
     [PREFACE.to_vec(), frame(4, 0, 0, &setting)].concat()
 }
 
-/// The head of a GET, which is the whole request.
+/// The HEADERS frame of a GET, which is the whole request.
 pub fn get(stream: u32, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0x82, 0x86];
     let mut text = |bytes: &[u8], text: &str| {
@@ -40,7 +40,7 @@ pub fn get(stream: u32, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     frame(1, 0x5, stream, &block)
 }
 
-/// Types and streams of the frames that come until the end of the connection, or for so long.
+/// Reads frames until the connection ends or the limit is over; returns their types and streams.
 pub fn frames(connection: &mut TcpStream, limit: Duration) -> Vec<(u8, u32)> {
     let deadline = Instant::now() + limit;
     let mut bytes = Vec::new();
@@ -62,7 +62,7 @@ pub fn frames(connection: &mut TcpStream, limit: Duration) -> Vec<(u8, u32)> {
     found
 }
 
-/// Connects, greets and sends.
+/// Connects and sends the preface, the settings and `more`.
 pub fn connect(address: std::net::SocketAddr, window: u32, more: &[u8]) -> TcpStream {
     let mut connection = TcpStream::connect(address).unwrap();
     connection.write_all(&[&greeting(window), more].concat()).unwrap();

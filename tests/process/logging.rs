@@ -1,4 +1,4 @@
-//! The log: a line a request, and nothing secret at any level.
+//! The log: one line per request, and no secrets at any level.
 
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ async fn a_failure_has_its_cause_in_the_log_and_not_in_the_answer() {
     assert_eq!(answer.status(), 500);
     let body = answer.text().await.unwrap();
     assert!(!body.contains("LiteLLM_SpendLogs") && !body.contains("relation"), "{body}");
-    // The folding misses its tables too, and may say so first.
+    // The fold task also finds its tables missing, and may log that first.
     let is_ours = |line: &&str| line.contains("does not exist") && line.contains("status=500");
     let said = async || server.log().lines().any(|line| is_ours(&line));
     assert!(eventually(Duration::from_secs(3), said).await, "{}", server.log());
@@ -143,7 +143,7 @@ async fn nothing_secret_is_logged_at_any_level() {
             let request = client.get(server.url(&path)).bearer_auth(KEY);
             assert!(request.send().await.unwrap().status().as_u16() < 500, "{path}");
         }
-        // Broken bodies, and HTTP/2, whose library logs by itself.
+        // Malformed bodies; and HTTP/2, whose library writes log lines of its own.
         let broken = client.post(server.url(route.path)).bearer_auth(KEY).header("content-type", "application/json");
         broken.body(format!("{{\"{PROMPT}\": {PROMPT}")).send().await.unwrap();
         {

@@ -1,4 +1,4 @@
-//! The program as a process: what it says, what it refuses, how it stops, and what it survives.
+//! Tests of the program as a process: its output, its refusals, how it stops, and which failures it survives.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

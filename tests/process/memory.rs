@@ -1,4 +1,4 @@
-//! Answers are streamed: what the server needs does not depend on how large they are, nor what came before.
+//! Answers are streamed: the memory that the server needs depends neither on their size nor on earlier requests.
 
 use futures_util::StreamExt;
 

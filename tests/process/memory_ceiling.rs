@@ -1,4 +1,4 @@
-//! Whatever rows the database holds, and whatever is asked of them at once, the server stays small.
+//! The server's memory stays bounded, whatever rows the database holds and however many clients read them at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use litespend::route_table;
 
 use crate::support::{MASTER_KEY, Server, database};
 
-/// The ceiling, in kB.
+/// Most resident memory of the server, in kB.
 const CEILING: u64 = 300_000;
 
-/// Readers at once.
+/// Readers at the same time.
 const READERS: usize = 8;
 
-/// What one reader takes of an answer before it leaves: more than is held for any answer.
+/// Bytes that one reader receives before it disconnects: more than the server buffers for any answer.
 const TAKEN: usize = 100_000_000;
 
-/// Rows as large as they come: 16 MB of metadata, 100 MB of messages, 1 MB of metadata a thousand times, very many long
-/// tags and models.
+/// Very large rows: 16 MB of metadata, 100 MB of messages, 1 MB of metadata a thousand times, very many long tags and
+/// models.
 const ROWS: &str = r#"
     INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime", session_id, metadata)
     SELECT 'large-' || n, 'x', '2026-02-10 10:00:00', '2026-02-10 10:00:01', 'one', large
@@ -43,7 +43,7 @@ const ROWS: &str = r#"
     FROM generate_series(1, 100000) AS n;
 "#;
 
-/// The request for a route that reads as much as it can.
+/// A request that makes the route read as much as it can.
 fn request(path: &str) -> String {
     let days = "start_date=2026-02-01&end_date=2026-02-28";
     let window = "start_date=2026-02-01%2000:00:00&end_date=2026-02-28%2023:59:59";
@@ -59,7 +59,7 @@ fn request(path: &str) -> String {
     }
 }
 
-/// Reads an answer, and says its status and how long it is.
+/// Reads an answer; returns its status and length.
 async fn read(client: &reqwest::Client, url: &str) -> (u16, usize) {
     let answer = client.get(url).header("x-api-key", MASTER_KEY).send().await.unwrap();
     let status = answer.status().as_u16();
@@ -84,7 +84,7 @@ async fn eight_readers_of_the_largest_rows_need_less_than_three_hundred_megabyte
     let (mut over, mut highest) = (Vec::new(), (0, ""));
     for route in route_table::api().filter(|route| route.method.starts_with("GET")) {
         let url = server.url(&request(route.path));
-        // Each route has a peak of its own, once memory of the one before was given back.
+        // Each route has a peak of its own, so wait until the memory of the previous route has been released.
         for _ in 0..20 {
             if server.memory("VmRSS") < 110_000 {
                 break;

@@ -1,4 +1,5 @@
-//! Prices over HTTP and from the shell: newer tables, the config file's, and what a breakdown says.
+//! Prices over HTTP and on the command line: newer price tables, the config file's prices, and the breakdown of a
+//! price.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Directory, MASTER_KEY, Server, database, eventually, program, run};
 
-/// A table with one model.
+/// A price table with one model.
 fn table(input: f64) -> String {
     json!({ "brand-new-1": { "litellm_provider": "openai", "mode": "chat",
         "input_cost_per_token": input, "output_cost_per_token": 0.00001 } })
     .to_string()
 }
 
-/// Somebody else's server, whose answer changes.
+/// A foreign HTTP server whose answer the test can change.
 struct Source {
     url: String,
     answer: Arc<Mutex<(StatusCode, String)>>,
@@ -47,7 +48,7 @@ impl Source {
     }
 
     async fn asked_again(&self) {
-        // Twice: the first may have been on its way already.
+        // Waits for two requests, because the first may have been sent before the change.
         let before = self.asked.load(Ordering::SeqCst);
         let asked = eventually(Duration::from_secs(10), async || self.asked.load(Ordering::SeqCst) >= before + 2);
         assert!(asked.await);
@@ -86,7 +87,7 @@ async fn a_source_is_read_again_and_a_broken_one_changes_nothing() {
         eventually(Duration::from_secs(10), async || cost(&prices, "brand-new-1") == Some(expected)).await
     };
     assert!(becomes(0.002).await);
-    // The new table replaces the old one whole.
+    // The new table replaces the old one completely.
     assert_eq!(cost(&prices, "gpt-4o"), None);
 
     for (status, body) in [
@@ -106,7 +107,7 @@ async fn a_source_is_read_again_and_a_broken_one_changes_nothing() {
     stop.cancel();
     task.await.unwrap();
 
-    // The last good one is there at the next start, when the source is not.
+    // If the source is unavailable at the next start, the last good table is used.
     source.set(StatusCode::BAD_GATEWAY, String::new());
     let prices = Prices::new(&ConfigFile::default(), Some(read()), Some(home.path())).unwrap();
     assert_eq!(cost(&prices, "brand-new-1"), Some(0.004));
@@ -143,7 +144,7 @@ async fn a_server_prices_by_a_file_from_its_first_request_and_by_a_url_when_it_i
     assert!(eventually(Duration::from_secs(10), async || logged() == 1).await, "{}", server.log());
     drop(server);
 
-    // A broken file is said once, and the built-in prices stand.
+    // A malformed file is reported once, and the built-in prices apply.
     let file = directory.file("broken.json", "{");
     let server = Server::on(database.url(), &["--prices", file.to_str().unwrap()]);
     assert_eq!(post(&server, "/spend/calculate", &thousand("gpt-4o")).await, (200, json!({ "cost": 0.0035 })));
@@ -186,7 +187,7 @@ router_settings:
     assert_eq!(post(&server, "/spend/calculate", &thousand("nobody-has-this")).await.0, 400);
 }
 
-/// The lines of a breakdown: kind, quantity, unit price, cost.
+/// The lines of a breakdown: kind, quantity, unit price and cost.
 fn lines(breakdown: &Value) -> Vec<(String, f64, f64, f64)> {
     let number = |line: &Value, name: &str| line[name].as_f64().unwrap();
     breakdown["components"]
@@ -221,7 +222,7 @@ async fn a_breakdown_adds_up_to_the_cost() {
     };
     let line = |kind: &str, quantity: f64, price: f64| (kind.to_owned(), quantity, price);
 
-    // A cached call of Anthropic's over 200,000 tokens: every price is that of the tier.
+    // A cached Anthropic call with more than 200,000 tokens: all its prices are those of the tier above 200,000.
     let usage = json!({ "prompt_tokens": 260_000, "completion_tokens": 1000, "total_tokens": 261_000,
         "cache_read_input_tokens": 200_000, "cache_creation_input_tokens": 50_000 });
     let answer = explain(response("claude-4-sonnet-20250514", &usage)).await;
@@ -236,14 +237,14 @@ async fn a_breakdown_adds_up_to_the_cost() {
     );
     assert_eq!(answer["cost"], json!(0.5775));
 
-    // The priority tier has prices of its own.
+    // The priority tier has its own prices.
     let mut call = thousand("gpt-5");
     call["completion_response"]["service_tier"] = json!("priority");
     let answer = explain(call).await;
     assert_eq!(kinds(&answer), [line("input_tokens", 1000.0, 0.0000025), line("output_tokens", 100.0, 0.00002)]);
     assert_eq!(explain(thousand("gpt-5")).await["cost"], json!(0.00225));
 
-    // Audio in and out.
+    // Audio input and output.
     let usage = json!({ "prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500,
         "prompt_tokens_details": { "audio_tokens": 800, "text_tokens": 200 },
         "completion_tokens_details": { "audio_tokens": 400, "text_tokens": 100 } });
@@ -258,7 +259,7 @@ async fn a_breakdown_adds_up_to_the_cost() {
         ]
     );
 
-    // A model that LiteLLM has dropped keeps its price, and says so.
+    // A model that LiteLLM has removed keeps its price, and the answer marks it as retired.
     let answer = explain(thousand("gpt-3.5-turbo-0301")).await;
     assert_eq!(answer["breakdown"]["retired"], json!(true));
     assert_eq!(answer["cost"], json!(0.0017));

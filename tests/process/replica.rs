@@ -1,4 +1,4 @@
-//! Reads go to a replica that follows, and to the primary while it does not.
+//! Reads go to a replica while it responds, and to the primary while it does not.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -24,7 +24,8 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A replica of `primary` in `home`: a home like any other, whose data is a copy that follows.
+/// Creates a replica of `primary` in `home`. The home is an ordinary one whose data directory is a copy that follows
+/// the primary.
 async fn follow(primary: &LocalPostgres, home: &Path) -> LocalPostgres {
     start(home).stop().unwrap();
     let data = home.join("data");
@@ -55,7 +56,7 @@ async fn add(connection: &mut PgConnection, id: &str) {
     .unwrap();
 }
 
-/// How many requests the server counts under the one tag there is.
+/// How many requests the server counts under the only tag.
 async fn counted(server: &Server) -> i64 {
     let answer = server.get(TAGS).await;
     assert_eq!(answer.status(), 200);
@@ -84,7 +85,8 @@ async fn reads_go_to_the_replica_while_it_answers() {
     assert!(eventually(Duration::from_secs(10), async || server.log().contains("reads go to the replica")).await);
     assert!(eventually(Duration::from_secs(10), async || counted(&server).await == 1).await);
 
-    // A replica that has stopped to follow shows what it has; what must be right at once comes from the primary.
+    // A replica that no longer follows still answers with the data that it has. Reads that must be current come from
+    // the primary.
     on_replica.execute("SELECT pg_wal_replay_pause()").await.unwrap();
     add(&mut on_primary, "second").await;
     assert_eq!(counted(&server).await, 1);
@@ -106,10 +108,10 @@ async fn reads_go_to_the_replica_while_it_answers() {
     assert_eq!(info.status(), 200, "a key that the replica has not seen is known");
     on_replica.execute("SELECT pg_wal_replay_resume()").await.unwrap();
     assert!(eventually(Duration::from_secs(10), async || counted(&server).await == 2).await);
-    // The rollups are read there too: a grouping of the whole range, whose deltas the primary folds.
+    // The replica also answers from the rollups: a grouping of the whole range, whose deltas the primary has folded.
     assert_eq!(server.status(REPORT).await, 200);
 
-    // Away: not one request fails, and it is said once; back: it is used again.
+    // While the replica is unavailable, no request fails, and the log says so once. When it is back, it is used again.
     drop(on_replica);
     replica.pause().unwrap();
     add(&mut on_primary, "third").await;

@@ -11,13 +11,13 @@ use crate::support::{Run, Server, database, eventually, program, run};
 const REPORT: &str = "/global/spend/report?start_date=2026-03-01&end_date=2026-03-09&group_by=customer";
 const ACTIVITY: &str = "/user/daily/activity/aggregated?start_date=2026-03-01&end_date=2026-03-09";
 
-/// Everything of ours that a database has.
+/// Lists all objects in the database that belong to litespend.
 const TRACES: &str = r#"
     SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'litespend')
          + (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'litespend%')
          + (SELECT count(*) FROM pg_proc WHERE proname LIKE '%litespend%')"#;
 
-/// Rows of nine days, so many of each, by ids that begin with `name`; and daily rows that say the same.
+/// Inserts rows on nine days, `rows` on each, with ids that begin with `name`, and the daily rows that match them.
 async fn add(connection: &mut PgConnection, name: &str, rows: u32) {
     sqlx::raw_sql(AssertSqlSafe(format!(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, "startTime", "endTime",
@@ -61,7 +61,7 @@ async fn rollups_come_and_go_on_litellms_database_while_it_writes() {
         assert!(said.stderr.contains("litespend rollups install"), "{}", said.stderr);
     }
 
-    // Installed and filled while a writer goes on.
+    // The rollups are installed and backfilled while a writer continues.
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn({
         let (stop, url) = (Arc::clone(&stop), url.to_owned());
@@ -85,14 +85,14 @@ async fn rollups_come_and_go_on_litellms_database_while_it_writes() {
         said.stdout
     );
     assert!(statements > 0);
-    // Once more changes nothing.
+    // A second installation changes nothing.
     let said = rollups(url, &["install"]);
     assert!(said.code == Some(0) && said.stdout.contains("done: 0 days"), "{} {}", said.stdout, said.stderr);
     let said = rollups(url, &["status"]);
     assert!(said.stdout.contains("9 (2026-03-01 to 2026-03-09)"), "{}", said.stdout);
     assert_eq!(rollups(url, &["verify"]).code, Some(0));
 
-    // A server says the same with them and without, also after it has packed and summed the days.
+    // A server's answers are the same with the rollups and without, also after it has packed and summed the days.
     let server = Server::on(url, &[]);
     let summed = eventually(Duration::from_secs(20), async || {
         let days: (i64, i64) = sqlx::query_as(
@@ -111,7 +111,7 @@ async fn rollups_come_and_go_on_litellms_database_while_it_writes() {
     let rows = f64::from(9 * (200 + 5 * statements));
     assert_eq!(with, (rows * 0.25, rows * 0.25));
 
-    // What is not what the log says is named, and counted again.
+    // `verify` names sums that differ from the log, and they are counted again.
     connection.execute("UPDATE litespend.day_customer SET spend = spend + 1 WHERE day = '2026-03-04'").await.unwrap();
     let said = rollups(url, &["verify", "--from", "2026-03-02", "--to", "2026-03-05"]);
     assert_eq!(said.code, Some(1));
@@ -156,7 +156,7 @@ async fn rollups_of_one_schema_are_not_touched_from_another() {
     assert_eq!(rollups(database.url(), &["verify"]).code, Some(0));
 }
 
-/// The spend of all that an answer lists.
+/// The sum of all spend that an answer lists.
 async fn sums(server: &Server, path: &str) -> f64 {
     let answer = server.get(path).await;
     assert_eq!(answer.status(), 200, "{path}");

@@ -1,5 +1,5 @@
-//! Canaries: a key, passwords and a prompt go through every route and every failure, and none comes out in the log, the
-//! metrics, the body of an error or a header, at the usual level or the lowest.
+//! Canaries: a key, passwords and a prompt are sent through every route and every kind of failure. None of them may
+//! appear in the log, the metrics, the body of an error or a header, at the default log level or the most verbose one.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const MALFORMED_KEY: &str = "canary-malformed-key-4411";
 const CANARIES: [&str; 9] =
     [MASTER, KEY, PROMPT, UI_PASSWORD, DATABASE_PASSWORD, URL_PARAMETER, UPSTREAM_PASSWORD, UNKNOWN_KEY, MALFORMED_KEY];
 
-/// Fails where a text holds a canary, whole or the part that tells it from others, or a key's whole hash.
+/// Fails if a text contains a canary, its distinctive part, or the full hash of a key.
 fn assert_clean(text: &str, place: &str) {
     for canary in CANARIES {
         let part = canary.trim_start_matches("sk-");
@@ -65,7 +65,7 @@ impl Prober {
         status.as_u16()
     }
 
-    /// Every route with every kind of key, good and bad queries, and good and bad bodies.
+    /// Sends requests to every route with every kind of key, with good and bad queries and bodies.
     async fn every_route(&mut self, keys: &[&str]) {
         for route in route_table::api() {
             let path = route.path.replace("{*rest}", "index.html").replace("{request_id}", "call");
@@ -87,7 +87,7 @@ impl Prober {
             self.send(Method::DELETE, &query, KEY, Some(PROMPT.into())).await;
         }
         self.send(Method::GET, &format!("/no/such/{PROMPT}?key={KEY}"), KEY, None).await;
-        // With a server behind, other wrong methods are passed on.
+        // With an upstream, other wrong methods are forwarded.
         self.send(Method::TRACE, &format!("/no/such/{PROMPT}?key={KEY}"), KEY, None).await;
         self.send(
             Method::POST,
@@ -99,7 +99,7 @@ impl Prober {
     }
 }
 
-/// Bodies with a prompt and a key in them: whole, wrong in every way, and too large.
+/// Bodies that contain a prompt and a key: valid ones, invalid ones of every kind, and a body that is too large.
 fn bodies() -> Vec<String> {
     let whole = format!(
         r#"{{"model":"gpt-4o","messages":[{{"role":"user","content":"{PROMPT}"}}],"ip":"{PROMPT}","key":"{UNKNOWN_KEY}",
@@ -126,7 +126,7 @@ async fn prepare(url: &str) {
     .execute(&mut connection)
     .await
     .unwrap();
-    // A next page exists, whose link repeats the query.
+    // This makes a next page exist, whose link repeats the query.
     sqlx::query(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime")
            SELECT n::text, 'acompletion', $1, 1, timestamp '2026-02-02', timestamp '2026-02-02' FROM generate_series(1, 3) AS n"#,
@@ -153,7 +153,7 @@ async fn probe(level: Option<&str>) {
         .env("DATABASE_URL", format!("{url}{separator}sslpassword={URL_PARAMETER}"))
         .env("LITELLM_MASTER_KEY", MASTER)
         .env("UI_PASSWORD", UI_PASSWORD)
-        // Nothing listens there.
+        // No server listens on this port.
         .env("LITELLM_UPSTREAM_URL", "http://127.0.0.1:1/prefix");
     if let Some(level) = level {
         command.env("RUST_LOG", level);
@@ -171,7 +171,7 @@ async fn probe(level: Option<&str>) {
     for path in ["/add/allowed_ip", "/spend/calculate", "/spend/usage", "/key/generate"] {
         prober.send(Method::POST, path, KEY, Some(large.clone())).await;
     }
-    // A body that never comes, and requests that are none.
+    // A body that never arrives, and input that is not an HTTP request.
     let head =
         format!("POST /spend/calculate?key={KEY} HTTP/1.1\r\nHost: x\r\nApi-Key: {KEY}\r\nConnection: close\r\n");
     let late = prober.server.exchange(format!("{head}Content-Length: 100\r\n\r\n{{\"a\":\"{PROMPT}").as_bytes());
@@ -185,7 +185,7 @@ async fn probe(level: Option<&str>) {
     ] {
         assert_clean(&broken, "the answer to a broken request");
     }
-    // The tables away, then the whole database.
+    // First the tables are missing, then the whole database.
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
     sqlx::raw_sql(r#"ALTER TABLE "LiteLLM_SpendLogs" RENAME TO elsewhere"#).execute(&mut connection).await.unwrap();
     prober.every_route(&[KEY]).await;
@@ -235,7 +235,7 @@ fn no_secret_is_in_what_a_command_says_when_it_fails() {
     let commands: [&[&str]; 5] =
         [&["serve", "--port", "0"], &["key", "list"], &["user", "list"], &["import", "-"], &["rollups", "status"]];
     for url in &with_secret {
-        // Where nothing listens, a command waits for the database to come up: one of them is enough.
+        // If no server listens, a command waits for the database to come up, so one such command is enough.
         let waits = url.contains("@127.0.0.1:1/");
         for arguments in if waits { &commands[1..2] } else { &commands[..] } {
             let said = run(program()

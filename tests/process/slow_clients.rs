@@ -1,4 +1,5 @@
-//! Clients that say nothing, stop half-way, or take nothing: each is let go, and meanwhile everybody else is served.
+//! Clients that send nothing, stop half-way or receive nothing: each is disconnected, and meanwhile all other clients
+//! are served.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::http2;
 use crate::support::{MASTER_KEY, Server, database};
 
-/// Short limits, so that the tests are.
+/// Short limits, to keep the tests short.
 const LIMITS: [&str; 10] = [
     "--head-timeout",
     "1",
@@ -21,7 +22,7 @@ const LIMITS: [&str; 10] = [
     "64",
 ];
 
-/// Readiness and a small read are answered, each within a second.
+/// Readiness and a small read are each answered within a second.
 pub async fn others_are_served(server: &Server) {
     for path in ["/health/readiness", "/spend/tags"] {
         let started = Instant::now();
@@ -30,7 +31,7 @@ pub async fn others_are_served(server: &Server) {
     }
 }
 
-/// How long until the server ends a connection, and what it sent.
+/// Reads until the server ends a connection; returns how long that took, and what the server sent.
 fn ended(mut connection: &TcpStream, limit: Duration) -> (Duration, Vec<u8>) {
     let started = Instant::now();
     connection.set_read_timeout(Some(limit)).unwrap();
@@ -95,7 +96,7 @@ async fn a_head_that_drips_has_a_deadline_and_a_kept_connection_too() {
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
     assert!((1500..4500).contains(&lasted.as_millis()), "{lasted:?}");
     for _ in 0..20 {
-        // A ping is no request.
+        // A ping does not count as a request.
         if pings.write_all(&http2::frame(6, 0, 0, &[0; 8])).is_err() {
             break;
         }
@@ -111,7 +112,11 @@ async fn a_flood_of_silent_connections_pushes_out_only_its_own_kind() {
     let server = Server::on(database.url(), &["--max-connections-per-address", "32"]);
     let mut busy = server.connect();
     let head = format!("POST /spend/usage HTTP/1.1\r\nHost: x\r\nApi-Key: {MASTER_KEY}\r\n");
-    busy.write_all(format!("{head}Content-Length: 2\r\n\r\n{{").as_bytes()).unwrap();
+    busy.write_all(format!("{head}Content-Length: 2\r\nExpect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+    // The server says so once the request runs; until then the connection is as silent as those that follow.
+    let begun = answer(&mut busy);
+    assert!(begun.starts_with("http/1.1 100"), "{begun}");
+    busy.write_all(b"{").unwrap();
     let mut flood = Vec::new();
     for _ in 0..6 {
         flood.extend((0..50).map(|_| server.connect()));
@@ -157,7 +162,7 @@ async fn announced_bodies_hold_nobody_up_and_end_in_408() {
         let answer = String::from_utf8_lossy(&answer).to_lowercase();
         assert!(answer.starts_with("http/1.1 408") && answer.contains("connection: close"), "{answer}");
     }
-    // A body that drips.
+    // A body that arrives very slowly.
     let mut dripping = server.connect();
     dripping.write_all(format!("{}Content-Length: 1000\r\n\r\n", head("/spend/calculate")).as_bytes()).unwrap();
     let started = Instant::now();
@@ -169,7 +174,7 @@ async fn announced_bodies_hold_nobody_up_and_end_in_408() {
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
 }
 
-/// Reads one answer with a length off a connection.
+/// Reads one answer with a content length from a connection.
 fn answer(connection: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let mut byte = [0];
@@ -202,7 +207,7 @@ async fn a_refused_body_never_costs_the_next_request() {
                 "{method} {path} HTTP/1.1\r\nHost: x\r\nApi-Key: {key}\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
             );
             connection.write_all(head.as_bytes()).unwrap();
-            // The body comes later.
+            // The body is sent later than the head.
             std::thread::sleep(Duration::from_millis(30));
             let _ = connection.write_all(&vec![b' '; size]);
             let head = answer(&mut connection);
@@ -219,7 +224,7 @@ async fn a_refused_body_never_costs_the_next_request() {
         }
     }
     assert_eq!(kept, cases.len() * 4);
-    // A body that does not come is not waited for.
+    // The server does not wait for a body that the client never sends.
     let mut connection = server.connect();
     let started = Instant::now();
     connection.write_all(b"POST /spend/usage HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n").unwrap();
@@ -295,7 +300,7 @@ async fn one_stream_that_is_not_taken_leaves_its_neighbours_alone() {
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(4) {
         connection.write_all(&http2::get(stream, "/docs/swagger-ui.css", &[])).unwrap();
-        // The window of this stream is opened.
+        // Opens the window of this stream.
         let mut window = http2::frame(8, 0, stream, &1_000_000_u32.to_be_bytes());
         window.extend(http2::frame(8, 0, 0, &300_000_u32.to_be_bytes()));
         connection.write_all(&window).unwrap();

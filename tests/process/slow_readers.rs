@@ -1,5 +1,5 @@
-//! Clients that take large answers slowly, or not at all, or go away: none of them holds a connection to the database, and
-//! meanwhile everybody else is served.
+//! Clients that receive large answers slowly, not at all, or disconnect: none of them holds a database connection, and
+//! meanwhile all other clients are served.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::http2;
 use crate::slow_clients::others_are_served;
 use crate::support::{MASTER_KEY, Server, database};
 
-/// A database with so many rows of 4 kB, one after the other in time.
+/// A database with `rows` rows of 4 kB, each later than the one before.
 async fn database_with(rows: i32) -> (TestDatabase, PgConnection) {
     let database = database().await;
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
@@ -28,7 +28,7 @@ async fn database_with(rows: i32) -> (TestDatabase, PgConnection) {
     (database, connection)
 }
 
-/// What the server's backends are in the middle of, but for its own background work.
+/// The statements that the server's database sessions are running, except those of its own background work.
 async fn busy(connection: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(
         "SELECT state || ': ' || left(query, 200) FROM pg_stat_activity
@@ -40,7 +40,7 @@ async fn busy(connection: &mut PgConnection) -> Vec<String> {
     .unwrap()
 }
 
-/// Waits until the server's backends rest.
+/// Waits until all of the server's database sessions are idle.
 async fn all_rest(connection: &mut PgConnection, limit: Duration) {
     let started = Instant::now();
     loop {
@@ -53,7 +53,7 @@ async fn all_rest(connection: &mut PgConnection, limit: Duration) {
     }
 }
 
-/// What the log says of requests that failed here.
+/// The log lines of requests that failed here.
 fn failures(server: &Server) -> String {
     server.log().lines().filter(|line| line.contains(" 500 ") || line.contains("cause")).collect::<Vec<_>>().join("\n")
 }
@@ -79,7 +79,7 @@ async fn who_takes_large_answers_slowly_holds_no_connection() {
     let key = [("x-api-key", MASTER_KEY)];
     let requests: Vec<u8> = (0..10).flat_map(|n| http2::get(2 * n + 1, "/spend/logs?limit=12000", &key)).collect();
     let closed_window = http2::connect(server.address, 0, &requests);
-    // More of them than there are connections. Of each a little is read.
+    // More clients than there are connections. Each of them reads only a little.
     let mut slow: Vec<_> = (0..20).map(|_| ask(&server, "/spend/logs?limit=12000")).collect();
     for _ in 0..10 {
         others_are_served(&server).await;
@@ -92,7 +92,7 @@ async fn who_takes_large_answers_slowly_holds_no_connection() {
     println!("resident: {} kB with 30 answers of 50 MB that are taken slowly", server.memory("VmHWM"));
     assert!(server.memory("VmHWM") < 200_000);
     others_are_served(&server).await;
-    // An answer that was read ahead is whole.
+    // An answer that was read ahead arrives completely.
     drop((slow, closed_window));
     first.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut taken = 0;
@@ -115,7 +115,7 @@ async fn without_room_on_disk_half_of_the_connections_wait_for_slow_clients_and_
         assert!(busy(&mut connection).await.len() <= 4);
     }
     all_rest(&mut connection, Duration::from_secs(25)).await;
-    // What was cut short ends without its last chunk.
+    // An answer that was cut short ends without its last chunk.
     for mut stream in slow {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut answer = Vec::new();

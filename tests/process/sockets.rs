@@ -1,4 +1,4 @@
-//! What comes over a socket is not always HTTP.
+//! Input on a socket that is not valid HTTP.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ async fn a_client_that_sends_half_a_request_is_cut_off_and_one_that_leaves_is_fo
     );
     half_body.write_all(format!("{head}Content-Length: 100\r\n\r\n{{\"ip\":").as_bytes()).unwrap();
     for _ in 0..50 {
-        // Gone at once, with half a request.
+        // The client disconnects at once, after half a request.
         server.connect().write_all(b"POST /add/allowed_ip HTTP/1.1\r\nContent-Length: 10\r\n\r\n{").unwrap();
     }
     assert_eq!(server.status("/spend/tags").await, 200);

@@ -1,4 +1,4 @@
-//! Who reads the log and stops reading it stops nobody.
+//! A reader of the log that stops reading blocks no request.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! Starting: settings, the block, the master key, and refusals.
+//! Starting: settings, the block of information that the server prints, the master key, and refusals.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Directory, MASTER_KEY, Run, Server, database, is_alive, program, run};
 
-/// The refusal of a wrong setting: one line, exit code 2.
+/// Checks that a wrong setting was refused with exit code 2, and returns the one line that says so.
 fn refusal(run: &Run) -> &str {
     assert_eq!(run.code, Some(2), "{}", run.stderr);
     assert_eq!(run.stdout, "", "{}", run.stdout);
@@ -69,7 +69,7 @@ async fn the_embedded_database_keeps_its_master_key_and_its_data() {
 
     let mut server = start();
     let mut quickest = server.started_in;
-    // On a machine that does much else at once, the quickest of a few.
+    // On a busy machine, take the quickest of a few starts.
     for _ in 0..3 {
         if quickest < Duration::from_secs(2) {
             break;
@@ -139,7 +139,7 @@ async fn a_wrong_setting_is_one_line_and_exit_code_2() {
             run(program().arg("serve").env(name, value).env("LITESPEND_DATA_DIR", directory.path().join("home")));
         assert!(refusal(&said).contains(word), "{name}: {}", said.stderr);
     }
-    // Nothing was created on the way.
+    // Nothing was created before the refusal.
     assert!(!directory.path().join("home").exists());
 }
 
@@ -176,12 +176,12 @@ async fn the_config_file_is_litellms_and_what_is_unknown_in_it_is_named_once() {
     }
     assert!(!log.contains("general_settings.master_key"), "{log}");
 
-    // A flag or variable goes before the file.
+    // A flag or environment variable takes precedence over the file.
     let mut command = program();
     command.env("MY_KEY", "sk-of-the-file").env("MY_DATABASE", database.url()).env("LITELLM_MASTER_KEY", MASTER_KEY);
     let server = Server::start(command, &["--config", config.to_str().unwrap()]);
     assert_eq!(server.status("/spend/tags").await, 200);
-    // A variable that is not set is no key.
+    // A reference to an unset variable gives no key.
     let mut command = program();
     command.env("MY_DATABASE", database.url()).args(["serve", "--config", config.to_str().unwrap()]);
     let said = run(&mut command);

@@ -1,4 +1,4 @@
-//! Stopping: what runs is finished, nothing new is accepted, and nothing stays behind.
+//! Stopping: running requests finish, no new ones are accepted, and nothing is left behind.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ async fn a_request_that_runs_is_finished_and_the_exit_code_is_0() {
         sqlx::raw_sql(r#"LOCK TABLE litespend.deltas"#).execute(&mut *lock).await.unwrap();
         let request = reqwest::Client::new().get(server.url("/spend/tags")).header("x-api-key", MASTER_KEY);
         let running = tokio::spawn(request.send());
-        // An idle connection must not hold the server up.
+        // An idle connection must not delay the stop.
         let idle = server.connect();
         tokio::time::sleep(Duration::from_millis(400)).await;
         server.signal(signal);
@@ -83,7 +83,7 @@ async fn ctrl_c_reaches_the_server_and_its_database_stops_with_it() {
     let mut server = Server::start(command, &[]);
     let text = std::fs::read_to_string(home.path().join("home/data/postmaster.pid")).unwrap();
     let pid: u32 = text.lines().next().unwrap().parse().unwrap();
-    // What a terminal does: the signal goes to the whole group.
+    // As a terminal does, the signal goes to the whole process group.
     nix::sys::signal::killpg(nix::unistd::Pid::from_raw(i32::try_from(server.pid()).unwrap()), Signal::SIGINT).unwrap();
     assert_eq!(server.exit(Duration::from_secs(20)), Some(0), "{}", server.log());
     assert!(!is_alive(pid));

@@ -24,7 +24,7 @@ async fn migrate_says_what_it_did() {
         sqlx::query_scalar("SELECT to_regnamespace('litespend')::text").fetch_one(&mut connection).await.unwrap();
     assert_eq!(schema, None);
 
-    // The embedded one is created, brought up to date, and stopped again.
+    // The embedded database is created, migrated, and stopped again.
     let home = directory.path().join("home");
     let said = run(program().args(["migrate", "--data-dir"]).arg(&home));
     assert_eq!(said.code, Some(0), "{}", said.stderr);

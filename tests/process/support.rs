@@ -1,4 +1,4 @@
-//! What tests of the program share: running it, talking to it, and reading what it says.
+//! Helpers for tests of the program: running it, sending requests, and reading its output.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,10 +15,10 @@ use tempfile::TempDir;
 
 use crate::cluster::{self, TestDatabase};
 
-/// The master key that the tests give.
+/// The master key of the tests' servers.
 pub const MASTER_KEY: &str = "sk-process-master-key";
 
-/// A directory that is removed at the end, by a shell that watches if this process is killed.
+/// A temporary directory. If this process is killed, a shell that watches it removes the directory.
 pub struct Directory {
     directory: TempDir,
     watcher: Child,
@@ -26,7 +26,7 @@ pub struct Directory {
 
 impl Directory {
     pub fn new() -> Self {
-        // A short path, which every account may reach.
+        // The path must be short, and every account must be able to reach it.
         let directory = tempfile::Builder::new().prefix("litespend-test-").tempdir_in("/tmp").unwrap();
         let watcher = Command::new("sh")
             .args(["-c", "read answer || { sleep 3; rm -rf \"$0\"; }"])
@@ -44,7 +44,7 @@ impl Directory {
         self.directory.path()
     }
 
-    /// Writes a file.
+    /// Writes a file into the directory; returns its path.
     pub fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.path().join(name);
         std::fs::write(&path, content).unwrap();
@@ -61,9 +61,9 @@ impl Drop for Directory {
     }
 }
 
-/// A migrated, empty database.
+/// An empty database with all migrations applied.
 pub async fn database() -> TestDatabase {
-    // A template of its own, made by the program's own migrations.
+    // A separate template, because the program's own migrations create it.
     cluster::create_database(&cluster::fingerprint(["process", env!("CARGO_PKG_VERSION")]), async |url| {
         let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
         litespend::store::database::connect(url, limits).await.unwrap().close().await;
@@ -71,7 +71,7 @@ pub async fn database() -> TestDatabase {
     .await
 }
 
-/// The program, with an environment that says nothing.
+/// A command that runs the program without any environment variables that would configure it.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_litespend"));
     command.env_clear();
@@ -83,14 +83,14 @@ pub fn program() -> Command {
     command
 }
 
-/// What a run that ended by itself said.
+/// The output and exit code of a run that has ended by itself.
 pub struct Run {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-/// Runs the program to its end, which must come soon.
+/// Runs the program to its end, which must come within a time limit.
 pub fn run(command: &mut Command) -> Run {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -125,23 +125,23 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
-    /// The block that it printed.
+    /// The block of information that the server printed at start.
     pub block: String,
     log: PathBuf,
-    /// From the start of the process to the block.
+    /// The time from the start of the process to the block.
     pub started_in: Duration,
     _directory: Directory,
 }
 
 impl Server {
-    /// On a database that exists, with the tests' master key.
+    /// Starts a server on an existing database, with the tests' master key.
     pub fn on(url: &str, arguments: &[&str]) -> Self {
         let mut command = program();
         command.env("DATABASE_URL", url).env("LITELLM_MASTER_KEY", MASTER_KEY);
         Self::start(command, arguments)
     }
 
-    /// With what the command already has.
+    /// Starts a server with what the command has set already.
     pub fn start(command: Command, arguments: &[&str]) -> Self {
         Self::try_start(command, arguments).unwrap_or_else(|said| panic!("the server did not start: {said}"))
     }
@@ -184,7 +184,7 @@ impl Server {
         self.child.id()
     }
 
-    /// What the server has logged so far.
+    /// The log of the server so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
@@ -193,7 +193,7 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// `GET` with the master key.
+    /// Sends a `GET` with the master key.
     pub async fn get(&self, path: &str) -> reqwest::Response {
         reqwest::Client::new().get(self.url(path)).header("x-api-key", MASTER_KEY).send().await.unwrap()
     }
@@ -208,10 +208,10 @@ impl Server {
         stream
     }
 
-    /// Sends bytes on a connection of their own and reads whatever comes back until its end.
+    /// Sends bytes on a new connection and reads until the connection ends.
     pub fn exchange(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
-        // A server that has had enough may close while the rest is still being sent.
+        // A server may close the connection while the rest is still being sent.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -222,12 +222,12 @@ impl Server {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
 
-    /// The exit code, once the process has ended; `None` if it has not within the limit.
+    /// Waits for the process to end and returns its exit code; `None` if it does not end within the limit.
     pub fn exit(&mut self, limit: Duration) -> Option<i32> {
         wait(&mut self.child, limit)?.code()
     }
 
-    /// A line of `/proc/PID/status`, in kB.
+    /// The value of a line of `/proc/PID/status`, in kB.
     pub fn memory(&self, line: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|found| found.starts_with(line)).unwrap();
@@ -244,7 +244,7 @@ impl Drop for Server {
     }
 }
 
-/// Whether a process is there.
+/// Whether a process exists.
 pub fn is_alive(pid: u32) -> bool {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), None).is_ok()
 }

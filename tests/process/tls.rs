@@ -1,4 +1,5 @@
-//! The way to a PostgreSQL that encrypts: which certificates are accepted, and what is said where nothing is encrypted.
+//! Connections to a PostgreSQL with TLS: which certificates are accepted, and what the server reports if nothing is
+//! encrypted.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -18,7 +19,7 @@ fn openssl(directory: &Path, arguments: &[&str]) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority, as `NAME.pem` and `NAME.key`.
+/// Creates a certificate authority in `NAME.pem` and `NAME.key`.
 fn authority(directory: &Path, name: &str) {
     let (key, certificate) = (format!("{name}.key"), format!("{name}.pem"));
     let subject = format!("/CN=litespend test {name}");
@@ -42,7 +43,7 @@ fn authority(directory: &Path, name: &str) {
     );
 }
 
-/// A PostgreSQL on 127.0.0.1 with a certificate of `authority` for `localhost`.
+/// A PostgreSQL on 127.0.0.1 whose certificate for `localhost` is signed by `authority`.
 struct Encrypting {
     child: Child,
     port: u16,
@@ -96,7 +97,7 @@ impl Encrypting {
         format!("postgresql://litespend:hunter2@{host}:{}/litespend?{parameters}", self.port)
     }
 
-    /// Whether all sessions of servers are encrypted; `None` where there are none.
+    /// Whether all of the servers' sessions are encrypted; `None` if there are none.
     async fn encrypted(&self) -> Option<bool> {
         let mut connection = PgConnection::connect(&self.url("127.0.0.1", "sslmode=disable")).await.unwrap();
         sqlx::query_scalar(
@@ -168,7 +169,7 @@ async fn certificates_are_verified_where_the_url_says_so() {
         command
     };
 
-    // Refused at once, with one line that says why, and no password in it.
+    // Refused at once, with one line that names the reason and contains no password.
     for (host, parameters, why) in [
         ("localhost", "sslaccept=strict".to_owned(), "UnknownIssuer"),
         ("localhost", "sslmode=require&sslaccept=strict".to_owned(), "UnknownIssuer"),
@@ -189,7 +190,7 @@ async fn certificates_are_verified_where_the_url_says_so() {
             assert!(started.elapsed() < Duration::from_secs(20), "{parameters}: it waited for what does not come");
         }
     }
-    // Nothing to start with: exit code 2.
+    // The server cannot start with these settings: exit code 2.
     for (parameters, word) in [
         ("sslmode=requird", "sslmode must be"),
         ("sslaccept=yes", "sslaccept must be"),
@@ -207,7 +208,7 @@ async fn certificates_are_verified_where_the_url_says_so() {
     let said = run(command(&postgres.url("127.0.0.1", "")).env("PGSSLMODE", "requird").arg("migrate"));
     assert_eq!(said.code, Some(2), "{}", said.stderr);
     assert!(said.stderr.contains("PGSSLMODE must be"), "{}", said.stderr);
-    // Accepted, and encrypted where that was asked for.
+    // Accepted, and encrypted if that was requested.
     for (host, parameters, encrypted) in [
         ("localhost", format!("sslaccept=strict&sslrootcert={known}"), true),
         ("localhost", format!("sslaccept=strict&sslcert={known}"), true),
@@ -226,7 +227,7 @@ async fn certificates_are_verified_where_the_url_says_so() {
         assert_eq!(postgres.encrypted().await, Some(encrypted), "{parameters}");
         assert!(!server.log().contains("not encrypted"), "it stays on this machine: {}", server.log());
     }
-    // A replica says it of its own.
+    // A replica's URL gets its own warnings.
     let mut replica = command(&postgres.url("127.0.0.1", "sslmode=disable"));
     replica.env("DATABASE_URL_READ_REPLICA", "postgresql://u:hunter2@192.0.2.1:5/db?sslidentity=client.p12");
     let server = Server::start(replica, &[]);

@@ -1,4 +1,4 @@
-//! A master key that anybody can guess: refused where others can reach the server, unless somebody insists.
+//! A master key that anyone can guess is refused if other machines can reach the server, unless the operator insists.
 
 use std::process::Command;
 use std::time::Duration;
@@ -29,7 +29,7 @@ async fn a_weak_master_key_does_not_start_where_others_can_reach_the_server() {
             }
         }
     }
-    // The same of the config file, of UI_PASSWORD, and where the insisting is not meant.
+    // The same for the config file's key and for UI_PASSWORD, and for a value that does not count as insisting.
     let directory = Directory::new();
     let config = directory.file("config.yaml", "general_settings: {master_key: sk-1234}");
     let mut of_config = program();

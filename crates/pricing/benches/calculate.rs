@@ -1,4 +1,4 @@
-//! Pricing a parsed usage, pricing a response, and counting tokens.
+//! Benchmarks pricing a parsed usage, pricing a response, and counting tokens.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark may fail loudly")]
 

@@ -1,4 +1,4 @@
-//! Counts the tokens of a file, and says how long that took: `count FILE ENCODING [RUNS]`.
+//! Counts the tokens of a file and prints the time that it took: `count_tokens FILE ENCODING [RUNS]`.
 
 use std::time::Instant;
 

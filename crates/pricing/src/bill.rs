@@ -1,4 +1,4 @@
-//! From usage and prices to a bill whose lines add up.
+//! Turns usage and prices into a bill whose lines add up to the cost.
 
 pub mod amount;
 pub mod breakdown;

@@ -1,16 +1,39 @@
-//! What a request costs.
+//! Prices requests to language models by LiteLLM's price table and rules.
 //!
-//! [`Pricer`] holds the price table and the prices of the installation, and answers three
-//! questions: what a message list will cost, what a response cost ([`Pricer::calculate`], behind
-//! `POST /spend/calculate`), and what a usage record cost ([`Pricer::price_usage`]).
+//! [`Pricer`] holds the price table and the prices that an installation has configured. It answers three questions:
 //!
-//! The way of a price: a name is resolved to an entry and a way of billing ([`catalog`], from
-//! [`provider`], [`table`] and [`custom`]); the usage is read into one form ([`usage`]) or counted
-//! ([`tokens`]); the provider's rules turn both into the lines of a bill ([`cost`],
-//! [`token_cost`], [`tools`]), whose exact sum is the cost. The rules are LiteLLM 1.109.1's; where
-//! it answers with a failure of its own, this module refuses with a reason. A model without a price
-//! is an error, never zero; zero is the price of local models and of what a chat response doesn't
-//! bill (pictures, seconds).
+//! - what a message list will cost before it is sent ([`Pricer::calculate`], which serves `POST /spend/calculate`)
+//! - what a response cost ([`Pricer::calculate`])
+//! - what a usage record cost ([`Pricer::price_usage`])
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use chrono::Utc;
+//! use litespend_pricing::{CustomModels, PriceTable, Pricer, Usage};
+//! use serde_json::{Map, Value};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let pricer = Pricer::new(Arc::new(PriceTable::embedded()?), CustomModels::default());
+//!     let usage: Map<String, Value> = serde_json::from_str(r#"{"prompt_tokens": 1200, "completion_tokens": 300}"#)?;
+//!     let priced = pricer.price_usage("gpt-4o", None, &Usage::from_any(&usage)?, Utc::now())?;
+//!     for line in &priced.components {
+//!         println!("{:?}: {} x {} = {}", line.kind, line.quantity, line.unit_price, line.cost);
+//!     }
+//!     assert_eq!(priced.cost_f64(), 0.006);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A price is computed in three steps:
+//!
+//! 1. `names` and `table` resolve a model name to a price entry and to the way that its provider bills.
+//! 2. `usage` converts the reported usage to one form. Before a call, `tokens` counts the messages instead.
+//! 3. `bill` applies the provider's rules and draws up the lines of a bill. Their exact sum is the cost.
+//!
+//! The rules are those of LiteLLM 1.109.1. Where LiteLLM fails with an error of its own, this crate refuses with a
+//! reason. A model without a price is an error; its cost is never reported as zero. Zero is the price of local models,
+//! and of use that a chat response doesn't bill (images, seconds).
 
 #![forbid(unsafe_code)]
 
@@ -43,7 +66,7 @@ pub use crate::table::{FieldChange, PriceTable, SkippedEntry, TableDiff, TableEr
 pub use crate::tokens::encoding::Encoding;
 pub use crate::usage::Usage;
 
-/// Why a request has no price. Each is the caller's to put right: status 400.
+/// The reason why a request has no price. The caller can correct every such error, so the HTTP status is 400.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PricingError {
     /// Neither a model nor a response was given.
@@ -52,19 +75,19 @@ pub enum PricingError {
     /// A model was given without messages.
     #[error("messages must be provided if 'model' is provided")]
     MessagesMissing,
-    /// The response names no model.
+    /// The response does not name a model.
     #[error("completion_response must name a model")]
     ModelMissing,
-    /// No rule finds the model's provider.
+    /// No rule determines the model's provider.
     #[error(
         "The provider of model '{model}' is unknown. Put it in front of the name, as in \
          'openai/{model}'."
     )]
     UnknownProvider {
-        /// The name as it was asked for.
+        /// The name that the caller asked for.
         model: String,
     },
-    /// No entry of the price table fits the model.
+    /// The price table has no entry for the model.
     #[error("Model '{model}' of provider '{provider}' has no price.")]
     NotMapped {
         /// The last form of the name that was tried.
@@ -72,71 +95,71 @@ pub enum PricingError {
         /// The provider that the name led to.
         provider: String,
     },
-    /// The provider bills the time that the model ran.
+    /// The provider bills by running time, which the response does not state.
     #[error("Model '{model}' is billed by its running time, which is not known here.")]
     BilledByTime {
-        /// The name as it was asked for.
+        /// The name that the caller asked for.
         model: String,
     },
-    /// A count of the usage is of the wrong type or out of range.
+    /// A count in the usage has the wrong type or is out of range.
     #[error("The usage can't be read: {field} {reason}.")]
     InvalidUsage {
-        /// The field's name.
+        /// The name of the field.
         field: String,
-        /// What it must be.
+        /// The condition that the field does not meet.
         reason: &'static str,
     },
-    /// The response is no chat completion.
+    /// The response is not a chat completion.
     #[error("The completion_response can't be read: {field} {reason}.")]
     InvalidResponse {
-        /// The field's name.
+        /// The name of the field.
         field: &'static str,
-        /// What it must be.
+        /// The condition that the field does not meet.
         reason: &'static str,
     },
     /// A message can't be counted.
     #[error("The messages can't be counted: {reason}.")]
     InvalidMessages {
-        /// What is wrong.
+        /// The condition that the message does not meet.
         reason: &'static str,
     },
-    /// The amount leaves the range of a decimal.
+    /// The amount exceeds the range of a [`Decimal`].
     #[error("The cost is larger than can be computed.")]
     AmountTooLarge,
 }
 
-/// A price with its reasons.
+/// A price and how it was computed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Calculation {
-    /// In dollars: exactly the sum of the components.
+    /// The cost in dollars: exactly the sum of the components.
     pub cost: Decimal,
-    /// The model as it was priced, without the provider's prefix where that was only routing.
+    /// The model name that was priced, without the provider's prefix if that prefix was only used for routing.
     pub model: String,
-    /// Empty where a provider stated the cost of a model that is not known here.
+    /// The model's provider. Empty if a provider stated the cost of a model that is unknown here.
     pub provider: String,
-    /// The name of the price entry; `None` where the provider stated the cost.
+    /// The name of the price entry. `None` if the provider stated the cost.
     pub price_entry: Option<String>,
-    /// The price is of a model that LiteLLM no longer lists.
+    /// Whether the price belongs to a model that LiteLLM no longer lists.
     pub retired: bool,
     /// The lines of the bill.
     pub components: Vec<Component>,
-    /// Tokens of the prompt, cached ones included, as reported or as counted.
+    /// Prompt tokens, including cached ones: as reported, or as counted before a call.
     pub prompt_tokens: u64,
     /// Tokens of the answer; 0 before a call.
     pub completion_tokens: u64,
 }
 
 impl Calculation {
-    /// The cost as the nearest float, for the wire.
+    /// The cost as the nearest `f64`, for the HTTP answer.
     pub fn cost_f64(&self) -> f64 {
-        // Dividing the decimal's parts rounds twice; its digits, parsed, round once.
+        // Dividing the decimal's parts would round twice. Parsing its digits rounds once.
         let exact = self.cost.normalize().to_string().parse().ok();
         exact.or_else(|| self.cost.to_f64()).unwrap_or(0.0)
     }
 }
 
-/// Prices requests by one table and one configuration. Cheap to share; replaced as a whole when
-/// either changes.
+/// Prices requests by one price table and one configuration. It is cheap to share; replace it as a whole when either
+/// changes.
 #[derive(Debug)]
 pub struct Pricer {
     table: Arc<PriceTable>,
@@ -144,17 +167,17 @@ pub struct Pricer {
 }
 
 impl Pricer {
-    /// A pricer for a table and the prices of an installation.
+    /// Creates a pricer from a price table and the prices of an installation.
     pub fn new(table: Arc<PriceTable>, custom: CustomModels) -> Self {
         Self { table, custom }
     }
 
-    /// The table in use.
+    /// The price table in use.
     pub fn table(&self) -> &Arc<PriceTable> {
         &self.table
     }
 
-    /// Prices the body of `POST /spend/calculate`. `now` decides whether off-peak prices hold.
+    /// Prices the body of `POST /spend/calculate`. `now` determines whether off-peak prices apply.
     ///
     /// # Errors
     /// Any [`PricingError`].
@@ -170,8 +193,8 @@ impl Pricer {
         }
     }
 
-    /// Prices what a provider reported, whatever the form of its usage object
-    /// ([`Usage::from_any`]). `provider` is the one the request went to, where that is known.
+    /// Prices a usage object that a provider reported, in any of the forms that [`Usage::from_any`] reads. `provider`
+    /// is the provider that served the request, if the caller knows it.
     ///
     /// # Errors
     /// Any [`PricingError`] about the model or the amount.
@@ -196,7 +219,7 @@ impl Pricer {
         )
     }
 
-    /// How many tokens a message list has for a model.
+    /// The number of tokens of a message list for a model.
     ///
     /// # Errors
     /// [`PricingError::InvalidMessages`].
@@ -247,7 +270,7 @@ impl Pricer {
             resolved.unwrap_or_else(|| crate::names::catalog::resolve_response(&self.table, model, used.provider));
         let resolved = match resolved {
             Ok(resolved) => resolved,
-            // What the provider states needs no entry.
+            // A cost that the provider states needs no price entry.
             Err(error) => return self.reported_by_provider(model, used)?.ok_or(error),
         };
         let nothing = Usage::default();
@@ -265,7 +288,7 @@ impl Pricer {
         calculation(&resolved, billed.usage, bill)
     }
 
-    /// A cost that the provider states is the cost, except where the provider's own rules read it.
+    /// Uses the cost that the provider states, unless the provider has billing rules of its own that read it.
     fn reported(&self, model: &str, used: Used<'_>) -> Result<Option<Calculation>, PricingError> {
         match self.provider_of(model, used).as_str() {
             "xai" | "perplexity" | "opencode_go" => Ok(None),
@@ -273,7 +296,7 @@ impl Pricer {
         }
     }
 
-    /// As [`Self::reported`], for the providers with rules of their own, where these found no entry.
+    /// Like [`Self::reported`], for providers with billing rules of their own whose model has no price entry.
     fn reported_by_provider(&self, model: &str, used: Used<'_>) -> Result<Option<Calculation>, PricingError> {
         let cost = used.usage.and_then(|usage| usage.reported_cost);
         match (self.provider_of(model, used).as_str(), cost) {
@@ -318,7 +341,7 @@ impl Pricer {
         }
     }
 
-    /// Prices messages under the name with its provider in front, then under the name as it is.
+    /// Prices messages under the name with its provider in front. If that has no price, tries the name as it stands.
     fn price_listed(&self, model: &str, messages: &[Value], now: DateTime<Utc>) -> Result<Calculation, PricingError> {
         let route = crate::names::provider::route(&self.table, model);
         let listed = match &route {
@@ -361,7 +384,7 @@ impl Pricer {
     }
 }
 
-/// What is known of a request that has been made.
+/// The known facts about a request that has been made.
 #[derive(Clone, Copy)]
 struct Used<'a> {
     model: &'a str,

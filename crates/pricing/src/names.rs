@@ -1,4 +1,4 @@
-//! From a model's name to its provider and its entry in the price table.
+//! Maps a model's name to its provider and to its entry in the price table.
 
 pub mod bedrock;
 pub mod catalog;

@@ -1,37 +1,37 @@
-//! The body of `POST /spend/calculate`, and what is wrong with one.
+//! The body of `POST /spend/calculate` and its validation.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// A request for a price: a model and its messages before the call, or the response after it.
-/// A `model` goes before a response, as in LiteLLM.
+/// A request for a price: either a model and its messages before the call, or the response after it. If both are given,
+/// the model and its messages are priced, as in LiteLLM.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CalculateRequest {
-    /// The model that will be asked.
+    /// The model that will receive the messages.
     pub model: Option<String>,
-    /// What it will be asked.
+    /// The messages that will be sent.
     pub messages: Option<Vec<Value>>,
-    /// What a model has answered: a chat completion.
+    /// The response of a model: a chat completion.
     pub completion_response: Option<Map<String, Value>>,
 }
 
-/// A field of the wrong type, in the form of the `detail` list of an answer with status 422.
+/// A field of the wrong type, in the form of the `detail` list in an answer with status 422.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// A name of pydantic's for what is wrong.
+    /// Pydantic's name for the error, such as `string_type`.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// Where: always `["body", FIELD]`.
+    /// The location: always `["body", FIELD]`.
     pub loc: [&'static str; 2],
-    /// What is wrong, in words.
+    /// The message for the caller.
     pub msg: &'static str,
 }
 
 impl CalculateRequest {
-    /// Takes the fields of a body apart. Unknown fields are ignored, and null is as good as missing.
+    /// Reads the fields of a body. Unknown fields are ignored, and `null` counts as missing.
     ///
     /// # Errors
-    /// Every field of the wrong type, in the order in which the fields are declared.
+    /// Lists every field of the wrong type, in the order in which the fields are declared.
     pub fn from_body(mut body: Map<String, Value>) -> Result<Self, Vec<FieldError>> {
         let mut errors = Vec::new();
         let mut wrong = |field, kind, msg| {

@@ -1,8 +1,8 @@
-//! The price table: LiteLLM's `model_prices_and_context_window.json`, or ours, which is the same
-//! file with the models that LiteLLM dropped, marked `retired`.
+//! The price table: LiteLLM's `model_prices_and_context_window.json`, or the built-in table. The built-in table is the
+//! same file plus the models that LiteLLM has dropped, marked `retired`.
 //!
-//! A table is refused as a whole when it is no object or prices nothing; a single entry that can't
-//! be read is skipped and reported, so that one typing error doesn't stop billing.
+//! A table is refused as a whole if it is not a JSON object or prices nothing. A single entry that can't be read is
+//! skipped and reported, so that one typing error doesn't stop billing.
 
 pub mod custom;
 pub mod off_peak;
@@ -20,17 +20,17 @@ use crate::table::prices::ModelPrices;
 
 static EMBEDDED: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/model_prices.json"));
 
-/// How many resolved names are remembered. Names come from requests, so that the number must have
-/// an end; the models of one installation fit.
+/// The largest number of resolved names that are cached. Names come from requests, so the cache must be bounded. The
+/// models of one installation fit.
 const REMEMBERED_NAMES: usize = 4096;
 
-/// Why a file is no price table.
+/// The reason why a file is not a price table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    /// The file is no JSON.
+    /// The file is not JSON.
     #[error("the price table is not valid JSON: {0}")]
     Syntax(#[from] serde_json::Error),
-    /// The file is JSON, but no object.
+    /// The file is JSON but not an object.
     #[error("the price table must be a JSON object of models")]
     NotAnObject,
     /// No entry has a price.
@@ -38,22 +38,24 @@ pub enum TableError {
     Empty,
 }
 
-/// An entry that was skipped, and why.
+/// An entry that was skipped, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedEntry {
-    /// Its name.
+    /// The name of the entry.
     pub model: String,
-    /// What is wrong with it.
+    /// The error in the entry.
     pub reason: String,
 }
 
-/// Prices by model name. Made once, then shared and read only.
+/// Prices by model name. A table is built once, then shared. Only its cache of resolved names changes.
 #[derive(Debug)]
 pub struct PriceTable {
     entries: FxHashMap<Box<str>, Arc<ModelPrices>>,
-    /// Lower-case form of the names that are not lower-case, for the lookup that ignores case.
+    /// Maps the lower-case form of a name to the name, for names that are not lower-case. Used to ignore case in
+    /// lookups.
     lower_case: FxHashMap<Box<str>, Box<str>>,
-    /// Names of OpenAI models, which token counting compares prefixes with.
+    /// Names of OpenAI models. Token counting checks whether a name extends one of them, or one of them extends the
+    /// name.
     openai_models: Vec<Box<str>>,
     skipped: Vec<SkippedEntry>,
     source: Cow<'static, [u8]>,
@@ -61,7 +63,7 @@ pub struct PriceTable {
 }
 
 impl PriceTable {
-    /// The table that the program was built with.
+    /// Reads the table that is compiled into the program.
     ///
     /// # Errors
     /// None in a release: a test reads the embedded file.
@@ -69,10 +71,10 @@ impl PriceTable {
         Self::read(Cow::Borrowed(EMBEDDED))
     }
 
-    /// Reads a price table.
+    /// Reads a price table from JSON.
     ///
     /// # Errors
-    /// When the file is not a JSON object, or holds no entry that prices anything.
+    /// If the bytes are not a JSON object, or no entry has a price.
     pub fn from_json(bytes: &[u8]) -> Result<Self, TableError> {
         Self::read(Cow::Owned(bytes.to_vec()))
     }
@@ -127,17 +129,17 @@ impl PriceTable {
         }
     }
 
-    /// The entry of exactly this name.
+    /// The entry with exactly this name.
     pub fn get(&self, name: &str) -> Option<&Arc<ModelPrices>> {
         self.entries.get(name)
     }
 
-    /// Whether there is an entry of exactly this name.
+    /// Whether an entry with exactly this name exists.
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
 
-    /// The entry of this name, or of the same name in other letter case.
+    /// The entry with this name, or with the same name in another letter case.
     pub fn get_ignoring_case(&self, name: &str) -> Option<&Arc<ModelPrices>> {
         if let Some(prices) = self.entries.get(name) {
             return Some(prices);
@@ -149,27 +151,27 @@ impl PriceTable {
         }
     }
 
-    /// The provider that the entry of this name states, empty without an entry.
+    /// The provider in the entry with this name. Empty if there is no such entry.
     pub fn provider_of(&self, name: &str) -> &str {
         self.get(name).map_or("", |prices| prices.provider.as_str())
     }
 
-    /// The names of OpenAI models.
+    /// The names of OpenAI's models in this table, without the bases of fine-tuned models.
     pub fn openai_models(&self) -> &[Box<str>] {
         &self.openai_models
     }
 
-    /// Whether an entry of this name is a model of OpenAI.
+    /// Whether an entry with this name exists and is a model of OpenAI.
     pub fn is_openai_model(&self, name: &str) -> bool {
         self.provider_of(name) == "openai" && !is_fine_tuning_base(name)
     }
 
-    /// How many names are priced, aliases included.
+    /// The number of names in the table, aliases included.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing is priced.
+    /// Whether the table has no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -199,37 +201,37 @@ impl PriceTable {
     }
 }
 
-/// What differs between two price tables, for a person to read before a reload.
+/// The differences between two price tables, for a person to review before a reload.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TableDiff {
     /// Models that only the new table has.
     pub added: Vec<String>,
     /// Models that only the old table has.
     pub removed: Vec<String>,
-    /// Price fields that differ, by model.
+    /// Price fields with different values, by model.
     pub changed: BTreeMap<String, Vec<FieldChange>>,
 }
 
-/// One field of one model that differs. `None` stands for a field that is not there.
+/// A field of a model with different values in two tables. `None` means that the field is missing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FieldChange {
-    /// The field's name.
+    /// The name of the field.
     pub field: String,
-    /// Its value in the old table.
+    /// The value in the old table.
     pub old: Option<Value>,
-    /// Its value in the new table.
+    /// The value in the new table.
     pub new: Option<Value>,
 }
 
 impl TableDiff {
-    /// Whether the tables price everything alike.
+    /// Whether both tables price everything alike.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
     }
 }
 
-/// Lists the models that were added and removed, and for the others the price fields that changed
-/// (numbers that are equal are the same, however they are written).
+/// Lists the models that were added or removed, and the price fields that changed in the others. Equal numbers count as
+/// unchanged, however they are written.
 pub fn diff(old: &PriceTable, new: &PriceTable) -> TableDiff {
     let (old, new) = (old.models(), new.models());
     let mut diff = TableDiff::default();
@@ -271,7 +273,7 @@ fn field_changes(old: &Value, new: &Value) -> Vec<FieldChange> {
         .collect()
 }
 
-/// Fields that change what a request costs; capability flags and context sizes don't.
+/// Whether a field affects the cost of a request. Capability flags and context sizes don't.
 fn is_compared(field: &str) -> bool {
     field.contains("cost")
         || field.contains("pricing")
@@ -282,7 +284,7 @@ fn is_compared(field: &str) -> bool {
         )
 }
 
-/// Keys of the file that are no models.
+/// Whether a key of the file is not a model.
 fn is_annotation(name: &str) -> bool {
     matches!(name, "sample_spec" | "fallback_generalizations")
 }

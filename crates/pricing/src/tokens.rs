@@ -1,9 +1,9 @@
-//! Counting the tokens of a message list before it is sent, as LiteLLM estimates them.
+//! Counts the tokens of a message list before it is sent, as LiteLLM estimates them.
 //!
-//! A message costs its texts and a fixed number of tokens; the list costs three more for the start
-//! of the reply. Only what the model reads as text is counted: every string in a message (the role,
-//! the content, a name, unknown fields too), the arguments of tool calls, and the parts of content
-//! lists. Pictures have a price by size; see [`crate::tokens::images`].
+//! Each message costs the tokens of its texts plus a fixed number. The list costs three more tokens for the start of
+//! the reply. Only text that the model reads is counted: every string in a message (the role, the content, a name, and
+//! unknown fields too), the arguments of tool calls, and the parts of content lists. Images cost tokens by size; see
+//! [`crate::tokens::images`].
 
 pub mod bpe;
 pub mod encoding;
@@ -21,23 +21,24 @@ use crate::usage::is_truthy;
 
 type Object = Map<String, Value>;
 
-/// Tokens before the reply.
+/// Tokens for the start of the reply, per message list.
 const REPLY_START: u64 = 3;
 
-/// Blocks nested deeper than this are refused; the request is untrusted, and counting recurses.
+/// The deepest nesting of content blocks. Deeper ones are refused, because requests are untrusted and counting is
+/// recursive.
 const DEEPEST_CONTENT: u32 = 32;
 
-/// How a model's messages are counted.
+/// How the messages for a model are counted.
 #[derive(Debug, Clone, Copy)]
 pub struct MessageCounter {
     encoding: Encoding,
     per_message: u64,
-    /// Added for a name; the oldest chat model leaves out the role instead.
+    /// Tokens added for a `name`. Negative for the oldest chat model, which omits the role if there is a name.
     per_name: i64,
 }
 
 impl MessageCounter {
-    /// The counter for a model name as it was requested or as it is listed.
+    /// The counter for a model name, as requested or as listed.
     pub fn new(table: &PriceTable, model: &str) -> Self {
         let is_oldest = tokenizer::base_name(table, model) == "gpt-3.5-turbo-0301";
         Self {
@@ -47,10 +48,10 @@ impl MessageCounter {
         }
     }
 
-    /// Counts a message list; an empty list costs nothing.
+    /// Counts a message list. An empty list costs nothing.
     ///
     /// # Errors
-    /// [`PricingError::InvalidMessages`] for a message or a content part that can't be counted.
+    /// [`PricingError::InvalidMessages`] if a message or a content part can't be counted.
     pub fn count(&self, messages: &[Value]) -> Result<u64, PricingError> {
         if messages.is_empty() {
             return Ok(0);
@@ -154,7 +155,7 @@ impl MessageCounter {
         }
     }
 
-    /// The text of a field, unless it is empty, zero, false or null.
+    /// Counts the text of a field. An empty string or container, zero, false and null count as 0 tokens.
     fn truthy_text(&self, value: &Value) -> u64 {
         if is_truthy(value) { self.text(&as_python_text(value)) } else { 0 }
     }
@@ -203,7 +204,7 @@ impl MessageCounter {
         Ok(total)
     }
 
-    /// A file costs its name and as much as one picture.
+    /// Counts a file: its name, plus its data counted as one image.
     fn file(&self, file: Option<&Value>) -> u64 {
         let Some(Value::Object(file)) = file else {
             return 0;
@@ -246,8 +247,7 @@ impl MessageCounter {
     }
 }
 
-/// Structured values are counted in the notation that Python prints them in, because that is the
-/// text which LiteLLM counts.
+/// Formats a value as Python prints it, because that is the text that LiteLLM counts. A string stays as it is.
 fn as_python_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -333,7 +333,7 @@ fn is_printable(c: char) -> bool {
         )
 }
 
-/// The characters of a prompt that Google bills: texts and tool arguments, without white space.
+/// Counts the characters of a prompt that Google bills: texts and tool arguments, without white space.
 pub fn prompt_characters(messages: &[Value]) -> Result<u64, PricingError> {
     let mut total: u64 = 0;
     for message in messages {
@@ -342,7 +342,7 @@ pub fn prompt_characters(messages: &[Value]) -> Result<u64, PricingError> {
             Some(Value::Array(parts)) => {
                 for part in parts {
                     if part.is_string() {
-                        // LiteLLM fails on these for models that Google bills by character.
+                        // LiteLLM fails on string parts for models that Google bills by character.
                         return Err(invalid("a content part must be an object for this model"));
                     }
                     if part.get("type").and_then(Value::as_str) == Some("text") {

@@ -1,10 +1,10 @@
-//! What a response used: the `usage` object of a chat completion, the Anthropic Messages API, the
-//! OpenAI Responses API or Google's Interactions API, brought to one form in which
-//! `prompt_tokens` includes cached tokens.
+//! Reads the `usage` object of a response and converts it to one form.
 //!
-//! Counts are read as leniently as LiteLLM's models read them (`"12"`, `12.0` and `true` are
-//! counts); a negative or absurd count is refused, because a bill can't be trusted that rests on
-//! it.
+//! It understands the usage objects of chat completions, the Anthropic Messages API, the OpenAI Responses API and
+//! Google's Interactions API. In the common form, `prompt_tokens` includes cached tokens.
+//!
+//! Counts are read as leniently as LiteLLM's models read them: `"12"`, `12.0` and `true` are counts. A negative count
+//! or a count that is too large is refused, because a bill that rests on it can't be trusted.
 
 pub mod forms;
 pub mod response;
@@ -19,43 +19,43 @@ use crate::table::prices::Tier;
 
 type Object = Map<String, Value>;
 
-/// A usage object in one form.
+/// The usage of one request, in the common form.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Usage {
-    /// Tokens of the prompt, cached ones included.
+    /// Tokens of the prompt, including cached ones.
     pub prompt_tokens: u64,
     /// Tokens of the answer.
     pub completion_tokens: u64,
-    /// Both, as reported; some providers add to it what they leave out of the parts.
+    /// Total as reported. Some providers include tokens here that they leave out of the two counts above.
     pub total_tokens: u64,
-    /// The prompt by kind of token.
+    /// The prompt, broken down by kind of token.
     pub prompt: Option<PromptDetails>,
-    /// The answer by kind of token.
+    /// The answer, broken down by kind of token.
     pub completion: Option<CompletionDetails>,
-    /// Tools that the provider ran.
+    /// Requests to tools that the provider ran.
     pub tools: Option<ToolRequests>,
-    /// Searches that xAI counts apart.
+    /// Web searches, which xAI reports in a field of its own.
     pub xai_web_searches: Option<u64>,
-    /// Tokens of sources that Perplexity cites.
+    /// Tokens of the sources that Perplexity cites.
     pub citation_tokens: u64,
-    /// What the provider says that the request cost.
+    /// The cost of the request as the provider states it.
     pub reported_cost: Option<ReportedCost>,
-    /// The service tier that the usage object names.
+    /// The service tier, if the usage object names one.
     pub tier: Option<String>,
-    /// Anthropic served the request at its higher speed.
+    /// Whether Anthropic served the request at its higher speed.
     pub is_fast: bool,
-    /// The region that Anthropic served the request in.
+    /// The region in which Anthropic served the request.
     pub region: Option<String>,
 }
 
-/// `prompt_tokens_details`.
+/// The fields of `prompt_tokens_details`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PromptDetails {
     pub cached: u64,
     pub cached_text: u64,
     pub cached_audio: u64,
     pub cached_image: u64,
-    /// The cache was made explicitly, which DashScope prices apart.
+    /// Whether the cache was created explicitly. DashScope has a separate price for reading such a cache.
     pub is_cache_explicit: bool,
     pub cache_write: u64,
     pub cache_write_lifetimes: Option<CacheLifetimes>,
@@ -72,16 +72,16 @@ pub struct PromptDetails {
     pub maps_requests: Option<u64>,
 }
 
-/// Cache writes by how long they live.
+/// Tokens written to the cache, by lifetime of the cache entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CacheLifetimes {
-    /// Five or thirty minutes, the lifetimes of the base price.
+    /// Tokens with a lifetime of 5 or 30 minutes, which are billed at the base price.
     pub short: u64,
     pub hour: u64,
     pub half_day: u64,
 }
 
-/// `completion_tokens_details`.
+/// The fields of `completion_tokens_details`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CompletionDetails {
     pub text: u64,
@@ -91,7 +91,7 @@ pub struct CompletionDetails {
     pub video: u64,
 }
 
-/// `server_tool_use`.
+/// The fields of `server_tool_use`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ToolRequests {
     pub web_searches: Option<u64>,
@@ -102,16 +102,15 @@ pub struct ToolRequests {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReportedCost {
     pub amount: Decimal,
-    /// It was an object with a total, not a number.
+    /// Whether `usage.cost` was an object with a total, rather than a number.
     pub is_breakdown: bool,
 }
 
 impl Usage {
-    /// Reads the `usage` of a chat completion, which is the only form that `/spend/calculate`
-    /// prices: LiteLLM reads the object as a chat completion whatever fields it has.
+    /// Reads a usage object as that of a chat completion, whatever fields it has.
     ///
     /// # Errors
-    /// [`PricingError::InvalidUsage`] for a field of the wrong type or a count out of range.
+    /// [`PricingError::InvalidUsage`] if a field has the wrong type or a count is out of range.
     pub fn from_chat(usage: &Object) -> Result<Self, PricingError> {
         let mut result = Self {
             prompt_tokens: total(usage, "prompt_tokens")?,
@@ -157,10 +156,10 @@ impl Usage {
         Ok(result)
     }
 
-    /// Reads a usage object of any API, for booking what a provider reported.
+    /// Reads a usage object of any supported API. The fields that it has determine which API it is.
     ///
     /// # Errors
-    /// As [`Usage::from_chat`].
+    /// The same as for [`Usage::from_chat`].
     pub fn from_any(usage: &Object) -> Result<Self, PricingError> {
         let has = |field: &str| usage.contains_key(field);
         if !has("prompt_tokens") && has("input_tokens") {
@@ -177,17 +176,19 @@ impl Usage {
         Self::from_chat(usage)
     }
 
-    /// Usage of a prompt alone, as it is counted before a request.
+    /// Usage that consists of a prompt only, for pricing a request before it is sent.
     pub fn of_prompt(tokens: u64) -> Self {
         Self { prompt_tokens: tokens, total_tokens: tokens, ..Self::default() }
     }
 
-    /// The tier that this usage names, if it is one that prices know or the standard one.
+    /// The service tier that this usage names. Names that have no prices of their own count as the standard tier, and
+    /// so does a missing name.
     pub fn tier(&self) -> Tier {
         self.tier.as_deref().map_or(Tier::Standard, Tier::served)
     }
 
-    /// Reasoning tokens that stand outside the details also say how many tokens were text.
+    /// Applies `reasoning_tokens` from outside the details. Sets the reasoning count and computes the text count, each
+    /// only if the details do not state it.
     fn add_reasoning(&mut self, reasoning: u64, usage: &Object) -> Result<(), PricingError> {
         if reasoning == 0 {
             return Ok(());
@@ -214,15 +215,15 @@ impl Usage {
 }
 
 impl CompletionDetails {
-    /// The text tokens without those that are also counted as reasoning: what the parts exceed the
-    /// whole by.
+    /// The text tokens without those that are also counted as reasoning. The overlap is the amount by which the parts
+    /// exceed `completion_tokens`.
     pub fn text_without_reasoning(&self, completion_tokens: u64) -> u64 {
         let stated = self.text.saturating_add(self.other_parts());
         let excess = stated.saturating_sub(completion_tokens);
         self.text - self.reasoning.min(self.text).min(excess)
     }
 
-    /// All tokens but text.
+    /// All tokens except text.
     pub fn other_parts(&self) -> u64 {
         [self.reasoning, self.audio, self.image, self.video].into_iter().fold(0, u64::saturating_add)
     }
@@ -301,7 +302,7 @@ fn completion_details(details: &Object) -> Result<CompletionDetails, PricingErro
     })
 }
 
-/// A total, for which anything empty stands for none.
+/// Reads a total. A value that Python treats as false counts as 0.
 fn total(usage: &Object, field: &str) -> Result<u64, PricingError> {
     match usage.get(field) {
         Some(value) if !is_truthy(value) => Ok(0),
@@ -309,7 +310,7 @@ fn total(usage: &Object, field: &str) -> Result<u64, PricingError> {
     }
 }
 
-/// Reasoning tokens outside the details, which must be a number to be subtracted.
+/// Reads `reasoning_tokens` from outside the details. It must be a number, because it is subtracted.
 fn reasoning(usage: &Object) -> Result<u64, PricingError> {
     match usage.get("reasoning_tokens") {
         Some(Value::String(text)) if !text.is_empty() => Err(invalid("reasoning_tokens", "must be a number")),
@@ -325,7 +326,7 @@ fn check_number(usage: &Object, field: &str) -> Result<(), PricingError> {
     }
 }
 
-/// Whether Python takes a value for true: not null, false, zero or empty.
+/// Whether Python treats a value as true: it is not null, false, zero or empty.
 pub(crate) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -345,7 +346,8 @@ fn sum_counts(object: &Object, fields: [&str; 2]) -> Result<u64, PricingError> {
     Ok(sum)
 }
 
-/// A count in the field of an object: an integer, or what clearly stands for one.
+/// Reads a count: an integer, a boolean, a float without a fraction, or a whole number in a string. `None` if the field
+/// is missing or null.
 pub(crate) fn count(object: &Object, field: &str) -> Result<Option<u64>, PricingError> {
     let number = match object.get(field) {
         None | Some(Value::Null) => return Ok(None),
@@ -358,7 +360,7 @@ pub(crate) fn count(object: &Object, field: &str) -> Result<Option<u64>, Pricing
     in_range(field, number).map(Some)
 }
 
-/// A whole number in a text, perhaps with zeros after a point, but without an exponent.
+/// Parses a whole number. Zeros may follow a decimal point; an exponent is not accepted.
 pub(crate) fn whole_text(text: &str) -> Option<Decimal> {
     let text = text.trim();
     let is_plain = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+');
@@ -366,7 +368,7 @@ pub(crate) fn whole_text(text: &str) -> Option<Decimal> {
     number.is_integer().then_some(number)
 }
 
-/// A count where only an integer is one; anything else is ignored.
+/// Reads a count from an integer or a boolean. Any other value is ignored.
 pub(crate) fn whole(value: Option<&Value>) -> Result<Option<u64>, PricingError> {
     match value {
         Some(Value::Bool(flag)) => Ok(Some(u64::from(*flag))),

@@ -1,5 +1,5 @@
-//! The recorded answers of LiteLLM 1.109.1, all of them. `LITESPEND_CONFORMANCE` names another
-//! directory than `tests/conformance`.
+//! Compares this crate with all recorded answers of LiteLLM 1.109.1. `LITESPEND_CONFORMANCE` names another directory
+//! than `tests/conformance`.
 
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 
@@ -32,12 +32,12 @@ fn pricer() -> Pricer {
     Pricer::new(Arc::new(PriceTable::embedded().unwrap()), CustomModels::default())
 }
 
-/// The answers were recorded on a Tuesday, outside every off-peak window.
+/// A time outside every off-peak window. The answers were recorded on this Tuesday.
 fn now() -> DateTime<Utc> {
     "2026-09-22T08:30:00Z".parse().unwrap()
 }
 
-/// The cost, or the reason of a refusal.
+/// Returns the cost, or the reason for a refusal.
 fn ask(pricer: &Pricer, body: &Value, now: DateTime<Utc>) -> Result<f64, String> {
     let body: Map<String, Value> = body.as_object().ok_or("not an object")?.clone();
     let request = CalculateRequest::from_body(body).map_err(|errors| format!("{errors:?}"))?;
@@ -52,7 +52,7 @@ fn is_same(expected: Option<f64>, actual: &Result<f64, String>) -> bool {
         (None, Err(_)) => true,
         (Some(expected), Ok(actual)) => {
             let difference = (expected - actual).abs();
-            // Tighter than asked for: prices of small requests are themselves below 1e-9.
+            // This is tighter than required: the prices of small requests are themselves below 1e-9.
             difference <= 1e-9 * expected.abs().max(actual.abs()) || difference < 1e-18
         }
         _ => false,
@@ -133,7 +133,7 @@ fn every_recorded_request_to_calculate_is_met() {
     let mut tally = Tally::new();
     for record in &records {
         let name = record["name"].as_str().unwrap_or_default();
-        // Bodies that are no JSON object never come here.
+        // The HTTP layer handles bodies that are not JSON objects.
         if !name.starts_with("calc.") || !record["body"].is_object() {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Rules that the recordings don't show: breakdowns, custom models, refusals, usage of other APIs.
+//! Tests rules that the recordings don't cover: breakdowns, custom models, refusals, usage objects of other APIs.
 
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 
@@ -143,7 +143,8 @@ fn usage_of_every_api_is_booked() {
     assert_eq!(cost("claude-sonnet-4-20250514", anthropic), expected);
 }
 
-/// Sixteen times the text may take sixteen times as long, and some: a count that grows with the square takes 256 times.
+/// The long text is 16 times as long as the short one. Linear counting takes 16 times as long, quadratic counting 256
+/// times. The limit of 64 times lies between them.
 #[test]
 fn hostile_texts_take_time_in_proportion_to_their_length() {
     for unit in ["a", " ", "🚀", "<"] {
@@ -154,9 +155,9 @@ fn hostile_texts_take_time_in_proportion_to_their_length() {
                 assert!(encoding.count(text) > 0);
                 started.elapsed().as_secs_f64()
             };
-            // The first count also reads the vocabulary.
+            // The first count also unpacks the vocabulary.
             seconds("a");
-            // The best of some: other tests run beside this one.
+            // The best of three runs, because other tests run at the same time.
             let best = |text: &str| (0..3).map(|_| seconds(text)).fold(f64::INFINITY, f64::min);
             let (short, long) = (best(&short), best(&long));
             println!("{encoding:?} {unit:?}: {short:.3} s and {long:.3} s");

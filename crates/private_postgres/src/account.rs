@@ -1,6 +1,8 @@
-//! The user that PostgreSQL runs as, and with whose rights the files of its home are touched. PostgreSQL refuses root, so
-//! root hands it to the owner of the data, else to `litespend`, `postgres` or `nobody`; everyone else runs it as
-//! themselves.
+//! The user that PostgreSQL runs as, and the rights with which the files in its home are accessed.
+//!
+//! PostgreSQL refuses to run as root. Root therefore runs it as the owner of the data, or as the home's owner if there
+//! are no data yet. If root owns those, it runs PostgreSQL as `litespend`, `postgres` or `nobody`. Every other user
+//! runs PostgreSQL as itself.
 
 use std::fs::{File, Permissions};
 use std::io::ErrorKind;
@@ -15,29 +17,31 @@ use crate::LocalPostgresError;
 use crate::home::DATA;
 use crate::rights::Rights;
 
-/// Users that root hands PostgreSQL to, best first: one made for it alone, then those that systems have.
+/// The users as which root runs PostgreSQL, in order of preference: a dedicated user first, then the users that systems
+/// have.
 const ACCOUNTS: [&str; 3] = ["litespend", "postgres", "nobody"];
-/// Write permission of the group and of others.
+/// Write permission for the group and for others.
 const WRITE_OF_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Who does what in a home.
+/// How a home is divided between users.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Custody {
-    /// Who runs PostgreSQL, and owns the data and the socket.
+    /// The user that runs PostgreSQL and owns the data and the socket.
     pub(crate) account: Account,
-    /// With whose rights the home's own files are touched: the lock, the log, the master key.
+    /// The rights with which the home's own files are accessed: the lock, the log, the master key.
     pub(crate) rights: Rights,
-    /// Whether the home is another user's, and must become root's before root works in it.
+    /// The home's owner, if it is another user and root must take over the home before it works there.
     take_over: Option<u32>,
 }
 
 impl Custody {
-    /// As the owners of the home and of its data say. The home need not exist yet. Changes nothing.
+    /// Decides by the owners of the home and of its data. The home need not exist yet. Changes nothing.
     ///
     /// # Errors
     ///
-    /// For root, that somebody else could put another directory in the home's place.
+    /// If this process runs as root: [`LocalPostgresError::UnsafeHome`] if another user could replace the home with
+    /// another directory, and [`LocalPostgresError::NoAccount`] if no account can run PostgreSQL.
     pub(crate) fn of(home: &Path) -> Result<Self, LocalPostgresError> {
         if !geteuid().is_root() {
             return Ok(Self { account: Account::SELF, rights: Rights::OWN, take_over: None });
@@ -76,7 +80,8 @@ impl Custody {
         Ok(Self { account, rights: Rights::OWN, take_over: Some(owner).filter(|owner| *owner != 0) })
     }
 
-    /// Makes an existing home one that root may work in: root's, written by nobody else, open to PostgreSQL's account.
+    /// Makes an existing home safe for root: root owns it, only root can write to it, and PostgreSQL's account can
+    /// enter it.
     pub(crate) fn secure(self, home: &Path) -> Result<(), LocalPostgresError> {
         let failed = |error| LocalPostgresError::file("secure", home, error);
         let directory = File::open(home).map_err(failed)?;
@@ -105,12 +110,12 @@ impl Custody {
     }
 }
 
-/// The user, other than root, who can put something else into a place on the way to `home`, both as it is written and as
-/// it leads through links.
+/// A user other than root who can replace a directory on the way to `home`. Checks the path as written and the path
+/// with all links resolved.
 fn foreign_way(home: &Path) -> Result<Option<u32>, LocalPostgresError> {
     let existing = home.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let leads_to = existing.canonicalize().map_err(|error| LocalPostgresError::file("resolve", home, error))?;
-    // A home that is still to be made has its parent among those that count.
+    // If the home does not exist yet, its closest existing ancestor counts too.
     let above = |path: &Path| path.ancestors().skip(usize::from(existing == home)).map(Path::to_owned).collect();
     let ways: [Vec<_>; 2] = [home.ancestors().skip(1).map(Path::to_owned).collect(), above(&leads_to)];
     let mut foreign = None;
@@ -132,8 +137,8 @@ fn foreign_way(home: &Path) -> Result<Option<u32>, LocalPostgresError> {
     Ok(foreign)
 }
 
-/// Makes the files root's that the home's owner left; one that is not a plain file of that owner's stays, and is refused
-/// when it is opened.
+/// Makes root the owner of the files that the home's owner left. A path that is not a plain file of that owner stays
+/// unchanged; opening it later is refused.
 fn take_over_files(home: &Path, user: u32) {
     for name in ["lock", "postgres.log", "postgres.log.1", "master_key"] {
         let opened = Rights::of(user, 0).open_own(File::options().read(true), &home.join(name));
@@ -144,10 +149,10 @@ fn take_over_files(home: &Path, user: u32) {
     }
 }
 
-/// Whom PostgreSQL's processes and files belong to.
+/// The user that owns PostgreSQL's processes and files.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Account {
-    /// User and group to switch to; `None` to stay who we are.
+    /// The user and group to switch to. `None` means this process's own.
     switch_to: Option<(u32, u32)>,
 }
 
@@ -163,17 +168,17 @@ impl Account {
             .ok_or(LocalPostgresError::NoAccount)
     }
 
-    /// Whether PostgreSQL runs as somebody else than this process.
+    /// Whether PostgreSQL runs as another user than this process.
     pub(crate) fn is_another(self) -> bool {
         self.switch_to.is_some()
     }
 
-    /// The account's rights on files.
+    /// The account's rights for accessing files.
     pub(crate) fn rights(self) -> Rights {
         self.switch_to.map_or(Rights::OWN, |(user, group)| Rights::of(user, group))
     }
 
-    /// Gives `path`, which the account itself can't have replaced, to the account.
+    /// Gives `path` to the account. The account must not have been able to replace `path`.
     pub(crate) fn take_over(self, path: &Path) -> std::io::Result<()> {
         match self.switch_to {
             Some((user, group)) => std::os::unix::fs::lchown(path, Some(user), Some(group)),
@@ -181,8 +186,8 @@ impl Account {
         }
     }
 
-    /// A command run by the account, in an environment that no setting of the user's leaks into.
-    /// On Linux it is interrupted when the thread that starts it ends.
+    /// A command that the account runs. Its environment contains no settings of the user. On Linux it is interrupted
+    /// when the thread that started it ends.
     pub(crate) fn command(self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").current_dir("/");
@@ -194,22 +199,21 @@ impl Account {
     }
 }
 
-/// Has the system send the interrupt that ends PostgreSQL's programs cleanly when this
-/// thread is gone.
+/// Asks the system to send SIGINT, which ends PostgreSQL's programs cleanly, when this thread ends.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no safe interface runs code between fork and exec")]
 fn end_with_this_thread(command: &mut Command) {
     let parent = std::os::unix::process::parent_id;
     let expected = std::process::id();
-    // SAFETY: between fork and exec only calls that are safe in a signal handler are made: two
-    // system calls. Neither allocates nor locks, and an error is made from a number.
+    // SAFETY: between fork and exec, the closure makes only calls that are safe in a signal handler: two system calls.
+    // Neither allocates or locks, and an error is made from a number.
     unsafe {
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGINT)?;
             if parent() == expected {
                 Ok(())
             } else {
-                // The parent ended before the signal was asked for.
+                // The parent ended before the signal was requested.
                 Err(nix::errno::Errno::ESRCH.into())
             }
         });

@@ -1,6 +1,6 @@
-//! Finds `postgres` and `initdb`: in `PG_BIN_DIR` if it is set, else wherever `pg_config`, `PATH`
-//! and the package managers say. Data that exists decides the major version; otherwise the newest
-//! wins. To support another packaging, add its directory to [`VERSIONED_DIRECTORIES`].
+//! Finds `postgres` and `initdb`: in `PG_BIN_DIR` if it is set, otherwise through `pg_config`, `PATH` and the
+//! directories of package managers. Existing data determine the major version; without data, the newest version is
+//! used. To support another packaging, add its directory to [`VERSIONED_DIRECTORIES`].
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use std::process::Command;
 
 use crate::LocalPostgresError;
 
-/// `CREATE DATABASE ... STRATEGY` and what else is relied on came with this version.
+/// The first version with `CREATE DATABASE ... STRATEGY` and the other features that this crate needs.
 const OLDEST_SUPPORTED: u32 = 15;
 
-/// Where packages put versions side by side: a directory, how the entries in it that belong to a
-/// version begin, and what follows in each.
+/// Where packages install versions side by side: a directory, the prefix of the entries in it that belong to a version,
+/// and the subdirectory of each entry.
 const VERSIONED_DIRECTORIES: [(&str, &str, &str); 8] = [
     ("/usr/lib/postgresql", "", "bin"),         // Debian, Ubuntu
     ("/usr", "pgsql-", "bin"),                  // PGDG on Fedora, RHEL
@@ -28,23 +28,23 @@ const VERSIONED_DIRECTORIES: [(&str, &str, &str); 8] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Binaries {
     directory: PathBuf,
-    /// Such as `15.18`.
+    /// The full version, such as `15.18`.
     pub(crate) version: String,
-    /// Such as `(15, 18)`.
+    /// Major and minor version, such as `(15, 18)`.
     number: (u32, u32),
 }
 
-/// Where to look.
+/// The places to search.
 #[derive(Debug)]
 pub(crate) struct SearchPlaces {
-    /// When set, the only place.
+    /// If set, no other place is searched.
     only: Option<PathBuf>,
     path: OsString,
     versioned: Vec<(PathBuf, &'static str, &'static str)>,
 }
 
 impl SearchPlaces {
-    /// `bin_dir`, else `PG_BIN_DIR`, else all that this system has.
+    /// Uses `bin_dir`, else `PG_BIN_DIR`, else all places on this system.
     pub(crate) fn of_this_machine(bin_dir: Option<PathBuf>) -> Self {
         let variable = || std::env::var_os("PG_BIN_DIR").filter(|value| !value.is_empty());
         Self {
@@ -78,7 +78,7 @@ impl SearchPlaces {
 }
 
 impl Binaries {
-    /// The newest installed PostgreSQL, or the newest of the major version that wrote the data.
+    /// Finds the newest installed PostgreSQL, or the newest with the major version that wrote the data.
     pub(crate) fn find(
         places: &SearchPlaces,
         data_version: Option<u32>,
@@ -93,7 +93,8 @@ impl Binaries {
             },
             None => places.directories().iter().filter_map(|directory| Self::in_directory(directory)).collect(),
         };
-        // Stable and reversed, so that of equal versions the one found first comes last.
+        // The sort is stable and the list is reversed first. Among equal versions, the one that was found first
+        // therefore comes last and is chosen.
         installed.reverse();
         installed.sort_by_key(|binaries| binaries.number);
 
@@ -132,7 +133,7 @@ impl Binaries {
         self.directory.join(name)
     }
 
-    /// Such as 15.
+    /// The major version, such as 15.
     pub(crate) fn major(&self) -> u32 {
         self.number.0
     }
@@ -148,7 +149,7 @@ fn output_of(program: &Path, argument: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8(output.stdout).ok())?
 }
 
-/// `15.18` is `(15, 18)`; `18beta1` is `(18, 0)`.
+/// Parses a version: `15.18` is `(15, 18)`, `18beta1` is `(18, 0)`.
 fn parse_version(version: &str) -> Option<(u32, u32)> {
     let (major, minor) = version.split_once('.').unwrap_or((version, "0"));
     Some((leading_number(major)?, leading_number(minor).unwrap_or(0)))

@@ -1,14 +1,14 @@
 //! The home directory of the private cluster:
 //!
 //! ```text
-//! lock          held by the server that uses the home; says its process id
+//! lock          held by the server that uses the home; contains its process id
 //! data/         PostgreSQL's data directory; `data.new` while it is being created
-//! run/          the socket; a link to a directory in /tmp when this path is too long for one
-//! postgres.log  what PostgreSQL says, and postgres.log.1 before that
+//! run/          the socket; a link to a directory in /tmp if this path is too long for a socket
+//! postgres.log  PostgreSQL's log; postgres.log.1 is the previous part of it
 //! ```
 //!
-//! Where root runs the server, the home is root's alone and root's files in it are opened without following links, while
-//! `data` and what is in `run` belong to PostgreSQL's account and are touched with its rights only.
+//! If root runs the server, the home belongs to root, and root opens its own files there without following links.
+//! `data` and the contents of `run` belong to PostgreSQL's account and are accessed only with that account's rights.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
@@ -24,28 +24,29 @@ use crate::rights::Rights;
 use crate::{APPLICATION_ROLE, DATABASE, Durability, LocalPostgresError, PORT, SUPERUSER, pid_file, settings};
 
 pub(crate) const DATA: &str = "data";
-/// The system's limit for a socket's path is 107 bytes on Linux and 103 on macOS.
+/// The longest socket path that is used directly. The system's limit is 107 bytes on Linux and 103 on macOS.
 const LONGEST_SOCKET_PATH: usize = 80;
 const TEMPORARY: &str = "/tmp";
 const TEMPORARY_PREFIX: &str = "litespend-";
-/// The account's directory for the socket inside the temporary one, which nobody but its maker can replace.
+/// The account's socket directory inside the temporary directory. Only the creator of the temporary directory can
+/// replace it.
 const SOCKETS: &str = "s";
-/// From this version on PostgreSQL brings a `C.UTF-8` of its own, the same on every system.
+/// Since this version, PostgreSQL has a built-in `C.UTF-8`, which is the same on every system.
 const BUILTIN_LOCALE_SINCE: u32 = 17;
 
-/// A home that this process alone uses.
+/// A home that only this process uses.
 #[derive(Debug)]
 pub(crate) struct Home {
     path: PathBuf,
     account: Account,
     rights: Rights,
     temporary_socket_directory: Option<TempDir>,
-    /// Held until the home is dropped or the process ends, however it does.
+    /// The lock on the home. It is held until the home is dropped or the process ends for any reason.
     _lock: File,
 }
 
 impl Home {
-    /// Creates the directory if need be, sees to it that it is safe, and locks it.
+    /// Creates the directory if it does not exist, makes sure that it is safe, and locks it.
     pub(crate) fn open(path: PathBuf) -> Result<Self, LocalPostgresError> {
         let custody = Custody::of(&path)?;
         let mode = if custody.account.is_another() { 0o711 } else { 0o700 };
@@ -68,7 +69,7 @@ impl Home {
         self.account
     }
 
-    /// With whose rights the home's own files are touched.
+    /// The rights with which the home's own files are accessed.
     pub(crate) fn rights(&self) -> Rights {
         self.rights
     }
@@ -81,12 +82,12 @@ impl Home {
         self.path.join("postgres.log")
     }
 
-    /// Ends a PostgreSQL that outlived its server.
+    /// Stops a PostgreSQL that is still running although its server has ended.
     pub(crate) fn stop_left_over_server(&self) -> Result<(), LocalPostgresError> {
         pid_file::clear_left_over(&self.data(), self.account)
     }
 
-    /// Whether there is a cluster. A directory with anything else in it is an error.
+    /// Whether a cluster exists. It is an error if the directory contains anything else.
     pub(crate) fn is_initialised(&self) -> Result<bool, LocalPostgresError> {
         let data = self.data();
         let look = || match data.symlink_metadata() {
@@ -102,7 +103,8 @@ impl Home {
         found.ok_or_else(|| LocalPostgresError::NotADataDirectory { directory: data.clone() })
     }
 
-    /// Creates the cluster and the database in it, aside, so that one cut short leaves none.
+    /// Creates the cluster and its database under another name, then moves it into place. An interrupted attempt leaves
+    /// no cluster.
     pub(crate) fn initialise(&self, binaries: &Binaries, durability: Durability) -> Result<(), LocalPostgresError> {
         tracing::info!(home = %self.path.display(), "creating the database cluster");
         let new = self.path.join("data.new");
@@ -110,7 +112,7 @@ impl Home {
         while let Some(locale) = attempts.next() {
             self.create_private_directory(&new)?;
             match self.run_initdb(binaries, &new, locale, durability) {
-                // Not every system knows C.UTF-8.
+                // Not every system has C.UTF-8.
                 Err(LocalPostgresError::Initialise { reason, .. })
                     if attempts.peek().is_some() && reason.contains("locale") => {}
                 result => {
@@ -152,7 +154,8 @@ impl Home {
         Err(self.cannot_initialise(&String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// A server for one user runs on standard input, which needs no socket and no client.
+    /// Creates the role and the database. PostgreSQL runs in single-user mode and reads the statements from standard
+    /// input, which requires neither a socket nor a client.
     fn create_database(
         &self,
         binaries: &Binaries,
@@ -167,7 +170,7 @@ impl Home {
         }
         let statements = tempfile::tempfile()
             .and_then(|mut file| {
-                // One statement a line.
+                // Single-user mode reads one statement per line.
                 writeln!(file, "CREATE ROLE {APPLICATION_ROLE} LOGIN")?;
                 writeln!(file, "CREATE DATABASE {DATABASE} OWNER {APPLICATION_ROLE}")?;
                 file.rewind()?;
@@ -179,7 +182,7 @@ impl Home {
             .stdin(statements)
             .output()
             .map_err(|source| LocalPostgresError::Run { program, source })?;
-        // It ends well even if the statement does not.
+        // PostgreSQL exits with success even if a statement fails.
         let said = String::from_utf8_lossy(&output.stderr);
         if output.status.success() && !said.contains("ERROR:") {
             return Ok(());
@@ -191,7 +194,7 @@ impl Home {
         LocalPostgresError::Initialise { home: self.path.clone(), reason: telling_line(said) }
     }
 
-    /// An empty directory for the socket. Whatever an earlier server left there is gone after.
+    /// Creates an empty directory for the socket, and removes everything that an earlier server left there.
     pub(crate) fn prepare_socket_directory(&mut self) -> Result<PathBuf, LocalPostgresError> {
         let run = self.path.join("run");
         if let Ok(earlier) = run.read_link() {
@@ -205,7 +208,7 @@ impl Home {
             self.create_private_directory(&run)?;
             return Ok(run);
         }
-        // Anything but an empty directory there is not ours to remove.
+        // Only an empty directory is removed; anything else there was not created by this crate.
         let _ = self.rights.run(|| std::fs::remove_dir(&run));
         let temporary = self
             .rights
@@ -237,7 +240,7 @@ impl Home {
     }
 }
 
-/// The major version that wrote the data in `home`; `None` when there is none.
+/// The major version that wrote the data in `home`. `None` if there are no data.
 pub(crate) fn data_version(home: &Path) -> Result<Option<u32>, LocalPostgresError> {
     let file = home.join(DATA).join("PG_VERSION");
     let rights = Custody::of(home)?.account.rights();
@@ -254,7 +257,7 @@ pub(crate) fn data_version(home: &Path) -> Result<Option<u32>, LocalPostgresErro
     }
 }
 
-/// The line that tells a person most: the last one that is marked as an error, without its mark.
+/// The most informative line of PostgreSQL's output: the last line that is marked as an error, without the mark.
 pub(crate) fn telling_line(said: &str) -> String {
     let mark = |line: &&str| ["PANIC:", "FATAL:", "ERROR:", "error:"].iter().any(|mark| line.contains(mark));
     let lines = || said.lines().filter(|line| !line.trim().is_empty());
@@ -300,8 +303,8 @@ fn lock(home: &Path, rights: Rights) -> Result<File, LocalPostgresError> {
     }
 }
 
-/// Removes the socket directory of a server that was killed, if it is one: a directory (no link) in the place for such,
-/// with the rights of its owner.
+/// Removes the temporary socket directory of a server that was killed, with the rights of the directory's owner. It
+/// removes only a directory (not a link) in the place and with the name of such directories.
 fn remove_temporary(sockets: &Path, rights: Rights) {
     let inner = sockets.file_name().is_some_and(|name| name == SOCKETS);
     let directory = if inner { sockets.parent().unwrap_or(sockets) } else { sockets };
@@ -311,12 +314,12 @@ fn remove_temporary(sockets: &Path, rights: Rights) {
     if !ours || !metadata.is_dir() {
         return;
     }
-    // Earlier versions gave the directory itself to the account, which may have put a link in its place since.
+    // Earlier versions gave the directory itself to the account, which may since have replaced it with a link.
     let owner = if metadata.uid() == rights.user() { rights } else { Rights::of(metadata.uid(), metadata.gid()) };
-    // What cannot be removed is left to the system's cleaning.
+    // If removal fails, the system's cleaning of /tmp removes the rest.
     let _ = owner.run(|| {
         for file in [format!(".s.PGSQL.{PORT}"), format!(".s.PGSQL.{PORT}.lock")] {
-            // Usually gone already.
+            // The file is usually gone already.
             let _ = std::fs::remove_file(directory.join(file));
         }
         if inner { std::fs::remove_dir_all(directory) } else { std::fs::remove_dir(directory) }

@@ -1,25 +1,25 @@
 //! The embedded default: litespend's own private PostgreSQL.
 //!
-//! With no `DATABASE_URL` the server finds PostgreSQL's programs on the machine, creates a
-//! database cluster in its home directory and runs it for as long as it runs itself. The cluster
-//! listens on a Unix socket in a directory that nobody else may enter, never on the network.
+//! Without `DATABASE_URL`, the server finds PostgreSQL's programs on the machine, creates a database cluster in its
+//! home directory and runs the cluster as long as it runs itself. The cluster never listens on the network. It listens
+//! on a Unix socket in a directory that no other user may enter.
 //!
 //! | module       | owns                                                                |
 //! |--------------|---------------------------------------------------------------------|
-//! | `binaries`   | where `postgres` and `initdb` are, and which version fits the data  |
-//! | `account`    | the user that PostgreSQL runs as (it refuses root), a safe home     |
-//! | `rights`     | with whose rights files are touched                                 |
-//! | `secrets`    | secrets kept in the home                                            |
+//! | `binaries`   | finding `postgres` and `initdb`, and the version that fits the data |
+//! | `account`    | the user that PostgreSQL runs as (it refuses root); a safe home     |
+//! | `rights`     | accessing files with the rights of a given user                     |
+//! | `secrets`    | secrets that are kept in the home                                   |
 //! | `home`       | the home directory: its lock, creating the cluster, the socket      |
 //! | `settings`   | the settings that the cluster runs with                             |
-//! | `pid_file`   | `postmaster.pid`: readiness, and what an earlier server left behind |
-//! | `supervisor` | the thread that runs PostgreSQL and starts it again when it dies    |
+//! | `pid_file`   | `postmaster.pid`: readiness, and files of an earlier server         |
+//! | `supervisor` | the thread that runs PostgreSQL and restarts it when it dies        |
 //!
-//! It refuses to install anything, to share its home with a second server, to open data of
-//! another major version, and to kill PostgreSQL without letting it finish.
+//! This crate never installs anything, never shares its home with a second server, never opens data of another major
+//! version, and never kills PostgreSQL instead of letting it shut down.
 //!
-//! Whoever may enter the socket's directory (the account, and root) is trusted with every role of the cluster. The
-//! server itself uses a role that owns its database and nothing more.
+//! Every user who may enter the socket's directory (the account, and root) is trusted with every role of the cluster.
+//! The server itself uses a role that owns its database and has no other rights.
 
 #![deny(unsafe_code)]
 
@@ -43,47 +43,47 @@ use crate::binaries::{Binaries, SearchPlaces};
 use crate::home::Home;
 use crate::supervisor::{Launcher, Supervisor};
 
-/// The database inside the private cluster.
+/// The name of the database in the private cluster.
 const DATABASE: &str = "litespend";
-/// The role that owns the database, and is nothing more.
+/// The role that owns the database and has no other rights.
 const APPLICATION_ROLE: &str = "litespend";
-/// The role that made the cluster.
+/// The role that created the cluster.
 const SUPERUSER: &str = "litespend_superuser";
-/// Names the socket file only: the cluster listens on no network port.
+/// Only part of the socket's file name: the cluster listens on no network port.
 const PORT: u16 = 5432;
 const DEFAULT_MAX_CONNECTIONS: u16 = 50;
 
-/// How the private cluster is run.
+/// Options for running the private cluster.
 #[derive(Clone, Debug)]
 pub struct LocalPostgresOptions {
-    /// Where everything is kept; [`default_home`] when `None`.
+    /// The directory that holds everything. [`default_home`] if `None`.
     pub home: Option<PathBuf>,
-    /// The directory of `postgres` and `initdb`. When `None`, `PG_BIN_DIR` or a search finds it.
+    /// The directory of `postgres` and `initdb`. If `None`, `PG_BIN_DIR` is used, or else a search.
     pub bin_dir: Option<PathBuf>,
-    /// Whether what is committed must survive a crash of the machine.
+    /// Whether committed data must survive a crash of the machine.
     pub durability: Durability,
     /// PostgreSQL's `max_connections`.
     pub max_connections: u16,
-    /// Called whenever the cluster has been started, before [`LocalPostgres::start`] returns: makes the role of the
-    /// application what it should be. The error is what PostgreSQL said.
+    /// Called by every [`LocalPostgres::start`], after the cluster has started. It gives the application's role the
+    /// attributes that it should have. The error is PostgreSQL's message.
     pub prepare: Option<Prepare>,
 }
 
-/// See [`LocalPostgresOptions::prepare`].
+/// The type of [`LocalPostgresOptions::prepare`].
 pub type Prepare = fn(&Cluster<'_>) -> Result<(), String>;
 
 /// A cluster that has just been started.
 #[derive(Clone, Copy, Debug)]
 pub struct Cluster<'a> {
-    /// The application's address of it: [`LocalPostgres::url`].
+    /// The URL with which the application connects: [`LocalPostgres::url`].
     pub url: &'a str,
-    /// The role that made the cluster, in clusters of this version.
+    /// The role that created the cluster, in clusters that this version created.
     pub superuser: &'static str,
-    /// The role of the application.
+    /// The role that the application uses.
     pub application_role: &'static str,
     /// The application's database.
     pub database: &'static str,
-    /// Whether the cluster is a test's.
+    /// The durability that the cluster was started with. Tests use [`Durability::Throwaway`].
     pub durability: Durability,
 }
 
@@ -99,26 +99,26 @@ impl Default for LocalPostgresOptions {
     }
 }
 
-/// Whether what is committed must survive a crash of the machine.
+/// Whether committed data must survive a crash of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
     /// Every commit is on disk before it is acknowledged.
     #[default]
     Durable,
-    /// For tests: nothing waits for the disk, and nothing runs in the background.
+    /// For tests: no operation waits for the disk, and no background maintenance runs.
     Throwaway,
 }
 
 /// A running private cluster. Dropping it stops PostgreSQL cleanly.
 ///
-/// A thread of its own runs PostgreSQL and starts it again whenever it dies, so that [`url`]
-/// stays good for as long as this value lives. A server that is killed takes PostgreSQL down with
-/// it (on Linux at once, elsewhere when the next server on the same home starts).
+/// A dedicated thread runs PostgreSQL and restarts it whenever it dies, so [`url`] remains valid as long as this value
+/// exists. If the server is killed, PostgreSQL stops too: on Linux at once, elsewhere when the next server starts on
+/// the same home.
 ///
 /// [`url`]: LocalPostgres::url
 #[derive(Debug)]
 pub struct LocalPostgres {
-    // Before `home`, so that PostgreSQL has stopped when the lock and the socket directory go.
+    // Declared before `home`, so that PostgreSQL stops before the lock and the socket directory are released.
     supervisor: Supervisor,
     home: Home,
     version: String,
@@ -127,10 +127,10 @@ pub struct LocalPostgres {
 }
 
 impl LocalPostgres {
-    /// Starts the cluster, creating it first if need be, and waits until it answers.
+    /// Starts the cluster and waits until it accepts connections. Creates the cluster first if necessary.
     ///
-    /// Blocks: about one and a half seconds the first time, half a second later; longer after a
-    /// crash, while PostgreSQL recovers.
+    /// This blocks for about one and a half seconds the first time, and for half a second later. After a crash it takes
+    /// longer, because PostgreSQL recovers.
     ///
     /// # Errors
     ///
@@ -180,13 +180,13 @@ impl LocalPostgres {
         Ok(Self { supervisor, home, version: binaries.version, url, superuser_url })
     }
 
-    /// The address to connect to, complete in itself: no `PG*` variable changes where it leads. Its role owns the database
-    /// and has no other rights.
+    /// The URL to connect to. It is complete: no `PG*` variable changes its target. Its role owns the database and has
+    /// no other rights.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// As [`LocalPostgres::url`], for upkeep that only a superuser may do.
+    /// Like [`LocalPostgres::url`], for maintenance that requires a superuser.
     pub fn superuser_url(&self) -> &str {
         &self.superuser_url
     }
@@ -201,7 +201,7 @@ impl LocalPostgres {
         self.home.path()
     }
 
-    /// The process id of PostgreSQL; `None` while it is not running.
+    /// The process id of PostgreSQL. `None` while it is not running.
     pub fn pid(&self) -> Option<u32> {
         self.supervisor.pid()
     }
@@ -211,7 +211,7 @@ impl LocalPostgres {
         self.supervisor.is_ready()
     }
 
-    /// Waits until PostgreSQL accepts connections; `false` when it does not within `limit`.
+    /// Waits until PostgreSQL accepts connections. Returns `false` if it does not within `limit`.
     pub fn wait_until_running(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while !self.is_running() {
@@ -223,45 +223,45 @@ impl LocalPostgres {
         true
     }
 
-    /// Stops PostgreSQL but keeps the home and its lock, until [`resume`](Self::resume). For tests
-    /// of what a server does while its database is away.
+    /// Stops PostgreSQL until [`resume`](Self::resume), but keeps the home and its lock. For tests of a server whose
+    /// database is unavailable.
     ///
     /// # Errors
     ///
-    /// [`LocalPostgresError::DidNotStop`].
+    /// [`LocalPostgresError::DidNotStop`] if PostgreSQL does not stop in time.
     pub fn pause(&self) -> Result<(), LocalPostgresError> {
         self.supervisor.pause()
     }
 
-    /// Starts PostgreSQL again after [`pause`](Self::pause), and waits until it answers. Without a
-    /// pause before it, waits only.
+    /// Starts PostgreSQL again after [`pause`](Self::pause), and waits until it accepts connections. Without a
+    /// preceding pause, it only waits.
     ///
     /// # Errors
     ///
-    /// [`LocalPostgresError::DidNotStart`], or that the program could not be run.
+    /// [`LocalPostgresError::DidNotStart`], or an error if the program could not be run.
     pub fn resume(&self) -> Result<(), LocalPostgresError> {
         self.supervisor.resume()
     }
 
-    /// Stops PostgreSQL. Close connection pools first: whoever is still connected is cut off.
+    /// Stops PostgreSQL. Close connection pools first: PostgreSQL disconnects all remaining clients.
     ///
     /// # Errors
     ///
-    /// [`LocalPostgresError::DidNotStop`].
+    /// [`LocalPostgresError::DidNotStop`] if PostgreSQL does not stop in time.
     pub fn stop(mut self) -> Result<(), LocalPostgresError> {
         self.supervisor.stop()
     }
 }
 
-/// The address of the PostgreSQL that another litespend runs on this home, once it accepts connections; `None` where
-/// none does within `limit`. For commands beside a running server, which holds the home's lock.
+/// The URL of the PostgreSQL that another litespend runs on this home. Waits until it accepts connections; returns
+/// `None` if none does within `limit`. For commands that run beside a server, which holds the home's lock.
 pub fn url_of_running(home: &Path, limit: Duration) -> Option<String> {
     let home = std::path::absolute(home).ok()?;
     let account = Custody::of(&home).ok()?.account;
     let deadline = Instant::now() + limit;
     loop {
         if crate::pid_file::says_ready(&home.join(home::DATA), account) {
-            // Where the path was too long for a socket, this is a link to a short one.
+            // If the home's path is too long for a socket, `run` is a link to a directory with a shorter path.
             let run = home.join("run");
             return Some(url(APPLICATION_ROLE, &run.read_link().unwrap_or(run)));
         }
@@ -272,8 +272,8 @@ pub fn url_of_running(home: &Path, limit: Duration) -> Option<String> {
     }
 }
 
-/// `LITESPEND_DATA_DIR`; else `/var/lib/litespend` for root, whose own home PostgreSQL's account
-/// could not enter; else `litespend` in the user's XDG data directory.
+/// The default home: `LITESPEND_DATA_DIR` if it is set. Otherwise `/var/lib/litespend` for root, because PostgreSQL's
+/// account could not enter root's own home. For other users, `litespend` in the XDG data directory.
 pub fn default_home() -> PathBuf {
     if let Some(home) = absolute_directory("LITESPEND_DATA_DIR") {
         return home;
@@ -292,7 +292,7 @@ fn absolute_directory(variable: &str) -> Option<PathBuf> {
     std::path::absolute(value).ok()
 }
 
-/// Port and `sslmode` are spelled out, because clients otherwise take `PGPORT` and `PGSSLMODE`.
+/// Builds a connection URL. It states the port and `sslmode`, because clients otherwise use `PGPORT` and `PGSSLMODE`.
 fn url(role: &str, socket_directory: &Path) -> String {
     let mut host = String::new();
     for byte in socket_directory.as_os_str().as_encoded_bytes() {
@@ -306,7 +306,7 @@ fn url(role: &str, socket_directory: &Path) -> String {
     format!("postgresql://{role}@localhost:{PORT}/{DATABASE}?host={host}&sslmode=disable")
 }
 
-/// Why the private cluster is not running; each message is one line for a person.
+/// The reason why the private cluster is not running. Each message is one line, written for a person.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalPostgresError {
     /// No usable PostgreSQL was found.
@@ -316,24 +316,24 @@ pub enum LocalPostgresError {
          directory of `postgres` and `initdb`, or set DATABASE_URL to a server of your own"
     )]
     NotInstalled,
-    /// Only versions older than the oldest that is supported were found.
+    /// All versions that were found are older than the oldest supported one.
     #[error(
         "PostgreSQL {found} in {} is too old: install 15 or newer, or set DATABASE_URL",
         directory.display()
     )]
     TooOld {
-        /// The version found.
+        /// The version that was found.
         found: String,
-        /// Where it was found.
+        /// The directory in which it was found.
         directory: PathBuf,
     },
-    /// The directory that was asked for has no working `postgres` and `initdb`.
+    /// The requested directory has no working `postgres` and `initdb`.
     #[error(
         "{} (PG_BIN_DIR) has no working `postgres` and `initdb`: correct it, or unset it to search",
         directory.display()
     )]
     UnusableBinDir {
-        /// The directory that was asked for.
+        /// The requested directory.
         directory: PathBuf,
     },
     /// The data was written by a major version that is not installed.
@@ -360,10 +360,10 @@ pub enum LocalPostgresError {
     InUse {
         /// The home directory.
         home: PathBuf,
-        /// Who holds it, as far as known.
+        /// The process that holds the lock, if it is known.
         holder: String,
     },
-    /// The data directory has something in it that is not a cluster.
+    /// The data directory contains something, but not a cluster.
     #[error(
         "{} is not a PostgreSQL data directory and not empty: move it away, or set \
          LITESPEND_DATA_DIR",
@@ -379,7 +379,7 @@ pub enum LocalPostgresError {
          `nobody`: start litespend as an ordinary user, or set DATABASE_URL"
     )]
     NoAccount,
-    /// Somebody else than root could lead root astray in this home.
+    /// A user other than root could redirect root's file accesses in this home.
     #[error(
         "root cannot keep the database in {} safely: {reason}; set LITESPEND_DATA_DIR to a directory that only root can \
          write, or start litespend as the directory's owner",
@@ -388,31 +388,31 @@ pub enum LocalPostgresError {
     UnsafeHome {
         /// The home directory.
         home: PathBuf,
-        /// What is wrong with it.
+        /// The danger that was found.
         reason: String,
     },
-    /// The roles of the cluster could not be put in order.
+    /// The roles of the cluster could not be set up.
     #[error("cannot give the private database an owner without a superuser's rights: {reason}")]
     Roles {
-        /// What PostgreSQL said.
+        /// PostgreSQL's message.
         reason: String,
     },
     /// A file or directory could not be used.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On which path.
+        /// The path that it was attempted on.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
-    /// A program could not be run at all.
+    /// A program could not be started.
     #[error("cannot run {}: {source}", program.display())]
     Run {
-        /// The program.
+        /// The path of the program.
         program: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
     /// The cluster could not be created.
@@ -420,24 +420,24 @@ pub enum LocalPostgresError {
     Initialise {
         /// The home directory.
         home: PathBuf,
-        /// What PostgreSQL said.
+        /// PostgreSQL's message.
         reason: String,
     },
-    /// PostgreSQL ended before it was ready.
+    /// PostgreSQL ended before it accepted connections.
     #[error("PostgreSQL did not start: {reason} (see {})", log.display())]
     DidNotStart {
-        /// What PostgreSQL said.
+        /// PostgreSQL's message.
         reason: String,
-        /// Its log.
+        /// PostgreSQL's log file.
         log: PathBuf,
     },
-    /// PostgreSQL did not stop in time, and was left alone.
+    /// PostgreSQL did not stop in time. It was not killed.
     #[error("PostgreSQL (process {pid}) did not stop in time")]
     DidNotStop {
         /// Its process id.
         pid: u32,
     },
-    /// The supervising thread is not there any more, or could not be created.
+    /// The supervising thread no longer exists or could not be created.
     #[error("the thread that supervises PostgreSQL is not running")]
     NoSupervisor,
 }

@@ -1,5 +1,5 @@
-//! `postmaster.pid`, in which PostgreSQL says who it is and whether it is ready, and what to do
-//! about the one that an earlier server left behind.
+//! Handles `postmaster.pid`, in which PostgreSQL writes its process id and whether it is ready, including a file that
+//! an earlier server left behind.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -15,11 +15,11 @@ use crate::rights::Rights;
 use crate::supervisor::{POLL, SHUTDOWN_LIMIT};
 
 const FILE: &str = "postmaster.pid";
-/// The eighth line is PostgreSQL's state.
+/// The eighth line of the file contains PostgreSQL's state.
 const STATE_LINE: usize = 7;
 
-/// Whether the server with this process id accepts connections. The id is compared because the
-/// file of an earlier server may say that, too.
+/// Whether the server with this process id accepts connections. The id is compared because the file of an earlier
+/// server may also say `ready`.
 pub(crate) fn is_ready(data: &Path, account: Account, pid: u32) -> bool {
     let Ok(content) = account.rights().run(|| Rights::read(&data.join(FILE))) else {
         return false;
@@ -28,7 +28,7 @@ pub(crate) fn is_ready(data: &Path, account: Account, pid: u32) -> bool {
     process_id(&content) == i32::try_from(pid).ok() && state == Some("ready")
 }
 
-/// Whether a server that lives accepts connections.
+/// Whether the file says `ready` and names a process that is alive.
 pub(crate) fn says_ready(data: &Path, account: Account) -> bool {
     let Ok(content) = account.rights().run(|| Rights::read(&data.join(FILE))) else {
         return false;
@@ -36,11 +36,11 @@ pub(crate) fn says_ready(data: &Path, account: Account) -> bool {
     content.lines().nth(STATE_LINE).map(str::trim) == Some("ready") && process_id(&content).is_some_and(is_alive)
 }
 
-/// Sees to it that no earlier server runs on `data` any more, and that the file it left behind
-/// keeps no new one from starting. Only the holder of the home's lock may call this.
+/// Stops an earlier server that still runs on `data`, and makes sure that the file it left behind does not prevent a
+/// new server from starting. Only the holder of the home's lock may call this.
 ///
-/// The file is the account's, so nothing in it is believed: it is touched with the account's rights only, and no process
-/// is signalled but a PostgreSQL of the account's that works in `data`.
+/// The account owns the file, so its content is not trusted. The file is accessed only with the account's rights. The
+/// only process that is signalled is a PostgreSQL that belongs to the account and works in `data`.
 pub(crate) fn clear_left_over(data: &Path, account: Account) -> Result<(), LocalPostgresError> {
     let file = data.join(FILE);
     let Some(content) =
@@ -49,13 +49,14 @@ pub(crate) fn clear_left_over(data: &Path, account: Account) -> Result<(), Local
         return Ok(());
     };
     let Some(pid) = process_id(&content) else {
-        // PostgreSQL refuses an empty one: the disk was full, or the machine stopped, just then.
+        // PostgreSQL refuses to start with an empty file. It results from a full disk or a crash of the machine at that
+        // moment.
         let removed = account.rights().run(|| std::fs::remove_file(&file));
         return removed.map_err(|error| LocalPostgresError::file("remove", &file, error));
     };
     if !is_alive(pid) {
-        // PostgreSQL takes over from a dead process by itself, once nobody uses the shared memory
-        // that the file names. That check is why the file stays.
+        // PostgreSQL itself replaces the file of a dead process once no process uses the shared memory that the file
+        // names. The file stays because that check needs it.
         return Ok(());
     }
     let process = Process::open(pid);
@@ -63,8 +64,8 @@ pub(crate) fn clear_left_over(data: &Path, account: Account) -> Result<(), Local
         tracing::warn!(pid, "stopping the PostgreSQL that an earlier server left behind");
         return stop(&process, data, account);
     }
-    // The id now belongs to some other program, which PostgreSQL would take for a server of its
-    // own. It takes nothing amiss in the id of its parent.
+    // The process id now belongs to another program, and PostgreSQL would treat that program as a running server.
+    // PostgreSQL accepts the id of its own parent, so the file gets the id of this process.
     let rest = content.split_once('\n').map_or("", |(_, rest)| rest);
     let corrected = format!("{}\n{rest}", std::process::id());
     account
@@ -73,7 +74,8 @@ pub(crate) fn clear_left_over(data: &Path, account: Account) -> Result<(), Local
         .map_err(|error| LocalPostgresError::file("correct", &file, error))
 }
 
-/// What the file says; `None` where there is none. PostgreSQL makes a plain file: anything else is removed.
+/// The content of the file. `None` if there is no file. PostgreSQL creates a plain file, so anything else in its place
+/// is removed.
 fn content(file: &Path) -> std::io::Result<Option<String>> {
     match Rights::read(file) {
         Ok(content) => Ok(Some(content)),
@@ -86,7 +88,7 @@ fn content(file: &Path) -> std::io::Result<Option<String>> {
 }
 
 fn process_id(content: &str) -> Option<i32> {
-    // Negative in the file of a single-user server.
+    // In the file of a single-user server, the id is negative.
     let number: i32 = content.lines().next()?.trim().parse().ok()?;
     number.checked_abs().filter(|pid| *pid > 0)
 }
@@ -95,7 +97,7 @@ fn is_alive(pid: i32) -> bool {
     kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
-/// A process, held on to where the system can, so that its id is never taken for another one's.
+/// A process. On systems that support it, a handle makes sure that a reused id is not mistaken for the process.
 struct Process {
     id: i32,
     #[cfg(target_os = "linux")]
@@ -106,14 +108,14 @@ impl Process {
     fn open(id: i32) -> Self {
         Self {
             id,
-            // Since Linux 5.3.
+            // Available since Linux 5.3.
             #[cfg(target_os = "linux")]
             handle: rustix::process::Pid::from_raw(id)
                 .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()),
         }
     }
 
-    /// Whether it is the PostgreSQL of this data directory, run by its account.
+    /// Whether the process is the PostgreSQL of this data directory and runs as its account.
     #[cfg(target_os = "linux")]
     fn is_postgresql_of(&self, data: &Path, account: Account) -> bool {
         let of = |name: &str| Path::new("/proc").join(self.id.to_string()).join(name);
@@ -125,16 +127,16 @@ impl Process {
         ) else {
             return false;
         };
-        // Real, effective, saved and of files.
+        // The real, effective, saved and file-system user ids.
         let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
         let mut users = users.split_whitespace().map(str::parse::<u32>).peekable();
         let all_its_own = users.peek().is_some() && users.all(|user| user == Ok(account.rights().user()));
-        // A program that was updated meanwhile is shown as deleted.
+        // If an update replaced the running program's file, the link ends in ` (deleted)`.
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         directory == data && all_its_own && name.trim_end_matches(" (deleted)") == "postgres"
     }
 
-    /// Whether it is the PostgreSQL of this data directory, run by its account.
+    /// Whether the process is the PostgreSQL of this data directory and runs as its account.
     #[cfg(not(target_os = "linux"))]
     fn is_postgresql_of(&self, data: &Path, account: Account) -> bool {
         let output = std::process::Command::new("/bin/ps")
@@ -152,7 +154,7 @@ impl Process {
     fn signal(&self, signal: Signal) {
         use rustix::process::{Signal as Known, pidfd_send_signal};
         let known = if signal == Signal::SIGINT { Known::INT } else { Known::QUIT };
-        // It may have ended by itself meanwhile.
+        // An error means that the process has ended by itself.
         match &self.handle {
             Some(handle) => drop(pidfd_send_signal(handle, known)),
             None => drop(kill(Pid::from_raw(self.id), signal)),
@@ -161,7 +163,7 @@ impl Process {
 
     #[cfg(not(target_os = "linux"))]
     fn signal(&self, signal: Signal) {
-        // It may have ended by itself meanwhile.
+        // An error means that the process has ended by itself.
         let _ = kill(Pid::from_raw(self.id), signal);
     }
 }
@@ -183,8 +185,8 @@ fn stop(process: &Process, data: &Path, account: Account) -> Result<(), LocalPos
     Err(LocalPostgresError::DidNotStop { pid: process.id.unsigned_abs() })
 }
 
-/// Whether it has ended, and only its parent has not asked for it yet, which in a container may
-/// never happen. Never true where there is no `/proc`.
+/// Whether the process has ended and its parent has not yet collected its exit status. In a container, the parent may
+/// never do so. Always `false` on systems without `/proc`.
 fn is_zombie(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         let state = stat.rsplit_once(") ").map(|(_, rest)| rest);

@@ -1,6 +1,8 @@
-//! With whose rights files are touched. Root must not follow where an account with fewer rights leads: what that account
-//! can replace (by a link to a file of root's, a device, a pipe) root touches with the account's own rights, and what
-//! root touches as root lies in a directory that only root can write.
+//! Accesses files with the rights of a given user.
+//!
+//! An account with fewer rights must not be able to misdirect root. Root uses the account's own rights for everything
+//! that the account can replace (with a link to one of root's files, a device or a pipe). The files that root accesses
+//! as root are in a directory that only root can write.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -10,40 +12,40 @@ use std::path::Path;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
 
-/// What is read of a file that should hold a few lines, in bytes.
+/// The largest number of bytes that are read from a file that should hold a few lines.
 const SMALL: u64 = 64 * 1024;
 
-/// Whose rights: this process's own, or another user's.
+/// The rights of this process or of another user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rights {
-    /// User and group; `None` for this process's own.
+    /// User and group. `None` means this process's own rights.
     of: Option<(u32, u32)>,
 }
 
 impl Rights {
-    /// This process's own.
+    /// The rights of this process.
     pub(crate) const OWN: Self = Self { of: None };
 
-    /// Those of a user and a group.
+    /// The rights of a user and a group.
     pub(crate) fn of(user: u32, group: u32) -> Self {
         Self { of: Some((user, group)) }
     }
 
-    /// The user who owns what is made with these rights.
+    /// The user that owns the files that are created with these rights.
     pub(crate) fn user(self) -> u32 {
         self.of.map_or_else(|| geteuid().as_raw(), |(user, _)| user)
     }
 
-    /// Does `work` with these rights.
+    /// Runs `work` with these rights.
     ///
     /// # Errors
     ///
-    /// Those of `work`, and that the rights could not be taken on.
+    /// Returns the errors of `work`, and an error if the rights could not be assumed.
     pub(crate) fn run<T: Send>(self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         let Some((user, group)) = self.of else {
             return work();
         };
-        // Rights belong to a thread. One of its own ends with them, so that nothing has to be given back.
+        // Rights belong to a thread. A dedicated thread ends together with them, so they need not be restored.
         std::thread::scope(|scope| {
             let result = scope.spawn(move || {
                 take_on(user, group)?;
@@ -53,7 +55,7 @@ impl Rights {
         })
     }
 
-    /// The content of a small file that is no link. Call it inside [`Rights::run`], as all that follow.
+    /// Reads a small file that is not a link. Call this and the functions below inside [`Rights::run`].
     pub(crate) fn read(path: &Path) -> io::Result<String> {
         let file = open(OpenOptions::new().read(true), path)?;
         let mut content = String::new();
@@ -61,7 +63,7 @@ impl Rights {
         Ok(content)
     }
 
-    /// Opens a file for change: one that is no link, has no other name, and belongs to whom these rights belong.
+    /// Opens a file that is not a link, has no other hard link, and belongs to the user of these rights.
     pub(crate) fn open_own(self, options: &mut OpenOptions, path: &Path) -> io::Result<File> {
         let file = open(options, path)?;
         let metadata = file.metadata()?;
@@ -74,18 +76,18 @@ impl Rights {
         Ok(file)
     }
 
-    /// Puts a new file, readable by its owner alone, in the place of `path`, whatever is there.
+    /// Replaces whatever is at `path` with a new file that only its owner can read.
     pub(crate) fn replace(path: &Path, content: &str) -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("."));
-        // Made anew under a name that nobody knows, with mode 0600.
+        // The file is created under an unpredictable name, with mode 0600.
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
         file.write_all(content.as_bytes())?;
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     }
 
-    /// The text in the file `path`, or the one that `make` gives, which is kept there readable by its owner alone;
-    /// `true` where it was made.
+    /// Returns the secret in the file `path`. If there is no such file, stores the secret that `make` returns in a file
+    /// that only its owner can read, and returns it with `true`.
     pub(crate) fn keep(self, path: &Path, make: impl FnOnce() -> String) -> io::Result<(String, bool)> {
         match open(OpenOptions::new().read(true), path) {
             Ok(file) => return Ok((self.read_secret(file, path)?, false)),
@@ -94,7 +96,7 @@ impl Rights {
         }
         let directory = path.parent().unwrap_or(Path::new("."));
         let text = make();
-        // Written whole under another name first, so that a crash never leaves half of it.
+        // The secret is first written completely under another name, so that a crash never leaves a part of it.
         let mut draft = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
         writeln!(draft, "{text}")?;
         draft.as_file().sync_all()?;
@@ -105,7 +107,7 @@ impl Rights {
 
     fn read_secret(self, file: File, path: &Path) -> io::Result<String> {
         let metadata = file.metadata()?;
-        // A secret may be put there by root for everybody's use.
+        // The file may also belong to root, which may provide a secret for all users.
         if metadata.uid() != self.user() && metadata.uid() != 0 {
             return Err(refused("it belongs to another user"));
         }
@@ -120,7 +122,7 @@ impl Rights {
     }
 }
 
-/// Opens a regular file, following no link at its end and waiting for no other side of a pipe.
+/// Opens a regular file. Follows no link at the end of the path, and does not wait for the other end of a pipe.
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let file = options.custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
@@ -133,14 +135,14 @@ fn refused(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
-/// Gives this thread the rights of a user on files, and no other ones.
+/// Gives this thread a user's rights on files, and no other rights on files.
 #[cfg(target_os = "linux")]
 fn take_on(user: u32, group: u32) -> io::Result<()> {
     use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
     rustix::thread::set_thread_groups(&[])?;
     setfsgid(Gid::from_raw(group));
     setfsuid(Uid::from_raw(user));
-    // They do not say whether they succeeded; asking for an impossible id tells what holds.
+    // The two calls don't report success. Requesting an impossible id changes nothing and returns the id in effect.
     let holds = (setfsuid(Uid::from_raw(u32::MAX)), setfsgid(Gid::from_raw(u32::MAX)));
     if holds != (Uid::from_raw(user), Gid::from_raw(group)) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "cannot take on the rights of the account"));
@@ -148,7 +150,8 @@ fn take_on(user: u32, group: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Elsewhere than on Linux a thread has no rights of its own: there the refusal of links and of new names is all.
+/// Outside Linux, a thread has no rights of its own. The only protection there is that links and additional names of
+/// files are refused.
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unnecessary_wraps, reason = "on Linux it may fail")]
 fn take_on(_user: u32, _group: u32) -> io::Result<()> {

@@ -1,16 +1,17 @@
-//! Secrets that are kept in the home: made once, and readable by their owner alone.
+//! Secrets that are kept in the home. Each is created once, and only its owner can read it.
 
 use std::path::Path;
 
 use crate::LocalPostgresError;
 use crate::account::Custody;
 
-/// The secret in the file `name` of `home`, or the one that `make` gives, which is kept there; `true` where it was made.
-/// No link is followed, and a file of another user's is refused. Spaces around the secret are none of it.
+/// Returns the secret in the file `name` of `home`. If there is no such file, stores the secret that `make` returns
+/// there, and returns it with `true`. No link is followed, and a file that belongs to another user is refused. White
+/// space around the secret is removed.
 ///
 /// # Errors
 ///
-/// [`LocalPostgresError::File`], and [`LocalPostgresError::UnsafeHome`] where root can't keep anything safely.
+/// [`LocalPostgresError::File`]; [`LocalPostgresError::UnsafeHome`] if root can't keep anything there safely.
 pub fn keep_secret(
     home: &Path,
     name: &str,

@@ -1,6 +1,6 @@
-//! The settings that the cluster runs with. They are written anew at every start into a file that
-//! `postgresql.conf` includes, so that a newer litespend brings its own; what a user puts below
-//! that line wins. Where PostgreSQL listens is no setting: it is on the command line, and fixed.
+//! The settings that the cluster runs with. Every start writes them to a file that `postgresql.conf` includes, so that
+//! a newer litespend uses its own settings. Settings that a user adds below the include line take precedence. The
+//! addresses that PostgreSQL listens on are not among these settings: they are fixed on the command line.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -12,16 +12,16 @@ use crate::{Durability, LocalPostgresError, LocalPostgresOptions};
 
 const FILE: &str = "litespend.conf";
 
-/// For a store of spend on a small machine that does other things as well.
+/// Settings for a store of spend on a small machine that also does other work.
 const COMMON: &[(&str, &str)] = &[
     ("cluster_name", "litespend"),
     ("timezone", "UTC"),
     ("log_timezone", "UTC"),
     ("jit", "off"),
-    // Flash storage is the rule today, and planning for it hurts little elsewhere.
+    // Flash storage is the norm today, and this value costs little on other storage.
     ("random_page_cost", "1.1"),
     ("log_line_prefix", "%m [%p] "),
-    // Statements and the values in them may be keys or prompts, which no log may hold.
+    // Statements and the values in them may contain keys or prompts, which must not be logged.
     ("log_min_error_statement", "panic"),
     ("log_error_verbosity", "terse"),
     ("log_checkpoints", "off"),
@@ -40,7 +40,7 @@ const DURABLE: &[(&str, &str)] = &[
     ("wal_compression", "on"),
     ("max_wal_size", "1GB"),
     ("checkpoint_timeout", "15min"),
-    // Logs of spend are only ever added to: without this their pages are frozen late, all at once.
+    // Spend logs only grow. Without this setting, PostgreSQL would freeze their pages late and all at once.
     ("autovacuum_vacuum_insert_scale_factor", "0.1"),
 ];
 
@@ -56,8 +56,8 @@ const THROWAWAY: &[(&str, &str)] = &[
     ("checkpoint_timeout", "1h"),
 ];
 
-/// Writes the settings into the data directory, with the rights of the account that owns it: a new file, whatever was in
-/// its place.
+/// Writes the settings to the data directory, with the rights of the account that owns it. Replaces whatever is in the
+/// place of the file.
 pub(crate) fn write(data: &Path, account: Rights, options: &LocalPostgresOptions) -> Result<(), LocalPostgresError> {
     let path = data.join(FILE);
     account
@@ -65,7 +65,7 @@ pub(crate) fn write(data: &Path, account: Rights, options: &LocalPostgresOptions
         .map_err(|error| LocalPostgresError::file("write", &path, error))
 }
 
-/// Makes `postgresql.conf` of a new cluster include the settings.
+/// Makes the `postgresql.conf` of a new cluster include the settings.
 pub(crate) fn include(data: &Path, account: Rights) -> Result<(), LocalPostgresError> {
     let path = data.join("postgresql.conf");
     let append = || {
@@ -88,7 +88,7 @@ fn content(options: &LocalPostgresOptions) -> String {
     let mut content =
         String::from("# Written by litespend at every start; change postgresql.conf instead, at its end.\n");
     for (name, value) in COMMON.iter().chain(of_durability) {
-        // Writing into a string never fails.
+        // Writing to a string never fails.
         let _ = writeln!(content, "{name} = '{value}'");
     }
     let _ = writeln!(content, "max_connections = {}", options.max_connections);

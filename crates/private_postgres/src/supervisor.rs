@@ -1,8 +1,8 @@
-//! The thread that runs PostgreSQL: it starts the process, waits on it, starts it again when it
-//! dies, keeps its log bounded, and stops it.
+//! The thread that runs PostgreSQL: it starts the process, waits for it, restarts it when it dies, bounds its log, and
+//! stops it.
 //!
-//! One thread does all of this because Linux ties "end when the parent ends" to the thread that
-//! started the process, which therefore has to live as long as PostgreSQL should.
+//! One thread does all of this because Linux ties "end when the parent ends" to the thread that started the process.
+//! That thread must therefore live as long as PostgreSQL.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -25,30 +25,30 @@ use crate::home::telling_line;
 use crate::rights::Rights;
 use crate::{LocalPostgresError, PORT, pid_file};
 
-/// How often something that changes soon is looked at.
+/// How often a state that changes soon is polled.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
-/// How often a PostgreSQL that runs is looked at.
+/// How often a running PostgreSQL is checked.
 const WATCH: Duration = Duration::from_millis(200);
-/// What PostgreSQL gets for a clean end, and again for a quick one. A killed one could leave
-/// processes and shared memory behind, so that is never done.
+/// How long PostgreSQL may take for a fast shutdown (SIGINT), and then again for an immediate shutdown (SIGQUIT). It is
+/// never killed, because that could leave processes and shared memory behind.
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
-/// No more unexpected ends than this are answered with a new start within [`RESTART_WINDOW`].
+/// The largest number of restarts after unexpected ends within [`RESTART_WINDOW`].
 const MOST_RESTARTS: usize = 6;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 const FIRST_RESTART_DELAY: Duration = Duration::from_millis(100);
-/// How long the processes of a PostgreSQL that was killed may need to notice.
+/// How long the processes of a killed PostgreSQL may take to notice that and end.
 const SHARED_MEMORY_LIMIT: Duration = Duration::from_secs(10);
 const LARGEST_LOG: u64 = 8 * 1024 * 1024;
 const LOG_CHECK: Duration = Duration::from_secs(10);
-/// What is read of the log to tell why PostgreSQL ended.
+/// The number of bytes at the end of the log that are searched for the reason why PostgreSQL ended.
 const TELLING_PART: u64 = 16 * 1024;
 
-/// How to start the PostgreSQL of one home.
+/// Starts the PostgreSQL of one home.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     pub(crate) postgres: PathBuf,
     pub(crate) account: Account,
-    /// With whose rights the log is touched.
+    /// The rights with which the log is accessed.
     pub(crate) rights: Rights,
     pub(crate) data: PathBuf,
     pub(crate) log: PathBuf,
@@ -69,7 +69,7 @@ impl Launcher {
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
-            // Ctrl-C is for the server, which stops PostgreSQL when it needs it no longer.
+            // Ctrl-C must reach only the server, which stops PostgreSQL when it no longer needs it.
             .process_group(0);
         command.spawn().map_err(|source| LocalPostgresError::Run { program: self.postgres.clone(), source })
     }
@@ -86,7 +86,8 @@ impl Launcher {
         self.log.symlink_metadata().map_or(0, |metadata| metadata.len())
     }
 
-    /// PostgreSQL appends, so it goes on at the beginning once the file is emptied.
+    /// Moves a log that is too large to `postgres.log.1`. PostgreSQL appends to its log, so it continues at the start
+    /// of the emptied file.
     fn bound_log(&self) {
         if self.log_length() <= LARGEST_LOG {
             return;
@@ -94,7 +95,7 @@ impl Launcher {
         let earlier = self.log.with_extension("log.1");
         let turn_over = || {
             let mut log = self.rights.open_own(File::options().read(true).write(true), &self.log)?;
-            // Removed, not opened: it may be anything.
+            // Whatever is there is removed without being opened, because it may be anything.
             match std::fs::remove_file(&earlier) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -109,7 +110,7 @@ impl Launcher {
         }
     }
 
-    /// What PostgreSQL wrote to its log from `start` on, in one line.
+    /// The reason why PostgreSQL ended, in one line, from the part of its log that begins at `start`.
     fn reason(&self, start: u64) -> String {
         let read = || {
             let mut file = self.rights.open_own(File::options().read(true), &self.log)?;
@@ -123,12 +124,12 @@ impl Launcher {
     }
 }
 
-/// The directories for sockets are a list, in which quotes protect commas and spaces.
+/// PostgreSQL expects a list of socket directories, in which quotes protect commas and spaces.
 fn as_list_item(directory: &Path) -> String {
     format!("\"{}\"", directory.to_string_lossy().replace('"', "\"\""))
 }
 
-/// Speaks to the thread.
+/// The handle with which other threads control the supervising thread.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     orders: Sender<Order>,
@@ -136,10 +137,10 @@ pub(crate) struct Supervisor {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread lets others see.
+/// The state that the supervising thread publishes.
 #[derive(Debug, Default)]
 struct State {
-    /// Zero while there is no process.
+    /// The process id of PostgreSQL. Zero while there is no process.
     pid: AtomicU32,
     ready: AtomicBool,
 }
@@ -194,7 +195,7 @@ impl Supervisor {
             return Ok(());
         };
         let result = self.order(Order::Stop);
-        // A panic there has been reported where it happened.
+        // If that thread panicked, the panic has already been reported.
         let _ = thread.join();
         result
     }
@@ -214,12 +215,12 @@ impl Drop for Supervisor {
     }
 }
 
-/// What the thread keeps.
+/// The state of the supervising thread.
 struct Watch {
     launcher: Launcher,
     state: Arc<State>,
     child: Option<Child>,
-    /// Where in the log the present process began.
+    /// The length of the log when the current process started.
     log_start: u64,
     log_checked: Instant,
     paused: bool,
@@ -249,7 +250,7 @@ impl Watch {
                 Err(RecvTimeoutError::Timeout) => self.look(),
                 Ok(Order::Pause(answer)) => {
                     self.paused = true;
-                    // An answer that nobody waits for is no loss; the same holds below.
+                    // If nobody waits for the answer any more, it is dropped. The same holds below.
                     let _ = answer.send(self.stop());
                 }
                 Ok(Order::Resume(answer)) => {
@@ -262,7 +263,7 @@ impl Watch {
                     return;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    // Nobody is left to tell.
+                    // Nobody is left who could receive an error.
                     let _ = self.stop();
                     return;
                 }
@@ -270,8 +271,8 @@ impl Watch {
         }
     }
 
-    /// Starts PostgreSQL unless it runs, and waits for as long as it needs to become ready: after
-    /// a crash it has to recover first, which nothing is gained by cutting short.
+    /// Starts PostgreSQL unless it runs, and waits until it is ready, without a time limit. After a crash, PostgreSQL
+    /// has to recover first, and interrupting that would gain nothing.
     fn start_and_wait(&mut self) -> Result<(), LocalPostgresError> {
         let begun = Instant::now();
         let mut reported = begun;
@@ -300,7 +301,7 @@ impl Watch {
         }
     }
 
-    /// Notices an end, starts again when it is time, notices readiness.
+    /// Checks the log's size, detects an unexpected end, restarts PostgreSQL when it is time, and detects readiness.
     fn look(&mut self) {
         if self.log_checked.elapsed() > LOG_CHECK {
             self.log_checked = Instant::now();
@@ -331,8 +332,8 @@ impl Watch {
         }
     }
 
-    /// Doubles the delay with every restart in the window; when there were too many, waits until
-    /// the first of them has left it.
+    /// Determines the time of the next restart. The delay doubles with every restart in the window. After too many
+    /// restarts, it lasts until the first of them has left the window.
     fn plan_restart(&mut self) {
         let now = Instant::now();
         while self.restarts.front().is_some_and(|start| now.duration_since(*start) > RESTART_WINDOW) {
@@ -354,7 +355,7 @@ impl Watch {
         Ok(())
     }
 
-    /// How PostgreSQL ended, if it has.
+    /// The exit status of PostgreSQL, if it has ended.
     fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().ok().flatten()?;
         self.child = None;
@@ -379,7 +380,8 @@ impl Watch {
                 return Ok(());
             };
             if let Ok(pid) = i32::try_from(pid) {
-                // Not waited for yet, so the id is still its own. It may have ended by itself.
+                // The process has not been waited for, so the id is still its own. An error means that it has ended by
+                // itself.
                 let _ = kill(Pid::from_raw(pid), signal);
             }
             let deadline = Instant::now() + SHUTDOWN_LIMIT;

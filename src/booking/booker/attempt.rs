@@ -1,6 +1,6 @@
-//! One transaction: which of the records are new, by the ids of their senders; their rows, counters and daily rows; and
-//! what became of each. Runs again from its start where the transaction was lost: what an earlier run committed after
-//! all stands under this booking's own mark.
+//! One transaction: determines by the senders' ids which records are new; writes their rows, counters and daily rows;
+//! and returns the outcome of each record. If the connection is lost, the attempt runs again from the start. Records
+//! that an earlier attempt did commit are recognised by the UUID of this booking.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,11 +21,11 @@ use crate::store::booking::ids;
 use crate::store::booking::ids::{Access, Claim, Known};
 use crate::store::booking::{ExistingRow, UsageRow, names};
 
-/// Why a run ended.
+/// The reason why an attempt failed.
 pub enum Failed {
-    /// The database said so; perhaps to be tried again.
+    /// An error of the database, which may justify a retry.
     Database(store::Error),
-    /// It would fail again.
+    /// An error that a retry would not change.
     Final(BookingError),
 }
 
@@ -35,14 +35,14 @@ impl From<store::Error> for Failed {
     }
 }
 
-/// A record on its way.
+/// A record that is being booked.
 struct Item<'a> {
     draft: &'a Draft,
     row: UsageRow,
-    /// Of sender and id, where the record named one.
+    /// The hash of sender and id, if the record states an id.
     id: Option<Uuid>,
     digest: [u8; 32],
-    /// Another record of this transaction with the same id, which goes first.
+    /// The position of an earlier record in this transaction with the same id.
     first: Option<usize>,
     outcome: Option<Outcome>,
 }
@@ -69,7 +69,7 @@ impl Item<'_> {
     }
 }
 
-/// Books records in one transaction. `booking` is the same for every run of the same records.
+/// Books records in one transaction. `booking` is the same in every attempt for the same records.
 pub async fn run(
     connection: &mut Connection,
     drafts: &[&Draft],
@@ -92,7 +92,7 @@ pub async fn run(
     Ok(outcomes(items))
 }
 
-/// The records with their owners, those that can't be booked already refused.
+/// Adds the owners to the records. Refuses those that can't be booked.
 async fn items<'a>(connection: &mut Connection, drafts: &[&'a Draft], access: Access) -> Result<Vec<Item<'a>>, Failed> {
     let mut tokens: Vec<&str> =
         drafts.iter().filter(|draft| draft.owner != Owner::Given).map(|draft| draft.row.api_key.as_str()).collect();
@@ -129,7 +129,7 @@ async fn items<'a>(connection: &mut Connection, drafts: &[&'a Draft], access: Ac
     Ok(items)
 }
 
-/// Fills in what the row's key knows of its owner.
+/// Fills in the parts of the owner that the row leaves empty from the row's key.
 fn complete(row: &mut UsageRow, owner: &store_usage::KeyOwner) {
     for (field, value) in [
         (&mut row.user, &owner.user_id),
@@ -142,8 +142,8 @@ fn complete(row: &mut UsageRow, owner: &store_usage::KeyOwner) {
     }
 }
 
-/// The id under which a record is booked once, and the digest of what was sent. A row of a log is known by its key and
-/// its id, whatever form it was exported in.
+/// The id under which a record is booked once, and the digest of what was sent. A row of a log is identified by its key
+/// and its id, in whatever form it was exported.
 fn identify(draft: &Draft) -> (Option<Uuid>, [u8; 32]) {
     let row = &draft.row;
     match &draft.identity {
@@ -160,13 +160,13 @@ fn identify(draft: &Draft) -> (Option<Uuid>, [u8; 32]) {
     }
 }
 
-/// The first 128 bits of a hash of texts, which hold no NUL.
+/// The first 128 bits of a hash of strings. The strings must not contain NUL.
 fn name(texts: &[&str]) -> Uuid {
     let digest: [u8; 32] = Sha256::digest(texts.join("\0")).into();
     Uuid::from_bytes(digest.first_chunk().copied().unwrap_or_default())
 }
 
-/// An id of the log for a record whose own id is another row's: nobody else can know it before.
+/// A new id in the log for a record whose own id belongs to another row. Nobody else can predict it.
 fn derived(id: &str) -> String {
     format!("{id}~{}", Uuid::new_v4().simple())
 }
@@ -174,7 +174,7 @@ fn derived(id: &str) -> String {
 const CONFLICT: &str = "idempotency_key: stands for another record of the same sender already; \
                         a record that differs needs a key of its own";
 
-/// What became of a record whose id stands for something.
+/// Sets the outcome of a record whose id is already taken.
 fn judge(item: &mut Item<'_>, known: &Known, booking: Uuid) {
     let Known { request_id, spend, .. } = known;
     let (request_id, spend) = (request_id.clone(), *spend);
@@ -187,7 +187,7 @@ fn judge(item: &mut Item<'_>, known: &Known, booking: Uuid) {
     });
 }
 
-/// Judges the records whose ids stand for something.
+/// Sets the outcome of the records whose ids are already taken.
 async fn look_up(connection: &mut Connection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
     let open: Vec<Uuid> = items.iter().filter(|item| item.is_open()).filter_map(|item| item.id).collect();
     if open.is_empty() {
@@ -203,7 +203,7 @@ async fn look_up(connection: &mut Connection, items: &mut [Item<'_>], booking: U
     Ok(())
 }
 
-/// Refuses records that bring more new names than their sender may bring today.
+/// Refuses the records that would exceed their sender's daily limit for new names.
 async fn bound_names(
     connection: &mut Connection,
     items: &mut [Item<'_>],
@@ -253,7 +253,7 @@ async fn bound_names(
     Ok(())
 }
 
-/// Takes the ids of the records that are left, and judges those whose ids are taken.
+/// Claims the ids of the open records, and sets the outcome of the records whose ids are already taken.
 async fn claim(connection: &mut Connection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
     let claim = |item: &'_ Item<'_>| {
         item.id.filter(|_| item.is_open()).map(|id| (id, item.digest, item.row.request_id.clone(), item.row.spend))
@@ -278,14 +278,14 @@ async fn claim(connection: &mut Connection, items: &mut [Item<'_>], booking: Uui
         let Some(id) = item.id.filter(|id| !taken.contains(id)) else { continue };
         match known.get(&id) {
             Some(known) => judge(item, known, booking),
-            // Forgotten between the two statements, because it was old.
+            // The id was deleted between the two statements, because it was old.
             None => item.outcome = Some(Outcome::Rejected(Refusal::unavailable("not booked: send it again"))),
         }
     }
     Ok(())
 }
 
-/// Inserts the rows of the records that are left, and counts them.
+/// Inserts the rows of the open records, and adds them to the counters and daily tables.
 async fn insert(connection: &mut Connection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
     let mut new = insert_open(connection, items).await?;
     let conflicts: Vec<usize> = (0..items.len())
@@ -318,7 +318,7 @@ async fn insert(connection: &mut Connection, items: &mut [Item<'_>], booking: Uu
     Ok(())
 }
 
-/// Inserts the rows of all records that are open, in the order of their ids; returns the ids that were free.
+/// Inserts the rows of all open records, in the order of their ids. Returns the ids that were free.
 async fn insert_open(connection: &mut Connection, items: &[Item<'_>]) -> Result<HashSet<String>, Failed> {
     let mut rows: Vec<&UsageRow> = items.iter().filter(|item| item.is_open()).map(|item| &item.row).collect();
     if rows.is_empty() {
@@ -328,7 +328,7 @@ async fn insert_open(connection: &mut Connection, items: &[Item<'_>]) -> Result<
     Ok(store_usage::insert(connection, &rows).await?)
 }
 
-/// Says of records whose id is a row of the log already, whether that row is theirs; the others get an id of their own.
+/// Decides for records whose id is already in the log whether that row is theirs. The other records get a new id.
 async fn settle_conflicts(
     connection: &mut Connection,
     items: &mut [Item<'_>],
@@ -374,15 +374,15 @@ async fn settle_conflicts(
     Ok(())
 }
 
-/// Whose row it is that has a record's id.
+/// The relation of a record to an existing row of the log with the same id.
 enum Theirs {
-    /// The record's own: a run before this one committed it, though its answer was lost.
+    /// The record's own row: an earlier attempt committed it, but its answer was lost.
     Own,
-    /// The record's, booked when ids were not remembered yet, or by LiteLLM: USD as booked.
+    /// The record's row, booked by LiteLLM or before ids were stored. Contains its cost in USD.
     Earlier(f64),
-    /// The sender's, of another record.
+    /// The sender's row, but of a different record.
     Differs,
-    /// Somebody else's.
+    /// The row of another sender.
     Foreign,
 }
 
@@ -411,7 +411,7 @@ fn theirs(item: &Item<'_>, row: &ExistingRow, booked_by_another: bool) -> Theirs
     }
 }
 
-/// What became of each record: of several with one id, the first counts.
+/// The outcome of each record. Among several records with the same id, the first one counts.
 fn outcomes(items: Vec<Item<'_>>) -> Vec<Outcome> {
     let lost = || Outcome::Rejected(Refusal::unavailable("not booked: send it again"));
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(items.len());

@@ -1,5 +1,5 @@
-//! What waits to be booked: a line for each sender, served in turn, so that nobody waits behind all that somebody else
-//! has sent. Owns how much makes one transaction.
+//! The queue of jobs to be booked. It has one line per sender and serves the lines in turn, so that no sender waits
+//! behind everything that another has sent. It also determines the size of a transaction.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,20 +8,20 @@ use tokio::sync::oneshot;
 use crate::booking::booker::{BookingError, Outcome};
 use crate::booking::{Draft, MOST_RECORDS};
 
-/// The weight of one transaction, in rows that are written: about a second of work.
+/// The largest weight of one transaction, in rows that are written: about one second of work.
 pub const MOST_WEIGHT: usize = 20_000;
 
-/// Bytes of JSON that weigh as much as a row.
+/// The number of bytes of JSON that weigh as much as one row.
 const BYTES_OF_A_ROW: usize = 2048;
 
-/// What is booked together, or not at all.
+/// Records that are booked together or not at all.
 pub struct Job {
     pub drafts: Vec<Draft>,
     pub weight: usize,
     pub reply: oneshot::Sender<Result<Vec<Outcome>, BookingError>>,
 }
 
-/// How many rows a draft makes: its own, one for each tag, and what its texts amount to.
+/// The weight of a draft in rows: its own row, one per tag, and its JSON converted to rows.
 pub fn weight(draft: &Draft) -> usize {
     let row = &draft.row;
     let texts = [&row.messages, &row.response, &row.proxy_server_request];
@@ -29,7 +29,7 @@ pub fn weight(draft: &Draft) -> usize {
     1 + row.tags.len() + bytes / BYTES_OF_A_ROW
 }
 
-/// Cuts records into pieces of one transaction each, in order.
+/// Splits records into pieces of one transaction each. Keeps their order.
 pub fn pieces(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
     let mut pieces: Vec<(Vec<Draft>, usize)> = Vec::new();
     for draft in drafts {
@@ -45,16 +45,16 @@ pub fn pieces(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
     pieces
 }
 
-/// The lines.
+/// The queue: one line of jobs per sender.
 #[derive(Default)]
 pub struct Queue {
     lines: HashMap<String, VecDeque<Job>>,
-    /// Senders whose lines are not empty, the next one first.
+    /// The senders whose lines are not empty, the next one first.
     turns: VecDeque<String>,
 }
 
 impl Queue {
-    /// Puts a job at the end of its sender's line.
+    /// Appends a job to its sender's line.
     pub fn push(&mut self, sender: &str, job: Job) {
         let line = self.lines.entry(sender.to_owned()).or_default();
         if line.is_empty() {
@@ -63,7 +63,8 @@ impl Queue {
         line.push_back(job);
     }
 
-    /// One job of each sender in turn, again and again, until they make one transaction; at least one if any waits.
+    /// Takes one job from each sender in turn, repeatedly, until the jobs fill one transaction. Takes at least one job
+    /// if any is queued.
     pub fn next(&mut self) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
         let (mut weight, mut records) = (0, 0);

@@ -1,5 +1,5 @@
-//! The file of bad lines. It is written beside its place and put there whole: whatever stands there, a link too, is
-//! replaced and never written through.
+//! The file of lines that could not be imported. It is written completely under another name and then moved into place.
+//! Whatever is in its place, even a link, is replaced and never written through.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -8,14 +8,15 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-/// The file, made when there is a bad line.
+/// The report file. It is created when the first bad line is found.
 pub struct Report {
     path: PathBuf,
     file: Option<BufWriter<NamedTempFile>>,
 }
 
 impl Report {
-    /// For an input file: where `given` says, or beside it. Refuses a place that holds anything but a file.
+    /// A report for an input file: at the path `given`, or else next to the input. Refuses a path that exists and is
+    /// not a file.
     pub fn new(input: &Path, given: Option<&Path>) -> anyhow::Result<Self> {
         let name = if crate::cli::import::is_stdin(input) { "stdin".into() } else { input.as_os_str().to_owned() };
         let mut default = name;
@@ -41,7 +42,7 @@ impl Report {
         Ok(())
     }
 
-    /// Puts the file in its place; says where, if there was a bad line.
+    /// Moves the file into place. Returns its path if there was a bad line.
     pub fn finish(self) -> anyhow::Result<Option<PathBuf>> {
         let Some(file) = self.file else { return Ok(None) };
         let failed = || format!("cannot write {}", self.path.display());

@@ -1,4 +1,5 @@
-//! The rows of a file: what form it has is seen from its first character. Memory is bounded by the longest row.
+//! Reads the rows of a file. The first character of the file determines its format. Memory is bounded by the longest
+//! row.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -17,26 +18,27 @@ use serde_json::{Map, Value};
 use crate::json_bounds;
 use crate::json_bounds::Bounds;
 
-/// Bytes of the longest row, unpacked.
+/// The largest number of bytes in a row, after decompression.
 const LONGEST_ROW: u64 = 16 * 1024 * 1024;
 
-/// Columns of a CSV.
+/// The largest number of columns in a CSV file.
 const MOST_COLUMNS: usize = 1000;
 
-/// What of a row is built.
+/// The bounds of a row that is parsed into a tree.
 const TREE: Bounds = Bounds::of_tree(200_000, 100);
 
-/// Takes a row: its line, its text if asked for, and its fields or what is wrong with it. An error ends the reading.
+/// Receives a row: its line number, a function that returns its text, and its fields or the error in it. If it returns
+/// an error, reading ends.
 pub type TakeRow<'a> =
     dyn FnMut(u64, &dyn Fn() -> String, Result<Map<String, Value>, String>) -> anyhow::Result<()> + 'a;
 
-/// The rows of a file.
+/// A reader for the rows of a file.
 pub struct Rows {
     input: Box<dyn BufRead + Send>,
     size: Option<u64>,
 }
 
-/// Counts what is read, before it is unpacked.
+/// Counts the bytes that are read, before decompression.
 struct Counting<R> {
     inner: R,
     position: Arc<AtomicU64>,
@@ -50,7 +52,7 @@ impl<R: Read> Read for Counting<R> {
     }
 }
 
-/// Reads on until a row is too long: what is packed small may be endless unpacked.
+/// Fails when a row is too long. A small compressed file may expand without end.
 struct OneRow<R> {
     inner: R,
     left: Rc<Cell<u64>>,
@@ -66,7 +68,7 @@ impl<R: Read> Read for OneRow<R> {
     }
 }
 
-/// The fields of a row, or what is wrong with it.
+/// Parses the fields of a row, or returns the error in it.
 fn fields(text: &[u8]) -> Result<Map<String, Value>, String> {
     let text = std::str::from_utf8(text).map_err(|_| "not a JSON object: not UTF-8".to_owned())?;
     if let Err(Some(excess)) = json_bounds::check(text, TREE) {
@@ -76,7 +78,7 @@ fn fields(text: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 impl Rows {
-    /// Opens a file, or stdin for `-`; unpacks what gzip packed. `position` counts the bytes read.
+    /// Opens a file, or standard input for `-`. Decompresses gzip. `position` counts the bytes that are read.
     pub fn open(path: &Path, position: Arc<AtomicU64>) -> anyhow::Result<Self> {
         let (inner, size): (Box<dyn Read + Send>, _) = if path.as_os_str() == "-" {
             (Box::new(std::io::stdin()), None)
@@ -95,18 +97,18 @@ impl Rows {
         Ok(Self { input, size })
     }
 
-    /// Bytes of the file, if it is one.
+    /// The size of the file in bytes. `None` for standard input.
     pub fn size(&self) -> Option<u64> {
         self.size
     }
 
-    /// Reads all rows.
+    /// Reads all rows and passes each to `take`.
     pub fn for_each(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
         let first = loop {
             let buffer = self.input.fill_buf().context("cannot read")?;
             match buffer.first() {
                 None => return Ok(()),
-                // A byte-order mark, as spreadsheets write it.
+                // Spreadsheets write a byte-order mark.
                 Some(0xef) if buffer.starts_with(&[0xef, 0xbb, 0xbf]) => self.input.consume(3),
                 Some(byte) => break *byte,
             }
@@ -138,7 +140,7 @@ impl Rows {
         Ok(())
     }
 
-    /// An array is one line; its rows count from 1.
+    /// Reads an array. It counts as one line, so its rows are numbered from 1.
     fn array(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
         let mut failed = None;
         let left = Rc::new(Cell::new(LONGEST_ROW));
@@ -189,7 +191,7 @@ fn csv_row(headers: &[String], record: &csv::ByteRecord) -> Result<Map<String, V
     headers.iter().zip(record.iter()).map(cell).collect()
 }
 
-/// The elements of an array, one at a time.
+/// Reads the elements of an array one at a time.
 struct Elements<'a, 'b> {
     take: &'a mut TakeRow<'b>,
     failed: &'a mut Option<anyhow::Error>,

@@ -1,4 +1,4 @@
-//! Who may call each class of routes. Which route is in which class stands in the route table.
+//! Which callers may call each class of routes. The route table says which class a route is in.
 
 use axum::http::StatusCode;
 
@@ -6,7 +6,7 @@ use crate::http::error::ApiError;
 use crate::identity::{Caller, Role, allowed_routes};
 use crate::route_table::Access;
 
-/// Whether `caller` may call `path`, a route of the class `access`.
+/// Checks that `caller` may call `path`, a route of the class `access`.
 pub fn check(access: Access, path: &str, caller: &Caller) -> Result<(), ApiError> {
     if !caller.allowed_routes.is_empty()
         && !caller.allowed_routes.iter().any(|allowed| allowed_routes::matches(path, allowed))
@@ -36,7 +36,7 @@ pub fn check(access: Access, path: &str, caller: &Caller) -> Result<(), ApiError
     if allowed { Ok(()) } else { Err(admin_only(path, caller)) }
 }
 
-/// 401 of the reference for a route that the master key alone may call.
+/// The reference's 401 for a route that only the master key may call.
 pub fn master_key_only(path: &str) -> ApiError {
     ApiError::unauthorized(format!("Authentication Error, Tried to access route={path}, which is only for MASTER KEY"))
 }

@@ -1,9 +1,9 @@
-//! What a caller may give to keys, users and teams that it makes: no routes, permissions, roles or teams that it does
-//! not have itself. A key that is made may live longer than its maker's.
+//! What a caller may grant to the keys, users and teams that it creates. It cannot grant routes, permissions, roles or
+//! teams that it does not have itself. A key that it creates may live longer than its own key.
 //!
-//! Who is limited to routes is also kept from raising what keys that exist may do: the role of a user counts for all
-//! keys of that user, so that a user whom keys name already can't be made, and a blocked key can't be freed, by who has
-//! less than it would have then.
+//! A caller that is limited to routes also cannot extend the rights of existing keys. The role of a user applies to all
+//! keys of that user. So such a caller cannot create a user that keys name already. It also cannot unblock a key that
+//! would then have more rights than the caller.
 
 use axum::http::StatusCode;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::store::accounts::{NewKey, NewTeam, NewUser};
 use crate::store::{authority, keys, team_views};
 
 impl Role {
-    /// How much the role may do: who has less can't give more.
+    /// The rank of the role: a caller cannot grant a role of a higher rank than its own.
     fn rank(self) -> u8 {
         match self {
             Self::Unknown => 0,
@@ -31,7 +31,8 @@ fn refuse(message: impl Into<String>) -> ApiError {
     ApiError::nested(StatusCode::FORBIDDEN, message)
 }
 
-/// Checks a key to be made; one without routes of its own gets the caller's.
+/// Checks a key before it is created. If the caller is limited to routes and the new key names none, the new key gets
+/// the caller's routes.
 pub async fn check_key(connection: &mut Connection, caller: &Caller, key: &mut NewKey) -> Result<(), ApiError> {
     if let Some(user_id) = key.user_id.as_deref() {
         check_person(caller, user_id)?;
@@ -57,7 +58,7 @@ pub async fn check_key(connection: &mut Connection, caller: &Caller, key: &mut N
     check_teams(connection, caller, key.team_id.as_slice()).await
 }
 
-/// Checks a user to be made.
+/// Checks a user before it is created.
 pub async fn check_user(connection: &mut Connection, caller: &Caller, user: &NewUser) -> Result<(), ApiError> {
     check_person(caller, &user.user_id)?;
     check_role(caller, Role::of_user(user.user_role.as_deref()))?;
@@ -68,7 +69,8 @@ pub async fn check_user(connection: &mut Connection, caller: &Caller, user: &New
     check_new(connection, std::slice::from_ref(&user.user_id)).await
 }
 
-/// Checks a team to be made, whose members are made users where they are none.
+/// Checks a team before it is created. Members that are not users yet are created with it, so they are checked as new
+/// users.
 pub async fn check_team(
     connection: &mut Connection,
     caller: &Caller,
@@ -81,14 +83,14 @@ pub async fn check_team(
         return Ok(());
     }
     if id_is_given {
-        // Rows and keys may name it already.
+        // Existing rows and keys may name this id already.
         return Err(refuse("A key that is limited to routes can't choose the id of a team."));
     }
     let missing = authority::missing_users(connection, &members).await?;
     check_new(connection, &missing).await
 }
 
-/// Checks a key whose block is to be lifted.
+/// Checks a key before it is unblocked.
 pub async fn check_unblock(connection: &mut Connection, caller: &Caller, token: &str) -> Result<(), ApiError> {
     if caller.may_everything() {
         return Ok(());
@@ -100,7 +102,7 @@ pub async fn check_unblock(connection: &mut Connection, caller: &Caller, token: 
     Err(refuse("The key may do more than yours, which can't lift its block."))
 }
 
-/// Whether a key may do no more than the caller, but for the rows that it sees.
+/// Whether a key has no more rights than the caller. The rows that each of them may see are not compared.
 fn is_within(key: &KeyRecord, caller: &Caller) -> bool {
     let within = !key.allowed_routes.is_empty()
         && key.allowed_routes.iter().all(|route| allowed_routes::covers(&caller.allowed_routes, route));
@@ -109,7 +111,7 @@ fn is_within(key: &KeyRecord, caller: &Caller) -> bool {
         && Role::of_user(key.user_role.as_deref()).rank() <= caller.role.rank()
 }
 
-/// The account that stands for the master key is given by who holds that.
+/// Only a caller that stands for the master key may assign the master key's user.
 fn check_person(caller: &Caller, user_id: &str) -> Result<(), ApiError> {
     if user_id == MASTER_USER_ID && !caller.stands_for_master() {
         return Err(refuse(format!(
@@ -133,7 +135,7 @@ async fn check_new(connection: &mut Connection, user_ids: &[String]) -> Result<(
     Ok(())
 }
 
-/// Teams of the caller: of its key, or that it is a member of.
+/// Checks that all teams in `asked` are the caller's own: the team of its key, or a team that its user is a member of.
 async fn check_teams(connection: &mut Connection, caller: &Caller, asked: &[String]) -> Result<(), ApiError> {
     let foreign: Vec<&String> = asked.iter().filter(|team| Some(*team) != caller.team_id.as_ref()).collect();
     if foreign.is_empty() {

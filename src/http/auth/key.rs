@@ -1,19 +1,19 @@
-//! Finds the key in a request's headers. Order and spellings are the reference's: `x-litellm-api-key`
-//! (with or without a scheme), `Authorization` (a scheme is required), then the headers of the
+//! Finds the key in a request's headers. The order and the accepted spellings are the reference's: first
+//! `x-litellm-api-key` (with or without a scheme), then `Authorization` (a scheme is required), then the headers of the
 //! Azure, Anthropic, Google and APIM clients (the bare key).
 
 use axum::http::HeaderMap;
 
 use crate::http::error::ApiError;
 
-/// Headers that carry a bare key, in the order in which they are looked at.
+/// Headers that carry a bare key, in the order in which they are checked.
 const BARE_KEY_HEADERS: [&str; 4] = ["api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key"];
 
-/// Every header that may carry a key: for redaction.
+/// Every header that may carry a key, for redaction.
 pub const KEY_HEADERS: [&str; 6] =
     ["x-litellm-api-key", "authorization", "api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key"];
 
-/// The key that the request carries, or why it carries none.
+/// The key that the request carries, or a 401 that says why there is none.
 pub fn key_of(headers: &HeaderMap) -> Result<String, ApiError> {
     let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let key = if let Some(value) = text("x-litellm-api-key") {
@@ -32,14 +32,14 @@ pub fn key_of(headers: &HeaderMap) -> Result<String, ApiError> {
     Ok(key)
 }
 
-/// What follows `Bearer ` (in any case) or `Basic `.
+/// The part of the value after `Bearer ` (in any case) or `Basic `.
 fn without_scheme(value: &str) -> Option<String> {
     let (scheme, rest) = value.split_once(' ')?;
     let known = scheme.eq_ignore_ascii_case("bearer") || scheme == "Basic";
     known.then(|| rest.to_owned())
 }
 
-/// 401 for a key that is not of the form `sk-...`; shows no more than the reference does.
+/// The 401 for a key that does not start with `sk-`. It shows no more of the key than the reference does.
 pub fn not_a_virtual_key(key: &str) -> ApiError {
     let characters: Vec<char> = key.chars().collect();
     let shown = if characters.len() > 8 {

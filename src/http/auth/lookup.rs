@@ -1,7 +1,8 @@
-//! Looks keys up and remembers the answer for a few seconds. What is remembered is bounded in size and age, so that a
-//! blocked or deleted key stops working everywhere within [`LIFETIME`]; what was changed here counts at once. The end of
-//! a key's validity counts at once as well. Unknown keys are remembered apart, so that guesses push out no key that
-//! exists, and only so many of them a second reach the database: keys that exist, as far as this server has seen, go on.
+//! Looks up keys and caches the results for a few seconds. The cache is bounded in size and age, so a blocked or
+//! deleted key stops working on every server within [`LIFETIME`]. A change made through this server, and a key's
+//! expiry, take effect at once. Unknown keys are cached separately, so that guessed keys evict no existing key. Only a
+//! limited number of lookups of unknown keys per second reach the database. Keys that this server has already seen to
+//! exist are exempt from that limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,19 +25,19 @@ use crate::store::Pool;
 use crate::store::database;
 use crate::store::error::{is_statement_timeout, is_unavailable};
 
-/// How long a lookup is remembered.
+/// How long a lookup is cached.
 pub const LIFETIME: Duration = Duration::from_secs(9);
 
-/// How many lookups are remembered at most, and how many of unknown keys.
+/// Most cached lookups of existing keys, and also most cached lookups of unknown keys.
 const CAPACITY: u64 = 50_000;
 
-/// How many keys that exist are told from unknown ones when their lookup is forgotten.
+/// Most keys that are still recognized as existing after their cached lookup has expired.
 const SEEN_CAPACITY: u64 = 200_000;
 
-/// How long.
+/// How long a key stays recognized after its last lookup.
 const SEEN_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long a change is held against lookups that began before it: longer than any lookup runs and is remembered.
+/// How long a change invalidates lookups that began before it. This is longer than any lookup runs and is cached.
 const CHANGE_LIFETIME: Duration = Duration::from_secs(180);
 
 /// Resolves keys to callers.
@@ -55,10 +56,10 @@ struct Inner {
     changes: Changes,
 }
 
-/// A key that was found.
+/// The cached result of a successful lookup.
 struct Found {
     record: KeyRecord,
-    /// The count of changes when the lookup began.
+    /// The change counter at the time when the lookup began.
     since: u64,
 }
 
@@ -69,7 +70,8 @@ enum Missing {
     Database(store::Error),
 }
 
-/// What was changed here, counted, so that a lookup which began before a change is not believed after it.
+/// Counts the changes made through this server, so that the result of a lookup which began before a change is not used
+/// after it.
 struct Changes {
     count: AtomicU64,
     of_all: AtomicU64,
@@ -99,7 +101,7 @@ impl Changes {
 }
 
 impl KeyLookup {
-    /// Looks keys up in `pool`; the master key is never looked up.
+    /// Creates a lookup that reads from `pool`. The master key is never looked up in the database.
     pub fn new(pool: Pool, settings: &Settings, clock: Clock) -> Self {
         let password = settings.ui.as_ref().and_then(|ui| ui.password.clone());
         let signer = Signer::new(settings.authority.secret.clone(), settings.master_key.clone(), password);
@@ -121,18 +123,18 @@ impl KeyLookup {
         }))
     }
 
-    /// Whether `candidate` is the master key, in time that does not depend on where they differ.
+    /// Whether `candidate` is the master key. The comparison takes constant time.
     pub fn is_master(&self, candidate: &str) -> bool {
         let digest = |text: &str| hash_key(text).into_bytes();
         bool::from(digest(candidate).ct_eq(&digest(self.0.master_key.expose_secret())))
     }
 
-    /// What signs tokens and seals sessions.
+    /// The signer of login tokens and session seals.
     pub fn signer(&self) -> &Signer {
         &self.0.signer
     }
 
-    /// The caller that a key stands for.
+    /// The caller that a key identifies.
     pub async fn resolve(&self, candidate: &str) -> Result<Caller, ApiError> {
         if self.is_master(candidate) {
             return Ok(Caller::master());
@@ -148,13 +150,14 @@ impl KeyLookup {
         into_caller(record, self.0.clock.now(), Some(seals))
     }
 
-    /// The row of a key, whatever it is worth.
+    /// The database row of a key, even if the key is blocked or expired.
     pub async fn record(&self, candidate: &str) -> Result<KeyRecord, ApiError> {
         if !candidate.starts_with("sk-") {
             return Err(key::not_a_virtual_key(candidate));
         }
         let hash = hash_key(candidate);
-        // A lookup that a change has overtaken is made again; one that changes overtake all the time is not believed.
+        // If a change happened after a lookup began, the lookup is repeated. If that happens three times in a row, the
+        // request gets 503.
         for _ in 0..3 {
             match self.find(&hash).await {
                 Ok(found) if self.0.changes.none_since(found.since, found.record.depends_on()).await => {
@@ -178,7 +181,7 @@ impl KeyLookup {
         found.map_err(|missing| match Arc::try_unwrap(missing) {
             Ok(Missing::Database(error)) => ApiError::from(error),
             Ok(missing) => refusal(&missing),
-            // Several requests waited for this one lookup.
+            // Several requests shared this one lookup.
             Err(shared) => refusal(&shared),
         })
     }
@@ -206,7 +209,8 @@ impl KeyLookup {
         }
     }
 
-    /// Forgets one key and the sessions that it opened, after a change made here.
+    /// Discards the cached lookups of one key and of the sessions that it opened, after a change made through this
+    /// server.
     pub async fn forget(&self, hash: &str) {
         let changed = self.0.changes.next();
         self.0.changes.of_key.insert(hash.to_owned(), changed).await;
@@ -214,7 +218,7 @@ impl KeyLookup {
         self.0.absent.invalidate(hash).await;
     }
 
-    /// Forgets every key, after a change of users or teams made here.
+    /// Discards all cached lookups, after a change of users or teams made through this server.
     pub fn forget_all(&self) {
         let changed = self.0.changes.next();
         self.0.changes.of_all.fetch_max(changed, Ordering::SeqCst);
@@ -222,7 +226,7 @@ impl KeyLookup {
         self.0.absent.invalidate_all();
     }
 
-    /// How many lookups are remembered now, for the metrics.
+    /// The number of cached lookups, for the metrics.
     pub fn remembered(&self) -> u64 {
         self.0.known.entry_count() + self.0.absent.entry_count()
     }

@@ -1,7 +1,7 @@
-//! Sessions of the dashboard: what binds the key of a session to what it was opened with, so that it never outlives or
-//! outgrows that. The link stands in the key's `metadata`, so that it works in LiteLLM's tables as well, under a seal
-//! that only a server with the installation's secret, this master key and this `UI_PASSWORD` can make. A link can take
-//! rights from a key and give none.
+//! Sessions of the dashboard. A link binds the key of a session to the credentials that opened the session, so that the
+//! session key never outlives them and never has more rights. The link is stored in the key's `metadata`, so it works
+//! in LiteLLM's tables as well. It carries a seal (an HMAC) that only a server with the installation's secret, this
+//! master key and this `UI_PASSWORD` can make. A link can remove rights from a key; it cannot add any.
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use secrecy::{ExposeSecret, SecretString};
@@ -13,7 +13,7 @@ use crate::store;
 use crate::store::Connection;
 use crate::store::secrets;
 
-/// Name of the installation's secret.
+/// The name under which the database stores the installation's secret.
 const SECRET_NAME: &str = "sessions";
 
 /// Signs tokens and seals sessions.
@@ -24,25 +24,26 @@ pub struct Signer {
     keys: OnceCell<Keys>,
 }
 
-/// The keys made of the secret.
+/// The signing keys that are derived from the secret.
 pub struct Keys {
     token: EncodingKey,
     seal: EncodingKey,
 }
 
 impl Signer {
-    /// Of these settings; `given` is `LITESPEND_SECRET`.
+    /// Creates a signer. `given` is `LITESPEND_SECRET`.
     pub fn new(given: Option<SecretString>, master_key: SecretString, password: Option<SecretString>) -> Self {
         Self { given, master_key, password, keys: OnceCell::new() }
     }
 
-    /// The keys, where they were needed before.
+    /// The signing keys, if they have been derived already.
     pub fn ready(&self) -> Option<&Keys> {
         self.keys.get()
     }
 
-    /// The keys: of the secret that was given, else of the one in our own database, else of one of this process, whose
-    /// sessions end with it.
+    /// The signing keys. They are derived from the given secret. Without one, they are derived from the secret in
+    /// litespend's own tables. Without those, they are derived from a secret of this process, and its sessions end with
+    /// the process.
     pub async fn keys(&self, connection: &mut Connection) -> Result<&Keys, store::Error> {
         self.keys
             .get_or_try_init(async || {
@@ -65,7 +66,7 @@ impl Signer {
             format!("session {} {}", hash_key(self.master_key.expose_secret()), hash_key(password.expose_secret()));
         let derived = |purpose: &str| match sign(purpose, &EncodingKey::from_secret(secret)) {
             Some(derived) => EncodingKey::from_secret(derived.as_bytes()),
-            // Nobody's key rather than everybody's.
+            // If signing fails, use a random key, which nobody knows, rather than a guessable one.
             None => EncodingKey::from_secret(&rand::random::<[u8; 32]>()),
         };
         Keys { token: derived("token"), seal: derived(&of_keys) }
@@ -80,19 +81,19 @@ impl Keys {
 
     /// The seal of a session's key.
     pub fn seal(&self, token: &str, user_id: &str, parent: Option<&str>) -> String {
-        // A user's id can hold anything but comes last; hashes hold no spaces.
+        // The user's id may contain any characters, but it comes last; the hashes before it contain no spaces.
         sign(&format!("{token} {} {user_id}", parent.unwrap_or("-")), &self.seal).unwrap_or_default()
     }
 
-    /// Whether a link was made for this key, by a server with these secrets.
+    /// Whether a server with these secrets made the link for this key and user.
     pub fn fits(&self, link: &Link, token: &str, user_id: &str) -> bool {
         let expected = self.seal(token, user_id, link.parent.as_deref());
-        // An empty seal is what a failure to sign would leave.
+        // A failure to sign would produce an empty seal.
         !expected.is_empty() && bool::from(expected.as_bytes().ct_eq(link.seal.as_bytes()))
     }
 }
 
-/// HMAC-SHA-256.
+/// The HMAC-SHA-256 of `message`.
 fn sign(message: &str, key: &EncodingKey) -> Option<String> {
     crypto::sign(message.as_bytes(), key, Algorithm::HS256).ok()
 }

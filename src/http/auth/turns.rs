@@ -1,29 +1,29 @@
-//! How many lookups of keys that nobody has seen may reach the database: a bucket that fills with the clock, holds one
-//! second's worth, and refuses when it is empty.
+//! A rate limit for lookups of keys that this server has not seen before: a token bucket that refills over time, holds
+//! the tokens of one second, and refuses lookups when it is empty.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// A bucket of turns.
+/// A token bucket; one token allows one lookup.
 pub struct Turns {
     per_second: f64,
     state: Mutex<(Instant, f64)>,
 }
 
 impl Turns {
-    /// `per_second` turns a second.
+    /// Creates a full bucket that refills by `per_second` tokens a second.
     pub fn new(per_second: u32) -> Self {
         let per_second = f64::from(per_second);
         Self { per_second, state: Mutex::new((Instant::now(), per_second)) }
     }
 
-    /// Takes a turn, if there is one.
+    /// Takes one token; returns whether there was one.
     pub fn take(&self) -> bool {
         self.take_at(Instant::now())
     }
 
     fn take_at(&self, now: Instant) -> bool {
-        // The lock guards two numbers that are written together.
+        // The lock guards two numbers that are always written together, so a poisoned lock is usable.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (then, left) = *state;
         let left = self.per_second.min(left + now.saturating_duration_since(then).as_secs_f64() * self.per_second);

@@ -1,4 +1,4 @@
-//! The layer that charges the body of each request.
+//! The middleware layer that charges the body of each request to the memory budget.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,7 +19,8 @@ use crate::http::error::{ApiError, ErrorType};
 use crate::http::state::AppState;
 use crate::identity::Caller;
 
-/// Layer: charges the request's body to its key, or where there is none to its address.
+/// Middleware: charges the request's body to its key or, for a request without a key, to the client's address. Answers
+/// 503 if a body does not get budget in time.
 pub async fn charge(State(state): State<AppState>, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
@@ -44,14 +45,14 @@ fn no_room() -> Response {
     .into_response()
 }
 
-/// A body whose bytes are passed on once there is room for them.
+/// A request body whose bytes are passed on once they are charged.
 struct ChargedBody {
     body: Body,
     charge: Arc<Charge>,
     waiting: Option<Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>>,
 }
 
-/// Why the body ends early.
+/// The error that ends a body for which there is no budget.
 #[derive(Debug, thiserror::Error)]
 #[error("no room for the request's body")]
 struct NoRoom;

@@ -1,4 +1,5 @@
-//! However the forwarded headers look, the client is the peer or stands in them, behind trusted proxies only.
+//! Property tests: whatever the forwarded headers contain, the client's address is the peer's or one from the headers,
+//! and a header counts behind trusted proxies only.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,10 +11,10 @@ use proptest::sample::select;
 use super::*;
 use crate::randomness::check;
 
-/// An address in one of its spellings.
+/// An address, and one of its spellings.
 fn spelled() -> impl Strategy<Value = (IpAddr, String)> {
     let address = prop_oneof![
-        // Trusted ones are in 10.0.0.0/8 and fd00::/8.
+        // Trusted addresses are in 10.0.0.0/8 and fd00::/8.
         any::<[u8; 3]>().prop_map(|[a, b, c]| IpAddr::from([10, a, b, c])),
         any::<[u8; 4]>().prop_map(IpAddr::from),
         any::<u128>().prop_map(|bits| IpAddr::from(Ipv6Addr::from(bits))),
@@ -55,7 +56,8 @@ fn the_client_is_the_last_that_no_trusted_proxy_vouches_for() {
             IpAddr::V4(v4) => v4.octets()[0] == 10,
             IpAddr::V6(v6) => v6.octets()[0] == 0xfd,
         };
-        // Written another way than it is done: the chain from the peer outwards, as far as each may be believed.
+        // The expected result, computed in a different way than in the code: follow the chain from the peer outwards
+        // for as long as each address is trusted.
         let mut expected = peer;
         let mut chain = lines.iter().flatten().rev().map(|(address, _)| *address);
         while switched_on && is_trusted(expected) {

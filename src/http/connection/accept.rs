@@ -1,5 +1,5 @@
-//! Accepting connections: HTTP/1 and HTTP/2, as many as there are places for, each with limits on its silence, and an
-//! orderly end.
+//! Accepts HTTP/1 and HTTP/2 connections up to a limit, enforces time limits on silent clients, and shuts down
+//! gracefully.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,26 +26,28 @@ use crate::settings::ConnectionLimits;
 use crate::settings::Settings;
 use crate::shutdown::DEADLINE;
 
-/// Largest head of an HTTP/1 request, and what is gathered of an answer before it is written, bytes.
+/// Largest head of an HTTP/1 request, and most bytes of an answer that are buffered before they are written.
 const HTTP1_BUFFER: usize = 128 * 1024;
 
-/// Largest head of an HTTP/2 request, bytes.
+/// Largest head of an HTTP/2 request, in bytes.
 const HTTP2_HEAD: u32 = 64 * 1024;
 
-/// What an HTTP/2 client may send ahead of a body that is read: of one request, and in all, bytes.
+/// Bytes that an HTTP/2 client may send before the server has read them: of one request's body, and of all requests on
+/// the connection.
 const HTTP2_WINDOWS: (u32, u32) = (128 * 1024, 256 * 1024);
 
-/// What waits to be sent of one answer over HTTP/2, bytes.
+/// Most bytes of one HTTP/2 answer that are buffered for sending.
 const HTTP2_AHEAD: usize = 64 * 1024;
 
-/// Requests that one HTTP/2 connection may take back before they were looked at, and errors of its own that it may
-/// make, before it is ended.
+/// Requests that an HTTP/2 client may reset before the server has looked at them, and protocol errors that it may make,
+/// before the connection is closed.
 const HTTP2_RESETS: (usize, usize) = (20, 100);
 
-/// How long a connection that has to end may take to say goodbye.
+/// How long a connection that reached a time limit may take to shut down gracefully.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// What the kernel holds of an answer that its client has not taken, bytes: little, so that progress can be seen.
+/// Most unsent bytes of an answer that the kernel buffers. The value is small, so that the server can see whether the
+/// client makes progress.
 const SOCKET_AHEAD: u32 = 128 * 1024;
 
 const FULL: &[u8] =
@@ -53,7 +55,7 @@ const FULL: &[u8] =
 
 fn builder(limits: &ConnectionLimits) -> Builder<StreamExecutor> {
     let mut builder = Builder::new(StreamExecutor { answer_limit: limits.answer });
-    // The head's limit is the connection's: `Life`.
+    // `Life` enforces the time limit for the request head.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HTTP1_BUFFER);
     builder
         .http2()
@@ -69,7 +71,7 @@ fn builder(limits: &ConnectionLimits) -> Builder<StreamExecutor> {
     builder
 }
 
-/// Serves `app` until `stop`, then finishes what runs, within the deadline.
+/// Serves `app` until `stop` completes. Then lets running requests finish, until the deadline.
 pub async fn serve(listener: TcpListener, app: Router, settings: &Settings, stop: impl Future<Output = ()>) {
     let limits = &settings.connections;
     let builder = builder(limits);
@@ -82,7 +84,8 @@ pub async fn serve(listener: TcpListener, app: Router, settings: &Settings, stop
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of file descriptors, or a client that left at once: neither ends the server.
+                    // The process may be out of file descriptors, or the client may have disconnected at once. Neither
+                    // stops the server.
                     tracing::warn!(cause = %error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -90,7 +93,7 @@ pub async fn serve(listener: TcpListener, app: Router, settings: &Settings, stop
             },
         };
         let Some(seat) = seats.take(peer.ip()) else {
-            // Said if that costs nothing; nobody waits for it.
+            // The answer is sent only if that does not block.
             let _ = stream.try_write(FULL);
             continue;
         };
@@ -113,7 +116,7 @@ fn set_options(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(SOCKET_AHEAD);
 }
 
-/// One connection to its end.
+/// Serves one connection until it ends.
 fn connection(
     builder: &Builder<StreamExecutor>,
     stream: TcpStream,
@@ -153,7 +156,7 @@ fn connection(
     }
 }
 
-/// The application as hyper wants it, with the peer's address and the connection's state at hand.
+/// Wraps the application as a hyper service. Adds the peer's address and the connection's state to each request.
 fn service(
     app: Router,
     peer: SocketAddr,

@@ -1,4 +1,4 @@
-//! What one connection does: whether a request runs on it, since when none does, and when it has to end.
+//! The state of one connection: whether a request runs on it, since when it has been idle, and when it has to end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::settings::ConnectionLimits;
 
-/// The state of a connection, shared by its socket, its requests and who watches over it.
+/// The state of a connection. Its socket, its requests and the task that enforces its limits share it.
 #[derive(Debug)]
 pub struct Life {
     accepted: Instant,
@@ -20,15 +20,16 @@ pub struct Life {
     http2: AtomicBool,
     linger: AtomicBool,
     over: AtomicBool,
-    /// Milliseconds from the start to the end of the last request.
+    /// Milliseconds from accept to the end of the last request or, for HTTP/1, to the last bytes sent after it; 0
+    /// before that.
     idle_since: AtomicU64,
-    /// Milliseconds from the start to the first byte of the head that is being sent; 0 where none is.
+    /// Milliseconds from accept to the first byte of the request head that is arriving; 0 if none is.
     head_since: AtomicU64,
     close: CancellationToken,
 }
 
 impl Life {
-    /// Of a connection that was accepted now.
+    /// The state of a connection that has just been accepted.
     pub fn new(limits: &ConnectionLimits) -> Arc<Self> {
         Arc::new(Self {
             accepted: Instant::now(),
@@ -49,7 +50,7 @@ impl Life {
         u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
-    /// A request begins; it runs until the guard goes.
+    /// Records that a request begins. It counts as running until the returned guard is dropped.
     pub fn begin(self: &Arc<Self>, version: Version) -> Running {
         self.http2.store(version == Version::HTTP_2, Ordering::Relaxed);
         self.served.store(true, Ordering::Relaxed);
@@ -57,55 +58,56 @@ impl Life {
         Running(Arc::clone(self))
     }
 
-    /// Bytes came. Between the requests of HTTP/1 they are the start of the next head; between those of HTTP/2 they
-    /// say nothing, and the idle limit stands.
+    /// Records that bytes arrived. Between two HTTP/1 requests they are the start of the next head. Between two HTTP/2
+    /// requests they may be anything, so the idle limit stays in force.
     pub fn received(&self) {
         if self.is_idle() && !self.http2.load(Ordering::Relaxed) {
             let _ = self.head_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// Bytes went. The end of an HTTP/1 answer that is still being taken is not idleness.
+    /// Records that bytes were sent. An HTTP/1 connection is not idle while the client is still receiving the end of an
+    /// answer.
     pub fn sent(&self) {
         if self.is_idle() && !self.http2.load(Ordering::Relaxed) {
             self.idle_since.store(self.now(), Ordering::Relaxed);
         }
     }
 
-    /// Whether no request runs.
+    /// Whether the connection is open and no request runs on it.
     pub fn is_idle(&self) -> bool {
         self.running.load(Ordering::Relaxed) == 0 && !self.over.load(Ordering::Relaxed)
     }
 
-    /// Whether it may end in favour of another one, and how soon: who never sent a request goes first, then who has
-    /// been idle longest.
+    /// If the connection may be closed in favour of a new one, its rank among such connections; the lowest rank is
+    /// closed first. Connections that never sent a request come first, then those that have been idle longest.
     pub fn expendable(&self) -> Option<(bool, Instant)> {
         let since = self.accepted + Duration::from_millis(self.idle_since.load(Ordering::Relaxed));
         self.is_idle().then(|| (self.served.load(Ordering::Relaxed), since))
     }
 
-    /// Ends it now.
+    /// Closes the connection in favour of a new one.
     pub fn end(&self) {
         self.close.cancel();
     }
 
-    /// The connection as such has ended; what it became (a tunnel) is not watched.
+    /// Records that the HTTP connection has ended. If it became a tunnel, the tunnel is not watched.
     pub fn finish(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// What the client still sends is to be read for a moment when the connection closes: a close with bytes unread
-    /// would take the answer away from a client that has not read it yet.
+    /// Asks for the socket to be read for a moment when the connection closes. If it closed with unread bytes, a client
+    /// that has not yet read its answer would lose it.
     pub fn linger(&self) {
         self.linger.store(true, Ordering::Relaxed);
     }
 
-    /// Whether that was asked for.
+    /// Whether [`Self::linger`] was called.
     pub fn lingers(&self) -> bool {
         self.linger.load(Ordering::Relaxed)
     }
 
-    /// Time left until the connection has waited long enough for a request; zero where it has.
+    /// The time left for the connection to send a request; zero if the limit is reached.
     fn patience(&self) -> Duration {
         if !self.is_idle() {
             return self.idle_limit.min(self.head_limit);
@@ -113,7 +115,7 @@ impl Life {
         let head_since = self.head_since.load(Ordering::Relaxed);
         let idle_since = self.idle_since.load(Ordering::Relaxed);
         let (since, limit) = match (self.served.load(Ordering::Relaxed), head_since) {
-            // From accept to the first head: what was sent meanwhile is no excuse.
+            // The limit runs from accept to the first complete head, whatever bytes arrive in between.
             (false, _) => (0, self.head_limit),
             (true, 0) => (idle_since, self.idle_limit),
             (true, head_since) => (head_since.max(idle_since), self.head_limit),
@@ -121,14 +123,14 @@ impl Life {
         (Duration::from_millis(since) + limit).saturating_sub(self.accepted.elapsed())
     }
 
-    /// Waits until the connection has to end: a limit passed, or somebody else needs its place.
+    /// Waits until the connection has to end, because it reached a limit or a new connection takes its place.
     pub async fn ended(&self) -> Ending {
         loop {
             let left = self.patience();
             if left.is_zero() {
                 return Ending::Limit;
             }
-            // A head may begin meanwhile, whose limit is shorter.
+            // A request head may begin in the meantime, and its limit is shorter.
             let look_again = left.min((self.head_limit / 4).max(Duration::from_millis(10)));
             tokio::select! {
                 () = self.close.cancelled() => return Ending::Replaced,
@@ -141,13 +143,13 @@ impl Life {
 /// Why a connection has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It waited too long for a request.
+    /// The connection was without a request for too long.
     Limit,
-    /// Another connection has its place.
+    /// A new connection has taken its place.
     Replaced,
 }
 
-/// A request runs while this is held.
+/// A guard: the request counts as running until the guard is dropped.
 #[derive(Debug)]
 pub struct Running(Arc<Life>);
 

@@ -1,5 +1,6 @@
-//! How long somebody is waited for who sends or takes bytes. Waiting uses patience up and every byte earns some back,
-//! so that one limit ends both who does nothing and who does next to nothing for ever.
+//! A time budget for a peer that sends or receives bytes. Waiting for the peer uses the budget up, and every byte that
+//! is transferred earns some of it back. So one limit ends both peers that transfer nothing and peers that only trickle
+//! bytes.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep};
 
-/// Bytes a second below which patience runs out in the end.
+/// The rate, in bytes per second, below which the budget eventually runs out.
 pub const LEAST_RATE: u64 = 1024;
 
-/// The patience with one sender or taker of bytes.
+/// The time budget for one peer.
 pub struct Patience {
     most: Duration,
     left: Duration,
@@ -18,19 +19,19 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// At first, and at most, so long.
+    /// Creates a full budget of `most`. It never grows beyond that.
     pub fn new(most: Duration) -> Self {
         Self { most, left: most, waiting: None }
     }
 
-    /// So many bytes went through.
+    /// Records that `bytes` were transferred, which ends the wait.
     pub fn progress(&mut self, bytes: usize) {
         let waited = self.waiting.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
         let earned = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1_000_000) / LEAST_RATE;
         self.left = self.left.saturating_sub(waited).saturating_add(Duration::from_micros(earned)).min(self.most);
     }
 
-    /// Ready once it has run out; to be asked while nothing goes through.
+    /// Ready once the budget has run out. The caller polls this only while no bytes are transferred.
     pub fn poll_out(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let left = self.left;
         let (_, timer) = self.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));

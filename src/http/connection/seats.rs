@@ -1,5 +1,5 @@
-//! How many connections there are, in all and per address. At a limit, a new one takes the place of one without a
-//! request: whoever opens connections and says nothing only pushes out others of that kind.
+//! Limits the number of connections, in total and per address. At a limit, a new connection replaces one on which no
+//! request runs. A client that opens connections and sends nothing thus only displaces connections of the same kind.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,7 +12,7 @@ use crate::http::connection::life::Life;
 use crate::metrics::Metrics;
 use crate::settings::ConnectionLimits;
 
-/// The connections that there are. Cheap to clone.
+/// The open connections; each one has a seat. Cheap to clone.
 #[derive(Clone)]
 pub struct Seats(Arc<Inner>);
 
@@ -29,7 +29,7 @@ struct Taken {
 }
 
 impl Taken {
-    /// Ends the most expendable connection (of an address); whether there was one.
+    /// Closes the most expendable connection, of one address if one is given. Returns whether there was one.
     fn free_one(&mut self, address: Option<IpAddr>) -> bool {
         let candidates = self.seats.iter().filter(|(_, (whose, _))| address.is_none_or(|address| *whose == address));
         let found = candidates.filter_map(|(id, (_, life))| Some((life.expendable()?, *id))).min();
@@ -43,12 +43,14 @@ impl Taken {
 }
 
 impl Seats {
-    /// None taken. Trusted proxies speak for many and are limited in all only.
+    /// Creates a table without connections. Trusted proxies forward for many clients, so only the total limit applies
+    /// to them.
     pub fn new(limits: ConnectionLimits, trusted_proxies: Vec<IpNetwork>) -> Self {
         Self(Arc::new(Inner { limits, exempt: trusted_proxies, taken: Mutex::default() }))
     }
 
-    /// A place for a connection from `peer`, or none. Never waits.
+    /// Registers a connection from `peer`. Returns `None` if a limit is reached and no connection can be replaced.
+    /// Never waits.
     pub fn take(&self, peer: IpAddr) -> Option<Seat> {
         let address = of_whom(peer);
         let limits = &self.0.limits;
@@ -72,7 +74,8 @@ impl Seats {
     }
 }
 
-/// A customer of IPv6 has a network of 64 bits.
+/// The address that a connection is counted under. An IPv6 address counts as its /64 network, because one customer has
+/// a whole network.
 fn of_whom(peer: IpAddr) -> IpAddr {
     match canonical(peer) {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
@@ -80,7 +83,7 @@ fn of_whom(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// The place of one connection, given back when dropped.
+/// The registration of one connection. Dropping it removes the connection from the count.
 pub struct Seat {
     seats: Seats,
     id: u64,

@@ -1,5 +1,5 @@
-//! The socket of a connection: gives a client up that takes too little of what is sent to it, tells the connection's
-//! state what comes and goes, and reads on for a moment at the end where an answer would be lost otherwise.
+//! The socket of a connection. It fails if the client receives too slowly, reports received and sent bytes to the
+//! connection's state, and reads on briefly at the end if the client would lose an answer otherwise.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,10 +13,10 @@ use tokio::time::{Sleep, sleep};
 use crate::http::connection::patience::Patience;
 use crate::http::connection::seats::Seat;
 
-/// How long a client that still sends is listened to after its last answer.
+/// How long the server still reads from a client after its last answer.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A stream that fails once what is written to it has waited too long.
+/// A stream that fails once its written bytes have waited too long for the client.
 pub struct StallLimit<S> {
     stream: S,
     patience: Patience,
@@ -25,12 +25,12 @@ pub struct StallLimit<S> {
 }
 
 impl<S> StallLimit<S> {
-    /// Limits how long writing may wait, by [`Patience`].
+    /// Wraps `stream`. A write may wait for the client for `limit` ([`Patience`]).
     pub fn new(stream: S, limit: Duration, seat: Seat) -> Self {
         Self { stream, patience: Patience::new(limit), lingering: None, seat }
     }
 
-    /// Passes on what a write answered, or its failure once patience has run out.
+    /// Passes on the result of a write, or a timeout error once the patience has run out.
     fn watch(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(bytes)) => {
@@ -48,7 +48,7 @@ impl<S> StallLimit<S> {
 }
 
 impl<S: AsyncRead + Unpin> StallLimit<S> {
-    /// Reads and forgets until the client's end, for a moment.
+    /// Reads and discards bytes until the client closes its side, for at most [`LINGER`].
     fn read_out(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let timer = self.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
         if timer.as_mut().poll(context).is_ready() {

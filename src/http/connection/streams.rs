@@ -1,6 +1,7 @@
-//! Streams of HTTP/2: each is watched by itself, for the socket goes on while a client takes nothing of one of them
-//! (a window of 0). The executor that runs a stream's future lends the answer's body a note of who waits for whom,
-//! and drops the future, which resets the stream, once the client has been waited for too long.
+//! HTTP/2 streams. Each stream has its own time limit: a client can stop receiving one of them (a window of 0) while
+//! the socket still makes progress. The executor that runs a stream's future gives the answer's body access to a record
+//! of whether the server waits for the client. It drops the future, which resets the stream, once the server has waited
+//! for too long.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,20 +21,21 @@ tokio::task_local! {
     static STREAM: Arc<Mutex<Stream>>;
 }
 
-/// Answers of up to this many bytes end with their last piece.
+/// Answers of at most this many bytes end with their last piece, even if it has not been sent yet.
 const SMALL: u64 = 16 * 1024;
 
-/// Who waits for whom.
+/// Whether the server waits for the client, and for how long it still may.
 struct Stream {
     patience: Patience,
-    /// Bytes that were handed out and not asked on after.
+    /// The size of the last piece, from when hyper took it until hyper asks for the next one. In that time the server
+    /// waits for the client.
     handed_out: Option<usize>,
 }
 
-/// Runs streams on tokio.
+/// Runs the futures of HTTP/2 streams as tokio tasks.
 #[derive(Clone, Debug)]
 pub struct StreamExecutor {
-    /// Patience with who takes an answer.
+    /// How long a stream may wait for a client to receive its answer ([`Patience`]).
     pub answer_limit: Duration,
 }
 
@@ -67,17 +69,17 @@ impl<F: Future> Future for Watched<F> {
     }
 }
 
-/// An answer's body on its way into the connection. Its request runs until the last byte has left.
+/// The body of an answer. Its request counts as running until the last byte has been sent.
 pub struct Outgoing {
     body: Body,
     running: Arc<Running>,
-    /// Large answers over HTTP/2 end once all pieces have left, so that the stream is watched until then.
+    /// Large answers over HTTP/2 end once all pieces have been sent, so that the stream is watched until then.
     unsent: Option<Arc<Unsent>>,
     ended: bool,
 }
 
 impl Outgoing {
-    /// The body of the answer to a request that `running` stands for.
+    /// The body of the answer to the request that `running` stands for.
     pub fn new(body: Body, http2: bool, running: Running) -> Self {
         let large = http_body::Body::size_hint(&body).exact().is_none_or(|size| size > SMALL);
         Self { body, running: Arc::new(running), unsent: (http2 && large).then(Arc::default), ended: false }
@@ -119,13 +121,13 @@ impl http_body::Body for Outgoing {
     }
 }
 
-/// Writes to the note of the stream that is being polled, where there is one.
+/// Updates the record of the stream that is being polled, if there is one.
 fn note(write: impl FnOnce(&mut Stream)) {
     let _ = STREAM.try_with(|stream| write(&mut stream.lock().unwrap_or_else(PoisonError::into_inner)));
 }
 
 impl Outgoing {
-    /// Ready once all pieces have left.
+    /// Ready once all pieces have been sent.
     fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
         let Some(unsent) = &self.unsent else { return Poll::Ready(()) };
         let mut unsent = unsent.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,11 +140,11 @@ impl Outgoing {
     }
 }
 
-/// How many pieces have not left yet, and who waits for it.
+/// The number of pieces that have not been sent, and the waker of the task that waits for them.
 #[derive(Default)]
 struct Unsent(Mutex<(usize, Option<Waker>)>);
 
-/// Bytes that tell when they have left: hyper drops them then.
+/// A piece of an answer that reports when it has been sent. hyper drops a piece at that time.
 pub struct Piece {
     bytes: Bytes,
     unsent: Option<Arc<Unsent>>,

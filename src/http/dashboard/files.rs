@@ -1,4 +1,4 @@
-//! The static export: a page a folder, and assets whose names change with their content.
+//! The static export: one folder per page, and assets whose names change with their content.
 
 use axum::body::Body;
 use axum::extract::{OriginalUri, Request, State};
@@ -12,24 +12,24 @@ use crate::http::dashboard::folder::Folder;
 use crate::http::error::ApiError;
 use crate::http::state::AppState;
 
-/// An asset never changes under its name.
+/// An asset's content never changes under the same name.
 const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
-/// A page may be another one after an update.
+/// A page may change with an update, so browsers have to revalidate it.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// `/ui` is the folder `/ui/`, as its pages' relative addresses want it.
+/// Redirects `/ui` to the folder `/ui/`, which the relative addresses in the pages need.
 pub async fn to_front_page(OriginalUri(uri): OriginalUri) -> Redirect {
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     Redirect::temporary(&format!("/ui/{query}"))
 }
 
-/// A page or a file beside it.
+/// Serves a page, or a file next to it.
 pub async fn page(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     file(&state, "/ui", "", request).await
 }
 
-/// A script, a style or a font.
+/// Serves a script, a style sheet or a font.
 pub async fn asset(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let prefix = if request.uri().path().starts_with("/litellm-asset-prefix") { "/litellm-asset-prefix" } else { "" };
     let mut response = file(&state, prefix, "", request).await?;
@@ -39,22 +39,22 @@ pub async fn asset(State(state): State<AppState>, request: Request) -> Result<Re
     Ok(response)
 }
 
-/// The logo above the menu.
+/// Serves the logo above the menu.
 pub async fn logo(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     file(&state, "", "/assets/logos/litellm_logo.png", request).await
 }
 
-/// The front page's content, as a page that goes there asks for it.
+/// Serves the front page's content, as other pages request it before they navigate there.
 pub async fn front_page_data(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     file(&state, "", "/index.txt", request).await
 }
 
-/// The picture in the browser's tab.
+/// Serves the icon for the browser's tab.
 pub async fn favicon(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     file(&state, "", "/favicon.ico", request).await
 }
 
-/// The file `whole`, or else of the path after `prefix`.
+/// Serves the file `whole` or, if that is empty, the file at the request's path after `prefix`.
 async fn file(state: &AppState, prefix: &str, whole: &str, request: Request) -> Result<Response, ApiError> {
     let Some(ui) = &state.settings.ui else { return Err(ApiError::detail(StatusCode::NOT_FOUND, "Not Found")) };
     let (mut parts, _) = request.into_parts();
@@ -68,7 +68,7 @@ async fn file(state: &AppState, prefix: &str, whole: &str, request: Request) -> 
         Err(never) => match never {},
     };
     if response.headers().contains_key(header::LOCATION) {
-        // A folder without its slash; what was asked of it stays.
+        // The path is a folder without its final slash. The redirect keeps the query.
         let query = asked.query().map(|query| format!("?{query}")).unwrap_or_default();
         return Ok(Redirect::temporary(&format!("{}/{query}", asked.path().trim_end_matches('/'))).into_response());
     }

@@ -1,5 +1,5 @@
-//! The files of a folder and no others, as `ServeDir` opens them: a symbolic link may lead to another place in the folder,
-//! and never out of it.
+//! Opens files for `ServeDir`, but only files inside one folder. A symbolic link may lead to another place in the
+//! folder, but not out of it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ use tower_http::services::fs::{Backend, File};
 
 type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
-/// A folder; paths are taken below it.
+/// A folder. Paths are relative to it.
 #[derive(Clone, Debug)]
 pub struct Folder(Arc<Path>);
 
 impl Folder {
-    /// The folder at this path, which may itself be a link.
+    /// The folder at this path. The path itself may be a link.
     pub fn new(directory: &Path) -> Self {
         Self(directory.into())
     }
@@ -38,7 +38,7 @@ impl Backend for Folder {
     fn open(&self, path: PathBuf) -> Self::OpenFuture {
         let folder = self.clone();
         Box::pin(async move {
-            // A pipe would keep whoever opens it.
+            // Opening a named pipe would block without `NONBLOCK`.
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
             let (file, metadata) = folder.open_with(path, flags).await?;
             Ok(FolderFile { file: file.into(), metadata })
@@ -55,7 +55,7 @@ impl Backend for Folder {
     }
 }
 
-/// An open file, and what it was when it was opened.
+/// An open file, with the metadata from the time when it was opened.
 pub struct FolderFile {
     file: tokio::fs::File,
     metadata: std::fs::Metadata,
@@ -90,7 +90,7 @@ impl File for FolderFile {
     }
 }
 
-/// Opens what lies at `path` below the folder, if it is a file or a folder. Blocks.
+/// Opens the file or folder at `path` inside the folder. Anything else is not found. Blocks.
 fn open(directory: &Path, path: &Path, flags: OFlags) -> io::Result<(std::fs::File, std::fs::Metadata)> {
     let file = open_beneath(directory, path, flags).map_err(|error| match error {
         Errno::XDEV | Errno::LOOP | Errno::INVAL | Errno::NAMETOOLONG | Errno::NXIO => io::ErrorKind::NotFound.into(),
@@ -103,25 +103,26 @@ fn open(directory: &Path, path: &Path, flags: OFlags) -> io::Result<(std::fs::Fi
     Ok((file, metadata))
 }
 
-/// Opens by a path that the system itself keeps below the folder, so that nobody can change a link in between.
+/// Opens a path that the kernel itself keeps inside the folder, so that nobody can swap a link between the check and
+/// the open.
 #[cfg(target_os = "linux")]
 fn open_beneath(directory: &Path, path: &Path, flags: OFlags) -> Result<std::fs::File, Errno> {
     use rustix::fs::{ResolveFlags, open, openat2};
 
     let folder = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let open = |path: &Path, resolve: ResolveFlags| {
-        // A name that changes during the look ends it.
+        // `AGAIN` means that a name on the path changed during the lookup. The lookup is tried up to eight times.
         let attempt = || openat2(&folder, path, flags, Mode::empty(), ResolveFlags::BENEATH | resolve);
         (0..8).map(|_| attempt()).find(|found| !matches!(found, Err(Errno::AGAIN))).unwrap_or(Err(Errno::AGAIN))
     };
     match open(path, ResolveFlags::NO_MAGICLINKS) {
         Ok(file) => Ok(file.into()),
-        // Also a link that spells its whole path and leads back into the folder.
+        // This also happens for a link with an absolute target inside the folder.
         Err(Errno::XDEV) => {
             let (_, inside) = resolve(directory, path)?;
             Ok(open(&inside, ResolveFlags::NO_SYMLINKS)?.into())
         }
-        // A kernel before 5.6, or one that is told to refuse the call.
+        // The kernel is older than 5.6, or a filter forbids the call.
         Err(Errno::NOSYS | Errno::PERM) => open_resolved(directory, path, flags),
         Err(error) => Err(error),
     }
@@ -132,13 +133,13 @@ fn open_beneath(directory: &Path, path: &Path, flags: OFlags) -> Result<std::fs:
     open_resolved(directory, path, flags)
 }
 
-/// Opens what a path leads to after all links, if that lies below the folder.
+/// Resolves all links of a path, and opens the result if it is inside the folder.
 fn open_resolved(directory: &Path, path: &Path, flags: OFlags) -> Result<std::fs::File, Errno> {
     let (folder, inside) = resolve(directory, path)?;
     Ok(rustix::fs::open(folder.join(inside), flags | OFlags::NOFOLLOW, Mode::empty())?.into())
 }
 
-/// The folder and the path below it that a path leads to after all links; `XDEV` where that is elsewhere.
+/// Resolves all links of a path. Returns the folder and the path inside it, or `XDEV` if the result is outside.
 fn resolve(directory: &Path, path: &Path) -> Result<(PathBuf, PathBuf), Errno> {
     let plain = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::NOENT);
     let folder = directory.canonicalize().map_err(plain)?;

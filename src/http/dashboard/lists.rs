@@ -1,4 +1,5 @@
-//! The lists of users, keys and teams that the dashboard shows, by page, with the caller's own rows for who is no admin.
+//! The lists of users, keys and teams that the dashboard shows, in pages. Callers other than admins and admin viewers
+//! see only their own rows.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +22,10 @@ use crate::store::accounts::lists as store;
 use crate::store::accounts::lists::{Filter, Page, Sort};
 use crate::store::database;
 
-/// Largest page.
+/// Most rows of a page.
 const PAGE_LIMIT: i64 = 1000;
 
-/// Parameters of all lists; each uses its own.
+/// The parameters of all lists. Each list uses some of them.
 #[derive(Debug)]
 pub struct ListParams {
     page: i64,
@@ -67,7 +68,7 @@ impl FromQuery for ListParams {
 }
 
 impl ListParams {
-    /// 400 for a text that is too long to search for.
+    /// Answers 400 if a search string is too long.
     fn check(&self) -> Result<(), ApiError> {
         let Filter { user_id, user_email, team_alias, key_alias, .. } = &self.filter;
         search_text::check(&[
@@ -91,7 +92,7 @@ impl ListParams {
     }
 }
 
-/// The caller.
+/// `GET /management/v1/users/me`: the caller's user id, role and email.
 pub async fn get_caller(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -103,7 +104,7 @@ pub async fn get_caller(
     Ok(Json(json!({ "user_id": user_id, "user_role": caller.role_name, "user_email": email })))
 }
 
-/// Parameters of what shows one thing.
+/// The parameters of routes that show a single user or team.
 pub struct OneParams {
     user_id: Option<String>,
     team_id: Option<String>,
@@ -115,7 +116,8 @@ impl FromQuery for OneParams {
     }
 }
 
-/// A user without keys and teams; who is no admin sees themself.
+/// `GET /v2/user/info`: a user, without keys and teams. Callers other than admins and admin viewers can see only their
+/// own user.
 pub async fn get_user(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -133,7 +135,7 @@ pub async fn get_user(
     }
     let mut user = match accounts::find_user(&mut connection, &user_id).await? {
         Some(user) => user,
-        // The master key's user may have no row.
+        // The master key's user may have no row in the database.
         None if caller.stands_for_master() && user_id == own => {
             let fields = json!({ "user_id": user_id, "user_role": caller.role_name, "spend": 0, "metadata": {} });
             accounts::user_without_row(&mut connection, &fields).await?
@@ -145,7 +147,7 @@ pub async fn get_user(
     Ok(Json(user))
 }
 
-/// Users, by page.
+/// `GET /user/list`: a page of users.
 pub async fn list_users(
     State(state): State<AppState>,
     Query(params): Query<ListParams>,
@@ -157,7 +159,7 @@ pub async fn list_users(
                     "total_pages": params.pages(total) })))
 }
 
-/// How many users and teams there are; there is no limit to either.
+/// `GET /user/available_users`: the numbers of users and teams. Neither is limited.
 pub async fn count_users(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
     let mut connection = database::acquire(&state.pool).await?;
     let (users, teams) = store::counts(&mut connection).await?;
@@ -165,7 +167,7 @@ pub async fn count_users(State(state): State<AppState>) -> Result<Json<Value>, A
                     "total_teams_remaining": null, "total_users_remaining": null })))
 }
 
-/// Keys, by page, without those of sessions.
+/// `GET /key/list`: a page of keys, without the keys of sessions.
 pub async fn list_keys(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -185,7 +187,7 @@ pub async fn list_keys(
     ))
 }
 
-/// Teams, by page.
+/// `GET /v2/team/list`: a page of teams.
 pub async fn list_teams(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -195,7 +197,7 @@ pub async fn list_teams(
     let mut connection = database::acquire(&state.pool).await?;
     let (page, size) = (params.page, params.size);
     let (teams, total) = if params.deleted {
-        // Teams are not deleted here.
+        // litespend does not delete teams.
         (Vec::new(), 0)
     } else {
         let filter = Filter { only_of_user: caller.own_rows_only().map(str::to_owned), ..params.filter.clone() };
@@ -206,7 +208,8 @@ pub async fn list_teams(
     ))
 }
 
-/// A team with its keys and memberships; for who is no admin, one of their own.
+/// `GET /team/info`: a team with its keys and memberships. Callers other than admins and admin viewers can see only
+/// their own teams.
 pub async fn get_team(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -238,7 +241,7 @@ pub async fn get_team(
     Ok(Json(json!({ "team_id": team_id, "team_info": team, "keys": keys, "team_memberships": memberships })))
 }
 
-/// Parameters of a range of days.
+/// The parameters of a range of days.
 pub struct RangeParams {
     start_date: Option<String>,
     end_date: Option<String>,
@@ -250,8 +253,8 @@ impl FromQuery for RangeParams {
     }
 }
 
-/// Calls that succeeded and failed, by day and by route. LiteLLM counts requests where they come in; what litespend knows
-/// are the calls that were booked.
+/// `GET /gateway/daily/activity`: the numbers of successful and failed calls, by day and by route. LiteLLM counts the
+/// requests that it receives; litespend counts the calls that were booked.
 pub async fn count_calls(
     reads: Reads,
     Extension(caller): Extension<Caller>,

@@ -1,4 +1,5 @@
-//! `POST /v2/login`: a password for a key that lasts a day, and a token that holds it, as the dashboard wants it.
+//! `POST /v2/login`: exchanges a password for a key that lasts at most a day, and returns it in a signed token, as the
+//! dashboard expects.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -32,10 +33,10 @@ use crate::store::accounts as store;
 use crate::store::accounts::NewKey;
 use crate::store::database;
 
-/// How long a session lasts.
+/// How long a session lasts at most; it also ends when the key that opened it expires.
 const SESSION: TimeDelta = TimeDelta::hours(24);
 
-/// Largest body, bytes.
+/// Largest body of a login, in bytes.
 const BODY_LIMIT: usize = 16 * 1024;
 
 #[derive(Deserialize)]
@@ -44,7 +45,7 @@ struct LoginRequest {
     password: String,
 }
 
-/// What the token says, as LiteLLM's does.
+/// The claims of the token, the same as LiteLLM's.
 #[derive(Serialize)]
 struct Claims {
     user_id: String,
@@ -60,19 +61,20 @@ struct Claims {
     exp: i64,
 }
 
-/// Who has logged in, and with what.
+/// The user who has logged in, and the key that was used as the password.
 struct Person {
     user_id: String,
     user_email: Option<String>,
     user_role: String,
-    /// The key that opens the session; `None` for the admin's password.
+    /// The key that opened the session; `None` for a login with the admin's password.
     key: Option<KeyRecord>,
 }
 
-/// Takes the admin's name and password (by default the master key), or a user's id or address and one of the user's keys.
+/// Logs in with the admin's name and password (by default the master key), or with a user's id or email address and one
+/// of that user's keys.
 pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let Some(ui) = &state.settings.ui else { return Err(ApiError::detail(StatusCode::NOT_FOUND, "Not Found")) };
-    // Who has no address shares one count.
+    // All clients without a known address share one counter of attempts.
     let address = client_ip::of_request(&state.settings, &request).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let (parts, body) = request.into_parts();
     let place = Place::of(&state, &parts);
@@ -88,7 +90,7 @@ pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<R
     answer(&place, &token, expires)
 }
 
-/// Counts the attempt and checks the password.
+/// Counts the attempt, then checks the password.
 async fn admit(state: &AppState, ui: &UiSettings, login: &LoginRequest, attempt: &Attempt) -> Result<Person, ApiError> {
     if let Err(wait) = state.logins.begin(attempt) {
         return Err(ApiError::TooManyRequests {
@@ -100,13 +102,13 @@ async fn admit(state: &AppState, ui: &UiSettings, login: &LoginRequest, attempt:
     match &checked {
         Ok(_) => state.logins.succeeded(attempt),
         Err(ApiError::Refused { .. }) => {}
-        // A database that is away says nothing of the password.
+        // A failure of the database says nothing about the password.
         Err(_) => state.logins.undo(attempt),
     }
     checked
 }
 
-/// The token of a new session, and its end.
+/// Opens a session. Returns its token, and the time at which it ends.
 async fn open_session(state: &AppState, person: Person) -> Result<(String, DateTime<Utc>), ApiError> {
     let now = state.clock.now();
     let of_key = person.key.as_ref().and_then(|key| key.expires).map(|expires| expires.and_utc());
@@ -120,7 +122,8 @@ async fn open_session(state: &AppState, person: Person) -> Result<(String, DateT
         user_email: person.user_email,
         user_role: person.user_role,
         login_method: "username_password",
-        // What the dashboard shows for a licence only, such as allowed addresses, is served here without one.
+        // The dashboard shows some features, such as allowed addresses, with a licence only. litespend serves them
+        // without one.
         premium_user: true,
         auth_header_name: "Authorization",
         disabled_non_admin_personal_key_creation: false,
@@ -137,7 +140,7 @@ fn answer(place: &Place, token: &str, expires: DateTime<Utc>) -> Result<Response
     let secure = if place.scheme == "https" { "; Secure" } else { "" };
     let end = expires.format("%a, %d %b %Y %H:%M:%S GMT");
     for path in ["/", "/ui"] {
-        // The dashboard's scripts read it: it can't be HttpOnly.
+        // The dashboard's scripts read this cookie, so it cannot be HttpOnly.
         let cookie = HeaderValue::try_from(format!("token={token}; Path={path}; Expires={end}; SameSite=lax{secure}"));
         response
             .headers_mut()
@@ -166,7 +169,7 @@ fn refused() -> ApiError {
 
 async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Result<Person, ApiError> {
     let password = ui.password.as_ref().unwrap_or(&state.settings.master_key);
-    // Both are compared, whatever the first comparison says.
+    // Both comparisons always run, whatever the result of the first one.
     let (name, secret) = (equal(&login.username, &ui.username), equal(&login.password, password.expose_secret()));
     if name & secret {
         let (user_id, user_role) = (MASTER_USER_ID.into(), "proxy_admin".into());
@@ -181,8 +184,8 @@ async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Resul
         Err(error) => return Err(error),
     };
     let key = state.keys.record(&login.password).await?;
-    // A session's key must not make further ones, which would never end; and the account that stands for the master
-    // key is had with that alone.
+    // The key of a session must not open further sessions, because those could be renewed forever. Only the admin's
+    // password opens the account that stands for the master key.
     let is_session = key.session.is_some() || key.team_id.as_deref() == Some(SESSION_TEAM);
     let Some(user_id) = caller.user_id.filter(|user_id| !is_session && user_id != MASTER_USER_ID) else {
         return Err(refused());
@@ -203,7 +206,8 @@ async fn check(state: &AppState, ui: &UiSettings, login: &LoginRequest) -> Resul
     })
 }
 
-/// A key for the session, bound to what opened it and with no more rights.
+/// Creates the key of a session. The key is bound to the credentials that opened the session, and has no more rights
+/// than they have.
 async fn mint(
     state: &AppState,
     connection: &mut Connection,
@@ -235,7 +239,7 @@ async fn mint(
     Ok(raw)
 }
 
-/// Deletes the keys of sessions that are over. Returns how many there were.
+/// Deletes the keys of expired sessions. Returns their number.
 pub async fn clean_up(state: &AppState) -> Result<u64, ApiError> {
     let mut connection = for_change(state).await?;
     Ok(store::delete_expired_keys(&mut connection, SESSION_TEAM, state.clock.now().naive_utc()).await?)

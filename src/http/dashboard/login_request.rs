@@ -1,4 +1,5 @@
-//! What a request of a login has to be before its password is looked at: JSON that says so, from no other site's page.
+//! Checks of a login request that run before the password is checked: the request must declare a JSON body, and must
+//! not come from another site's page.
 
 use std::net::SocketAddr;
 
@@ -11,22 +12,22 @@ use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::declares_json;
 use crate::http::state::AppState;
 
-/// Who asks a browser to send a request, as the browser says.
+/// The header in which a browser says which site's page caused the request.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Longest name of a host that is believed.
+/// Longest host name that is accepted, in bytes.
 const HOST_BYTES: usize = 255;
 
-/// Where the browser is, as far as it can be believed.
+/// The scheme and host by which the browser reached this server, as far as they can be trusted.
 pub struct Place {
     /// `http` or `https`.
     pub scheme: &'static str,
-    /// The host as the browser names it; `None` where that is no host.
+    /// The host as the browser names it; `None` if that is not a valid host.
     pub host: Option<String>,
 }
 
 impl Place {
-    /// Of a request.
+    /// The place of a request: from the forwarded headers of a trusted proxy, else from the request itself.
     pub fn of(state: &AppState, parts: &Parts) -> Self {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip().to_canonical());
         let trusted = state.settings.use_x_forwarded_for
@@ -43,7 +44,7 @@ impl Place {
         Self { scheme, host: forwarded("x-forwarded-host").and_then(host).or(asked) }
     }
 
-    /// The address of a path: without a host that can be believed, the path.
+    /// The full URL of a path, or the path alone if no host can be trusted.
     pub fn url(&self, path: &str) -> String {
         match &self.host {
             Some(host) => format!("{}://{host}{path}", self.scheme),
@@ -52,14 +53,14 @@ impl Place {
     }
 }
 
-/// The one value of a header; of several, none is believed.
+/// The value of a header that appears exactly once.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     if values.next().is_some() { None } else { value.to_str().ok() }
 }
 
-/// A name or address of a host with or without a port, and nothing else that a URL's authority may hold.
+/// A host name or address with or without a port. Everything else that a URL's authority may contain is rejected.
 fn host(text: &str) -> Option<String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
     let fits = !text.is_empty() && text.len() <= HOST_BYTES && text.bytes().all(plain);
@@ -67,7 +68,7 @@ fn host(text: &str) -> Option<String> {
     (!authority.host().is_empty()).then(|| authority.as_str().to_ascii_lowercase())
 }
 
-/// Refuses what a page of another site can make a browser send.
+/// Refuses requests that a page of another site can make a browser send.
 pub fn check(parts: &Parts, place: &Place) -> Result<(), ApiError> {
     if !parts.headers.contains_key(header::CONTENT_TYPE) || !declares_json(&parts.headers) {
         return Err(ApiError::Refused {
@@ -81,7 +82,7 @@ pub fn check(parts: &Parts, place: &Place) -> Result<(), ApiError> {
     if site.is_some_and(|site| !matches!(site, b"same-origin" | b"none")) {
         return Err(foreign());
     }
-    // A proxy may have another name for this server than the browser, which knows best.
+    // The proxy's name for this server may differ from the browser's, and the browser's verdict is the reliable one.
     if site == Some(b"same-origin") || !parts.headers.contains_key(header::ORIGIN) {
         return Ok(());
     }

@@ -1,5 +1,5 @@
-//! What litespend does not have answers with the empty shape that the dashboard expects, so that its pages say that
-//! there is nothing instead of breaking.
+//! Empty answers for features that litespend lacks. Each has the shape that the dashboard expects, so that its pages
+//! say that there is nothing instead of breaking.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ use crate::http::error::ApiError;
 static SHAPES: LazyLock<HashMap<String, Value>> =
     LazyLock::new(|| serde_json::from_str(include_str!("../../../data/dashboard_shapes.json")).unwrap_or_default());
 
-/// The shape of the path.
+/// Answers with the empty shape of the path.
 pub async fn answer(path: MatchedPath) -> Result<Json<Value>, ApiError> {
     let path = match path.as_str() {
         "/.well-known/litellm-ui-config" => "/litellm/.well-known/litellm-ui-config",

@@ -1,7 +1,8 @@
-//! Wrong passwords are counted by client address and name together: too many within a minute, and every login with that
-//! name from there is refused for five minutes, right or wrong, while others behind the same address go on. Larger counts
-//! by name alone and by address alone slow down who guesses from many addresses or at many names; who has logged in from
-//! an address lately is not slowed by them. Memory is bounded; the counts are of this process.
+//! Rate limits for logins. Wrong passwords are counted per pair of client address and user name. After too many within
+//! a minute, every login with that name from that address is refused for five minutes, right or wrong; other users
+//! behind the same address are not affected. Higher limits per name alone and per address alone slow down guessing from
+//! many addresses or of many names. They do not apply to an address and name that have logged in successfully within
+//! the last day. Memory is bounded. Each process counts for itself.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,28 +14,28 @@ use moka::sync::Cache;
 
 use crate::identity::hash_key;
 
-/// Wrong passwords for a name that an address may send within [`WINDOW`].
+/// Most wrong passwords for one name from one address within [`WINDOW`].
 pub const LIMIT: u32 = 10;
 
-/// Wrong passwords for a name from all addresses, within the window.
+/// Most wrong passwords for one name from all addresses within the window.
 const NAME_LIMIT: u32 = 50;
 
-/// Wrong passwords from an address for all names, within the window.
+/// Most wrong passwords from one address for all names within the window.
 const ADDRESS_LIMIT: u32 = 100;
 
-/// How long a wrong password counts, from the first on.
+/// The length of a counting window, which begins with its first attempt.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// How long a name is refused from an address.
+/// How long logins with a name from an address are refused.
 pub const BLOCK: Duration = Duration::from_secs(300);
 
-/// How long a login speaks for the next one.
+/// How long a successful login exempts its name and address from the two higher limits.
 const TRUST: Duration = Duration::from_secs(24 * 3600);
 
-/// Entries of each kind that are remembered at most.
+/// Most entries of each cache.
 const CAPACITY: u64 = 100_000;
 
-/// An attempt: from where, with which name. Names are kept as digests, however long they are.
+/// A login attempt: its address and name. The name is stored as a digest, so that its length does not matter.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Attempt {
     source: IpAddr,
@@ -42,13 +43,13 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// From an address with a name.
+    /// An attempt from an address with a name.
     pub fn new(address: IpAddr, name: &str) -> Self {
         Self { source: source(address), name: hash_key(&name.trim().to_lowercase()) }
     }
 }
 
-/// The counts.
+/// The counters of login attempts.
 pub struct LoginThrottle {
     pairs: Cache<Attempt, Arc<AtomicU32>>,
     names: Cache<String, Arc<AtomicU32>>,
@@ -74,8 +75,8 @@ fn counts<K: Hash + Eq + Send + Sync + 'static>() -> Cache<K, Arc<AtomicU32>> {
 }
 
 impl LoginThrottle {
-    /// Counts an attempt before its password is looked at, so that many at once count as well. Returns how long it has
-    /// to wait, if it may not go on.
+    /// Counts an attempt. This happens before the password is checked, so that parallel attempts count too. If the
+    /// attempt is refused, the error is the time to wait.
     pub fn begin(&self, attempt: &Attempt) -> Result<(), Duration> {
         if self.blocked.contains_key(attempt) {
             return Err(BLOCK);
@@ -97,7 +98,7 @@ impl LoginThrottle {
         Err(BLOCK)
     }
 
-    /// Takes the attempt back: nothing was learned of its password.
+    /// Takes an attempt back, because it revealed nothing about its password.
     pub fn undo(&self, attempt: &Attempt) {
         let counts = [self.pairs.get(attempt), self.names.get(&attempt.name), self.sources.get(&attempt.source)];
         for count in counts.into_iter().flatten() {
@@ -105,14 +106,15 @@ impl LoginThrottle {
         }
     }
 
-    /// Takes the attempt back: its password was right.
+    /// Takes an attempt back, because its password was right. Exempts its name and address from the higher limits.
     pub fn succeeded(&self, attempt: &Attempt) {
         self.undo(attempt);
         self.trusted.insert(attempt.clone(), ());
     }
 }
 
-/// Who has one IPv6 address has all 2^64 of its network.
+/// The address that an attempt is counted under. An IPv6 address counts as its /64 network, because whoever has one
+/// address has all 2^64 of the network.
 fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
@@ -144,7 +146,7 @@ mod tests {
         assert!(!goes_on(&throttle, "::ffff:10.0.0.1", "admin"));
         assert!(goes_on(&throttle, "10.0.0.2", "admin"));
         assert!(goes_on(&throttle, "10.0.0.1", "ada"), "another one behind the same address");
-        // Who knows the password may use it as often as they like.
+        // A user who knows the password may log in as often as they like.
         for _ in 0..ADDRESS_LIMIT * 2 {
             assert!(goes_on(&throttle, "10.0.0.3", "ben"));
             throttle.succeeded(&attempt("10.0.0.3", "ben"));

@@ -1,4 +1,4 @@
-//! Whatever stands in a query string or a body, the readers take it or say what is wrong.
+//! Property tests: whatever a query string or a body contains, the readers accept it or report an error.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -115,7 +115,7 @@ fn any_body_is_an_object_or_a_refusal() {
             }
             Err(ApiError::Validation(errors)) => {
                 prop_assert_eq!(errors.len(), 1);
-                // A place in the text is one of its characters, or its end.
+                // An offset in the text points at one of its characters or at its end.
                 if let Some(place) = errors[0].loc.get(1).and_then(Value::as_u64) {
                     prop_assert!(place <= body.len() as u64 + 1);
                 }

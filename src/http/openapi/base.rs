@@ -1,4 +1,4 @@
-//! What the OpenAPI document says besides its operations, and the tags that operations are listed under.
+//! The parts of the OpenAPI document other than its operations, and the tags that group operations.
 
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
@@ -6,16 +6,16 @@ use utoipa::openapi::{ComponentsBuilder, ContactBuilder, InfoBuilder, LicenseBui
 /// The tag of the nine published operations.
 pub const TAG: &str = "Budget & Spend Tracking";
 
-/// The tag of booking usage.
+/// The tag of the operations that book usage.
 pub const USAGE_TAG: &str = "Recording usage";
 
-/// The tag of keys, teams and users.
+/// The tag of the operations on keys, teams and users.
 pub const MANAGEMENT_TAG: &str = "Keys, teams and users";
 
-/// The tag of what LiteLLM's dashboard and reports read beyond those.
+/// The tag of the further operations that LiteLLM's dashboard and reports read.
 pub const DASHBOARD_TAG: &str = "Dashboard";
 
-/// The name of the security scheme.
+/// The document's name for its security scheme, an API key in a header.
 pub const SECURITY: &str = "APIKeyHeader";
 
 /// The document without its paths.

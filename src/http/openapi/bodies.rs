@@ -1,18 +1,18 @@
-//! Bodies that are read field by field, and what stands in them, for the document only.
+//! Schemas of request bodies that the handlers read field by field. They are used in the OpenAPI document only.
 
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::ArrayItems;
 use utoipa::openapi::{ArrayBuilder, ObjectBuilder, Schema, Type};
 
-/// A text of at least one character, without a NUL.
+/// The pattern of a string of at least one character without a NUL.
 const NAME: &str = r"^[^\u0000]+$";
 
 /// The key to block or unblock.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "the shape for the OpenAPI document; bodies are read field by field")]
 pub struct KeyRequest {
-    /// The key, raw or its SHA-256.
+    /// The key: raw, or its SHA-256.
     #[schema(schema_with = name)]
     key: String,
 }
@@ -21,7 +21,7 @@ pub struct KeyRequest {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "the shape for the OpenAPI document; bodies are read field by field")]
 pub struct KeysRequest {
-    /// Keys, raw or their SHA-256.
+    /// Keys: raw, or their SHA-256.
     #[schema(required = false, schema_with = names)]
     keys: Option<Vec<String>>,
     /// Aliases of keys.
@@ -43,7 +43,7 @@ fn name() -> Schema {
     Schema::Object(ObjectBuilder::new().schema_type(Type::String).pattern(Some(NAME)).build())
 }
 
-/// An address or a range of addresses, in any spelling but IPv4 within IPv6.
+/// The schema of an address or a range of addresses, in any spelling except IPv4 embedded in IPv6.
 pub fn address() -> Schema {
     let octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
     let group = "[0-9a-fA-F]{1,4}";

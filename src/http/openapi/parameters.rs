@@ -1,5 +1,5 @@
-//! What parameters and records take beyond their types: days, instants, texts that PostgreSQL can hold, and which have
-//! to be given.
+//! Adds the constraints of parameters and records that their Rust types do not express: days, instants, strings that
+//! PostgreSQL can store, and which parameters are required.
 
 use utoipa::openapi::path::{Operation, Parameter};
 use utoipa::openapi::schema::{ArrayItems, SchemaType};
@@ -7,17 +7,17 @@ use utoipa::openapi::{Components, KnownFormat, RefOr, Required, Schema, SchemaFo
 
 use crate::route_table;
 
-/// Any text but one with a NUL.
+/// The pattern of a string without a NUL.
 const TEXT: &str = r"^[^\u0000]*$";
 
-/// A day and a time of it; leading zeros may be left out as well.
+/// The pattern of a day and a time of day. (The server also accepts them without leading zeros.)
 const INSTANT: &str = concat!(
     r"^(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-",
     r"((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)",
     r" ([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]$"
 );
 
-/// Says of every parameter of an operation what it takes.
+/// Adds to every parameter of an operation which values it accepts.
 pub fn complete(path: &str, operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         if let RefOr::T(parameter) = parameter {
@@ -43,7 +43,7 @@ fn complete_parameter(path: &str, parameter: &mut Parameter) {
     }
 }
 
-/// Says of the texts of a record, as of those of a parameter, that they are without a NUL.
+/// Adds to the string fields of records that they must not contain a NUL, as for parameters.
 pub fn complete_records(components: &mut Components) {
     for name in ["UsageRecord", "StandardLoggingPayload"] {
         if let Some(RefOr::T(Schema::Object(record))) = components.schemas.get_mut(name) {

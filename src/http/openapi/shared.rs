@@ -1,5 +1,5 @@
-//! What all operations of the document share: their refusals, with the shape that `ApiError` gives them, and the
-//! form of parameters with a default.
+//! The parts that all operations of the document share: their error answers, in the shape that `ApiError` gives them,
+//! and the schema of parameters that have a default.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -7,35 +7,35 @@ use utoipa::openapi::path::{Operation, Parameter};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// A refusal: in one of the two envelopes that LiteLLM's clients know.
+/// An error answer, in one of the two envelopes that LiteLLM's clients know.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum ErrorResponse {
-    /// Most refusals.
+    /// Most errors.
     Error(ErrorEnvelope),
-    /// Refusals of fields, of unknown paths, and some others.
+    /// Errors in fields, unknown paths, and some others.
     Detail(DetailEnvelope),
 }
 
 /// `{"error": {...}}`.
 #[derive(Serialize, ToSchema)]
 pub struct ErrorEnvelope {
-    /// What is wrong.
+    /// The error.
     pub error: ErrorContent,
 }
 
-/// What is wrong with a request.
+/// Describes an error.
 #[derive(Serialize, ToSchema)]
 pub struct ErrorContent {
-    /// In words.
+    /// The message for people.
     pub message: String,
-    /// The kind of error.
+    /// The kind of error, such as `auth_error`.
     #[serde(rename = "type")]
     #[schema(example = "auth_error")]
     pub kind: String,
-    /// The parameter at fault, where there is one.
+    /// The parameter at fault, if there is one.
     pub param: Option<String>,
-    /// The status, as text.
+    /// The HTTP status, as a string.
     #[schema(example = "401")]
     pub code: String,
 }
@@ -43,11 +43,11 @@ pub struct ErrorContent {
 /// `{"detail": ...}`.
 #[derive(Serialize, ToSchema)]
 pub struct DetailEnvelope {
-    /// Words, an object with `error`, or for 422 a list of fields, each with `type`, `loc` and `msg`.
+    /// A message, an object with `error`, or for 422 a list of fields, each with `type`, `loc` and `msg`.
     pub detail: Value,
 }
 
-/// What every route with a key may answer, beside its own.
+/// The errors that every route with a key may answer, in addition to its own.
 const OF_EVERY_KEY: [(&str, &str); 4] = [
     ("401", "No key, an unknown, blocked or expired one, or one that may not call this"),
     ("403", "The client's address or the key's list of routes does not allow this"),
@@ -55,7 +55,7 @@ const OF_EVERY_KEY: [(&str, &str); 4] = [
     ("504", "No answer in time"),
 ];
 
-/// Gives every refusal its body, and every operation the refusals that it shares with the others.
+/// Gives every error answer its body schema, and every operation the error answers that all operations share.
 pub fn complete_document(document: &mut OpenApi) {
     if let Some(components) = &mut document.components {
         for (name, schema) in [
@@ -112,8 +112,8 @@ fn complete(operation: &mut Operation) {
     }
 }
 
-/// utoipa writes a list of words with a default as `allOf` the words and an object that holds the default: nothing is
-/// both.
+/// For an enum with a default, utoipa writes `allOf` with the enum and an object that holds the default. No value
+/// matches both, so this merges the two.
 fn merge_default(parameter: &mut Parameter) {
     let Some(RefOr::T(Schema::AllOf(all))) = &parameter.schema else { return };
     if let [RefOr::T(Schema::Object(words)), RefOr::T(Schema::Object(default))] = all.items.as_slice() {

@@ -1,4 +1,4 @@
-//! The layer that sends reads to the replica.
+//! The middleware layer that routes reads to the replica.
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -16,7 +16,8 @@ fn tolerates_lag(request: &Request) -> bool {
     request.method() == Method::GET && route.is_some_and(|route| route.may_lag)
 }
 
-/// Sends a read to the replica, and to the primary where that fails. What has begun to be answered is not done again.
+/// Middleware: runs a read on the replica and, if the result is a server error other than 504, again on the primary. An
+/// answer that has begun is not repeated.
 pub async fn read(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let replica = state.replica().filter(|replica| replica.answers());
     let Some(replica) = replica.filter(|_| tolerates_lag(&request)) else { return next.run(request).await };

@@ -30,7 +30,8 @@ use crate::store;
 use crate::store::Connection;
 use crate::store::activity;
 use crate::store::activity::daily::user_names;
-use crate::store::activity::{KeySums, Sums, UserSums};
+use crate::store::activity::figures::Figures;
+use crate::store::activity::{KeySums, UserSums};
 use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
 
@@ -57,13 +58,13 @@ pub struct KeySpendMetrics {
     cache_creation_input_tokens: i64,
 }
 
-impl From<&Sums> for KeySpendMetrics {
-    fn from(sums: &Sums) -> Self {
+impl From<&Figures> for KeySpendMetrics {
+    fn from(sums: &Figures) -> Self {
         Self {
             spend: sums.spend,
             prompt_tokens: sums.prompt_tokens,
             completion_tokens: sums.completion_tokens,
-            total_tokens: sums.prompt_tokens + sums.completion_tokens,
+            total_tokens: sums.total_tokens(),
             api_requests: sums.api_requests,
             successful_requests: sums.successful_requests,
             failed_requests: sums.failed_requests,

@@ -20,6 +20,7 @@ use chrono::{Days, NaiveDate};
 use futures_util::{Stream, TryStreamExt};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -27,7 +28,7 @@ use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::routes::log::formats::{CsvTexts, Format};
 use crate::http::state::AppState;
-use crate::http::stream::Writer;
+use crate::http::stream::writer::{Text, Writer};
 use crate::identity::{Caller, key_filter};
 use crate::store::DateRange;
 use crate::store::Statement;
@@ -217,11 +218,11 @@ struct Sums {
 }
 
 /// A summary's own fields, which a key can't take the place of.
-const OWN_FIELDS: [&str; 4] = ["\"startTime\"", "\"spend\"", "\"users\"", "\"models\""];
+const OWN_FIELDS: [&str; 4] = ["startTime", "spend", "users", "models"];
 
 /// A name as a JSON literal; nobody's name is "null", as in the reference.
 fn literal(name: Option<&str>) -> String {
-    serde_json::Value::from(name.unwrap_or("null")).to_string()
+    Value::from(name.unwrap_or("null")).to_string()
 }
 
 impl Sums {
@@ -260,7 +261,7 @@ impl Summary {
         let words = day.words.read().unwrap_or_else(PoisonError::into_inner);
         let [keys, users, models] = sums.map(|map| {
             let named = map.into_iter().filter(|(_, (_, requests))| *requests > 0).map(|(number, (spend, _))| {
-                let name = if number == 0 { Arc::from("\"null\"") } else { words.shared(number) };
+                let name = if number == 0 { Arc::from(literal(None)) } else { words.shared(number) };
                 (name, spend)
             });
             let mut amounts: Amounts = named.collect();
@@ -279,34 +280,42 @@ impl Summary {
     }
 
     fn write(&self, day: NaiveDate, writer: &mut Writer) -> Result<(), ApiError> {
-        writer.raw("{");
-        for (key, spend) in self.keys.iter().filter(|(key, _)| !OWN_FIELDS.contains(&key.as_ref())) {
-            writer.raw(key);
-            writer.raw(":");
+        writer.open_object();
+        for (key, spend) in self.keys.iter().filter(|(key, _)| !OWN_FIELDS.contains(&key.trim_matches('"'))) {
+            writer.text_name(Text::Json(key))?;
             writer.amount(*spend);
-            writer.raw(",");
         }
-        writer.raw("\"startTime\":");
+        writer.name("startTime");
         writer.value(&day)?;
-        writer.raw(",\"spend\":");
+        writer.name("spend");
         writer.amount(self.total);
-        writer.raw(",\"users\":{");
-        write_amounts(writer, &self.users);
-        writer.raw("},\"models\":{");
-        write_amounts(writer, &self.models);
-        writer.raw("}}");
+        for (name, amounts) in [("users", &self.users), ("models", &self.models)] {
+            writer.name(name);
+            writer.open_object();
+            for (name, spend) in amounts {
+                writer.text_name(Text::Json(name))?;
+                writer.amount(*spend);
+            }
+            writer.close();
+        }
+        writer.close();
         Ok(())
     }
 }
 
-fn write_amounts(writer: &mut Writer, amounts: &Amounts) {
-    let mut separator = "";
-    for (name, spend) in amounts {
-        writer.raw(separator);
-        writer.raw(name);
-        writer.raw(":");
-        writer.amount(*spend);
-        separator = ",";
+/// A day without spend.
+#[derive(Serialize)]
+struct EmptyDay {
+    #[serde(rename = "startTime")]
+    day: NaiveDate,
+    spend: u8,
+    users: Map<String, Value>,
+    models: Map<String, Value>,
+}
+
+impl EmptyDay {
+    fn new(day: NaiveDate) -> Self {
+        Self { day, spend: 0, users: Map::new(), models: Map::new() }
     }
 }
 
@@ -343,7 +352,7 @@ fn summarise(
         };
         let mut writer = Writer::new();
         let mut current: Option<(NaiveDate, Summary)> = None;
-        let mut separator = "[";
+        writer.open_list();
         if let Some(snapshot) = snapshot {
             let request = summary_request(&filter, whole, end);
             {
@@ -352,8 +361,6 @@ fn summarise(
                     let day = entries.day;
                     let Some(summary) = Summary::of(entries) else { continue };
                     if let Some((day, summary)) = current.replace((day, summary)) {
-                        writer.raw(separator);
-                        separator = ",";
                         summary.write(day, &mut writer)?;
                         if let Some(piece) = writer.piece() {
                             yield piece;
@@ -367,8 +374,6 @@ fn summarise(
             let mut sums: Option<(NaiveDate, Sums)> = None;
             while let Some(row) = rows.try_next().await? {
                 if let Some((day, sums)) = sums.take_if(|(day, _)| *day != row.day) {
-                    writer.raw(separator);
-                    separator = ",";
                     sums.finish().write(day, &mut writer)?;
                     if let Some(piece) = writer.piece() {
                         yield piece;
@@ -380,23 +385,18 @@ fn summarise(
         }
         reading.finish().await?;
         if let Some((mut day, summary)) = current {
-            writer.raw(separator);
-            separator = ",";
             summary.write(day, &mut writer)?;
             check_days_to_fill(day, end)?;
             while day < end {
                 let Some(next) = day.checked_add_days(Days::new(1)) else { break };
                 day = next;
-                writer.raw(",");
-                writer.raw("{\"startTime\":");
-                writer.value(&day)?;
-                writer.raw(",\"spend\":0,\"users\":{},\"models\":{}}");
+                writer.value(&EmptyDay::new(day))?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }
             }
         }
-        writer.raw(if separator == "[" { "[]" } else { "]" });
+        writer.close();
         yield writer.take();
     }
 }

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use chrono::NaiveDate;
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
 
@@ -15,17 +16,20 @@ use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::state::AppState;
-use crate::http::stream::Writer;
+use crate::http::stream::writer::{Text, Writer};
 use crate::identity::key_filter;
-use crate::store::DateRange;
+use crate::store;
 use crate::store::report;
 use crate::store::report::DayRow;
 use crate::store::rollups::days;
+use crate::store::{Connection, DateRange};
 
 mod from_rollups;
 pub mod scoped;
+mod writer;
 
-use crate::http::routes::report::from_rollups::{AT_ONCE, DayWriter, Labels, keys_request, write_keys};
+use crate::http::routes::report::from_rollups::{AT_ONCE, EntriesWriter, Labels, keys_request, write_keys};
+use crate::http::routes::report::writer::{DaysWriter, close_key, open_key, write_model};
 
 /// How a report groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -262,33 +266,36 @@ impl Grouping {
         matches!(self, Self::Team { .. } | Self::Pair { .. })
     }
 
-    /// The name of a member of a group in JSON, with the colon that follows; none of a team.
+    /// The field that names a member of a group; none of a team.
     fn member_name(&self) -> Option<&'static str> {
         match self {
             Self::Team { .. } => None,
-            Self::Customer | Self::Pair { .. } => Some("\"customer\":"),
-            Self::User { .. } => Some("\"user\":"),
-            Self::Model { .. } => Some("\"model\":"),
+            Self::Customer | Self::Pair { .. } => Some("customer"),
+            Self::User { .. } => Some("user"),
+            Self::Model { .. } => Some("model"),
         }
     }
 
-    /// Writes the names of the row's group, with the comma that follows.
-    fn write_names(&self, writer: &mut Writer, row: &DayRow) -> Result<(), ApiError> {
-        if self.has_teams() {
-            writer.raw("\"team_name\":");
-            writer.value(&row.team_name)?;
-            writer.raw(",");
+    /// The rows of the report, in its order, out of the log.
+    fn rows<'c>(
+        &self,
+        connection: &'c mut Connection,
+        range: DateRange,
+    ) -> BoxStream<'c, Result<DayRow, store::Error>> {
+        match self {
+            Self::Team { team_id } => report::by_team(connection, range, team_id.clone()),
+            Self::Customer => report::by_customer(connection, range),
+            Self::User { team_id } => report::by_user(connection, range, team_id.clone()),
+            Self::Model { team_id } => report::by_model(connection, range, team_id.clone()),
+            Self::Pair { team_id, customer_id } => {
+                report::by_team_and_customer(connection, range, team_id.clone(), customer_id.clone())
+            }
         }
-        if let Some(name) = self.member_name() {
-            writer.raw(name);
-            writer.value(&row.member)?;
-            writer.raw(",");
-        }
-        Ok(())
     }
 }
 
-/// Writes the days of a report while the rows arrive in order: at any time one group of one day is open.
+/// Writes the days of a report while its rows arrive in order, out of the rollups where they can answer, else out of the
+/// log.
 fn days(
     state: AppState,
     reads: Reads,
@@ -301,101 +308,39 @@ fn days(
         let (mut reading, snapshot) =
             if state.has_rollups() { days::begin(reading, range).await? } else { (reading, None) };
         let mut writer = Writer::new();
-        writer.raw("[");
-        let mut open: Option<DayRow> = None;
-        let mut total = 0.0;
+        writer.open_list();
         if let Some(snapshot) = snapshot {
             let request = grouping.request(range);
             let labels = Labels::read(reading.connection(), &grouping).await?;
-            let mut day_writer = DayWriter::new(&grouping, labels);
-            {
-                let mut days = std::pin::pin!(days::days(reading.copying(), &state.words, snapshot, request));
-                while let Some(part) = days.try_next().await? {
-                    for entries in day_writer.take(&mut writer, part).chunks(AT_ONCE) {
-                        day_writer.write(&mut writer, entries);
-                        if let Some(piece) = writer.piece() {
-                            yield piece;
-                        }
+            let mut entries_writer = EntriesWriter::new(&grouping, labels);
+            let mut days = std::pin::pin!(days::days(reading.copying(), &state.words, snapshot, request));
+            while let Some(part) = days.try_next().await? {
+                for entries in entries_writer.take(&mut writer, part)?.chunks(AT_ONCE) {
+                    entries_writer.write(&mut writer, entries)?;
+                    if let Some(piece) = writer.piece() {
+                        yield piece;
                     }
                 }
             }
-            day_writer.close(&mut writer);
+            entries_writer.close(&mut writer)?;
         } else {
-            let connection = reading.connection();
-            let mut rows = match &grouping {
-                Grouping::Team { team_id } => report::by_team(connection, range, team_id.clone()),
-                Grouping::Customer => report::by_customer(connection, range),
-                Grouping::User { team_id } => report::by_user(connection, range, team_id.clone()),
-                Grouping::Model { team_id } => report::by_model(connection, range, team_id.clone()),
-                Grouping::Pair { team_id, customer_id } => {
-                    report::by_team_and_customer(connection, range, team_id.clone(), customer_id.clone())
-                }
-            };
+            let mut days = DaysWriter::new(&grouping);
+            let mut rows = grouping.rows(reading.connection(), range);
             while let Some(row) = rows.try_next().await? {
-                let same_day = open.as_ref().is_some_and(|last| last.day == row.day);
-                let same_group = same_day
-                    && open.as_ref().is_some_and(|last| (&last.team_name, &last.member) == (&row.team_name, &row.member));
-                if same_group {
-                    writer.raw(",");
-                } else {
-                    if open.is_some() {
-                        close_group(&mut writer, total);
-                        writer.raw(if same_day { "," } else { "]}," });
-                    }
-                    if !same_day {
-                        open_day(&mut writer, row.day, grouping.list_name());
-                    }
-                    total = 0.0;
-                    writer.raw("{");
-                    grouping.write_names(&mut writer, &row)?;
-                    writer.raw("\"metadata\":[");
-                }
-                total += row.spend;
-                write_usage(&mut writer, &row)?;
-                open = Some(row);
+                days.write_row(&mut writer, row)?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }
             }
+            days.close_day(&mut writer);
         }
         reading.finish().await?;
-        if open.is_some() {
-            close_group(&mut writer, total);
-            writer.raw("]}");
-        }
-        writer.raw("]");
+        writer.close();
         yield writer.take();
     }
 }
 
-fn open_day(writer: &mut Writer, day: NaiveDate, list: &str) {
-    writer.raw("{\"group_by_day\":\"");
-    writer.raw(&day.format("%Y-%m-%d").to_string());
-    writer.raw("T00:00:00+00:00\",\"");
-    writer.raw(list);
-    writer.raw("\":[");
-}
-
-fn close_group(writer: &mut Writer, total: f64) {
-    writer.raw("],\"total_spend\":");
-    writer.amount(total);
-    writer.raw("}");
-}
-
-fn write_usage(writer: &mut Writer, row: &DayRow) -> Result<(), ApiError> {
-    writer.raw("{\"model\":");
-    writer.value(&row.model)?;
-    writer.raw(",\"spend\":");
-    writer.amount(row.spend);
-    writer.raw(",\"api_key\":");
-    writer.value(&row.api_key)?;
-    writer.raw(",\"total_tokens\":");
-    writer.integer(row.total_tokens);
-    writer.raw("}");
-    Ok(())
-}
-
-/// Writes the keys of a report while the rows arrive, the key with the largest spend first.
+/// Writes the keys of a report while its rows arrive, the key with the largest spend first.
 fn keys(
     state: AppState,
     reads: Reads,
@@ -408,53 +353,37 @@ fn keys(
         let (mut reading, snapshot) =
             if state.has_rollups() { days::begin(reading, range).await? } else { (reading, None) };
         let mut writer = Writer::new();
-        let mut open: Option<String> = None;
+        writer.open_list();
         if let Some(snapshot) = snapshot {
             let request = keys_request(range, api_key, user_id);
             let all = days::whole(reading.copying(), &state.words, snapshot, request).await?;
-            writer.raw("[");
-            for piece in write_keys(&mut writer, all) {
+            for piece in write_keys(&mut writer, all)? {
                 yield piece;
             }
-            writer.raw("]");
-            reading.finish().await?;
-            yield writer.take();
-            return;
-        }
-        {
+        } else {
+            let mut open: Option<String> = None;
             let mut rows = report::by_key(reading.connection(), range, api_key, user_id);
             while let Some(row) = rows.try_next().await? {
-                if open.as_ref() == Some(&row.api_key) {
-                    writer.raw(",");
-                } else {
-                    writer.raw(if open.is_some() { "]},{" } else { "[{" });
-                    writer.raw("\"api_key\":");
-                    writer.value(&row.api_key)?;
-                    writer.raw(",\"total_cost\":");
-                    writer.amount(row.key_spend);
-                    writer.raw(",\"total_input_tokens\":");
-                    writer.integer(row.key_prompt_tokens);
-                    writer.raw(",\"total_output_tokens\":");
-                    writer.integer(row.key_completion_tokens);
-                    writer.raw(",\"model_details\":[");
+                if open.as_ref() != Some(&row.api_key) {
+                    if open.is_some() {
+                        close_key(&mut writer);
+                    }
+                    let tokens = (row.key_prompt_tokens, row.key_completion_tokens);
+                    open_key(&mut writer, Text::Plain(&row.api_key), row.key_spend, tokens)?;
                     open = Some(row.api_key);
                 }
-                writer.raw("{\"model\":");
-                writer.value(&row.model)?;
-                writer.raw(",\"total_cost\":");
-                writer.amount(row.spend);
-                writer.raw(",\"total_input_tokens\":");
-                writer.integer(row.prompt_tokens);
-                writer.raw(",\"total_output_tokens\":");
-                writer.integer(row.completion_tokens);
-                writer.raw("}");
+                let tokens = (row.prompt_tokens, row.completion_tokens);
+                write_model(&mut writer, Text::Plain(&row.model), row.spend, tokens)?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }
             }
+            if open.is_some() {
+                close_key(&mut writer);
+            }
         }
         reading.finish().await?;
-        writer.raw(if open.is_some() { "]}]" } else { "[]" });
+        writer.close();
         yield writer.take();
     }
 }

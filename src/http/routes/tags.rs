@@ -13,7 +13,7 @@ use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::state::AppState;
-use crate::http::stream::{Writer, around};
+use crate::http::stream::writer::Writer;
 use crate::identity::{Caller, Scope};
 use crate::store;
 use crate::store::Statement;
@@ -95,7 +95,9 @@ pub async fn list_spend_tags(
         store::keys::owned_scope(reading.connection(), caller.user_id.as_deref()).await?
     };
     let filter = TagFilter { scope, from: start.map(midnight), until: end.map(day_after), tags: None };
-    reads.send(write(state, reading, filter, ("[".to_owned(), "]".to_owned()), |row| row), "application/json").await
+    let mut writer = Writer::new();
+    writer.open_list();
+    reads.send(write(state, reading, filter, writer, |row| row), "application/json").await
 }
 
 /// Spend per request tag over everything, largest first. Used by LiteLLM's dashboard.
@@ -126,17 +128,18 @@ pub async fn list_global_spend_tags(
         spend: four_places(row.total_spend),
         log_count: row.log_count,
     };
-    let around = around(&GlobalTagsResponse { spend_per_tag: Vec::new() }, "spend_per_tag")?;
-    reads.send(write(state, reading, filter, around, form), "application/json").await
+    let mut writer = Writer::new();
+    writer.open_list_of(&GlobalTagsResponse { spend_per_tag: Vec::new() }, "spend_per_tag")?;
+    reads.send(write(state, reading, filter, writer, form), "application/json").await
 }
 
-/// Writes rows, between `start` and `end`, while they arrive: out of the rollups where they can answer, else out of the
+/// Writes rows into the open list while they arrive: out of the rollups where they can answer, else out of the
 /// log.
 fn write<T: Serialize>(
     state: AppState,
     reading: Reading,
     filter: TagFilter,
-    (start, end): (String, String),
+    mut writer: Writer,
     form: impl Fn(TagSpend) -> T + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
@@ -145,22 +148,19 @@ fn write<T: Serialize>(
         } else {
             (reading, None)
         };
-        let mut writer = Writer::new();
-        writer.raw(&start);
         {
             let mut query = Statement::default();
             let mut rows =
                 tags::spend_by_tag(reading.connection(), &mut query, &filter, snapshot.as_ref());
-            let mut is_first = true;
             while let Some(row) = rows.try_next().await? {
-                writer.item(&mut is_first, &form(row))?;
+                writer.value(&form(row))?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }
             }
         }
         reading.finish().await?;
-        writer.raw(&end);
+        writer.close();
         yield writer.take();
     }
 }

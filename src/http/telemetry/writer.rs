@@ -1,5 +1,5 @@
-//! The log's way to standard error: a queue of bounded size and a thread that empties it. Whoever reads the log and stops
-//! reading loses lines, which are counted, and holds nobody up.
+//! Writes the log to standard error: a bounded queue, and a thread that empties it. If the reader of the log stops
+//! reading, lines are dropped and counted, and no request has to wait.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes of lines that wait to be written.
+/// Most bytes of lines that wait to be written.
 const MOST: usize = 1024 * 1024;
 
-/// How long the end of the process waits for the last lines.
+/// How long the process waits at its end for the last lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
 static QUEUE: LazyLock<Queue> = LazyLock::new(Queue::default);
@@ -27,10 +27,10 @@ struct Queue {
 #[derive(Default)]
 struct State {
     lines: VecDeque<Vec<u8>>,
-    /// Of the lines and of what is being written.
+    /// Bytes of the queued lines, and of those that are being written.
     bytes: usize,
     dropped: u64,
-    /// Of the dropped ones, how many the log has told of.
+    /// How many of the dropped lines the log has reported.
     told: u64,
 }
 
@@ -46,7 +46,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Writes whatever comes, for ever.
+    /// Writes queued lines forever.
     fn write_to(&self, mut out: impl Write) {
         loop {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,7 +56,7 @@ impl Queue {
             let lines = std::mem::take(&mut state.lines);
             drop(state);
             let text: Vec<u8> = lines.into_iter().flatten().collect();
-            // A log that cannot be written to is nobody's loss but its reader's.
+            // A failure to write the log affects only its reader, so it is ignored.
             let _ = out.write_all(&text).and_then(|()| out.flush());
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.bytes = state.bytes.saturating_sub(text.len());
@@ -77,19 +77,19 @@ impl Queue {
     }
 }
 
-/// Lines that were dropped since the start.
+/// The number of lines dropped since the start.
 pub fn dropped_lines() -> u64 {
     QUEUE.state.lock().unwrap_or_else(PoisonError::into_inner).dropped
 }
 
-/// Starts the thread, on a descriptor of its own: nobody waits for a lock of standard error.
+/// Starts the writer thread. It has its own file descriptor, so that it does not share the lock on standard error.
 pub fn start() -> io::Result<LogWriter> {
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     std::thread::Builder::new().name("log".into()).spawn(move || QUEUE.write_to(out))?;
     Ok(LogWriter)
 }
 
-/// Where the log's lines go.
+/// Puts the log's lines into the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct LogWriter;
 
@@ -102,7 +102,7 @@ impl MakeWriter<'_> for LogWriter {
 }
 
 impl Write for LogWriter {
-    /// A line comes in one piece.
+    /// Receives one whole line per call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         QUEUE.push(line);
         Ok(line.len())
@@ -113,7 +113,7 @@ impl Write for LogWriter {
     }
 }
 
-/// Waits at its end until the log is written, for a second at most.
+/// When dropped, waits until the log is written, for at most one second.
 #[derive(Debug)]
 pub struct LogGuard;
 
@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes nothing until it is told to.
+    /// Accepts no bytes until the test allows it.
     struct Stalled(mpsc::Receiver<()>, mpsc::Sender<usize>);
 
     impl Write for Stalled {

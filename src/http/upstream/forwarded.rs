@@ -1,5 +1,5 @@
-//! The headers of a request on its way on: those of one connection stay behind, and whatever a client says of where
-//! it comes from is replaced by what is known here.
+//! Rewrites the headers of a forwarded request. Headers of the client's connection are removed. Everything that the
+//! client claims about its origin is replaced by what this server knows.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +11,7 @@ use crate::http::client_ip;
 use crate::http::client_ip::canonical;
 use crate::settings::Settings;
 
-/// Headers that are about one connection, not about the message (RFC 9110, section 7.6.1).
+/// Headers that describe one connection, not the message (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     header::PROXY_AUTHENTICATE,
@@ -29,10 +29,10 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// Beginnings of names by which proxies tell of a client, in lower case with hyphens.
+/// Prefixes of headers in which proxies describe a client, in lower case with hyphens.
 const TOLD_BY_PROXIES: [&str; 3] = ["x-forwarded", "x-original-", "cf-connecting-"];
 
-/// Further such names.
+/// Further headers in which proxies describe a client.
 const ALSO_TOLD: [&str; 19] = [
     "forwarded",
     "client-ip",
@@ -55,18 +55,19 @@ const ALSO_TOLD: [&str; 19] = [
     "x-scheme",
 ];
 
-/// Whether a header tells where a request comes from, or as what it came. Servers that make environment variables of
-/// headers take an underscore for a hyphen.
+/// Whether a header describes the origin of a request, or its original host, scheme or path. Underscores count as
+/// hyphens, because servers that turn headers into environment variables do not distinguish the two.
 fn is_told_by_proxies(name: &HeaderName) -> bool {
     let name = name.as_str().replace('_', "-");
     TOLD_BY_PROXIES.iter().any(|beginning| name.starts_with(beginning)) || ALSO_TOLD.contains(&name.as_str())
 }
 
-/// Leaves what is for the server behind, and says for whom, as what and under which name the request came: by the
-/// connection, or where that is a trusted proxy's, by the proxy's word.
+/// Removes the headers that are not meant for the upstream, and sets the `X-Forwarded-*` headers: the client's address,
+/// and the scheme and host that the client used. They describe the connection or, if its peer is a trusted proxy, they
+/// are what that proxy says. Such a proxy may name the port as well.
 pub fn rewrite(settings: &Settings, uri: &Uri, peer: Option<&ConnectInfo<SocketAddr>>, headers: &mut HeaderMap) {
     let told = Told::of(settings, uri, peer, headers);
-    // Last, so that nothing that the client names in `Connection` removes them.
+    // The new headers are written last, so that nothing the client names in `Connection` removes them.
     remove_hop_by_hop(headers);
     let untrusted: Vec<HeaderName> = headers.keys().filter(|name| is_told_by_proxies(name)).cloned().collect();
     for name in untrusted {
@@ -75,7 +76,7 @@ pub fn rewrite(settings: &Settings, uri: &Uri, peer: Option<&ConnectInfo<SocketA
     told.write(headers);
 }
 
-/// What the server behind is told.
+/// The values of the `X-Forwarded-*` headers for the upstream.
 struct Told {
     client: Option<IpAddr>,
     proto: HeaderValue,
@@ -95,7 +96,7 @@ impl Told {
         let said = |name: &HeaderName| single(headers, name).filter(|_| trusted);
         let is_proto = |value: &HeaderValue| matches!(value.as_bytes(), b"http" | b"https");
         let is_port = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.parse::<u16>().is_ok());
-        // A request line with a whole URL says more than the header Host (RFC 9112, section 3.2.2).
+        // A full URL in the request line takes precedence over the header `Host` (RFC 9112, section 3.2.2).
         let authority = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         let host = said(&FORWARDED_HOST).or(authority).or_else(|| headers.get(header::HOST).cloned());
         Self {
@@ -122,13 +123,13 @@ impl Told {
     }
 }
 
-/// A header that is there once.
+/// The value of a header that appears exactly once.
 fn single(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none()).cloned()
 }
 
-/// The elements of a header that is a list.
+/// The elements of a header whose value is a comma-separated list.
 pub fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
     headers
         .get_all(name)
@@ -138,7 +139,7 @@ pub fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<
         .map(str::trim)
 }
 
-/// Removes the headers of one connection, and those that `Connection` names.
+/// Removes the hop-by-hop headers and those that `Connection` names. `TE: trailers` is kept.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = elements(headers, &header::CONNECTION).filter_map(|name| name.parse().ok()).collect();
     let trailers = elements(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
@@ -150,7 +151,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// HTTP/2 may split cookies into several headers; HTTP/1.1 has one.
+/// Joins several `Cookie` headers into one: HTTP/2 may split cookies, HTTP/1.1 has one header.
 pub fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if cookies.len() > 1

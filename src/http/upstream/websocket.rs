@@ -1,5 +1,5 @@
-//! The one protocol that a connection to the server behind may change to: WebSocket (RFC 6455), with its handshake
-//! checked on both sides, so that nothing else gets a raw connection past the rules of this server.
+//! WebSocket (RFC 6455), the only protocol that a forwarded connection may switch to. Both sides of the handshake are
+//! checked, so that no other protocol gets a raw connection that bypasses this server's rules.
 
 use std::io;
 use std::pin::Pin;
@@ -24,26 +24,27 @@ use tokio::time::Instant;
 use crate::http::error::ApiError;
 use crate::http::upstream::forwarded::elements;
 
-/// WebSockets at the same time; beyond them, 503.
+/// Most WebSockets that are open at the same time; beyond them, 503.
 pub const MOST_OPEN: usize = 1000;
 
-/// How long a WebSocket may be silent in both directions before it is closed. Both ends usually ping each other far
+/// How long a WebSocket may be silent in both directions before it is closed. Usually both ends ping each other much
 /// more often.
 const IDLE_LIMIT: Duration = Duration::from_secs(600);
 
-/// What the server appends to the client's key (RFC 6455, section 1.3).
+/// The constant that the server appends to the client's key (RFC 6455, section 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A client's handshake that is in order.
+/// A valid handshake of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Handshake {
-    /// The value of `Sec-WebSocket-Accept` that answers it.
+    /// The value of `Sec-WebSocket-Accept` that accepts the handshake.
     accept: String,
 }
 
 impl Handshake {
-    /// The handshake of a request that asks for a WebSocket, if it asks for one. Every other change of protocol is not
-    /// asked for: such a request goes on as a plain one. A WebSocket that is asked for wrongly is refused.
+    /// Reads the handshake of a request that asks for a WebSocket. Returns `None` for every other request: no other
+    /// switch of protocol is forwarded, and a request for one goes on as a plain request. Refuses an invalid WebSocket
+    /// handshake.
     pub fn of(request: &Request) -> Result<Option<Self>, ApiError> {
         let headers = request.headers();
         let asks = elements(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
@@ -67,7 +68,7 @@ impl Handshake {
         Ok(Some(Self { accept }))
     }
 
-    /// Whether an answer agrees to it.
+    /// Whether the headers of the upstream's answer accept this handshake.
     pub fn is_answered_by(&self, answer: &HeaderMap) -> bool {
         only(answer, &header::UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
             && only(answer, &header::SEC_WEBSOCKET_ACCEPT) == Some(self.accept.as_bytes())
@@ -79,13 +80,13 @@ fn has_body(headers: &HeaderMap) -> bool {
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
 }
 
-/// The value of a header that is there once.
+/// The value of a header that appears exactly once.
 fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
 }
 
-/// Goes on with WebSocket: from here on bytes are copied both ways, until one side ends or both are silent.
+/// Switches to WebSocket: copies bytes in both directions until one side ends the connection or both are silent.
 pub fn switch(
     mut answer: hyper::Response<hyper::body::Incoming>,
     client_side: OnUpgrade,
@@ -100,7 +101,7 @@ pub fn switch(
                 let mut client = Watched { stream: TokioIo::new(client), activity: activity.clone() };
                 let mut server = Watched { stream: TokioIo::new(server), activity: activity.clone() };
                 tokio::select! {
-                    // An end that was cut is an end.
+                    // A connection that was cut counts as ended.
                     _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
                     () = activity.silent(IDLE_LIMIT) => tracing::debug!("a silent WebSocket was closed"),
                 }
@@ -114,7 +115,7 @@ pub fn switch(
     response
 }
 
-/// When bytes last came, shared by both sides.
+/// The time at which either side last sent bytes.
 #[derive(Clone)]
 struct Activity(Arc<(Instant, AtomicU64)>);
 
@@ -130,7 +131,7 @@ impl Activity {
         last.store(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Waits until nothing has come for so long.
+    /// Waits until no bytes have arrived for `limit`.
     async fn silent(&self, limit: Duration) {
         let (start, last) = &*self.0;
         loop {
@@ -143,7 +144,7 @@ impl Activity {
     }
 }
 
-/// A side whose bytes are noticed.
+/// One side of the connection, whose reads are recorded in `activity`.
 struct Watched<S> {
     stream: S,
     activity: Activity,
@@ -194,7 +195,7 @@ mod tests {
 
     #[test]
     fn only_a_handshake_in_order_is_one() {
-        // The example of RFC 6455.
+        // The example from RFC 6455.
         let handshake = Handshake::of(&request(&[CONNECTION, ("upgrade", "WebSocket"), KEY, VERSION]));
         let handshake = handshake.expect("in order").expect("a handshake");
         assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");

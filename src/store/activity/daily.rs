@@ -1,5 +1,6 @@
 //! `LiteLLM_DailyUserSpend`: one row a day, user, key, model, provider, tool and endpoint, written by LiteLLM.
 
+use crate::store::activity::figures::{self, Figures};
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 /// The model under which LiteLLM reports rows without one.
@@ -24,36 +25,9 @@ pub struct DailyRow {
     pub mcp_namespaced_tool_name: Option<String>,
     /// Endpoint.
     pub endpoint: Option<String>,
-    /// Prompt tokens.
-    pub prompt_tokens: i64,
-    /// Completion tokens.
-    pub completion_tokens: i64,
-    /// Tokens read from the provider's cache.
-    pub cache_read_input_tokens: i64,
-    /// Tokens written to the provider's cache.
-    pub cache_creation_input_tokens: i64,
-    /// USD.
-    pub spend: f64,
-    /// Requests.
-    pub api_requests: i64,
-    /// Requests that succeeded.
-    pub successful_requests: i64,
-    /// Requests that failed.
-    pub failed_requests: i64,
-    /// Tokens saved by prompt compression.
-    pub compression_saved_tokens: i64,
-    /// USD saved by prompt compression.
-    pub compression_savings_spend: f64,
-    /// USD saved by the provider's cache.
-    pub prompt_caching_savings_spend: f64,
-    /// USD saved by cache marks that the gateway added.
-    pub gateway_injected_caching_savings_spend: f64,
-    /// USD saved by routing.
-    pub autorouter_savings_spend: f64,
-    /// Sum of response times, milliseconds.
-    pub total_response_time_ms: i64,
-    /// Requests in that sum.
-    pub timed_requests: i64,
+    /// Figures.
+    #[sqlx(flatten)]
+    pub figures: Figures,
 }
 
 /// Which rows of the daily table.
@@ -107,23 +81,11 @@ pub async fn page(
     offset: i64,
     limit: i64,
 ) -> Result<Vec<DailyRow>, sqlx::Error> {
-    let mut query = QueryBuilder::<Postgres>::new(
-        r#"SELECT rows.* FROM (
-               SELECT NULL::text AS endpoint, NULL::text AS mcp_namespaced_tool_name,
-                      0::bigint AS compression_saved_tokens, 0::float8 AS compression_savings_spend,
-                      0::float8 AS prompt_caching_savings_spend, 0::float8 AS gateway_injected_caching_savings_spend,
-                      0::float8 AS autorouter_savings_spend, 0::bigint AS total_response_time_ms,
-                      0::bigint AS timed_requests) AS defaults
-           CROSS JOIN LATERAL (
-               SELECT user_id AS entity_id, date, api_key, model, model_group, custom_llm_provider,
-                      mcp_namespaced_tool_name, endpoint, prompt_tokens::bigint, completion_tokens::bigint,
-                      cache_read_input_tokens::bigint, cache_creation_input_tokens::bigint, spend,
-                      api_requests::bigint, successful_requests::bigint, failed_requests::bigint,
-                      compression_saved_tokens, compression_savings_spend, prompt_caching_savings_spend,
-                      gateway_injected_caching_savings_spend, autorouter_savings_spend, total_response_time_ms,
-                      timed_requests, id
-               FROM "LiteLLM_DailyUserSpend""#,
-    );
+    let mut query = QueryBuilder::<Postgres>::new("SELECT rows.* FROM (SELECT NULL::text AS endpoint, ");
+    query.push("NULL::text AS mcp_namespaced_tool_name, ").push(figures::DEFAULTS.as_str());
+    query.push(") AS defaults CROSS JOIN LATERAL (SELECT user_id AS entity_id, date, api_key, model, model_group, ");
+    query.push("custom_llm_provider, mcp_namespaced_tool_name, endpoint, id, ").push(figures::OF_TABLE.as_str());
+    query.push(r#" FROM "LiteLLM_DailyUserSpend""#);
     filter.push(&mut query);
     query.push(" ORDER BY date DESC, id OFFSET ").push_bind(offset).push(" LIMIT ").push_bind(limit);
     query.push(") AS rows ORDER BY rows.date DESC, rows.id");

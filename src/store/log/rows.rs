@@ -67,7 +67,7 @@ pub struct ListedLog {
     /// User.
     pub user: Option<String>,
     /// Metadata of the call.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     #[serde(serialize_with = "write_metadata")]
     pub metadata: JsonField,
     /// `True`, `False`, or nothing.
@@ -75,7 +75,7 @@ pub struct ListedLog {
     /// Key in the cache.
     pub cache_key: Option<String>,
     /// Tags.
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub request_tags: JsonField,
     /// Team.
     pub team_id: Option<String>,
@@ -335,13 +335,13 @@ pub struct LogTexts {
     #[serde(skip)]
     pub request_id: String,
     /// Messages.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub messages: JsonField,
     /// Answer.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub response: JsonField,
     /// Request as the proxy saw it.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub proxy_server_request: JsonField,
 }
 

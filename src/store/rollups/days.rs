@@ -14,8 +14,8 @@ use crate::store::DateRange;
 use crate::store::reading::{CopyMark, Reading};
 use crate::store::rollups::reads;
 use crate::store::rollups::reads::{CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot};
-use crate::store::rollups::stretches;
-use crate::store::rollups::stretches::Stretch;
+use crate::store::rollups::segments;
+use crate::store::rollups::segments::Segment;
 use crate::store::rollups::words::{WordCache, Words};
 
 /// What to read.
@@ -67,6 +67,9 @@ pub fn is_gone(code: Option<&str>) -> bool {
 }
 
 /// Days ascending, each once (but for [`DaysRequest::in_parts`]), days without entries left out.
+///
+/// Each segment of the range has one source; unfolded entries are merged into what it gives. While a source is open it has
+/// the connection, so strings that are not in the cache are fetched after it: a segment is a single day then.
 pub fn days<'c>(
     (connection, mark): (&'c mut PgConnection, &'c CopyMark),
     cache: &'c WordCache,
@@ -77,92 +80,64 @@ pub fn days<'c>(
         let (kept, complete) = cache.refresh(connection).await?;
         let _turn = if complete { None } else { Some(cache.turn().await) };
         let mut words = Words::new(kept);
-        let DaysRequest { rollup, range, filter, in_parts } = request;
-        let mut unfolded =
-            reads::unfolded(connection, rollup, range, &filter, &snapshot, &mut words).await?;
-        unfolded.sort_by_key(|entry| entry.day);
-        let mut unfolded = unfolded.into_iter().peekable();
-        let words = Arc::new(RwLock::new(words));
-        // With all texts at hand a stretch is read at once; else day by day, and texts are read in between.
-        let mut stretches = stretches::stretches(connection, rollup, range, &filter, &snapshot).await?;
-        if !complete {
-            stretches = stretches::single_days(connection, rollup, stretches).await?;
-        } else if in_parts {
-            stretches = stretches.into_iter().flat_map(Stretch::packed_days).collect();
-        }
-        for stretch in stretches {
-            let is_alone = unfolded.peek().is_none_or(|entry| entry.day > stretch.range.end);
-            if in_parts && stretch.packed && is_alone {
-                if complete {
-                    let mut parts = stretches::packed_parts(connection, rollup, stretch.range);
-                    while let Some(part) = parts.try_next().await? {
-                        let mut entries = Vec::new();
-                        stretches::unpack(rollup, &part, &mut entries)?;
-                        if !entries.is_empty() {
-                            yield gather(entries, Vec::new(), &words)?;
-                        }
-                    }
-                } else {
-                    for part in 0.. {
-                        let row = stretches::packed_part(connection, rollup, stretch.range.start, part).await?;
-                        let Some(row) = row else { break };
-                        let mut entries = Vec::new();
-                        stretches::unpack(rollup, &row, &mut entries)?;
-                        if !entries.is_empty() {
-                            yield gather_with_texts(connection, entries, &words, complete).await?;
-                        }
-                    }
+        let mut unfolded = Unfolded::read(connection, &request, &snapshot, &mut words).await?;
+        let texts = Texts { words: Arc::new(RwLock::new(words)), complete };
+        let DaysRequest { rollup, filter, in_parts, .. } = &request;
+        for segment in segments_of(connection, &request, &snapshot, complete).await? {
+            let as_packed = *in_parts && segment.packed && unfolded.is_after(segment.range.end);
+            if as_packed && !complete {
+                let mut part = 0;
+                while let Some(entries) = packed_part(connection, *rollup, segment.range.start, part).await? {
+                    part += 1;
+                    if entries.is_empty() { continue; }
+                    yield texts.fetch_and_gather(connection, entries).await?;
                 }
                 continue;
             }
-            let mut current: Vec<Entry> = Vec::new();
-            let mut finished: Vec<Vec<Entry>> = Vec::new();
-            let mut read = Folded::start((&mut *connection, mark), rollup, stretch, &filter, &snapshot).await?;
-            while read.next(&mut current, &mut finished).await? {
-                if complete {
-                    for entries in finished.drain(..) {
-                        let next = entries.first().map_or(stretch.range.end, |first| first.day);
-                        while unfolded.peek().is_some_and(|entry| entry.day < next) {
-                            let alone = take_day(&mut unfolded);
-                            yield gather(alone, Vec::new(), &words)?;
-                        }
-                        let more = take_if(&mut unfolded, next);
-                        yield gather(entries, more, &words)?;
-                    }
+            let source = Source::open((&mut *connection, mark), *rollup, segment, filter, &snapshot, Grain::Day).await?;
+            let mut by_day = ByDay::new(source, as_packed);
+            let mut waiting = Vec::new();
+            while let Some(entries) = by_day.next().await? {
+                for day in unfolded.merge(entries) {
+                    if complete { yield texts.gather(day)?; } else { waiting.push(day); }
                 }
             }
-            drop(read);
-            if !current.is_empty() {
-                finished.push(current);
-            }
-            for mut entries in finished {
-                let next = entries.first().map_or(stretch.range.end, |first| first.day);
-                while unfolded.peek().is_some_and(|entry| entry.day < next) {
-                    let alone = take_day(&mut unfolded);
-                    yield gather_with_texts(connection, alone, &words, complete).await?;
-                }
-                entries.extend(take_if(&mut unfolded, next));
-                if in_parts && !complete {
-                    // However many names the day has, those of one part are held at a time.
-                    entries.sort_unstable_by_key(|entry| (entry.who, entry.api_key, entry.model));
-                    for part in entries.chunks(PART) {
-                        yield gather_with_texts(connection, part.to_vec(), &words, complete).await?;
-                    }
-                } else {
-                    yield gather_with_texts(connection, entries, &words, complete).await?;
-                }
-            }
-            while unfolded.peek().is_some_and(|entry| entry.day <= stretch.range.end) {
-                let alone = take_day(&mut unfolded);
-                yield gather_with_texts(connection, alone, &words, complete).await?;
+            drop(by_day);
+            waiting.extend(unfolded.until(segment.range.end));
+            for part in waiting.into_iter().flat_map(|day| parts_of(day, *in_parts && !complete)) {
+                yield texts.fetch_and_gather(connection, part).await?;
             }
         }
         // What stands at the instant after the range.
-        while unfolded.peek().is_some() {
-            let alone = take_day(&mut unfolded);
-            yield gather_with_texts(connection, alone, &words, complete).await?;
+        for day in unfolded.until(NaiveDate::MAX) {
+            yield texts.fetch_and_gather(connection, day).await?;
         }
     }
+}
+
+/// The segments that a request is read in: single days where strings have to be fetched in between, and single packed days
+/// where these come in parts.
+async fn segments_of(
+    connection: &mut PgConnection,
+    request: &DaysRequest,
+    snapshot: &Snapshot,
+    complete: bool,
+) -> Result<Vec<Segment>, sqlx::Error> {
+    let DaysRequest { rollup, range, filter, in_parts } = request;
+    let segments = segments::segments(connection, *rollup, *range, filter, snapshot).await?;
+    if !complete {
+        return segments::single_days(connection, *rollup, segments).await;
+    }
+    Ok(if *in_parts { segments.into_iter().flat_map(Segment::packed_days).collect() } else { segments })
+}
+
+/// A day as it is, or sorted and cut, so that however many names it has, those of one part are held at a time.
+fn parts_of(mut day: Vec<Entry>, in_parts: bool) -> Vec<Vec<Entry>> {
+    if !in_parts {
+        return vec![day];
+    }
+    day.sort_unstable_by_key(|entry| (entry.who, entry.api_key, entry.model));
+    day.chunks(PART).map(<[Entry]>::to_vec).collect()
 }
 
 /// The sums of a key and a model over the whole range of days, as entries of its first day.
@@ -176,55 +151,50 @@ pub async fn whole(
     let _turn = if complete { None } else { Some(cache.turn().await) };
     let mut words = Words::new(kept);
     let DaysRequest { rollup, range, filter, .. } = request;
-    let mut sums: FxHashMap<(i32, i32), Entry> = FxHashMap::default();
-    let mut add = |entry: Entry| {
-        let sum = sums.entry((entry.api_key, entry.model)).or_insert(Entry {
-            day: range.start,
-            api_key: entry.api_key,
-            model: entry.model,
-            ..Entry::default()
-        });
-        sum.spend += entry.spend;
-        sum.prompt_tokens += entry.prompt_tokens;
-        sum.completion_tokens += entry.completion_tokens;
-        sum.total_tokens += entry.total_tokens;
-        sum.requests += entry.requests;
-    };
-    reads::unfolded(connection, rollup, range, &filter, &snapshot, &mut words).await?.into_iter().for_each(&mut add);
-    let mut entries = Vec::new();
-    let months = stretches::packed_months(connection, range, &filter, &snapshot).await?;
+    let mut sums = Sums { day: range.start, by_key_and_model: FxHashMap::default() };
+    let mut batch = reads::unfolded(connection, rollup, range, &filter, &snapshot, &mut words).await?;
+    sums.add(&mut batch);
+    let months = segments::packed_months(connection, range, &filter, &snapshot).await?;
     if !months.is_empty() {
-        let mut parts = stretches::packed_month_parts(connection, &months);
-        while let Some(part) = parts.try_next().await? {
-            stretches::unpack(rollup, &part, &mut entries)?;
-            entries.drain(..).for_each(&mut add);
+        let mut source = Source::Packed(rollup, segments::packed_month_parts(connection, &months));
+        while source.next(&mut batch).await? {
+            sums.add(&mut batch);
         }
     }
-    let mut stretches = Vec::new();
+    let mut segments = Vec::new();
     for rest in beside(range, &months) {
-        stretches.extend(stretches::stretches(connection, rollup, rest, &filter, &snapshot).await?);
+        segments.extend(segments::segments(connection, rollup, rest, &filter, &snapshot).await?);
     }
-    for stretch in stretches {
-        if stretch.packed {
-            let mut parts = stretches::packed_parts(connection, rollup, stretch.range);
-            while let Some(part) = parts.try_next().await? {
-                stretches::unpack(rollup, &part, &mut entries)?;
-                entries.drain(..).for_each(&mut add);
-            }
-        } else if let Some(statement) =
-            reads::copy_statement(connection, rollup, stretch.range, &filter, &snapshot, Grain::Range).await?
-        {
-            let mut messages = mark.copy_out(connection, &statement).await?;
-            let mut reader = CopyReader::new(rollup);
-            while let Some(message) = messages.try_next().await? {
-                reader.read(message, &mut entries)?;
-                entries.drain(..).for_each(&mut add);
-            }
+    for segment in segments {
+        let mut source =
+            Source::open((&mut *connection, mark), rollup, segment, &filter, &snapshot, Grain::Range).await?;
+        while source.next(&mut batch).await? {
+            sums.add(&mut batch);
         }
     }
-    let entries: Vec<Entry> = sums.into_values().collect();
-    let words = Arc::new(RwLock::new(words));
-    gather_with_texts(connection, entries, &words, complete).await
+    let texts = Texts { words: Arc::new(RwLock::new(words)), complete };
+    texts.fetch_and_gather(connection, sums.by_key_and_model.into_values().collect()).await
+}
+
+/// Sums by key and model.
+struct Sums {
+    day: NaiveDate,
+    by_key_and_model: FxHashMap<(i32, i32), Entry>,
+}
+
+impl Sums {
+    /// Adds a batch, and leaves it empty.
+    fn add(&mut self, batch: &mut Vec<Entry>) {
+        for entry in batch.drain(..) {
+            let new = Entry { day: self.day, api_key: entry.api_key, model: entry.model, ..Entry::default() };
+            let sum = self.by_key_and_model.entry((entry.api_key, entry.model)).or_insert(new);
+            sum.spend += entry.spend;
+            sum.prompt_tokens += entry.prompt_tokens;
+            sum.completion_tokens += entry.completion_tokens;
+            sum.total_tokens += entry.total_tokens;
+            sum.requests += entry.requests;
+        }
+    }
 }
 
 /// What is left of a range beside whole months.
@@ -243,109 +213,181 @@ fn beside(range: DateRange, months: &[NaiveDate]) -> Vec<DateRange> {
     rest
 }
 
-/// The folded entries of a stretch, from its rows or packed.
-enum Folded<'c> {
+/// Where the folded entries of a segment come from.
+enum Source<'c> {
+    /// There are none.
     Nothing,
+    /// Packed days, a part a row.
     Packed(Rollup, BoxStream<'c, Result<PgRow, sqlx::Error>>),
-    Rows(CopyReader, BoxStream<'c, Result<Bytes, sqlx::Error>>, Vec<Entry>),
+    /// Rows of a day table, in COPY's binary format.
+    Rows(CopyReader, BoxStream<'c, Result<Bytes, sqlx::Error>>),
 }
 
-impl<'c> Folded<'c> {
-    async fn start(
+impl<'c> Source<'c> {
+    async fn open(
         (connection, mark): (&'c mut PgConnection, &CopyMark),
         rollup: Rollup,
-        stretch: Stretch,
+        segment: Segment,
         filter: &EntryFilter,
         snapshot: &Snapshot,
+        grain: Grain,
     ) -> Result<Self, sqlx::Error> {
-        if stretch.packed {
-            return Ok(Self::Packed(rollup, stretches::packed_parts(connection, rollup, stretch.range)));
+        if segment.packed {
+            return Ok(Self::Packed(rollup, segments::packed_parts(connection, rollup, segment.range)));
         }
-        let statement = reads::copy_statement(connection, rollup, stretch.range, filter, snapshot, Grain::Day).await?;
+        let statement = reads::copy_statement(connection, rollup, segment.range, filter, snapshot, grain).await?;
         let Some(statement) = statement else { return Ok(Self::Nothing) };
         let messages = mark.copy_out(connection, &statement).await?;
-        Ok(Self::Rows(CopyReader::new(rollup), messages, Vec::with_capacity(16)))
+        Ok(Self::Rows(CopyReader::new(rollup), messages))
     }
 
-    /// Reads on: entries go to `current`, and days that are over to `finished`. Returns whether there may be more.
-    async fn next(&mut self, current: &mut Vec<Entry>, finished: &mut Vec<Vec<Entry>>) -> Result<bool, sqlx::Error> {
+    /// Appends the next entries to `batch`; `false` at the end.
+    async fn next(&mut self, batch: &mut Vec<Entry>) -> Result<bool, sqlx::Error> {
         match self {
             Self::Nothing => Ok(false),
             Self::Packed(rollup, parts) => {
                 let Some(part) = parts.try_next().await? else { return Ok(false) };
-                let mut entries = Vec::new();
-                let day = stretches::unpack(*rollup, &part, &mut entries)?;
-                if current.first().is_some_and(|first| first.day != day) {
-                    finished.push(std::mem::take(current));
-                }
-                if current.is_empty() {
-                    *current = entries;
-                } else {
-                    current.append(&mut entries);
-                }
+                segments::unpack(*rollup, &part, batch)?;
                 Ok(true)
             }
-            Self::Rows(reader, messages, batch) => {
+            Self::Rows(reader, messages) => {
                 let Some(message) = messages.try_next().await? else { return Ok(false) };
                 reader.read(message, batch)?;
-                for entry in batch.drain(..) {
-                    if current.first().is_some_and(|first| first.day != entry.day) {
-                        let capacity = current.len();
-                        finished.push(std::mem::replace(current, Vec::with_capacity(capacity)));
-                    }
-                    current.push(entry);
-                }
                 Ok(true)
             }
         }
     }
 }
 
-type Rest = std::iter::Peekable<std::vec::IntoIter<Entry>>;
-
-/// The entries of the first day left.
-fn take_day(rest: &mut Rest) -> Vec<Entry> {
-    let day = rest.peek().map(|entry| entry.day);
-    std::iter::from_fn(|| rest.next_if(|entry| Some(entry.day) == day)).collect()
+/// The entries of a source, a day at a time, or a packed part at a time.
+struct ByDay<'c> {
+    source: Source<'c>,
+    as_packed: bool,
+    /// What was read beyond the day that was given last.
+    rest: Vec<Entry>,
+    is_over: bool,
 }
 
-/// The entries of `day`, where that is the first day left.
-fn take_if(rest: &mut Rest, day: NaiveDate) -> Vec<Entry> {
-    std::iter::from_fn(|| rest.next_if(|entry| entry.day == day)).collect()
+impl<'c> ByDay<'c> {
+    fn new(source: Source<'c>, as_packed: bool) -> Self {
+        Self { source, as_packed, rest: Vec::new(), is_over: false }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<Entry>>, sqlx::Error> {
+        let mut seen = 0;
+        loop {
+            let day = self.rest.first().map(|first| first.day);
+            let end = self.rest.iter().skip(seen).position(|entry| Some(entry.day) != day).map(|at| seen + at);
+            if let Some(end) = end {
+                let capacity = end;
+                let mut rest = Vec::with_capacity(capacity.max(self.rest.len() - end));
+                rest.extend(self.rest.drain(end..));
+                return Ok(Some(std::mem::replace(&mut self.rest, rest)));
+            }
+            seen = self.rest.len();
+            if self.is_over || (self.as_packed && seen > 0) {
+                return Ok((seen > 0).then(|| std::mem::take(&mut self.rest)));
+            }
+            self.is_over = !self.source.next(&mut self.rest).await?;
+        }
+    }
+}
+
+/// The next packed part of a day; `None` after the last.
+async fn packed_part(
+    connection: &mut PgConnection,
+    rollup: Rollup,
+    day: NaiveDate,
+    part: i32,
+) -> Result<Option<Vec<Entry>>, sqlx::Error> {
+    let Some(row) = segments::packed_part(connection, rollup, day, part).await? else { return Ok(None) };
+    let mut entries = Vec::new();
+    segments::unpack(rollup, &row, &mut entries)?;
+    Ok(Some(entries))
+}
+
+/// Entries that are not folded, in order of days.
+struct Unfolded(std::iter::Peekable<std::vec::IntoIter<Entry>>);
+
+impl Unfolded {
+    async fn read(
+        connection: &mut PgConnection,
+        request: &DaysRequest,
+        snapshot: &Snapshot,
+        words: &mut Words,
+    ) -> Result<Self, sqlx::Error> {
+        let DaysRequest { rollup, range, filter, .. } = request;
+        let mut entries = reads::unfolded(connection, *rollup, *range, filter, snapshot, words).await?;
+        entries.sort_by_key(|entry| entry.day);
+        Ok(Self(entries.into_iter().peekable()))
+    }
+
+    /// Whether all are of days after this one.
+    fn is_after(&mut self, day: NaiveDate) -> bool {
+        self.0.peek().is_none_or(|entry| entry.day > day)
+    }
+
+    /// The entries of the next day, where it is not after `last`.
+    fn next_day(&mut self, last: NaiveDate) -> Option<Vec<Entry>> {
+        let day = self.0.peek().map(|entry| entry.day).filter(|day| *day <= last)?;
+        Some(std::iter::from_fn(|| self.0.next_if(|entry| entry.day == day)).collect())
+    }
+
+    /// The days up to `last`.
+    fn until(&mut self, last: NaiveDate) -> Vec<Vec<Entry>> {
+        std::iter::from_fn(|| self.next_day(last)).collect()
+    }
+
+    /// The days before that of `folded`, then `folded` with what is not folded of its day.
+    fn merge(&mut self, mut folded: Vec<Entry>) -> Vec<Vec<Entry>> {
+        let Some(day) = folded.first().map(|first| first.day) else { return Vec::new() };
+        let mut days = day.pred_opt().map_or_else(Vec::new, |before| self.until(before));
+        folded.extend(self.next_day(day).unwrap_or_default());
+        days.push(folded);
+        days
+    }
+}
+
+/// The strings of a read.
+struct Texts {
+    words: SharedWords,
+    /// Whether the cache has all of them, so that none has to be fetched.
+    complete: bool,
+}
+
+impl Texts {
+    /// Entries with their strings, which are all there.
+    fn gather(&self, entries: Vec<Entry>) -> Result<DayEntries, sqlx::Error> {
+        let missing = self.words.write().unwrap_or_else(PoisonError::into_inner).take_kept(numbers(&entries));
+        if let Some(number) = missing.first() {
+            // No answer is better than one without its names.
+            return Err(sqlx::Error::Protocol(format!("the rollups' word {number} is missing")));
+        }
+        let day = entries.first().map_or(NaiveDate::MIN, |entry| entry.day);
+        Ok(DayEntries { day, entries, words: Arc::clone(&self.words) })
+    }
+
+    /// Entries with their strings, which are fetched where the cache may lack some. Where very many are held, those of
+    /// earlier entries go first, so that all strings of these entries are there when they are written.
+    async fn fetch_and_gather(
+        &self,
+        connection: &mut PgConnection,
+        entries: Vec<Entry>,
+    ) -> Result<DayEntries, sqlx::Error> {
+        if !self.complete {
+            let (mut local, missing) = {
+                let mut shared = self.words.write().unwrap_or_else(PoisonError::into_inner);
+                shared.trim();
+                let missing = shared.take_kept(numbers(&entries));
+                (shared.fork(), missing)
+            };
+            local.fetch(connection, missing).await?;
+            self.words.write().unwrap_or_else(PoisonError::into_inner).join(local);
+        }
+        self.gather(entries)
+    }
 }
 
 fn numbers(entries: &[Entry]) -> impl Iterator<Item = i32> + '_ {
     entries.iter().flat_map(|entry| [entry.who, entry.team, entry.api_key, entry.model])
-}
-
-fn gather(mut entries: Vec<Entry>, more: Vec<Entry>, words: &SharedWords) -> Result<DayEntries, sqlx::Error> {
-    entries.extend(more);
-    let missing = words.write().unwrap_or_else(PoisonError::into_inner).take_kept(numbers(&entries));
-    if let Some(number) = missing.first() {
-        // No answer is better than one without its names.
-        return Err(sqlx::Error::Protocol(format!("the rollups' word {number} is missing")));
-    }
-    let day = entries.first().map_or(NaiveDate::MIN, |entry| entry.day);
-    Ok(DayEntries { day, entries, words: Arc::clone(words) })
-}
-
-/// As [`gather`], of entries whose texts may not be kept. The texts of what was gathered before go first, where they are
-/// very many, so that all texts of these entries are there when they are written.
-async fn gather_with_texts(
-    connection: &mut PgConnection,
-    entries: Vec<Entry>,
-    words: &SharedWords,
-    complete: bool,
-) -> Result<DayEntries, sqlx::Error> {
-    if !complete {
-        let (mut local, missing) = {
-            let mut shared = words.write().unwrap_or_else(PoisonError::into_inner);
-            shared.trim();
-            let missing = shared.take_kept(numbers(&entries));
-            (shared.fork(), missing)
-        };
-        local.fetch(connection, missing).await?;
-        words.write().unwrap_or_else(PoisonError::into_inner).join(local);
-    }
-    gather(entries, Vec::new(), words)
 }

@@ -59,7 +59,8 @@ pub async fn snapshot(
                 array_agg(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty,
                 count(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty_count,
                 count(*) FILTER (WHERE sign <> 0 AND day BETWEEN $1 AND $2) AS deltas,
-                to_regclass('litespend.packed_days') IS NOT NULL AS may_be_packed
+                EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('litespend.packed_days')
+                                                     AND attname = 'layout') AS may_be_packed
          FROM litespend.deltas"
     )))
     .bind(range.map_or(NaiveDate::MIN.max(EPOCH - Days::new(700_000)), |range| range.start))
@@ -114,14 +115,6 @@ impl Rollup {
         match self {
             Self::Usage => "litespend.day_usage",
             Self::Customer => "litespend.day_customer",
-        }
-    }
-
-    /// Bytes of a packed entry.
-    pub(super) fn packed_size(self) -> usize {
-        match self {
-            Self::Usage => 56,
-            Self::Customer => 40,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Keys and users as they stand in the tables, and the login of the dashboard.
+//! Inserts keys and users into the tables, and logs in to the dashboard.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, TestApp, insert, settings};
 
-/// Settings with the dashboard; no file of it is needed for the login.
+/// Settings with the dashboard. The login needs none of the dashboard's files.
 pub fn with_dashboard() -> Settings {
     let ui = UiSettings { directory: PathBuf::from("/nonexistent"), username: "admin".into(), password: None };
     Settings { ui: Some(ui), ..settings() }
@@ -33,21 +33,21 @@ pub async fn add_user(app: &TestApp, user: &str, role: Option<&str>) {
     insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_UserTable", &json!([row])).await;
 }
 
-/// Logs in from an address.
+/// Sends a login from an address.
 pub async fn log_in_from(app: &TestApp, peer: &str, username: &str, password: &str) -> Answer {
     let body = json!({"username": username, "password": password}).to_string();
     let request = Request::post("/v2/login").header("content-type", "application/json");
     app.send_from(request.body(Body::from(body)).unwrap(), peer.parse::<SocketAddr>().unwrap()).await
 }
 
-/// Logs in, which has to be possible. The session's key.
+/// Logs in, which must succeed; returns the session's key.
 pub async fn session(app: &TestApp, username: &str, password: &str) -> String {
     let answer = log_in_from(app, "127.0.0.1:1", username, password).await;
     assert_eq!(answer.status, 200, "{username}: {}", answer.text);
     claims(&answer)["key"].as_str().unwrap().to_owned()
 }
 
-/// What the token of a login says.
+/// The claims in the token of a login.
 pub fn claims(answer: &Answer) -> Value {
     let token = answer.json()["token"].as_str().unwrap().to_owned();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()

@@ -1,4 +1,5 @@
-//! Comparing answers with recorded ones, by the rules of the recordings: numbers equal within 1e-9, some lists as sets.
+//! Compares answers with the recorded ones, by the rules of the recordings: numbers are equal within 1e-9, and some
+//! lists are compared as sets.
 
 use serde_json::Value;
 
@@ -43,7 +44,7 @@ fn compare(ours: &Value, recorded: &Value, lists: Lists, path: &str) -> Option<S
     }
 }
 
-/// A key to sort by that does not tell apart what compares equal: strings as they are, numbers by value.
+/// A sort key that is equal for values that compare equal: strings as they are, numbers by value.
 fn sort_key(value: &Value) -> Vec<String> {
     fn strings(value: &Value, out: &mut Vec<String>) {
         match value {
@@ -68,7 +69,7 @@ fn sort_key(value: &Value) -> Vec<String> {
                 out.extend(parts.into_iter().flatten());
             }
             Value::Number(number) => {
-                // Six digits tell different rows apart and hide the last bits of a sum.
+                // Six digits distinguish different rows and hide the last bits of a sum.
                 out.push(format!("{:.6e}", number.as_f64().unwrap_or_default()));
             }
             other => out.push(other.to_string()),

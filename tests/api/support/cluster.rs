@@ -1,24 +1,23 @@
-//! Databases for tests: one throwaway PostgreSQL for all test processes of a run, in it one
-//! migrated template, and of that a copy for each test.
+//! Databases for tests: one throwaway PostgreSQL for all test processes of a run. It holds one migrated template, and a
+//! copy of that for each test.
 //!
-//! The runner may start every test in a process of its own, and may be killed at any time. So the
-//! cluster belongs to none of them. The first process that needs it starts a keeper, which is this
-//! test program again, running only [`keeps_the_throwaway_cluster`], detached. Whoever uses the
-//! cluster holds a shared lock, which the system releases when the process ends, however it does.
-//! When nobody holds it and the runner is gone (or nobody has come for [`IDLE_LIMIT`]), the keeper
-//! stops PostgreSQL and removes its directory.
+//! The runner may start every test in a process of its own, and may be killed at any time. So no test process owns the
+//! cluster. The first process that needs it starts a keeper: this test program again, detached, running only
+//! [`keeps_the_throwaway_cluster`]. Every process that uses the cluster holds a shared lock, which the system releases
+//! when the process ends, in whatever way. When no process holds the lock and the runner is gone (or no process has
+//! come for [`IDLE_LIMIT`]), the keeper stops PostgreSQL and removes its directory.
 //!
-//! In Cargo's directory for temporary files of tests lie:
+//! Cargo's directory for temporary files of tests contains:
 //!
 //! ```text
-//! cluster-users.lock  shared by all users, taken alone by the keeper to see that there are none
-//! cluster-start.lock  held while looking for a keeper and starting one
-//! cluster-state       the home and the URL of the running cluster
-//! cluster.log         what the keeper says
+//!   cluster-users.lock  held shared by all users; the keeper takes it exclusively to check that there are none
+//!   cluster-start.lock  held while a process looks for a keeper and starts one
+//!   cluster-state       the home and the URL of the running cluster
+//!   cluster.log         the output of the keeper
 //! ```
 //!
-//! `TEST_DATABASE_URL` names a server to use instead; its user must be allowed to create
-//! databases. The template then stays there, for the next run.
+//! `TEST_DATABASE_URL` names another server to use; its user must be allowed to create databases. The template then
+//! stays there for the next run.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -33,33 +32,33 @@ use litespend::store::embedded_roles::local_postgres_options;
 use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-/// Tells the keeper's process, and no other, what it is; the value is the runner's process id.
+/// Set only for the keeper's process, which recognizes its role by it. The value is the runner's process id.
 const RUNNER: &str = "LITESPEND_TEST_CLUSTER_RUNNER";
 const LOOK: Duration = Duration::from_millis(200);
-/// How long the cluster stays unused while the runner lives, for it may have other tests between.
+/// How long the cluster stays up unused while the runner lives, because the runner may have other tests in between.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// Any number, as long as it is always the same.
+/// The number of the advisory lock. Any number works, if it is always the same.
 const TEMPLATE_LOCK: i64 = 0x6c69_7465;
 
-/// A database of a test's own, gone when this is dropped.
+/// A test's own database, dropped with this value.
 pub struct TestDatabase {
     url: String,
     name: String,
 }
 
 impl TestDatabase {
-    /// The address to connect to.
+    /// The URL of the database.
     pub fn url(&self) -> &str {
         &self.url
     }
 }
 
 impl Drop for TestDatabase {
-    /// At best: what remains goes with the cluster.
+    /// Best effort: a database that is not dropped disappears with the cluster.
     fn drop(&mut self) {
         let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        // The test's own runtime may be the one that is just ending.
+        // The test's own async runtime may be ending right now.
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
@@ -72,7 +71,7 @@ impl Drop for TestDatabase {
     }
 }
 
-/// Names a template by what makes it: such as the checksums of all migrations.
+/// Names a template by what it is made from, such as the checksums of all migrations.
 pub fn fingerprint<T: Hash>(parts: impl IntoIterator<Item = T>) -> String {
     let mut hasher = DefaultHasher::new();
     for part in parts {
@@ -81,8 +80,8 @@ pub fn fingerprint<T: Hash>(parts: impl IntoIterator<Item = T>) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// A new copy of the template with this fingerprint. Whoever comes first has `migrate` fill the
-/// template, given the URL of an empty database; it must have closed its connections at the end.
+/// Creates a copy of the template with this fingerprint. The first caller has `migrate` fill the template, given the
+/// URL of an empty database. `migrate` must have closed its connections when it returns.
 pub async fn create_database<M>(fingerprint: &str, migrate: M) -> TestDatabase
 where
     M: AsyncFnOnce(&str),
@@ -111,7 +110,7 @@ async fn exists(server: &mut PgConnection, name: &str) -> bool {
         .unwrap()
 }
 
-/// Under another name until it is complete, so that its name alone says that it is.
+/// The template has another name until it is complete. So a database with the final name is always complete.
 async fn create_template<M>(server: &mut PgConnection, template: &str, migrate: M)
 where
     M: AsyncFnOnce(&str),
@@ -133,7 +132,7 @@ where
     server.execute(AssertSqlSafe(unlock)).await.unwrap();
 }
 
-/// The same URL with another database in it.
+/// The same URL with another database name.
 fn with_database(url: &str, name: &str) -> String {
     let (address, parameters) = match url.split_once('?') {
         Some((address, parameters)) => (address, format!("?{parameters}")),
@@ -144,7 +143,7 @@ fn with_database(url: &str, name: &str) -> String {
     format!("{}/{name}{parameters}", &address[..end])
 }
 
-/// The server that the databases are on.
+/// The URL of the server that holds the databases.
 fn server_url() -> &'static str {
     static URL: OnceLock<String> = OnceLock::new();
     URL.get_or_init(|| match std::env::var("TEST_DATABASE_URL") {
@@ -164,12 +163,12 @@ fn open_lock(name: &str) -> File {
     options.open(in_cargos_directory(name)).unwrap()
 }
 
-/// Becomes a user of the running cluster, or of a new one.
+/// Registers this process as a user of the running cluster, or of a new one.
 fn join_cluster() -> String {
     static USER: OnceLock<File> = OnceLock::new();
     let users = open_lock("cluster-users.lock");
     users.lock_shared().unwrap();
-    // From here on the keeper stays; until the process ends.
+    // From here on the keeper keeps the cluster running, until this process ends.
     USER.set(users).unwrap();
     end_with_the_runner();
 
@@ -178,7 +177,7 @@ fn join_cluster() -> String {
     running_cluster().unwrap_or_else(start_keeper)
 }
 
-/// A test that goes on for a runner that was killed would keep the cluster.
+/// Ends this process when the runner is gone: a test that outlives a killed runner would keep the cluster running.
 fn end_with_the_runner() {
     let runner = parent_id();
     std::thread::spawn(move || {
@@ -189,13 +188,13 @@ fn end_with_the_runner() {
     });
 }
 
-/// The URL of the cluster, if one is running. Removes what a killed keeper left.
+/// The URL of the cluster, if one is running. Removes what a killed keeper left behind.
 fn running_cluster() -> Option<String> {
     let file = in_cargos_directory("cluster-state");
     let state = std::fs::read_to_string(&file).ok()?;
     let (home, url) = state.trim_end().split_once('\n')?;
     let home = Path::new(home);
-    // The keeper holds the lock on its cluster's home for as long as it lives.
+    // As long as the keeper lives, it holds the lock on its cluster's home.
     let lock = File::open(home.join("lock")).map(|lock| lock.try_lock_shared());
     if matches!(lock, Ok(Err(TryLockError::WouldBlock))) {
         return Some(url.to_owned());
@@ -216,7 +215,7 @@ fn start_keeper() -> String {
         .stdin(Stdio::null())
         .stdout(output.try_clone().unwrap())
         .stderr(output)
-        // Whoever ends this test's process group must not end the cluster of all the others.
+        // If this test's process group is ended, the cluster of the other tests must keep running.
         .process_group(0)
         .spawn()
         .unwrap();
@@ -237,7 +236,7 @@ fn keeps_the_throwaway_cluster() {
     let Ok(runner) = std::env::var(RUNNER) else {
         return;
     };
-    // A short path, which every account may reach.
+    // The path must be short, and every account must be able to reach it.
     let home = tempfile::Builder::new().prefix("litespend-tests-").tempdir_in("/tmp").unwrap();
     let server = LocalPostgres::start(LocalPostgresOptions {
         home: Some(home.path().to_owned()),
@@ -261,7 +260,7 @@ fn keeps_the_throwaway_cluster() {
             Err(_) => used = Instant::now(),
         }
     }
-    // Still alone: a test that comes now waits, and then finds no cluster.
+    // The keeper still holds the exclusive lock: a test that starts now waits, and then finds no cluster.
     let _ = std::fs::remove_file(&state);
     users.unlock().unwrap();
     server.stop().unwrap();
@@ -271,9 +270,9 @@ fn keeps_the_throwaway_cluster() {
 fn is_running(pid: &str) -> bool {
     let output = Command::new("ps").args(["-o", "stat=", "-p", pid]).output();
     match output {
-        // One that has ended, but that nobody has asked for yet, is shown as Z.
+        // A process that has ended but was not reaped yet is shown as Z.
         Ok(output) => output.status.success() && !output.stdout.starts_with(b"Z"),
-        // Without `ps` the time limit alone decides.
+        // Without `ps`, only the time limit decides.
         Err(_) => true,
     }
 }

@@ -1,4 +1,4 @@
-//! Keys with users, teams and an organisation, to book for.
+//! Keys with users, teams and an organisation, for tests of booking.
 
 use litespend::identity::hash_key;
 use serde_json::json;
@@ -6,12 +6,12 @@ use sqlx::PgPool;
 
 use super::insert;
 
-/// The raw key `number`.
+/// The raw key with this number.
 pub fn key(number: usize) -> String {
     format!("sk-writer-{number:04}")
 }
 
-/// Makes so many keys: the owners repeat, so that counters are shared.
+/// Creates this many keys. Several keys share the same owners, so that they share counters.
 pub async fn create(pool: &PgPool, keys: usize) {
     let organization = json!([{"organization_id": "org-1", "organization_alias": "Org", "budget_id": "b-1", "models": [],
                                "created_by": "test", "updated_by": "test"}]);

@@ -1,9 +1,9 @@
-//! Random tests take another seed each time and print it; `LITESPEND_TEST_SEED=N` does the same again.
+//! Random tests use a new seed each time and print it. `LITESPEND_TEST_SEED=N` repeats a run.
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngSeed, TestCaseResult, TestRunner};
 
-/// The seed of this test: the one that was asked for, or a new one.
+/// The seed of this test: the requested one, or a new one.
 pub fn seed() -> u64 {
     let asked = std::env::var("LITESPEND_TEST_SEED").ok();
     let seed = asked.map_or_else(|| u64::from(rand::random::<u32>()), |text| text.parse().unwrap());
@@ -11,7 +11,8 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// Puts a rule before so many random cases; the smallest one that breaks it is shown with the seed.
+/// Checks a rule with this many random cases. If a case breaks the rule, the smallest such case is printed with the
+/// seed.
 pub fn check<S: Strategy>(cases: u32, strategy: S, rule: impl Fn(S::Value) -> TestCaseResult) {
     let seed = seed();
     let config = Config {

@@ -1,4 +1,4 @@
-//! What must hold in a ledger at any time: rows are counted once, and every counter is the sum of its rows.
+//! Invariants of the ledger: rows are counted once, and every counter is the sum of its rows.
 
 use sqlx::PgPool;
 
@@ -42,7 +42,7 @@ pub async fn assert_consistent(pool: &PgPool) {
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
-/// How many rows the log has.
+/// The number of rows in the log.
 pub async fn rows(pool: &PgPool) -> i64 {
     sqlx::query_scalar(r#"SELECT count(*) FROM "LiteLLM_SpendLogs""#).fetch_one(pool).await.unwrap()
 }

@@ -1,18 +1,18 @@
-//! Exact decimal amounts: how JSON numbers become [`Decimal`] and how amounts are multiplied and
-//! added without a panic. Money is rounded to a binary float only where it leaves this module's
-//! callers, in [`Calculation::cost_f64`](crate::Calculation::cost_f64).
+//! Exact decimal amounts: converts JSON numbers to [`Decimal`], and multiplies and adds amounts without panicking.
+//! Money becomes a binary float in two places only: in [`Calculation::cost_f64`](crate::Calculation::cost_f64), and
+//! when a [`Component`](crate::Component) is serialized.
 
 use rust_decimal::Decimal;
 use serde_json::{Number, Value};
 
 use crate::PricingError;
 
-/// The largest count (tokens, characters, requests, seconds) that is priced. It leaves room for a
-/// 16-digit unit price within the 28 digits of a [`Decimal`].
+/// The largest count (tokens, characters, requests, seconds) that is priced. A unit price of 16 digits times this count
+/// still fits into the 28 digits of a [`Decimal`].
 pub const LARGEST_COUNT: u64 = 1_000_000_000_000;
 
-/// Reads a JSON number as the decimal that was written: `2.5e-06` becomes 0.0000025 exactly,
-/// because a float's shortest decimal form is the literal it was parsed from.
+/// Converts a JSON number to the decimal that was written: `2.5e-06` becomes exactly 0.0000025. This works because the
+/// shortest decimal form of a float is the literal that it was parsed from.
 pub fn from_number(number: &Number) -> Option<Decimal> {
     if let Some(integer) = number.as_u64() {
         return Some(Decimal::from(integer));
@@ -23,8 +23,7 @@ pub fn from_number(number: &Number) -> Option<Decimal> {
     from_float(number.as_f64()?)
 }
 
-/// As [`from_number`], for a float that is already parsed. `None` when it is not finite or needs
-/// more than 28 digits.
+/// Like [`from_number`], for a float that is already parsed. `None` if it is not finite or needs more than 28 digits.
 pub fn from_float(value: f64) -> Option<Decimal> {
     if !value.is_finite() {
         return None;
@@ -36,7 +35,7 @@ pub fn from_float(value: f64) -> Option<Decimal> {
     Decimal::from_scientific(&text).ok()
 }
 
-/// Reads a price: a number, or a number in a string, as YAML makes of `4e-07`.
+/// Reads a price: a number, or a number in a string. YAML parsers read `4e-07` as a string.
 pub fn from_value(value: &Value) -> Option<Decimal> {
     match value {
         Value::Number(number) => from_number(number),
@@ -48,12 +47,12 @@ pub fn from_value(value: &Value) -> Option<Decimal> {
     }
 }
 
-/// `quantity * unit_price`, or an error when the product leaves the range of a decimal.
+/// Returns `quantity * unit_price`, or an error if the product exceeds the range of a decimal.
 pub fn multiply(quantity: Decimal, unit_price: Decimal) -> Result<Decimal, PricingError> {
     quantity.checked_mul(unit_price).ok_or(PricingError::AmountTooLarge)
 }
 
-/// `left + right`, or an error when the sum leaves the range of a decimal.
+/// Returns `left + right`, or an error if the sum exceeds the range of a decimal.
 pub fn add(left: Decimal, right: Decimal) -> Result<Decimal, PricingError> {
     left.checked_add(right).ok_or(PricingError::AmountTooLarge)
 }

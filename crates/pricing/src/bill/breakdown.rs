@@ -1,4 +1,4 @@
-//! A bill as it is drawn up: one line a kind of use, and a total that is exactly their sum.
+//! A bill: one line per kind of use, and a total that is exactly the sum of the lines.
 
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -6,11 +6,11 @@ use serde::Serialize;
 use crate::PricingError;
 use crate::bill::amount;
 
-/// What a line of a bill charges for.
+/// The kind of use that a line of a bill charges for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ComponentKind {
-    /// Prompt tokens at the plain price.
+    /// Prompt tokens at the base price.
     InputTokens,
     /// Prompt characters without white space.
     InputCharacters,
@@ -18,75 +18,75 @@ pub enum ComponentKind {
     CacheReadTokens,
     /// Audio tokens read from a cache.
     CacheReadAudioTokens,
-    /// Tokens written to a cache of the usual lifetime.
+    /// Tokens written to a cache entry with the usual lifetime.
     CacheWriteTokens,
-    /// Tokens written to a cache that lives an hour.
+    /// Tokens written to a cache entry that lives for one hour.
     CacheWriteHourTokens,
-    /// Tokens written to a cache that lives twelve hours.
+    /// Tokens written to a cache entry that lives for twelve hours.
     CacheWriteHalfDayTokens,
-    /// Audio in the prompt, by token.
+    /// Audio in the prompt, per token.
     InputAudioTokens,
-    /// Pictures in the prompt, by token.
+    /// Images in the prompt, per token.
     InputImageTokens,
-    /// Video in the prompt, by token.
+    /// Video in the prompt, per token.
     InputVideoTokens,
-    /// Pictures in the prompt, each.
+    /// Images in the prompt, per image.
     InputImages,
-    /// Video in the prompt, by second.
+    /// Video in the prompt, per second.
     InputVideoSeconds,
-    /// Audio in the prompt, by second.
+    /// Audio in the prompt, per second.
     InputAudioSeconds,
-    /// Seconds that the model ran.
+    /// Running time of the model, per second.
     Seconds,
-    /// Requests, each.
+    /// Requests, per request.
     Requests,
     /// Tokens of cited sources.
     CitationTokens,
-    /// Answer tokens at the plain price.
+    /// Answer tokens at the base price.
     OutputTokens,
     /// Answer characters without white space.
     OutputCharacters,
-    /// Audio in the answer.
+    /// Audio in the answer, per token.
     OutputAudioTokens,
-    /// Pictures in the answer.
+    /// Images in the answer, per token.
     OutputImageTokens,
-    /// Video in the answer.
+    /// Video in the answer, per token.
     OutputVideoTokens,
-    /// Tokens of reasoning before the answer.
+    /// Reasoning tokens, which precede the answer.
     ReasoningTokens,
-    /// Web searches, each (or each prompt that searched).
+    /// Web searches: per search, or per prompt that searched.
     WebSearches,
-    /// Pages opened, each.
+    /// Pages opened, per page.
     BrowserOpens,
-    /// Requests to Google Maps, each (or each prompt).
+    /// Requests to Google Maps: per request, or per prompt.
     MapsRequests,
-    /// The fee of a model router, a prompt token.
+    /// The fee of a model router, per prompt token.
     RouterFee,
     /// A cost that the provider itself stated.
     ProviderReported,
 }
 
-/// One line of a bill: `cost = quantity * unit_price`, in dollars.
+/// One line of a bill. `cost` is `quantity * unit_price`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Component {
-    /// What is charged for.
+    /// The kind of use that is charged.
     pub kind: ComponentKind,
-    /// How much of it.
+    /// The number of units.
     #[serde(with = "rust_decimal::serde::float")]
     pub quantity: Decimal,
-    /// Dollars for one, surcharges included.
+    /// Dollars per unit, surcharges included.
     #[serde(with = "rust_decimal::serde::float")]
     pub unit_price: Decimal,
-    /// Dollars for all.
+    /// Dollars for all units.
     #[serde(with = "rust_decimal::serde::float")]
     pub cost: Decimal,
 }
 
-/// The lines of a bill. Lines without a quantity are left out.
+/// The lines of a bill. A line with a quantity of zero is omitted.
 #[derive(Debug, Default)]
 pub struct Bill {
     components: Vec<Component>,
-    /// Multiplies every unit price: a region's or a speed's surcharge.
+    /// The factor that multiplies every unit price: a surcharge for a region or for speed.
     factor: Option<Decimal>,
 }
 
@@ -95,20 +95,20 @@ impl Bill {
         Self { components: Vec::with_capacity(4), factor: (factor != Decimal::ONE).then_some(factor) }
     }
 
-    /// The lines that follow are no token prices, and the factor doesn't apply to them.
+    /// Stops applying the factor. The lines that follow are not token prices.
     pub fn end_factor(&mut self) {
         self.factor = None;
     }
 
-    /// Adds a line for a count.
+    /// Adds a line for a whole number of units.
     pub fn count(&mut self, kind: ComponentKind, quantity: u64, unit_price: Decimal) -> Result<(), PricingError> {
         self.line(kind, Decimal::from(quantity), unit_price)
     }
 
-    /// Adds a line.
+    /// Adds a line, unless the quantity is zero.
     ///
     /// # Errors
-    /// When the amount leaves the range of a decimal.
+    /// [`PricingError::AmountTooLarge`] if the amount exceeds the range of a decimal.
     pub fn line(&mut self, kind: ComponentKind, quantity: Decimal, unit_price: Decimal) -> Result<(), PricingError> {
         if quantity.is_zero() {
             return Ok(());
@@ -121,7 +121,7 @@ impl Bill {
         Ok(())
     }
 
-    /// The lines and their sum.
+    /// Returns the sum of the lines, and the lines.
     pub fn total(self) -> Result<(Decimal, Vec<Component>), PricingError> {
         let mut total = Decimal::ZERO;
         for component in &self.components {

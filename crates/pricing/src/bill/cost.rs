@@ -1,7 +1,6 @@
-//! How each provider bills a request: [`Method`] to lines of a [`Bill`].
+//! Bills a request by its provider's rules: turns a [`Method`] into the lines of a [`Bill`].
 //!
-//! To add a provider with rules of its own, add a [`Method`], choose it in
-//! [`crate::names::catalog`], and bill it here.
+//! To add a provider with its own rules, add a [`Method`], choose it in [`crate::names::catalog`], and bill it here.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -14,27 +13,27 @@ use crate::names::catalog::{Method, Resolved};
 use crate::table::prices::{ModelPrices, Rate, Tier};
 use crate::usage::Usage;
 
-/// Prompts and completions above this size had prices of their own in older Vertex AI entries.
+/// The size in tokens above which older Vertex AI entries have separate prices for prompts and completions.
 const VERTEX_LONG_CONTEXT: u64 = 128_000;
 
-/// Vertex AI models whose character price never depended on the size.
+/// Vertex AI models whose price per character never depended on the size.
 const VERTEX_FLAT_MODELS: [&str; 3] = ["gemini-1.0-pro", "gemini-pro", "gemini-2"];
 
-/// A request as far as its price depends on it.
+/// The parts of a request that affect its price.
 #[derive(Debug, Clone, Copy)]
 pub struct Billed<'a> {
     pub usage: &'a Usage,
     pub tier: Tier,
-    /// Characters of the prompt, without white space; unknown for a response.
+    /// Characters of the prompt, without white space. Unknown when a response is priced.
     pub prompt_characters: Option<u64>,
-    /// Characters of the answer, without white space; unknown for a request.
+    /// Characters of the answer, without white space. Unknown when a message list is priced.
     pub completion_characters: Option<u64>,
-    /// How long the model ran; unknown for most responses, which then cost nothing by time.
+    /// How long the model ran. Unknown for most responses; the time then costs nothing.
     pub milliseconds: Option<Decimal>,
     pub now: DateTime<Utc>,
 }
 
-/// Starts the bill with the lines for everything but tool calls.
+/// Starts a bill with the lines for everything except tool calls.
 pub fn bill(resolved: &Resolved, request: Billed<'_>) -> Result<Bill, PricingError> {
     let prices = resolved.prices.as_ref();
     let usage = request.usage;
@@ -71,7 +70,7 @@ pub fn bill(resolved: &Resolved, request: Billed<'_>) -> Result<Bill, PricingErr
     Ok(bill)
 }
 
-/// The factor on every token price for the region that served the request and for its speed.
+/// The factor on every token price: for the region that served the request, and for its speed.
 fn surcharge(method: &Method, prices: &ModelPrices, usage: &Usage) -> Result<Decimal, PricingError> {
     let one = Decimal::ONE;
     let is_anthropic = *method == Method::Anthropic;
@@ -123,7 +122,7 @@ fn bill_vertex_characters(
     let prices = terms.prices;
     let model = resolved.model.as_str();
     let is_flat = VERTEX_FLAT_MODELS.contains(&model);
-    // Four times the characters is LiteLLM's test, although a token is about four characters.
+    // LiteLLM multiplies the characters by four here, although a token is about four characters.
     let is_long = |characters: u64| !is_flat && characters.saturating_mul(4) > VERTEX_LONG_CONTEXT;
     let rate = |rate, characters| {
         if is_long(characters) { prices.above(VERTEX_LONG_CONTEXT, rate) } else { prices.standard(rate) }
@@ -138,7 +137,7 @@ fn bill_vertex_characters(
         .completion_characters
         .and_then(|characters| Some((characters, rate(Rate::OutputCharacter, characters)?)));
     match output {
-        // LiteLLM multiplies the character price of long answers by their tokens.
+        // For long answers, LiteLLM multiplies the price per character by the number of tokens.
         Some((characters, price)) if is_long(characters) => {
             bill.count(Kind::OutputCharacters, request.usage.completion_tokens, price)
         }
@@ -176,7 +175,7 @@ fn bill_xai(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(), Pric
     if let Some(reported) = usage.reported_cost.filter(|cost| !cost.is_breakdown) {
         return bill.line(Kind::ProviderReported, Decimal::ONE, reported.amount);
     }
-    // xAI leaves reasoning out of completion_tokens, unless something on the way has added it.
+    // xAI leaves reasoning tokens out of `completion_tokens`, unless a component on the way has added them.
     let includes_reasoning = usage.total_tokens == usage.prompt_tokens.saturating_add(usage.completion_tokens);
     let reasoning = usage.completion.unwrap_or_default().reasoning;
     let billed = Usage {

@@ -1,9 +1,13 @@
-//! Billing by token: which price each kind of token has in this request, and the lines that follow.
+//! Billing by token: determines the price of each kind of token in a request, and adds the lines.
 //!
-//! Prices are chosen for the whole request: the row of `tiered_pricing` or the largest
-//! `_above_N_tokens` size that its prompt passes, then the service tier, then open off-peak
-//! windows. What has no price of its own is billed as plain input or output: cached tokens, audio,
-//! pictures, reasoning.
+//! Prices are chosen for the whole request, in this order:
+//!
+//! 1. the row of `tiered_pricing` for the prompt's size, or else the largest `_above_N_tokens` size that the prompt
+//!    exceeds
+//! 2. the service tier
+//! 3. off-peak windows that are open
+//!
+//! Cached tokens, audio, images and reasoning that have no price of their own are billed as plain input or output.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -14,17 +18,17 @@ use crate::table::off_peak::OffPeak;
 use crate::table::prices::{ModelPrices, Rate, Tier};
 use crate::usage::{PromptDetails, Usage};
 
-/// What a request is billed by, besides its usage.
+/// The terms by which a request is billed, besides its usage.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
     pub prices: &'a ModelPrices,
     pub tier: Tier,
     pub now: DateTime<Utc>,
-    /// Sizes hold from the size on, not above it.
+    /// Whether a prompt of exactly a threshold's size has that threshold's prices, rather than only a larger one.
     pub sizes_are_inclusive: bool,
 }
 
-/// The prices of a request's tokens.
+/// The unit prices of a request's tokens.
 struct TokenRates {
     input: Decimal,
     output: Decimal,
@@ -42,12 +46,12 @@ pub fn bill_tokens(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(
     bill_completion(bill, terms, &rates, usage)
 }
 
-/// Adds the lines for the prompt alone.
+/// Adds the lines for the prompt only.
 pub fn bill_prompt_tokens(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(), PricingError> {
     bill_prompt(bill, terms, &TokenRates::new(terms, usage), usage)
 }
 
-/// Adds the lines for the completion alone.
+/// Adds the lines for the completion only.
 pub fn bill_completion_tokens(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(), PricingError> {
     bill_completion(bill, terms, &TokenRates::new(terms, usage), usage)
 }
@@ -72,7 +76,8 @@ impl TokenRates {
         rates
     }
 
-    /// Prices of a row of `tiered_pricing`, which hold for every token of the request.
+    /// Prices from a row of `tiered_pricing`, which apply to every token of the request. `None` if no row applies or
+    /// the row has no input price.
     fn of_band(terms: Terms<'_>, usage: &Usage, window: Option<&OffPeak>) -> Option<Self> {
         let rates = &terms.prices.band(usage.prompt_tokens)?.rates;
         let set = |rate| rates.exact(rate, Tier::Standard);
@@ -93,12 +98,12 @@ impl TokenRates {
         })
     }
 
-    /// Flat prices, replaced by those of every prompt size that is passed, smallest first.
+    /// Flat prices, overridden by the prices of every prompt size that is exceeded, smallest first.
     fn of_sizes(terms: Terms<'_>, usage: &Usage, window: Option<&OffPeak>) -> Self {
         let mut input = terms.rate(Rate::Input).unwrap_or_default();
         let mut output = terms.rate(Rate::Output).unwrap_or_default();
         if output.is_zero() {
-            // Models that only draw: all of their output is picture tokens.
+            // Models that only generate images: all of their output is image tokens.
             output = terms.prices.standard(Rate::OutputImageToken).unwrap_or(output);
         }
         let mut cache_read = terms.rate(Rate::CacheRead);
@@ -133,8 +138,8 @@ impl TokenRates {
     }
 }
 
-/// The reasoning price of a tier. A tier that has an output price but none for reasoning bills
-/// reasoning as output, not at the standard reasoning price.
+/// The reasoning price of a tier. If a tier has an output price but no reasoning price, it bills reasoning as output
+/// and not at the standard reasoning price.
 fn own_reasoning(terms: Terms<'_>, output: Decimal) -> Decimal {
     let rates = &terms.prices.rates;
     let standard = || rates.exact(Rate::Reasoning, Tier::Standard);
@@ -150,7 +155,7 @@ fn own_reasoning(terms: Terms<'_>, output: Decimal) -> Decimal {
     price.unwrap_or(output)
 }
 
-/// The price of reading a cache that was made explicitly, where the model has one.
+/// The price for reading an explicitly created cache, if the request read one and the model has such a price.
 pub fn explicit_cache_read(terms: Terms<'_>, usage: &Usage, window: Option<&OffPeak>) -> Option<Decimal> {
     let details = usage.prompt.as_ref()?;
     if details.cached == 0 || !details.is_cache_explicit {
@@ -176,7 +181,7 @@ pub fn explicit_cache_read(terms: Terms<'_>, usage: &Usage, window: Option<&OffP
     off_peak.or_else(|| window.and_then(|w| w.cache_read)).or(standard)
 }
 
-/// Prompt tokens by kind, after tokens that are counted twice have been set right.
+/// Prompt tokens by kind, corrected for tokens that are counted twice.
 struct PromptTokens {
     text: u64,
     audio: u64,
@@ -199,8 +204,8 @@ impl PromptTokens {
         let from_cache = cached.saturating_add(details.cache_write);
         let others = from_cache.saturating_add(tokens.audio).saturating_add(tokens.image).saturating_add(tokens.video);
         if from_cache > 0 && others.saturating_add(tokens.text) > prompt_tokens {
-            // Cached tokens are also counted under their kind: what the cache covers is not billed
-            // a second time.
+            // Cached tokens are also counted under their kind. The tokens that the cache covers must not be billed a
+            // second time.
             let mut rest = prompt_tokens.saturating_sub(from_cache);
             let mut take = |wanted: u64| {
                 let taken = wanted.min(rest);
@@ -230,7 +235,7 @@ fn bill_prompt(bill: &mut Bill, terms: Terms<'_>, rates: &TokenRates, usage: &Us
         None => bill.count(Kind::InputTokens, tokens.text, rates.input)?,
     }
     bill_cache(bill, terms, rates, details)?;
-    // Tokens of a kind that is also priced a picture or a second are billed that way, once.
+    // If a kind of token also has a price per image or per second, it is billed that way only, not twice.
     let by_picture = standard(Rate::InputImage).filter(|_| details.images > 0);
     let by_video_second = standard(Rate::InputVideoSecond).filter(|_| !details.video_seconds.is_zero());
     let by_audio_second = standard(Rate::InputAudioSecond).filter(|_| !details.audio_seconds.is_zero());

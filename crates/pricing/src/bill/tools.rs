@@ -1,5 +1,5 @@
-//! Fees for tools that a provider runs: web search, opening pages, grounding with Google Maps.
-//! Which count and which price apply depends on the provider.
+//! Fees for tools that a provider runs: web search, opening pages, grounding with Google Maps. The provider determines
+//! which count and which price apply.
 
 use rust_decimal::Decimal;
 
@@ -11,12 +11,12 @@ use crate::table::PriceTable;
 use crate::table::prices::{ModelPrices, SearchPrices};
 use crate::usage::Usage;
 
-/// What a response says about tools, besides its usage.
+/// Signs in a response, besides its usage, that the model used tools.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ToolSigns<'a> {
-    /// The model that the response names.
+    /// The model name in the response.
     pub model: &'a str,
-    /// A choice cites a URL, as answers do that searched the web.
+    /// Whether a choice cites a URL, as answers do that are based on a web search.
     pub cites_urls: bool,
 }
 
@@ -42,7 +42,7 @@ pub fn bill_tools(
     {
         return Ok(());
     }
-    // No count: an answer that cites is billed as one search.
+    // No count applies: the response is billed as one search.
     bill.count(Kind::WebSearches, 1, medium(prices.search))
 }
 
@@ -58,14 +58,14 @@ fn bill_maps(bill: &mut Bill, prices: &ModelPrices, provider: &str, usage: &Usag
     if requests == 0 || (provider != "gemini" && !provider.starts_with("vertex_ai")) {
         return Ok(());
     }
-    // Google's list prices of October 2026, for entries that have none: a query, or a prompt.
+    // Google's list prices of October 2026, for entries that have none: per query, or per prompt.
     let (billed, list_price) =
         if prices.bills_each_search { (requests, Decimal::new(14, 3)) } else { (1, Decimal::new(25, 3)) };
     let price = prices.standard(crate::table::prices::Rate::MapsQuery);
     bill.count(Kind::MapsRequests, billed, price.unwrap_or(list_price))
 }
 
-/// Bills the searches that the usage counts. `false` when the provider's usage holds no count.
+/// Bills the searches that the usage counts. Returns `false` if this provider's usage holds no count.
 fn bill_counted_searches(
     bill: &mut Bill,
     table: &PriceTable,
@@ -90,7 +90,7 @@ fn bill_counted_searches(
             }
             "azure_ai"
         }
-        // Included in Perplexity's own bill.
+        // Perplexity's own bill includes searches.
         "perplexity" => return Ok(true),
         "xai" => return bill_xai_searches(bill, prices, usage).map(|()| true),
         "groq" => {

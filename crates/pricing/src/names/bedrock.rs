@@ -1,5 +1,5 @@
-//! The parts of a Bedrock model name: routing prefixes, regions, cross-region profiles, ARNs and
-//! throughput suffixes around the model's own id.
+//! Parses Bedrock model names. The model's own id can be surrounded by routing prefixes, regions, cross-region
+//! profiles, ARNs and throughput suffixes.
 
 const ROUTING_PREFIXES: [&str; 8] =
     ["bedrock/", "chat_completions/", "converse/", "invoke/", "openai/", "mantle/", "nova-2/", "nova/"];
@@ -32,12 +32,12 @@ const REGIONS: [&str; 23] = [
     "sa-east-1",
 ];
 
-/// Removes each routing prefix once, in their order.
+/// Removes each routing prefix at most once, in the order of the list.
 pub fn strip_routing(model: &str) -> &str {
     ROUTING_PREFIXES.iter().fold(model, |model, prefix| model.strip_prefix(prefix).unwrap_or(model))
 }
 
-/// Splits `REGION/ID` for Bedrock's OpenAI-shaped endpoint.
+/// Splits `REGION/ID`, the form of names at Bedrock's OpenAI-compatible endpoint ("mantle").
 pub fn split_mantle_region(model: &str) -> (Option<&str>, &str) {
     match model.split_once('/') {
         Some((region, id)) if REGIONS.contains(&region) => (Some(region), id),
@@ -45,15 +45,15 @@ pub fn split_mantle_region(model: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// The model id in a name as it is looked up when the whole name is not listed: without routing
-/// prefixes, or the last part of an ARN.
+/// The model id to look up when the whole name is not listed: the name without routing prefixes, or the last part of an
+/// ARN.
 pub fn id_of(model: &str) -> &str {
     let stripped = strip_routing(model);
     let region_free = split_mantle_region(stripped).1;
     if region_free.starts_with("arn:") { last_segment(region_free) } else { stripped }
 }
 
-/// The base model: the id without region, cross-region profile and throughput suffix.
+/// The base model: the id without region, cross-region profile, throughput suffix and context-window suffix.
 pub fn base_model(model: &str) -> String {
     let unprefixed = ["bedrock/converse/", "bedrock/", "converse/"]
         .iter()
@@ -80,7 +80,7 @@ fn last_segment(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-/// `model:0:51k` is `model:0` at a committed throughput.
+/// `model:0:51k` means `model:0` at a committed throughput.
 fn strip_throughput(model: &str) -> &str {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match model.rsplit_once(':') {
@@ -94,7 +94,7 @@ fn strip_throughput(model: &str) -> &str {
     }
 }
 
-/// `model[1m]` is `model` with a larger context window.
+/// `model[1m]` means `model` with a larger context window.
 fn strip_window(model: &str) -> &str {
     match model.strip_suffix(']').and_then(|open| open.rsplit_once('[')) {
         Some((rest, size)) if !size.is_empty() && size.chars().all(|c| c.is_alphanumeric() || c == '_') => rest,

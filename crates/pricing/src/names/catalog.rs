@@ -1,8 +1,8 @@
-//! From a model name to the entry that prices it and the way its provider bills.
+//! Resolves a model name to the entry that prices it and to the way that its provider bills.
 //!
-//! A name is tried in several forms, from the most exact to the most general, as LiteLLM does: with
-//! its provider in front, as it stands, without the provider, and without a version or region
-//! ([`lookup`]). An entry counts only when its provider fits the one the request went to.
+//! A name is tried in several forms, from the most exact to the most general, as LiteLLM does: with its provider in
+//! front, as it stands, without the provider, and without a version or region ([`lookup`]). An entry is used only if
+//! its provider matches the provider that served the request.
 
 use std::sync::Arc;
 
@@ -16,29 +16,29 @@ use crate::names::size_class;
 use crate::table::PriceTable;
 use crate::table::prices::{ModelPrices, Rate, Tier};
 
-/// How a provider bills; see [`crate::bill::cost`].
+/// The way that a provider bills; see [`crate::bill::cost`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Method {
-    /// Nothing a chat response holds is billed: local models, and models billed by time or picture.
+    /// Nothing in a chat response is billed: local models, and models billed by time or per image.
     Free,
-    /// By the time that the model ran, in dollars a second, where a response states the time.
+    /// By running time, in dollars per second. Only responses that state the time are billed.
     Seconds(Decimal),
-    /// By token, at the price of the service tier.
+    /// By token, at the prices of the service tier.
     Tokens,
-    /// By token, whatever the service tier.
+    /// By token, at the standard prices whatever the service tier.
     TokensAnyTier,
-    /// By token, times the region's and the speed's factor.
+    /// By token, multiplied by the factors for region and speed.
     Anthropic,
-    /// By token, times the region's factor.
+    /// By token, multiplied by the factor for the region.
     Bedrock,
-    /// By character where the model has such a price.
+    /// By character if the model has a price per character.
     VertexCharacters,
-    /// By token, with the older prices above 128k tokens where the model has those.
+    /// By token, with the older prices above 128k tokens if the model has those.
     VertexTokens,
     Perplexity,
     Xai,
     DashScope,
-    /// By token, plus the model router's fee a prompt token.
+    /// By token, plus the model router's fee per prompt token.
     AzureAi {
         fee: Option<Decimal>,
     },
@@ -47,16 +47,16 @@ pub enum Method {
 /// A model name that can be priced.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    /// The name as it is priced, without the provider's prefix where that was only routing.
+    /// The model name that is priced, without the provider's prefix if that prefix was only used for routing.
     pub model: String,
     pub provider: String,
     pub method: Method,
     pub prices: Arc<ModelPrices>,
-    /// The entry and provider by which tool calls are billed.
+    /// The price entry and the provider that tool calls are billed by.
     pub tools: Option<(Arc<ModelPrices>, String)>,
 }
 
-/// Resolves the `model` of a response: its routed form first, then the name as it stands.
+/// Resolves the `model` of a response: first in its routed form, then as it stands.
 pub fn resolve_response(
     table: &PriceTable,
     model: &str,
@@ -81,7 +81,7 @@ pub fn resolve_response(
     Ok(resolved)
 }
 
-/// Resolves one form of a requested name. `known` is the provider that an earlier form led to.
+/// Resolves one form of a requested name. `known` is the provider that an earlier form resolved to.
 pub fn resolve_request(table: &PriceTable, name: &str, known: Option<&str>) -> Result<Arc<Resolved>, PricingError> {
     let key = format!("{}\n\n{name}", known.unwrap_or_default());
     if let Some(resolved) = table.remembered(&key) {
@@ -103,8 +103,9 @@ pub fn route(table: &PriceTable, model: &str) -> Result<Route, PricingError> {
     provider::route(table, model).ok_or_else(|| PricingError::UnknownProvider { model: model.to_owned() })
 }
 
-/// The name under which a request for `model` is counted and priced first: with the provider in
-/// front, less any segments between them that no entry knows (`vertex_ai/team/gemini-2.5-pro`).
+/// The first name under which a request for `model` is counted and priced: the model with its provider in front.
+/// Leading segments that no entry contains are dropped: `team/gemini-2.5-pro` at `vertex_ai` becomes
+/// `vertex_ai/gemini-2.5-pro` if the table lists that name.
 pub fn listed_name(table: &PriceTable, model: &str, provider: &str) -> String {
     let prefix = model.split('/').next().unwrap_or(model);
     if provider::is_provider(prefix) || table.contains(model) {
@@ -173,7 +174,7 @@ fn resolve(table: &PriceTable, model: &str, provider: &str) -> Result<Resolved, 
     })
 }
 
-/// A model name as the table lists it, and without the provider's prefix.
+/// A model name in two forms: as the table lists it, and without the provider's prefix.
 struct PricedName {
     full: String,
     bare: String,
@@ -207,8 +208,7 @@ impl PricedName {
     }
 }
 
-/// The price of a second, for models that have no token price in a mode where the elapsed time is
-/// billed.
+/// The price per second, for models without a token price whose mode is billed by elapsed time.
 fn second_price(prices: &ModelPrices) -> Option<Decimal> {
     let price =
         [Rate::Second, Rate::InputSecond, Rate::OutputSecond].into_iter().find_map(|rate| prices.standard(rate));
@@ -219,7 +219,7 @@ fn second_price(prices: &ModelPrices) -> Option<Decimal> {
     price.filter(|_| is_timed_mode && !prices.prices_tokens())
 }
 
-/// Replicate bills an unlisted model by its running time, which no response states.
+/// Replicate bills unlisted models by running time, which no response states.
 fn is_billed_by_elapsed_time(table: &PriceTable, model: &str) -> bool {
     model.contains("replicate") && !table.contains(model)
 }
@@ -243,7 +243,7 @@ fn fireworks(
     Ok(with_cache_discount(prices))
 }
 
-/// Fireworks bills cached tokens at half the input price unless the entry says otherwise.
+/// Fireworks bills cached tokens at half the input price, unless the entry states a price for them.
 fn with_cache_discount(prices: Arc<ModelPrices>) -> Arc<ModelPrices> {
     if prices.provider != "fireworks_ai" || prices.standard(Rate::CacheRead).is_some() {
         return prices;
@@ -284,7 +284,7 @@ fn azure_ai(
 
 fn tool_prices(table: &PriceTable, model: &str, provider: &str) -> Option<(Arc<ModelPrices>, String)> {
     let own = match provider {
-        // A local server bills no tools, and knows every model.
+        // A local server bills no tools and accepts every model name.
         "lemonade" => Some(Arc::new(free_entry(model, provider))),
         "ollama" | "ollama_chat" => listed(table, model, Some(provider)).map(Arc::clone),
         _ => lookup(table, model, Some(provider)),

@@ -1,4 +1,4 @@
-//! Finding the entry that prices a name, by trying the forms of the name in LiteLLM's order.
+//! Finds the entry that prices a model name. Tries the forms of the name in LiteLLM's order.
 
 use std::sync::Arc;
 
@@ -6,7 +6,8 @@ use crate::names::{bedrock, provider, size_class};
 use crate::table::PriceTable;
 use crate::table::prices::ModelPrices;
 
-/// Finds the entry for a model at a provider, trying every form of the name.
+/// Finds the entry for a model at a provider. Tries every form of the name. Models of local servers that the table does
+/// not list get a free entry.
 pub fn lookup(table: &PriceTable, model: &str, provider: Option<&str>) -> Option<Arc<ModelPrices>> {
     let model = provider::azure_alias(model).unwrap_or(model);
     let provider = match provider {
@@ -25,7 +26,8 @@ pub fn lookup(table: &PriceTable, model: &str, provider: Option<&str>) -> Option
     }
 }
 
-/// As [`lookup`], without the models that every local server is taken to have.
+/// Finds only entries that the table lists. Unlike [`lookup`], it applies no Azure or Vertex AI aliases and creates no
+/// free entries for local servers.
 pub fn listed<'a>(table: &'a PriceTable, model: &str, provider: Option<&str>) -> Option<&'a Arc<ModelPrices>> {
     let names = Names::new(table, model, provider);
     names.in_order(model).into_iter().find_map(|name| {
@@ -33,7 +35,7 @@ pub fn listed<'a>(table: &'a PriceTable, model: &str, provider: Option<&str>) ->
     })
 }
 
-/// The forms of one name.
+/// The forms of one name, in which it is looked up.
 struct Names {
     provider: Option<String>,
     combined: String,
@@ -107,8 +109,8 @@ impl Names {
     }
 }
 
-/// Whether an entry of provider `listed` may price a request to `asked`. An entry without a
-/// provider fits every request; some providers serve the models of others.
+/// Whether an entry of the provider `listed` may price a request to the provider `asked`. An entry without a provider
+/// matches every request, and some providers serve the models of others.
 fn fits(listed: &str, asked: Option<&str>) -> bool {
     let Some(asked) = asked else { return true };
     listed.is_empty()
@@ -131,7 +133,7 @@ fn strip_version(model: &str, provider: Option<&str>) -> String {
     }
 }
 
-/// `gemini-1.5-flash-001` is `gemini-1.5-flash`.
+/// `gemini-1.5-flash-001` becomes `gemini-1.5-flash`.
 fn strip_number(model: &str) -> &str {
     match model.rsplit_once('-') {
         Some((rest, number)) if is_number(number) => rest,
@@ -139,7 +141,7 @@ fn strip_number(model: &str) -> &str {
     }
 }
 
-/// `o3-2025-04-16` is `o3`.
+/// `o3-2025-04-16` becomes `o3`.
 pub fn strip_date(model: &str) -> &str {
     let Some(split) = model.len().checked_sub("-2025-04-16".len()) else {
         return model;
@@ -157,7 +159,7 @@ fn is_dash_date(text: &str) -> bool {
         && parts.next().is_none()
 }
 
-/// `ft:gpt-4o:organization:suffix:id` is `ft:gpt-4o`.
+/// `ft:gpt-4o:organization:suffix:id` becomes `ft:gpt-4o`.
 fn strip_fine_tuning(model: &str) -> &str {
     let mut rest = model;
     for _ in 0..3 {
@@ -185,8 +187,8 @@ fn vertex_listed_name(table: &PriceTable, model: &str) -> Option<String> {
     (is_listed(&latest, "vertex_ai-mistral_models") || is_listed(&latest, "vertex_ai-ai21_models")).then_some(latest)
 }
 
-/// An entry for a model that runs on the caller's own machine or that its provider bills by other
-/// means: no price a token.
+/// An entry without a token price, for a model that runs on the caller's own machine or that its provider bills by
+/// other means.
 pub fn free_entry(model: &str, provider: &str) -> ModelPrices {
     ModelPrices {
         name: model.strip_prefix(provider).and_then(|rest| rest.strip_prefix('/')).unwrap_or(model).to_owned(),

@@ -1,6 +1,5 @@
-//! Which provider serves a model name: by prefix (`azure/gpt-4o`), else by the entry of that name
-//! in the price table, else by the shape of the name. The lists are LiteLLM 1.109.1's; a new
-//! provider is added to [`PROVIDERS`].
+//! Determines the provider of a model name: by its prefix (`azure/gpt-4o`), else by its entry in the price table, else
+//! by the shape of the name. The lists are those of LiteLLM 1.109.1. To add a provider, add it to [`PROVIDERS`].
 
 use crate::names::provider_lists::{
     BEDROCK_MODELS, COHERE_EMBEDDING_MODELS, PROVIDERS, REPLICATE_MODELS, ROUTED_PREFIXES,
@@ -17,10 +16,10 @@ const AZURE_NAMES: [(&str, &str); 7] = [
     ("ada", "azure/ada"),
 ];
 
-/// Replicate versions are named `owner/model:VERSION` with a version of this length.
+/// The length of a Replicate version, the last part of `owner/model:VERSION`.
 const REPLICATE_VERSION_LENGTH: usize = 64;
 
-/// A model name without its provider prefix, and the provider.
+/// A model's provider, and its name without the provider's prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     pub model: String,
@@ -33,22 +32,22 @@ impl Route {
     }
 }
 
-/// Whether this is a provider that price entries may start with.
+/// Whether `name` is a provider that names in the price table may start with.
 pub fn is_provider(name: &str) -> bool {
     PROVIDERS.binary_search(&name).is_ok()
 }
 
-/// The table's name for a model that Azure names otherwise.
+/// The table's name for a model for which Azure uses another name.
 pub fn azure_alias(model: &str) -> Option<&'static str> {
     AZURE_NAMES.iter().find(|(name, _)| *name == model).map(|(_, alias)| *alias)
 }
 
-/// Whether Azure's own name stands for an OpenAI chat model; `ada` is an embedding model.
+/// Whether `model` is Azure's own name for an OpenAI chat model. `ada` is an embedding model.
 pub fn is_azure_chat_name(model: &str) -> bool {
     model != "ada" && azure_alias(model).is_some()
 }
 
-/// Finds the provider of a model name. `None` when no rule knows the name.
+/// Finds the provider of a model name. `None` if no rule matches the name.
 pub fn route(table: &PriceTable, model: &str) -> Option<Route> {
     let (prefix, rest) = match model.split_once('/') {
         Some((prefix, rest)) => (prefix, Some(rest)),
@@ -56,7 +55,7 @@ pub fn route(table: &PriceTable, model: &str) -> Option<Route> {
     };
     if let Some(rest) = rest {
         match prefix {
-            // Azure AI Studio serves these through an interface of OpenAI's shape.
+            // Azure AI Studio serves these models through an OpenAI-compatible interface.
             "azure" if is_azure_guest(table, rest) => return Route::new(model, "openai"),
             "cohere" if table.provider_of(rest) == "cohere_chat" => {
                 return Route::new(rest, "cohere_chat");
@@ -67,7 +66,7 @@ pub fn route(table: &PriceTable, model: &str) -> Option<Route> {
             "bedrock_mantle" => {
                 return Route::new(crate::names::bedrock::split_mantle_region(rest).1, prefix);
             }
-            // RAGFlow's names carry an agent: ragflow/chat/ID/MODEL.
+            // RAGFlow's names contain an agent: ragflow/chat/ID/MODEL.
             "ragflow" => return None,
             _ => {}
         }
@@ -150,14 +149,14 @@ fn provider_of_bare_name(table: &PriceTable, model: &str) -> Option<&'static str
     }
 }
 
-/// Entries of committed throughput and of guardrails are prices, not models.
+/// Entries for committed throughput and for guardrails are prices, not models.
 fn is_bedrock_model(table: &PriceTable, model: &str) -> bool {
     let is_guardrail = table.get(model).is_some_and(|prices| prices.mode.as_deref() == Some("guardrail"));
     !is_guardrail && !model.contains("month-commitment")
 }
 
-/// New models of a known family are routed before the table lists them. Such a model still has no
-/// price until it, or the name without its region, is listed.
+/// Routes new models of a known family before the table lists them. Such a model has no price until the table lists it,
+/// or lists its name without the region.
 fn provider_by_shape(model: &str) -> Option<&'static str> {
     let lower = model.to_lowercase();
     let region_free = match lower.split_once('.') {
@@ -175,7 +174,7 @@ fn provider_by_shape(model: &str) -> Option<&'static str> {
     matches!(lower.as_str(), "jev-latest" | "jev-preview" | "jev-1.13.0" | "jev-1.14.0").then_some("typesafe")
 }
 
-/// `claude-FAMILY-MAJOR`, perhaps with a minor version and a date: `claude-opus-5-1-20270101`.
+/// `claude-FAMILY-MAJOR`, optionally with a minor version and a date: `claude-opus-5-1-20270101`.
 fn is_claude_version(lower: &str) -> bool {
     let Some((family, version)) = lower.strip_prefix("claude-").and_then(|rest| rest.split_once('-')) else {
         return false;

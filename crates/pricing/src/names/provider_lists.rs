@@ -1,5 +1,5 @@
-//! The names that LiteLLM 1.109.1 routes by: providers, and models that it knows without a price
-//! table. Each list is sorted, so that it can be searched; a test checks that.
+//! The names that LiteLLM 1.109.1 routes by: providers, and models that it knows without a price table. Each list is
+//! sorted for binary search; a test checks the order.
 
 /// Prefixes that name a provider, sorted.
 pub static PROVIDERS: [&str; 187] = [
@@ -192,10 +192,10 @@ pub static PROVIDERS: [&str; 187] = [
     "zerogpu",
 ];
 
-/// Prefixes that are routed as a provider, but that no price entry starts with; sorted.
+/// Prefixes that are routed like a provider but that no price entry starts with, sorted.
 pub static ROUTED_PREFIXES: [&str; 7] = ["aihubmix", "crusoe", "empiriolabs", "gmi", "llamagate", "sarvam", "veniceai"];
 
-/// Replicate models known by bare name, sorted.
+/// Replicate models that are routed by their bare name, sorted.
 pub static REPLICATE_MODELS: [&str; 8] = [
     "a16z-infra/llama-2-13b-chat:2a7f981751ec7fdf87b5b91ad4db53683a98082e9ff7bfd12c8cd5ea85980a52",
     "daanelson/flan-t5-large:ce962b3f6792a57074a601d3979db5839697add2e4e02696b3ced4c022d4767f",
@@ -207,7 +207,7 @@ pub static REPLICATE_MODELS: [&str; 8] = [
     "replit/replit-code-v1-3b:b84f4c074b807211cd75e3e8b1589b6399052125b4c27106e43d47189e8415ad",
 ];
 
-/// Bedrock models known by bare name even where a table lacks them, sorted.
+/// Bedrock models that are routed by their bare name even if the price table lacks them, sorted.
 pub static BEDROCK_MODELS: [&str; 64] = [
     "ai21.jamba-1-5-large-v1:0",
     "ai21.jamba-1-5-mini-v1:0",
@@ -275,7 +275,7 @@ pub static BEDROCK_MODELS: [&str; 64] = [
     "writer.palmyra-x5-v1:0",
 ];
 
-/// Cohere embedding models known by bare name, sorted.
+/// Cohere embedding models that are routed by their bare name, sorted.
 pub static COHERE_EMBEDDING_MODELS: [&str; 7] = [
     "embed-english-light-v2.0",
     "embed-english-light-v3.0",

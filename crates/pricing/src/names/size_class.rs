@@ -1,9 +1,10 @@
-//! Providers that price models by size class or under names of their own: Together AI and
-//! Fireworks AI (parameters in the name, `llama-3-70b`), and Databricks' older endpoint names.
+//! Providers that price models by size class or under other names. Together AI and Fireworks AI read the number of
+//! parameters from the name (`llama-3-70b`). Databricks has older names for its endpoints.
 
 use crate::table::PriceTable;
 
-/// Together AI's price class of a model that has no price of its own. Other models keep their name.
+/// Together AI's size class for a model that has no price of its own. Other models keep their name; a name without a
+/// known size is returned in lower case.
 pub fn together(table: &PriceTable, model: &str, provider: &str) -> String {
     let is_together = provider == "together_ai" || model.contains("togethercomputer") || model.contains("together_ai");
     let own = model.strip_prefix("together_ai/").unwrap_or(model);
@@ -24,7 +25,7 @@ pub fn together(table: &PriceTable, model: &str, provider: &str) -> String {
     class.to_owned()
 }
 
-/// Fireworks AI's price class of a model that has no price of its own.
+/// Fireworks AI's size class for a model that has no price of its own.
 pub fn fireworks(model: &str) -> &'static str {
     let lower = model.to_lowercase();
     match mixture_billions(&lower) {
@@ -40,7 +41,7 @@ pub fn fireworks(model: &str) -> &'static str {
     }
 }
 
-/// The resource name behind a short Fireworks AI name.
+/// Fireworks AI's full resource name for a short name.
 pub fn fireworks_resource(model: &str) -> String {
     let name = model.strip_prefix("fireworks_ai/").unwrap_or(model);
     if name.starts_with("accounts/") || name.starts_with(FOUNDRY_PREFIX) || name.contains('#') {
@@ -57,7 +58,7 @@ pub fn fireworks_resource(model: &str) -> String {
     }
 }
 
-/// Databricks' current name of an endpoint.
+/// Databricks' current name for an endpoint.
 pub fn databricks(model: &str) -> String {
     let name = model.strip_prefix("databricks/").unwrap_or(model);
     DATABRICKS_NAMES
@@ -79,12 +80,12 @@ const DATABRICKS_NAMES: [(&str, &str); 7] = [
     ("llama-2-70b-chat", "databricks-llama-2-70b-chat"),
 ];
 
-/// The first number that stands directly before a `b`.
+/// The first number that is directly followed by a `b`.
 fn billions(lower: &str) -> Option<u64> {
     numbers(lower).find_map(|(_, end, number)| lower.get(end..)?.starts_with('b').then_some(number))
 }
 
-/// Experts times size in `8x7b`.
+/// The number of experts times the size: 56 for `8x7b`.
 fn mixture_billions(lower: &str) -> Option<u64> {
     let numbers: Vec<_> = numbers(lower).collect();
     numbers.windows(2).find_map(|pair| {
@@ -96,7 +97,7 @@ fn mixture_billions(lower: &str) -> Option<u64> {
     })
 }
 
-/// Every run of digits: where it starts and ends, and its value.
+/// Every run of digits: its start, its end and its value.
 fn numbers(text: &str) -> impl Iterator<Item = (usize, usize, u64)> {
     let bytes = text.as_bytes();
     let mut position = 0;

@@ -1,10 +1,10 @@
-//! Models, prices and aliases of an installation: `model_list` and `router_settings` of LiteLLM's
-//! `config.yaml`.
+//! Models, prices and aliases of an installation, from `model_list` and `router_settings` in LiteLLM's `config.yaml`.
 //!
-//! A deployment that sets a price of its own is billed by its own prices alone: what it leaves open
-//! (cached tokens, say) is billed as its plain input or output; only an input or output price that
-//! is missing comes from the table. A deployment without prices is billed as its `base_model`, or
-//! as the model it is routed to. When several deployments share a name, the last one counts.
+//! - A deployment that sets a price is billed by its own prices only. The price table supplies a missing input or
+//!   output price and nothing else. Other units without a price (cached tokens, for example) are billed as plain input
+//!   or output.
+//! - A deployment without prices is billed as its `base_model`, or else as the model that it is routed to.
+//! - If several deployments share a name, the last one counts.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::names::catalog::{Method, Resolved};
 use crate::table::PriceTable;
 use crate::table::prices::{ModelPrices, Rate, Tier, is_price_field};
 
-/// Prices and aliases by the names that clients use.
+/// Prices and aliases, by the names that clients use.
 #[derive(Debug, Clone, Default)]
 pub struct CustomModels {
     deployments: FxHashMap<String, Deployment>,
@@ -25,24 +25,23 @@ pub struct CustomModels {
 
 #[derive(Debug, Clone)]
 struct Deployment {
-    /// The model that the deployment is routed to, with its provider.
+    /// The model that the deployment is routed to, including its provider.
     model: String,
     base_model: Option<String>,
     prices: Option<Map<String, Value>>,
 }
 
-/// What a custom name stands for.
+/// The meaning of a configured name.
 #[derive(Debug, Clone)]
 pub enum CustomModel {
-    /// Another name, priced by the table.
+    /// Another name, which the price table prices.
     Named(String),
-    /// Prices of its own.
+    /// A model with its own prices.
     Priced(Arc<Resolved>),
 }
 
 impl CustomModels {
-    /// Reads the two sections of a configuration; either may be missing. Entries without a name or
-    /// a model are left out.
+    /// Reads the two sections of a configuration. Either may be missing. Entries without a name or a model are skipped.
     pub fn from_config(model_list: Option<&Value>, router_settings: Option<&Value>) -> Self {
         let mut models = Self::default();
         for entry in model_list.and_then(Value::as_array).into_iter().flatten() {
@@ -63,12 +62,12 @@ impl CustomModels {
         models
     }
 
-    /// Whether the configuration has no models and no aliases.
+    /// Whether the configuration has neither models nor aliases.
     pub fn is_empty(&self) -> bool {
         self.deployments.is_empty() && self.aliases.is_empty()
     }
 
-    /// What a name stands for, or `None` where the configuration doesn't know it.
+    /// Resolves a name. `None` if the configuration doesn't contain it.
     pub fn find(&self, table: &PriceTable, name: &str) -> Option<CustomModel> {
         if self.is_empty() {
             return None;

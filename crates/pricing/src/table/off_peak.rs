@@ -1,7 +1,8 @@
-//! Off-peak prices: `off_peak_pricing` of a table entry replaces prices while one of its daily
-//! windows is open. Windows are in UTC, `HH:MM-HH:MM`, start inclusive, end exclusive; a window may
-//! pass midnight, and one whose start is its end covers the day. A window may be limited to
-//! weekdays, read on the calendar of `weekday_timezone`. Malformed windows are ignored.
+//! Off-peak prices: `off_peak_pricing` in a table entry replaces prices while one of its daily windows is open.
+//!
+//! Windows are in UTC, in the form `HH:MM-HH:MM`. The start is inclusive and the end is exclusive. A window may extend
+//! past midnight. A window whose start equals its end covers the whole day. A window may be limited to weekdays in the
+//! time zone `weekday_timezone`. Malformed windows are ignored.
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use chrono_tz::Tz;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use crate::bill::amount;
 use crate::table::prices::Rate;
 
-/// The off-peak prices of a model and when they hold.
+/// The off-peak prices of a model, and the times at which they apply.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OffPeak {
     rules: Vec<Rule>,
@@ -26,9 +27,9 @@ pub struct OffPeak {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Rule {
-    /// Start and end in minutes of the day.
+    /// Start and end, in minutes since midnight.
     windows: Vec<(u32, u32)>,
-    /// Bit n is ISO weekday n (Monday is 1); `None` means every day.
+    /// Bit n stands for ISO weekday n (Monday is 1). `None` means every day.
     weekdays: Option<u8>,
 }
 
@@ -71,7 +72,7 @@ impl OffPeak {
         })
     }
 
-    /// Whether a window is open at this moment.
+    /// Whether a window is open at the given time.
     pub fn is_open(&self, now: DateTime<Utc>) -> bool {
         let minute = now.hour() * 60 + now.minute();
         self.rules.iter().any(|rule| {

@@ -1,9 +1,9 @@
-//! What one model costs: the price fields of a table entry, read once into a compact typed form.
+//! The prices of one model: reads the price fields of a table entry into a compact typed form.
 //!
-//! A price field's name is a base (`input_cost_per_token`), optionally a prompt size
-//! (`_above_200k_tokens`) and optionally a service tier (`_priority`). Sizes are read generically:
-//! any number works. To support another base, add it to [`Rate`] and to [`RATE_NAMES`]. Fields that
-//! are no price of a chat request (image sizes, video resolutions, pages) are not read.
+//! The name of a price field consists of a base (`input_cost_per_token`), an optional prompt size
+//! (`_above_200k_tokens`) and an optional service tier (`_priority`). Any number is accepted as a size. To support
+//! another base, add it to [`Rate`] and to [`RATE_NAMES`]. Fields that are not prices of a chat request (image sizes,
+//! video resolutions, pages) are not read.
 
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::bill::amount;
 use crate::table::off_peak::OffPeak;
 
-/// A unit that has a price of its own.
+/// A unit of use that has its own price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Rate {
@@ -72,7 +72,7 @@ const RATE_NAMES: [(&str, Rate); 26] = [
     ("google_maps_grounding_cost_per_query", Rate::MapsQuery),
 ];
 
-/// The service tier that a request was served at, as far as prices know it.
+/// The service tier that served a request. Tiers without prices of their own count as standard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[repr(u8)]
 pub enum Tier {
@@ -85,8 +85,8 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// The tier that a response names. `fast` is billed as `priority`; every other name is
-    /// standard, batches included, because batches are billed apart from single responses.
+    /// The tier that a response names. `fast` is billed as `priority`. Every other name is standard. That includes
+    /// batches, which are billed separately from single responses.
     pub fn served(name: &str) -> Self {
         let is = |tier: &str| name.eq_ignore_ascii_case(tier);
         if is("flex") {
@@ -110,17 +110,17 @@ const TIER_SUFFIXES: [(&str, Tier); 4] = [
     ("_ultrafast", Tier::Ultrafast),
 ];
 
-/// Prices by unit and tier; few enough in any entry that a scan beats a hash.
+/// Prices by unit and tier. An entry has so few that a linear scan is faster than a hash map.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RateSheet(Vec<(Rate, Tier, Decimal)>);
 
 impl RateSheet {
-    /// The price set for exactly this tier.
+    /// The price that is set for exactly this tier.
     pub fn exact(&self, rate: Rate, tier: Tier) -> Option<Decimal> {
         self.0.iter().find(|(r, t, _)| *r == rate && *t == tier).map(|(_, _, price)| *price)
     }
 
-    /// The price for a tier, or the standard price where the tier has none of its own.
+    /// The price for a tier, or the standard price if the tier has none of its own.
     pub fn get(&self, rate: Rate, tier: Tier) -> Option<Decimal> {
         self.exact(rate, tier).or_else(|| self.exact(rate, Tier::Standard))
     }
@@ -137,7 +137,7 @@ impl RateSheet {
     }
 }
 
-/// Prices that hold for the whole request once its prompt is larger than `tokens`.
+/// Prices that apply to the whole request if its prompt has more than `tokens` tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Threshold {
     pub tokens: u64,
@@ -145,13 +145,13 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    /// Whether this threshold changes the price of a prompt of this size and tier.
+    /// Whether this threshold changes the prices of a prompt with this size and tier.
     pub fn is_crossed(&self, prompt_tokens: u64, tier: Tier, inclusive: bool) -> bool {
         (prompt_tokens > self.tokens || (inclusive && prompt_tokens == self.tokens)) && self.rates.applies_to(tier)
     }
 }
 
-/// One row of `tiered_pricing`: prices for prompts of a size in a half-open range.
+/// One row of `tiered_pricing`: prices for prompts of more than `above` and at most `up_to` tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PriceBand {
     pub above: Decimal,
@@ -159,7 +159,7 @@ pub struct PriceBand {
     pub rates: RateSheet,
 }
 
-/// `search_context_cost_per_query`, in dollars a search.
+/// The values of `search_context_cost_per_query`, in dollars per search.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SearchPrices {
     pub low: Option<Decimal>,
@@ -172,32 +172,30 @@ pub struct SearchPrices {
 pub struct ModelPrices {
     /// The name of the table entry.
     pub name: String,
-    /// `litellm_provider`, empty where the entry has none.
+    /// The value of `litellm_provider`. Empty if the entry has none.
     pub provider: String,
     pub mode: Option<String>,
-    /// The model is no longer in LiteLLM's own table.
+    /// Whether the model is no longer in LiteLLM's own table.
     pub retired: bool,
     pub rates: RateSheet,
-    /// In ascending order of size.
+    /// Sorted by size, smallest first.
     pub thresholds: Vec<Threshold>,
-    /// Rows of `tiered_pricing` that have a range, in ascending order; `None` without the field.
+    /// The rows of `tiered_pricing` that have a range, in ascending order. `None` if the entry lacks the field.
     pub bands: Option<Vec<PriceBand>>,
     pub off_peak: Option<OffPeak>,
-    /// `provider_specific_entry`: factors by region (`us`) and speed (`fast`).
+    /// Factors from `provider_specific_entry`, by region (`us`) and speed (`fast`).
     pub multipliers: Vec<(String, Decimal)>,
     pub search: Option<SearchPrices>,
-    /// Searches are billed each, not once a prompt.
+    /// Whether every search is billed, rather than once per prompt.
     pub bills_each_search: bool,
-    /// A price of any kind is set; image models that are priced a picture have none.
+    /// Whether a price of any kind is set. Models with only a price per image have none.
     pub has_prices: bool,
-    /// `input_cost_per_token` is set, which decides for Together AI whether a name or a size class
-    /// is priced.
+    /// Whether `input_cost_per_token` is set. For Together AI this decides whether the name or a size class is priced.
     pub has_input_price: bool,
 }
 
 impl ModelPrices {
-    /// Reads an entry of a price table. Fields of the wrong type count as unset, as they do in
-    /// LiteLLM.
+    /// Reads an entry of a price table. Fields of the wrong type count as unset, as in LiteLLM.
     pub fn from_entry(name: &str, entry: &Map<String, Value>) -> Self {
         let mut prices = Self {
             name: name.to_owned(),
@@ -237,7 +235,7 @@ impl ModelPrices {
         self.rates.exact(rate, Tier::Standard)
     }
 
-    /// The standard price above a prompt size.
+    /// The standard price above exactly this prompt size.
     pub fn above(&self, tokens: u64, rate: Rate) -> Option<Decimal> {
         self.thresholds.iter().find(|threshold| threshold.tokens == tokens)?.rates.exact(rate, Tier::Standard)
     }
@@ -246,15 +244,15 @@ impl ModelPrices {
         self.multipliers.iter().find(|(key, _)| key == name).map(|(_, factor)| *factor)
     }
 
-    /// Whether tokens have a price, flat or by prompt size. Models without one are billed by time
-    /// or not at all in a chat response.
+    /// Whether the model has a token price: a positive flat input or output price, or `tiered_pricing`. In a chat
+    /// response, models without one are billed by time or not at all.
     pub fn prices_tokens(&self) -> bool {
         let positive = |rate| self.standard(rate).is_some_and(|price| price > Decimal::ZERO);
         positive(Rate::Input) || positive(Rate::Output) || self.bands.is_some()
     }
 
-    /// The row of `tiered_pricing` for a prompt; prompts above every range take the last row. A
-    /// prompt of no tokens has no row.
+    /// The row of `tiered_pricing` for a prompt. A prompt outside every range gets the last row. A prompt without
+    /// tokens has no row.
     pub fn band(&self, prompt_tokens: u64) -> Option<&PriceBand> {
         if prompt_tokens == 0 {
             return None;
@@ -274,7 +272,7 @@ impl ModelPrices {
     }
 }
 
-/// Whether a field's name says that it holds a price that a request can be billed by.
+/// Whether the name of a field shows that it holds a price by which a request can be billed.
 pub fn is_price_field(field: &str) -> bool {
     matches!(
         field,

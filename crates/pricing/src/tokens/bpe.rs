@@ -1,31 +1,32 @@
-//! Byte pair encoding, counting only: how many tokens a piece of text becomes.
+//! Byte pair encoding, counting only: determines the number of tokens in a piece of text.
 //!
-//! Two kinds of vocabulary exist. [`Ranks`] (OpenAI) merges any two neighbours whose bytes together
-//! are a token, lowest rank first. [`Merges`] (Hugging Face) merges only the pairs that it lists,
-//! in their order. Short pieces are merged in place; long ones with a heap, so that the time stays
-//! near linear whatever the text.
+//! There are two kinds of vocabulary. [`Ranks`] (OpenAI) merges any two neighbours whose concatenated bytes are a
+//! token, lowest rank first. [`Merges`] (Hugging Face) merges only the pairs that it lists, in their order.
+//!
+//! Short pieces are merged in place. Long pieces are merged with a heap, so that the time is nearly linear for any
+//! text.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// Pieces of more bytes than this are merged with a heap.
+/// Pieces with more bytes than this are merged with a heap.
 const LONG_PIECE: usize = 96;
 
 const NO_MERGE: u32 = u32::MAX;
 
-/// One token so far: the bytes `start..end` of the piece, and its id.
+/// A token during merging: the bytes `start..end` of the piece, and the token's id.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
     start: u32,
     end: u32,
     id: u32,
-    /// The id that this part and the next one merge to.
+    /// The id of the token that this part and the next one merge to, or [`NO_MERGE`].
     merged: u32,
 }
 
-/// Memory that is used again from piece to piece.
+/// Buffers that are reused from piece to piece.
 #[derive(Debug, Default)]
 pub struct Scratch {
     parts: Vec<Part>,
@@ -39,15 +40,15 @@ struct Link {
     next: u32,
 }
 
-/// A vocabulary that says what two neighbours merge to.
+/// A vocabulary, which determines the token that two neighbouring parts merge to.
 pub trait Vocabulary {
-    /// Whether a whole piece is a token at once.
+    /// Whether the whole piece is one token, so that no merging is needed.
     fn is_token(&self, piece: &[u8]) -> bool;
     fn byte(&self, byte: u8) -> u32;
     /// The id of the merged token, which is also its priority, or [`NO_MERGE`].
     fn merge(&self, piece: &[u8], left: Part, right: Part) -> u32;
 
-    /// How many tokens a piece becomes.
+    /// The number of tokens in a piece.
     fn count(&self, piece: &[u8], scratch: &mut Scratch) -> u64 {
         if piece.len() <= 1 || self.is_token(piece) {
             return u64::from(!piece.is_empty());
@@ -120,7 +121,7 @@ impl Scratch {
         let mut count = length as u64;
         while let Some(Reverse((id, position))) = self.heap.pop() {
             let at = position as usize;
-            // A pair that has changed since it was queued is queued again under its new id.
+            // If a pair changed after it was queued, this entry is stale: the pair was queued again under its new id.
             if self.parts[at].merged != id {
                 continue;
             }
@@ -156,19 +157,19 @@ impl Scratch {
     }
 }
 
-/// A vocabulary of tokens by rank: all bytes in one piece of memory and an open-addressed index.
+/// A vocabulary of tokens by rank: the bytes of all tokens in one buffer, and an index with open addressing.
 #[derive(Debug)]
 pub struct Ranks {
     bytes: Vec<u8>,
-    /// Where each token starts; one more than there are tokens.
+    /// The start of each token in `bytes`, and the end of the last one.
     starts: Vec<u32>,
-    /// Rank plus one by hash; zero is empty. The length is a power of two.
+    /// Rank plus one, by hash. 0 marks an empty slot. The length is a power of two.
     slots: Vec<u32>,
     single: [u32; 256],
 }
 
 impl Ranks {
-    /// Reads the compact form: for each token, in rank order, one byte length and its bytes.
+    /// Reads the compact form: for each token, in rank order, one byte for its length, then its bytes.
     pub fn read(mut data: &[u8]) -> Self {
         let mut ranks =
             Self { bytes: Vec::with_capacity(data.len()), starts: vec![0], slots: Vec::new(), single: [NO_MERGE; 256] };
@@ -249,12 +250,12 @@ impl Vocabulary for Ranks {
 pub struct Merges {
     merged: FxHashMap<(u32, u32), u32>,
     special: FxHashSet<Box<str>>,
-    /// The lengths of special tokens, longest first.
+    /// The lengths of the special tokens, longest first.
     special_lengths: Vec<usize>,
 }
 
 impl Merges {
-    /// Reads the compact form: special tokens, then pairs of ids, in order.
+    /// Reads the compact form: the special tokens, then pairs of ids in merge order.
     pub fn read(data: &[u8]) -> Self {
         let mut merges =
             Self { merged: FxHashMap::default(), special: FxHashSet::default(), special_lengths: Vec::new() };
@@ -287,9 +288,9 @@ impl Merges {
         merges
     }
 
-    /// Splits text at special tokens: the text before the first, and what follows it.
+    /// Splits text at the first special token. Returns the text before it and the text after it.
     pub fn split_special<'a>(&self, text: &'a str) -> Option<(&'a str, &'a str)> {
-        // Every special token starts with one of these.
+        // Every special token starts with one of these characters.
         text.match_indices(['<', '\u{ff5c}']).find_map(|(start, _)| {
             let rest = text.get(start..)?;
             let length = self
@@ -320,8 +321,8 @@ fn split_length(data: &[u8]) -> Option<(usize, &[u8])> {
     Some((usize::from(u16::from_le_bytes(*length)), rest))
 }
 
-/// A hash for short byte strings; tokens are trusted, so that it need not withstand collisions that
-/// someone makes on purpose: text only chooses which slots are read.
+/// Hashes a short byte string. The hash need not resist deliberate collisions: the tokens in the index are trusted, and
+/// a request's text only determines which slots are read.
 #[inline]
 fn hash(bytes: &[u8]) -> usize {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,5 +1,5 @@
-//! The encodings that tokens are counted with. Vocabularies are part of the program, deflated, and
-//! are unpacked when they are first used; `data/vocabularies/README.md` says where they come from.
+//! The encodings with which tokens are counted. The vocabularies are compiled into the program in compressed form and
+//! are unpacked on first use. `data/vocabularies/README.md` states their sources.
 
 use std::io::Read;
 use std::sync::LazyLock;
@@ -9,24 +9,24 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 use crate::tokens::bpe::{Merges, Ranks, Scratch, Vocabulary};
 use crate::tokens::split::Splitter;
 
-/// OpenAI's encodings are applied to stretches of this many characters, as LiteLLM does, so that
-/// the count can differ by a token at a border, and never takes more than linear time.
+/// OpenAI's encodings are applied to chunks of this many characters, as in LiteLLM. The count can therefore differ by a
+/// token at each chunk border, and the time is at most linear in the length of the text.
 const STRETCH: usize = 1024;
 
-/// Texts of more characters are estimated from samples.
+/// Texts with more characters than this are estimated from samples.
 const LARGEST_EXACT: usize = 4_000_000;
 const SAMPLES: usize = 16;
 
-/// How a model's text is encoded.
+/// The encoding of a model's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Encoding {
-    /// OpenAI's up to GPT-4, and the stand-in for every unknown model.
+    /// OpenAI's encoding up to GPT-4, and the substitute for every unknown model.
     Cl100k,
-    /// OpenAI's since GPT-4o.
+    /// OpenAI's encoding since GPT-4o.
     O200k,
-    /// Anthropic's published one.
+    /// The encoding that Anthropic has published.
     Anthropic,
-    /// `DeepSeek`'s since version 3.
+    /// `DeepSeek`'s encoding since version 3.
     DeepSeek,
 }
 
@@ -43,15 +43,14 @@ static DEEPSEEK: LazyLock<Merges> = LazyLock::new(|| Merges::read(&unpack(vocabu
 
 fn unpack(data: &[u8]) -> Vec<u8> {
     let mut unpacked = Vec::new();
-    // Vocabularies are part of the program, and a test unpacks them all.
+    // Errors are ignored: the vocabularies are part of the program, and a test unpacks all of them.
     let _ = flate2::read::ZlibDecoder::new(data).read_to_end(&mut unpacked);
     unpacked
 }
 
 impl Encoding {
-    /// How many tokens a text has. Special tokens are plain text for OpenAI's encodings, and one
-    /// token each for the others. Of texts over four million characters, sixteen samples are
-    /// counted.
+    /// Counts the tokens of a text. Special tokens are plain text in OpenAI's encodings, and one token each in the
+    /// others. For texts of more than four million characters, the count is estimated from sixteen samples.
     pub fn count(self, text: &str) -> u64 {
         if text.len() > LARGEST_EXACT {
             let length = text.chars().count();
@@ -106,7 +105,7 @@ impl Encoding {
             let rest = text.get(position..).unwrap_or_default();
             counted += self.count_exactly(split_characters(rest, sample).0);
         }
-        // Counts are far below 2^53: the floats are exact.
+        // Counts are far below 2^53, so the floats are exact.
         (counted as f64 * length as f64 / (sample * SAMPLES) as f64).round_ties_even() as u64
     }
 }
@@ -123,12 +122,12 @@ fn stretches(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The first `count` characters, and the rest.
+/// Splits after `count` characters. Returns the first part and the rest.
 fn split_characters(text: &str, count: usize) -> (&str, &str) {
     if text.len() <= count {
         return (text, "");
     }
-    // Bytes that start a character are all but 0b10xxxxxx.
+    // Every byte except 0b10xxxxxx starts a character.
     let mut characters = 0;
     let end = text.bytes().position(|byte| {
         if byte & 0xc0 != 0x80 {

@@ -1,8 +1,8 @@
-//! What a picture in a message costs, in tokens: OpenAI's tiles of 512 pixels.
+//! Counts the tokens of an image in a message, by OpenAI's tiles of 512 pixels.
 //!
-//! Only pictures that are part of the message (`data:` URLs) have a known size. Nothing is ever
-//! fetched: a picture behind a URL costs the base price, as LiteLLM counts it too, except with
-//! `detail: high`, for which LiteLLM fetches the picture and fails when it can't; that is refused.
+//! Only images that are part of the message (`data:` URLs) have a known size. Nothing is ever fetched. An image behind
+//! a URL costs the base number of tokens, as in LiteLLM. The exception is `detail: high`: LiteLLM fetches such an image
+//! and fails if it can't, and this module refuses it.
 
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -18,7 +18,7 @@ const SHORT_SIDE: u64 = 768;
 const LONG_SIDE: u64 = 2000;
 const LARGEST_PICTURE: usize = 50 * 1024 * 1024;
 
-/// The size that is assumed for data that is no known picture.
+/// The size that is assumed for data that is not a known image format.
 const ASSUMED: (u64, u64) = (300, 300);
 
 static BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -51,7 +51,7 @@ pub fn count_image_url(image: Option<&Value>) -> Result<u64, PricingError> {
     }
 }
 
-/// Counts the `source` of an Anthropic picture or document.
+/// Counts the `source` of an Anthropic image or document.
 pub fn count_source(source: Option<&Value>) -> Result<u64, PricingError> {
     let Some(source @ Value::Object(_)) = source else {
         return Err(invalid("a picture must have a source"));
@@ -71,7 +71,7 @@ pub fn count_source(source: Option<&Value>) -> Result<u64, PricingError> {
     }
 }
 
-/// Counts a picture by its size where the URL holds it, else at the base price.
+/// Counts an image by its size if the URL contains its data, else at the base number of tokens.
 pub fn count_inline(url: &str) -> u64 {
     inline_size(url).map_or(BASE_TOKENS, tile_tokens)
 }
@@ -92,7 +92,7 @@ fn count_in_detail(url: &str) -> Result<u64, PricingError> {
     let Some((_, encoded)) = url.split_once(',') else {
         return Err(invalid("an image in high detail must be a data URL: it is not fetched"));
     };
-    // Python's decoder leaves out what is not base64.
+    // Python's decoder skips characters that are not base64.
     let alphabet = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/');
     let encoded: Vec<u8> = encoded.bytes().filter(|c| alphabet(c) || *c == b'=').collect();
     let data = BASE64.decode(encoded).map_err(|_| invalid("an image's data must be base64"))?;
@@ -109,14 +109,14 @@ fn tile_tokens((width, height): (u64, u64)) -> u64 {
     BASE_TOKENS + TILE_TOKENS * tiles
 }
 
-/// The size that a picture is scaled to: its short side to 768, and its long side to at most 2000.
-/// Small pictures keep their size.
+/// The size to which an image is scaled: its short side to 768 pixels. If the long side would then exceed 2000 pixels,
+/// the long side is scaled to 2000 instead. Images of at most 768 by 768 pixels keep their size.
 fn fitted(width: u64, height: u64) -> (u64, u64) {
     if width <= SHORT_SIDE && height <= SHORT_SIDE {
         return (width, height);
     }
     let (short, long) = (width.min(height), width.max(height));
-    // LiteLLM computes the ratio in floats and cuts off; sides are below 2^32.
+    // LiteLLM computes the ratio in floats and truncates. Sides are below 2^32.
     let scale = |side: u64, divide: bool| {
         let ratio = long as f64 / short as f64;
         let side = side as f64;
@@ -128,8 +128,8 @@ fn fitted(width: u64, height: u64) -> (u64, u64) {
     if width <= height { (short_side, long_side) } else { (long_side, short_side) }
 }
 
-/// Width and height of a PNG, GIF, JPEG or WebP file. `None` for other data, `Some(None)` where the
-/// file breaks off before its size.
+/// Width and height of a PNG, GIF, JPEG or WebP file. `None` for other data; `Some(None)` if the file ends before its
+/// size.
 fn size(data: &[u8]) -> Option<Option<(u64, u64)>> {
     if data.starts_with(b"\x89PNG\r\n\x1a\n") {
         return Some(png_size(data));
@@ -157,7 +157,7 @@ fn png_size(data: &[u8]) -> Option<(u64, u64)> {
 fn jpeg_size(data: &[u8]) -> Option<(u64, u64)> {
     let mut position = 2usize;
     loop {
-        // Markers may be filled up with any number of 0xff bytes.
+        // Any number of 0xff bytes may precede a marker.
         position += 1;
         while *data.get(position)? == 0xff {
             position += 1;

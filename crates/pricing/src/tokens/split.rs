@@ -1,6 +1,7 @@
-//! Splitting text into the pieces that are encoded apart: the regular expressions of the
-//! encodings, written out by hand, which is several times as fast as a regular expression engine.
-//! Each function returns where the piece that starts at `start` ends.
+//! Splits text into the pieces that are encoded separately.
+//!
+//! The regular expressions of the encodings are written out by hand here, which is several times as fast as a regular
+//! expression engine. Each function returns the end of the piece that starts at `start`.
 
 use std::sync::LazyLock;
 
@@ -9,15 +10,15 @@ use unicode_general_category::{GeneralCategory as Category, get_general_category
 const LETTER: u8 = 1;
 const NUMBER: u8 = 1 << 1;
 const SPACE: u8 = 1 << 2;
-/// Upper and title case, and letters without case.
+/// Upper and title case, letters without case, and marks.
 const UPPER: u8 = 1 << 3;
-/// Lower case, and letters without case.
+/// Lower case, letters without case, and marks.
 const LOWER: u8 = 1 << 4;
 const MARK: u8 = 1 << 5;
 const PUNCTUATION: u8 = 1 << 6;
 const WORD: u8 = LETTER | NUMBER | SPACE;
 
-/// Classes of all characters, in pages of 256, equal pages stored once.
+/// The classes of all characters, in pages of 256. Equal pages are stored once.
 struct Classes {
     pages: Vec<[u8; 256]>,
     page_of: Vec<u16>,
@@ -64,15 +65,14 @@ fn class_of(c: char) -> u8 {
         }
 }
 
-/// Text with the classes of its characters at hand.
+/// A text, with access to the classes of its characters.
 #[derive(Clone, Copy)]
 pub struct Splitter<'a> {
     text: &'a str,
     classes: &'static Classes,
 }
 
-/// A character of the text, its class, and where it ends. At the end of the text the class is 0
-/// and the character NUL.
+/// A character of the text, its class, and the position at which it ends.
 #[derive(Clone, Copy)]
 struct At {
     c: char,
@@ -110,7 +110,7 @@ impl<'a> Splitter<'a> {
         page.and_then(|page| page.get(code & 0xff)).copied().unwrap_or(0)
     }
 
-    /// The end of the run of characters of these classes.
+    /// The end of the run of characters that have one of these classes.
     #[inline]
     fn run(&self, mut position: usize, mask: u8) -> usize {
         while let Some(at) = self.at(position)
@@ -121,7 +121,7 @@ impl<'a> Splitter<'a> {
         position
     }
 
-    /// The end of the run of characters of none of these classes.
+    /// The end of the run of characters that have none of these classes.
     fn run_without(&self, mut position: usize, mask: u8) -> usize {
         while let Some(at) = self.at(position)
             && !at.is(mask)
@@ -150,13 +150,13 @@ impl<'a> Splitter<'a> {
         position
     }
 
-    /// The end of `'s`, `'t`, `'re`, `'ve`, `'m`, `'ll` or `'d` in any letter case.
+    /// The end of a contraction in any letter case: `'s`, `'t`, `'re`, `'ve`, `'m`, `'ll` or `'d`.
     fn contraction(&self, start: usize) -> Option<usize> {
         let mut letters = self.text.get(start..)?.strip_prefix('\'')?.chars();
         let first = letters.next()?;
         match first.to_ascii_lowercase() {
             's' | 'd' | 'm' | 't' => Some(start + 2),
-            // The long s is an s in another case.
+            // The long s matches an s if letter case is ignored.
             'ſ' => Some(start + 1 + 'ſ'.len_utf8()),
             'l' if letters.next()?.eq_ignore_ascii_case(&'l') => Some(start + 3),
             'v' | 'r' if letters.next()?.eq_ignore_ascii_case(&'e') => Some(start + 3),
@@ -164,8 +164,9 @@ impl<'a> Splitter<'a> {
         }
     }
 
-    /// White space: up to its last newline where it has one; all of it at the end of the text;
-    /// else all but its last character, which belongs to the word that follows.
+    /// The end of a piece of white space. `newlines` determines the split if the white space contains a newline.
+    /// Otherwise the piece is all of the white space at the end of the text, and all but the last character elsewhere:
+    /// that character belongs to the word that follows.
     fn white_space(&self, start: usize, newlines: Newlines) -> usize {
         let mut end = start;
         let mut last = start;
@@ -188,7 +189,7 @@ impl<'a> Splitter<'a> {
         }
     }
 
-    /// `cl100k_base`.
+    /// Splits as `cl100k_base` does.
     pub fn cl100k(&self, start: usize) -> Option<usize> {
         let first = self.at(start)?;
         if first.c == '\''
@@ -213,7 +214,7 @@ impl<'a> Splitter<'a> {
         Some(self.white_space(start, Newlines::AfterEnd))
     }
 
-    /// `o200k_base`.
+    /// Splits as `o200k_base` does.
     pub fn o200k(&self, start: usize) -> Option<usize> {
         let first = self.at(start)?;
         if let Some(end) = self.cased_word(start, first) {
@@ -230,9 +231,9 @@ impl<'a> Splitter<'a> {
         Some(self.white_space(start, Newlines::First))
     }
 
-    /// A word of capitals, then small letters, perhaps after one character that is neither. Words
-    /// that end in small letters are tried first, so that letters without case before a capital
-    /// stay apart from it.
+    /// A word of capitals followed by small letters, optionally preceded by one character that is neither. Words that
+    /// end in small letters are tried first, so that letters without case are kept apart from a capital that follows
+    /// them.
     fn cased_word(&self, start: usize, first: At) -> Option<usize> {
         let after_prefix = (!first.is(LETTER | NUMBER) && !first.is_newline()).then_some(first.end);
         let starts = [after_prefix, Some(start)];
@@ -259,7 +260,7 @@ impl<'a> Splitter<'a> {
         after_caseless
     }
 
-    /// GPT-2's expression, which Anthropic's tokenizer uses.
+    /// Splits by GPT-2's expression, which Anthropic's tokenizer uses.
     pub fn gpt2(&self, start: usize) -> Option<usize> {
         let first = self.at(start)?;
         let rest = self.text.get(start..)?;
@@ -280,8 +281,8 @@ impl<'a> Splitter<'a> {
         })
     }
 
-    /// `DeepSeek`'s three splits, one inside the other: numbers, then Chinese and Japanese, then
-    /// words. Calls `found` with each piece.
+    /// Splits by `DeepSeek`'s three nested expressions: numbers, then Chinese and Japanese, then words. Calls `found`
+    /// with each piece.
     pub fn deepseek(&self, found: &mut dyn FnMut(&str)) {
         let mut position = 0;
         while position < self.text.len() {
@@ -320,14 +321,14 @@ impl<'a> Splitter<'a> {
     }
 }
 
-/// How white space that holds a newline is split.
+/// Where white space that contains a newline is split.
 #[derive(Clone, Copy)]
 enum Newlines {
     /// After the last newline.
     First,
     /// After the last newline, unless the text ends with the white space.
     AfterEnd,
-    /// As other white space.
+    /// Like other white space.
     Plain,
 }
 

@@ -1,15 +1,18 @@
-//! Which encoding a model name is counted with.
+//! Chooses the encoding with which the tokens for a model name are counted.
 //!
-//! Claude 2 and Claude 4 names are counted with Anthropic's published tokenizer, `DeepSeek` names
-//! with `DeepSeek`'s, OpenAI's with `o200k_base` or `cl100k_base`; whatever else exists is counted
-//! with `cl100k_base`. The vocabularies of Llama and Command R are not part of the program: LiteLLM
-//! downloads them, and counts with `cl100k_base` where it can't.
+//! - Claude 2 and Claude 4 names: Anthropic's published tokenizer
+//! - `DeepSeek` names: `DeepSeek`'s tokenizer
+//! - OpenAI names: `o200k_base` or `cl100k_base`
+//! - all other names: `cl100k_base`
+//!
+//! The vocabularies of Llama and Command R are not part of the program. LiteLLM downloads them, and counts with
+//! `cl100k_base` if it can't.
 
 use crate::names::provider;
 use crate::table::PriceTable;
 use crate::tokens::encoding::Encoding;
 
-/// The names that tiktoken knows, for what they are counted with.
+/// The names and prefixes that tiktoken knows, grouped by the encoding that it uses for them.
 const O200K_NAMES: [&str; 6] = ["o1", "o3", "o4-mini", "gpt-5", "gpt-4.1", "gpt-4o"];
 const O200K_PREFIXES: [&str; 10] =
     ["o1-", "o3-", "o4-mini-", "gpt-5", "gpt-4.5-", "gpt-4.1-", "chatgpt-4o-", "gpt-4o-", "gpt-oss-", "ft:gpt-4o"];
@@ -27,7 +30,7 @@ const CL100K_NAMES: [&str; 9] = [
 const CL100K_PREFIXES: [&str; 7] =
     ["gpt-4-", "gpt-3.5-turbo-", "gpt-35-turbo-", "ft:gpt-4", "ft:gpt-3.5-turbo", "ft:davinci-002", "ft:babbage-002"];
 
-/// Models that stand in for every name which is not OpenAI's.
+/// The model that stands in for every name that is not OpenAI's.
 const OTHER: &str = "gpt-3.5-turbo";
 
 /// The encoding for a model name.
@@ -47,7 +50,7 @@ pub fn encoding(table: &PriceTable, model: &str) -> Encoding {
         .unwrap_or_else(|| if is_listed_for_other_use(table, &name) { Encoding::Cl100k } else { Encoding::O200k })
 }
 
-/// The name by which message overheads are chosen.
+/// The model name that determines the fixed number of tokens per message.
 pub fn base_name(table: &PriceTable, model: &str) -> String {
     if provider::is_azure_chat_name(model) {
         model.replace("-35", "-3.5")
@@ -58,7 +61,7 @@ pub fn base_name(table: &PriceTable, model: &str) -> String {
     }
 }
 
-/// `deepseek-v3`, `deepseek-chat-v4`, and the plain names of `DeepSeek`'s own models.
+/// Matches `deepseek-v3`, `deepseek-chat-v4`, and the plain names of `DeepSeek`'s own models.
 fn is_deepseek(model: &str) -> bool {
     let lower = model.to_lowercase();
     let has_version = lower.match_indices("deepseek").any(|(start, name)| {
@@ -89,7 +92,7 @@ fn known(name: &str) -> Option<Encoding> {
     }
 }
 
-/// `text-embedding-ada-002-v2` is a variant of the name before it.
+/// A variant is counted like the name that it extends: `text-embedding-ada-002-v2` like `text-embedding-ada-002`.
 fn suffixed(name: &str) -> Option<Encoding> {
     let names = O200K_NAMES.iter().chain(&CL100K_NAMES);
     let longest = names
@@ -98,12 +101,12 @@ fn suffixed(name: &str) -> Option<Encoding> {
     known(longest)
 }
 
-/// The OpenAI model that a name with any prefixes stands for, if it stands for one.
+/// The OpenAI model that a name stands for, whatever prefixes it has. `None` if it is not an OpenAI model.
 fn openai_name(table: &PriceTable, model: &str) -> Option<String> {
     let last = model.rsplit('/').next().unwrap_or(model);
     let is_listed =
         suffixes(model).any(|name| is_openai_entry(table, name) || is_openai_entry(table, &format!("azure/{name}")));
-    // GPT-OSS is the one open model with OpenAI's newer vocabulary, under a name of its own.
+    // GPT-OSS is the one open model with OpenAI's newer vocabulary. It has its own name and does not count as OpenAI's.
     let is_o200k = known(last) == Some(Encoding::O200k) && !last.starts_with("gpt-oss-");
     if is_listed || is_o200k || is_versioned(last) {
         return Some(last.to_owned());
@@ -117,7 +120,7 @@ fn openai_name(table: &PriceTable, model: &str) -> Option<String> {
     (entry.provider == "azure" && is_chat && deployment.starts_with("gpt-")).then(|| deployment.to_owned())
 }
 
-/// The name, then the name without each of its leading segments.
+/// Yields the name, then the name without its first segment, without its first two, and so on.
 fn suffixes(model: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(model);
     std::iter::from_fn(move || {
@@ -147,7 +150,7 @@ fn is_openai_model_name(table: &PriceTable, name: &str) -> bool {
         || table.openai_models().iter().any(|listed| is_variant(name, listed) || is_variant(listed, name))
 }
 
-/// Names like coming releases: `gpt-6.2`, `o7-mini`.
+/// Matches names in the form of future releases: `gpt-6.2`, `o7-mini`.
 fn is_versioned(name: &str) -> bool {
     let (rest, smallest) = match name.strip_prefix("gpt-") {
         Some(rest) => (rest, 5),

@@ -1,4 +1,4 @@
-//! Usage objects of other APIs than chat completions, brought to the form of [`Usage`].
+//! Converts the usage objects of APIs other than chat completions to a [`Usage`].
 
 use serde_json::{Map, Value};
 
@@ -7,8 +7,8 @@ use crate::usage::{CacheLifetimes, CompletionDetails, PromptDetails, Usage, coun
 
 type Object = Map<String, Value>;
 
-/// The Anthropic Messages API: `input_tokens` leaves out the tokens read from and written to the
-/// cache.
+/// Reads a usage object of the Anthropic Messages API. Its `input_tokens` excludes the tokens that were read from or
+/// written to the cache.
 pub fn from_anthropic(usage: &Object) -> Result<Usage, PricingError> {
     let mut parts = AnthropicTokens::default();
     match usage.get("iterations") {
@@ -94,7 +94,7 @@ fn lifetimes_of(lifetimes: &Object) -> Result<CacheLifetimes, PricingError> {
     })
 }
 
-/// The OpenAI Responses and Realtime APIs: `input_tokens` includes cached tokens.
+/// Reads a usage object of the OpenAI Responses or Realtime API. Its `input_tokens` includes cached tokens.
 pub fn from_responses(usage: &Object) -> Result<Usage, PricingError> {
     let details_of = |names: [&str; 2]| {
         names.iter().find_map(|name| match usage.get(*name) {
@@ -134,13 +134,13 @@ pub fn from_responses(usage: &Object) -> Result<Usage, PricingError> {
         result.completion = Some(details);
     }
     if let Some(cost) = &mut result.reported_cost {
-        // The Responses API's models read a breakdown as its total.
+        // LiteLLM's models of the Responses API replace a cost breakdown with its total.
         cost.is_breakdown = false;
     }
     Ok(result)
 }
 
-/// Google's Interactions API: totals, and lists of tokens by modality.
+/// Reads a usage object of Google's Interactions API: totals, and lists of token counts by modality.
 pub fn from_interactions(usage: &Object) -> Result<Usage, PricingError> {
     let total = |field: &str| Ok::<_, PricingError>(whole(usage.get(field))?.unwrap_or(0));
     let cached = total("total_cached_tokens")?;

@@ -1,5 +1,4 @@
-//! The parts of a chat completion that its price depends on, and the checks that the whole object
-//! is one.
+//! Reads the parts of a chat completion that affect its price, and checks that the object is a chat completion.
 
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
@@ -11,16 +10,16 @@ use crate::usage::{Usage, is_truthy, whole_text};
 
 type Object = Map<String, Value>;
 
-/// A chat completion, read.
+/// The parts of a chat completion that affect its price.
 #[derive(Debug)]
 pub struct Response<'a> {
     pub model: Option<&'a str>,
     pub usage: Option<Usage>,
     pub service_tier: Option<&'a str>,
     pub cites_urls: bool,
-    /// How long the model ran, in milliseconds, where something on the way has measured it.
+    /// How long the model ran, in milliseconds, if a component on the way measured it (`_response_ms`).
     pub milliseconds: Option<Decimal>,
-    /// Characters of all choices' texts, without white space.
+    /// The number of characters in the texts of all choices, without white space.
     pub characters: u64,
 }
 
@@ -28,8 +27,8 @@ impl<'a> Response<'a> {
     /// Reads a chat completion.
     ///
     /// # Errors
-    /// [`PricingError::InvalidResponse`] or [`PricingError::InvalidUsage`] where a field has a type
-    /// that no chat completion has.
+    /// [`PricingError::InvalidResponse`] or [`PricingError::InvalidUsage`] if a field has a type that no chat
+    /// completion has.
     pub fn read(response: &'a Object) -> Result<Self, PricingError> {
         check_text(response, "id")?;
         check_text(response, "system_fingerprint")?;
@@ -95,7 +94,7 @@ impl<'a> Response<'a> {
     }
 }
 
-/// Checks the fields of a message that don't change its price.
+/// Checks the fields of a message that don't affect its price.
 fn check_message(message: &Object) -> Result<(), PricingError> {
     check_text(message, "reasoning_content")?;
     check_text(message, "refusal")?;
@@ -136,9 +135,9 @@ fn milliseconds(response: &Object) -> Option<Decimal> {
     .filter(|time| !time.is_sign_negative() && *time <= Decimal::from(LARGEST_COUNT))
 }
 
-/// Counts characters that are no white space, as Google bills them.
+/// Counts the characters that are not white space, which are the ones that Google bills.
 pub fn characters(text: &str) -> u64 {
-    // Python counts the four ASCII separators as white space, Unicode's property does not.
+    // Python treats the four ASCII separators as white space. Unicode's property does not.
     let is_space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
     text.chars().filter(|c| !is_space(*c)).count() as u64
 }

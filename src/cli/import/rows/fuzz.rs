@@ -1,5 +1,5 @@
-//! Files of all kinds: every good line is a row with its line's number, every bad one is named, and none is fatal that
-//! does not end the form of the file.
+//! Tests files of all kinds: every good line becomes a row with its line number, every bad line is reported, and a bad
+//! line ends the import only if it breaks the format of the file.
 
 use std::io::Write;
 
@@ -17,7 +17,7 @@ use crate::randomness::check;
 
 type Read = (u64, Result<Map<String, Value>, String>);
 
-/// The rows of a file with this content, and whether it was read to its end.
+/// The rows of a file with this content, and whether the file was read to its end.
 fn read(content: &[u8]) -> (Vec<Read>, bool) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(content).unwrap();
@@ -25,7 +25,7 @@ fn read(content: &[u8]) -> (Vec<Read>, bool) {
     let mut rows = Rows::open(file.path(), Arc::default()).unwrap();
     let done = rows.for_each(&mut |number, text, row| {
         assert!(text().len() <= 3 * content.len() + 3);
-        // What is no row of the log is said, and nothing panics over it.
+        // A row that is not a row of the log is an error; nothing panics.
         if let Ok(row) = &row {
             let _ = log_row::into_draft(row.clone(), Utc::now());
         }
@@ -169,7 +169,7 @@ fn a_packed_file_cut_off_is_an_error_after_its_whole_rows() {
     check(100, (vec(row(), 1..20), any::<prop::sample::Index>()), |(rows, cut)| {
         let lines: Vec<String> = rows.into_iter().map(|row| Value::Object(row).to_string() + "\n").collect();
         let packed = gzip(lines.concat().as_bytes());
-        // Two bytes say that it is packed at all.
+        // Two bytes are needed to recognise the file as compressed.
         let length = 2 + cut.index(packed.len() - 2);
         let (found, whole) = read(&packed[..length]);
         prop_assert!(!whole && found.len() <= lines.len());

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
-use crate::http::stream::Writer;
+use crate::http::stream::writer::Writer;
 use crate::identity::Caller;
 use crate::store::accounts::tables;
 use crate::store::log::Timestamp;
@@ -239,7 +239,7 @@ enum Rows {
 fn write(mut reading: Reading, wanted: Rows) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
         let mut writer = Writer::new();
-        writer.raw("[");
+        writer.open_list();
         {
             let connection = reading.connection();
             // A user's own keys are given the end of their validity with an offset.
@@ -249,21 +249,20 @@ fn write(mut reading: Reading, wanted: Rows) -> impl Stream<Item = Result<Bytes,
                 Rows::KeysOf(user_id) => (tables::keys_of_user(connection, user_id), KEY_FIELDS),
                 Rows::Users => (tables::all_users(connection), USER_FIELDS),
             };
-            let mut is_first = true;
             while let Some(mut row) = rows.try_next().await? {
                 let expires = row.get("expires").filter(|_| own).map(|value| format(LongTimeWithOffset, Some(value.clone())));
                 let mut object = answer(fields, std::mem::take(&mut row.0));
                 if let Some(expires) = expires {
                     object.insert("expires".to_owned(), expires);
                 }
-                writer.item(&mut is_first, &object)?;
+                writer.value(&object)?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }
             }
         }
         reading.finish().await?;
-        writer.raw("]");
+        writer.close();
         yield writer.take();
     }
 }

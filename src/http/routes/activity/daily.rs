@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, TimeDelta, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::http::error::ApiError;
@@ -19,6 +19,7 @@ use crate::store;
 use crate::store::activity::FLAT_COST_KEY;
 use crate::store::activity::daily;
 use crate::store::activity::daily::{DailyFilter, DailyRow, UNKNOWN_MODEL};
+use crate::store::activity::figures::Figures;
 use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
 use crate::store::midnight;
@@ -113,57 +114,43 @@ pub struct SpendMetrics {
     pub timed_requests: i64,
 }
 
-impl SpendMetrics {
-    /// Adds a row.
-    pub fn add(&mut self, row: &DailyRow) {
-        self.spend += row.spend;
-        self.prompt_tokens += row.prompt_tokens;
-        self.completion_tokens += row.completion_tokens;
-        self.cache_read_input_tokens += row.cache_read_input_tokens;
-        self.cache_creation_input_tokens += row.cache_creation_input_tokens;
-        self.compression_saved_tokens += row.compression_saved_tokens;
-        self.compression_savings_spend += row.compression_savings_spend;
-        self.prompt_caching_savings_spend += row.prompt_caching_savings_spend;
-        self.gateway_injected_caching_savings_spend += row.gateway_injected_caching_savings_spend;
-        self.autorouter_savings_spend += row.autorouter_savings_spend;
-        self.total_tokens += row.prompt_tokens + row.completion_tokens;
-        self.successful_requests += row.successful_requests;
-        self.failed_requests += row.failed_requests;
-        self.api_requests += row.api_requests;
-        self.total_response_time_ms += row.total_response_time_ms;
-        self.timed_requests += row.timed_requests;
+impl From<&Figures> for SpendMetrics {
+    fn from(figures: &Figures) -> Self {
+        Self {
+            spend: figures.spend,
+            flat_cost: 0.0,
+            ptu_hours: 0.0,
+            prompt_tokens: figures.prompt_tokens,
+            completion_tokens: figures.completion_tokens,
+            cache_read_input_tokens: figures.cache_read_input_tokens,
+            cache_creation_input_tokens: figures.cache_creation_input_tokens,
+            compression_saved_tokens: figures.compression_saved_tokens,
+            compression_savings_spend: figures.compression_savings_spend,
+            prompt_caching_savings_spend: figures.prompt_caching_savings_spend,
+            gateway_injected_caching_savings_spend: figures.gateway_injected_caching_savings_spend,
+            autorouter_savings_spend: figures.autorouter_savings_spend,
+            total_tokens: figures.total_tokens(),
+            successful_requests: figures.successful_requests,
+            failed_requests: figures.failed_requests,
+            api_requests: figures.api_requests,
+            total_response_time_ms: figures.total_response_time_ms,
+            timed_requests: figures.timed_requests,
+        }
     }
 }
 
-impl SpendMetrics {
-    /// Adds other sums.
-    pub fn merge(&mut self, other: &Self) {
-        self.spend += other.spend;
-        self.flat_cost += other.flat_cost;
-        self.ptu_hours += other.ptu_hours;
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
-        self.cache_read_input_tokens += other.cache_read_input_tokens;
-        self.cache_creation_input_tokens += other.cache_creation_input_tokens;
-        self.compression_saved_tokens += other.compression_saved_tokens;
-        self.compression_savings_spend += other.compression_savings_spend;
-        self.prompt_caching_savings_spend += other.prompt_caching_savings_spend;
-        self.gateway_injected_caching_savings_spend += other.gateway_injected_caching_savings_spend;
-        self.autorouter_savings_spend += other.autorouter_savings_spend;
-        self.total_tokens += other.total_tokens;
-        self.successful_requests += other.successful_requests;
-        self.failed_requests += other.failed_requests;
-        self.api_requests += other.api_requests;
-        self.total_response_time_ms += other.total_response_time_ms;
-        self.timed_requests += other.timed_requests;
-    }
+/// Figures as answers give them.
+fn write_metrics<S: Serializer>(figures: &Figures, serializer: S) -> Result<S::Ok, S::Error> {
+    SpendMetrics::from(figures).serialize(serializer)
 }
 
 /// Sums of one key.
 #[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct KeyMetrics {
     /// Sums.
-    pub metrics: SpendMetrics,
+    #[serde(serialize_with = "write_metrics")]
+    #[schema(value_type = SpendMetrics)]
+    pub metrics: Figures,
     /// Who the key is.
     pub metadata: KeyMetadata,
 }
@@ -172,7 +159,9 @@ pub struct KeyMetrics {
 #[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct GroupMetrics {
     /// Sums.
-    pub metrics: SpendMetrics,
+    #[serde(serialize_with = "write_metrics")]
+    #[schema(value_type = SpendMetrics)]
+    pub metrics: Figures,
     /// What is known of the group.
     #[schema(value_type = Object)]
     pub metadata: Map<String, Value>,
@@ -210,7 +199,9 @@ pub struct DailySpendData {
     /// Day.
     pub date: NaiveDate,
     /// Sums.
-    pub metrics: SpendMetrics,
+    #[serde(serialize_with = "write_metrics")]
+    #[schema(value_type = SpendMetrics)]
+    pub metrics: Figures,
     /// Groups.
     pub breakdown: Breakdown,
 }
@@ -270,12 +261,12 @@ pub struct DailySpendMetadata {
 
 impl DailySpendMetadata {
     /// The totals of an answer.
-    pub fn of(totals: SpendMetrics) -> Self {
+    pub fn of(totals: &Figures) -> Self {
         Self {
             total_spend: totals.spend,
             total_prompt_tokens: totals.prompt_tokens,
             total_completion_tokens: totals.completion_tokens,
-            total_tokens: totals.total_tokens,
+            total_tokens: totals.total_tokens(),
             total_api_requests: totals.api_requests,
             total_successful_requests: totals.successful_requests,
             total_failed_requests: totals.failed_requests,
@@ -352,7 +343,7 @@ pub async fn list_user_daily_activity(
         page: params.page,
         total_pages: count.div_euclid(params.page_size) + i64::from(count % params.page_size > 0),
         has_more: params.page.saturating_mul(params.page_size) < count,
-        ..DailySpendMetadata::of(totals)
+        ..DailySpendMetadata::of(&totals)
     };
     Ok(Json(SpendAnalyticsPaginatedResponse { results, metadata }))
 }
@@ -462,13 +453,13 @@ pub fn aggregate(
     rows: &[DailyRow],
     keys: &BTreeMap<String, KeyMetadata>,
     entities: &Entities,
-) -> (Vec<DailySpendData>, SpendMetrics) {
-    let mut days: BTreeMap<&str, (SpendMetrics, Breakdown)> = BTreeMap::new();
-    let mut totals = SpendMetrics::default();
+) -> (Vec<DailySpendData>, Figures) {
+    let mut days: BTreeMap<&str, (Figures, Breakdown)> = BTreeMap::new();
+    let mut totals = Figures::default();
     for row in rows {
         let (metrics, breakdown) = days.entry(&row.date).or_default();
-        metrics.add(row);
-        totals.add(row);
+        *metrics += &row.figures;
+        totals += &row.figures;
         add_to_breakdown(breakdown, row, keys, entities);
     }
     let results = days
@@ -498,7 +489,7 @@ fn add_to_breakdown(
     let add = |groups: &mut BTreeMap<String, GroupMetrics>, name: String, metadata: &dyn Fn() -> Map<String, Value>| {
         let group =
             groups.entry(name).or_insert_with(|| GroupMetrics { metadata: metadata(), ..GroupMetrics::default() });
-        group.metrics.add(row);
+        group.metrics += &row.figures;
         if !flat {
             add_key(&mut group.api_key_breakdown, row, keys);
         }
@@ -536,7 +527,7 @@ pub fn provider_metadata(provider: &str) -> Map<String, Value> {
 
 fn add_key(groups: &mut BTreeMap<String, Box<KeyMetrics>>, row: &DailyRow, keys: &BTreeMap<String, KeyMetadata>) {
     let group = groups.entry(bucket_of_key(&row.api_key)).or_insert_with(|| {
-        Box::new(KeyMetrics { metrics: SpendMetrics::default(), metadata: metadata_of(&row.api_key, keys) })
+        Box::new(KeyMetrics { metrics: Figures::default(), metadata: metadata_of(&row.api_key, keys) })
     });
-    group.metrics.add(row);
+    group.metrics += &row.figures;
 }

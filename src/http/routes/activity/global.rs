@@ -14,7 +14,7 @@ use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::dates::not_a_day;
 use crate::http::routes::log::params::parse_lenient_day;
-use crate::http::stream::{Writer, around};
+use crate::http::stream::writer::Writer;
 use crate::identity::Caller;
 use crate::store;
 use crate::store::Connection;
@@ -189,8 +189,9 @@ pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
 pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
-    let around = around(&TagNamesResponse { tag_names: Vec::new() }, "tag_names")?;
-    reads.send(write_names(reading, around, global::tag_names), "application/json").await
+    let mut writer = Writer::new();
+    writer.open_list_of(&TagNamesResponse { tag_names: Vec::new() }, "tag_names")?;
+    reads.send(write_names(reading, writer, global::tag_names), "application/json").await
 }
 
 /// Every end user in the log; 100,000 at most.
@@ -199,31 +200,29 @@ pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
 pub async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
-    let around = around(&EndUsersResponse { end_users: Vec::new() }, "end_users")?;
-    reads.send(write_names(reading, around, global::end_users), "application/json").await
+    let mut writer = Writer::new();
+    writer.open_list_of(&EndUsersResponse { end_users: Vec::new() }, "end_users")?;
+    reads.send(write_names(reading, writer, global::end_users), "application/json").await
 }
 
-/// Writes names between `start` and `end` while they arrive.
+/// Writes names into the open list while they arrive.
 fn write_names(
     mut reading: Reading,
-    (start, end): (String, String),
+    mut writer: Writer,
     names: impl Fn(&mut Connection) -> BoxStream<'_, Result<Option<String>, store::Error>> + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut writer = Writer::new();
-        writer.raw(&start);
         {
             let mut rows = names(reading.connection());
-            let mut is_first = true;
             while let Some(name) = rows.try_next().await? {
-                writer.item(&mut is_first, &name)?;
+                writer.value(&name)?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }
             }
         }
         reading.finish().await?;
-        writer.raw(&end);
+        writer.close();
         yield writer.take();
     }
 }

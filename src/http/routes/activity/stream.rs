@@ -10,15 +10,16 @@ use futures_util::{Stream, TryStreamExt};
 use crate::http::error::ApiError;
 use crate::http::reads::Reads;
 use crate::http::routes::activity::daily::{
-    Breakdown, DailySpendData, DailySpendMetadata, Entities, KeyMetrics, SpendMetrics, bucket_of_key, log_window,
-    metadata_of, provider_metadata,
+    Breakdown, DailySpendData, DailySpendMetadata, Entities, KeyMetrics, bucket_of_key, log_window, metadata_of,
+    provider_metadata,
 };
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
-use crate::http::stream::Writer;
+use crate::http::stream::writer::Writer;
 use crate::store::Statement;
 use crate::store::activity;
-use crate::store::activity::{ActivityFilter, DaySums, Dimension, Sums};
+use crate::store::activity::figures::Figures;
+use crate::store::activity::{ActivityFilter, DaySums, Dimension};
 use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
 use crate::store::reading::Reading;
@@ -31,31 +32,6 @@ const MOST_ROWS: usize = 100_000;
 
 /// The name of rows without user, team or tag.
 const UNASSIGNED: &str = "Unassigned";
-
-impl From<&Sums> for SpendMetrics {
-    fn from(sums: &Sums) -> Self {
-        Self {
-            spend: sums.spend,
-            flat_cost: 0.0,
-            ptu_hours: 0.0,
-            prompt_tokens: sums.prompt_tokens,
-            completion_tokens: sums.completion_tokens,
-            cache_read_input_tokens: sums.cache_read_input_tokens,
-            cache_creation_input_tokens: sums.cache_creation_input_tokens,
-            compression_saved_tokens: sums.compression_saved_tokens,
-            compression_savings_spend: sums.compression_savings_spend,
-            prompt_caching_savings_spend: sums.prompt_caching_savings_spend,
-            gateway_injected_caching_savings_spend: sums.gateway_injected_caching_savings_spend,
-            autorouter_savings_spend: sums.autorouter_savings_spend,
-            total_tokens: sums.prompt_tokens + sums.completion_tokens,
-            successful_requests: sums.successful_requests,
-            failed_requests: sums.failed_requests,
-            api_requests: sums.api_requests,
-            total_response_time_ms: sums.total_response_time_ms,
-            timed_requests: sums.timed_requests,
-        }
-    }
-}
 
 /// What an answer needs besides the sums.
 struct Frame {
@@ -110,9 +86,10 @@ fn entity_name(entity: Option<String>) -> String {
 fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
         let mut writer = Writer::new();
-        writer.raw("{\"results\":");
-        let mut totals = SpendMetrics::default();
-        let mut separator = "[";
+        writer.open_object();
+        writer.name("results");
+        writer.open_list();
+        let mut totals = Figures::default();
         let mut turn = None;
         {
             let mut query = Statement::default();
@@ -122,14 +99,14 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
             let mut open: Option<(String, Day)> = None;
             while let Some(row) = rows.try_next().await? {
                 if let Some((date, day)) = open.take_if(|(date, _)| *date != row.date) {
-                    separator = day.write(&date, separator, &mut writer)?;
+                    day.write(&date, &mut writer)?;
                     if let Some(piece) = writer.piece() {
                         yield piece;
                     }
                 }
                 let (_, day) = open.get_or_insert_with(|| (row.date.clone(), Day::default()));
                 if row.dimension == Dimension::Day {
-                    totals.merge(&SpendMetrics::from(&row.sums));
+                    totals += &row.sums;
                 }
                 day.rows += 1;
                 if day.rows > MOST_ROWS {
@@ -141,11 +118,11 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
                 day.add(row, &frame);
             }
             if let Some((date, day)) = open {
-                separator = day.write(&date, separator, &mut writer)?;
+                day.write(&date, &mut writer)?;
             }
         }
         reading.finish().await?;
-        let of_days = DailySpendMetadata::of(totals);
+        let of_days = DailySpendMetadata::of(&totals);
         frame.metadata = DailySpendMetadata {
             page: frame.metadata.page,
             total_pages: frame.metadata.total_pages,
@@ -154,20 +131,20 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
             entity_total_api_keys: frame.metadata.entity_total_api_keys.take(),
             ..of_days
         };
-        writer.raw(if separator == "[" { "[]" } else { "]" });
-        writer.raw(",\"metadata\":");
+        writer.close();
+        writer.name("metadata");
         writer.value(&frame.metadata)?;
-        writer.raw("}");
+        writer.close();
         yield writer.take();
     }
 }
 
 /// Adds to a key's sums in a group.
-fn add_key(keys: &mut BTreeMap<String, Box<KeyMetrics>>, key: &str, metrics: &SpendMetrics, frame: &Frame) {
+fn add_key(keys: &mut BTreeMap<String, Box<KeyMetrics>>, key: &str, metrics: &Figures, frame: &Frame) {
     let entry = keys.entry(bucket_of_key(key)).or_insert_with(|| {
-        Box::new(KeyMetrics { metrics: SpendMetrics::default(), metadata: metadata_of(key, &frame.keys) })
+        Box::new(KeyMetrics { metrics: Figures::default(), metadata: metadata_of(key, &frame.keys) })
     });
-    entry.metrics.merge(metrics);
+    entry.metrics += metrics;
 }
 
 /// 400 for a day that is too large for an answer.
@@ -184,13 +161,13 @@ fn too_many(date: &str) -> ApiError {
 struct Day {
     /// Rows that arrived.
     rows: usize,
-    metrics: SpendMetrics,
+    metrics: Figures,
     breakdown: Breakdown,
 }
 
 impl Day {
     fn add(&mut self, row: DaySums, frame: &Frame) {
-        let metrics = SpendMetrics::from(&row.sums);
+        let metrics = row.sums;
         let breakdown = &mut self.breakdown;
         let (groups, name) = match (row.dimension, row.name) {
             (Dimension::Day, _) => {
@@ -239,11 +216,11 @@ impl Day {
         }
     }
 
-    /// Writes the day after `separator`, and gives the next separator. What is no day in the table is left out.
-    fn write(self, date: &str, separator: &'static str, writer: &mut Writer) -> Result<&'static str, ApiError> {
-        let Some(date) = parse_day(date) else { return Ok(separator) };
-        writer.raw(separator);
-        writer.value(&DailySpendData { date, metrics: self.metrics, breakdown: self.breakdown })?;
-        Ok(",")
+    /// Writes the day. What is no day in the table is left out.
+    fn write(self, date: &str, writer: &mut Writer) -> Result<(), ApiError> {
+        match parse_day(date) {
+            Some(date) => writer.value(&DailySpendData { date, metrics: self.metrics, breakdown: self.breakdown }),
+            None => Ok(()),
+        }
     }
 }

@@ -70,7 +70,7 @@ pub async fn list_team_activity(
         page,
         total_pages: count.div_euclid(page_size) + i64::from(count % page_size > 0),
         has_more: page.saturating_mul(page_size) < count,
-        ..DailySpendMetadata::of(totals)
+        ..DailySpendMetadata::of(&totals)
     };
     Ok(Json(SpendAnalyticsPaginatedResponse { results, metadata }))
 }

@@ -9,9 +9,8 @@ use serde::Serialize;
 
 use crate::http::error::ApiError;
 use crate::http::reads::Reads;
-use crate::http::stream;
-use crate::http::stream::Writer;
 use crate::http::stream::answer_room::{AnswerRoom, Share};
+use crate::http::stream::writer::Writer;
 use crate::store;
 use crate::store::log::fields::JsonField;
 use crate::store::log::rows::{ListedLog, PagedLog};
@@ -126,31 +125,29 @@ pub async fn read<R: Row>(
 impl<R: Row> Page<R> {
     /// The answer whose first field, `data`, are these rows. `around` is the answer with an empty `data`.
     pub async fn respond(mut self, reads: &Reads, around: &impl Serialize) -> Result<Response, ApiError> {
-        let around = stream::around(around, "data")?;
+        let mut writer = Writer::new();
+        writer.open_list_of(around, "data")?;
         let mut left_out = LeftOut::default();
         for row in &mut self.rows {
             let log = row.listed();
             left_out.add(&log.request_id, &[("metadata", &log.metadata), ("request_tags", &log.request_tags)]);
         }
-        let mut response = reads.send(write(self, around), "application/json").await?;
+        let mut response = reads.send(write(self, writer), "application/json").await?;
         left_out.name_in(&mut response);
         Ok(response)
     }
 }
 
-fn write<R: Row>(page: Page<R>, (before, after): (String, String)) -> impl Stream<Item = Result<Bytes, ApiError>> {
+fn write<R: Row>(page: Page<R>, mut writer: Writer) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let mut writer = Writer::new();
-        writer.raw(&before);
-        let mut is_first = true;
         for row in page.rows {
-            writer.item(&mut is_first, &row)?;
+            writer.value(&row)?;
             drop(row);
             if let Some(piece) = writer.piece() {
                 yield piece;
             }
         }
-        writer.raw(&after);
+        writer.close();
         yield writer.take();
         drop(page.share);
     }

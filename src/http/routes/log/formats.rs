@@ -9,7 +9,8 @@ use mediatype::MediaType;
 use serde::Serialize;
 
 use crate::http::error::ApiError;
-use crate::http::stream::{PIECE, Writer};
+use crate::http::stream::PIECE;
+use crate::http::stream::writer::Writer;
 use crate::store::log::SpendLog;
 
 /// How rows are written.
@@ -94,8 +95,10 @@ impl CsvTexts {
 
 /// Writes rows in one of the forms, and hands out what fills pieces.
 pub enum RowWriter {
-    /// JSON, as a list or in lines, and what comes before the next row.
-    Json(Writer, Format, &'static str),
+    /// A JSON list.
+    Json(Writer),
+    /// JSON, a line a row.
+    Lines(Writer),
     /// CSV.
     Csv(Box<csv::Writer<Vec<u8>>>, CsvTexts),
 }
@@ -109,22 +112,25 @@ impl RowWriter {
                 writer.write_record(SpendLog::NAMES).map_err(broken)?;
                 Self::Csv(Box::new(writer), texts)
             }
-            Format::Json => Self::Json(Writer::new(), format, "["),
-            Format::Lines => Self::Json(Writer::new(), format, ""),
+            Format::Json => {
+                let mut writer = Writer::new();
+                writer.open_list();
+                Self::Json(writer)
+            }
+            Format::Lines => Self::Lines(Writer::new()),
         })
     }
 
     /// Adds a row.
     pub fn row(&mut self, row: &SpendLog) -> Result<Option<Bytes>, ApiError> {
         match self {
-            Self::Json(writer, format, separator) => {
-                writer.raw(separator);
+            Self::Json(writer) => {
                 writer.value(row)?;
-                if *format == Format::Lines {
-                    writer.raw("\n");
-                } else {
-                    *separator = ",";
-                }
+                Ok(writer.piece())
+            }
+            Self::Lines(writer) => {
+                writer.value(row)?;
+                writer.end_line();
                 Ok(writer.piece())
             }
             Self::Csv(writer, texts) => {
@@ -144,11 +150,11 @@ impl RowWriter {
     /// What is left, with what comes after the last row.
     pub fn end(self) -> Result<Bytes, ApiError> {
         match self {
-            Self::Json(mut writer, Format::Json, separator) => {
-                writer.raw(if separator == "[" { "[]" } else { "]" });
+            Self::Json(mut writer) => {
+                writer.close();
                 Ok(writer.take())
             }
-            Self::Json(mut writer, ..) => Ok(writer.take()),
+            Self::Lines(mut writer) => Ok(writer.take()),
             Self::Csv(writer, _) => Ok(Bytes::from(writer.into_inner().map_err(broken)?)),
         }
     }

@@ -18,8 +18,8 @@ use crate::http::routes::log::answers::LeftOut;
 use crate::http::routes::log::params::parse_instant;
 use crate::http::state::AppState;
 use crate::http::stream;
-use crate::http::stream::Writer;
 use crate::http::stream::answer_room::Share;
+use crate::http::stream::writer::Writer;
 use crate::identity::{Caller, Scope};
 use crate::store;
 use crate::store::log::rows;
@@ -157,22 +157,19 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
         if let Some(LogTexts { messages, response, proxy_server_request, .. }) = texts {
             let columns =
                 [("messages", messages), ("response", response), ("proxy_server_request", proxy_server_request)];
-            let mut separator = "{";
+            writer.open_object();
             for (name, text) in columns {
-                writer.raw(separator);
-                separator = ",";
-                writer.value(name)?;
-                writer.raw(":");
+                writer.name(name);
                 if text.bytes() < stream::PIECE {
                     writer.value(&text)?;
                 } else if let Some(text) = text.into_text() {
-                    yield writer.take();
+                    yield writer.take_before_value();
                     yield Bytes::from(text);
                 }
             }
-            writer.raw("}");
+            writer.close();
         } else {
-            writer.raw("null");
+            writer.value(&())?;
         }
         yield writer.take();
         drop(share);

@@ -6,8 +6,10 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use chrono::NaiveDate;
 
-use crate::http::routes::report::{Grouping, close_group, open_day};
-use crate::http::stream::Writer;
+use crate::http::error::ApiError;
+use crate::http::routes::report::Grouping;
+use crate::http::routes::report::writer::{DaysWriter, Usage, close_key, open_key, write_model};
+use crate::http::stream::writer::{Text, Writer};
 use crate::store;
 use crate::store::Connection;
 use crate::store::DateRange;
@@ -84,42 +86,37 @@ fn merge<G: Ord + Copy>(entries: &mut Vec<Entry>, group: impl Fn(&Entry) -> G) {
 pub(super) const AT_ONCE: usize = 200;
 
 /// Writes the days of a report, each of which comes whole or in sorted parts.
-pub(super) struct DayWriter<'a> {
+pub(super) struct EntriesWriter<'a> {
     grouping: &'a Grouping,
     labels: Labels,
+    days: DaysWriter<'a, i32>,
     day: Option<NaiveDate>,
     words: Option<SharedWords>,
     /// The last entry of the parts so far: the next part may add to it.
     held: Option<Entry>,
-    /// Group that is open in the answer, and its sum.
-    group: Option<i32>,
-    total: f64,
     /// Names of the day's groups of teams, and their numbers: teams with one alias are one group.
     names: Vec<(Arc<str>, Arc<str>)>,
     numbers: HashMap<Arc<str>, i32>,
-    separator: &'static str,
 }
 
-impl<'a> DayWriter<'a> {
+impl<'a> EntriesWriter<'a> {
     pub(super) fn new(grouping: &'a Grouping, labels: Labels) -> Self {
         Self {
             grouping,
             labels,
+            days: DaysWriter::new(grouping),
             day: None,
             words: None,
             held: None,
-            group: None,
-            total: 0.0,
             names: Vec::new(),
             numbers: HashMap::new(),
-            separator: "",
         }
     }
 
     /// The entries of the next part, to be written in this order. Ends the day before it, where that is over.
-    pub(super) fn take(&mut self, writer: &mut Writer, mut part: DayEntries) -> Vec<Entry> {
+    pub(super) fn take(&mut self, writer: &mut Writer, mut part: DayEntries) -> Result<Vec<Entry>, ApiError> {
         if self.day != Some(part.day) {
-            self.close(writer);
+            self.close(writer)?;
             self.day = Some(part.day);
         }
         if let Grouping::Model { .. } = self.grouping {
@@ -148,111 +145,71 @@ impl<'a> DayWriter<'a> {
             part.words.write().unwrap_or_else(PoisonError::into_inner).hold(numbers);
         }
         self.words = Some(part.words);
-        part.entries
+        Ok(part.entries)
     }
 
     /// Writes entries of the open day.
-    pub(super) fn write(&mut self, writer: &mut Writer, entries: &[Entry]) {
-        let Some(words) = self.words.clone() else { return };
+    pub(super) fn write(&mut self, writer: &mut Writer, entries: &[Entry]) -> Result<(), ApiError> {
+        let Some(words) = self.words.clone() else { return Ok(()) };
         let words = words.read().unwrap_or_else(PoisonError::into_inner);
+        let (groups, member_name) = (&self.names, self.grouping.member_name().unwrap_or("customer"));
         for entry in entries {
-            if self.group == Some(entry.who) {
-                writer.raw(",");
-            } else {
-                self.open_group(writer, entry, &words);
-            }
-            self.total += entry.spend;
-            writer.raw("{\"model\":");
-            writer.raw(words.json(entry.model));
-            writer.raw(",\"spend\":");
-            writer.amount(entry.spend);
-            writer.raw(",\"api_key\":");
-            writer.raw(words.json(entry.api_key));
-            writer.raw(",\"total_tokens\":");
-            writer.integer(entry.total_tokens);
-            writer.raw("}");
+            let usage = Usage {
+                model: Text::Json(words.json(entry.model)),
+                api_key: Text::Json(words.json(entry.api_key)),
+                spend: entry.spend,
+                total_tokens: entry.total_tokens,
+            };
+            let names = |writer: &mut Writer, group: &i32| {
+                let Some((team, customer)) = usize::try_from(*group).ok().and_then(|index| groups.get(index)) else {
+                    writer.name(member_name);
+                    return writer.text(Text::Json(words.json(*group)));
+                };
+                writer.name("team_name");
+                writer.text(Text::Json(team))?;
+                if !customer.is_empty() {
+                    writer.name("customer");
+                    writer.text(Text::Json(customer))?;
+                }
+                Ok(())
+            };
+            self.days.write(writer, entry.day, entry.who, names, &usage)?;
         }
-    }
-
-    fn open_group(&mut self, writer: &mut Writer, entry: &Entry, words: &Words) {
-        if self.group.is_some() {
-            close_group(writer, self.total);
-            writer.raw(",{");
-        } else {
-            writer.raw(self.separator);
-            self.separator = ",";
-            open_day(writer, entry.day, self.grouping.list_name());
-            writer.raw("{");
-        }
-        self.group = Some(entry.who);
-        self.total = 0.0;
-        let name = usize::try_from(entry.who).ok().and_then(|index| self.names.get(index));
-        if let Some((team, customer)) = name {
-            writer.raw("\"team_name\":");
-            writer.raw(team);
-            writer.raw(",");
-            if !customer.is_empty() {
-                writer.raw("\"customer\":");
-                writer.raw(customer);
-                writer.raw(",");
-            }
-        } else {
-            writer.raw(self.grouping.member_name().unwrap_or("\"customer\":"));
-            writer.raw(words.json(entry.who));
-            writer.raw(",");
-        }
-        writer.raw("\"metadata\":[");
+        Ok(())
     }
 
     /// Ends the open day; nothing where it had no entries.
-    pub(super) fn close(&mut self, writer: &mut Writer) {
+    pub(super) fn close(&mut self, writer: &mut Writer) -> Result<(), ApiError> {
         if let Some(entry) = self.held.take() {
-            self.write(writer, &[entry]);
+            self.write(writer, &[entry])?;
         }
-        if self.group.take().is_some() {
-            close_group(writer, self.total);
-            writer.raw("]}");
-        }
+        self.days.close_day(writer);
         self.names.clear();
         self.numbers.clear();
+        Ok(())
     }
 }
 
 /// Writes the keys of the whole range, the one with the largest spend first.
-pub(super) fn write_keys(writer: &mut Writer, mut all: DayEntries) -> Vec<Bytes> {
+pub(super) fn write_keys(writer: &mut Writer, mut all: DayEntries) -> Result<Vec<Bytes>, ApiError> {
     let mut pieces = Vec::new();
     merge(&mut all.entries, |_| ());
     let words = all.words.read().unwrap_or_else(PoisonError::into_inner);
     let mut keys: Vec<&[Entry]> = all.entries.chunk_by(|a, b| a.api_key == b.api_key).collect();
     let spend = |models: &[Entry]| models.iter().map(|entry| entry.spend).sum::<f64>();
     keys.sort_by(|a, b| spend(b).total_cmp(&spend(a)));
-    let mut separator = "";
     for models in keys {
         let Some(first) = models.first() else { continue };
-        writer.raw(separator);
-        separator = ",";
-        writer.raw("{\"api_key\":");
-        writer.raw(words.json(first.api_key));
-        write_sums(writer, spend(models), models.iter().map(|entry| (entry.prompt_tokens, entry.completion_tokens)));
-        writer.raw(",\"model_details\":[");
-        for (index, entry) in models.iter().enumerate() {
-            writer.raw(if index == 0 { "{\"model\":" } else { ",{\"model\":" });
-            writer.raw(words.json(entry.model));
-            write_sums(writer, entry.spend, std::iter::once((entry.prompt_tokens, entry.completion_tokens)));
-            writer.raw("}");
+        let tokens = models.iter().fold((0, 0), |(prompt, completion), entry| {
+            (prompt + entry.prompt_tokens, completion + entry.completion_tokens)
+        });
+        open_key(writer, Text::Json(words.json(first.api_key)), spend(models), tokens)?;
+        for entry in models {
+            let tokens = (entry.prompt_tokens, entry.completion_tokens);
+            write_model(writer, Text::Json(words.json(entry.model)), entry.spend, tokens)?;
         }
-        writer.raw("]}");
+        close_key(writer);
         pieces.extend(writer.piece());
     }
-    pieces
-}
-
-fn write_sums(writer: &mut Writer, spend: f64, tokens: impl Iterator<Item = (i64, i64)>) {
-    let (prompt, completion) = tokens.fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1));
-    writer.raw(",\"total_cost\":");
-    writer.amount(spend);
-    writer.raw(",\"total_input_tokens\":");
-    writer.integer(prompt);
-    writer.raw(",\"total_output_tokens\":");
-    writer.integer(completion);
+    Ok(pieces)
 }

@@ -11,7 +11,7 @@ use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::log::params::parse_lenient_day;
-use crate::http::stream::Writer;
+use crate::http::stream::writer::Writer;
 use crate::identity::{Caller, key_filter};
 use crate::store::DateRange;
 use crate::store::Statement;
@@ -176,20 +176,19 @@ async fn respond(reads: &Reads, range: DateRange, spender: Spender) -> Result<Re
 fn write(mut reading: Reading, range: DateRange, spender: Spender) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
         let mut writer = Writer::new();
-        writer.raw("[");
+        writer.open_list();
         {
             let mut query = Statement::default();
             let mut rows = scoped::by_key(reading.connection(), &mut query, range, &spender);
-            let mut is_first = true;
             while let Some(row) = rows.try_next().await? {
-                writer.item(&mut is_first, &row)?;
+                writer.value(&row)?;
                 if let Some(piece) = writer.piece() {
                     yield piece;
                 }
             }
         }
         reading.finish().await?;
-        writer.raw("]");
+        writer.close();
         yield writer.take();
     }
 }

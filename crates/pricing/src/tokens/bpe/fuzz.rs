@@ -1,4 +1,4 @@
-//! Both ways of merging count what merging step by step counts, with real and with made-up vocabularies.
+//! Checks both ways of merging against step-by-step merging, with real and with random vocabularies.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -7,7 +7,8 @@ use proptest::sample::select;
 use super::*;
 use crate::randomness::check;
 
-/// Merges the first of the pairs of lowest rank until none is left, as the algorithm is defined. Returns the tokens' bytes.
+/// Merges the first pair of the lowest rank until no pair is left, as the algorithm is defined. Returns the tokens'
+/// bytes.
 fn naive<'p>(vocabulary: &impl Vocabulary, piece: &'p [u8]) -> Vec<&'p [u8]> {
     let mut parts: Vec<Part> = (0..)
         .zip(piece)
@@ -26,7 +27,7 @@ fn naive<'p>(vocabulary: &impl Vocabulary, piece: &'p [u8]) -> Vec<&'p [u8]> {
 
 fn agrees(vocabulary: &impl Vocabulary, piece: &[u8], scratch: &mut Scratch) -> Result<(), TestCaseError> {
     let tokens = naive(vocabulary, piece);
-    // The tokens of a text are the text.
+    // The concatenated tokens must equal the text.
     prop_assert_eq!(tokens.concat(), piece);
     let expected = if !piece.is_empty() && vocabulary.is_token(piece) { 1 } else { tokens.len() as u64 };
     prop_assert_eq!(vocabulary.count(piece, scratch), expected);

@@ -1,4 +1,4 @@
-//! Pictures of every size, cut off and made up: a size that they have, or none.
+//! Generates images of every size, truncated images and random data: the result is the true size, or none.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use proptest::sample::select;
 use super::*;
 use crate::randomness::check;
 
-/// A picture's file as far as its size, and the size.
+/// The start of an image file, up to and including its size, and that size.
 fn picture() -> impl Strategy<Value = (Vec<u8>, (u64, u64))> {
     let segments =
         vec((select(vec![0xe0_u8, 0xdb, 0xc4, 0xfe, 0xcc, 0xc8]), vec(any::<u8>(), 0..40), 0..3_usize), 0..5);
@@ -57,7 +57,7 @@ fn picture() -> impl Strategy<Value = (Vec<u8>, (u64, u64))> {
     })
 }
 
-/// The most that a picture costs: 2,000 by 768 in tiles of 512.
+/// The largest number of tokens of an image: 2,000 by 768 pixels in tiles of 512.
 const MOST: u64 = BASE_TOKENS + 8 * TILE_TOKENS;
 
 fn url(data: &[u8]) -> String {

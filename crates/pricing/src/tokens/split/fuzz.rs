@@ -1,4 +1,4 @@
-//! Texts of all kinds are split as the encodings' own regular expressions split them.
+//! Checks that texts of all kinds are split exactly as the encodings' own regular expressions split them.
 
 use fancy_regex::Regex;
 use proptest::collection::vec;
@@ -8,7 +8,7 @@ use proptest::sample::select;
 use super::*;
 use crate::randomness::check;
 
-// As tiktoken and the tokenizers' own files have them.
+// The expressions as tiktoken and the tokenizers' own files contain them.
 const CL100K: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s";
 const O200K: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
@@ -25,7 +25,7 @@ const DEEPSEEK: [&str; 3] = [
     ),
 ];
 
-/// The pieces of a text: its matches, and what stands between them.
+/// The pieces of a text: the matches, and the text between them.
 fn isolate<'a>(expression: &Regex, text: &'a str) -> Vec<&'a str> {
     let (mut pieces, mut done) = (Vec::new(), 0);
     for found in expression.find_iter(text) {
@@ -49,7 +49,8 @@ fn split<'a>(text: &'a str, next: impl Fn(&Splitter<'a>, usize) -> Option<usize>
     pieces
 }
 
-/// Characters that Unicode's versions agree about: assigned ones, in the tables of both sides.
+/// Whether a character is assigned. This crate and the regular expressions may use different versions of Unicode, which
+/// agree only about assigned characters.
 fn is_known(c: char) -> bool {
     !matches!(get_general_category(c), Category::Unassigned)
 }
@@ -82,7 +83,7 @@ fn every_assigned_character_is_classed_as_the_expressions_class_it() {
         (r"\p{M}+", MARK),
         (r"[\p{P}\p{S}]+", PUNCTUATION),
     ];
-    // All characters of a class at once, found in one text of them all.
+    // Finds all characters of a class at once, in one text that contains every character.
     let all: String = (0..=0x0010_ffff).filter_map(char::from_u32).filter(|c| is_known(*c)).collect();
     for (expression, mask) in classes {
         let matcher = Regex::new(expression).unwrap();

@@ -15,9 +15,9 @@ fn any_bytes_are_whole_entries_or_an_error() {
         let day = NaiveDate::from_ymd_opt(2026, 3, 1).unwrap();
         let mut entries = Vec::new();
         let decoded = decode(rollup, day, &bytes, &mut entries);
-        prop_assert_eq!(decoded.is_ok(), bytes.len() % rollup.packed_size() == 0);
-        prop_assert_eq!(entries.len(), bytes.len() / rollup.packed_size());
-        prop_assert!(entries.capacity() <= bytes.len() / rollup.packed_size() + 4);
+        prop_assert_eq!(decoded.is_ok(), bytes.len() % size(rollup) == 0);
+        prop_assert_eq!(entries.len(), bytes.len() / size(rollup));
+        prop_assert!(entries.capacity() <= bytes.len() / size(rollup) + 4);
         // What was read is what stands there.
         let mut packed = Vec::new();
         for entry in &entries {

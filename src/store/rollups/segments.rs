@@ -1,24 +1,24 @@
 //! Which days of a range are read from where: those that are packed, whole or in parts, and the others, from their rows.
 
-use bytes::Buf;
 use chrono::{Days, NaiveDate};
 use futures_util::stream::BoxStream;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::store::DateRange;
+use crate::store::rollups::packed;
 use crate::store::rollups::reads::{Entry, EntryFilter, Rollup, Snapshot};
 
-/// A stretch of days that are read the same way.
+/// Consecutive days that are read the same way.
 #[derive(Clone, Copy, Debug)]
-pub struct Stretch {
+pub struct Segment {
     /// Its days.
     pub range: DateRange,
     /// Whether they are packed: all of them, then.
     pub packed: bool,
 }
 
-impl Stretch {
+impl Segment {
     /// Day by day where it is packed, else as it is: a range of any length may have few days in it.
     pub fn packed_days(self) -> Vec<Self> {
         if !self.packed {
@@ -30,12 +30,12 @@ impl Stretch {
     }
 }
 
-/// The stretches day by day, only of days that have entries: an index lookup for each.
+/// The segments day by day, only of days that have entries: an index lookup for each.
 pub async fn single_days(
     connection: &mut PgConnection,
     rollup: Rollup,
-    stretches: Vec<Stretch>,
-) -> Result<Vec<Stretch>, sqlx::Error> {
+    segments: Vec<Segment>,
+) -> Result<Vec<Segment>, sqlx::Error> {
     let table = rollup.table();
     let statement = format!(
         "WITH RECURSIVE days AS (
@@ -45,47 +45,48 @@ pub async fn single_days(
          SELECT day FROM days WHERE day IS NOT NULL"
     );
     let mut single = Vec::new();
-    for stretch in stretches {
-        if stretch.packed {
-            single.extend(stretch.packed_days());
+    for segment in segments {
+        if segment.packed {
+            single.extend(segment.packed_days());
             continue;
         }
         let days: Vec<NaiveDate> = sqlx::query_scalar(AssertSqlSafe(statement.as_str()))
-            .bind(stretch.range.start)
-            .bind(stretch.range.end)
+            .bind(segment.range.start)
+            .bind(segment.range.end)
             .fetch_all(&mut *connection)
             .await?;
-        single.extend(days.into_iter().map(|day| Stretch { range: DateRange { start: day, end: day }, packed: false }));
+        single.extend(days.into_iter().map(|day| Segment { range: DateRange { start: day, end: day }, packed: false }));
     }
     Ok(single)
 }
 
-/// The range in stretches. Where only some of the entries are wanted, an index finds them: nothing is read packed then.
-pub async fn stretches(
+/// The range in segments. Where only some of the entries are wanted, an index finds them: nothing is read packed then.
+pub async fn segments(
     connection: &mut PgConnection,
     rollup: Rollup,
     range: DateRange,
     filter: &EntryFilter,
     snapshot: &Snapshot,
-) -> Result<Vec<Stretch>, sqlx::Error> {
+) -> Result<Vec<Segment>, sqlx::Error> {
     let mut packed: Vec<NaiveDate> = Vec::new();
     if snapshot.may_be_packed && filter.is_everything() {
         packed = sqlx::query_scalar(
             "SELECT day FROM litespend.packed_days
-             WHERE rollup = $1 AND day BETWEEN $2 AND $3 AND part = 0 AND day <> ALL ($4) ORDER BY day",
+             WHERE rollup = $1 AND day BETWEEN $2 AND $3 AND part = 0 AND layout = $5 AND day <> ALL ($4) ORDER BY day",
         )
         .bind(rollup.name())
         .bind(range.start)
         .bind(range.end)
         .bind(&snapshot.dirty)
+        .bind(packed::LAYOUT)
         .fetch_all(connection)
         .await?;
     }
-    let mut stretches: Vec<Stretch> = Vec::new();
-    let mut add = |start: NaiveDate, end: NaiveDate, packed: bool| match stretches.last_mut() {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut add = |start: NaiveDate, end: NaiveDate, packed: bool| match segments.last_mut() {
         _ if start > end => {}
         Some(last) if last.packed == packed => last.range.end = end,
-        _ => stretches.push(Stretch { range: DateRange { start, end }, packed }),
+        _ => segments.push(Segment { range: DateRange { start, end }, packed }),
     };
     let mut next = range.start;
     for day in packed {
@@ -94,7 +95,7 @@ pub async fn stretches(
         next = day + Days::new(1);
     }
     add(next, range.end, false);
-    Ok(stretches)
+    Ok(segments)
 }
 
 /// The first days of the months of the range that are packed, whole, and without a dirty day. Where only some of the
@@ -110,7 +111,7 @@ pub async fn packed_months(
     }
     sqlx::query_scalar(
         "SELECT day FROM litespend.packed_days
-         WHERE rollup = 'usage_month' AND part = 0 AND day >= $1 AND day + interval '1 month' <= $2
+         WHERE rollup = 'usage_month' AND part = 0 AND layout = $4 AND day >= $1 AND day + interval '1 month' <= $2
            AND NOT EXISTS (SELECT FROM unnest($3::date[]) AS dirty
                            WHERE dirty >= packed_days.day AND dirty < packed_days.day + interval '1 month')
          ORDER BY day",
@@ -118,6 +119,7 @@ pub async fn packed_months(
     .bind(range.start)
     .bind(range.until())
     .bind(&snapshot.dirty)
+    .bind(packed::LAYOUT)
     .fetch_all(connection)
     .await
 }
@@ -132,7 +134,7 @@ pub fn packed_month_parts<'c>(
         .fetch(connection)
 }
 
-/// The packed entries of a stretch, a part of a day a row.
+/// The packed entries of a segment, a part of a day a row.
 pub fn packed_parts<'c>(
     connection: &'c mut PgConnection,
     rollup: Rollup,
@@ -165,34 +167,6 @@ pub async fn packed_part(
 /// Takes the entries out of a row of [`packed_parts`]; returns its day.
 pub fn unpack(rollup: Rollup, row: &PgRow, entries: &mut Vec<Entry>) -> Result<NaiveDate, sqlx::Error> {
     let day: NaiveDate = row.try_get(0)?;
-    decode(rollup, day, row.try_get(1)?, entries)?;
+    packed::decode(rollup, day, row.try_get(1)?, entries)?;
     Ok(day)
 }
-
-/// Appends the entries of a packed part of a day.
-fn decode(rollup: Rollup, day: NaiveDate, mut rest: &[u8], entries: &mut Vec<Entry>) -> Result<(), sqlx::Error> {
-    let broken = |_| sqlx::Error::Protocol("packed day: short entry".into());
-    entries.reserve(rest.len() / rollup.packed_size());
-    while !rest.is_empty() {
-        let mut entry = Entry {
-            day,
-            who: rest.try_get_i32().map_err(broken)?,
-            team: rest.try_get_i32().map_err(broken)?,
-            api_key: rest.try_get_i32().map_err(broken)?,
-            model: rest.try_get_i32().map_err(broken)?,
-            requests: rest.try_get_i64().map_err(broken)?,
-            spend: rest.try_get_f64().map_err(broken)?,
-            total_tokens: rest.try_get_i64().map_err(broken)?,
-            ..Entry::default()
-        };
-        if rollup == Rollup::Usage {
-            entry.prompt_tokens = rest.try_get_i64().map_err(broken)?;
-            entry.completion_tokens = rest.try_get_i64().map_err(broken)?;
-        }
-        entries.push(entry);
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod fuzz;

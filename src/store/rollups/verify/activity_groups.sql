@@ -1,0 +1,37 @@
+-- LiteLLM's daily rows by model, group, provider, tool and endpoint: their sums against the rows, on the day $1, where it is summed.
+WITH counted AS (
+    SELECT model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint, api_requests AS requests, spend,
+           prompt_tokens, completion_tokens, cache_read_input_tokens,
+           cache_creation_input_tokens, successful_requests, failed_requests
+    FROM litespend.activity_groups
+    WHERE date = $1::text
+),
+logged AS (
+    SELECT model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,
+           sum(api_requests) AS requests, sum(spend) AS spend, sum(prompt_tokens) AS prompt_tokens,
+           sum(completion_tokens) AS completion_tokens,
+           sum(cache_read_input_tokens) AS cache_read_input_tokens,
+           sum(cache_creation_input_tokens) AS cache_creation_input_tokens,
+           sum(successful_requests) AS successful_requests,
+           sum(failed_requests) AS failed_requests
+    FROM "LiteLLM_DailyUserSpend"
+    WHERE date = $1::text
+    GROUP BY 1, 2, 3, 4, 5
+)
+SELECT 'group of daily rows' AS rollup,
+       $1 AS day,
+       concat_ws(', ', 'model ' || COALESCE(c.model, l.model), 'endpoint ' || COALESCE(c.endpoint, l.endpoint)) AS entry,
+       COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
+       COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+FROM counted c
+FULL JOIN logged l ON ROW(c.model, c.model_group, c.custom_llm_provider, c.mcp_namespaced_tool_name, c.endpoint)::text = ROW(l.model, l.model_group, l.custom_llm_provider, l.mcp_namespaced_tool_name, l.endpoint)::text
+WHERE EXISTS (SELECT FROM litespend.activity_summed($1::text, $1::text))
+  AND (c.requests IS DISTINCT FROM l.requests
+    OR c.prompt_tokens IS DISTINCT FROM l.prompt_tokens
+    OR c.completion_tokens IS DISTINCT FROM l.completion_tokens
+    OR c.cache_read_input_tokens IS DISTINCT FROM l.cache_read_input_tokens
+    OR c.cache_creation_input_tokens IS DISTINCT FROM l.cache_creation_input_tokens
+    OR c.successful_requests IS DISTINCT FROM l.successful_requests
+    OR c.failed_requests IS DISTINCT FROM l.failed_requests
+    OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)))
+LIMIT 1
