@@ -1,9 +1,11 @@
-//! All SQL. A file a table or view, row types and filters beside their queries; nothing here knows HTTP.
-//! Functions take a connection; the caller owns the transaction. Every value is bound; structure varies
-//! through `QueryBuilder` alone.
+//! All SQL of the server, with one file per table or view. Row types and filters are next to their queries. Nothing in
+//! this module knows HTTP.
+//! Functions take a connection, and the caller owns the transaction. Every value is a bind parameter. A statement whose
+//! structure varies is built with `QueryBuilder`, and in no other way.
 //!
-//! Columns that an older LiteLLM lacks are read through an outer row of defaults: an unqualified name
-//! inside the inner `SELECT` is the table's column where it exists, and the default where it does not.
+//! An older LiteLLM lacks some columns. Statements read such a column from a lateral subquery that is joined to an
+//! outer row of defaults. An unqualified column name in the inner `SELECT` then means the table's column if the table
+//! has it, and the default otherwise.
 
 pub mod accounts;
 pub mod activity;
@@ -29,30 +31,31 @@ pub mod team_views;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
 
-/// Connections to the database.
+/// Pool of connections to the database.
 pub type Pool = sqlx::PgPool;
 
-/// A connection.
+/// One connection to the database.
 pub type Connection = sqlx::PgConnection;
 
 /// A connection that goes back to its pool.
 pub type PooledConnection = sqlx::pool::PoolConnection<sqlx::Postgres>;
 
-/// What the database, or the way to it, can answer instead.
+/// An error of the database or of the connection to it.
 pub type Error = sqlx::Error;
 
-/// Room for a statement that is put together at run time. The rows that it gives borrow it, so who reads them keeps it.
+/// Buffer for a statement that is built at run time. The rows of the statement borrow the buffer, so the reader of the
+/// rows must keep it alive.
 pub type Statement = sqlx::QueryBuilder<sqlx::Postgres>;
 
 /// A transaction, rolled back when it is dropped.
 pub type Transaction<'a> = sqlx::Transaction<'a, sqlx::Postgres>;
 
-/// Begins a transaction.
+/// Starts a transaction at the session's default isolation level.
 pub async fn begin(connection: &mut Connection) -> Result<Transaction<'_>, Error> {
     sqlx::Connection::begin(connection).await
 }
 
-/// How long one statement may run, in seconds: the session's `statement_timeout`.
+/// Maximum duration of one statement, in seconds: the session's `statement_timeout`.
 pub const STATEMENT_TIMEOUT_SECONDS: u64 = 60;
 
 /// A closed range of days, UTC.
@@ -65,12 +68,12 @@ pub struct DateRange {
 }
 
 impl DateRange {
-    /// The first instant of the range.
+    /// Midnight at the start of the first day.
     pub fn from(&self) -> NaiveDateTime {
         midnight(self.start)
     }
 
-    /// The first instant after the range.
+    /// Midnight at the end of the last day: the first instant after the range.
     pub fn until(&self) -> NaiveDateTime {
         day_after(self.end)
     }

@@ -1,5 +1,5 @@
-//! Aggregated activity out of LiteLLM's daily tables (user, team, tag): all sums are made by the database, and what
-//! reaches the server is a few rows a day. An answer's queries belong into one snapshot ([`begin_snapshot`]).
+//! Aggregated activity from LiteLLM's daily tables (user, team, tag). The database computes all sums, so the server
+//! receives only a few rows per day. All queries of one response must run in one snapshot ([`begin_snapshot`]).
 
 pub mod daily;
 pub mod figures;
@@ -15,13 +15,13 @@ use crate::store::reading::Reading;
 use crate::store::rollups::DAILY_COUNTED;
 use crate::store::rollups::days::is_gone;
 
-/// The key under which LiteLLM keeps flat costs of provisioned throughput: no key of anybody.
+/// Value of `api_key` under which LiteLLM books flat costs of provisioned throughput. It is not a real key.
 pub const FLAT_COST_KEY: &str = "__ptu_flat_cost__";
 
-/// Into how many spans of days a range is cut, about.
+/// Approximate number of parts into which a range of days is split.
 const PARTS: usize = 8;
 
-/// Which daily table.
+/// One of LiteLLM's daily tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DailyTable {
     /// `LiteLLM_DailyUserSpend`.
@@ -50,54 +50,55 @@ impl DailyTable {
     }
 }
 
-/// Which rows of a daily table. An empty list matches nothing.
+/// Which rows of a daily table to read. An empty list in a field matches nothing.
 #[derive(Clone, Debug)]
 pub struct ActivityFilter {
-    /// Table.
+    /// The table to read.
     pub table: DailyTable,
     /// First day, `YYYY-MM-DD`.
     pub start: String,
     /// Last day, included.
     pub end: String,
-    /// Users, teams or tags, if limited.
+    /// Only these users, teams or tags; `None` for all.
     pub entities: Option<Vec<String>>,
     /// Users, teams or tags to leave out.
     pub excluded: Vec<String>,
-    /// Hashes of keys, if limited.
+    /// Only keys with these hashes; `None` for all.
     pub api_keys: Option<Vec<String>>,
-    /// Model, if limited to one; [`UNKNOWN_MODEL`] also finds rows without one.
+    /// Only this model; `None` or the empty string for all. [`UNKNOWN_MODEL`] also matches rows without a model.
     pub model: Option<String>,
-    /// Days that are read from the rollups' sums; [`begin_snapshot`] finds them.
+    /// Days that are read from the precomputed sums of the rollups. [`begin_snapshot`] fills this field.
     pub summed: Vec<NaiveDate>,
 }
 
-/// Columns of names that an older LiteLLM lacks, as part of the outer row of defaults.
+/// Defaults of the name columns that an older LiteLLM lacks: part of the outer row of defaults.
 const NEWER_NAMES: &str = "NULL::text AS endpoint, NULL::text AS mcp_namespaced_tool_name";
 
-/// The names of groups of a row; `entity_id` goes before them, and the figures after.
+/// The columns by which rows are grouped. In a statement, `entity_id` comes before them, and the figures come after
+/// them.
 const GROUPS: &str = "date, api_key, model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint";
 
-/// The name under which a row's model, group and so on stand in a report.
+/// The names of a row's groups (model, public model name and so on) as a report shows them.
 const NAMES: &str = r#"
     COALESCE(NULLIF(model, ''), 'unknown-model') AS model,
     COALESCE(NULLIF(model_group, ''), NULLIF(model, ''), 'unknown-model-group') AS model_group,
     COALESCE(NULLIF(custom_llm_provider, ''), 'unknown') AS provider,
     NULLIF(mcp_namespaced_tool_name, '') AS tool, NULLIF(endpoint, '') AS endpoint"#;
 
-/// The order of keys by falling spend. Sums of binary fractions depend on their order in the last bits: rounding
-/// lets what is equal in decimals be equal here, so that the name decides.
+/// Sort order of keys: descending spend, then name. The last bits of a floating-point sum depend on the order of
+/// addition. The rounding makes equal decimal amounts compare as equal, so that the name decides.
 const BY_SPEND: &str = r#"
     round(sum(spend)::numeric, 9) DESC,
     CASE WHEN api_key = '' THEN 'unattributed'
          WHEN api_key = 'unattributed' OR api_key LIKE 'raw:%' THEN 'raw:' || api_key ELSE api_key END"#;
 
 impl ActivityFilter {
-    /// The same rows, of these days only.
+    /// The same filter, limited to these days.
     pub fn between(self, (start, end): (NaiveDate, NaiveDate)) -> Self {
         Self { start: start.to_string(), end: end.to_string(), ..self }
     }
 
-    /// Whether all rows of users are meant, as the rollups have them.
+    /// Whether the filter selects all rows of all users, as the precomputed sums do.
     fn is_everybody(&self) -> bool {
         self.table == DailyTable::User
             && self.entities.is_none()
@@ -106,7 +107,8 @@ impl ActivityFilter {
             && self.model.as_deref().is_none_or(str::is_empty)
     }
 
-    /// The same rows in spans of days, so that the database can group several at a time; without days that are summed.
+    /// Splits the filter into spans of days, so that the database can aggregate several spans in parallel. Days with
+    /// precomputed sums are left out.
     fn parts(&self) -> Vec<Self> {
         let day = |text: &str| text.parse::<NaiveDate>().ok();
         let (Some(start), Some(end)) = (day(&self.start), day(&self.end)) else { return vec![self.clone()] };
@@ -134,7 +136,8 @@ impl ActivityFilter {
         parts
     }
 
-    /// ` FROM ... ` with the rows, the columns under LiteLLM's names and the entity as `entity_id`.
+    /// Pushes ` FROM ... ` with the matching rows as `daily`. Columns have LiteLLM's names, except that the entity is
+    /// `entity_id`.
     fn push_rows(&self, query: &mut QueryBuilder<Postgres>) {
         query.push(" FROM (SELECT daily.* FROM (SELECT ").push(NEWER_NAMES).push(", ").push(figures::DEFAULTS.as_str());
         query.push(") AS defaults CROSS JOIN LATERAL (SELECT ").push(self.table.entity());
@@ -164,13 +167,14 @@ impl ActivityFilter {
         query.push(") AS daily) AS daily");
     }
 
-    /// The days that are summed, as the tables have them.
+    /// The days with precomputed sums, formatted as in the tables.
     fn summed_days(&self) -> Vec<String> {
         self.summed.iter().map(NaiveDate::to_string).collect()
     }
 
-    /// As [`ActivityFilter::push_rows`], but only `member` (`entity_id` or `api_key`) and sums of the figures of a list,
-    /// several of a member; of summed days from their sums. In parts, so that the database can sum several at a time.
+    /// Like [`ActivityFilter::push_rows`], but with only the column `member` (`entity_id` or `api_key`) and sums of the
+    /// figures that lists show. A member can have several rows. Days with precomputed sums are read from those sums.
+    /// The statement consists of parts, so that the database can sum several in parallel.
     fn push_members(&self, query: &mut QueryBuilder<Postgres>, member: &str) {
         if self.summed.is_empty() {
             return self.push_rows(query);
@@ -192,8 +196,8 @@ impl ActivityFilter {
     }
 }
 
-/// Starts a snapshot: everything read from now on is of one moment. With `has_rollups`, looks which days of the filter
-/// are summed there.
+/// Starts a snapshot. All later statements see the same state of the database. With `has_rollups`, also finds the days
+/// of the filter that have precomputed sums.
 pub async fn begin_snapshot(
     reading: Reading,
     filter: &mut ActivityFilter,
@@ -213,7 +217,7 @@ pub async fn begin_snapshot(
     Ok(reading)
 }
 
-/// The days of the filter whose sums stand, in order.
+/// The days of the filter that have valid precomputed sums, in ascending order.
 async fn summed(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<Vec<NaiveDate>, sqlx::Error> {
     let exists: bool = sqlx::query_scalar("SELECT to_regprocedure('litespend.activity_summed(text,text)') IS NOT NULL")
         .fetch_one(&mut *connection)
@@ -221,7 +225,7 @@ async fn summed(connection: &mut PgConnection, filter: &ActivityFilter) -> Resul
     if !exists {
         return Ok(Vec::new());
     }
-    // Of the table that the search path leads to, not of another schema's.
+    // Uses the sums only if they belong to the table in the search path, and not to a table of another schema.
     let statement = format!("SELECT days FROM litespend.activity_summed($1, $2) AS days WHERE {DAILY_COUNTED}");
     let days: Vec<String> = sqlx::query_scalar(AssertSqlSafe(statement))
         .bind(&filter.start)
@@ -233,8 +237,9 @@ async fn summed(connection: &mut PgConnection, filter: &ActivityFilter) -> Resul
 
 async fn begin(reading: Reading) -> Result<Reading, sqlx::Error> {
     let mut reading = reading.snapshot().await?;
-    // Compiling a query of many sums takes longer than running it. The planner takes every tenth row for a group of
-    // its own, and would sort them; they are few, and hashing them is several times faster.
+    // JIT compilation of a query with many sums takes longer than running it. The planner assumes that there is one
+    // group for every ten rows, so it would sort them. In fact there are few groups, and hashing is several times
+    // faster.
     reading
         .connection()
         .execute(
@@ -245,12 +250,12 @@ async fn begin(reading: Reading) -> Result<Reading, sqlx::Error> {
     Ok(reading)
 }
 
-/// A key among those with the largest spend.
+/// One of the keys with the largest spend.
 #[derive(Clone, Debug, FromRow)]
 pub struct TopKey {
-    /// Hash of the key; empty where there was none.
+    /// SHA-256 of the key; empty for usage without a key.
     pub api_key: String,
-    /// How many keys there are in all.
+    /// Total number of keys.
     pub keys: i64,
 }
 
@@ -280,11 +285,11 @@ pub async fn first_and_last_day(
     query.build_query_as().persistent(false).fetch_one(connection).await
 }
 
-/// What the rows of a sum have in common, besides their day and perhaps their key.
+/// The dimension by which the rows of a sum are grouped, in addition to the day and possibly the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
 #[repr(i32)]
 pub enum Dimension {
-    /// Nothing else.
+    /// No further dimension: the sum of the day.
     Day = 0,
     /// Model.
     Model = 1,
@@ -298,40 +303,41 @@ pub enum Dimension {
     Endpoint = 5,
     /// User, team or tag.
     Entity = 6,
-    /// One key's rows with the same model, public model name, provider, tool and endpoint.
+    /// Rows of one key that have the same model, public model name, provider, tool and endpoint.
     Key = 7,
 }
 
-/// Sums of one group of one day.
+/// Sums of one group on one day.
 #[derive(Clone, Debug, FromRow)]
 pub struct DaySums {
     /// Day, `YYYY-MM-DD`.
     pub date: String,
-    /// What the group is.
+    /// Dimension of the group.
     pub dimension: Dimension,
-    /// The group's name; nothing for [`Dimension::Day`] and [`Dimension::Key`].
+    /// Name of the group; `None` for [`Dimension::Day`] and [`Dimension::Key`].
     pub name: Option<String>,
-    /// The group's sums of one key, where it is set.
+    /// If set, the sums cover only this key.
     pub api_key: Option<String>,
     /// For [`Dimension::Key`]: model, public model name, provider, tool and endpoint.
     pub names: Option<Vec<Option<String>>>,
-    /// Sums.
+    /// Sums of the figures.
     #[sqlx(flatten)]
     pub sums: Figures,
 }
 
-/// The name of a sum's group, by the bits of `GROUPING (model, model_group, provider, tool, endpoint)`.
+/// Dimension and name of a sum's group, derived from the bits of `GROUPING (model, model_group, provider, tool,
+/// endpoint)`.
 const DIMENSIONS: &str = r#"
     CASE GROUPING (model, model_group, provider, tool, endpoint)
         WHEN 31 THEN 0 WHEN 15 THEN 1 WHEN 23 THEN 2 WHEN 27 THEN 3 WHEN 29 THEN 4 ELSE 5 END AS dimension,
     COALESCE(CASE WHEN GROUPING (model) = 0 THEN model END, CASE WHEN GROUPING (model_group) = 0 THEN model_group END,
              CASE WHEN GROUPING (provider) = 0 THEN provider END, tool, endpoint) AS name"#;
 
-/// Leaves out rows without a tool or an endpoint, which are no group.
+/// Condition that excludes the groups of rows without a tool or without an endpoint. These do not count as groups.
 const NAMED: &str = "(GROUPING (tool) = 1 OR tool IS NOT NULL) AND (GROUPING (endpoint) = 1 OR endpoint IS NOT NULL)";
 
-/// Sums by day and group, and sums of each of `api_keys` by all groups at once; newest day first. Within a day, the order is arbitrary.
-/// `by_entity` adds the users, teams or tags.
+/// Streams the sums by day and group, and for each key of `api_keys` the sums by all group columns together. The newest
+/// day comes first; the order within a day is arbitrary. `by_entity` adds sums by user, team or tag.
 pub fn day_sums<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
     query: &'q mut QueryBuilder<Postgres>,
@@ -339,9 +345,9 @@ pub fn day_sums<'q, 'c: 'q>(
     api_keys: &[String],
     by_entity: bool,
 ) -> BoxStream<'q, Result<DaySums, sqlx::Error>> {
-    // The rows are read once for everybody, into groups that are few, and those are grouped again. A key's rows are
-    // read apart, only for the keys that are asked for, and come once: each counts for several groups of the answer,
-    // which is longer than they are.
+    // The statement aggregates all rows once into a small number of groups, and then groups these again. It reads the
+    // rows of the listed keys separately, and returns each of their sums once. One such sum counts for several groups
+    // of the response, so the response is longer than the rows are.
     query.push("WITH groups AS MATERIALIZED (");
     let mut separator = "";
     if !filter.summed.is_empty() {
@@ -394,7 +400,7 @@ pub fn day_sums<'q, 'c: 'q>(
     query.build_query_as().persistent(false).fetch(connection)
 }
 
-/// How many keys each user, team or tag has; the name is empty for rows without one.
+/// Number of keys of each user, team or tag. The name is empty for rows without one.
 pub async fn entity_keys(
     connection: &mut PgConnection,
     filter: &ActivityFilter,
@@ -407,22 +413,22 @@ pub async fn entity_keys(
     query.build_query_as().persistent(false).fetch_all(connection).await
 }
 
-/// Sums of one key over the whole range.
+/// Sums of one key over the whole range of days.
 #[derive(Clone, Debug, FromRow)]
 pub struct KeySums {
-    /// Hash of the key; empty where there was none.
+    /// SHA-256 of the key; empty for usage without a key.
     pub api_key: String,
-    /// How many keys there are in all.
+    /// Total number of keys.
     pub members: i64,
-    /// Sums.
+    /// Sums of the figures.
     #[sqlx(flatten)]
     pub sums: Figures,
 }
 
-/// How many keys or users there are in all.
+/// SQL column for the total number of keys or users.
 const MEMBERS: &str = ", count(*) OVER () AS members";
 
-/// A page of the keys, largest spend first.
+/// One page of the keys, largest spend first.
 pub async fn key_page(
     connection: &mut PgConnection,
     filter: &ActivityFilter,
@@ -438,7 +444,7 @@ pub async fn key_page(
     query.build_query_as().persistent(false).fetch_all(connection).await
 }
 
-/// How many keys there are.
+/// Number of keys.
 pub async fn count_keys(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<i64, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT count(*) FROM (SELECT api_key");
     filter.push_rows(&mut query);
@@ -446,7 +452,8 @@ pub async fn count_keys(connection: &mut PgConnection, filter: &ActivityFilter) 
     query.build_query_scalar().persistent(false).fetch_one(connection).await
 }
 
-/// The keys with the largest spend on one model, by its public name or its own.
+/// The keys with the largest spend on one model. With `by_group`, `model` is the public model name, otherwise the
+/// model's own name.
 pub async fn keys_of_model(
     connection: &mut PgConnection,
     filter: &ActivityFilter,
@@ -468,19 +475,19 @@ pub async fn keys_of_model(
     query.build_query_as().persistent(false).fetch_all(connection).await
 }
 
-/// Sums of one user over the whole range.
+/// Sums of one user over the whole range of days.
 #[derive(Clone, Debug, FromRow)]
 pub struct UserSums {
-    /// User; nothing for rows without one.
+    /// User ID; `None` for rows without a user.
     pub user_id: Option<String>,
-    /// How many users there are in all.
+    /// Total number of users.
     pub members: i64,
-    /// Sums.
+    /// Sums of the figures.
     #[sqlx(flatten)]
     pub sums: Figures,
 }
 
-/// A page of the users, largest spend first.
+/// One page of the users, largest spend first.
 pub async fn user_page(
     connection: &mut PgConnection,
     filter: &ActivityFilter,
@@ -495,7 +502,7 @@ pub async fn user_page(
     query.build_query_as().persistent(false).fetch_all(connection).await
 }
 
-/// How many users there are; rows without one count as one.
+/// Number of users. All rows without a user together count as one.
 pub async fn count_users(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<i64, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT count(*) FROM (SELECT NULLIF(entity_id, '')");
     filter.push_rows(&mut query);
@@ -503,14 +510,14 @@ pub async fn count_users(connection: &mut PgConnection, filter: &ActivityFilter)
     query.build_query_scalar().persistent(false).fetch_one(connection).await
 }
 
-/// How many rows match.
+/// Number of matching rows.
 pub async fn count_rows(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<i64, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT count(*)");
     filter.push_rows(&mut query);
     query.build_query_scalar().persistent(false).fetch_one(connection).await
 }
 
-/// One page of rows as they are, newest day first, then by id.
+/// One page of unaggregated rows, newest day first, then by ID.
 pub async fn row_page(
     connection: &mut PgConnection,
     filter: &ActivityFilter,

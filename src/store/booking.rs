@@ -1,9 +1,10 @@
-//! Booking: rows of the spend log with every counter and daily row that follows from them. The functions here are
-//! the steps of one transaction, in the order in which they take locks, so that two bookings can't wait for each
-//! other: new names, ids, rows of the log, keys, users, teams, organisations, end users, team members, then the daily
-//! tables; within each in the order of their bytes. LiteLLM locks its rows in the same order.
+//! Booking: inserts rows into the spend log and updates every counter and daily row that depends on them. The functions
+//! are the steps of one transaction. They lock in a fixed order, so that two bookings cannot deadlock: new names, IDs,
+//! log rows, keys, users, teams, organisations, end users, team members, then the daily tables. Within each of these,
+//! the order is that of the bytes. LiteLLM locks its rows in the same order.
 //!
-//! Nothing is counted that [`insert`] did not return: a row that stands in the log already was counted when it came.
+//! Only rows that [`insert`] returned may be counted. A row that was in the log before was counted when it was
+//! inserted.
 
 pub mod counters;
 pub mod daily;
@@ -15,75 +16,75 @@ use std::collections::HashSet;
 use chrono::NaiveDateTime;
 use sqlx::{FromRow, PgConnection};
 
-/// A row of `LiteLLM_SpendLogs` to be booked, with what the daily tables need beside it. Texts hold no NUL, JSON
-/// texts are JSON, timestamps are whole milliseconds UTC.
+/// A row to be booked into `LiteLLM_SpendLogs`, with the additional values that the daily tables need. Strings contain
+/// no NUL, JSON strings are valid JSON, and timestamps are whole milliseconds in UTC.
 #[derive(Clone, Debug, Default)]
 pub struct UsageRow {
-    /// Primary key of the log: what makes a record itself.
+    /// Primary key of the log: the identity of the record.
     pub request_id: String,
-    /// Kind of call, as LiteLLM names it.
+    /// Kind of call by LiteLLM's name, for example `acompletion`.
     pub call_type: String,
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub api_key: String,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
-    /// All tokens.
+    /// Total tokens.
     pub total_tokens: i32,
     /// Prompt tokens.
     pub prompt_tokens: i32,
     /// Completion tokens.
     pub completion_tokens: i32,
-    /// Start of the call.
+    /// Start of the call, UTC.
     pub start_time: NaiveDateTime,
-    /// End of the call.
+    /// End of the call, UTC.
     pub end_time: NaiveDateTime,
-    /// First token.
+    /// Time of the first token, UTC.
     pub completion_start_time: Option<NaiveDateTime>,
-    /// Duration in milliseconds, where it was measured.
+    /// Duration in milliseconds; `None` if it was not measured.
     pub request_duration_ms: Option<i32>,
-    /// Model.
+    /// Name of the model.
     pub model: String,
-    /// Deployment.
+    /// ID of the deployment.
     pub model_id: String,
     /// Public model name.
     pub model_group: String,
-    /// Provider.
+    /// Name of the provider.
     pub custom_llm_provider: String,
     /// Base URL of the provider.
     pub api_base: String,
-    /// User; empty where there is none, as LiteLLM writes it.
+    /// User ID; empty if there is none, as LiteLLM writes it.
     pub user: String,
-    /// Team; empty where there is none.
+    /// Team ID; empty if there is none.
     pub team_id: String,
-    /// Organisation; empty where there is none.
+    /// Organisation ID; empty if there is none.
     pub organization_id: String,
-    /// End user; empty where there is none.
+    /// End user ID; empty if there is none.
     pub end_user: String,
-    /// JSON object.
+    /// Metadata of the call, as the text of a JSON object.
     pub metadata: String,
-    /// `True`, `False` or nothing.
+    /// Whether the response came from the cache: `True`, `False` or empty.
     pub cache_hit: String,
-    /// Key in LiteLLM's cache.
+    /// Key in LiteLLM's response cache.
     pub cache_key: String,
-    /// Tags, each once.
+    /// Request tags without duplicates.
     pub tags: Vec<String>,
-    /// The client's address.
+    /// IP address of the client.
     pub requester_ip_address: Option<String>,
-    /// JSON, where prompts are stored.
+    /// Messages as JSON text, if prompts are stored.
     pub messages: Option<String>,
-    /// JSON, where answers are stored.
+    /// Response as JSON text, if responses are stored.
     pub response: Option<String>,
-    /// JSON, where requests are stored.
+    /// Request as JSON text, if requests are stored.
     pub proxy_server_request: Option<String>,
-    /// Session.
+    /// Session ID.
     pub session_id: Option<String>,
     /// `success` or `failure`.
     pub status: String,
-    /// MCP tool.
+    /// Name of the MCP tool, with its namespace.
     pub mcp_namespaced_tool_name: Option<String>,
-    /// Agent.
+    /// Agent ID.
     pub agent_id: Option<String>,
-    /// LiteLLM's id of the call.
+    /// LiteLLM's call ID.
     pub litellm_call_id: Option<String>,
     /// Tokens read from a provider's cache.
     pub cache_read_tokens: i64,
@@ -91,20 +92,20 @@ pub struct UsageRow {
     pub cache_creation_tokens: i64,
 }
 
-/// To whom a key's usage belongs.
+/// The owners to whom the usage of a key belongs.
 #[derive(Clone, Debug, FromRow)]
 pub struct KeyOwner {
     /// SHA-256 of the key.
     pub token: String,
-    /// User.
+    /// User ID.
     pub user_id: Option<String>,
-    /// Team.
+    /// Team ID.
     pub team_id: Option<String>,
-    /// Organisation: the key's, else its team's.
+    /// Organisation ID: that of the key, or else that of its team.
     pub organization_id: Option<String>,
 }
 
-/// The owners of these keys, of deleted ones as well. Keys that never were are missing.
+/// The owners of these keys, including deleted keys. The result lacks keys that never existed.
 pub async fn key_owners(connection: &mut PgConnection, tokens: &[&str]) -> Result<Vec<KeyOwner>, sqlx::Error> {
     sqlx::query_as(
         r#"
@@ -126,7 +127,8 @@ pub async fn key_owners(connection: &mut PgConnection, tokens: &[&str]) -> Resul
     .await
 }
 
-/// Columns that booking writes and that a LiteLLM before 1.109 may lack, as `table.column`.
+/// The columns that booking writes and that this LiteLLM lacks, as `table.column`. A LiteLLM before 1.109 may lack
+/// some.
 pub async fn missing_columns(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         r#"
@@ -152,8 +154,8 @@ pub async fn missing_columns(connection: &mut PgConnection) -> Result<Vec<String
     .await
 }
 
-/// Inserts the rows that are not in the log yet and returns their ids. `rows` come in the order of their ids, each id
-/// once; what another transaction has inserted and not yet committed is waited for.
+/// Inserts the rows that are not in the log yet, and returns their IDs. `rows` must be in the order of their IDs, with
+/// each ID once. If another transaction has inserted the same ID and not committed yet, this call waits for it.
 pub async fn insert(connection: &mut PgConnection, rows: &[&UsageRow]) -> Result<HashSet<String>, sqlx::Error> {
     macro_rules! column {
         ($take:expr) => {
@@ -234,21 +236,21 @@ pub async fn insert(connection: &mut PgConnection, rows: &[&UsageRow]) -> Result
     Ok(inserted.into_iter().collect())
 }
 
-/// A row that stood in the log before.
+/// A row that was in the log before.
 #[derive(Clone, Debug, FromRow)]
 pub struct ExistingRow {
-    /// Its id.
+    /// Request ID.
     pub request_id: String,
-    /// Hash of the key it was booked for.
+    /// SHA-256 of the key for which it was booked.
     pub api_key: String,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
-    /// Start of the call.
+    /// Start of the call, UTC.
     #[sqlx(rename = "startTime")]
     pub start_time: NaiveDateTime,
 }
 
-/// The rows of the log with these ids.
+/// The rows of the log with these request IDs.
 pub async fn existing(connection: &mut PgConnection, ids: &[&str]) -> Result<Vec<ExistingRow>, sqlx::Error> {
     sqlx::query_as(
         r#"SELECT request_id, api_key, spend, "startTime" FROM "LiteLLM_SpendLogs" WHERE request_id = ANY ($1)"#,

@@ -1,4 +1,4 @@
-//! The pool, the kind of database behind it, and its migrations.
+//! The connection pool, the kind of database behind it, and its migrations.
 
 use std::time::Duration;
 
@@ -9,26 +9,26 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres,
 use crate::store::STATEMENT_TIMEOUT_SECONDS;
 use crate::store::database_url::{BadUrl, DatabaseUrl};
 
-/// Whose tables the database holds.
+/// Who owns the tables in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatabaseKind {
-    /// Ours: litespend creates and migrates LiteLLM's tables and its own schema.
+    /// litespend: it creates and migrates LiteLLM's tables and its own schema.
     Own,
-    /// LiteLLM's: litespend creates nothing in `public`, ever.
+    /// LiteLLM: litespend never creates anything in `public`.
     LiteLlm,
 }
 
-/// Limits of the pool.
+/// Limits of a connection pool.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolLimits {
-    /// Connections at most.
+    /// Maximum number of connections.
     pub connections: u32,
-    /// How long a request waits for one.
+    /// Maximum time that a request waits for a connection.
     pub wait: Duration,
 }
 
-/// A pool that connects when it is first used. Its sessions are UTC, their statements limited in time, and a query
-/// whose client has gone ends within half a second (PostgreSQL 14 and later).
+/// A pool that connects on first use. Its sessions use UTC and have a statement timeout. If the client of a query
+/// disconnects, PostgreSQL 14 and later end the query within half a second.
 pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, BadUrl> {
     let DatabaseUrl { options, schema, .. } = DatabaseUrl::parse(url)?;
     let options = options
@@ -48,23 +48,24 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, BadUrl> {
     Ok(pool.connect_lazy_with(options))
 }
 
-/// Takes a connection. A request that is given up meanwhile does not cost one: the pool would close what it was about to
-/// lend.
+/// Acquires a connection. If the caller is cancelled meanwhile, the pool keeps the connection: a cancelled `acquire` of
+/// the pool itself would close the connection that it was about to return.
 pub async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
     let pool = pool.clone();
     tokio::spawn(async move { pool.acquire().await }).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
-/// How long a connection that comes back may still be busy with a query that nobody waits for any more.
+/// Time limit for a returned connection to finish a query that nobody waits for any more.
 const RELEASE_LIMIT: Duration = Duration::from_millis(200);
 
-/// Whether a connection that comes back is ready for a query. One that is not is in the middle of a query whose request was
-/// given up; it is closed, and the database ends the query at its next look at the socket. A transaction that nobody has
-/// ended is rolled back: the driver forgets one whose beginning was given up.
+/// Whether a returned connection is ready for a query. A connection that is not ready is in the middle of a query whose
+/// request was cancelled. The pool closes it, and the database ends the query when it next checks the socket. An open
+/// transaction is rolled back here, because the driver forgets a transaction if its start was cancelled.
 async fn is_free(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let free = async {
         connection.flush().await?;
-        // As one simple query: a statement is as old as its transaction, where that is its own.
+        // Sent as one simple query. Outside a transaction block, a statement starts at the same time as its own
+        // transaction.
         let alone = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(&mut *connection).await;
         if matches!(alone.and_then(|row| row.try_get::<bool, _>(0)), Ok(true)) {
             return Ok(());
@@ -74,10 +75,12 @@ async fn is_free(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     Ok(matches!(tokio::time::timeout(RELEASE_LIMIT, free).await, Ok(Ok::<(), sqlx::Error>(()))))
 }
 
-/// The search path is spelled out: the default one begins with the user's name, and a user `litespend` would find, and
-/// create, everything in our own schema.
+/// Sets the session's parameters.
 ///
-/// Without compiling of expressions (`jit`): that takes longer than the statements that are sent here.
+/// The search path is set explicitly. PostgreSQL's default search path starts with the user's name, so a user named
+/// `litespend` would find and create everything in litespend's own schema.
+///
+/// JIT compilation (`jit`) is off, because it takes longer than the statements of this server.
 async fn prepare_session(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
     connection.execute("SET TIME ZONE 'UTC'").await?;
     sqlx::query(
@@ -96,8 +99,9 @@ async fn prepare_session(connection: &mut PgConnection, schema: &str) -> Result<
     Ok(())
 }
 
-/// Whose tables these are. LiteLLM's ledger, or its tables without ours, make the database LiteLLM's; so do its tables in
-/// this schema where ours are in another one.
+/// Finds out who owns the tables. The database is LiteLLM's in three cases: it has LiteLLM's migration ledger; it has
+/// LiteLLM's tables but not litespend's ledger; or the search path's schema has LiteLLM's tables while litespend's own
+/// are in another schema.
 pub async fn kind(connection: &mut PgConnection) -> Result<DatabaseKind, sqlx::Error> {
     let (prisma, spend_logs, ledger): (bool, bool, bool) = sqlx::query_as(
         "SELECT to_regclass('_prisma_migrations') IS NOT NULL,
@@ -111,13 +115,14 @@ pub async fn kind(connection: &mut PgConnection) -> Result<DatabaseKind, sqlx::E
     Ok(if foreign { DatabaseKind::LiteLlm } else { DatabaseKind::Own })
 }
 
-/// `PostgreSQL 15.18`, for people.
+/// Name and version of the server for display, for example `PostgreSQL 15.18`.
 pub async fn version(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
     let number: String = sqlx::query_scalar("SHOW server_version").fetch_one(connection).await?;
     Ok(format!("PostgreSQL {}", number.split_whitespace().next().unwrap_or_default()))
 }
 
-/// Brings a database of our own up to date; of LiteLLM's, does nothing. Safe to run from several servers at once.
+/// Migrates a database that litespend owns. Does nothing in a database that LiteLLM owns. Several servers can run this
+/// at once.
 pub async fn migrate(connection: &mut PgConnection) -> Result<DatabaseKind, anyhow::Error> {
     let found = kind(connection).await?;
     if found == DatabaseKind::Own {
@@ -134,7 +139,7 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<DatabaseKind, anyh
     Ok(found)
 }
 
-/// Brings the schema `litespend` up to date, in either kind of database.
+/// Migrates the schema `litespend`, in either kind of database.
 pub async fn migrate_schema(connection: &mut PgConnection) -> Result<(), anyhow::Error> {
     let mut ours = sqlx::migrate!("./migrations/litespend");
     ours.dangerous_set_table_name("litespend.migrations");
@@ -144,18 +149,18 @@ pub async fn migrate_schema(connection: &mut PgConnection) -> Result<(), anyhow:
     Ok(())
 }
 
-/// Whether a connection failed because the server's certificate is not one to trust: waiting helps nobody.
+/// Whether a connection failed because the server's certificate is not trusted. A retry cannot help in that case.
 pub fn is_distrusted(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Tls(_))
         || matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData)
 }
 
-/// Whether the database answers.
+/// Checks that the database responds to a query.
 pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT 1").execute(&mut *acquire(pool).await?).await.map(|_| ())
 }
 
-/// Opens a pool on a URL and brings its database up to date. For subcommands and tests.
+/// Opens a pool for a URL and migrates the database. For subcommands and tests.
 pub async fn connect(url: &str, limits: PoolLimits) -> anyhow::Result<PgPool> {
     let pool = pool(url, limits)?;
     let mut connection = pool.acquire().await?;
@@ -164,7 +169,7 @@ pub async fn connect(url: &str, limits: PoolLimits) -> anyhow::Result<PgPool> {
     Ok(pool)
 }
 
-/// Lets the statements of this session take as long as they take, as work at the command line may.
+/// Removes the session's statement timeout, for work on the command line.
 pub async fn lift_statement_timeout(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SET statement_timeout = 0").execute(connection).await.map(|_| ())
 }

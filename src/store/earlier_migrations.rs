@@ -1,28 +1,29 @@
-//! Databases of the days when migrations of the schema `litespend` were still edited. Today they are frozen
-//! (`migrations/frozen.sha256`); what was applied in an earlier wording is known by its checksum, brought to today's shape
-//! as far as no later migration does it, and entered in the ledger as what it is today.
+//! Upgrades databases from the time when migrations of the schema `litespend` were still edited after release. Today
+//! migrations are frozen (`migrations/frozen.sha256`). A migration that was applied in an earlier version of its text
+//! is recognised by its checksum. This module changes the database to today's shape, except for what a later migration
+//! does anyway, and corrects the entry in the migration ledger.
 
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-/// An earlier wording.
+/// A migration in an earlier version of its text.
 struct Earlier {
-    /// Number in the ledger then.
+    /// Its version number in the ledger.
     version: i64,
-    /// SHA-384 of the file, as the migrator computes it.
+    /// SHA-384 of its file, as the migrator computes it.
     checksum: &'static str,
-    /// What it is today.
+    /// Its counterpart today.
     today: Today,
 }
 
-/// What became of a migration.
+/// Counterpart of an earlier migration today.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Today {
-    /// It has the same number.
+    /// The migration with the same number.
     Same,
-    /// It has another one.
+    /// The migration with this number.
     Number(i64),
-    /// Another one has its contents.
+    /// None: another migration contains its statements.
     Part,
 }
 
@@ -59,10 +60,11 @@ const EARLIER: [Earlier; 6] = [
     },
 ];
 
-/// The function that the earlier wordings of number 2 had with other parameters, as it is today.
+/// Migration 2 as it is today. Earlier versions of it define the function `litespend.absorb` with other parameters.
 const ROLLUPS: &str = include_str!("../../migrations/litespend/0002_rollups.sql");
 
-/// Enters what was applied in an earlier wording as what it is today. Does nothing on other databases.
+/// Replaces ledger entries of earlier versions with those of their counterparts today, and adapts the schema. Does
+/// nothing in other databases.
 pub async fn adopt(connection: &mut PgConnection, today: &Migrator) -> Result<(), anyhow::Error> {
     let has_ledger: bool = sqlx::query_scalar("SELECT to_regclass('litespend.migrations') IS NOT NULL")
         .fetch_one(&mut *connection)
@@ -72,7 +74,7 @@ pub async fn adopt(connection: &mut PgConnection, today: &Migrator) -> Result<()
     }
     let mut transaction = connection.begin().await?;
     transaction.execute("LOCK TABLE litespend.migrations IN SHARE ROW EXCLUSIVE MODE").await?;
-    // Another process may have done it meanwhile.
+    // Another process may have done this meanwhile.
     for earlier in found(&mut transaction).await? {
         match earlier.version {
             2 => {
@@ -115,7 +117,7 @@ pub async fn adopt(connection: &mut PgConnection, today: &Migrator) -> Result<()
     Ok(())
 }
 
-/// The earlier wordings in the ledger, in order.
+/// The earlier versions of migrations that the ledger contains, in the order of [`EARLIER`].
 async fn found(connection: &mut PgConnection) -> Result<Vec<&'static Earlier>, sqlx::Error> {
     let applied: Vec<(i64, String)> =
         sqlx::query_as("SELECT version, encode(checksum, 'hex') FROM litespend.migrations WHERE success")
@@ -127,7 +129,7 @@ async fn found(connection: &mut PgConnection) -> Result<Vec<&'static Earlier>, s
     Ok(EARLIER.iter().filter(is_applied).collect())
 }
 
-/// The statement that makes `litespend.absorb`.
+/// The statement that creates today's `litespend.absorb`, extracted from migration 2.
 fn absorb() -> Result<String, anyhow::Error> {
     let start = ROLLUPS.find("FUNCTION litespend.absorb(").and_then(|start| ROLLUPS.get(start..));
     let body = start.and_then(|rest| rest.split("\nEND $$;").next());

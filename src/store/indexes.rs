@@ -1,25 +1,25 @@
-//! Indexes that make reads of rows fast, on a database that has none of them.
+//! Optional indexes on LiteLLM's log that make reads of rows fast.
 
 use sqlx::{Executor, PgConnection};
 
-/// An index worth having, with the read that it serves.
+/// A recommended index, with the read that it speeds up.
 #[derive(Clone, Copy, Debug)]
 pub struct WantedIndex {
-    /// Its name; all of ours begin with `litespend_`.
+    /// Name of the index. All index names of litespend start with `litespend_`.
     pub name: &'static str,
-    /// The statement that makes it without blocking writers.
+    /// Statement that creates the index without blocking writers.
     pub create: &'static str,
-    /// The statement that removes it.
+    /// Statement that drops the index.
     pub drop: &'static str,
-    /// What becomes slow without it.
+    /// Which requests are slow without the index.
     pub reason: &'static str,
-    /// The read, to be explained.
+    /// `EXPLAIN` statement of the read that uses the index.
     pub read: &'static str,
-    /// Table of the read, as a plan names it.
+    /// Table of the read, by its name in a query plan.
     pub table: &'static str,
 }
 
-/// All of them.
+/// All recommended indexes.
 pub const WANTED: [WantedIndex; 4] = [
     WantedIndex {
         name: "litespend_spend_logs_api_key",
@@ -55,13 +55,13 @@ pub const WANTED: [WantedIndex; 4] = [
     },
 ];
 
-/// The plan of a wanted index's read as it is now, where it has to read the whole table; nothing where an index serves
-/// it, or the table is so small that none would.
+/// The current plan step of the index's read, if that read has to scan the whole table. `None` if an index serves the
+/// read, or if the table is so small that PostgreSQL would not use one.
 pub async fn missing(connection: &mut PgConnection, wanted: &WantedIndex) -> Result<Option<String>, sqlx::Error> {
     let plan: Result<Vec<String>, sqlx::Error> = sqlx::query_scalar(wanted.read).fetch_all(&mut *connection).await;
     let plan = match plan {
         Ok(plan) => plan,
-        // 42703: an older LiteLLM lacks the column, and so needs no index on it.
+        // 42703 (undefined column): an older LiteLLM lacks the column, so it needs no index on it.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42703") => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -69,12 +69,12 @@ pub async fn missing(connection: &mut PgConnection, wanted: &WantedIndex) -> Res
     Ok(scan.map(|line| line.trim_start_matches([' ', '-', '>']).to_owned()))
 }
 
-/// Makes one.
+/// Creates the index. Does nothing if one with the name exists.
 pub async fn create(connection: &mut PgConnection, wanted: &WantedIndex) -> Result<(), sqlx::Error> {
     connection.execute(wanted.create).await.map(|_| ())
 }
 
-/// Removes one.
+/// Drops the index. Does nothing if none with the name exists.
 pub async fn drop(connection: &mut PgConnection, wanted: &WantedIndex) -> Result<(), sqlx::Error> {
     connection.execute(wanted.drop).await.map(|_| ())
 }

@@ -1,4 +1,4 @@
-//! `LiteLLM_SpendLogs`: rows as they are, and summaries by day.
+//! The spend log, `LiteLLM_SpendLogs`: its rows, and sums by day.
 
 pub mod fields;
 pub mod filter;
@@ -16,11 +16,11 @@ use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 use crate::store::log::fields::{Bounds, Columns, JsonField};
 
-/// The most rows in one answer: the reference's cap.
+/// Maximum number of rows in one response: LiteLLM's limit.
 pub const ROW_CAP: i64 = 10_000;
 
-/// A timestamp of LiteLLM's tables (UTC without a zone), written `2026-03-01T18:30:00.500000Z`, without a fraction
-/// where it is zero.
+/// A timestamp of LiteLLM's tables, which is UTC without a zone. It is written as `2026-03-01T18:30:00.500000Z`, and
+/// without the fraction if that is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct Timestamp(pub NaiveDateTime);
@@ -39,18 +39,18 @@ impl Serialize for Timestamp {
     }
 }
 
-/// A row of the log, all columns.
+/// A row of the log with all columns.
 #[derive(Debug, FromRow, Serialize, utoipa::ToSchema)]
 pub struct SpendLog {
-    /// Id of the request.
+    /// ID of the request: the primary key of the log.
     pub request_id: String,
     /// Kind of call, for example `acompletion`.
     pub call_type: String,
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub api_key: String,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     pub total_tokens: i32,
     /// Prompt tokens.
     pub prompt_tokens: i32,
@@ -68,72 +68,72 @@ pub struct SpendLog {
     pub end_time: Timestamp,
     /// Duration, milliseconds.
     pub request_duration_ms: Option<i32>,
-    /// First token, UTC.
+    /// Time of the first token, UTC.
     #[schema(value_type = Option<String>, format = DateTime)]
     #[serde(rename = "completionStartTime")]
     #[sqlx(rename = "completionStartTime")]
     pub completion_start_time: Option<Timestamp>,
-    /// Model.
+    /// Name of the model that was called.
     pub model: String,
-    /// Deployment.
+    /// ID of the deployment that served the call.
     pub model_id: Option<String>,
     /// Public model name.
     pub model_group: Option<String>,
-    /// Provider.
+    /// Name of the provider.
     pub custom_llm_provider: Option<String>,
     /// Base URL of the provider.
     pub api_base: Option<String>,
-    /// User.
+    /// User ID.
     pub user: Option<String>,
-    /// Metadata of the call.
+    /// Metadata of the call, as JSON.
     #[schema(value_type = Option<Value>)]
     pub metadata: JsonField,
-    /// `True`, `False`, or nothing.
+    /// Whether the response came from the cache: `True`, `False`, or null.
     pub cache_hit: Option<String>,
-    /// Key in the cache.
+    /// Cache key of the call.
     pub cache_key: Option<String>,
-    /// Tags: a list of texts, unless somebody stored something else.
+    /// Request tags: a list of strings, unless a client stored something else.
     #[schema(value_type = Option<Value>)]
     pub request_tags: JsonField,
-    /// Team.
+    /// Team ID.
     pub team_id: Option<String>,
-    /// Organisation.
+    /// Organisation ID.
     pub organization_id: Option<String>,
-    /// End user.
+    /// End user ID.
     pub end_user: Option<String>,
-    /// Client's address.
+    /// IP address of the client.
     pub requester_ip_address: Option<String>,
-    /// Messages, where LiteLLM stores them.
+    /// Messages of the call, if LiteLLM stores them.
     #[schema(value_type = Option<Value>)]
     pub messages: JsonField,
-    /// Response, where LiteLLM stores it.
+    /// Response of the call, if LiteLLM stores it.
     #[schema(value_type = Option<Value>)]
     pub response: JsonField,
-    /// Session.
+    /// Session ID.
     pub session_id: Option<String>,
     /// `success` or `failure`.
     pub status: Option<String>,
-    /// MCP tool.
+    /// Name of the MCP tool that was called, with its namespace.
     pub mcp_namespaced_tool_name: Option<String>,
-    /// Billed agent.
+    /// ID of the agent that is billed.
     pub billing_agent_id: Option<String>,
-    /// Agent.
+    /// Agent ID.
     pub agent_id: Option<String>,
-    /// Request as the proxy saw it, where LiteLLM stores it.
+    /// Request as the proxy received it, if LiteLLM stores it.
     #[schema(value_type = Option<Value>)]
     pub proxy_server_request: JsonField,
-    /// LiteLLM's id of the call.
+    /// LiteLLM's call ID.
     pub litellm_call_id: Option<String>,
-    /// When the row was written, UTC.
+    /// Time when the row was written, UTC.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub created_at: Option<Timestamp>,
-    /// When the row was last changed, UTC.
+    /// Time when the row was last changed, UTC.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub updated_at: Option<Timestamp>,
 }
 
 impl SpendLog {
-    /// The names of the columns, in the order of [`SpendLog::texts`].
+    /// Names of the columns, in the order of [`SpendLog::texts`].
     pub const NAMES: [&'static str; 36] = [
         "request_id",
         "call_type",
@@ -173,16 +173,16 @@ impl SpendLog {
         "updated_at",
     ];
 
-    /// Those of them that are numbers.
+    /// Names of the numeric columns.
     pub const NUMBERS: [&'static str; 5] =
         ["spend", "total_tokens", "prompt_tokens", "completion_tokens", "request_duration_ms"];
-    /// How many of the JSON columns are left out.
+    /// Number of JSON columns that are left out because they are too long.
     pub fn left_out(&self) -> usize {
         let columns = [&self.metadata, &self.request_tags, &self.messages, &self.response, &self.proxy_server_request];
         columns.into_iter().filter(|column| column.is_left_out()).count()
     }
 
-    /// The values as texts, as a table shows them: nothing for null, JSON for the JSON columns.
+    /// The values as strings for a table: the empty string for null, JSON text for the JSON columns.
     pub fn texts(&self) -> [Cow<'_, str>; 36] {
         [
             Cow::from(&self.request_id),
@@ -237,7 +237,7 @@ fn json(value: &JsonField) -> Cow<'_, str> {
     Cow::from(value.text().unwrap_or_default())
 }
 
-/// Columns that a LiteLLM before 1.109 may lack, as the outer row of defaults.
+/// Defaults of the columns that a LiteLLM before 1.109 may lack: the outer row of defaults.
 const NEWER_COLUMNS: &str = r#"
     SELECT NULL::integer AS request_duration_ms, NULL::text AS organization_id, NULL::text AS requester_ip_address,
            '{}'::jsonb AS messages, '{}'::jsonb AS response, NULL::text AS session_id, NULL::text AS status,
@@ -274,32 +274,32 @@ const COLUMNS: Columns = Columns {
     json: &["metadata", "request_tags", "messages", "response", "proxy_server_request"],
 };
 
-/// The most JSON in one row, in bytes: a row is in memory as a whole while it is sent.
+/// Limit on the JSON of one row, in bytes. A row is held in memory as a whole while it is sent.
 const ROW_BOUNDS: Bounds = Bounds { column: 8 * 1024 * 1024, row: 8 * 1024 * 1024 };
 
-/// Which rows of the log.
+/// Which rows of the log to read. `None` in a field means no restriction.
 #[derive(Clone, Debug, Default)]
 pub struct SpendLogFilter {
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub api_key: Option<String>,
-    /// User.
+    /// User ID.
     pub user_id: Option<String>,
-    /// The request's id, or LiteLLM's id of the call.
+    /// The row's request ID, or LiteLLM's call ID.
     pub request_id: Option<String>,
-    /// First instant.
+    /// Earliest start of a call, included.
     pub from: Option<NaiveDateTime>,
-    /// Last instant, included.
+    /// Latest start of a call, included.
     pub to: Option<NaiveDateTime>,
-    /// Only what comes after this row in the order of the answer: what is older.
+    /// Only rows after this position in the order of the response, which means older rows.
     pub after: Option<LogPosition>,
 }
 
-/// The place of a row in the order of the log.
+/// Position of a row in the log, which is ordered by start of the call and then by request ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPosition {
     /// Start of the call.
     pub start_time: NaiveDateTime,
-    /// Id of the request.
+    /// ID of the request: the primary key of the log.
     pub request_id: String,
 }
 
@@ -329,7 +329,7 @@ impl SpendLogFilter {
     }
 }
 
-/// The newest `limit` rows, newest first, one at a time.
+/// Streams the newest `limit` rows, newest first.
 pub fn newest<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
     query: &'q mut QueryBuilder<Postgres>,
@@ -361,7 +361,7 @@ pub async fn reaches(connection: &mut PgConnection, filter: &SpendLogFilter, lim
     Ok(query.build().fetch_optional(connection).await?.is_some())
 }
 
-/// The last row of a page of `limit` rows, where further rows follow it.
+/// Position of the last row of a page of `limit` rows, if more rows follow it. `None` otherwise.
 pub async fn end_of_page(
     connection: &mut PgConnection,
     filter: &SpendLogFilter,
@@ -380,22 +380,22 @@ pub async fn end_of_page(
     Ok(last.filter(|_| found.next().is_some()))
 }
 
-/// Spend of one key, user and model on one day.
+/// Spend of one combination of key, user and model on one day.
 #[derive(Clone, Debug, FromRow)]
 pub struct DaySpend {
     /// Day, UTC.
     pub day: NaiveDate,
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub api_key: String,
-    /// User.
+    /// User ID.
     pub user: Option<String>,
-    /// Model.
+    /// Name of the model that was called.
     pub model: String,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
 }
 
-/// Spend by day, key, user and model, days ascending.
+/// Streams the spend by day, key, user and model, days ascending.
 pub fn by_day<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
     query: &'q mut QueryBuilder<Postgres>,

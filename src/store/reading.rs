@@ -1,5 +1,6 @@
-//! Connections lent to reads. A read that ends early, because its client went away or its time is over, has its query
-//! cancelled, and the connection goes back to the pool: nobody waits for a new one, and no transaction stays open.
+//! Connections for reads. If a read ends early, because its client disconnected or its deadline passed, its query is
+//! cancelled and the connection returns to the pool. So no other request waits for a new connection, and no transaction
+//! stays open.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -17,19 +18,20 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::store::database;
 
-/// How long a connection may still be busy before its query is cancelled: one that was read to its end answers at once.
+/// Grace period of an abandoned connection before its query is cancelled. A connection whose result was read to the end
+/// becomes ready at once.
 const BUSY: Duration = Duration::from_millis(20);
 
-/// How long a cancelled query may take to end. Past it, the connection is closed.
+/// Time limit for a cancelled query to end. After it, the connection is closed.
 const CANCELLED: Duration = Duration::from_secs(5);
 
-/// Connections beyond the pool's own over which queries are cancelled, at most.
+/// Maximum number of extra connections, outside the pool, for sending cancellations.
 const CANCELLERS: u32 = 2;
 
-/// What a read holds of limited places, until its connection is free again.
+/// Permits of a read. It holds them until its connection is free again.
 pub type Turn = Vec<OwnedSemaphorePermit>;
 
-/// The pool of a database's connections, for reads.
+/// A connection pool for reads.
 #[derive(Clone, Debug)]
 pub struct ReadPool {
     pool: PgPool,
@@ -37,7 +39,7 @@ pub struct ReadPool {
 }
 
 impl ReadPool {
-    /// Lends the connections of `pool`.
+    /// Creates a read pool that uses the connections of `pool`.
     pub fn new(pool: PgPool) -> Self {
         let cancellers = PgPoolOptions::new()
             .max_connections(CANCELLERS)
@@ -48,12 +50,12 @@ impl ReadPool {
         Self { pool, cancellers }
     }
 
-    /// Takes a connection.
+    /// Acquires a connection. Waits as long as the pool's acquire timeout allows.
     pub async fn start(&self, turn: Turn) -> Result<Reading, sqlx::Error> {
         self.lend(database::acquire(&self.pool).await?, turn).await
     }
 
-    /// Takes a connection that nobody uses, if there is one.
+    /// Acquires an idle connection. Returns `None` at once if there is none.
     pub async fn try_start(&self, turn: Turn) -> Result<Option<Reading>, sqlx::Error> {
         match self.pool.try_acquire() {
             Some(connection) => self.lend(connection, turn).await.map(Some),
@@ -67,26 +69,26 @@ impl ReadPool {
         Ok(Reading { connection, backend, turn, pool: self.clone(), snapshot: false, copies: CopyMark::default() })
     }
 
-    /// Closes all connections.
+    /// Closes all connections, including those for cancellations.
     pub async fn close(&self) {
         self.pool.close().await;
         self.cancellers.close().await;
     }
 
-    /// Ends the statement that a backend is running. Whether the database was told.
+    /// Cancels the statement that a backend is running. Returns whether the request reached the database.
     async fn cancel(&self, backend: i32) -> bool {
         let told = sqlx::query("SELECT pg_cancel_backend($1)").bind(backend).execute(&self.cancellers).await;
         told.is_ok()
     }
 }
 
-/// Says that rows of a COPY are on their way. The driver does not know how much of them is unread: a connection on which
-/// they were given up can't be used again.
+/// Marks a connection while the rows of a COPY are arriving. The driver does not track how much of them is unread, so a
+/// connection cannot be reused if a COPY on it was abandoned.
 #[derive(Clone, Debug, Default)]
 pub struct CopyMark(Arc<AtomicBool>);
 
 impl CopyMark {
-    /// Copies out, and marks the connection until the last message was read.
+    /// Starts a COPY TO STDOUT, and marks the connection until the last message is read.
     pub async fn copy_out<'c>(
         &self,
         connection: &'c mut PgConnection,
@@ -103,11 +105,11 @@ impl CopyMark {
     }
 }
 
-/// A connection lent to one read, with or without a snapshot.
+/// A connection that one read uses, with or without a snapshot.
 #[derive(Debug)]
 pub struct Reading {
     connection: Option<PoolConnection<Postgres>>,
-    /// Process of the database that serves the connection.
+    /// Process ID of the PostgreSQL backend.
     backend: i32,
     turn: Turn,
     pool: ReadPool,
@@ -116,18 +118,18 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// The connection.
+    /// The connection of the read.
     pub fn connection(&mut self) -> &mut PgConnection {
         self.copying().0
     }
 
-    /// The connection, and its mark for copying out.
+    /// The connection, and its mark for COPY.
     #[expect(clippy::expect_used, reason = "the connection leaves where the reading is consumed, and nowhere else")]
     pub fn copying(&mut self) -> (&mut PgConnection, &CopyMark) {
         (self.connection.as_mut().expect("a reading has its connection to its end"), &self.copies)
     }
 
-    /// Starts a snapshot: everything that is read from now on is of one moment.
+    /// Starts a snapshot. All later statements of the read see the same state of the database.
     pub async fn snapshot(mut self) -> Result<Self, sqlx::Error> {
         if !self.snapshot {
             self.snapshot = true;
@@ -137,7 +139,8 @@ impl Reading {
         Ok(self)
     }
 
-    /// Ends a snapshot in which a statement has failed. What is read from now on is of its own moment each.
+    /// Ends a snapshot in which a statement failed. Each later statement sees the state of the database at its own
+    /// start.
     pub async fn without_snapshot(mut self) -> Result<Self, sqlx::Error> {
         if self.snapshot {
             sqlx::raw_sql("ROLLBACK").execute(self.connection()).await?;
@@ -146,7 +149,7 @@ impl Reading {
         Ok(self)
     }
 
-    /// Says that everything was read.
+    /// Ends the read normally, and commits its snapshot.
     pub async fn finish(mut self) -> Result<(), sqlx::Error> {
         if self.snapshot {
             sqlx::raw_sql("COMMIT").execute(self.connection()).await?;
@@ -179,7 +182,7 @@ impl Drop for Reading {
     }
 }
 
-/// A read that is over, perhaps in the middle of a query.
+/// A read that ended, perhaps in the middle of a query.
 struct GivenUp {
     backend: i32,
     pool: ReadPool,
@@ -188,7 +191,7 @@ struct GivenUp {
 }
 
 impl GivenUp {
-    /// Ends what runs on the connection. Whether it can be used again.
+    /// Cancels the running query, if there is one. Returns whether the connection can be used again.
     async fn is_usable(&self, connection: &mut PgConnection) -> bool {
         if self.copying {
             self.pool.cancel(self.backend).await;
@@ -199,7 +202,7 @@ impl GivenUp {
             None => {
                 self.pool.cancel(self.backend).await
                     && is_free(connection, CANCELLED).await == Some(true)
-                    // Whatever the cancellation still meets now, it meets nobody else's statement.
+                    // A cancellation that arrives late hits this ping, and not a statement of the next user.
                     && connection.ping().await.is_ok()
             }
         };
@@ -207,13 +210,13 @@ impl GivenUp {
     }
 }
 
-/// Whether the connection is ready for a query within `limit`; nothing where it is still busy then.
+/// Whether the connection became ready for a query within `limit`. `None` if it is still busy then.
 async fn is_free(connection: &mut PgConnection, limit: Duration) -> Option<bool> {
     let answer = async {
         loop {
             match connection.flush().await {
                 Ok(()) => return true,
-                // What the ended query says to its reader, who has gone.
+                // The error of the cancelled query; its reader no longer exists.
                 Err(sqlx::Error::Database(_)) => {}
                 Err(_) => return false,
             }

@@ -1,6 +1,9 @@
-//! The rollups in the schema `litespend`: installing them on LiteLLM's database, folding deltas, counting dirty days
-//! again, comparing with the log, removing them. The counting itself stands in `migrations/litespend`. Reads are in
-//! [`crate::store::rollups::reads`].
+//! The rollups in the schema `litespend`: installs them on LiteLLM's database, folds deltas, recounts dirty days,
+//! compares them with the log, and removes them.
+//!
+//! Triggers append every change of the log to `litespend.deltas`. A fold adds deltas to the day tables and deletes
+//! them. A day is dirty if its sums cannot be trusted; a recount rebuilds them from the log. The SQL functions that do
+//! this are in `migrations/litespend`. Reads are in [`crate::store::rollups::reads`].
 
 pub mod backlog;
 pub mod days;
@@ -18,14 +21,14 @@ use sqlx::{AssertSqlSafe, Connection, Executor, FromRow, PgConnection};
 use crate::store::DateRange;
 pub use crate::store::rollups::verify::{Difference, verify_day};
 
-/// Deltas folded in one transaction at most; fewer where they have many tags.
+/// Maximum number of deltas folded in one transaction. A batch is smaller if its deltas have many tags or long strings.
 pub const BATCH: i32 = 20_000;
 
-/// How often a transaction that another one overtook is begun again.
+/// Maximum number of retries after a serialization failure or a deadlock.
 const ATTEMPTS: u32 = 20;
 
-/// Whether the log that the session's search path leads to is counted, and no other: an expression. The triggers say so,
-/// whatever version of the schema there is. `false` where there is no schema.
+/// SQL expression: true if the rollups count the log in the session's search path, and no other log. It checks the
+/// triggers, so it works for every version of the schema. It is `false` if the schema does not exist.
 pub(super) const COUNTED: &str = r#"COALESCE((
     SELECT count(*) = 4 AND bool_and(t.tgrelid = to_regclass('"LiteLLM_SpendLogs"'))
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
@@ -34,7 +37,7 @@ pub(super) const COUNTED: &str = r#"COALESCE((
       AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
       AND t.tgname IN ('litespend_inserted', 'litespend_deleted', 'litespend_updated', 'litespend_truncated')), false)"#;
 
-/// The same of LiteLLM's daily rows.
+/// SQL expression: the same check for LiteLLM's table of daily rows, `LiteLLM_DailyUserSpend`.
 pub(super) const DAILY_COUNTED: &str = r#"COALESCE((
     SELECT count(*) = 4 AND bool_and(t.tgrelid = to_regclass('"LiteLLM_DailyUserSpend"'))
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
@@ -43,12 +46,13 @@ pub(super) const DAILY_COUNTED: &str = r#"COALESCE((
       AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
       AND t.tgname IN ('litespend_inserted', 'litespend_deleted', 'litespend_updated', 'litespend_truncated')), false)"#;
 
-/// How often a transaction that another one overtook (40001), or that a deadlock chose (40P01), was begun.
+/// Number of retries so far after a serialization failure (40001) or a deadlock (40P01).
 #[derive(Debug, Default)]
 pub(super) struct Attempts(u32);
 
 impl Attempts {
-    /// Whether to begin again, after a pause that grows.
+    /// Returns `None` if the caller should retry, after a pause that grows by 10 ms with each retry. Returns the result
+    /// or the error otherwise.
     pub(super) async fn again<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<Option<T>, sqlx::Error> {
         match result {
             Err(sqlx::Error::Database(error))
@@ -63,13 +67,13 @@ impl Attempts {
     }
 }
 
-/// Whether the rollups count every change of the log that the search path leads to.
+/// Whether the rollups count every change of the log in the search path.
 pub async fn attached(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(AssertSqlSafe(format!("SELECT {COUNTED}"))).fetch_one(connection).await
 }
 
-/// The schema whose log is counted, where it is not the one that the session's search path leads to. There is one schema
-/// `litespend` in a database, and so one log that is counted.
+/// The schema whose log is counted, if it is not the schema in the session's search path. A database has one schema
+/// `litespend`, so only one log in it is counted.
 pub async fn counted_elsewhere(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar(
         r#"SELECT r.relnamespace::regnamespace::text
@@ -83,8 +87,8 @@ pub async fn counted_elsewhere(connection: &mut PgConnection) -> Result<Option<S
     .await
 }
 
-/// Begins to count on a database that has the schema. Waits at most five seconds for the log's lock, so that writers
-/// are not held up behind it.
+/// Starts counting in a database that has the schema `litespend`. Waits at most five seconds for the lock on the log,
+/// because writers queue behind the waiting lock request.
 pub async fn attach(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
@@ -92,8 +96,8 @@ pub async fn attach(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     transaction.commit().await
 }
 
-/// Begins to note changes of LiteLLM's daily rows, whose sums are kept as well. Does nothing where it has begun, or where
-/// there is no such table. Waits as [`attach`] does.
+/// Starts recording changes of LiteLLM's daily rows, whose sums are also kept. Does nothing if that has already
+/// started, or if the table does not exist. The lock timeout is that of [`attach`].
 pub async fn attach_activity(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
@@ -101,7 +105,7 @@ pub async fn attach_activity(connection: &mut PgConnection) -> Result<(), sqlx::
     transaction.commit().await
 }
 
-/// Stops counting and removes the schema `litespend` with everything in it.
+/// Stops counting, and drops the schema `litespend` with everything in it. Waits at most five seconds for each lock.
 pub async fn remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
@@ -115,7 +119,7 @@ pub async fn remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     transaction.commit().await
 }
 
-/// Marks days dirty, so that they are counted again; all of them without a range.
+/// Marks the days of the range dirty, so that they are recounted. Without a range, marks every day.
 pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>) -> Result<(), sqlx::Error> {
     match range {
         None => {
@@ -132,7 +136,7 @@ pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>)
             .await?
         }
     };
-    // So are the sums of daily rows.
+    // Also invalidates the sums of LiteLLM's daily rows.
     let summed: bool = sqlx::query_scalar("SELECT to_regclass('litespend.activity_changes') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await?;
@@ -150,12 +154,14 @@ pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>)
     Ok(())
 }
 
-/// Folds one batch of deltas; returns how many. In turns with other servers; 0 where another one is at it.
+/// Folds one batch of deltas and returns how many it folded. Only one server folds at a time: the result is 0 if
+/// another server holds the lock.
 pub async fn fold(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
     fold_batch(connection, BATCH, Duration::from_secs(crate::store::STATEMENT_TIMEOUT_SECONDS)).await
 }
 
-/// As [`fold`], of a batch of any size and within a time of its own; past it, 57014 and nothing is folded.
+/// Like [`fold`], with a given batch size and time limit. If the limit passes, the error is 57014 and nothing is
+/// folded.
 pub async fn fold_batch(connection: &mut PgConnection, batch: i32, limit: Duration) -> Result<i64, sqlx::Error> {
     let mut attempts = Attempts::default();
     loop {
@@ -174,14 +180,14 @@ async fn fold_once(connection: &mut PgConnection, batch: i32, limit: Duration) -
     Ok(folded)
 }
 
-/// Whether more deltas wait than come in a moment.
+/// Whether at least 1,000 unfolded deltas are waiting, which is more than arrive in a moment.
 pub async fn many_wait(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT count(*) = 1000 FROM (SELECT FROM litespend.deltas WHERE sign <> 0 LIMIT 1000) AS first")
         .fetch_one(connection)
         .await
 }
 
-/// Limits the statements of the open transaction in time.
+/// Sets the statement timeout of the open transaction.
 async fn limit_statements(connection: &mut PgConnection, limit: Duration) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT set_config('statement_timeout', $1, true)")
         .bind(format!("{}ms", limit.as_millis().max(1)))
@@ -190,7 +196,8 @@ async fn limit_statements(connection: &mut PgConnection, limit: Duration) -> Res
     Ok(())
 }
 
-/// Counts one dirty day again; returns which, or nothing where no day is dirty or another server is at work.
+/// Recounts the newest dirty day and returns it. Returns `None` if no day is dirty, no log is counted, or another
+/// server holds the lock.
 pub async fn recount(connection: &mut PgConnection) -> Result<Option<NaiveDate>, sqlx::Error> {
     let mut attempts = Attempts::default();
     loop {
@@ -203,24 +210,24 @@ pub async fn recount(connection: &mut PgConnection) -> Result<Option<NaiveDate>,
 
 async fn recount_once(connection: &mut PgConnection) -> Result<Option<NaiveDate>, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
-    // A day of a large log takes longer than a request may.
+    // Recounting a day of a large log takes longer than the statement timeout of a request.
     transaction.execute("SET LOCAL statement_timeout = '30min'").await?;
     let day = sqlx::query_scalar("SELECT litespend.recount()").fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(day)
 }
 
-/// The rollup of months of usage.
+/// Name of the rollup of usage by month.
 pub const MONTHS: &str = "usage_month";
 
-/// What is summed of LiteLLM's daily rows.
+/// Name of the sums of LiteLLM's daily rows.
 pub const DAILY_ROWS: &str = "activity";
 
-/// What is packed or summed, day by day or month by month.
+/// The rollups that are packed or summed by day or by month.
 pub const PACKED: [&str; 4] = ["usage", "customer", MONTHS, DAILY_ROWS];
 
-/// Packs one day that waits for it, of the days before `before` that are not among `but`, whether it is due or not.
-/// Returns which, or nothing where none is left or another server is at work.
+/// Packs the newest queued day before `before` that is not in `but`, whether or not it is due. Returns the day. Returns
+/// `None` if no such day is queued, or if another server holds the lock.
 pub async fn pack(
     connection: &mut PgConnection,
     rollup: &'static str,
@@ -230,7 +237,8 @@ pub async fn pack(
     pack_one(connection, rollup, before, Some(but)).await
 }
 
-/// Packs one month of usage that ended before `before` and is not among `but`; returns its first day.
+/// Packs the newest queued month of usage that ended before `before` and is not in `but`, whether or not it is due.
+/// Returns the first day of the month. Returns `None` if no such month is queued, or if another server holds the lock.
 pub async fn pack_month(
     connection: &mut PgConnection,
     before: NaiveDate,
@@ -239,8 +247,9 @@ pub async fn pack_month(
     pack_one(connection, MONTHS, before, Some(but)).await
 }
 
-/// Sums one quiet day of LiteLLM's daily rows, of the days before `before` that are not among `but`; voids sums that
-/// changes have overtaken. Returns which, or nothing where none is left or another server is at work.
+/// First deletes the sums of days whose daily rows have changed since. Then sums the newest queued day of LiteLLM's
+/// daily rows that is before `before` and not in `but`, and returns it. Returns `None` if no such day is queued, or if
+/// another server holds the lock.
 pub async fn sum_activity(
     connection: &mut PgConnection,
     before: NaiveDate,
@@ -249,8 +258,8 @@ pub async fn sum_activity(
     pack_one(connection, DAILY_ROWS, before, Some(but)).await
 }
 
-/// Packs, or sums, the newest day or month of one of [`PACKED`] that is due. One that was changed soon after it was packed
-/// is not due for some minutes.
+/// Packs or sums the newest due day or month of one of [`PACKED`], and returns it. If a change discards a packed or
+/// summed day, that day becomes due again five minutes later.
 pub async fn pack_due(
     connection: &mut PgConnection,
     rollup: &'static str,
@@ -259,7 +268,7 @@ pub async fn pack_due(
     pack_one(connection, rollup, before, None).await
 }
 
-/// As [`pack_due`], whether it is due or not.
+/// Like [`pack_due`], but ignores whether the day or month is due.
 pub async fn pack_any(
     connection: &mut PgConnection,
     rollup: &'static str,
@@ -288,37 +297,38 @@ async fn pack_one(
     Ok(day.and_then(|day| day.parse().ok()))
 }
 
-/// Whether days and months can be packed and summed here: the rollups of an older version have no queues.
+/// Whether days and months can be packed and summed in this database. The rollups of an older version have no queues
+/// for that.
 pub async fn can_pack(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT to_regclass('litespend.activity_to_sum') IS NOT NULL").fetch_one(connection).await
 }
 
-/// Gives back the space of folded deltas, so that reads find a short table.
+/// Vacuums `litespend.deltas` after folds, so that reads scan a short table.
 pub async fn vacuum(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     connection.execute("VACUUM litespend.deltas").await?;
     Ok(())
 }
 
-/// How far the rollups are.
+/// State of the rollups: how much is counted, and how much is waiting.
 #[derive(Clone, Debug, FromRow)]
 pub struct Status {
-    /// Deltas not yet folded.
+    /// Number of deltas that are not folded yet.
     pub pending: i64,
-    /// Days still to be counted from the log.
+    /// Number of dirty days.
     pub dirty_days: i64,
     /// Whether every day is dirty.
     pub all_dirty: bool,
-    /// Days counted.
+    /// Number of days with usage in the day tables.
     pub days: i64,
-    /// First day counted.
+    /// First day with usage in the day tables.
     pub first_day: Option<NaiveDate>,
-    /// Last day counted.
+    /// Last day with usage in the day tables.
     pub last_day: Option<NaiveDate>,
     /// Size of the schema on disk, bytes.
     pub bytes: i64,
 }
 
-/// How far the rollups are.
+/// State of the rollups: how much is counted, and how much is waiting.
 pub async fn status(connection: &mut PgConnection) -> Result<Status, sqlx::Error> {
     sqlx::query_as(
         "SELECT count(*) FILTER (WHERE sign <> 0) AS pending,
@@ -335,7 +345,7 @@ pub async fn status(connection: &mut PgConnection) -> Result<Status, sqlx::Error
     .await
 }
 
-/// The first and last day of the log.
+/// The first and the last day of the log; `None` if the log is empty.
 pub async fn log_span(connection: &mut PgConnection) -> Result<Option<DateRange>, sqlx::Error> {
     let (start, end): (Option<NaiveDate>, Option<NaiveDate>) =
         sqlx::query_as(r#"SELECT min("startTime")::date, max("startTime")::date FROM "LiteLLM_SpendLogs""#)

@@ -1,20 +1,20 @@
-//! `LiteLLM_TeamTable` as far as it decides what a caller may see of a team.
+//! Reads of `LiteLLM_TeamTable` that decide what a caller may see of a team.
 
 use sqlx::{FromRow, PgConnection};
 
-/// A team as a caller sees it.
+/// A team, with what the caller may see of it.
 #[derive(Clone, Debug, FromRow)]
 pub struct TeamView {
-    /// Team.
+    /// Team ID.
     pub team_id: String,
-    /// Display name.
+    /// Display name of the team.
     pub team_alias: Option<String>,
-    /// Whether the caller may see all of the team's activity: as its admin, or as a member of a team that lets its
-    /// members.
+    /// Whether the caller may see all activity of the team. This requires the caller to be its admin, or a member of a
+    /// team whose permissions allow it.
     pub sees_all: bool,
 }
 
-/// The teams of the user's list; nothing where the user does not exist.
+/// The teams that the user's row lists; `None` if the user does not exist.
 pub async fn teams_of_user(connection: &mut PgConnection, user_id: &str) -> Result<Option<Vec<String>>, sqlx::Error> {
     let teams: Option<Option<Vec<String>>> =
         sqlx::query_scalar(r#"SELECT teams FROM "LiteLLM_UserTable" WHERE user_id = $1"#)
@@ -24,7 +24,8 @@ pub async fn teams_of_user(connection: &mut PgConnection, user_id: &str) -> Resu
     Ok(teams.map(Option::unwrap_or_default))
 }
 
-/// These teams, or all, and what `user_id` may see of them by being an admin or by the `permission`.
+/// These teams, or all teams without `team_ids`. Each says whether `user_id` may see all of it, as an admin or because
+/// the team has the `permission`.
 pub async fn views(
     connection: &mut PgConnection,
     team_ids: Option<&[String]>,
@@ -49,7 +50,7 @@ pub async fn views(
     .await
 }
 
-/// The hashes of a user's keys.
+/// SHA-256 hashes of a user's keys.
 pub async fn keys_of_user(connection: &mut PgConnection, user_id: &str) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(r#"SELECT token FROM "LiteLLM_VerificationToken" WHERE user_id = $1"#)
         .bind(user_id)

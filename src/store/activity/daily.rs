@@ -1,47 +1,48 @@
-//! `LiteLLM_DailyUserSpend`: one row a day, user, key, model, provider, tool and endpoint, written by LiteLLM.
+//! `LiteLLM_DailyUserSpend`, which LiteLLM writes. It has one row for each combination of day, user, key, model,
+//! provider, tool and endpoint.
 
 use crate::store::activity::figures::{self, Figures};
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
-/// The model under which LiteLLM reports rows without one.
+/// Model name under which LiteLLM reports rows without a model.
 pub const UNKNOWN_MODEL: &str = "unknown-model";
 
-/// A row of a daily table: what the reports read of it.
+/// The columns of a daily table that reports use.
 #[derive(Clone, Debug, Default, FromRow)]
 pub struct DailyRow {
-    /// Whose row: user, team or tag.
+    /// User, team or tag of the row.
     pub entity_id: Option<String>,
     /// Day, `YYYY-MM-DD`.
     pub date: String,
-    /// Hash of the key; empty where there was none.
+    /// SHA-256 of the key; empty for usage without a key.
     pub api_key: String,
-    /// Model.
+    /// Name of the model.
     pub model: Option<String>,
     /// Public model name.
     pub model_group: Option<String>,
-    /// Provider.
+    /// Name of the provider.
     pub custom_llm_provider: Option<String>,
-    /// MCP tool.
+    /// Name of the MCP tool, with its namespace.
     pub mcp_namespaced_tool_name: Option<String>,
-    /// Endpoint.
+    /// Endpoint that was called.
     pub endpoint: Option<String>,
-    /// Figures.
+    /// Numeric columns.
     #[sqlx(flatten)]
     pub figures: Figures,
 }
 
-/// Which rows of the daily table.
+/// Which rows of the daily table to read.
 #[derive(Clone, Debug)]
 pub struct DailyFilter {
-    /// First day.
+    /// First day, `YYYY-MM-DD`.
     pub start: String,
-    /// Last day, included.
+    /// Last day, `YYYY-MM-DD`, included.
     pub end: String,
-    /// User, if limited to one.
+    /// Only this user; `None` for all.
     pub user_id: Option<String>,
-    /// Hash of the key, if limited to one.
+    /// Only the key with this hash; `None` for all.
     pub api_key: Option<String>,
-    /// Model, if limited to one; [`UNKNOWN_MODEL`] also finds rows without one.
+    /// Only this model; `None` or the empty string for all. [`UNKNOWN_MODEL`] also matches rows without a model.
     pub model: Option<String>,
 }
 
@@ -67,14 +68,14 @@ impl DailyFilter {
     }
 }
 
-/// How many rows match.
+/// Number of matching rows.
 pub async fn count(connection: &mut PgConnection, filter: &DailyFilter) -> Result<i64, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new(r#"SELECT count(*) FROM "LiteLLM_DailyUserSpend""#);
     filter.push(&mut query);
     query.build_query_scalar().fetch_one(connection).await
 }
 
-/// One page of rows, newest day first, then by id.
+/// One page of rows, newest day first, then by ID.
 pub async fn page(
     connection: &mut PgConnection,
     filter: &DailyFilter,
@@ -92,7 +93,7 @@ pub async fn page(
     query.build_query_as().fetch_all(connection).await
 }
 
-/// E-mail and alias of each of the users.
+/// E-mail address and alias of each of these users, by user ID.
 pub async fn user_names(
     connection: &mut PgConnection,
     user_ids: &[String],

@@ -1,24 +1,25 @@
-//! The figures of a daily row, all in one list: the struct, its sums, and the column lists of SQL follow from it.
+//! The numeric columns of a daily row, defined in one list. The struct, its addition and the SQL column lists are
+//! generated from it.
 
 use std::ops::AddAssign;
 use std::sync::LazyLock;
 
 use sqlx::FromRow;
 
-/// A figure's column.
+/// Column of one figure.
 struct Column {
     name: &'static str,
-    /// Its type in our statements.
+    /// SQL type to which statements cast the column.
     sql_type: &'static str,
-    /// Whether a list of keys or users has it.
+    /// Whether lists of keys or users contain the figure.
     is_listed: bool,
-    /// Whether an older LiteLLM's tables lack it.
+    /// Whether the tables of an older LiteLLM lack the column.
     is_newer: bool,
 }
 
 macro_rules! figures {
     ($($(#[$documentation:meta])* $name:ident: $type:ty, $sql_type:literal $(, $flag:ident)*;)*) => {
-        /// Figures of one daily row, or the sums of several.
+        /// Figures of one daily row, or sums over several rows.
         #[derive(Clone, Debug, Default, PartialEq, FromRow)]
         pub struct Figures {
             $($(#[$documentation])* pub $name: $type,)*
@@ -41,7 +42,7 @@ macro_rules! figures {
 }
 
 figures! {
-    /// USD.
+    /// Spend in USD.
     spend: f64, "float8", is_listed;
     /// Prompt tokens.
     prompt_tokens: i64, "bigint", is_listed;
@@ -57,24 +58,24 @@ figures! {
     compression_savings_spend: f64, "float8", is_newer;
     /// USD saved by the provider's cache.
     prompt_caching_savings_spend: f64, "float8", is_newer;
-    /// USD saved by cache marks that the gateway added.
+    /// USD saved by cache markers that the gateway added.
     gateway_injected_caching_savings_spend: f64, "float8", is_newer;
-    /// USD saved by routing.
+    /// USD saved by automatic routing.
     autorouter_savings_spend: f64, "float8", is_newer;
-    /// Requests.
+    /// Number of requests.
     api_requests: i64, "bigint", is_listed;
     /// Requests that succeeded.
     successful_requests: i64, "bigint", is_listed;
     /// Requests that failed.
     failed_requests: i64, "bigint", is_listed;
-    /// Sum of response times, milliseconds.
+    /// Sum of response times, in milliseconds.
     total_response_time_ms: i64, "bigint", is_newer;
-    /// Requests in that sum.
+    /// Number of requests that `total_response_time_ms` covers.
     timed_requests: i64, "bigint", is_newer;
 }
 
 impl Figures {
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     pub fn total_tokens(&self) -> i64 {
         self.prompt_tokens + self.completion_tokens
     }
@@ -89,25 +90,25 @@ fn sum(column: &Column) -> String {
     format!("sum({name})::{sql_type} AS {name}")
 }
 
-/// The columns, by name.
+/// Names of all columns, as an SQL list.
 pub static NAMES: LazyLock<String> = LazyLock::new(|| list(|column| Some(column.name.to_owned())));
 
-/// The columns of a table of LiteLLM's, in our types.
+/// All columns, cast from the types of LiteLLM's tables to the types of our statements.
 pub static OF_TABLE: LazyLock<String> =
     LazyLock::new(|| list(|Column { name, sql_type, .. }| Some(format!("{name}::{sql_type}"))));
 
-/// What stands for the columns that an older LiteLLM lacks.
+/// Zeros that replace the columns that an older LiteLLM lacks.
 pub static DEFAULTS: LazyLock<String> = LazyLock::new(|| {
     list(|Column { name, sql_type, is_newer, .. }| is_newer.then(|| format!("0::{sql_type} AS {name}")))
 });
 
-/// The sums of all.
+/// Sums of all columns.
 pub static SUMS: LazyLock<String> = LazyLock::new(|| list(|column| Some(sum(column))));
 
-/// The sums of those that a list of keys or users has.
+/// Sums of the columns that lists of keys or users contain.
 pub static LISTED_SUMS: LazyLock<String> = LazyLock::new(|| list(|column| column.is_listed.then(|| sum(column))));
 
-/// Zeros for the others.
+/// Zeros for the columns that those lists do not contain.
 pub static UNLISTED_ZEROS: LazyLock<String> = LazyLock::new(|| {
     list(|Column { name, sql_type, is_listed, .. }| (!is_listed).then(|| format!("0::{sql_type} AS {name}")))
 });

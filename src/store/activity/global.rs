@@ -1,4 +1,4 @@
-//! Requests and tokens by day out of `LiteLLM_SpendLogs`, and the names that occur in it.
+//! Requests and tokens by day from `LiteLLM_SpendLogs`, and the names that occur in it.
 
 use chrono::NaiveDate;
 use futures_util::stream::BoxStream;
@@ -6,23 +6,23 @@ use sqlx::{FromRow, PgConnection};
 
 use crate::store::DateRange;
 
-/// The most names in one answer.
+/// Maximum number of names in one response.
 pub const NAME_CAP: i64 = 100_000;
 
-/// Requests of one day, of one model where they are grouped by it.
+/// Requests on one day, of one model if they are grouped by model.
 #[derive(Clone, Debug, FromRow)]
 pub struct DayRequests {
-    /// Public model name.
+    /// Public model name; `None` if not grouped by model.
     pub model_group: Option<String>,
     /// Day, UTC.
     pub day: NaiveDate,
-    /// Requests.
+    /// Number of requests.
     pub api_requests: i64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     pub total_tokens: i64,
 }
 
-/// Requests by day; of one user where given.
+/// Requests by day, of one user if `user_id` is given.
 pub async fn by_day(
     connection: &mut PgConnection,
     range: DateRange,
@@ -42,7 +42,8 @@ pub async fn by_day(
     .await
 }
 
-/// Requests by day of the `limit` models with the most requests, these first; of one user where given.
+/// Requests by day of the `limit` models with the most requests. The model with the most requests comes first. Only of
+/// one user if `user_id` is given.
 pub async fn by_model_and_day(
     connection: &mut PgConnection,
     range: DateRange,
@@ -72,7 +73,7 @@ pub async fn by_model_and_day(
     .await
 }
 
-/// USD by deployment, where the log names one; of one user where given.
+/// Spend in USD by deployment, for the rows that name a deployment. Only of one user if `user_id` is given.
 pub async fn by_deployment(
     connection: &mut PgConnection,
     range: DateRange,
@@ -92,7 +93,7 @@ pub async fn by_deployment(
     .await
 }
 
-/// Every tag of the log, [`NAME_CAP`] at most.
+/// Every tag in the log, at most [`NAME_CAP`].
 pub fn tag_names(connection: &mut PgConnection) -> BoxStream<'_, Result<Option<String>, sqlx::Error>> {
     sqlx::query_scalar(
         r#"SELECT DISTINCT tag FROM "LiteLLM_SpendLogs"
@@ -104,9 +105,10 @@ pub fn tag_names(connection: &mut PgConnection) -> BoxStream<'_, Result<Option<S
     .fetch(connection)
 }
 
-/// Every end user of the log, [`NAME_CAP`] at most.
+/// Every end user in the log, at most [`NAME_CAP`].
 ///
-/// Steps along the index from name to name, so that the time depends on how many there are, not on the log's length.
+/// The query jumps through the index from name to name. So its duration depends on the number of names, and not on the
+/// length of the log.
 pub fn end_users(connection: &mut PgConnection) -> BoxStream<'_, Result<Option<String>, sqlx::Error>> {
     sqlx::query_scalar(
         r#"WITH RECURSIVE names AS (

@@ -1,4 +1,4 @@
-//! The `spend` counters of keys, users, teams, organisations, end users and team members.
+//! Adds to the `spend` counters of keys, users, teams, organisations, end users and team members.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,11 @@ use sqlx::PgConnection;
 
 use crate::store::booking::UsageRow;
 
-/// USD by id, in the order of the ids' bytes.
+/// Spend in USD by ID, in the order of the bytes of the IDs.
 type Amounts<'a> = BTreeMap<&'a str, f64>;
 
-/// What a set of rows adds to the counters. Rows without an owner of a kind add nothing to that kind.
+/// The amounts that a set of rows adds to the counters. A row that has no owner of some kind adds nothing to the
+/// counters of that kind.
 #[derive(Debug, Default)]
 pub struct Totals<'a> {
     keys: Amounts<'a>,
@@ -17,12 +18,12 @@ pub struct Totals<'a> {
     teams: Amounts<'a>,
     organizations: Amounts<'a>,
     end_users: Amounts<'a>,
-    /// By team, then user.
+    /// Keyed by team and user.
     members: BTreeMap<(&'a str, &'a str), f64>,
 }
 
 impl<'a> Totals<'a> {
-    /// The sums of the rows.
+    /// Sums up the spend of the rows.
     pub fn of(rows: impl IntoIterator<Item = &'a UsageRow>) -> Self {
         let mut totals = Self::default();
         for row in rows {
@@ -44,7 +45,8 @@ impl<'a> Totals<'a> {
     }
 }
 
-/// Takes the locks in order of the ids, then adds: `UPDATE` alone would lock in whatever order it finds the rows.
+/// Locks the rows in the order of the IDs before the update. `UPDATE` alone would lock rows in whatever order it finds
+/// them.
 macro_rules! add_to {
     ($table:literal, $id:literal, $set:literal) => {
         concat!(
@@ -70,8 +72,8 @@ macro_rules! add_to {
     };
 }
 
-/// Adds the sums. Owners that do not exist are left out, but end users, who are made as LiteLLM makes them, and
-/// members of a team's roster whose membership has no row yet.
+/// Adds the sums to the counters. Owners that do not exist are skipped, with two exceptions. A missing end user is
+/// created, as LiteLLM does. A team member who is on the team's roster but has no membership row gets one.
 pub async fn add(connection: &mut PgConnection, totals: &Totals<'_>) -> Result<(), sqlx::Error> {
     let statements = [
         (

@@ -1,5 +1,6 @@
-//! The daily tables: spend and counts by day, owner, key, model, provider and endpoint, as LiteLLM writes them.
-//! Nothing in a row's key is NULL (`''` stands for "none"), or the unique index would not find the row again.
+//! Adds to the daily tables: spend and counts by day, owner, key, model, provider, MCP tool and endpoint, as LiteLLM
+//! writes them. No column of a row's key is NULL (`''` stands for "none"), because the unique index would not find the
+//! row again.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ use sqlx::PgConnection;
 
 use crate::store::booking::UsageRow;
 
-/// What makes a daily row: the unique index without the owner's column, in its order, but for the MCP tool.
+/// Key of a daily row: the columns of the unique index, with the user, team or tag as `owner`. Keys are ordered by the
+/// fields in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key<'a> {
     owner: &'a str,
@@ -23,7 +25,7 @@ struct Key<'a> {
 #[derive(Debug, Default)]
 struct Sums<'a> {
     model_group: &'a str,
-    /// One of the requests that are in the row.
+    /// One of the requests that the row counts.
     request_id: &'a str,
     spend: f64,
     prompt_tokens: i64,
@@ -57,7 +59,7 @@ impl<'a> Sums<'a> {
 
 type Table<'a> = BTreeMap<Key<'a>, Sums<'a>>;
 
-/// What a set of rows adds to the daily tables.
+/// The amounts that a set of rows adds to the daily tables.
 #[derive(Debug, Default)]
 pub struct Days<'a> {
     users: Table<'a>,
@@ -66,7 +68,7 @@ pub struct Days<'a> {
 }
 
 impl<'a> Days<'a> {
-    /// The sums of the rows.
+    /// Sums up the rows.
     pub fn of(rows: impl IntoIterator<Item = &'a UsageRow>) -> Self {
         let mut days = Self::default();
         for row in rows {
@@ -129,7 +131,7 @@ const TAGS: &str = upsert!(
     ", request_id = COALESCE(EXCLUDED.request_id, t.request_id)"
 );
 
-/// Adds the sums.
+/// Adds the sums to the daily tables.
 pub async fn add(connection: &mut PgConnection, days: &Days<'_>) -> Result<(), sqlx::Error> {
     for (table, statement) in [(&days.users, USERS), (&days.teams, TEAMS), (&days.tags, TAGS)] {
         if !table.is_empty() {
@@ -174,7 +176,8 @@ async fn upsert(connection: &mut PgConnection, statement: &'static str, table: &
     Ok(())
 }
 
-/// The endpoint that LiteLLM's proxy serves a kind of call on; empty for kinds that it books without one.
+/// The endpoint on which LiteLLM's proxy serves this kind of call. Empty for kinds that LiteLLM books without an
+/// endpoint.
 pub fn endpoint(call_type: &str) -> &'static str {
     match call_type {
         "acompletion" => "/chat/completions",

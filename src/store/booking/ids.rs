@@ -1,6 +1,7 @@
-//! The ids of booked records, `litespend.booked_ids`: whose they are, what was sent under them, and which row of the log
-//! they stand for. A database of our own has the table from the start; LiteLLM's gets it, and the leave to use it, by
-//! `litespend booking install`.
+//! The IDs of booked records, in `litespend.booked_ids`. Each ID belongs to a sender. The table stores the digest of
+//! the record that was sent with the ID, and the log row that the ID stands for. In a database that litespend owns, the
+//! table exists from the start. In LiteLLM's database, `litespend booking install` creates the table and permits
+//! booking.
 
 use std::collections::HashSet;
 
@@ -10,18 +11,18 @@ use uuid::Uuid;
 use crate::store::database;
 use crate::store::database::DatabaseKind;
 
-/// Whether and how a database can be booked into.
+/// Whether usage may be booked into a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// It is ours.
+    /// Yes: litespend owns the database.
     Own,
-    /// It is LiteLLM's, and `litespend booking install` was run for its schema.
+    /// Yes: LiteLLM owns the database, and `litespend booking install` was run for its schema.
     Installed,
-    /// It is LiteLLM's, and nobody said that it may be booked into.
+    /// No: LiteLLM owns the database, and `litespend booking install` was not run for its schema.
     NotInstalled,
 }
 
-/// Whether the database can be booked into.
+/// Finds out whether usage may be booked into the database.
 pub async fn access(connection: &mut PgConnection) -> Result<Access, sqlx::Error> {
     if database::kind(connection).await? == DatabaseKind::Own {
         return Ok(Access::Own);
@@ -33,7 +34,8 @@ pub async fn access(connection: &mut PgConnection) -> Result<Access, sqlx::Error
     })
 }
 
-/// The schema of the LiteLLM that may be booked into, with that of the search path.
+/// The schema for which booking is installed, and the current schema of the search path. `None` if booking is not
+/// installed.
 async fn installed_schema(connection: &mut PgConnection) -> Result<Option<(String, String)>, sqlx::Error> {
     let exists: bool = sqlx::query_scalar(
         "SELECT to_regclass('litespend.settings') IS NOT NULL AND to_regclass('litespend.booked_ids') IS NOT NULL",
@@ -48,7 +50,8 @@ async fn installed_schema(connection: &mut PgConnection) -> Result<Option<(Strin
         .await
 }
 
-/// Lets the search path's schema be booked into; the schema `litespend` is up to date. False where it is another schema's.
+/// Permits booking into the schema of the search path. The schema `litespend` must be up to date. Returns false if
+/// booking is already installed for another schema.
 pub async fn install(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "WITH made AS (
@@ -62,7 +65,7 @@ pub async fn install(connection: &mut PgConnection) -> Result<bool, sqlx::Error>
     .await
 }
 
-/// Ends booking and forgets all ids; where nothing else of ours is left in the database, the schema goes as well.
+/// Revokes the permission to book, and deletes all IDs and new names. The schema `litespend` stays.
 pub async fn remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     if installed_schema(connection).await?.is_none() {
         return Ok(());
@@ -79,7 +82,7 @@ pub async fn is_installed(connection: &mut PgConnection) -> Result<bool, sqlx::E
     Ok(installed_schema(connection).await?.is_some())
 }
 
-/// How many ids are remembered, as far as PostgreSQL has counted them, and the bytes that they take.
+/// Number of stored IDs, as PostgreSQL last estimated it, and the size of the table in bytes.
 pub async fn size(connection: &mut PgConnection) -> Result<(i64, i64), sqlx::Error> {
     sqlx::query_as(
         "SELECT GREATEST(reltuples, 0)::bigint, pg_total_relation_size(oid)
@@ -89,21 +92,21 @@ pub async fn size(connection: &mut PgConnection) -> Result<(i64, i64), sqlx::Err
     .await
 }
 
-/// An id to be booked under.
+/// An ID that a booking wants to use.
 #[derive(Clone, Debug)]
 pub struct Claim<'a> {
-    /// Of sender and id.
+    /// UUID that is derived from the sender and the sender's own ID.
     pub id: Uuid,
-    /// Of what was sent.
+    /// Digest of the record that was sent.
     pub digest: &'a [u8],
-    /// The row that it shall stand for.
+    /// Request ID of the log row for which it will stand.
     pub request_id: &'a str,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
 }
 
-/// Takes the ids that are free, and returns them. `claims` come in the order of their ids, each once; one that another
-/// transaction has taken and not yet committed is waited for.
+/// Inserts the IDs that are not taken yet, and returns them. `claims` must be in the order of their IDs, with each ID
+/// once. If another transaction has taken an ID and not committed yet, this call waits for it.
 pub async fn claim(
     connection: &mut PgConnection,
     claims: &[Claim<'_>],
@@ -126,18 +129,18 @@ pub async fn claim(
     Ok(taken.iter().filter_map(|id| id.parse().ok()).collect())
 }
 
-/// What an id stands for.
+/// A stored ID and the record that it stands for.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// Of sender and id.
+    /// UUID that is derived from the sender and the sender's own ID.
     pub id: Uuid,
-    /// Of what was sent under it first.
+    /// Digest of the first record that was sent with this ID.
     pub digest: Vec<u8>,
-    /// The row of the log.
+    /// Request ID of the log row.
     pub request_id: String,
-    /// USD as booked.
+    /// Spend in USD, as booked.
     pub spend: f64,
-    /// The attempt that booked it.
+    /// ID of the booking attempt that stored it.
     pub booking: Uuid,
 }
 
@@ -150,7 +153,7 @@ struct KnownRow {
     booking: String,
 }
 
-/// The ids among these that stand for something.
+/// Those of these IDs that are stored.
 pub async fn known(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Known>, sqlx::Error> {
     let rows: Vec<KnownRow> = sqlx::query_as(
         "SELECT id::text, digest, request_id, spend, booking::text FROM litespend.booked_ids
@@ -166,7 +169,7 @@ pub async fn known(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Kn
     Ok(rows.into_iter().filter_map(known).collect())
 }
 
-/// Those of these rows of the log that were booked under an id by another attempt than this one.
+/// Those of these log rows for which another booking attempt has stored an ID.
 pub async fn booked_by_others(
     connection: &mut PgConnection,
     request_ids: &[&str],
@@ -182,7 +185,7 @@ pub async fn booked_by_others(
     Ok(rows.into_iter().collect())
 }
 
-/// Says which rows ids stand for after all, and what those cost.
+/// Updates stored IDs with the log rows that they finally stand for, and with the spend of those rows.
 pub async fn settle(connection: &mut PgConnection, settled: &[(Uuid, &str, f64)]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE litespend.booked_ids AS b SET request_id = new.request_id, spend = new.spend
@@ -196,7 +199,7 @@ pub async fn settle(connection: &mut PgConnection, settled: &[(Uuid, &str, f64)]
     Ok(())
 }
 
-/// Gives ids back that this transaction has taken.
+/// Releases IDs that this transaction has taken.
 pub async fn give_back(connection: &mut PgConnection, ids: &[Uuid]) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM litespend.booked_ids WHERE id = ANY ($1::text[]::uuid[])")
         .bind(ids.iter().map(Uuid::to_string).collect::<Vec<_>>())
@@ -205,7 +208,8 @@ pub async fn give_back(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()
     Ok(())
 }
 
-/// Forgets at most `most` ids that are older than so many days; returns how many. Several servers may do it at once.
+/// Deletes at most `most` IDs that are older than `days` days, and returns how many it deleted. Several servers can run
+/// this at once.
 pub async fn forget_old(connection: &mut PgConnection, days: u32, most: i64) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
         "DELETE FROM litespend.booked_ids WHERE ctid = ANY (ARRAY(

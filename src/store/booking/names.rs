@@ -1,12 +1,12 @@
-//! Names that nobody used before (models, customers, tags): each is a word of the rollups for ever, so that how many a
-//! sender may bring is bounded by day. `litespend.booked_names` holds those of today and yesterday; older ones are words
-//! by then.
+//! Limits new names (models, customers, tags). Each new name stays in the dictionary of the rollups, `litespend.words`,
+//! for ever, so the number that a sender may introduce per day is bounded. `litespend.booked_names` holds the new names
+//! of today and yesterday. Older ones are in the dictionary by then.
 
 use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 
-/// Waits until no other booking counts the new names of these senders, which come in the order of their bytes.
+/// Waits until no other booking is counting new names of these senders. `senders` must be in the order of their bytes.
 pub async fn lock(connection: &mut PgConnection, senders: &[&str]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT pg_advisory_xact_lock(hashtextextended('litespend.booked_names ' || sender, 0))
@@ -18,7 +18,7 @@ pub async fn lock(connection: &mut PgConnection, senders: &[&str]) -> Result<(),
     Ok(())
 }
 
-/// Those of these names that nobody used before.
+/// Those of these names that were never used before.
 pub async fn new_ones(connection: &mut PgConnection, names: &[&str]) -> Result<HashSet<String>, sqlx::Error> {
     let names: Vec<String> = sqlx::query_scalar(
         "SELECT name FROM unnest($1::text[]) AS name
@@ -31,7 +31,7 @@ pub async fn new_ones(connection: &mut PgConnection, names: &[&str]) -> Result<H
     Ok(names.into_iter().collect())
 }
 
-/// How many new names these senders have brought today.
+/// Number of new names that each of these senders introduced today.
 pub async fn brought_today(
     connection: &mut PgConnection,
     senders: &[&str],
@@ -46,7 +46,7 @@ pub async fn brought_today(
     Ok(counts.into_iter().collect())
 }
 
-/// Counts new names as brought today.
+/// Records new names, with their senders, as introduced today.
 pub async fn add(connection: &mut PgConnection, names: &[(&str, &str)]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO litespend.booked_names (digest, day, sender)
@@ -62,7 +62,8 @@ pub async fn add(connection: &mut PgConnection, names: &[(&str, &str)]) -> Resul
     Ok(())
 }
 
-/// Forgets at most `most` names of days before yesterday; returns how many. Several servers may do it at once.
+/// Deletes at most `most` names of days before yesterday, and returns how many it deleted. Several servers can run this
+/// at once.
 pub async fn forget_old(connection: &mut PgConnection, most: i64) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
         "DELETE FROM litespend.booked_names WHERE ctid = ANY (ARRAY(

@@ -1,7 +1,7 @@
-//! Fields of a log's row as answers give them, whatever somebody stored. A JSON column's text may be far longer than what
-//! is stored of it (a number of ten bytes can have 131,072 digits), and beyond a gigabyte PostgreSQL refuses to write it,
-//! which would fail the whole answer. So every JSON column is measured before it is written, and one that is too long is
-//! left out; long texts are shortened.
+//! Reads the columns of log rows safely, whatever clients stored in them. The text of a JSON column can be far longer
+//! than its stored form: a number of ten bytes can have 131,072 digits. PostgreSQL refuses to write a text of more than
+//! a gigabyte, and the error would fail the whole response. So statements measure every JSON column before they write
+//! it, and leave it out if it is too long. They also shorten long strings.
 
 use serde::{Serialize, Serializer};
 use sqlx::error::BoxDynError;
@@ -9,20 +9,20 @@ use sqlx::postgres::{PgTypeInfo, PgValueRef};
 use sqlx::types::JsonRawValue;
 use sqlx::{Decode, Postgres, QueryBuilder, Type, ValueRef};
 
-/// A JSON column.
+/// Value of a JSON column.
 #[derive(Debug, Default)]
 pub enum JsonField {
-    /// Nothing is stored.
+    /// The column is NULL.
     #[default]
     Null,
-    /// Something too long to be given is stored: null in answers.
+    /// The stored value is too long and is left out. Responses have null instead.
     LeftOut,
-    /// The JSON that is stored.
+    /// The stored JSON.
     Value(Box<JsonRawValue>),
 }
 
 impl JsonField {
-    /// The JSON text, where there is one.
+    /// The JSON text; `None` if the column is NULL or left out.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Value(json) => Some(json.get()),
@@ -30,7 +30,7 @@ impl JsonField {
         }
     }
 
-    /// The JSON text without a copy.
+    /// The JSON text, moved out without a copy.
     pub fn into_text(self) -> Option<String> {
         match self {
             Self::Value(json) => Some(Box::<str>::from(json).into_string()),
@@ -38,17 +38,17 @@ impl JsonField {
         }
     }
 
-    /// Bytes of the text.
+    /// Length of the JSON text in bytes; 0 if there is none.
     pub fn bytes(&self) -> usize {
         self.text().map_or(0, str::len)
     }
 
-    /// Whether something is stored that is not given.
+    /// Whether a stored value is left out.
     pub fn is_left_out(&self) -> bool {
         matches!(self, Self::LeftOut)
     }
 
-    /// Leaves out what is stored.
+    /// Replaces a stored value with [`JsonField::LeftOut`].
     pub fn leave_out(&mut self) {
         if !matches!(self, Self::Null) {
             *self = Self::LeftOut;
@@ -76,7 +76,7 @@ impl Type<Postgres> for JsonField {
 }
 
 impl<'r> Decode<'r, Postgres> for JsonField {
-    /// The statement says with an empty text that the column is left out: no JSON is empty.
+    /// The statement returns an empty string for a column that is left out, because no JSON text is empty.
     fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
         if value.is_null() {
             return Ok(Self::Null);
@@ -86,42 +86,44 @@ impl<'r> Decode<'r, Postgres> for JsonField {
     }
 }
 
-/// How long the JSON columns of a row may be, in bytes.
+/// Limits on the JSON columns of a row, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// One column: as stored, and as text.
+    /// Limit for one column, both for its stored form and for its text.
     pub column: usize,
-    /// All columns of a row, as text. Where they are longer together, those longer than their share are left out.
+    /// Limit for the texts of all columns of a row together. If they exceed it, every column that is longer than an
+    /// equal share of this limit is left out.
     pub row: usize,
 }
 
-/// A text of more than this many bytes is shortened to its first [`SHORT_TEXT`] characters.
+/// A string of more than this many bytes is shortened to its first [`SHORT_TEXT`] characters.
 const LONG_TEXT: usize = 4_096;
 
-/// Characters of a shortened text.
+/// Number of characters of a shortened string.
 const SHORT_TEXT: usize = 1_000;
 
-/// A JSON value of up to this many bytes, uncompressed, is written without a look at its numbers: even if all are of the
-/// longest kind, its text is no longer than some hundred megabytes.
+/// A JSON value of up to this many bytes, uncompressed, is written without measuring its numbers. Even if all its
+/// numbers expand as much as possible, its text has no more than some hundred megabytes.
 const SMALL: usize = 16 * 1024;
 
-/// Lists in lists are left out beyond this depth: PostgreSQL's own functions fail on very deep ones.
+/// A value that is nested more deeply than this is left out, because PostgreSQL's own functions fail on very deep
+/// nesting.
 const DEPTH: usize = 512;
 
-/// The columns that an answer reads of a row.
+/// The columns of a row that a response contains.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns {
-    /// As they are.
+    /// Columns that are selected unchanged.
     pub plain: &'static str,
-    /// Texts that anybody may have made long.
+    /// String columns. A client may have stored long values in them.
     pub texts: &'static [&'static str],
-    /// JSON.
+    /// JSON columns.
     pub json: &'static [&'static str],
 }
 
 impl Columns {
-    /// `SELECT ... FROM (rows) AS log`, where `rows` are in order already. Each step is a query of its own, so that each
-    /// value is read and written once, and after the rows were sorted.
+    /// Pushes `SELECT ... FROM (rows) AS log`. The statement `rows` must already be ordered. Each step is a subquery of
+    /// its own, so that every value is read and written once, and only after the rows were sorted.
     pub fn push(
         &self,
         query: &mut QueryBuilder<Postgres>,
@@ -163,7 +165,7 @@ impl Columns {
             )
         }));
         query.push(" FROM (SELECT log.*");
-        // The empty path is the whole value, uncompressed once for all that follows.
+        // The empty path selects the whole value. It is decompressed once here for all later steps.
         query.push(list(&|name| {
             format!(", CASE WHEN pg_column_size({name}) <= {column} THEN {name} #> '{{}}' END AS {name}_whole")
         }));

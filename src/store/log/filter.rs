@@ -1,4 +1,4 @@
-//! Which rows of `LiteLLM_SpendLogs` a dashboard lists: every filter of its log page, as SQL.
+//! The filters of the dashboard's log page, as SQL conditions on `LiteLLM_SpendLogs`.
 
 use chrono::NaiveDateTime;
 use sqlx::{Postgres, QueryBuilder};
@@ -8,21 +8,23 @@ use crate::store::log::rows::{CALL_COLUMNS, LIST_COLUMNS, NEWER_COLUMNS};
 use crate::store::log::search::{push_contains, push_contains_like, text_of};
 use crate::store::tags::push_scope;
 
-/// Names under which LiteLLM books its own health checks: the account's, and its SHA-256.
+/// Values of `api_key` under which LiteLLM books its own health checks: the name of the account, and the name's
+/// SHA-256.
 const HEALTH_CHECKS: [&str; 2] =
     ["litellm-internal-health-check", "2ee659761968def976c7905217d96fa6e765f300dfb066f6c73fd3c279b3435a"];
 
-/// A session's id; a row without one is a session of its own.
+/// SQL expression for the ID of a row's session. A row without a session is a session of its own, identified by the
+/// request ID.
 const SESSION_KEY: &str = "COALESCE(NULLIF(session_id, ''), request_id)";
 
-/// The order in which the first row stands for its session: the last answer of an agent, else the newest row that is
-/// no tool call.
+/// Sort order that puts the representative row of a session first. The representative is the agent message that ended
+/// last. Without agent messages, it is the newest row that is not a tool call.
 pub(super) const REPRESENTATIVE: &str = r#"
     (log.call_type = 'asend_message') DESC,
     CASE WHEN log.call_type = 'asend_message' THEN log."endTime" END DESC NULLS LAST,
     log.call_type IN ('call_mcp_tool', 'list_mcp_tools'), log."startTime" DESC, log.request_id"#;
 
-/// What a log row is a record of.
+/// Kind of call that a row records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpanType {
     /// A model call.
@@ -49,38 +51,39 @@ impl SpanType {
     }
 }
 
-/// Which rows. Texts are compared as they are unless said otherwise.
+/// Which rows to list. Strings must be equal unless the field says otherwise. `None` in a field means no restriction.
 #[derive(Clone, Debug)]
 pub struct LogFilter {
-    /// Rows the caller may see.
+    /// Rows that the caller may see.
     pub scope: Scope,
-    /// First and last instant, both included.
+    /// Earliest and latest start of the call, both included.
     pub window: Option<(NaiveDateTime, NaiveDateTime)>,
-    /// Any of a row's ids. Its own id counts at any time, the others within the instants given.
+    /// An ID to search for, and an earliest and latest start of the call. The row's own request ID matches at any time.
+    /// All other IDs of a row match only within these times.
     pub search: Option<(String, NaiveDateTime, NaiveDateTime)>,
-    /// Columns and their value.
+    /// Columns that must have the given value.
     pub equal: Vec<(Column, String)>,
-    /// The request's id, or LiteLLM's id of the call.
+    /// The row's request ID, or LiteLLM's call ID.
     pub request_id: Option<String>,
-    /// A part of the session's id.
+    /// A substring of the session ID.
     pub session_part: Option<String>,
-    /// `success` also finds rows without a status.
+    /// Status of the row or session. `success` also matches a row without a status.
     pub status: Option<String>,
-    /// Whether the answer came from the cache.
+    /// Whether the response came from the cache.
     pub cache_hit: Option<bool>,
-    /// What the row is a record of.
+    /// Kind of call.
     pub span_type: Option<SpanType>,
-    /// Without LiteLLM's own health checks.
+    /// Whether to leave out LiteLLM's own health checks.
     pub no_health_checks: bool,
-    /// Least USD.
+    /// Minimum spend, in USD.
     pub min_spend: Option<f64>,
-    /// Most USD.
+    /// Maximum spend, in USD.
     pub max_spend: Option<f64>,
-    /// A part of the key's alias when it was used, with the wildcards of `LIKE`.
+    /// A substring of the alias that the key had when it was used. The wildcards of `LIKE` work in it.
     pub key_alias: Option<String>,
-    /// Code of the error.
+    /// Error code of the call.
     pub error_code: Option<String>,
-    /// A part of the error's message, with the wildcards of `LIKE`.
+    /// A substring of the error message. The wildcards of `LIKE` work in it.
     pub error_message: Option<String>,
     /// Whether the provider was called with the client's own token.
     pub client_token: Option<bool>,
@@ -123,7 +126,7 @@ impl Column {
 }
 
 impl LogFilter {
-    /// Everything that a scope allows.
+    /// A filter for everything that a scope allows.
     pub fn of(scope: Scope) -> Self {
         Self {
             scope,
@@ -212,8 +215,8 @@ impl LogFilter {
         }
     }
 
-    /// ` FROM ... WHERE ...`: the rows that match, in LiteLLM's columns, as `log`. Of sessions, those whose outcome
-    /// has the status.
+    /// Pushes ` FROM ... WHERE ...`: the matching rows as `log`, with LiteLLM's column names. With
+    /// [`Outcomes::OfSessions`], the status filter selects whole sessions by the status of their representative row.
     pub(super) fn push_rows(&self, query: &mut QueryBuilder<Postgres>, outcomes: Outcomes) {
         query.push(" FROM (").push(NEWER_COLUMNS).push(") AS defaults CROSS JOIN LATERAL (SELECT ");
         query.push(LIST_COLUMNS).push(", ").push(CALL_COLUMNS).push(", ").push(SESSION_KEY).push(" AS session_key");
@@ -231,11 +234,11 @@ impl LogFilter {
     }
 }
 
-/// Whose status a filter by status looks at.
+/// Which row's status the status filter compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcomes {
-    /// Each row's own.
+    /// The status of each row itself.
     OfRows,
-    /// That of the row that stands for its session.
+    /// The status of the session's representative row.
     OfSessions,
 }

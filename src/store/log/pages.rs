@@ -1,5 +1,5 @@
-//! Pages of `LiteLLM_SpendLogs` as a dashboard lists them: without the texts of messages and answers, filtered,
-//! sorted, and one row a session where asked. Counts stop at [`COUNT_CAP`].
+//! Pages of `LiteLLM_SpendLogs` for the dashboard: filtered, sorted, and without the texts of messages and responses.
+//! On request, a page has one row per session. Counts stop at [`COUNT_CAP`].
 
 use chrono::NaiveDateTime;
 use futures_util::stream::BoxStream;
@@ -8,26 +8,26 @@ use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 use crate::store::log::filter::{LogFilter, Outcomes, REPRESENTATIVE};
 use crate::store::log::rows::{LIST_BOUNDS, PAGED, PagedLog, SessionSums};
 
-/// The most rows that are counted: the reference's cap. A page past it can still be read.
+/// Maximum number of rows that are counted: LiteLLM's limit. Pages beyond it can still be read.
 pub const COUNT_CAP: i64 = 10_000;
 
-/// Models named of a session.
+/// Maximum number of models listed for a session.
 pub const SESSION_MODELS: i64 = 10;
 
-/// The order of a page.
+/// Sort key of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortKey {
-    /// USD.
+    /// Spend in USD.
     Spend,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     TotalTokens,
     /// Start of the call.
     StartTime,
     /// End of the call.
     EndTime,
-    /// Duration.
+    /// Duration of the call.
     RequestDurationMs,
-    /// Model.
+    /// Name of the model.
     Model,
     /// Time to the first token; rows without one last.
     TimeToFirstToken,
@@ -50,12 +50,12 @@ impl SortKey {
     }
 }
 
-/// A key of the log's rows and its direction.
+/// Sort key and direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Key.
+    /// Sort key.
     pub key: SortKey,
-    /// Whether small comes first.
+    /// Whether the smallest value comes first.
     pub ascending: bool,
 }
 
@@ -66,12 +66,12 @@ impl Order {
         if self.key == SortKey::TimeToFirstToken {
             query.push(" NULLS LAST");
         }
-        // Rows that tie keep their order from page to page.
+        // The request ID breaks ties, so that rows keep their order from page to page.
         query.push(", log.request_id").push(direction);
     }
 }
 
-/// How many rows match, [`COUNT_CAP`] + 1 at most.
+/// Number of matching rows, at most [`COUNT_CAP`] + 1.
 pub async fn count_rows(connection: &mut PgConnection, filter: &LogFilter) -> Result<i64, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT count(*) FROM (SELECT 1");
     filter.push_rows(&mut query, Outcomes::OfRows);
@@ -79,7 +79,7 @@ pub async fn count_rows(connection: &mut PgConnection, filter: &LogFilter) -> Re
     query.build_query_scalar().persistent(false).fetch_one(connection).await
 }
 
-/// How many sessions match, [`COUNT_CAP`] + 1 at most.
+/// Number of matching sessions, at most [`COUNT_CAP`] + 1.
 pub async fn count_sessions(connection: &mut PgConnection, filter: &LogFilter) -> Result<i64, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT count(*) FROM (SELECT 1");
     filter.push_rows(&mut query, Outcomes::OfSessions);
@@ -87,7 +87,7 @@ pub async fn count_sessions(connection: &mut PgConnection, filter: &LogFilter) -
     query.build_query_scalar().persistent(false).fetch_one(connection).await
 }
 
-/// A page of rows, one at a time.
+/// Streams a page of rows.
 pub fn page<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
     query: &'q mut QueryBuilder<Postgres>,
@@ -107,14 +107,15 @@ pub fn page<'q, 'c: 'q>(
     query.build_query_as().persistent(false).fetch(connection)
 }
 
-/// A row whose own id was asked for goes before rows that a client gave that id.
+/// If the filter asks for a request ID, the row with that request ID comes before rows for which a client set that ID
+/// as the call ID.
 fn push_exact_first(query: &mut QueryBuilder<Postgres>, filter: &LogFilter) {
     if let Some(id) = &filter.request_id {
         query.push("(log.request_id = ").push_bind(id.clone()).push(") DESC, ");
     }
 }
 
-/// A page of sessions, each by the row that stands for it, one at a time.
+/// Streams a page of sessions, each as its representative row.
 pub fn session_page<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
     query: &'q mut QueryBuilder<Postgres>,
@@ -134,29 +135,29 @@ pub fn session_page<'q, 'c: 'q>(
     query.build_query_as().persistent(false).fetch(connection)
 }
 
-/// Where a list of sessions goes on: after this one.
+/// Cursor in a list of sessions: the next page starts after this session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionCursor {
-    /// The session's last start of a call.
+    /// Start of the session's latest call.
     pub last_activity: NaiveDateTime,
-    /// Its key.
+    /// Hash of its key.
     pub api_key: String,
-    /// Its id, or that of its only row.
+    /// Session ID, or the request ID of its only row.
     pub session_key: String,
 }
 
-/// A session of a page.
+/// A session in a page.
 #[derive(Clone, Debug, FromRow)]
 pub struct ActiveSession {
-    /// Its id, or that of its only row.
+    /// Session ID, or the request ID of its only row.
     pub session_key: String,
-    /// Its key.
+    /// Hash of its key.
     pub api_key: String,
-    /// Its last start of a call.
+    /// Start of its latest call.
     pub last_activity: NaiveDateTime,
 }
 
-/// Sessions by their last activity, after `cursor` where it is given.
+/// Sessions ordered by their last activity, starting after `cursor` if it is given.
 pub async fn active_sessions(
     connection: &mut PgConnection,
     filter: &LogFilter,
@@ -179,7 +180,7 @@ pub async fn active_sessions(
     query.build_query_as().persistent(false).fetch_all(connection).await
 }
 
-/// The rows that stand for these sessions, in the sessions' order, one at a time.
+/// Streams the representative rows of these sessions, in the order of `sessions`.
 pub fn representatives<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
     query: &'q mut QueryBuilder<Postgres>,
@@ -199,7 +200,7 @@ pub fn representatives<'q, 'c: 'q>(
     query.build_query_as().persistent(false).fetch(connection)
 }
 
-/// Sums of the sessions of these rows, each with one key only.
+/// Sums of these sessions, separately for each key.
 pub async fn session_sums(
     connection: &mut PgConnection,
     session_ids: &[String],

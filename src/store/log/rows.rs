@@ -1,4 +1,4 @@
-//! Rows of `LiteLLM_SpendLogs` as a dashboard lists and opens them.
+//! Rows of `LiteLLM_SpendLogs` for the dashboard: rows of a list, and the stored texts of one call.
 
 use chrono::{NaiveDateTime, SecondsFormat};
 use futures_util::stream::BoxStream;
@@ -10,8 +10,8 @@ use crate::identity::Scope;
 use crate::store::log::fields::{Bounds, Columns, JsonField};
 use crate::store::tags::push_scope;
 
-/// A timestamp of LiteLLM's tables (UTC without a zone), written `2026-03-01T18:30:00.500+00:00`, without a fraction
-/// where it is zero.
+/// A timestamp of LiteLLM's tables, which is UTC without a zone. It is written as `2026-03-01T18:30:00.500+00:00`, and
+/// without the fraction if that is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct Instant(pub NaiveDateTime);
@@ -22,18 +22,18 @@ impl Serialize for Instant {
     }
 }
 
-/// A row of a list: without the texts of messages and answers.
+/// A row of a list, without the texts of messages and responses.
 #[derive(Debug, FromRow, Serialize, utoipa::ToSchema)]
 pub struct ListedLog {
-    /// Id of the request.
+    /// ID of the request: the primary key of the log.
     pub request_id: String,
     /// Kind of call, for example `acompletion`.
     pub call_type: String,
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub api_key: String,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     pub total_tokens: i32,
     /// Prompt tokens.
     pub prompt_tokens: i32,
@@ -49,71 +49,71 @@ pub struct ListedLog {
     #[serde(rename = "endTime")]
     #[sqlx(rename = "endTime")]
     pub end_time: Instant,
-    /// First token, UTC.
+    /// Time of the first token, UTC.
     #[schema(value_type = Option<String>, format = DateTime)]
     #[serde(rename = "completionStartTime")]
     #[sqlx(rename = "completionStartTime")]
     pub completion_start_time: Option<Instant>,
-    /// Model.
+    /// Name of the model that was called.
     pub model: String,
-    /// Deployment.
+    /// ID of the deployment that served the call.
     pub model_id: Option<String>,
     /// Public model name.
     pub model_group: Option<String>,
-    /// Provider.
+    /// Name of the provider.
     pub custom_llm_provider: Option<String>,
     /// Base URL of the provider.
     pub api_base: Option<String>,
-    /// User.
+    /// User ID.
     pub user: Option<String>,
-    /// Metadata of the call.
+    /// Metadata of the call, as JSON.
     #[schema(value_type = Option<serde_json::Value>)]
     #[serde(serialize_with = "write_metadata")]
     pub metadata: JsonField,
-    /// `True`, `False`, or nothing.
+    /// Whether the response came from the cache: `True`, `False`, or null.
     pub cache_hit: Option<String>,
-    /// Key in the cache.
+    /// Cache key of the call.
     pub cache_key: Option<String>,
-    /// Tags.
+    /// Request tags.
     #[schema(value_type = Option<serde_json::Value>)]
     pub request_tags: JsonField,
-    /// Team.
+    /// Team ID.
     pub team_id: Option<String>,
-    /// Organisation.
+    /// Organisation ID.
     pub organization_id: Option<String>,
-    /// End user.
+    /// End user ID.
     pub end_user: Option<String>,
-    /// Client's address.
+    /// IP address of the client.
     pub requester_ip_address: Option<String>,
-    /// Session.
+    /// Session ID.
     pub session_id: Option<String>,
     /// `success` or `failure`.
     pub status: Option<String>,
-    /// MCP tool.
+    /// Name of the MCP tool that was called, with its namespace.
     pub mcp_namespaced_tool_name: Option<String>,
-    /// Agent.
+    /// Agent ID.
     pub agent_id: Option<String>,
 }
 
-/// A row of a log page.
+/// A row of a page of the log.
 #[derive(Debug, FromRow, Serialize, utoipa::ToSchema)]
 pub struct PagedLog {
-    /// The row.
+    /// The row, as lists contain it.
     #[sqlx(flatten)]
     #[serde(flatten)]
     pub log: ListedLog,
-    /// LiteLLM's id of the call.
+    /// LiteLLM's call ID.
     pub litellm_call_id: Option<String>,
-    /// Duration, milliseconds.
+    /// Duration of the call in milliseconds.
     pub request_duration_ms: Option<i64>,
-    /// Sums of the row's session, where asked for.
+    /// Sums of the row's session. Absent if the route does not return them.
     #[sqlx(skip)]
     #[serde(flatten)]
     pub session: Option<SessionFields>,
 }
 
 impl ListedLog {
-    /// About how many bytes the row takes.
+    /// Approximate size of the row in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let own = [&self.request_id, &self.call_type, &self.api_key, &self.model].into_iter().map(String::len);
         let other = [
@@ -138,81 +138,81 @@ impl ListedLog {
     }
 }
 
-/// Sums of the session of a row, over all its calls with the same key.
+/// Sums over all calls of the row's session that were made with the same key.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct SessionFields {
-    /// Calls; 1 for a row without a session.
+    /// Number of calls; 1 for a row without a session.
     pub session_total_count: i64,
-    /// Further sums, for a row with a session.
+    /// More sums, only for a row with a session.
     #[serde(flatten)]
     pub sums: Option<SessionTotals>,
 }
 
-/// Further sums of a session.
+/// More sums of a session.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct SessionTotals {
-    /// USD.
+    /// Spend in USD.
     pub session_total_spend: f64,
-    /// Sum of durations, milliseconds.
+    /// Sum of the durations of the calls, in milliseconds.
     pub session_total_duration_ms: i64,
-    /// Tool calls, where there are any.
+    /// Number of tool calls. Absent if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mcp_tool_call_count: Option<i64>,
-    /// USD of tool calls, where there are any.
+    /// Spend of tool calls in USD. Absent if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mcp_tool_call_spend: Option<f64>,
-    /// Calls answered from the cache.
+    /// Number of calls that the cache answered.
     pub session_cache_hit_count: i64,
-    /// Model calls.
+    /// Number of model calls.
     pub session_llm_count: i64,
-    /// Messages to agents.
+    /// Number of messages to agents.
     pub session_agent_count: i64,
     /// Prompt tokens.
     pub session_total_prompt_tokens: i64,
     /// Completion tokens.
     pub session_total_completion_tokens: i64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     pub session_total_tokens: i64,
-    /// Models, ten at most.
+    /// Names of the models, at most ten.
     pub session_models: Vec<String>,
-    /// Whether there are further models.
+    /// Whether the session used more models than are listed.
     pub session_models_truncated: bool,
 }
 
-/// Sums of one session and key, as the database makes them.
+/// Sums of one session and key, as the database returns them.
 #[derive(Clone, Debug, FromRow)]
 pub struct SessionSums {
-    /// Session.
+    /// Session ID.
     pub session_id: String,
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub api_key: String,
-    /// Calls.
+    /// Number of calls.
     pub calls: i64,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
-    /// Milliseconds.
+    /// Sum of the durations of the calls, in milliseconds.
     pub duration_ms: i64,
-    /// Tool calls.
+    /// Number of tool calls.
     pub tool_calls: i64,
-    /// USD of tool calls.
+    /// Spend of tool calls in USD.
     pub tool_spend: f64,
-    /// Calls answered from the cache.
+    /// Number of calls that the cache answered.
     pub cache_hits: i64,
-    /// Model calls.
+    /// Number of model calls.
     pub llm_calls: i64,
-    /// Messages to agents.
+    /// Number of messages to agents.
     pub agent_calls: i64,
     /// Prompt tokens.
     pub prompt_tokens: i64,
     /// Completion tokens.
     pub completion_tokens: i64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     pub total_tokens: i64,
-    /// Models, one more than are named.
+    /// Names of the models: up to one more than responses list.
     pub models: Vec<String>,
 }
 
-/// Metadata that was stored as a text holding JSON is given as that JSON.
+/// If the metadata was stored as a JSON string that itself contains JSON, writes the inner JSON.
 fn write_metadata<S: Serializer>(metadata: &JsonField, serializer: S) -> Result<S::Ok, S::Error> {
     match metadata.text() {
         Some(stored) if stored.starts_with('"') => {
@@ -226,21 +226,21 @@ fn write_metadata<S: Serializer>(metadata: &JsonField, serializer: S) -> Result<
     }
 }
 
-/// Columns that a LiteLLM before 1.109 may lack, as the outer row of defaults.
+/// Defaults of the columns that a LiteLLM before 1.109 may lack: the outer row of defaults.
 pub(super) const NEWER_COLUMNS: &str = r#"
     SELECT NULL::integer AS request_duration_ms, NULL::text AS organization_id, NULL::text AS requester_ip_address,
            NULL::text AS session_id, NULL::text AS status, NULL::text AS mcp_namespaced_tool_name,
            NULL::text AS agent_id, NULL::text AS litellm_call_id, NULL::text AS model_id,
            '{}'::jsonb AS messages, '{}'::jsonb AS response, '{}'::jsonb AS proxy_server_request"#;
 
-/// The columns of a list.
+/// Columns of a list.
 pub(super) const LIST_COLUMNS: &str = r#"
     request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
     "completionStartTime", model, model_id, model_group, custom_llm_provider, api_base, "user", metadata, cache_hit,
     cache_key, request_tags, team_id, organization_id, end_user, requester_ip_address, session_id, status,
     mcp_namespaced_tool_name, agent_id"#;
 
-/// Texts that a log page gives of a row.
+/// String columns of a page of the log.
 const PAGED_TEXTS: &[&str] = &[
     "call_type",
     "api_key",
@@ -263,17 +263,17 @@ const PAGED_TEXTS: &[&str] = &[
     "litellm_call_id",
 ];
 
-/// What a list gives of a row.
+/// Columns of the list of a session's rows.
 const LISTED: Columns = Columns {
     plain: r#"
         request_id, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
         "completionStartTime""#,
-    // All but LiteLLM's id of the call.
+    // All string columns except LiteLLM's call ID.
     texts: PAGED_TEXTS.split_at(PAGED_TEXTS.len() - 1).0,
     json: &["metadata", "request_tags"],
 };
 
-/// What a log page gives of a row.
+/// Columns of a page of the log.
 pub(super) const PAGED: Columns = Columns {
     plain: r#"
         request_id, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
@@ -282,16 +282,16 @@ pub(super) const PAGED: Columns = Columns {
     json: &["metadata", "request_tags"],
 };
 
-/// The most JSON of one row in a list.
+/// Limits on the JSON of one row in a list, in bytes.
 pub(super) const LIST_BOUNDS: Bounds = Bounds { column: 1024 * 1024, row: 2 * 1024 * 1024 };
 
-/// What a log page has beyond those.
+/// Columns that a page of the log has in addition to [`LIST_COLUMNS`].
 pub(super) const CALL_COLUMNS: &str = r#"
     litellm_call_id,
     COALESCE(request_duration_ms, (extract(epoch FROM "endTime" - "startTime") * 1000)::bigint)
         AS request_duration_ms"#;
 
-/// How many rows of a session there are.
+/// Number of rows of a session within the scope.
 pub async fn count_of_session(
     connection: &mut PgConnection,
     scope: &Scope,
@@ -307,7 +307,7 @@ pub async fn count_of_session(
     count.build_query_scalar().fetch_one(connection).await
 }
 
-/// A page of a session's rows, newest first, one at a time.
+/// Streams a page of a session's rows, newest first.
 pub fn of_session<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
     query: &'q mut QueryBuilder<Postgres>,
@@ -328,25 +328,25 @@ pub fn of_session<'q, 'c: 'q>(
     query.build_query_as().fetch(connection)
 }
 
-/// The texts of one call, where LiteLLM stored them.
+/// The stored texts of one call. LiteLLM stores them only if it is configured to.
 #[derive(Debug, FromRow, Serialize, utoipa::ToSchema)]
 pub struct LogTexts {
-    /// The row's own id.
+    /// The row's request ID.
     #[serde(skip)]
     pub request_id: String,
-    /// Messages.
+    /// Messages of the call.
     #[schema(value_type = Option<serde_json::Value>)]
     pub messages: JsonField,
-    /// Answer.
+    /// Response of the call.
     #[schema(value_type = Option<serde_json::Value>)]
     pub response: JsonField,
-    /// Request as the proxy saw it.
+    /// Request as the proxy received it.
     #[schema(value_type = Option<serde_json::Value>)]
     pub proxy_server_request: JsonField,
 }
 
 impl LogTexts {
-    /// The texts by name.
+    /// The texts with their column names.
     pub fn columns(&self) -> [(&'static str, &JsonField); 3] {
         [
             ("messages", &self.messages),
@@ -359,13 +359,13 @@ impl LogTexts {
 const TEXTS: Columns =
     Columns { plain: "request_id", texts: &[], json: &["messages", "response", "proxy_server_request"] };
 
-/// Texts of a call that need no room of their own.
+/// Size limits, in bytes, for texts that need no permit from the memory budget of large responses.
 pub const SHORT_TEXTS: Bounds = Bounds { column: 1024 * 1024, row: 1024 * 1024 };
 
-/// The most of a call's texts that is ever given.
+/// Absolute size limits, in bytes, for the texts of a call.
 pub const LONG_TEXTS: Bounds = Bounds { column: 16 * 1024 * 1024, row: 16 * 1024 * 1024 };
 
-/// The texts of the row that an id stands for: its own id before LiteLLM's id of the call.
+/// The texts of the row with this request ID or LiteLLM call ID. A matching request ID takes precedence.
 pub async fn texts(
     connection: &mut PgConnection,
     scope: &Scope,
@@ -384,8 +384,8 @@ pub async fn texts(
     query.build_query_as().fetch_optional(connection).await
 }
 
-/// Whether one of the rows that an id stands for is the user's, or of a team whose log it may read: as the team's
-/// admin, or as a member where the team has the `permission`.
+/// Whether the user may read at least one of the rows with this request ID or LiteLLM call ID. A user may read their
+/// own rows. A user may also read a team's rows as admin of the team, or as a member if the team has the `permission`.
 pub async fn may_read(
     connection: &mut PgConnection,
     request_id: &str,

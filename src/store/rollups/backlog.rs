@@ -1,25 +1,25 @@
-//! What waits to be folded, counted, packed and summed, and who keeps it waiting.
+//! The backlog: what is still to be folded, recounted, packed and summed. Also finds the session that blocks this work.
 
 use chrono::NaiveDate;
 use sqlx::{FromRow, PgConnection};
 
-/// What waits.
+/// Amount of pending background work.
 #[derive(Clone, Debug, Default, PartialEq, FromRow)]
 pub struct Backlog {
-    /// Deltas that are not folded.
+    /// Number of deltas that are not folded.
     pub deltas: i64,
-    /// For how long the oldest of them has waited, seconds.
+    /// Age of the oldest of these deltas, in seconds.
     pub oldest_seconds: f64,
-    /// Days to be counted from the log.
+    /// Number of dirty days, which are to be recounted from the log.
     pub dirty_days: i64,
-    /// Days and months that are over and not packed.
+    /// Number of past days and months that are not packed.
     pub days_to_pack: i64,
-    /// Days of daily rows that are over and not summed.
+    /// Number of past days of LiteLLM's daily rows that are not summed.
     pub days_to_sum: i64,
 }
 
-/// Whether there is anything to do for days before `before`: one statement that looks at no more than the first row of
-/// each table.
+/// Whether there is any background work for days before `before`. One statement finds out. It reads no more than the
+/// first row of each table.
 pub async fn is_waiting(connection: &mut PgConnection, before: NaiveDate) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM litespend.deltas) OR EXISTS (SELECT FROM litespend.activity_changes)
@@ -32,7 +32,7 @@ pub async fn is_waiting(connection: &mut PgConnection, before: NaiveDate) -> Res
     .await
 }
 
-/// Everything that waits, counted.
+/// Counts the whole backlog.
 pub async fn backlog(connection: &mut PgConnection, before: NaiveDate) -> Result<Backlog, sqlx::Error> {
     sqlx::query_as(
         "SELECT count(*) FILTER (WHERE sign <> 0) AS deltas,
@@ -49,19 +49,19 @@ pub async fn backlog(connection: &mut PgConnection, before: NaiveDate) -> Result
     .await
 }
 
-/// A session that holds one of the folding's locks.
+/// A database session that holds one of the locks for folding.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct Holder {
-    /// Its process in the database.
+    /// Process ID of the session's PostgreSQL backend.
     pub pid: i32,
-    /// Its role.
+    /// Role of the session; `?` if PostgreSQL does not say.
     pub role: String,
-    /// What it calls itself.
+    /// The session's `application_name`; `?` if PostgreSQL does not say.
     pub application: String,
 }
 
-/// Who holds a lock of the folding, but for the connection that asks. Anybody who may connect can take it, and every session may see
-/// who did.
+/// The session that holds a lock for folding, other than the session of this connection. Anybody who may connect to the
+/// database can take these locks, and every session may see which session holds them.
 pub async fn lock_holder(connection: &mut PgConnection) -> Result<Option<Holder>, sqlx::Error> {
     sqlx::query_as(
         "SELECT l.pid, COALESCE(a.usename::text, '?') AS role, COALESCE(a.application_name, '?') AS application
@@ -75,7 +75,8 @@ pub async fn lock_holder(connection: &mut PgConnection) -> Result<Option<Holder>
     .await
 }
 
-/// Puts off what [`crate::store::rollups::pack_due`] would choose next, for an hour: it failed, and others wait behind it.
+/// Delays by one hour the day or month that [`crate::store::rollups::pack_due`] would choose next. Used after it
+/// failed, because the others in the queue wait behind it.
 pub async fn postpone(connection: &mut PgConnection, rollup: &str, before: NaiveDate) -> Result<(), sqlx::Error> {
     let statement = if rollup == crate::store::rollups::DAILY_ROWS {
         "UPDATE litespend.activity_to_sum SET due = now() + interval '1 hour'

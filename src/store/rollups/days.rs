@@ -1,4 +1,4 @@
-//! The entries of a rollup, a whole day at a time, folded and unfolded together, in one snapshot.
+//! Reads the entries of a rollup a day at a time, in one snapshot. Folded and unfolded entries are merged.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -21,36 +21,37 @@ use crate::store::rollups::words::{WordCache, Words};
 /// What to read.
 #[derive(Clone, Debug)]
 pub struct DaysRequest {
-    /// Which rollup.
+    /// The rollup.
     pub rollup: Rollup,
-    /// Which days.
+    /// The range of days.
     pub range: DateRange,
-    /// Which entries.
+    /// The filter on entries.
     pub filter: EntryFilter,
-    /// Whether a packed day may come in parts: sorted as it is packed, by end user or team, then key and model. What is
-    /// equal in these may stand in two parts.
+    /// Whether a packed day may be returned in several parts. Parts keep the order in which the day is packed: by end
+    /// user or team, then key, then model. Entries that are equal in these three can be in two parts.
     pub in_parts: bool,
 }
 
-/// Entries of a part of a day that is not packed, where texts are read in between: as many as of a packed part.
+/// Number of entries in a part of an unpacked day, when strings are fetched between parts. It equals the size of a
+/// packed part.
 const PART: usize = 4_000;
 
-/// The texts of a read, shared between the reader and the writer of the answer.
+/// The strings of a read, shared between the reader and the writer of the response.
 pub type SharedWords = Arc<RwLock<Words>>;
 
 /// The entries of one day, or a part of them.
 #[derive(Debug)]
 pub struct DayEntries {
-    /// Day.
+    /// Day, UTC.
     pub day: NaiveDate,
-    /// Its entries, in no particular order; what occurs twice is to be added.
+    /// The entries, in no particular order. Entries for the same names can occur twice and must be added up.
     pub entries: Vec<Entry>,
-    /// The texts of their numbers.
+    /// The strings of the entries' dictionary IDs.
     pub words: SharedWords,
 }
 
-/// Begins a read: one snapshot for everything that follows. Nothing where the rollups can't answer for the range, were
-/// removed a moment ago, or may not be read by this role.
+/// Starts a snapshot for everything that the read does from now on. The second value is `None` if the rollups cannot
+/// serve the range, were just removed, or may not be read by this role.
 pub async fn begin(reading: Reading, range: DateRange) -> Result<(Reading, Option<Snapshot>), sqlx::Error> {
     let mut reading = reading.snapshot().await?;
     match reads::snapshot(reading.connection(), Some(range)).await {
@@ -61,15 +62,18 @@ pub async fn begin(reading: Reading, range: DateRange) -> Result<(Reading, Optio
     }
 }
 
-/// Undefined table or function, invalid schema, insufficient privilege.
+/// Whether the error code means that the rollups are absent or not readable: undefined table or function, invalid
+/// schema name, or insufficient privilege.
 pub fn is_gone(code: Option<&str>) -> bool {
     matches!(code, Some("42P01" | "42883" | "3F000" | "42501"))
 }
 
-/// Days ascending, each once (but for [`DaysRequest::in_parts`]), days without entries left out.
+/// Streams the days in ascending order. Each day comes once, except with [`DaysRequest::in_parts`]. Days without
+/// entries are left out.
 ///
-/// Each segment of the range has one source; unfolded entries are merged into what it gives. While a source is open it has
-/// the connection, so strings that are not in the cache are fetched after it: a segment is a single day then.
+/// Each segment of the range has one source, and unfolded entries are merged into what the source returns. An open
+/// source uses the connection, so strings that are not cached are fetched after the source is closed. In that case
+/// every segment is a single day.
 pub fn days<'c>(
     (connection, mark): (&'c mut PgConnection, &'c CopyMark),
     cache: &'c WordCache,
@@ -108,15 +112,15 @@ pub fn days<'c>(
                 yield texts.fetch_and_gather(connection, part).await?;
             }
         }
-        // What stands at the instant after the range.
+        // The entries of `and_at`, just after the range.
         for day in unfolded.until(NaiveDate::MAX) {
             yield texts.fetch_and_gather(connection, day).await?;
         }
     }
 }
 
-/// The segments that a request is read in: single days where strings have to be fetched in between, and single packed days
-/// where these come in parts.
+/// The segments of a request. They are single days if strings must be fetched between days. With `in_parts`, packed
+/// segments are single days too.
 async fn segments_of(
     connection: &mut PgConnection,
     request: &DaysRequest,
@@ -131,7 +135,8 @@ async fn segments_of(
     Ok(if *in_parts { segments.into_iter().flat_map(Segment::packed_days).collect() } else { segments })
 }
 
-/// A day as it is, or sorted and cut, so that however many names it has, those of one part are held at a time.
+/// Returns the day as one part. With `in_parts`, sorts and splits it, so that the read holds the strings of one part at
+/// a time, however many names the day has.
 fn parts_of(mut day: Vec<Entry>, in_parts: bool) -> Vec<Vec<Entry>> {
     if !in_parts {
         return vec![day];
@@ -140,7 +145,7 @@ fn parts_of(mut day: Vec<Entry>, in_parts: bool) -> Vec<Vec<Entry>> {
     day.chunks(PART).map(<[Entry]>::to_vec).collect()
 }
 
-/// The sums of a key and a model over the whole range of days, as entries of its first day.
+/// The sums by key and model over the whole range, as entries dated on its first day.
 pub async fn whole(
     (connection, mark): (&mut PgConnection, &CopyMark),
     cache: &WordCache,
@@ -176,14 +181,14 @@ pub async fn whole(
     texts.fetch_and_gather(connection, sums.by_key_and_model.into_values().collect()).await
 }
 
-/// Sums by key and model.
+/// Accumulates sums by key and model.
 struct Sums {
     day: NaiveDate,
     by_key_and_model: FxHashMap<(i32, i32), Entry>,
 }
 
 impl Sums {
-    /// Adds a batch, and leaves it empty.
+    /// Adds the entries of a batch and empties it.
     fn add(&mut self, batch: &mut Vec<Entry>) {
         for entry in batch.drain(..) {
             let new = Entry { day: self.day, api_key: entry.api_key, model: entry.model, ..Entry::default() };
@@ -197,7 +202,7 @@ impl Sums {
     }
 }
 
-/// What is left of a range beside whole months.
+/// The parts of a range that these whole months do not cover.
 fn beside(range: DateRange, months: &[NaiveDate]) -> Vec<DateRange> {
     let mut rest = Vec::new();
     let mut next = range.start;
@@ -213,11 +218,11 @@ fn beside(range: DateRange, months: &[NaiveDate]) -> Vec<DateRange> {
     rest
 }
 
-/// Where the folded entries of a segment come from.
+/// Source of the folded entries of a segment.
 enum Source<'c> {
-    /// There are none.
+    /// No folded entry can match.
     Nothing,
-    /// Packed days, a part a row.
+    /// Packed days, one part per row.
     Packed(Rollup, BoxStream<'c, Result<PgRow, sqlx::Error>>),
     /// Rows of a day table, in COPY's binary format.
     Rows(CopyReader, BoxStream<'c, Result<Bytes, sqlx::Error>>),
@@ -259,11 +264,11 @@ impl<'c> Source<'c> {
     }
 }
 
-/// The entries of a source, a day at a time, or a packed part at a time.
+/// Groups the entries of a source by day, or by packed part.
 struct ByDay<'c> {
     source: Source<'c>,
     as_packed: bool,
-    /// What was read beyond the day that was given last.
+    /// Entries that were read but not returned yet.
     rest: Vec<Entry>,
     is_over: bool,
 }
@@ -306,7 +311,7 @@ async fn packed_part(
     Ok(Some(entries))
 }
 
-/// Entries that are not folded, in order of days.
+/// Unfolded entries, ordered by day.
 struct Unfolded(std::iter::Peekable<std::vec::IntoIter<Entry>>);
 
 impl Unfolded {
@@ -322,23 +327,23 @@ impl Unfolded {
         Ok(Self(entries.into_iter().peekable()))
     }
 
-    /// Whether all are of days after this one.
+    /// Whether all remaining entries are on days after this one.
     fn is_after(&mut self, day: NaiveDate) -> bool {
         self.0.peek().is_none_or(|entry| entry.day > day)
     }
 
-    /// The entries of the next day, where it is not after `last`.
+    /// The entries of the next day, if that day is not after `last`.
     fn next_day(&mut self, last: NaiveDate) -> Option<Vec<Entry>> {
         let day = self.0.peek().map(|entry| entry.day).filter(|day| *day <= last)?;
         Some(std::iter::from_fn(|| self.0.next_if(|entry| entry.day == day)).collect())
     }
 
-    /// The days up to `last`.
+    /// The entries of all days up to and including `last`, one list per day.
     fn until(&mut self, last: NaiveDate) -> Vec<Vec<Entry>> {
         std::iter::from_fn(|| self.next_day(last)).collect()
     }
 
-    /// The days before that of `folded`, then `folded` with what is not folded of its day.
+    /// The unfolded days before the day of `folded`, then `folded` together with the unfolded entries of its day.
     fn merge(&mut self, mut folded: Vec<Entry>) -> Vec<Vec<Entry>> {
         let Some(day) = folded.first().map(|first| first.day) else { return Vec::new() };
         let mut days = day.pred_opt().map_or_else(Vec::new, |before| self.until(before));
@@ -356,19 +361,20 @@ struct Texts {
 }
 
 impl Texts {
-    /// Entries with their strings, which are all there.
+    /// Attaches the strings to the entries. The strings must be cached or fetched already; a missing one is an error.
     fn gather(&self, entries: Vec<Entry>) -> Result<DayEntries, sqlx::Error> {
         let missing = self.words.write().unwrap_or_else(PoisonError::into_inner).take_kept(numbers(&entries));
         if let Some(number) = missing.first() {
-            // No answer is better than one without its names.
+            // An error is better than a response with a missing name.
             return Err(sqlx::Error::Protocol(format!("the rollups' word {number} is missing")));
         }
         let day = entries.first().map_or(NaiveDate::MIN, |entry| entry.day);
         Ok(DayEntries { day, entries, words: Arc::clone(&self.words) })
     }
 
-    /// Entries with their strings, which are fetched where the cache may lack some. Where very many are held, those of
-    /// earlier entries go first, so that all strings of these entries are there when they are written.
+    /// Fetches the strings of the entries if the cache may lack some, and attaches them. If the read holds very many
+    /// strings, it first drops those of earlier entries. It never drops strings of these entries, so all of them are
+    /// present when the entries are written.
     async fn fetch_and_gather(
         &self,
         connection: &mut PgConnection,

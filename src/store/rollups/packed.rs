@@ -1,8 +1,8 @@
-//! The bytes of packed days, layout 1: entries one after the other, big-endian, without anything between them.
+//! Binary format of packed days, layout 1: entries one after the other, big-endian, with nothing between them.
 //!
-//! | bytes | field | of |
+//! | bytes | field | rollup |
 //! |---|---|---|
-//! | 4 | user, or end user: an integer of the dictionary `litespend.words` | both |
+//! | 4 | user or end user, as an integer ID of the dictionary `litespend.words` | both |
 //! | 4 | team, likewise | both |
 //! | 4 | key, likewise | both |
 //! | 4 | model, likewise | both |
@@ -12,18 +12,18 @@
 //! | 8 | prompt tokens, a signed integer | usage |
 //! | 8 | completion tokens, a signed integer | usage |
 //!
-//! `litespend.pack` and `litespend.pack_month` write them (migration 0007). A row of `litespend.packed_days` says in `layout`
-//! how its bytes are laid out; days of another layout are read from their rows.
+//! `litespend.pack` and `litespend.pack_month` write this format (migration 0007). The column `layout` of
+//! `litespend.packed_days` names the format of a row. Days in another layout are read from the day tables instead.
 
 use bytes::{Buf, TryGetError};
 use chrono::NaiveDate;
 
 use crate::store::rollups::reads::{Entry, Rollup};
 
-/// The layout that is read here.
+/// The layout that this module decodes.
 pub const LAYOUT: i16 = 1;
 
-/// Bytes of an entry.
+/// Number of bytes of one entry.
 fn size(rollup: Rollup) -> usize {
     match rollup {
         Rollup::Usage => 56,
@@ -31,11 +31,11 @@ fn size(rollup: Rollup) -> usize {
     }
 }
 
-/// Appends the entries of a packed part of a day.
+/// Decodes the entries of one packed part of a day, and appends them to `entries`.
 ///
 /// # Errors
 ///
-/// A protocol error where the last entry is cut off.
+/// A protocol error if the last entry is incomplete.
 pub fn decode(rollup: Rollup, day: NaiveDate, mut rest: &[u8], entries: &mut Vec<Entry>) -> Result<(), sqlx::Error> {
     entries.reserve(rest.len() / size(rollup));
     while !rest.is_empty() {
@@ -71,7 +71,8 @@ mod fuzz;
 mod tests {
     use super::*;
 
-    /// Bytes that PostgreSQL packed; `rollups::packed_days_have_the_golden_bytes` packs the same rows again.
+    /// The bytes are those that PostgreSQL produces. `rollups::packed_days_have_the_golden_bytes` packs the same rows
+    /// again.
     #[test]
     fn the_golden_bytes_are_read() {
         let bytes: Vec<u8> = [1_i32, 2, 3, -4]

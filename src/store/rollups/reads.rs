@@ -1,9 +1,9 @@
-//! Reads of the rollups. A read happens in one snapshot: [`Snapshot`] says whether the rollups can answer for a range,
-//! and which days have changes that are not folded yet. Entries come a day at a time, texts by number; the numbers'
-//! texts come through [`Words`].
+//! Reads of the rollups. All statements of a read run in one database snapshot. [`Snapshot`] says whether the rollups
+//! can serve a range, and which days have changes that are not folded yet. Entries are read a day at a time, with
+//! strings as dictionary IDs; [`Words`] resolves the IDs.
 //!
-//! Where many days of the range are dirty, or very many deltas wait, the snapshot says no, and the caller reads the
-//! log itself.
+//! If more than two days of the range are dirty, or more than 200,000 deltas are waiting, [`snapshot`] returns `None`
+//! and the caller reads the log itself.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,10 @@ use crate::store::DateRange;
 use crate::store::rollups::COUNTED;
 use crate::store::rollups::words::Words;
 
-/// More dirty days than this in a range are not worth reading one by one.
+/// Maximum number of dirty days in a range that are worth reading one by one from the log.
 const DIRTY_LIMIT: i64 = 2;
 
-/// More waiting deltas than this are not read; they hold when a bulk load has just ended.
+/// Maximum number of waiting deltas that a read includes. A larger number occurs just after a bulk load.
 const DELTA_LIMIT: i64 = 200_000;
 
 /// Day 0 of PostgreSQL's calendar.
@@ -27,14 +27,14 @@ const EPOCH: NaiveDate = match NaiveDate::from_ymd_opt(2000, 1, 1) {
     None => NaiveDate::MIN,
 };
 
-/// What the rollups can say about a range, as of the transaction's snapshot.
+/// What the rollups can serve for a range, as of the transaction's snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Days to be read from the log instead.
+    /// Dirty days, which are read from the log instead.
     pub dirty: Vec<NaiveDate>,
-    /// Whether deltas of the range wait to be folded.
+    /// Whether there are unfolded deltas for the range.
     pub has_deltas: bool,
-    /// Whether days may be packed; the rollups of an older version are not.
+    /// Whether packed days can be read. The rollups of an older version have none that this version can read.
     pub may_be_packed: bool,
 }
 
@@ -48,12 +48,13 @@ struct Pending {
     may_be_packed: bool,
 }
 
-/// The snapshot of a range, or nothing where the log must be read.
+/// The snapshot of a range, or of all days without a range. `None` if the log must be read instead.
 pub async fn snapshot(
     connection: &mut PgConnection,
     range: Option<DateRange>,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
-    // Of the log that the search path leads to, not of another schema's: the rollups may have been installed there a moment ago.
+    // Checks that the rollups count the log in the search path and not that of another schema: they may just have been
+    // installed there.
     let pending: Pending = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COUNTED} AS counted, COALESCE(bool_or(sign = 0 AND day IS NULL), false) AS all_dirty,
                 array_agg(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty,
@@ -77,18 +78,19 @@ pub async fn snapshot(
     }))
 }
 
-/// Which rollup, and which of its entries.
+/// Which entries of a rollup to read. `None` in a field means no restriction.
 #[derive(Clone, Debug, Default)]
 pub struct EntryFilter {
-    /// Only this key's.
+    /// Only entries of this key, given by its hash.
     pub api_key: Option<String>,
-    /// Only this user's.
+    /// Only entries of this user.
     pub user_id: Option<String>,
-    /// Only this team's.
+    /// Only entries of this team.
     pub team_id: Option<String>,
-    /// Only this end user's.
+    /// Only entries of this end user.
     pub end_user: Option<String>,
-    /// Also what the log has at this very instant, after the range: the reference's end of a summary.
+    /// Also include the log's rows that start at exactly this instant, which comes just after the range. LiteLLM's
+    /// summary includes midnight at the start of its end day.
     pub and_at: Option<NaiveDateTime>,
 }
 
@@ -102,7 +104,7 @@ pub enum Rollup {
 }
 
 impl Rollup {
-    /// Its name in the table of packed days.
+    /// Name of the rollup in `litespend.packed_days`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Usage => "usage",
@@ -110,7 +112,7 @@ impl Rollup {
         }
     }
 
-    /// Its table.
+    /// Day table of the rollup.
     pub(super) fn table(self) -> &'static str {
         match self {
             Self::Usage => "litespend.day_usage",
@@ -119,37 +121,37 @@ impl Rollup {
     }
 }
 
-/// How coarse folded entries are read.
+/// Granularity in which folded entries are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grain {
-    /// Entry by entry, day by day.
+    /// One entry per row of the day table.
     Day,
-    /// Of [`Rollup::Usage`]: by key and model over the whole range.
+    /// For [`Rollup::Usage`]: sums by key and model over the whole range.
     Range,
 }
 
-/// The sums of one entry of one day. Texts are numbers of [`Words`].
+/// Sums of one entry on one day. Strings are dictionary IDs, which [`Words`] resolves; 0 means none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Entry {
-    /// Day.
+    /// Day, UTC.
     pub day: NaiveDate,
-    /// End user (of [`Rollup::Customer`]) or user (of [`Rollup::Usage`]).
+    /// End user in [`Rollup::Customer`], user in [`Rollup::Usage`]; a dictionary ID.
     pub who: i32,
-    /// Team.
+    /// Team; a dictionary ID.
     pub team: i32,
-    /// Key.
+    /// Key; a dictionary ID.
     pub api_key: i32,
-    /// Model.
+    /// Model; a dictionary ID.
     pub model: i32,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
-    /// Prompt tokens; 0 of [`Rollup::Customer`].
+    /// Prompt tokens; 0 in [`Rollup::Customer`].
     pub prompt_tokens: i64,
-    /// Completion tokens; 0 of [`Rollup::Customer`].
+    /// Completion tokens; 0 in [`Rollup::Customer`].
     pub completion_tokens: i64,
     /// Prompt and completion tokens.
     pub total_tokens: i64,
-    /// Requests; what has none is not there.
+    /// Number of requests. Deltas of deleted rows count negatively. An entry whose total is 0 counts as absent.
     pub requests: i64,
 }
 
@@ -171,7 +173,7 @@ struct TextEntry {
     requests: i64,
 }
 
-/// What is not in the day tables yet: unfolded deltas, and the dirty days from the log. In order of days.
+/// Entries that are not in the day tables: unfolded deltas, and the rows of dirty days from the log. Ordered by day.
 pub async fn unfolded(
     connection: &mut PgConnection,
     rollup: Rollup,
@@ -252,7 +254,7 @@ pub async fn unfolded(
     Ok(rows.into_iter().map(entry).collect())
 }
 
-/// The numbers of the filter's texts; nothing where a text has none, and so no folded entry has it.
+/// The dictionary IDs of the filter's strings. `None` if a string has no ID, because then no folded entry contains it.
 async fn numbers_of(
     connection: &mut PgConnection,
     filter: &EntryFilter,
@@ -272,7 +274,7 @@ async fn numbers_of(
     Ok(Some(numbers))
 }
 
-/// The statement that copies the folded entries of a range out in order of days, or nothing where there can be none.
+/// The COPY statement that reads the folded entries of a range, ordered by day. `None` if no folded entry can match.
 pub async fn copy_statement(
     connection: &mut PgConnection,
     rollup: Rollup,
@@ -296,7 +298,7 @@ pub async fn copy_statement(
             "day, end_user, team_id, api_key, model, requests, spend, total_tokens FROM litespend.day_customer"
         }
     });
-    // COPY takes no parameters; what is written into it are dates and numbers of ours.
+    // COPY takes no bind parameters. The statement contains only dates and numbers that this server computed.
     query.push(" WHERE day BETWEEN '").push(range.start).push("' AND '").push(range.end).push("'");
     for (column, number) in [
         (" AND api_key = ", api_key),
@@ -319,13 +321,13 @@ pub async fn copy_statement(
 }
 
 impl EntryFilter {
-    /// Whether every entry is wanted.
+    /// Whether the filter selects every entry.
     pub(super) fn is_everything(&self) -> bool {
         self.api_key.is_none() && self.user_id.is_none() && self.team_id.is_none() && self.end_user.is_none()
     }
 }
 
-/// Reads entries out of PostgreSQL's binary COPY format.
+/// Decodes entries from PostgreSQL's binary COPY format.
 #[derive(Debug)]
 pub struct CopyReader {
     rollup: Rollup,
@@ -333,15 +335,16 @@ pub struct CopyReader {
 }
 
 impl CopyReader {
-    /// For the entries of a rollup.
+    /// A reader for the entries of this rollup.
     pub fn new(rollup: Rollup) -> Self {
         Self { rollup, started: false }
     }
 
-    /// The entries of one message, appended to `entries`. A message holds whole rows; the first begins with a header.
+    /// Decodes the entries of one message and appends them to `entries`. A message holds whole rows, and the first
+    /// message starts with a header.
     pub fn read(&mut self, mut message: Bytes, entries: &mut Vec<Entry>) -> Result<(), sqlx::Error> {
         if !self.started {
-            // Signature (11 bytes), flags, length of the extension and the extension.
+            // Header: signature (11 bytes), flags (4 bytes), length of the extension (4 bytes), extension.
             let broken = || sqlx::Error::Protocol("COPY: short header".into());
             message.try_get_u64().map_err(|_| broken())?;
             if message.remaining() < 11 {
@@ -365,7 +368,7 @@ impl CopyReader {
         Ok(())
     }
 
-    /// The next row, `Some(None)` at the end, nothing where the bytes are no row of the rollup.
+    /// The next row: `Some(None)` at the end, `None` if the bytes are not a row of the rollup.
     fn row(&self, message: &mut Bytes) -> Option<Option<Entry>> {
         let fields = message.try_get_i16().ok()?;
         if fields < 0 {
@@ -393,22 +396,22 @@ impl CopyReader {
     }
 }
 
-/// A field of four bytes, after its length.
+/// Reads a length, which must be 4, and a field of four bytes.
 fn int(message: &mut Bytes) -> Option<i32> {
     (message.try_get_i32().ok()? == 4).then(|| message.try_get_i32().ok()).flatten()
 }
 
-/// A field of eight bytes, after its length.
+/// Reads a length, which must be 8, and a field of eight bytes.
 fn long(message: &mut Bytes) -> Option<i64> {
     (message.try_get_i32().ok()? == 8).then(|| message.try_get_i64().ok()).flatten()
 }
 
-/// A day, as PostgreSQL counts them.
+/// Converts a PostgreSQL date, which counts days since 2000-01-01.
 fn day(number: i32) -> Option<NaiveDate> {
     EPOCH.checked_add_signed(chrono::TimeDelta::days(i64::from(number)))
 }
 
-/// Aliases of all teams that have one, by id.
+/// Aliases by team ID, for all teams that have an alias.
 pub async fn team_aliases(connection: &mut PgConnection) -> Result<HashMap<String, String>, sqlx::Error> {
     let rows: Vec<(String, String)> =
         sqlx::query_as(r#"SELECT team_id, team_alias FROM "LiteLLM_TeamTable" WHERE team_alias IS NOT NULL"#)

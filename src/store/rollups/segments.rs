@@ -1,4 +1,5 @@
-//! Which days of a range are read from where: those that are packed, whole or in parts, and the others, from their rows.
+//! Splits a range of days into segments by source. Packed days are read from `litespend.packed_days`, whole or in
+//! parts. All other days are read from the rows of the day tables.
 
 use chrono::{Days, NaiveDate};
 use futures_util::stream::BoxStream;
@@ -9,17 +10,18 @@ use crate::store::DateRange;
 use crate::store::rollups::packed;
 use crate::store::rollups::reads::{Entry, EntryFilter, Rollup, Snapshot};
 
-/// Consecutive days that are read the same way.
+/// Consecutive days that have the same source.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
-    /// Its days.
+    /// The days of the segment.
     pub range: DateRange,
-    /// Whether they are packed: all of them, then.
+    /// Whether the days are packed: either all of them are, or none is.
     pub packed: bool,
 }
 
 impl Segment {
-    /// Day by day where it is packed, else as it is: a range of any length may have few days in it.
+    /// Splits a packed segment into single days. An unpacked segment stays as it is, because it may be long and have
+    /// entries on a few days only.
     pub fn packed_days(self) -> Vec<Self> {
         if !self.packed {
             return vec![self];
@@ -30,7 +32,8 @@ impl Segment {
     }
 }
 
-/// The segments day by day, only of days that have entries: an index lookup for each.
+/// Splits the segments into single days. For unpacked segments, it returns only days that have entries, and it finds
+/// each such day with one index lookup.
 pub async fn single_days(
     connection: &mut PgConnection,
     rollup: Rollup,
@@ -60,7 +63,8 @@ pub async fn single_days(
     Ok(single)
 }
 
-/// The range in segments. Where only some of the entries are wanted, an index finds them: nothing is read packed then.
+/// Splits the range into segments. If the filter selects only some of the entries, no segment is packed, because an
+/// index finds those entries in the day table.
 pub async fn segments(
     connection: &mut PgConnection,
     rollup: Rollup,
@@ -98,8 +102,8 @@ pub async fn segments(
     Ok(segments)
 }
 
-/// The first days of the months of the range that are packed, whole, and without a dirty day. Where only some of the
-/// entries are wanted, none.
+/// The packed months that lie completely inside the range and contain no dirty day, each as its first day. Returns none
+/// if the filter selects only some of the entries.
 pub async fn packed_months(
     connection: &mut PgConnection,
     range: DateRange,
@@ -124,7 +128,7 @@ pub async fn packed_months(
     .await
 }
 
-/// The packed entries of months.
+/// The packed entries of these months, one part of a month per row.
 pub fn packed_month_parts<'c>(
     connection: &'c mut PgConnection,
     months: &[NaiveDate],
@@ -134,7 +138,7 @@ pub fn packed_month_parts<'c>(
         .fetch(connection)
 }
 
-/// The packed entries of a segment, a part of a day a row.
+/// The packed entries of a segment, one part of a day per row, ordered by day and part.
 pub fn packed_parts<'c>(
     connection: &'c mut PgConnection,
     rollup: Rollup,
@@ -149,7 +153,7 @@ pub fn packed_parts<'c>(
     .fetch(connection)
 }
 
-/// The packed entries of one part of a day.
+/// The packed entries of one part of a day; `None` if the day has no such part.
 pub async fn packed_part(
     connection: &mut PgConnection,
     rollup: Rollup,
@@ -164,7 +168,7 @@ pub async fn packed_part(
         .await
 }
 
-/// Takes the entries out of a row of [`packed_parts`]; returns its day.
+/// Decodes a row of [`packed_parts`] and appends its entries to `entries`. Returns the day of the row.
 pub fn unpack(rollup: Rollup, row: &PgRow, entries: &mut Vec<Entry>) -> Result<NaiveDate, sqlx::Error> {
     let day: NaiveDate = row.try_get(0)?;
     packed::decode(rollup, day, row.try_get(1)?, entries)?;

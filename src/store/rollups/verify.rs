@@ -1,4 +1,4 @@
-//! Comparing the rollups with the log.
+//! Compares the rollups with the log.
 
 use chrono::NaiveDate;
 use sqlx::{Connection, Executor, FromRow, PgConnection};
@@ -8,20 +8,20 @@ use crate::store::rollups::Attempts;
 /// A difference between the rollups and the log.
 #[derive(Clone, Debug, FromRow)]
 pub struct Difference {
-    /// Which rollup.
+    /// Name of the rollup.
     pub rollup: String,
-    /// Day.
+    /// Day, UTC.
     pub day: NaiveDate,
-    /// Of which entry, in words.
+    /// The entry, as readable text.
     pub entry: String,
-    /// What the rollup has: requests and spend.
+    /// Requests and spend in the rollup, as text.
     pub counted: String,
-    /// What the log has: requests and spend.
+    /// Requests and spend in the log, as text.
     pub logged: String,
 }
 
-/// The first difference between the rollups (with their unfolded deltas) and the log on one day that is not dirty,
-/// all in one snapshot. Spend is compared within 1e-9, relative or absolute.
+/// The first difference between the rollups, including unfolded deltas, and the log on one day. Everything is read in
+/// one snapshot. Returns `None` for a dirty day. Spend values count as equal within 1e-9, relative or absolute.
 pub async fn verify_day(connection: &mut PgConnection, day: NaiveDate) -> Result<Option<Difference>, sqlx::Error> {
     let mut attempts = Attempts::default();
     loop {
@@ -54,7 +54,8 @@ async fn compare_day(connection: &mut PgConnection, day: NaiveDate) -> Result<Op
     Ok(found)
 }
 
-/// Each compares one rollup with the log on the day `$1`, column by column: counts and tokens exactly.
+/// Each statement compares one rollup with its source on the day `$1`, column by column. Counts and tokens must be
+/// equal exactly.
 const VERIFY: [&str; 6] = [
     include_str!("verify/usage.sql"),
     include_str!("verify/customer.sql"),

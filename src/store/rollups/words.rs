@@ -1,4 +1,6 @@
-//! The texts of the rollups' numbers, most of them kept between reads.
+//! The string dictionary of the rollups. The day tables store strings (keys, users, teams, models, customers, tags) as
+//! integers; `litespend.words` maps each integer, the string's ID, to the string. Most of the dictionary is cached
+//! between reads.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::Vacant;
@@ -8,36 +10,40 @@ use rustc_hash::FxHashMap;
 use sqlx::PgConnection;
 use tokio::sync::MutexGuard;
 
-/// Texts that are kept between reads at most.
+/// Maximum number of strings that are cached between reads.
 const WORDS_KEPT: usize = 200_000;
 
-/// Their bytes at most; a text may be longer than one expects of a name.
+/// Maximum number of bytes of these strings. The limit is needed because a string can be much longer than a typical
+/// name.
 const BYTES_KEPT: i64 = 32 << 20;
 
-/// Bytes of the texts that one read keeps while it goes on, beside those that it is about to write.
+/// Maximum number of bytes of strings that one read keeps while it runs, in addition to the strings that it is about to
+/// write.
 const BYTES_KEPT_BY_READ: usize = 8 << 20;
 
-/// Texts fetched by one statement.
+/// Number of strings fetched by one statement.
 const FETCHED_AT_ONCE: usize = 10_000;
 
-/// The table's own number, and of a text its number, itself where it is short enough, and the bytes up to it.
+/// A row of the query in [`WordCache::refresh`]: the table's OID, the string's ID, the string itself if it fits into
+/// the remaining byte budget, and the cumulative number of bytes up to and including it.
 type Row = (i64, Option<i32>, Option<String>, Option<i64>);
 
-/// Texts by number, kept between reads. A text is kept as a JSON literal, ready to be written.
+/// Dictionary cache: strings by ID, kept between reads. Each string is stored as a JSON literal, ready to be written.
 #[derive(Debug, Default)]
 pub struct WordCache {
     current: Arc<RwLock<KeptWords>>,
-    /// A turn for the read that brings all texts, so that several at the start do not each hold them.
+    /// Serializes the first load of the dictionary, so that several reads at the start do not each hold a copy.
     first: tokio::sync::Mutex<()>,
-    /// A turn for reads of days whose texts are more than are kept.
+    /// Serializes reads that need more strings than the cache keeps.
     large: tokio::sync::Mutex<()>,
 }
 
-/// The texts of one table. When the rollups are removed and installed again, the numbers begin anew: the new table's
-/// texts are kept apart, and a read that has begun goes on with those that it has.
+/// The cached strings of one `litespend.words` table. If the rollups are removed and installed again, a new table
+/// assigns IDs from the start. The strings of the new table are cached separately, and a read that has already started
+/// keeps using the old ones.
 pub type KeptWords = Arc<RwLock<Kept>>;
 
-/// Texts and how far they were read.
+/// Cached strings, and the last ID that was read.
 #[derive(Debug, Default)]
 pub struct Kept {
     texts: FxHashMap<i32, Arc<str>>,
@@ -48,8 +54,9 @@ pub struct Kept {
 }
 
 impl WordCache {
-    /// Reads the texts that came since the last call. Returns what is kept, and whether that is all there is: numbers
-    /// are given in order and by one writer at a time, so none below the last read can come later.
+    /// Reads the strings that were added since the last call. Returns the cached strings, and whether they are the
+    /// complete dictionary. IDs are assigned in ascending order and by one writer at a time, so no ID below the last
+    /// one read can appear later.
     pub async fn refresh(&self, connection: &mut PgConnection) -> Result<(KeptWords, bool), sqlx::Error> {
         let first = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         let is_first = first.read().unwrap_or_else(PoisonError::into_inner).last == 0;
@@ -60,8 +67,8 @@ impl WordCache {
                 let kept = current.read().unwrap_or_else(PoisonError::into_inner);
                 (kept.table, kept.last, kept.bytes, kept.overflowed)
             };
-            // The table's own number says whether it is still the one whose texts are kept. Texts that would be too
-            // many or too long are not even sent.
+            // The table's OID shows whether it is still the table whose strings are cached. Strings beyond the limits
+            // on number and bytes are not even sent.
             let found: Vec<Row> = sqlx::query_as(
                 "SELECT 'litespend.words'::regclass::oid::bigint, id, CASE WHEN bytes <= $3 THEN word END, bytes
                  FROM (SELECT) AS one LEFT JOIN (
@@ -88,13 +95,13 @@ impl WordCache {
             let mut kept = current.write().unwrap_or_else(PoisonError::into_inner);
             if kept.texts.len() + words.len() >= WORDS_KEPT || bytes + read > BYTES_KEPT {
                 drop(kept);
-                // Reads that have begun with what is kept go on with it: it is left to them as it is.
+                // Reads that already use the current cache continue with it, so it is replaced and not changed.
                 let next = Arc::new(RwLock::new(Kept { table, overflowed: true, ..Kept::default() }));
                 self.replace(Arc::clone(&next));
                 return Ok((next, false));
             }
             for (id, word) in words {
-                // Two reads may bring the same texts.
+                // Two concurrent reads may fetch the same strings.
                 let Some(word) = word else { continue };
                 kept.last = kept.last.max(id);
                 if let Vacant(place) = kept.texts.entry(id) {
@@ -109,7 +116,7 @@ impl WordCache {
         }
     }
 
-    /// A turn for a read whose texts are not kept, to be held while it holds them itself.
+    /// Lock for a read whose strings are not all cached. The read must hold the lock while it holds its own strings.
     pub async fn turn(&self) -> MutexGuard<'_, ()> {
         self.large.lock().await
     }
@@ -118,33 +125,33 @@ impl WordCache {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
-    /// Forgets everything: the rollups were removed.
+    /// Empties the cache. Called after the rollups were removed.
     pub fn clear(&self) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = KeptWords::default();
     }
 }
 
-/// The texts of one read.
+/// The strings that one read uses.
 #[derive(Debug)]
 pub struct Words {
     kept: KeptWords,
-    /// Numbers given in this read to texts that have none yet: negative.
+    /// Temporary IDs for strings that are not in the dictionary yet. They are negative and valid in this read only.
     local: HashMap<String, i32>,
     texts: FxHashMap<i32, Arc<str>>,
-    /// Bytes of the texts that only this read has.
+    /// Bytes of the strings that only this read holds.
     bytes: usize,
-    /// Numbers whose texts are still to be written, whatever is let go.
+    /// IDs whose strings are still to be written. [`Words::trim`] must not drop them.
     held: [i32; 3],
 }
 
 impl Words {
-    /// With what earlier reads kept.
+    /// Starts with the cached strings of earlier reads.
     pub fn new(kept: KeptWords) -> Self {
         let texts = FxHashMap::from_iter([(0, Arc::from("null"))]);
         Self { kept, local: HashMap::new(), texts, bytes: 0, held: [0; 3] }
     }
 
-    /// The number of a text: its own, or one of this read.
+    /// The ID of a string: its dictionary ID, or a temporary one. 0 means no string.
     pub(super) fn number(&mut self, id: Option<i32>, text: Option<String>) -> i32 {
         match (id, text) {
             (_, None) => 0,
@@ -160,7 +167,7 @@ impl Words {
         }
     }
 
-    /// Takes the texts of these numbers out of what earlier reads kept; returns the numbers that were not there.
+    /// Copies the strings of these IDs from the cache into this read. Returns the IDs that are not cached.
     pub fn take_kept(&mut self, numbers: impl Iterator<Item = i32>) -> Vec<i32> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         let mut missing = Vec::new();
@@ -175,7 +182,7 @@ impl Words {
         missing
     }
 
-    /// Reads the texts of these numbers.
+    /// Fetches the strings of these IDs from the database.
     pub async fn fetch(&mut self, connection: &mut PgConnection, mut missing: Vec<i32>) -> Result<(), sqlx::Error> {
         missing.sort_unstable();
         missing.dedup();
@@ -195,17 +202,18 @@ impl Words {
         Ok(())
     }
 
-    /// The text of a number as a JSON literal; `null` for none.
+    /// The string with this ID as a JSON literal; `null` if there is none.
     pub fn json(&self, number: i32) -> &str {
         self.texts.get(&number).map_or("null", AsRef::as_ref)
     }
 
-    /// As [`Words::json`], to be kept.
+    /// Like [`Words::json`], but shares ownership of the literal.
     pub fn shared(&self, number: i32) -> Arc<str> {
         self.texts.get(&number).map_or_else(|| Arc::from("null"), Arc::clone)
     }
 
-    /// An empty set of texts on the same cache, to be filled elsewhere and joined.
+    /// An empty set of strings on the same cache. It can be filled without a lock on this one, and then merged with
+    /// [`Words::join`].
     pub fn fork(&self) -> Self {
         Self {
             kept: Arc::clone(&self.kept),
@@ -216,18 +224,19 @@ impl Words {
         }
     }
 
-    /// Takes the texts of a fork.
+    /// Merges the strings of a fork into this set.
     pub fn join(&mut self, fork: Self) {
         self.bytes += fork.bytes;
         self.texts.extend(fork.texts);
     }
 
-    /// Keeps the texts of these numbers until others are held.
+    /// Protects the strings of these IDs from [`Words::trim`] until the next call.
     pub fn hold(&mut self, numbers: [i32; 3]) {
         self.held = numbers;
     }
 
-    /// Lets go of texts once there are very many; those of this read's own numbers stay, and those that are held.
+    /// Drops strings if this read holds more than `WORDS_KEPT` of them, or if it fetched more than `BYTES_KEPT_BY_READ`
+    /// bytes. Strings with temporary IDs stay, and so do those that [`Words::hold`] protects.
     pub fn trim(&mut self) {
         if self.texts.len() > WORDS_KEPT || self.bytes > BYTES_KEPT_BY_READ {
             let held = self.held;

@@ -6,8 +6,8 @@ use crate::names::{bedrock, provider, size_class};
 use crate::table::PriceTable;
 use crate::table::prices::ModelPrices;
 
-/// Finds the entry for a model at a provider. Tries every form of the name. Models of local servers that the table does
-/// not list get a free entry.
+/// Finds the entry for a model at a provider. Tries every form of the name. Hugging Face models always get a free
+/// entry; Ollama models get one if the table does not list them.
 pub fn lookup(table: &PriceTable, model: &str, provider: Option<&str>) -> Option<Arc<ModelPrices>> {
     let model = provider::azure_alias(model).unwrap_or(model);
     let provider = match provider {

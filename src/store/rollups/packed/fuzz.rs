@@ -1,4 +1,4 @@
-//! Packed days: read back as they were packed, and refused where they were cut off.
+//! Property tests of packed days: whole entries decode to the same bytes, and incomplete ones are refused.
 
 use bytes::BufMut;
 use proptest::collection::vec;
@@ -18,7 +18,7 @@ fn any_bytes_are_whole_entries_or_an_error() {
         prop_assert_eq!(decoded.is_ok(), bytes.len() % size(rollup) == 0);
         prop_assert_eq!(entries.len(), bytes.len() / size(rollup));
         prop_assert!(entries.capacity() <= bytes.len() / size(rollup) + 4);
-        // What was read is what stands there.
+        // Encoding the decoded entries gives the original bytes.
         let mut packed = Vec::new();
         for entry in &entries {
             for number in [entry.who, entry.team, entry.api_key, entry.model] {

@@ -1,4 +1,4 @@
-//! PostgreSQL's binary rows: read back as they were, and refused where they are anything else.
+//! Property tests of PostgreSQL's binary rows: rows decode to the original entries, and anything else is refused.
 
 use bytes::BufMut;
 use proptest::collection::vec;
@@ -61,7 +61,7 @@ fn rollup() -> impl Strategy<Value = Rollup> {
 fn entries_come_back_and_a_row_cut_off_is_an_error() {
     let rows = vec((entry(), any::<bool>()), 1..8);
     check(750, (rollup(), rows, vec(any::<u8>(), 0..9), any::<Index>()), |(rollup, rows, extension, cut)| {
-        // PostgreSQL sends whole rows in a message, one or several; the first message begins with the header.
+        // PostgreSQL sends one or more whole rows in a message. The first message starts with the header.
         let mut messages = vec![header(&extension)];
         let mut expected = Vec::new();
         for (entry, apart) in &rows {
@@ -77,10 +77,10 @@ fn entries_come_back_and_a_row_cut_off_is_an_error() {
         }
         let whole: Vec<_> = messages.iter().cloned().chain([vec![0xff, 0xff]]).collect();
         prop_assert_eq!(format!("{:?}", read(rollup, &whole).unwrap()), format!("{expected:?}"));
-        // The other rollup's rows are not taken for this one's.
+        // Rows of the other rollup are refused.
         let other = if rollup == Rollup::Usage { Rollup::Customer } else { Rollup::Usage };
         prop_assert!(read(other, &whole).is_err());
-        // Cut off within the last row.
+        // The last row is cut off in the middle.
         let last = messages.last_mut().unwrap();
         let length = row(rollup, &rows.last().unwrap().0).len();
         last.truncate(last.len() - 1 - cut.index(length - 1));

@@ -1,4 +1,5 @@
--- LiteLLM's daily rows by model, group, provider, tool and endpoint: their sums against the rows, on the day $1, where it is summed.
+-- On the day $1, if it is summed: compares the stored sums by model, model group, provider, tool and endpoint with
+-- LiteLLM's daily rows.
 WITH counted AS (
     SELECT model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint, api_requests AS requests, spend,
            prompt_tokens, completion_tokens, cache_read_input_tokens,

@@ -1,4 +1,4 @@
--- LiteLLM's daily rows by user and key: their sums against the rows, on the day $1, where it is summed.
+-- On the day $1, if it is summed: compares the stored sums by user and key with LiteLLM's daily rows.
 WITH counted AS (
     SELECT user_id, api_key, api_requests AS requests, spend,
            prompt_tokens, completion_tokens, cache_read_input_tokens,

@@ -1,4 +1,5 @@
--- Usage by end user, team, key and model: the day table with its unfolded deltas against the log, on the day $1.
+-- On the day $1: compares usage by end user, team, key and model in the day table, including unfolded deltas, with the
+-- log.
 WITH counted AS (
     SELECT customer, team, key, model, sum(requests) AS requests, sum(spend) AS spend, sum(total_tokens) AS total_tokens
     FROM (

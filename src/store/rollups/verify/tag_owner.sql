@@ -1,4 +1,4 @@
--- Spend by tag, team and user: the day table with its unfolded deltas against the log, on the day $1.
+-- On the day $1: compares spend by tag, team and user in the day table, including unfolded deltas, with the log.
 WITH counted AS (
     SELECT tag, team, usr, sum(requests) AS requests, sum(spend) AS spend
     FROM (

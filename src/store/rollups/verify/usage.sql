@@ -1,4 +1,4 @@
--- Usage by team, user, key and model: the day table with its unfolded deltas against the log, on the day $1.
+-- On the day $1: compares usage by team, user, key and model in the day table, including unfolded deltas, with the log.
 WITH counted AS (
     SELECT team, usr, key, model, sum(requests) AS requests, sum(spend) AS spend, sum(total_tokens) AS total_tokens,
            sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens
