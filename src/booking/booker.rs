@@ -1,10 +1,10 @@
 //! Books rows exactly once. Records that arrive while a transaction runs are collected for the next one, so that they
 //! share one wait for the disk. A request is answered only after its own rows are committed. Senders take turns
-//! ([`queue`]).
+//! (`queue`).
 //!
 //! Errors that can be retried safely are retried: a deadlock with another transaction, and a lost connection. A
 //! connection may even be lost during the commit, because the ids of committed records carry the UUID of this booking
-//! ([`attempt`]).
+//! (`attempt`).
 
 mod attempt;
 mod queue;

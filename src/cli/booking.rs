@@ -46,20 +46,29 @@ pub async fn install(connection: &mut Connection, kind: DatabaseKind) -> Result<
     if kind == DatabaseKind::LiteLlm {
         database::migrate_schema(connection).await.context("the schema litespend cannot be made")?;
         if !ids::install(connection).await.context("booking cannot be installed")? {
-            return Err(Failure::Setting(anyhow!("booking is installed for another schema of this database")));
+            return Err(elsewhere());
         }
     }
     println!("usage can be booked");
     Ok(())
 }
 
-/// Disallows booking again.
+fn elsewhere() -> Failure {
+    Failure::Setting(anyhow!("booking is installed for another schema of this database"))
+}
+
+/// Disallows booking into the schema of the search path. Removes the schema `litespend` if nothing else uses it: no
+/// rollups, of whichever schema.
 pub async fn remove(connection: &mut Connection, kind: DatabaseKind) -> Result<(), Failure> {
     if kind == DatabaseKind::Own {
         return Err(Failure::Setting(anyhow!("this database is litespend's own: booking belongs to it")));
     }
-    ids::remove(connection).await.context("booking cannot be removed now; try again")?;
-    if !rollups::attached(connection).await.context("the rollups cannot be looked at")? {
+    if !ids::remove(connection).await.context("booking cannot be removed now; try again")? {
+        return Err(elsewhere());
+    }
+    let attached = rollups::attached(connection).await.context("the rollups cannot be looked at")?;
+    let elsewhere = rollups::counted_elsewhere(connection).await.context("the rollups cannot be looked at")?;
+    if !attached && elsewhere.is_none() {
         rollups::remove(connection).await.context("the schema cannot be removed now; try again")?;
     }
     println!("removed: usage can't be booked any more");

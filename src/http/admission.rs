@@ -13,6 +13,24 @@ use crate::http::state::AppState;
 use crate::http::telemetry::KeyPrefix;
 use crate::identity::Caller;
 use crate::route_table::{self, Access, Route};
+use crate::settings::Settings;
+use crate::settings::upstream::covers;
+
+/// Whether litespend itself answers the request, judged by path and method; without an upstream, it answers all. It always
+/// answers health probes and `/metrics`, because they describe this process.
+pub fn is_served_here(settings: &Settings, request: &Request) -> bool {
+    if settings.upstream.is_none() {
+        return true;
+    }
+    let Some(route) = served_route(request) else { return false };
+    // The upstream LiteLLM manages its keys, and caches them.
+    if route.left_to_litellm && !settings.manage_litellm_keys {
+        return false;
+    }
+    let of_process = route.path.starts_with("/health/") || route.path == "/metrics";
+    let only = &settings.serve_only;
+    of_process || only.is_empty() || only.iter().any(|entry| covers(entry, route.path))
+}
 
 /// Middleware: checks address, method, key and access, in this order. Stores the [`Caller`] in the request's
 /// extensions.

@@ -14,8 +14,8 @@ use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::http::admission;
 use crate::http::connection::life::Life;
@@ -45,7 +45,7 @@ pub async fn watch(State(state): State<AppState>, request: Request, next: Next) 
     let waits_to_send = request.headers().contains_key(header::EXPECT);
     let limits = &state.settings.connections;
     // A forwarded request may be a two-way conversation, so the limit for answers applies to its body.
-    let passed_on = state.settings.upstream.is_some() && admission::served_route(&request).is_none();
+    let passed_on = !admission::is_served_here(&state.settings, &request);
     let limit = if passed_on { limits.answer } else { limits.body };
     let mut body = None;
     let request = request.map(|incoming| {
@@ -147,7 +147,7 @@ impl Watched {
     }
 }
 
-impl http_body::Body for WatchedBody {
+impl hyper::body::Body for WatchedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

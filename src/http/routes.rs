@@ -1,5 +1,6 @@
-//! The handlers, a file a resource: parameters, answer types, handlers. A handler extracts, checks, calls one
-//! store or pricing function, maps, and returns. Who may call it stands in `router::ROUTES`.
+//! The request handlers, one file per resource. Each file has the parameters, the response types and the handlers. A
+//! handler extracts and checks the parameters, calls a function of the store or of the pricing crate, converts the
+//! result, and returns it. The table of routes in `router` says who may call which handler.
 
 pub mod accounts;
 pub mod activity;

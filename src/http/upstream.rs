@@ -29,7 +29,6 @@ use crate::http::state::AppState;
 use crate::http::upstream::websocket::Handshake;
 use crate::settings::Settings;
 use crate::settings::upstream::Target;
-use crate::settings::upstream::covers;
 
 /// How long connecting to the upstream may take. Forwarded requests have no other time limit.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -158,26 +157,13 @@ pub async fn pass_on(
     request: Request,
     next: Next,
 ) -> Result<Response, Infallible> {
-    if is_ours(&state.settings, &request) {
+    if admission::is_served_here(&state.settings, &request) {
         return Ok(next.run(request).await);
     }
     if let Err(refusal) = admission::check_address(&state, &request) {
         return Ok(refusal.into_response());
     }
     Ok(upstream.forward(&state, request).await.unwrap_or_else(IntoResponse::into_response))
-}
-
-/// Whether litespend itself answers the request, judged by path and method. It always answers health probes and
-/// `/metrics`, because they describe this process.
-fn is_ours(settings: &Settings, request: &Request) -> bool {
-    let Some(route) = admission::served_route(request) else { return false };
-    // The upstream LiteLLM manages its keys, and caches them.
-    if route.left_to_litellm && !settings.manage_litellm_keys {
-        return false;
-    }
-    let of_process = route.path.starts_with("/health/") || route.path == "/metrics";
-    let only = &settings.serve_only;
-    of_process || only.is_empty() || only.iter().any(|entry| covers(entry, route.path))
 }
 
 /// The answer without the headers that describe only the connection to the upstream.
@@ -243,13 +229,5 @@ mod tests {
             let found = redirect_of(&Target::parse(target).expect("a URL"), &location);
             assert_eq!(found.as_ref().map(|to| to.to_str().expect("text")), expected, "{target} {location:?}");
         }
-    }
-
-    #[test]
-    fn entries_mean_a_path_or_all_under_it() {
-        assert!(covers("/spend/logs", "/spend/logs"));
-        assert!(!covers("/spend/logs", "/spend/logs/v2"));
-        assert!(covers("/spend/*", "/spend/logs/v2"));
-        assert!(!covers("*", "/spend/logs"));
     }
 }

@@ -44,3 +44,16 @@ pub fn covers(entry: &str, path: &str) -> bool {
         None => entry == path,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_mean_a_path_or_all_under_it() {
+        assert!(covers("/spend/logs", "/spend/logs"));
+        assert!(!covers("/spend/logs", "/spend/logs/v2"));
+        assert!(covers("/spend/*", "/spend/logs/v2"));
+        assert!(!covers("*", "/spend/logs"));
+    }
+}

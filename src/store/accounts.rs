@@ -1,5 +1,5 @@
-//! Keys, teams and users: making, blocking, deleting and showing them. Rows are shown as JSON of all their columns,
-//! so that what another LiteLLM has more is there as well. Timestamps are UTC and end in `Z`; passwords are left out.
+//! Creates, blocks, deletes and shows keys, teams and users. Rows are shown as JSON with all their columns, so that
+//! columns of another LiteLLM version are included. Timestamps are UTC and end in `Z`. Passwords are left out.
 
 pub mod lists;
 pub mod tables;
@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
 
-/// A row as JSON.
+/// A row as a JSON object, by column.
 pub type Row = Map<String, Value>;
 
-/// Columns that hold timestamps.
+/// Names of columns that hold timestamps.
 const TIMES: [&str; 11] = [
     "created_at",
     "updated_at",
@@ -27,7 +27,7 @@ const TIMES: [&str; 11] = [
     "last_run_at",
 ];
 
-/// Columns that hold lists; LiteLLM shows those that are NULL as empty.
+/// Names of columns that hold lists. LiteLLM shows a NULL in them as an empty list.
 const LISTS: [&str; 9] = [
     "models",
     "admins",
@@ -52,7 +52,7 @@ pub(super) fn shown(Json(mut row): Json<Row>) -> Row {
             *value = Value::Array(Vec::new());
         }
     }
-    // A team without members was made with an object in place of a list.
+    // A team that was created without members has an object here and not a list.
     if let Some(value) = row.get_mut("members_with_roles").filter(|value| !value.is_array()) {
         *value = Value::Array(Vec::new());
     }
@@ -63,55 +63,55 @@ pub(super) fn all_shown(rows: Vec<Json<Row>>) -> Vec<Row> {
     rows.into_iter().map(shown).collect()
 }
 
-/// A key to be made.
+/// A key to create.
 #[derive(Clone, Debug, Default)]
 pub struct NewKey {
-    /// SHA-256 of the key.
+    /// SHA-256 of the raw key.
     pub token: String,
-    /// Shortened key for display.
+    /// Shortened key, for display.
     pub key_name: String,
-    /// Name; unique where given.
+    /// Alias; must be unique if given.
     pub key_alias: Option<String>,
-    /// User.
+    /// User ID of the owner.
     pub user_id: Option<String>,
-    /// Team.
+    /// Team ID.
     pub team_id: Option<String>,
-    /// Organisation.
+    /// Organisation ID.
     pub organization_id: Option<String>,
-    /// End of validity.
+    /// Expiry time, UTC; `None` for no expiry.
     pub expires: Option<NaiveDateTime>,
-    /// Models that it is for.
+    /// Models that it is meant for.
     pub models: Vec<String>,
-    /// Routes that it is limited to.
+    /// Routes to which the key is restricted; empty for no restriction.
     pub allowed_routes: Vec<String>,
-    /// USD that it is meant to spend.
+    /// Intended budget in USD.
     pub max_budget: Option<f64>,
-    /// Anything else.
+    /// Further metadata.
     pub metadata: Row,
-    /// Permissions, for example `get_spend_routes`.
+    /// Permissions by name, for example `get_spend_routes`.
     pub permissions: Row,
     /// Whether it is blocked from the start.
     pub blocked: Option<bool>,
-    /// Who made it.
+    /// Who creates the key.
     pub created_by: String,
 }
 
-/// Why a row was not made.
+/// Why a row was not created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// The key exists.
+    /// The key exists already.
     Token,
     /// Another key has the alias.
     Alias,
     /// The team does not exist.
     NoTeam,
-    /// The id is taken.
+    /// The ID of the team or user is taken.
     Id,
     /// Another user has the e-mail address.
     Email,
 }
 
-/// Makes a key. Its row, or why there is none.
+/// Creates a key. Returns its row, or the reason why it was not created.
 pub async fn create_key(connection: &mut PgConnection, key: &NewKey) -> Result<Result<Row, Conflict>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     if let Some(team_id) = &key.team_id
@@ -120,7 +120,7 @@ pub async fn create_key(connection: &mut PgConnection, key: &NewKey) -> Result<R
         return Ok(Err(Conflict::NoTeam));
     }
     if let Some(alias) = &key.key_alias {
-        // Two at once must not both find the alias free.
+        // The lock prevents two concurrent requests from both finding the alias free.
         sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
             .bind(alias)
             .execute(&mut *transaction)
@@ -167,7 +167,7 @@ async fn insert_key(connection: &mut PgConnection, key: &NewKey) -> Result<Optio
     Ok(row.map(shown))
 }
 
-/// Makes the key of a session, whose team is a name only.
+/// Creates the key of a dashboard session. Its team need not exist.
 pub async fn create_session_key(connection: &mut PgConnection, key: &NewKey) -> Result<(), sqlx::Error> {
     insert_key(connection, key).await.map(|_| ())
 }
@@ -180,7 +180,8 @@ struct LimitsRow {
     max_budget: Option<f64>,
 }
 
-/// What a session takes over from the key that opens it, as it stands now: models, routes, permissions and budget.
+/// The limits that a session inherits from the key that opens it, as they are now: models, routes, permissions and
+/// budget. `None` if the key does not exist.
 pub async fn find_limits(connection: &mut PgConnection, token: &str) -> Result<Option<NewKey>, sqlx::Error> {
     let row: Option<LimitsRow> = sqlx::query_as(
         r#"SELECT k.* FROM (SELECT NULL::text[] AS allowed_routes, '{}'::jsonb AS permissions) AS defaults
@@ -202,7 +203,7 @@ pub async fn find_limits(connection: &mut PgConnection, token: &str) -> Result<O
     }))
 }
 
-/// Deletes a team's keys that have expired. Returns how many there were.
+/// Deletes the expired keys of a team, and returns their number.
 pub async fn delete_expired_keys(
     connection: &mut PgConnection,
     team_id: &str,
@@ -216,7 +217,7 @@ pub async fn delete_expired_keys(
         .map(|result| result.rows_affected())
 }
 
-/// Whether there is a key with this hash.
+/// Whether a key with this hash exists.
 pub async fn exists_key(connection: &mut PgConnection, token: &str) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM "LiteLLM_VerificationToken" WHERE token = $1)"#)
         .bind(token)
@@ -224,7 +225,7 @@ pub async fn exists_key(connection: &mut PgConnection, token: &str) -> Result<bo
         .await
 }
 
-/// A key's row; a deleted key's has `deleted_at`.
+/// The row of a key, or else of a deleted key, which has `deleted_at`.
 pub async fn find_key(connection: &mut PgConnection, token: &str) -> Result<Option<Row>, sqlx::Error> {
     let row: Option<Json<Row>> =
         sqlx::query_scalar(r#"SELECT to_jsonb(t) FROM "LiteLLM_VerificationToken" AS t WHERE token = $1"#)
@@ -255,7 +256,7 @@ pub async fn list_keys(connection: &mut PgConnection, limit: i64) -> Result<Vec<
     Ok(all_shown(rows))
 }
 
-/// The hashes of the keys with these aliases.
+/// Hashes of the keys with these aliases.
 pub async fn tokens_of_aliases(connection: &mut PgConnection, aliases: &[String]) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(r#"SELECT token FROM "LiteLLM_VerificationToken" WHERE key_alias = ANY ($1)"#)
         .bind(aliases)
@@ -263,7 +264,8 @@ pub async fn tokens_of_aliases(connection: &mut PgConnection, aliases: &[String]
         .await
 }
 
-/// Blocks a key or lifts the block. Its row, if there is such a key.
+/// Blocks or unblocks a key. Returns its row, or `None` if the key does not exist. A block also ends the sessions that
+/// the key opened.
 pub async fn set_blocked(
     connection: &mut PgConnection,
     token: &str,
@@ -288,8 +290,8 @@ pub async fn set_blocked(
     Ok(row.map(shown))
 }
 
-/// Ends the sessions that these keys opened: they don't come back with another key of the same hash, nor with the end of
-/// a block.
+/// Deletes the sessions that these keys opened. So the sessions do not come back if the key is unblocked, or if a key
+/// with the same hash is created again.
 async fn end_sessions(connection: &mut PgConnection, tokens: &[String]) -> Result<(), sqlx::Error> {
     sqlx::query(
         r#"DELETE FROM "LiteLLM_VerificationToken"
@@ -301,8 +303,8 @@ async fn end_sessions(connection: &mut PgConnection, tokens: &[String]) -> Resul
     .map(|_| ())
 }
 
-/// Moves keys to the deleted ones, where their name and owner stay known; all of them or, where one does not exist,
-/// none. Returns whether it was done.
+/// Moves keys to the table of deleted keys, where their alias and owner stay known. If one of the keys does not exist,
+/// moves none. Returns whether the keys were deleted.
 pub async fn delete_keys(connection: &mut PgConnection, tokens: &[String], by: &str) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let found: Vec<String> = sqlx::query_scalar(
@@ -335,22 +337,22 @@ pub async fn delete_keys(connection: &mut PgConnection, tokens: &[String], by: &
     Ok(true)
 }
 
-/// A team to be made.
+/// A team to create.
 #[derive(Clone, Debug, Default)]
 pub struct NewTeam {
-    /// Id.
+    /// ID; must not be taken.
     pub team_id: String,
-    /// Name.
+    /// Alias: the display name.
     pub team_alias: Option<String>,
-    /// Organisation.
+    /// Organisation ID.
     pub organization_id: Option<String>,
-    /// Members as user and role (`admin` or `user`). Users who do not exist are made.
+    /// Members, as user ID and role (`admin` or `user`). Users who do not exist are created.
     pub members: Vec<(String, String)>,
-    /// Models that it is for.
+    /// Models that it is meant for.
     pub models: Vec<String>,
-    /// USD that it is meant to spend.
+    /// Intended budget in USD.
     pub max_budget: Option<f64>,
-    /// Anything else.
+    /// Further metadata.
     pub metadata: Row,
     /// Whether it is blocked from the start.
     pub blocked: bool,
@@ -363,7 +365,7 @@ async fn exists_team(connection: &mut PgConnection, team_id: &str) -> Result<boo
         .await
 }
 
-/// Makes a team with its members. Its row, or why there is none.
+/// Creates a team with its members. Returns its row, or the reason why it was not created.
 pub async fn create_team(connection: &mut PgConnection, team: &NewTeam) -> Result<Result<Row, Conflict>, sqlx::Error> {
     let roster: Vec<Value> =
         team.members.iter().map(|(user, role)| serde_json::json!({"user_id": user, "role": role})).collect();
@@ -402,18 +404,19 @@ pub async fn create_team(connection: &mut PgConnection, team: &NewTeam) -> Resul
     Ok(Ok(shown(row)))
 }
 
-/// Whose teams.
+/// Whose teams to list.
 #[derive(Clone, Copy, Debug)]
 pub enum TeamsOf<'a> {
-    /// All there are.
+    /// All teams.
     Everybody,
-    /// Those that list the user as a member.
+    /// Teams that list the user as a member.
     Member(&'a str),
-    /// Those, and the ones that the user's own row names.
+    /// Teams that list the user as a member, and teams that the user's own row lists.
     User(&'a str),
 }
 
-/// The newest `limit` teams, each with its `keys` and `team_memberships`: of a user, only their own memberships.
+/// The newest `limit` teams, each with its `keys` and `team_memberships`. If the teams of one user are listed,
+/// `team_memberships` contains only that user's memberships.
 pub async fn list_teams(
     connection: &mut PgConnection,
     whose: TeamsOf<'_>,
@@ -473,33 +476,33 @@ pub(super) fn by_team(rows: Vec<Row>) -> std::collections::HashMap<String, Vec<V
     teams
 }
 
-/// A text of a row; empty where it has none.
+/// A string of a row; empty if the column is absent or not a string.
 pub fn text<'a>(row: &'a Row, name: &str) -> &'a str {
     row.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A user to be made.
+/// A user to create.
 #[derive(Clone, Debug, Default)]
 pub struct NewUser {
-    /// Id.
+    /// ID; must not be taken.
     pub user_id: String,
-    /// E-mail address; unique where given.
+    /// E-mail address; must be unique if given, ignoring case.
     pub user_email: Option<String>,
-    /// Name.
+    /// Alias: the display name.
     pub user_alias: Option<String>,
-    /// Role, by LiteLLM's names.
+    /// Role, by LiteLLM's name for it.
     pub user_role: Option<String>,
-    /// Teams; they must exist.
+    /// IDs of teams to join; the teams must exist.
     pub teams: Vec<String>,
-    /// Models.
+    /// Models that the user is meant to use.
     pub models: Vec<String>,
-    /// USD that the user is meant to spend.
+    /// Intended budget in USD.
     pub max_budget: Option<f64>,
-    /// Anything else.
+    /// Further metadata.
     pub metadata: Row,
 }
 
-/// Makes a user, who joins the teams as a member. The user's row, or why there is none.
+/// Creates a user, who joins the teams as a member. Returns the user's row, or the reason why it was not created.
 pub async fn create_user(connection: &mut PgConnection, user: &NewUser) -> Result<Result<Row, Conflict>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     if let Some(email) = &user.user_email {
@@ -563,7 +566,7 @@ pub async fn create_user(connection: &mut PgConnection, user: &NewUser) -> Resul
     Ok(Ok(shown(row)))
 }
 
-/// A user's row.
+/// The row of a user; `None` if the user does not exist.
 pub async fn find_user(connection: &mut PgConnection, user_id: &str) -> Result<Option<Row>, sqlx::Error> {
     let row: Option<Json<Row>> =
         sqlx::query_scalar(r#"SELECT to_jsonb(t) FROM "LiteLLM_UserTable" AS t WHERE user_id = $1"#)
@@ -573,7 +576,7 @@ pub async fn find_user(connection: &mut PgConnection, user_id: &str) -> Result<O
     Ok(row.map(shown))
 }
 
-/// A user who has no row, as one would be shown: with all columns of the table, and these fields.
+/// A user without a row, shown as if there were one: all columns of the table, filled with these fields.
 pub async fn user_without_row(connection: &mut PgConnection, fields: &Value) -> Result<Row, sqlx::Error> {
     sqlx::query_scalar(r#"SELECT to_jsonb(jsonb_populate_record(NULL::"LiteLLM_UserTable", $1))"#)
         .bind(fields)
@@ -593,7 +596,8 @@ pub async fn list_users(connection: &mut PgConnection, limit: i64) -> Result<Vec
     Ok(all_shown(rows))
 }
 
-/// The oldest `limit` keys of a user, or of everybody but the dashboard's sessions.
+/// The oldest `limit` keys of a user. Without `user_id`, the oldest keys of all users, without the keys of dashboard
+/// sessions.
 pub async fn keys_of(
     connection: &mut PgConnection,
     user_id: Option<&str>,

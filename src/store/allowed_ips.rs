@@ -1,10 +1,11 @@
-//! The allow list where LiteLLM keeps it: `LiteLLM_Config`, row `general_settings`, key `allowed_ips`.
+//! The list of allowed client addresses, stored where LiteLLM stores it: in `LiteLLM_Config`, row `general_settings`,
+//! key `allowed_ips`.
 
 use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
 
-/// The stored list; `None` where there has never been one.
+/// The stored list; `None` if no list is stored.
 pub async fn read(connection: &mut PgConnection) -> Result<Option<Vec<String>>, sqlx::Error> {
     let stored: Option<Option<Json<Value>>> = sqlx::query_scalar(
         r#"SELECT param_value -> 'allowed_ips' FROM "LiteLLM_Config" WHERE param_name = 'general_settings'"#,
@@ -14,8 +15,9 @@ pub async fn read(connection: &mut PgConnection) -> Result<Option<Vec<String>>, 
     Ok(stored.flatten().and_then(|Json(value)| texts(&value)))
 }
 
-/// Changes the list under the row's lock: `change` gets the list as stored (or `initial` where there is none) and
-/// returns the new one, or an error that leaves everything as it was. Other settings of the row stay untouched.
+/// Changes the list while it holds a lock on the row. `change` receives the stored list, or `initial` if none is
+/// stored, and returns the new list. If it returns an error, nothing changes. Other settings in the row stay as they
+/// are.
 pub async fn update<E: From<sqlx::Error>>(
     connection: &mut PgConnection,
     initial: Option<Vec<String>>,

@@ -1,8 +1,8 @@
-//! What has to be known of keys, users and teams before somebody gives rights to them.
+//! Checks of keys, users and teams before rights are granted to them.
 
 use sqlx::PgConnection;
 
-/// Whether a key names one of these users as its owner.
+/// Whether any key belongs to one of these users.
 pub async fn have_keys(connection: &mut PgConnection, user_ids: &[String]) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM "LiteLLM_VerificationToken" WHERE user_id = ANY ($1))"#)
         .bind(user_ids)
@@ -10,7 +10,7 @@ pub async fn have_keys(connection: &mut PgConnection, user_ids: &[String]) -> Re
         .await
 }
 
-/// Those of the users who don't exist.
+/// Those of these user IDs that do not exist.
 pub async fn missing_users(connection: &mut PgConnection, user_ids: &[String]) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         r#"SELECT id FROM unnest($1::text[]) AS asked (id)
@@ -21,7 +21,7 @@ pub async fn missing_users(connection: &mut PgConnection, user_ids: &[String]) -
     .await
 }
 
-/// A user's stored role: `None` where there is no such user, `Some(None)` where the user has none.
+/// The stored role of a user. `None` if the user does not exist, `Some(None)` if the user has no role.
 pub async fn role_of(connection: &mut PgConnection, user_id: &str) -> Result<Option<Option<String>>, sqlx::Error> {
     sqlx::query_scalar(r#"SELECT user_role FROM "LiteLLM_UserTable" WHERE user_id = $1"#)
         .bind(user_id)

@@ -1,41 +1,41 @@
-//! What a URL of a database says: where it is, which schema, and how the connection is encrypted. Both PostgreSQL's own
-//! parameters are read (`sslmode`, `sslrootcert`, `sslcert` with `sslkey`) and Prisma's, which LiteLLM's URLs may hold
-//! (`sslaccept`, `sslcert` alone). Messages hold nothing of the URL but the names of its parameters.
+//! Parses a database URL: the address, the schema, and the encryption of the connection. It reads PostgreSQL's own
+//! parameters (`sslmode`, `sslrootcert`, `sslcert` with `sslkey`) and those of Prisma, which LiteLLM's URLs may contain
+//! (`sslaccept`, `sslcert` alone). Error messages repeat nothing of the URL except names of parameters.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// Why a URL can't be used.
+/// Reason why a URL cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadUrl(String);
 
-/// A URL that was read.
+/// A parsed URL.
 #[derive(Clone, Debug)]
 pub struct DatabaseUrl {
-    /// Where it leads.
+    /// Options for the connection.
     pub options: PgConnectOptions,
-    /// The schema of LiteLLM's tables: as Prisma takes it from the URL, or `public`.
+    /// Schema of LiteLLM's tables: the parameter `schema`, as in Prisma's URLs; default `public`.
     pub schema: String,
-    /// What its operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// Parameters that mean something to the driver, beside those of encryption; Prisma's (`connection_limit`, `schema`,
-/// `pgbouncer`, ...) do not, and may hold secrets that the driver would log.
+/// Parameters that are passed to the driver, apart from those for encryption. Prisma's parameters (`connection_limit`,
+/// `schema`, `pgbouncer`, ...) are not passed: the driver does not know them, and it would log them although they may
+/// contain secrets.
 const DRIVERS_PARAMETERS: [&str; 8] =
     ["statement-cache-capacity", "host", "hostaddr", "port", "dbname", "user", "password", "options"];
 
 const NOT_A_URL: &str = "not a PostgreSQL URL (postgresql://user:password@host:5432/database)";
 
-/// Names of the modes, the weakest first.
+/// Values of `sslmode` for error messages, the weakest first.
 const MODES: &str = "disable, allow, prefer, require, verify-ca or verify-full";
 
 impl DatabaseUrl {
-    /// Reads a URL. Anything but `postgres://` and `postgresql://` is refused; parameters that nobody here knows are left
-    /// out.
+    /// Parses a URL. Accepts only `postgres://` and `postgresql://`. Ignores unknown parameters.
     pub fn parse(url: &str) -> Result<Self, BadUrl> {
         if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(BadUrl(NOT_A_URL.to_owned()));
@@ -64,7 +64,7 @@ impl DatabaseUrl {
     }
 
     fn encrypt(&mut self, encryption: Encryption) -> Result<(), BadUrl> {
-        // The driver takes one that it does not know for `prefer`.
+        // The driver would treat an unknown value as `prefer`.
         if encryption.mode.is_none() && std::env::var("PGSSLMODE").is_ok_and(|mode| mode.parse::<PgSslMode>().is_err())
         {
             return Err(BadUrl(format!("PGSSLMODE must be {MODES}")));
@@ -90,7 +90,7 @@ impl DatabaseUrl {
             )),
             _ => {}
         }
-        // PostgreSQL encrypts nothing on a socket of the machine, and its own clients look for nothing there.
+        // PostgreSQL does not encrypt connections over a Unix socket, and its own clients ignore `sslmode` there.
         let mode = if self.is_socket() { PgSslMode::Disable } else { mode };
         self.options = options.ssl_mode(mode);
         Ok(())
@@ -109,7 +109,7 @@ impl DatabaseUrl {
     }
 }
 
-/// What the parameters say of encryption.
+/// The parameters for encryption.
 #[derive(Default)]
 struct Encryption {
     mode: Option<PgSslMode>,
@@ -149,8 +149,8 @@ impl Encryption {
         Ok(())
     }
 
-    /// The file of the certificates that are trusted beside the public ones. Prisma's `sslcert` is such a file;
-    /// PostgreSQL's belongs to a key.
+    /// The file of root certificates to trust in addition to the public ones. A Prisma `sslcert` is such a file. A
+    /// PostgreSQL `sslcert` is the client certificate for a key.
     fn root(&self) -> Result<Option<&Path>, BadUrl> {
         let root = match (&self.root, &self.certificate, &self.key) {
             (_, None, Some(_)) => {
@@ -179,7 +179,7 @@ impl Encryption {
         self.root.is_some() || (self.certificate.is_some() && self.key.is_none())
     }
 
-    /// The mode that all of it together asks for; `otherwise` where nothing does.
+    /// The effective mode that follows from all parameters together; `otherwise` if none of them sets it.
     fn mode(&self, otherwise: PgSslMode) -> Result<PgSslMode, BadUrl> {
         let given = self.mode.unwrap_or(otherwise);
         Ok(match (given, self.accept) {
@@ -193,9 +193,10 @@ impl Encryption {
             }
             (PgSslMode::VerifyCa, _) => PgSslMode::VerifyCa,
             (_, Some(Accept::Strict)) => PgSslMode::VerifyFull,
-            // Who names a root certificate wants it looked at, as PostgreSQL's own clients have it.
+            // If the URL names a root certificate, the certificate must be checked. PostgreSQL's own clients do the
+            // same.
             (PgSslMode::Require, None) if self.names_root() => PgSslMode::VerifyCa,
-            // The driver would never encrypt.
+            // With `allow`, the driver would never encrypt.
             (PgSslMode::Allow, _) => PgSslMode::Prefer,
             (given, _) => given,
         })
@@ -282,11 +283,11 @@ mod tests {
             (format!("sslrootcert={path}"), "Prefer"),
             (format!("sslmode=require&sslrootcert={path}"), "VerifyCa"),
             (format!("sslmode=require&ssl-ca={path}"), "VerifyCa"),
-            // Prisma's.
+            // Prisma's meaning: a root certificate.
             (format!("sslmode=require&sslcert={path}"), "VerifyCa"),
             (format!("sslmode=require&sslcert={path}&sslaccept=accept_invalid_certs"), "Require"),
             (format!("sslcert={path}&sslaccept=strict"), "VerifyFull"),
-            // PostgreSQL's: the client's own.
+            // PostgreSQL's meaning: the client certificate.
             (format!("sslmode=require&sslcert={path}&sslkey={path}"), "Require"),
             (format!("sslmode=require&sslcert={path}&sslkey={path}&sslrootcert={path}"), "VerifyCa"),
             ("sslmode=require&sslrootcert=&sslcert=&sslkey=".to_owned(), "Require"),

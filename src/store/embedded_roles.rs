@@ -1,24 +1,25 @@
-//! The roles of the private cluster. The server's sessions belong to an ordinary role, which owns the database and what is
-//! in it, and nothing beside: no file of the system, no other role, no setting of the cluster can be reached from a
-//! session of the pool. A superuser remains for upkeep by hand.
+//! The roles of the private PostgreSQL cluster. The sessions of the server use an ordinary role. It owns the database
+//! and everything in it, and nothing else. So a session of the pool cannot reach the file system, other roles, or
+//! settings of the cluster. A superuser remains for manual maintenance.
 //!
-//! Clusters of earlier versions have one role, which made the cluster and so is a superuser for ever. Its name goes to a
-//! new, ordinary role; it gets another name, and what it owned in the database goes to the new one.
+//! Clusters of earlier versions have one role only. It created the cluster, so it stays a superuser for ever. This
+//! module renames it and creates a new, ordinary role with its old name. The new role becomes the owner of everything
+//! that the first role owned in the database.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 
 use private_postgres::{Cluster, Durability, LocalPostgresOptions};
 
-/// A role that has the cluster's first role renamed, which that role can't do itself.
+/// Temporary superuser that renames the first role of the cluster, because a role cannot rename itself.
 const RENAMER: &str = "litespend_renamer";
 
-/// How the private cluster is run: with the roles in order.
+/// Options of the private cluster, including the step that sets up its roles.
 pub fn local_postgres_options() -> LocalPostgresOptions {
     LocalPostgresOptions { prepare: Some(separate_in), ..LocalPostgresOptions::default() }
 }
 
-/// Makes the application's role an ordinary one, in clusters of earlier versions too. Blocks.
+/// Makes the application's role an ordinary role, also in clusters of earlier versions. Blocks the thread.
 fn separate_in(cluster: &Cluster<'_>) -> Result<(), String> {
     let roles = Roles {
         superuser: cluster.superuser,
@@ -30,31 +31,31 @@ fn separate_in(cluster: &Cluster<'_>) -> Result<(), String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async { separate(&cluster.url.parse()?, roles).await })
     };
-    // On a thread of its own: this one may be a runtime's.
+    // Runs on a new thread, because the current one may belong to an async runtime.
     std::thread::scope(|scope| scope.spawn(work).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         .map_err(|error: sqlx::Error| error.to_string())
 }
 
-/// Names, all of them plain words that need no quotes.
+/// Names of roles and the database. All are plain identifiers that need no quotes.
 #[derive(Clone, Copy, Debug)]
 struct Roles<'a> {
-    /// The superuser.
+    /// Name of the superuser.
     superuser: &'a str,
-    /// The role of the server's sessions.
+    /// Name of the role that the server's sessions use.
     application: &'a str,
-    /// The database that it owns.
+    /// Name of the database that this role owns.
     database: &'a str,
-    /// Whether the role may make databases and roles as well, and checkpoints, as tests do.
+    /// Whether the role may also create databases and roles and run checkpoints, as tests do.
     for_tests: bool,
 }
 
-/// Sees to it that `roles` are what they should be, in a cluster that `options` lead to. Does nothing on a standby, which
-/// has the roles of what it follows.
+/// Sets up `roles` in the cluster to which `options` connect. Does nothing on a standby, because a standby has the
+/// roles of its primary.
 ///
 /// # Errors
 ///
-/// Those of the database. What was begun is finished by the next call.
+/// Errors of the database. The next call completes what this call started.
 async fn separate(options: &PgConnectOptions, roles: Roles<'_>) -> Result<(), sqlx::Error> {
     let options = options.clone().database(roles.database).disable_statement_logging();
     let as_superuser = options.clone().username(roles.superuser);
@@ -74,7 +75,7 @@ async fn separate(options: &PgConnectOptions, roles: Roles<'_>) -> Result<(), sq
     connection.close().await
 }
 
-/// `invalid_authorization_specification`.
+/// Whether the role does not exist (28000, `invalid_authorization_specification`).
 fn is_unknown_role(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "28000")
 }
@@ -83,7 +84,7 @@ async fn is_standby(connection: &mut PgConnection) -> Result<bool, sqlx::Error> 
     sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await
 }
 
-/// Gives the first role's name to an ordinary role; `false` on a standby.
+/// Renames the first role, and creates an ordinary role with its old name; returns `false` on a standby.
 async fn rename_first_role(options: &PgConnectOptions, roles: Roles<'_>) -> Result<bool, sqlx::Error> {
     let Roles { superuser, application, database, .. } = roles;
     let mut first = options.clone().username(application).connect().await?;
@@ -118,8 +119,8 @@ async fn rename_first_role(options: &PgConnectOptions, roles: Roles<'_>) -> Resu
     Ok(true)
 }
 
-/// Gives whatever the first role (its number is always 10) owns in this database to another one, but for the system's own
-/// and for extensions. `REASSIGN OWNED` refuses to do so for this role.
+/// SQL that makes another role the owner of everything that the first role owns in this database, except objects of the
+/// system and of extensions. The OID of the first role is always 10. `REASSIGN OWNED` refuses to work for this role.
 const GIVE_ALL: &str = r"
 DO $$
 DECLARE
@@ -167,7 +168,7 @@ BEGIN
     END LOOP;
 END $$";
 
-/// Takes from the application's role whatever it should not have.
+/// Revokes every right that the application's role should not have, and drops the temporary superuser.
 async fn restrict(connection: &mut PgConnection, roles: Roles<'_>) -> Result<(), sqlx::Error> {
     let Roles { application, for_tests, .. } = roles;
     let restricted: bool = sqlx::query_scalar(

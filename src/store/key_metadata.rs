@@ -1,6 +1,6 @@
-//! Who a key is: alias, team, user and e-mail for the keys of an answer. Keys that were deleted, or that LiteLLM
-//! booked under another hash, are recovered the way the reference recovers them, in this order: the key table,
-//! the deleted keys, command-line sessions, keys hashed twice, the spend log, the daily table.
+//! Metadata of the keys in a response: alias, team, user and e-mail address. Some keys were deleted, and LiteLLM booked
+//! some under another hash. Their metadata is recovered as LiteLLM recovers it, in this order: from the key table, the
+//! deleted keys, command-line sessions, keys that were hashed twice, the spend log, and the daily table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,18 +8,18 @@ use chrono::NaiveDateTime;
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
-/// What is known of a key.
+/// Metadata of a key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, FromRow, utoipa::ToSchema)]
 pub struct KeyMetadata {
-    /// Display name.
+    /// Alias of the key: its display name.
     pub key_alias: Option<String>,
-    /// Team.
+    /// Team ID.
     pub team_id: Option<String>,
-    /// Owner.
+    /// User ID of the owner.
     pub user_id: Option<String>,
-    /// The owner's e-mail.
+    /// E-mail address of the owner.
     pub user_email: Option<String>,
-    /// Whether the key exists now.
+    /// Whether the key exists now; null if nothing is known about it.
     pub key_exists: Option<bool>,
 }
 
@@ -32,11 +32,11 @@ struct Found {
     key_exists: bool,
 }
 
-/// Prefix of the keys under which LiteLLM books its command-line sessions; the user's id follows.
+/// Prefix of the keys under which LiteLLM books its command-line sessions. The user ID follows the prefix.
 const SESSION_PREFIX: &str = "cli-session-";
 
-/// What is known of each of `keys`; a key of which nothing is known is absent. `window` is the span of the spend log
-/// in which to look for keys that no table knows.
+/// The metadata of each of `keys`. The result lacks keys about which nothing is known. `window` is the time range of
+/// the spend log in which to look for keys that no table contains.
 pub async fn find(
     connection: &mut PgConnection,
     keys: &BTreeSet<String>,
@@ -89,7 +89,7 @@ fn is_sha256(key: &str) -> bool {
     key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether there is a table of deleted keys: a LiteLLM before 1.80 has none.
+/// Whether the table of deleted keys exists. A LiteLLM before 1.80 has none.
 async fn has_deleted_keys(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(r#"SELECT to_regclass('"LiteLLM_DeletedVerificationToken"') IS NOT NULL"#)
         .fetch_one(connection)
@@ -157,8 +157,8 @@ async fn hashed_twice(
     query.build_query_as().fetch_all(connection).await
 }
 
-/// Names that the log's own rows carry. Looks at the first and the last hundred rows of each key; where their first
-/// and last named row disagree, nothing is known.
+/// Metadata from the log's own rows. Reads the first hundred and the last hundred rows of each key, and takes the first
+/// and the last row that names the key. A value on which these two rows disagree stays unknown.
 async fn named_in_log(
     connection: &mut PgConnection,
     keys: &[String],
@@ -222,7 +222,8 @@ async fn named_in_log(
     .await
 }
 
-/// Owners, out of the daily table, of keys that do not exist and whose owner is not known: where all rows agree.
+/// Adds the owners of keys that do not exist and whose owner is still unknown. An owner comes from the daily table, if
+/// all rows of the key agree on it.
 async fn add_owners(
     connection: &mut PgConnection,
     keys: &BTreeSet<String>,
@@ -255,7 +256,7 @@ async fn add_owners(
     Ok(())
 }
 
-/// E-mails of the owners; for command-line sessions also the team, where the user has just one.
+/// Adds the e-mail addresses of the owners. For a command-line session, also adds the team if the user has exactly one.
 async fn add_user_details(
     connection: &mut PgConnection,
     known: &mut BTreeMap<String, KeyMetadata>,

@@ -1,4 +1,4 @@
-//! `LiteLLM_VerificationToken` with its user and team: what authentication needs to know.
+//! Reads of `LiteLLM_VerificationToken`, with the key's user and team, for authentication.
 
 use chrono::NaiveDateTime;
 use serde_json::Value;
@@ -34,7 +34,8 @@ struct KeyRow {
     parent_team_blocked: Option<bool>,
 }
 
-/// The key with this SHA-256; of a session, with the key that opened it.
+/// The key with this SHA-256. If it is the key of a dashboard session, the result includes the key that opened the
+/// session.
 pub async fn find_key(connection: &mut PgConnection, hash: &str) -> Result<Option<KeyRecord>, sqlx::Error> {
     let row: Option<KeyRow> = sqlx::query_as(
         r#"
@@ -93,12 +94,13 @@ fn record(row: KeyRow) -> KeyRecord {
     }
 }
 
-/// A limit that names nothing is a limit: a NULL in the list becomes the pattern that matches no route.
+/// Converts a stored list of allowed routes. A NULL in the list becomes the empty pattern, which matches no route: a
+/// list that names no route still restricts the key.
 fn routes(stored: Option<Vec<Option<String>>>) -> Vec<String> {
     stored.unwrap_or_default().into_iter().map(Option::unwrap_or_default).collect()
 }
 
-/// The permissions that are given: those that are `true`.
+/// The granted permissions: those whose value is `true`.
 fn permissions(stored: Option<Json<Value>>) -> Vec<String> {
     match stored {
         Some(Json(Value::Object(fields))) => {
@@ -108,10 +110,10 @@ fn permissions(stored: Option<Json<Value>>) -> Vec<String> {
     }
 }
 
-/// The rows that a user may see beside its own: teams of the user's list in which it is an admin, or a member of a
-/// team that lets its members read `/spend/logs`.
+/// The rows that a user may see: their own rows, and those of some teams in the user's list. These are the teams in
+/// which the user is an admin, or is a member and the team's permissions allow members to read `/spend/logs`.
 pub async fn owned_scope(connection: &mut PgConnection, user_id: Option<&str>) -> Result<Scope, sqlx::Error> {
-    // Keys without a user do not share the rows of nobody.
+    // A key without a user sees no rows, and in particular not the rows without a user.
     let Some(user_id) = user_id.filter(|user_id| !user_id.is_empty()) else {
         return Ok(Scope::Owned { user_id: None, team_ids: Vec::new() });
     };

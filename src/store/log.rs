@@ -66,7 +66,7 @@ pub struct SpendLog {
     #[serde(rename = "endTime")]
     #[sqlx(rename = "endTime")]
     pub end_time: Timestamp,
-    /// Duration, milliseconds.
+    /// Duration of the call in milliseconds.
     pub request_duration_ms: Option<i32>,
     /// Time of the first token, UTC.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -297,7 +297,7 @@ pub struct SpendLogFilter {
 /// Position of a row in the log, which is ordered by start of the call and then by request ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPosition {
-    /// Start of the call.
+    /// Start of the call, UTC.
     pub start_time: NaiveDateTime,
     /// ID of the request: the primary key of the log.
     pub request_id: String,
@@ -350,7 +350,7 @@ pub fn newest<'q, 'c: 'q>(
     query.build_query_as().fetch(connection)
 }
 
-/// Whether at least `limit` rows match.
+/// Whether at least `limit` rows match the filter.
 pub async fn reaches(connection: &mut PgConnection, filter: &SpendLogFilter, limit: i64) -> Result<bool, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new(
         r#"SELECT 1 FROM (SELECT NULL::text AS litellm_call_id) AS defaults

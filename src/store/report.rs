@@ -1,4 +1,4 @@
-//! The groupings of `/global/spend/report`, as rows in the order in which the answer is written.
+//! Queries for `/global/spend/report`, one per grouping. Rows come in the order in which the response is written.
 
 pub mod scoped;
 
@@ -8,47 +8,47 @@ use sqlx::{FromRow, PgConnection};
 
 use crate::store::DateRange;
 
-/// Spend of one key on one model on one day, by team, customer, user or model.
+/// Spend of one key on one model on one day, for one team, customer, user or model.
 #[derive(Clone, Debug, FromRow)]
 pub struct DayRow {
     /// Day, UTC.
     pub day: NaiveDate,
-    /// Team alias, `Unassigned Team` where it has none; used when grouped by team.
+    /// Alias of the team, or `Unassigned Team` if it has none. Set if grouped by team.
     pub team_name: Option<String>,
-    /// End user, user or model, by the grouping; unused when grouped by team.
+    /// End user, user or model, depending on the grouping. Unused if grouped by team alone.
     pub member: Option<String>,
-    /// Model.
+    /// Name of the model.
     pub model: String,
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub api_key: String,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     pub total_tokens: i64,
 }
 
 /// Spend of one key on one model over the whole range.
 #[derive(Clone, Debug, FromRow)]
 pub struct KeyRow {
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub api_key: String,
-    /// Model.
+    /// Name of the model.
     pub model: String,
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
     /// Prompt tokens.
     pub prompt_tokens: i64,
     /// Completion tokens.
     pub completion_tokens: i64,
-    /// The key's spend on all models, USD.
+    /// Spend of the key on all models, in USD.
     pub key_spend: f64,
-    /// The key's prompt tokens on all models.
+    /// Prompt tokens of the key on all models.
     pub key_prompt_tokens: i64,
-    /// The key's completion tokens on all models.
+    /// Completion tokens of the key on all models.
     pub key_completion_tokens: i64,
 }
 
-/// By day and team, days ascending; all teams or one.
+/// Spend by day and team, days ascending; for all teams, or for `team_id`.
 pub fn by_team<'c>(
     connection: &'c mut PgConnection,
     range: DateRange,
@@ -68,7 +68,7 @@ pub fn by_team<'c>(
     .fetch(connection)
 }
 
-/// By day, team and customer for one team and one customer, days ascending.
+/// Spend of one team for one customer by day, days ascending.
 pub fn by_team_and_customer<'c>(
     connection: &'c mut PgConnection,
     range: DateRange,
@@ -91,7 +91,7 @@ pub fn by_team_and_customer<'c>(
     .fetch(connection)
 }
 
-/// By day and customer, days ascending.
+/// Spend by day and customer, days ascending.
 pub fn by_customer<'c>(
     connection: &'c mut PgConnection,
     range: DateRange,
@@ -109,7 +109,7 @@ pub fn by_customer<'c>(
     .fetch(connection)
 }
 
-/// By day and user, days ascending; of all teams or one.
+/// Spend by day and user, days ascending; for all teams, or for `team_id`.
 pub fn by_user<'c>(
     connection: &'c mut PgConnection,
     range: DateRange,
@@ -129,7 +129,7 @@ pub fn by_user<'c>(
     .fetch(connection)
 }
 
-/// By day and model, days ascending; of all teams or one.
+/// Spend by day and model, days ascending; for all teams, or for `team_id`.
 pub fn by_model<'c>(
     connection: &'c mut PgConnection,
     range: DateRange,
@@ -149,7 +149,7 @@ pub fn by_model<'c>(
     .fetch(connection)
 }
 
-/// By key, the one with the largest spend first; all keys, one key, or the keys that one user used.
+/// Spend by key, largest spend first; for all keys, for `api_key`, or for the keys that `user_id` used.
 pub fn by_key<'c>(
     connection: &'c mut PgConnection,
     range: DateRange,

@@ -324,7 +324,7 @@ pub struct Status {
     pub first_day: Option<NaiveDate>,
     /// Last day with usage in the day tables.
     pub last_day: Option<NaiveDate>,
-    /// Size of the schema on disk, bytes.
+    /// Size of the schema's tables on disk, with their indexes, in bytes.
     pub bytes: i64,
 }
 

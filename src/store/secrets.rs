@@ -1,12 +1,12 @@
-//! `litespend.secrets`: random secrets of this installation. There are none where LiteLLM owns the database.
+//! Random secrets of this installation, stored in `litespend.secrets`. If LiteLLM owns the database, there are none.
 
 use sqlx::PgConnection;
 
 use crate::store::database;
 use crate::store::database::DatabaseKind;
 
-/// The secret of this name, or `proposed` where there is none yet; servers that start together agree on one. `None`
-/// where the database is LiteLLM's.
+/// The secret with this name. If there is none, stores and returns `proposed`. Servers that start at the same time get
+/// the same secret. `None` if LiteLLM owns the database.
 pub async fn find_or_keep(
     connection: &mut PgConnection,
     name: &str,

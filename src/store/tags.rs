@@ -1,5 +1,5 @@
-//! Spend by request tag, out of `LiteLLM_SpendLogs.request_tags`. A tag that a request carries twice counts twice,
-//! as in the reference; a row whose tags are not a list has none.
+//! Spend by request tag, from `LiteLLM_SpendLogs.request_tags` or the rollups. As in LiteLLM, a tag that a request
+//! carries twice counts twice. A row whose tags are not a list has no tags.
 
 use chrono::{NaiveDate, NaiveDateTime};
 use futures_util::stream::BoxStream;
@@ -10,33 +10,33 @@ use crate::identity::Scope;
 use crate::store::DateRange;
 use crate::store::rollups::reads::Snapshot;
 
-/// The spend of one tag.
+/// Spend of one tag.
 #[derive(Clone, Debug, PartialEq, FromRow, Serialize, utoipa::ToSchema)]
 pub struct TagSpend {
-    /// The tag; null where a request's list of tags holds null.
+    /// The tag; null if a request's list of tags contains null.
     #[schema(example = "prod")]
     pub individual_request_tag: Option<String>,
-    /// How many times it was used.
+    /// Number of times that the tag was used.
     pub log_count: i64,
     /// Spend in USD.
     pub total_spend: f64,
 }
 
-/// Which rows to group.
+/// Which rows to include.
 #[derive(Clone, Debug)]
 pub struct TagFilter {
-    /// Rows the caller may see.
+    /// Rows that the caller may see.
     pub scope: Scope,
-    /// First instant, if limited.
+    /// Earliest start of a call, included; `None` for no limit.
     pub from: Option<NaiveDateTime>,
-    /// First instant after, if limited.
+    /// Latest start of a call, excluded; `None` for no limit.
     pub until: Option<NaiveDateTime>,
-    /// Only these tags, if limited.
+    /// Only these tags; `None` for all.
     pub tags: Option<Vec<String>>,
 }
 
-/// Spend and count of each tag, largest spend first: out of the rollups where there is a snapshot of them, else out of the
-/// log.
+/// Streams the spend and count of each tag, largest spend first. Reads the rollups if a snapshot of them is given, and
+/// the log otherwise.
 pub fn spend_by_tag<'c>(
     connection: &'c mut PgConnection,
     query: &'c mut QueryBuilder<Postgres>,
@@ -72,7 +72,7 @@ fn push_log(query: &mut QueryBuilder<Postgres>, filter: &TagFilter) {
 }
 
 impl TagFilter {
-    /// The days of the filter. In the rollups days count wholly.
+    /// The days that the filter covers. The rollups count whole days only.
     pub fn days(&self) -> DateRange {
         DateRange {
             start: self.from.map_or(FIRST_DAY, |from| from.date()),
@@ -126,10 +126,10 @@ fn push_rollups(query: &mut QueryBuilder<Postgres>, filter: &TagFilter, snapshot
     query.push(" GROUP BY 1 HAVING sum(log_count) > 0 ORDER BY total_spend DESC, 1");
 }
 
-/// Before every day that PostgreSQL knows and the log can hold.
+/// A day before every day that can occur in the log.
 const FIRST_DAY: NaiveDate = day_of(-4000);
 
-/// After every such day.
+/// A day after every day that can occur in the log.
 const LAST_DAY: NaiveDate = day_of(9999);
 
 const fn day_of(year: i32) -> NaiveDate {
@@ -139,7 +139,7 @@ const fn day_of(year: i32) -> NaiveDate {
     }
 }
 
-/// Limits a query on the spend log to a scope.
+/// Restricts a query on the spend log to the rows of a scope.
 pub fn push_scope(query: &mut QueryBuilder<Postgres>, scope: &Scope) {
     match scope {
         Scope::All => {}

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use litespend::cli;
 use litespend::clock::Clock;
 use litespend::rollups::folding;
 use litespend::store::database;
 use litespend::store::database::{DatabaseKind, PoolLimits};
 use litespend::store::rollups;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::rollups::{READS, answers};
@@ -145,4 +146,40 @@ async fn tables_of_a_second_schema_are_litellms() {
     assert!(refused.contains("public"), "{refused}");
     let own = database::migrate(&mut app.pool.acquire().await.unwrap()).await.unwrap();
     assert_eq!(own, DatabaseKind::Own);
+}
+
+#[tokio::test]
+async fn no_command_of_one_schema_takes_away_what_another_has() {
+    let database = two_tenants().await;
+    let (a, b) = (app(&database, "tenant_a").await, app(&database, "tenant_b").await);
+    let state =
+        "SELECT (SELECT count(*) FROM litespend.booked_ids) || ' ' || (SELECT count(*) FROM litespend.day_usage)
+                        || ' ' || (SELECT count(*) FROM litespend.settings WHERE name = 'booking')";
+    install(&a).await;
+    let remove = async |app: &TestApp| {
+        let mut connection = app.pool.acquire().await.unwrap();
+        cli::booking::remove(&mut connection, DatabaseKind::LiteLlm).await
+    };
+    // Nobody installed booking: the other schema's rollups stay.
+    let days = a.scalar("SELECT count(*)::text FROM litespend.day_usage").await;
+    remove(&b).await.unwrap();
+    assert_eq!(a.scalar("SELECT count(*)::text FROM litespend.day_usage").await, days);
+    assert!(days != "0");
+
+    cli::booking::install(&mut a.pool.acquire().await.unwrap(), DatabaseKind::LiteLlm).await.unwrap();
+    let record = json!({"model": "gpt-4o", "cost": 0.5, "idempotency_key": "of-a"});
+    assert_eq!(a.post("/spend/usage", MASTER_KEY, &record).await.json()["recorded"], 1);
+    let before = a.scalar(state).await;
+    let Err(cli::database::Failure::Setting(refusal)) = remove(&b).await else { panic!("removed") };
+    assert!(refusal.to_string().contains("another schema"), "{refusal}");
+    assert!(cli::booking::install(&mut b.pool.acquire().await.unwrap(), DatabaseKind::LiteLlm).await.is_err());
+    assert_eq!(a.scalar(state).await, before);
+
+    // Its own schema removes booking, and the rollups stay; without them, the schema goes.
+    remove(&a).await.unwrap();
+    assert_eq!(a.scalar("SELECT count(*)::text FROM litespend.booked_ids").await, "0");
+    assert!(a.scalar("SELECT count(*)::text FROM litespend.day_usage").await != "0");
+    rollups::remove(&mut a.pool.acquire().await.unwrap()).await.unwrap();
+    remove(&a).await.unwrap();
+    assert_eq!(a.scalar("SELECT (to_regnamespace('litespend') IS NULL)::text").await, "true");
 }

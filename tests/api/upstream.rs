@@ -361,3 +361,24 @@ async fn the_list_of_addresses_holds_for_what_is_passed_on() {
     let answer = app.get("/key/info", MASTER_KEY).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["error"]["type"]), (403, &json!("auth_error")));
 }
+
+/// Paths of ours that are left to the upstream are forwarded like any other: a body that pauses is waited for as long as
+/// the upstream's own answer, and the 408 of our own routes does not apply.
+#[tokio::test]
+async fn a_body_for_the_upstream_may_pause_even_where_the_path_is_one_of_ours() {
+    let (_stub, address) = stub().await;
+    let mut settings = Settings { serve_only: vec!["/spend/logs".into()], ..behind(address) };
+    settings.connections.body = Duration::from_millis(500);
+    let app = TestApp::with(settings).await;
+    let ours = app.listen().await;
+    for path in ["/key/generate", "/spend/usage", "/spend/calculate", "/elsewhere"] {
+        let mut client = TcpStream::connect(ours).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{");
+        client.write_all(head.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        client.write_all(b"}").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 418"), "{path}: {answer}");
+    }
+}

@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::http::body_room::Charge;
 use crate::http::client_ip;
@@ -57,7 +57,7 @@ struct ChargedBody {
 #[error("no room for the request's body")]
 struct NoRoom;
 
-impl http_body::Body for ChargedBody {
+impl hyper::body::Body for ChargedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

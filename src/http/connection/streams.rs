@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf, Bytes};
-use http_body::{Frame, SizeHint};
+use hyper::body::{Frame, SizeHint};
 
 use crate::http::connection::life::Running;
 use crate::http::connection::patience::Patience;
@@ -81,12 +81,12 @@ pub struct Outgoing {
 impl Outgoing {
     /// The body of the answer to the request that `running` stands for.
     pub fn new(body: Body, http2: bool, running: Running) -> Self {
-        let large = http_body::Body::size_hint(&body).exact().is_none_or(|size| size > SMALL);
+        let large = hyper::body::Body::size_hint(&body).exact().is_none_or(|size| size > SMALL);
         Self { body, running: Arc::new(running), unsent: (http2 && large).then(Arc::default), ended: false }
     }
 }
 
-impl http_body::Body for Outgoing {
+impl hyper::body::Body for Outgoing {
     type Data = Piece;
     type Error = axum::Error;
 

@@ -14,7 +14,7 @@ use moka::sync::Cache;
 
 use crate::identity::hash_key;
 
-/// Most wrong passwords for one name from one address within [`WINDOW`].
+/// Most wrong passwords for one name from one address within `WINDOW`.
 pub const LIMIT: u32 = 10;
 
 /// Most wrong passwords for one name from all addresses within the window.

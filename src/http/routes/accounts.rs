@@ -1,5 +1,5 @@
-//! Keys, teams and users by LiteLLM's names and shapes, as far as a script needs them: `/key/...`, `/team/...`,
-//! `/user/...`. Admins only. Fields of LiteLLM's answers that litespend has nothing to say of are absent.
+//! Management of keys, teams and users with LiteLLM's paths and formats, as far as a script needs it: `/key/...`,
+//! `/team/...` and `/user/...`. For admins only. Responses leave out LiteLLM's fields for which litespend has no value.
 
 pub mod tables;
 
@@ -20,13 +20,13 @@ use crate::store::accounts::{Conflict, Row, TeamsOf, text};
 use crate::store::database;
 use crate::store::database::DatabaseKind;
 
-/// The most teams, and the most keys, in one answer.
+/// Maximum number of teams, and of keys, in one response.
 const MOST: i64 = 10_000;
 
-/// A row of LiteLLM's tables, all columns.
+/// A row of LiteLLM's tables with all columns.
 type RowResponse = Json<Row>;
 
-/// A connection for a change, unless the tables are LiteLLM's to change.
+/// A connection for a change. 409 if LiteLLM owns the tables, unless the settings let litespend manage LiteLLM's keys.
 pub(crate) async fn for_change(state: &AppState) -> Result<crate::store::PooledConnection, ApiError> {
     let mut connection = database::acquire(&state.pool).await?;
     if !state.settings.manage_litellm_keys && database::kind(&mut connection).await? == DatabaseKind::LiteLlm {
@@ -57,12 +57,14 @@ fn not_found(message: &str) -> ApiError {
     }
 }
 
-/// Who changes something, for the columns that say so.
+/// Name of the caller, for columns such as `created_by` and `updated_by`.
 fn name_of(caller: &Caller) -> &str {
     caller.user_id.as_deref().unwrap_or(&caller.key_hash)
 }
 
-/// A new key. It is in this answer and nowhere else: only its hash is stored.
+/// Creates a key.
+///
+/// The response is the only place that contains the raw key: the database stores only its hash.
 #[utoipa::path(post, path = "/key/generate", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "generate_key",
     security(("APIKeyHeader" = [])), request_body(content = Object, description = "`key_alias`, `user_id`, `team_id`, \
     `organization_id`, `duration` (`30d`), `models`, `allowed_routes`, `max_budget`, `metadata`, `permissions`, \
@@ -82,12 +84,12 @@ pub async fn generate_key(
     grant::check_key(&mut connection, &caller, &mut key).await?;
     let created = store::create_key(&mut connection, &key).await?;
     let row = created.map_err(|conflict| refusal(conflict, key.key_alias.as_deref().unwrap_or_default()))?;
-    // An unknown key is remembered as unknown for a while.
+    // The key cache remembers unknown keys for a while, so the entry is removed.
     state.keys.forget(&key.token).await;
     Ok(Json(with_raw_key(row, &raw)))
 }
 
-/// The master key, stored, would outlive its change.
+/// Refuses to store the master key as a virtual key, because it would stay valid after the master key is changed.
 fn refuse_master_key(state: &AppState, raw: &str) -> Result<(), ApiError> {
     if state.keys.is_master(raw) { Err(refusal(Conflict::Token, "")) } else { Ok(()) }
 }
@@ -98,7 +100,7 @@ fn with_raw_key(mut row: Row, raw: &str) -> Row {
     row
 }
 
-/// Deletes keys, named raw, by hash or by alias: all of them, or none where one does not exist.
+/// Deletes keys, given as raw keys, hashes or aliases. If one of them does not exist, deletes none.
 #[utoipa::path(post, path = "/key/delete", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "delete_keys",
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeysRequest),
     responses((status = 200, description = "Deleted", body = Object),
@@ -133,7 +135,7 @@ pub async fn delete_keys(
     Ok(Json(Map::from_iter([("deleted_keys".to_owned(), json!(deleted))])))
 }
 
-/// Blocks a key, raw or by hash.
+/// Blocks a key, given as a raw key or a hash.
 #[utoipa::path(post, path = "/key/block", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "block_key",
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
@@ -146,7 +148,7 @@ pub async fn block_key(
     set_blocked(&state, &caller, body, true).await
 }
 
-/// Lifts the block of a key.
+/// Unblocks a key, given as a raw key or a hash.
 #[utoipa::path(post, path = "/key/unblock", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "unblock_key",
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
@@ -184,7 +186,7 @@ async fn set_blocked(
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct KeyInfoParams {
-    /// The key, better by its hash than raw; default: the caller's own
+    /// The key, as a hash (preferred) or raw; default: the caller's own key
     key: Option<String>,
 }
 
@@ -194,7 +196,7 @@ impl FromQuery for KeyInfoParams {
     }
 }
 
-/// A key's row, of deleted keys as well.
+/// Returns the row of a key, which may be a deleted one.
 #[utoipa::path(get, path = "/key/info", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "get_key_info",
     security(("APIKeyHeader" = [])), params(KeyInfoParams),
     responses((status = 200, description = "The key", body = Object),
@@ -217,12 +219,12 @@ pub async fn get_key_info(
         _ => "active",
     };
     row.insert("status".into(), status.into());
-    // Echoed by its hash: an answer may be logged where the request is not.
+    // A raw key is shortened in the response, because responses may be logged where requests are not.
     let shown = if key.starts_with("sk-") { accounts::shortened(&key) } else { key };
     Ok(Json(Map::from_iter([("key".to_owned(), shown.into()), ("info".to_owned(), Value::Object(row))])))
 }
 
-/// A new team with its members.
+/// Creates a team with its members.
 #[utoipa::path(post, path = "/team/new", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "create_team",
     security(("APIKeyHeader" = [])), request_body(content = Object, description = "`team_alias`, `team_id`, \
     `organization_id`, `members_with_roles`, `models`, `max_budget`, `metadata`, `blocked`; all optional"),
@@ -248,7 +250,8 @@ pub async fn create_team(
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UserParams {
-    /// The user: for `/team/list`, a member; default for `/user/info`: the caller, with all keys and teams
+    /// User ID. `/team/list`: only teams with this member. `/user/info`: this user; default: the caller, with all keys
+    /// and teams
     user_id: Option<String>,
 }
 
@@ -258,7 +261,8 @@ impl FromQuery for UserParams {
     }
 }
 
-/// Teams, newest first, with their keys and memberships; of a user, those that list them as a member.
+/// Returns teams, newest first, with their keys and memberships. With `user_id`, returns the teams that list the user
+/// as a member.
 #[utoipa::path(get, path = "/team/list", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "list_teams",
     security(("APIKeyHeader" = [])), params(UserParams),
     responses((status = 200, description = "The teams", body = Vec<Object>)))]
@@ -271,7 +275,7 @@ pub async fn list_teams(
     Ok(Json(store::list_teams(&mut connection, whose, MOST).await?))
 }
 
-/// A new user and, unless `auto_create_key` is false, a key of theirs.
+/// Creates a user and, unless `auto_create_key` is false, a key for the user.
 #[utoipa::path(post, path = "/user/new", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "create_user",
     security(("APIKeyHeader" = [])), request_body(content = Object, description = "`user_id`, `user_email`, \
     `user_alias`, `user_role`, `teams`, `models`, `max_budget`, `metadata`, `auto_create_key`, `key_alias`, `duration`; \
@@ -320,7 +324,7 @@ pub async fn create_user(
     Ok(Json(row))
 }
 
-/// A user with their keys and teams; without `user_id`, the caller with all keys and teams.
+/// Returns a user with their keys and teams. Without `user_id`, returns the caller, with all keys and teams.
 #[utoipa::path(get, path = "/user/info", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "get_user_info",
     security(("APIKeyHeader" = [])), params(UserParams),
     responses((status = 200, description = "The user", body = Object),

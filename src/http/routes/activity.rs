@@ -1,6 +1,6 @@
 //! Aggregated activity: `/user/daily/activity/aggregated` with its `/keys`, `/users` and `/model_top_keys`, and
-//! `/team` and `/tag` `/daily/activity/aggregated`. Sums come from the database; who may see which rows is decided
-//! in [`activity_scope`](crate::http::routes::activity::scope).
+//! `/daily/activity/aggregated` below `/team` and `/tag`. The database computes the sums.
+//! [`activity_scope`](crate::http::routes::activity::scope) decides which rows a caller may see.
 
 pub mod daily;
 pub mod global;
@@ -35,26 +35,26 @@ use crate::store::activity::{KeySums, UserSums};
 use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
 
-/// Sums of a key in a list of keys.
+/// Sums of one key in a list of keys.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct KeySpendMetrics {
-    /// USD.
+    /// Spend in USD.
     spend: f64,
     /// Prompt tokens.
     prompt_tokens: i64,
     /// Completion tokens.
     completion_tokens: i64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     total_tokens: i64,
-    /// Requests.
+    /// Number of requests.
     api_requests: i64,
-    /// Requests that succeeded.
+    /// Number of requests that succeeded.
     successful_requests: i64,
-    /// Requests that failed.
+    /// Number of requests that failed.
     failed_requests: i64,
-    /// Tokens read from the provider's cache.
+    /// Prompt tokens that were read from the provider's cache.
     cache_read_input_tokens: i64,
-    /// Tokens written to the provider's cache.
+    /// Prompt tokens that were written to the provider's cache.
     cache_creation_input_tokens: i64,
 }
 
@@ -74,81 +74,83 @@ impl From<&Figures> for KeySpendMetrics {
     }
 }
 
-/// A key of a list.
+/// One key in a list of keys.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct KeySpendActivityRow {
-    /// Hash of the key; `unattributed` for rows without one.
+    /// SHA-256 of the key; `unattributed` for rows without a key.
     api_key: String,
-    /// Sums.
+    /// Sums of the key's rows.
     metrics: KeySpendMetrics,
-    /// Who the key is.
+    /// Metadata of the key.
     metadata: KeyMetadata,
 }
 
 /// A page of keys.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct DailyActivityKeyPageResponse {
-    /// Keys, largest spend first.
+    /// Keys, sorted by descending spend.
     api_keys: Vec<KeySpendActivityRow>,
-    /// Keys in all.
+    /// Total number of keys.
     total_api_keys: i64,
-    /// Keys left out before this page.
+    /// Number of keys before this page.
     offset: i64,
-    /// Keys of a page at most.
+    /// Maximum number of keys per page.
     limit: i64,
 }
 
-/// A user of a list.
+/// One user in a list of users.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct UserActivityRow {
-    /// User; null for rows without one.
+    /// User ID; null for rows without a user.
     user_id: Option<String>,
-    /// E-mail.
+    /// E-mail address.
     user_email: Option<String>,
     /// Display name.
     user_alias: Option<String>,
-    /// USD.
+    /// Spend in USD.
     spend: f64,
     /// Prompt tokens.
     prompt_tokens: i64,
     /// Completion tokens.
     completion_tokens: i64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     total_tokens: i64,
-    /// Requests.
+    /// Number of requests.
     api_requests: i64,
-    /// Requests that succeeded.
+    /// Number of requests that succeeded.
     successful_requests: i64,
-    /// Requests that failed.
+    /// Number of requests that failed.
     failed_requests: i64,
 }
 
 /// A page of users.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct DailyActivityUserPageResponse {
-    /// Users, largest spend first.
+    /// Users, sorted by descending spend.
     users: Vec<UserActivityRow>,
-    /// Users in all.
+    /// Total number of users.
     total_users: i64,
-    /// Users left out before this page.
+    /// Number of users before this page.
     offset: i64,
-    /// Users of a page at most.
+    /// Maximum number of users per page.
     limit: i64,
 }
 
-/// The keys with the largest spend on one model.
+/// Keys with the largest spend on one model.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ModelTopKeysResponse {
-    /// Model, as asked for.
+    /// Model, as requested.
     model: String,
-    /// Whether it was taken as the public name.
+    /// Whether the request's `model_group` was taken as a public model name.
     by_model_group: bool,
-    /// Keys, largest spend first.
+    /// Keys, sorted by descending spend.
     api_keys: Vec<KeySpendActivityRow>,
 }
 
-/// A user's daily activity over the whole range in one answer: sums by day, and by model, provider, key, endpoint and
-/// tool below. Lists the `api_key_limit` keys with the largest spend; every other sum covers all keys.
+/// Returns the daily activity of a user for the whole range in one response.
+///
+/// The response has sums by day and, within each day, by model, provider, key, endpoint and tool. It lists the
+/// `api_key_limit` keys with the largest spend. All other sums include all keys.
 #[utoipa::path(get, path = "/user/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_daily_activity_aggregated", security(("APIKeyHeader" = [])),
     params(UserActivityParams, TopKeysParams),
@@ -165,7 +167,7 @@ pub async fn get_user_activity(
     stream::respond(&state, &reads, filter, top.api_key_limit, None).await
 }
 
-/// A page of the keys of a user's activity, largest spend first.
+/// Returns a page of the keys in a user's activity, sorted by descending spend.
 #[utoipa::path(get, path = "/user/daily/activity/aggregated/keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_daily_activity_aggregated_keys", security(("APIKeyHeader" = [])),
     params(UserActivityParams, KeyPageParams),
@@ -192,7 +194,9 @@ pub async fn list_user_activity_keys(
     Ok(Json(DailyActivityKeyPageResponse { api_keys, total_api_keys, offset: page.offset, limit: page.limit }))
 }
 
-/// A page of the users of the activity, largest spend first. Who is not an admin sees only itself.
+/// Returns a page of the users in the activity, sorted by descending spend.
+///
+/// Users who are not admins see only themselves.
 #[utoipa::path(get, path = "/user/daily/activity/aggregated/users", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_daily_activity_aggregated_users", security(("APIKeyHeader" = [])),
     params(UserActivityParams, UserPageParams),
@@ -221,7 +225,7 @@ pub async fn list_user_activity_users(
     Ok(Json(DailyActivityUserPageResponse { users, total_users, offset: page.offset, limit: page.limit }))
 }
 
-/// The keys with the largest spend on one model.
+/// Returns the keys with the largest spend on one model.
 #[utoipa::path(get, path = "/user/daily/activity/aggregated/model_top_keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_daily_activity_model_top_keys", security(("APIKeyHeader" = [])),
     params(UserActivityParams, ModelKeysParams),
@@ -244,8 +248,10 @@ pub async fn list_model_top_keys(
     Ok(Json(ModelTopKeysResponse { model, by_model_group, api_keys }))
 }
 
-/// The daily activity of teams over the whole range in one answer, also by team. Who is not an admin sees its own
-/// teams, and of those that it does not administer only its own keys.
+/// Returns the daily activity of teams for the whole range in one response, with sums by team.
+///
+/// Users who are not admins see their own teams. They see the usage of their own keys only, unless they may see the
+/// whole activity of each of these teams, as its admin or by the team's permissions.
 #[utoipa::path(get, path = "/team/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_team_daily_activity_aggregated", security(("APIKeyHeader" = [])),
     params(TeamActivityParams, TopKeysParams),
@@ -266,8 +272,10 @@ pub async fn get_team_activity(
     stream::respond(&state, &reads, filter.between(range), top.api_key_limit, Some(teams)).await
 }
 
-/// The daily activity of tags over the whole range in one answer, also by tag. A request with several tags counts for
-/// each. Who is not an admin sees its own keys.
+/// Returns the daily activity of tags for the whole range in one response, with sums by tag.
+///
+/// A request with several tags counts once for each of them. Users who are not admins see only the usage of their own
+/// keys.
 #[utoipa::path(get, path = "/tag/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_tag_daily_activity_aggregated", security(("APIKeyHeader" = [])),
     params(TagActivityParams, TopKeysParams),
@@ -286,7 +294,7 @@ pub async fn get_tag_activity(
     stream::respond(&state, &reads, filter, top.api_key_limit, Some(BTreeMap::new())).await
 }
 
-/// The keys with what is known of them. `days` is the range as asked for, in which the log may name a key.
+/// The keys with their metadata. `days` is the requested range, in which the log is searched for metadata of keys.
 async fn named(
     connection: &mut Connection,
     rows: Vec<KeySums>,
@@ -302,7 +310,8 @@ fn key_row(row: &KeySums, known: &BTreeMap<String, KeyMetadata>) -> KeySpendActi
     let metadata = if row.api_key.is_empty() {
         crate::http::routes::activity::daily::metadata_of("", known)
     } else {
-        // Unlike in a breakdown, of an unknown key nothing is said here, not even that it does not exist.
+        // Unlike in a breakdown, the metadata of an unknown key is empty here: it does not even say that the key does
+        // not exist.
         known.get(&row.api_key).cloned().unwrap_or_default()
     };
     KeySpendActivityRow { api_key: bucket_of_key(&row.api_key), metrics: (&row.sums).into(), metadata }

@@ -1,4 +1,5 @@
-//! The list of addresses that may call: `/add/allowed_ip`, `/delete/allowed_ip`, `/get/allowed_ips`.
+//! The list of client addresses that may call the server: `/add/allowed_ip`, `/delete/allowed_ip` and
+//! `/get/allowed_ips`.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -27,18 +28,18 @@ pub struct IpAddressRequest {
     ip: String,
 }
 
-/// The list.
+/// The list of allowed addresses.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct AllowedIpsResponse {
-    /// Entries in the order in which they were added; null where there has never been a list.
+    /// The entries in the order in which they were added; null if there has never been a list.
     data: Option<Vec<String>>,
 }
 
-/// Parameters of a change.
+/// Parameters of a change to the list.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ChangeParams {
-    /// Change the list even if it then no longer allows the caller's own address.
+    /// Change the list even if it then no longer allows the caller's own address
     #[param(required = false, default = false)]
     force: bool,
 }
@@ -49,7 +50,9 @@ impl FromQuery for ChangeParams {
     }
 }
 
-/// Allows an address or range. An empty list allows every address; the first entry makes it a restriction.
+/// Adds an address or range to the list.
+///
+/// An empty list allows every address. The first entry restricts access to the entries of the list.
 #[utoipa::path(post, path = "/add/allowed_ip", tag = crate::http::openapi::base::TAG,
     operation_id = "add_allowed_ip_add_allowed_ip_post", security(("APIKeyHeader" = [])),
     params(ChangeParams), request_body = IpAddressRequest,
@@ -80,7 +83,7 @@ pub async fn add_allowed_ip(
     Ok(StatusResponse::success(format!("IP {ip} address added successfully")))
 }
 
-/// Removes an entry. Removing the last one lifts the restriction.
+/// Removes an entry from the list. Removing the last entry lifts the restriction.
 #[utoipa::path(post, path = "/delete/allowed_ip", tag = crate::http::openapi::base::TAG,
     operation_id = "delete_allowed_ip_delete_allowed_ip_post", security(("APIKeyHeader" = [])),
     params(ChangeParams), request_body = IpAddressRequest,
@@ -104,7 +107,7 @@ pub async fn delete_allowed_ip(
     Ok(StatusResponse::success(format!("IP {ip} deleted successfully")))
 }
 
-/// The list as it stands in the database.
+/// Returns the list as it is in the database.
 #[utoipa::path(get, path = "/get/allowed_ips", tag = crate::http::openapi::base::TAG, operation_id = "get_allowed_ips",
     security(("APIKeyHeader" = [])), responses((status = 200, description = "The list", body = AllowedIpsResponse)))]
 pub async fn list_allowed_ips(State(state): State<AppState>) -> Result<Json<AllowedIpsResponse>, ApiError> {

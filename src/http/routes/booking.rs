@@ -1,4 +1,4 @@
-//! Booking usage: `POST /spend/usage` and, for LiteLLM's `generic_api` callback, `POST /spend/usage/litellm`.
+//! Books usage: `POST /spend/usage`, and `POST /spend/usage/litellm` for LiteLLM's `generic_api` callback.
 
 use axum::Extension;
 use axum::Json;
@@ -23,83 +23,85 @@ use crate::http::state::AppState;
 use crate::identity::{Caller, hash_key};
 use litespend_pricing::Pricer;
 
-/// The largest body: 16 MiB.
+/// Maximum size of a request body: 16 MiB.
 pub const USAGE_BODY_LIMIT: usize = 16 * 1024 * 1024;
 
-/// Bodies up to this many bytes are read where the request is served; larger ones would hold up its neighbours.
+/// Bodies of at most this many bytes are parsed on the async runtime. Larger ones would delay other requests there.
 const SMALL_BODY: usize = 64 * 1024;
 
-/// A record, or a list of them.
+/// One record, or a list of records.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum UsageRequest {
     /// Several records.
     Many {
-        /// At most 10,000.
+        /// The records, at most 10,000.
         records: Vec<UsageRecord>,
     },
     /// One record.
     One(Box<UsageRecord>),
 }
 
-/// What LiteLLM's callback sends in its three formats.
+/// The body that LiteLLM's callback sends, in one of its three formats.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum CallbackRequest {
-    /// `json_array`.
+    /// The format `json_array`.
     Many(Vec<Payload>),
-    /// `single`, or a line of `ndjson`.
+    /// The format `single`, or one line of the format `ndjson`.
     One(Box<Payload>),
 }
 
-/// What became of a record.
+/// Result for one record.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct UsageResult {
-    /// Id of the row in the log: the record's own, unless another row has that. Of a refused record, what it named; null
-    /// where it named none.
+    /// Request ID of the row in the log. It is the record's own ID, unless another row has that ID. For a refused
+    /// record, it is the ID that the record named; null if it named none.
     request_id: Option<String>,
-    /// `recorded`, `duplicate` (booked before, not again) or `error`.
+    /// `recorded`, `duplicate` (booked before, and not again) or `error`.
     #[schema(example = "recorded")]
     status: &'static str,
-    /// USD as booked.
+    /// Spend in USD, as booked.
     spend: Option<f64>,
-    /// Why it was not booked.
+    /// Reason why the record was not booked.
     error: Option<String>,
-    /// Of a refused record, the HTTP status that says it: 403 (its sender may not book it), 409 (its id stands for
-    /// another record), 413 or 422 (a field is too large or wrong), 429 (too many new names), 503 (send it again).
+    /// HTTP status for a refused record: 403 (the sender may not book it), 409 (its ID stands for another record), 413
+    /// or 422 (a field is too large or invalid), 429 (too many new names), 503 (send it again).
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<u16>,
 }
 
-/// What became of all records.
+/// Results for all records.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct UsageResponse {
-    /// In the order of the records.
+    /// Results in the order of the records.
     results: Vec<UsageResult>,
-    /// How many were booked now.
+    /// Number of records that this request booked.
     recorded: usize,
-    /// How many had been booked before.
+    /// Number of records that were booked before.
     duplicate: usize,
-    /// How many were refused.
+    /// Number of refused records.
     error: usize,
 }
 
-/// The whole request is refused, or each of its records is.
+/// The refusal of a whole request, or of each of its records.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum UsageRefusal {
-    /// Each record, with its own reason.
+    /// Each record is refused, with its own reason.
     Records(UsageResponse),
-    /// The request.
+    /// The whole request is refused.
     Request(crate::http::openapi::shared::ErrorResponse),
 }
 
-/// Books usage that was measured elsewhere: the row of the log, the counters of key, user, team, organisation, end
-/// user and team member, and the daily rows, in one transaction and exactly once by `idempotency_key`. Send a request
-/// that failed again as it was: nothing is counted twice. A virtual key books for itself, its user and its team, at the
-/// price table's cost; the master key, admins, and keys with the permission `book_usage` book for any key and state
-/// costs. Viewers book nothing. Where every record is refused, the answer's status is that of the records (422 where they
-/// differ); where one was booked, it is 200.
+/// Books usage that was measured elsewhere.
+///
+/// One transaction inserts the row into the log and updates the daily rows and the counters of the key, user, team,
+/// organisation, end user and team member. `idempotency_key` makes booking exactly-once: if a request fails, send it
+/// again unchanged, and nothing is counted twice. A virtual key books for itself, its user and its team, at the cost in
+/// the price table. The master key, admins, and keys with the permission `book_usage` may book for any key and state
+/// costs. Viewers may not book. If every record is refused, the status of the response is that of the records, or 422
+/// if they differ. If at least one was booked, now or before, it is 200.
 #[utoipa::path(post, path = "/spend/usage", tag = crate::http::openapi::base::USAGE_TAG, operation_id = "record_usage",
     security(("APIKeyHeader" = [])), request_body = UsageRequest,
     responses((status = 200, description = "What became of each record", body = UsageResponse),
@@ -119,9 +121,12 @@ pub async fn record_usage(
     book(&state, &caller, reads).await
 }
 
-/// Books what LiteLLM's `generic_api` callback sends: a JSON array, JSON lines, or one `StandardLoggingPayload`. The
-/// payload's own cost is booked, and its key, user and team are taken as they are, from the master key, admins, and keys
-/// with the permission `book_usage`; from other keys a payload that states a cost or somebody else is refused with 403.
+/// Books the payloads that LiteLLM's `generic_api` callback sends: a JSON array, JSON lines, or one
+/// `StandardLoggingPayload`.
+///
+/// From the master key, admins, and keys with the permission `book_usage`, the payload's own cost, key, user and team
+/// are booked unchanged. From other keys, a payload that states a cost, or a key, user or team other than the sender's,
+/// is refused with 403.
 #[utoipa::path(post, path = "/spend/usage/litellm", tag = crate::http::openapi::base::USAGE_TAG,
     operation_id = "record_litellm_usage", security(("APIKeyHeader" = [])), request_body = CallbackRequest,
     responses((status = 200, description = "What became of each payload", body = UsageResponse),
@@ -141,16 +146,16 @@ pub async fn record_litellm_usage(
     book(&state, &caller, reads).await
 }
 
-/// Reads the body; the room that it takes is held until the answer.
+/// Reads the body. Its share of the memory budget for bodies is held until the response.
 async fn read(request: Request) -> Result<(HeaderMap, Bytes), ApiError> {
     let (parts, body) = request.into_parts();
     Ok((parts.headers, read_body(body, USAGE_BODY_LIMIT).await?))
 }
 
-/// A record that can be booked, or the id it named and why it can't.
+/// A record that can be booked; otherwise the ID that it named, and the reason for its refusal.
 type Read = Result<Draft, (Option<String>, Refusal)>;
 
-/// Splits a body into records and reads each.
+/// Splits a body into records and parses each of them.
 async fn drafts(
     state: &AppState,
     caller: &Caller,
@@ -173,7 +178,8 @@ async fn drafts(
     tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::Internal(error.to_string()))?
 }
 
-/// The elements of a list, unread, at most one more than a request may have: a list of millions is not kept to be refused.
+/// The elements of a JSON list, unparsed. Only as many are kept as a request may have; the rest are only counted, so
+/// that a list of millions is refused without being stored.
 struct Elements<'a> {
     first: Vec<&'a str>,
     count: usize,
@@ -212,7 +218,7 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// The records of `POST /spend/usage`, unread.
+/// The records of `POST /spend/usage`, unparsed.
 fn records<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Vec<&'a str>, ApiError> {
     #[derive(Deserialize)]
     struct Envelope<'a> {
@@ -225,14 +231,15 @@ fn records<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Vec<&'a str>, ApiE
     };
     let text = std::str::from_utf8(body).map_err(|_| refused())?;
     let envelope: Envelope<'a> = serde_json::from_str(text).map_err(|_| refused())?;
-    // A list of lists would pass as the fields of an envelope.
+    // Without this check, a JSON list would be accepted as the fields of the envelope.
     if !declares_json(headers) || !text.trim_start().starts_with('{') {
         return Err(refused());
     }
     envelope.records.map_or_else(|| Ok(vec![text]), Elements::at_most)
 }
 
-/// The payloads of LiteLLM's callback, unread. All its formats are declared as JSON, so the text decides.
+/// The payloads of LiteLLM's callback, unparsed. LiteLLM declares all its formats as JSON, so the text itself decides
+/// which format it is.
 fn payloads<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Vec<&'a str>, ApiError> {
     let Ok(text) = std::str::from_utf8(body) else {
         return Err(field_error("json_invalid", "JSON decode error: not UTF-8"));
@@ -257,7 +264,7 @@ fn field_error(kind: &'static str, message: impl Into<String>) -> ApiError {
     ApiError::Validation(vec![FieldError::body("records", kind, message)])
 }
 
-/// The id that a refused record names, so that its sender finds it.
+/// The ID that a refused record names, so that the sender can find the record.
 fn named_id(json: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Named {
@@ -311,7 +318,7 @@ fn refused(request_id: Option<String>, refusal: Refusal) -> UsageResult {
     UsageResult { request_id, status: "error", spend: None, error: Some(refusal.message), code: Some(refusal.code) }
 }
 
-/// 200 where anything was booked, now or before; else what all records have in common.
+/// 200 if anything was booked, now or before. Otherwise the status of all records, or 422 if they differ.
 fn status(results: &[UsageResult]) -> StatusCode {
     let Some(first) = results.first().and_then(|result| result.code) else { return StatusCode::OK };
     if results.iter().any(|result| result.code.is_none()) {

@@ -1,4 +1,4 @@
-//! `POST /spend/calculate`: what a call will cost, or did.
+//! `POST /spend/calculate`: the cost of a call, before or after it is made.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use crate::http::extract::{BODY_LIMIT, FromQuery, Query, QueryReader, parse_obje
 use crate::http::state::AppState;
 use litespend_pricing::{CalculateRequest, Calculation, Component, PricingError};
 
-/// Bodies above this size, in bytes, are priced off the async runtime: counting their tokens takes more than about a
-/// millisecond.
+/// Bodies of at least this size, in bytes, are priced outside the async runtime, because counting their tokens takes
+/// more than about a millisecond.
 const LARGE: usize = 16 * 1024;
 
 /// Parameters of `/spend/calculate`.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct CalculateParams {
-    /// Add the lines of the bill to the answer
+    /// Add the line items of the cost to the response
     #[param(required = false, default = false)]
     explain: bool,
 }
@@ -33,15 +33,15 @@ impl FromQuery for CalculateParams {
     }
 }
 
-/// A model with messages (before a call), or a response (after it).
+/// A model with messages (before a call), or a response (after a call).
 #[derive(utoipa::ToSchema)]
 #[schema(as = SpendCalculateRequest)]
 #[expect(dead_code, reason = "the shape for the OpenAPI document; bodies are read field by field")]
 pub struct SpendCalculateRequest {
-    /// Model, as the call names it.
+    /// Name of the model, as in the call.
     #[schema(example = "gpt-4o", required = false)]
     model: Option<String>,
-    /// Messages of the call; with `model`.
+    /// Messages of the call; requires `model`.
     #[schema(required = false)]
     messages: Option<Vec<Value>>,
     /// The provider's response, with its `model` and `usage`.
@@ -49,55 +49,55 @@ pub struct SpendCalculateRequest {
     completion_response: Option<Value>,
 }
 
-/// The cost.
+/// The cost of the call.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct SpendCalculateResponse {
-    /// USD.
+    /// Cost in USD.
     #[schema(example = 2.25e-5)]
     cost: f64,
-    /// The lines of the bill, where asked for.
+    /// The line items of the cost. Present only with `explain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     breakdown: Option<CostBreakdown>,
 }
 
-/// How a cost came about.
+/// Line items of a cost.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct CostBreakdown {
-    /// Model as it was priced.
+    /// Name of the model that was priced.
     model: String,
-    /// Provider that the model was resolved to.
+    /// Provider to which the name of the model was resolved.
     provider: String,
-    /// Entry of the price table; null where the provider stated the cost.
+    /// Name of the entry in the price table; null if the provider stated the cost.
     price_entry: Option<String>,
-    /// Whether LiteLLM no longer lists the model.
+    /// Whether the model is retired: LiteLLM no longer lists it.
     retired: bool,
-    /// Prompt tokens, reported or counted.
+    /// Prompt tokens, from the response or counted in the messages.
     prompt_tokens: u64,
     /// Completion tokens; 0 before a call.
     completion_tokens: u64,
-    /// Lines; their costs add up to `cost` exactly.
+    /// Line items. Their costs add up to `cost` exactly.
     components: Vec<CostComponent>,
 }
 
-/// A line of a bill: `cost` is `quantity` times `unit_price`.
+/// A line item: `cost` is `quantity` times `unit_price`.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct CostComponent {
-    /// What is charged for, for example `input_tokens`.
+    /// Kind of unit that is charged, for example `input_tokens`.
     #[schema(value_type = String, example = "input_tokens")]
     kind: Value,
-    /// How much of it.
+    /// Number of units.
     #[schema(value_type = f64)]
     quantity: Box<serde_json::value::RawValue>,
-    /// USD for one.
+    /// Price of one unit in USD.
     #[schema(value_type = f64)]
     unit_price: Box<serde_json::value::RawValue>,
-    /// USD for all.
+    /// Cost of all units in USD.
     #[schema(value_type = f64)]
     cost: Box<serde_json::value::RawValue>,
 }
 
-/// What a call costs: `model` and `messages` before it, or `completion_response` after it.
+/// Returns the cost of a call: from `model` and `messages` before the call, or from `completion_response` after it.
 #[utoipa::path(post, path = "/spend/calculate", tag = crate::http::openapi::base::TAG,
     operation_id = "calculate_spend_spend_calculate_post", security(("APIKeyHeader" = [])),
     params(CalculateParams), request_body = SpendCalculateRequest,
@@ -128,7 +128,7 @@ pub async fn calculate_spend(
     let priced = if bytes.len() < LARGE {
         pricer.calculate(&request, now)
     } else {
-        // One at a time: on few cores more would keep others waiting.
+        // One large request is priced at a time. On few cores, more would delay other requests.
         let turn = Arc::clone(&state.large_requests).acquire_owned().await;
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -143,7 +143,7 @@ pub async fn calculate_spend(
 }
 
 fn refusal(error: PricingError) -> ApiError {
-    // The reference's name for a response that names no model.
+    // LiteLLM's error type for a response that names no model.
     let kind = match error {
         PricingError::ModelMissing => ErrorType::InternalServerError,
         _ => ErrorType::InvalidRequest,
@@ -164,7 +164,7 @@ fn breakdown(calculation: Calculation) -> CostBreakdown {
 }
 
 fn line(component: &Component) -> CostComponent {
-    // All digits, so that the lines add up on the other side as well.
+    // All digits are sent, so that the line items add up for the client too.
     let digits = |amount: rust_decimal::Decimal| {
         serde_json::value::RawValue::from_string(amount.normalize().to_string()).unwrap_or_default()
     };

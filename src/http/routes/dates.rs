@@ -1,9 +1,8 @@
-//! Dates of the query string: `YYYY-MM-DD`, strictly. How a bad one is refused differs from route to route and
-//! is the route's business.
+//! Strict parsing of dates in the query string: `YYYY-MM-DD`. Each route decides how it refuses an invalid date.
 
 use chrono::NaiveDate;
 
-/// The day that a text names, if it is exactly `YYYY-MM-DD` and exists.
+/// Parses a date. `None` unless the text is exactly `YYYY-MM-DD` and the day exists.
 pub fn parse_day(text: &str) -> Option<NaiveDate> {
     let bytes = text.as_bytes();
     let digits =
@@ -12,11 +11,12 @@ pub fn parse_day(text: &str) -> Option<NaiveDate> {
     if !shaped || bytes.get(4) != Some(&b'-') || bytes.get(7) != Some(&b'-') {
         return None;
     }
-    // PostgreSQL's and Python's calendars start with year 1.
+    // Python's calendar starts with year 1, and PostgreSQL's has no year 0.
     NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|_| !text.starts_with("0000"))
 }
 
-/// What to tell a client whose date is not one. What it sent is not repeated: answers end up in logs.
+/// Message for a client that sent an invalid date. It does not repeat the client's text, because responses may be
+/// logged.
 pub fn not_a_day(name: &str) -> String {
     format!("{name} must be a YYYY-MM-DD date")
 }

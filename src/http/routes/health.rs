@@ -1,4 +1,4 @@
-//! Probes and metrics.
+//! Health probes and metrics.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,7 +12,7 @@ use crate::http::telemetry;
 use crate::metrics::Now;
 use crate::store;
 
-/// Whether the server can answer from its database.
+/// Readiness: whether the server can use its database.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ReadinessResponse {
     /// `healthy` or `unhealthy`.
@@ -25,21 +25,21 @@ pub struct ReadinessResponse {
     litespend_version: &'static str,
 }
 
-/// The process is alive. Touches nothing else.
+/// Returns 200 if the process is alive. Checks nothing else.
 #[utoipa::path(get, path = "/health/liveliness", tag = "Health", operation_id = "get_health_liveliness",
     responses((status = 200, description = "Alive", body = String, content_type = "application/json")))]
 pub async fn get_liveliness() -> Json<&'static str> {
     Json("I'm alive!")
 }
 
-/// The process is alive. Touches nothing else.
+/// Returns 200 if the process is alive. Checks nothing else.
 #[utoipa::path(get, path = "/health/liveness", tag = "Health", operation_id = "get_health_liveness",
     responses((status = 200, description = "Alive", body = String, content_type = "application/json")))]
 pub async fn get_liveness() -> Json<&'static str> {
     Json("I'm alive!")
 }
 
-/// The database answers: one query.
+/// Returns 200 if the database responds to a query.
 #[utoipa::path(get, path = "/health/readiness", tag = "Health", operation_id = "get_health_readiness",
     responses((status = 200, description = "Ready", body = ReadinessResponse),
               (status = 503, description = "The database is away", body = ReadinessResponse)))]
@@ -57,7 +57,9 @@ pub async fn get_readiness(State(state): State<AppState>) -> Response {
     response
 }
 
-/// Metrics in Prometheus' text format: requests and latency by route and class of status, pool, key cache.
+/// Returns metrics in the text format of Prometheus.
+///
+/// The metrics cover requests and latency by route and status class, the connection pool, and the key cache.
 #[utoipa::path(get, path = "/metrics", tag = "Health", operation_id = "get_metrics",
     security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]

@@ -1,4 +1,4 @@
-//! `GET /spend/logs`: rows of the log, or summaries by day.
+//! `GET /spend/logs`: rows of the log, or sums by day.
 
 pub mod answers;
 pub mod formats;
@@ -46,23 +46,24 @@ pub struct LogsParams {
     api_key: Option<String>,
     /// Get spend logs based on user_id
     user_id: Option<String>,
-    /// Get the spend logs of one request, by its id or LiteLLM's id of the call
+    /// Get the spend logs of one request, by its request ID or LiteLLM's call ID
     request_id: Option<String>,
     /// Time from which to start viewing key spend (YYYY-MM-DD)
     start_date: Option<String>,
     /// Time till which to view key spend (YYYY-MM-DD)
     end_date: Option<String>,
-    /// With both dates: true returns spend by day, false returns rows
+    /// If both dates are given: true returns spend by day, false returns rows
     #[param(required = false, default = true)]
     summarize: bool,
-    /// Rows of a page, up to 1,000,000; the answer's `Link` header leads to the next page
+    /// Number of rows per page, up to 1,000,000. The response's `Link` header has the address of the next page
     #[param(minimum = 1, maximum = 1_000_000)]
     limit: Option<i64>,
-    /// Where a page begins, as a `Link` header says it
+    /// Position at which the page starts, from a `Link` header
     #[param(value_type = Option<String>)]
     cursor: Option<LogPosition>,
-    /// In CSV: `safe` puts a single quote before texts that a spreadsheet would take for a formula, `plain` leaves them as
-    /// they are. Without it, as the server is set up (plain), and safe for the dashboard's sessions
+    /// For CSV. `safe` puts a single quote before texts that a spreadsheet would take for a formula, and quotes every
+    /// cell. `plain` leaves texts as they are. Default: the server's setting (plain), and `safe` for sessions of the
+    /// dashboard
     #[param(inline)]
     csv: Option<CsvTexts>,
 }
@@ -83,38 +84,40 @@ impl FromQuery for LogsParams {
     }
 }
 
-/// One entry of an answer: a row, or with both dates a day.
+/// One entry of the response: a row, or a day if both dates are given.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, clippy::large_enum_variant, reason = "the shape for the OpenAPI document; answers are streamed")]
 enum SpendLogEntry {
-    /// A row.
+    /// A row of the log.
     Row(SpendLog),
-    /// A day.
+    /// The spend of a day.
     Day(SpendLogDay),
 }
 
-/// The spend of a day. Beside the named fields each key's hash is a field, with the key's spend.
+/// The spend of a day. In addition to the named fields, each key's hash is a field; its value is the key's spend.
 #[derive(Serialize, utoipa::ToSchema)]
 struct SpendLogDay {
-    /// Day.
+    /// Day, UTC.
     #[serde(rename = "startTime")]
     start_time: NaiveDate,
-    /// USD.
+    /// Spend in USD.
     spend: f64,
-    /// USD by user.
+    /// Spend in USD by user.
     users: BTreeMap<String, f64>,
-    /// USD by model.
+    /// Spend in USD by model.
     models: BTreeMap<String, f64>,
-    /// USD by hash of key.
+    /// Spend in USD by hash of the key.
     #[serde(flatten)]
     keys: BTreeMap<String, f64>,
 }
 
-/// Spend logs: the newest 10,000 rows, or with both dates the spend of each day. Users who are not admins see their
-/// own rows. A summary names each key's spend at the top level, and spend by user and model below. Rows come in pages of
-/// any size with `limit` and `cursor`, and as lines of JSON or CSV by `Accept`. A JSON column longer than 8 MiB is null, as
-/// are the longest where those of a row are longer than that together.
+/// Returns the newest 10,000 rows of the spend log or, if both dates are given, the spend of each day.
+///
+/// Users who are not admins see their own rows. The entry of a day has each key's spend at the top level, and the spend
+/// by user and model in nested objects. `limit` and `cursor` page through the rows. The `Accept` header selects JSON,
+/// JSON lines or CSV. A JSON column longer than 8 MiB is null. If the JSON columns of a row exceed 8 MiB together, the
+/// longest of them are null.
 #[utoipa::path(get, path = "/spend/logs", tag = crate::http::openapi::base::TAG,
     operation_id = "view_spend_logs_spend_logs_get", security(("APIKeyHeader" = [])), params(LogsParams),
     responses((status = 200, description = "Rows, newest first, or a summary a day", 
@@ -143,7 +146,7 @@ pub async fn list_spend_logs(
         request_id: params.request_id,
         after: params.cursor,
         from: range.map(|range| range.from()),
-        // The reference's end: midnight at the start of the end day, itself included.
+        // LiteLLM's end of the range: midnight at the start of the end day, included.
         to: range.map(|range| crate::store::midnight(range.end)),
     };
     match range {
@@ -178,10 +181,11 @@ pub async fn list_spend_logs(
     }
 }
 
-/// Days without spend that one summary fills at most: ten years.
+/// Maximum number of days without spend that one response adds after the last day with spend: ten years.
 const MOST_DAYS_TO_FILL: i64 = 3_660;
 
-/// 400 where more days than that lie between `last` and `end`: each is an empty summary, and nobody wants so many.
+/// 400 if `end` is more than that many days after `last`. Each day in between would be an empty entry, and such a long
+/// list is of no use.
 fn check_days_to_fill(last: NaiveDate, end: NaiveDate) -> Result<(), ApiError> {
     if (end - last).num_days() <= MOST_DAYS_TO_FILL {
         return Ok(());
@@ -197,10 +201,10 @@ fn day(name: &str, text: &str) -> Result<NaiveDate, ApiError> {
     parse_day(text).ok_or_else(|| ApiError::bad_request(ErrorType::InternalError, not_a_day(name)))
 }
 
-/// USD by name, in the order of the names, which are JSON literals.
+/// Spend in USD by name, ordered by name. Names are JSON literals.
 type Amounts = Vec<(Arc<str>, f64)>;
 
-/// The spend of one day by key, user and model.
+/// The spend of one day, by key, by user and by model.
 struct Summary {
     keys: Amounts,
     users: Amounts,
@@ -208,7 +212,7 @@ struct Summary {
     total: f64,
 }
 
-/// A summary whose rows are still coming.
+/// A summary that is still being added up.
 #[derive(Default)]
 struct Sums {
     keys: BTreeMap<String, f64>,
@@ -217,10 +221,10 @@ struct Sums {
     total: f64,
 }
 
-/// A summary's own fields, which a key can't take the place of.
+/// Names of a summary's fixed fields. A key with such a name is left out.
 const OWN_FIELDS: [&str; 4] = ["startTime", "spend", "users", "models"];
 
-/// A name as a JSON literal; nobody's name is "null", as in the reference.
+/// A name as a JSON literal. A missing name becomes the string "null", as in LiteLLM.
 fn literal(name: Option<&str>) -> String {
     Value::from(name.unwrap_or("null")).to_string()
 }
@@ -246,7 +250,7 @@ impl Sums {
 }
 
 impl Summary {
-    /// The sums of a day's entries; nothing where no request is left.
+    /// The sums of a day's entries; `None` if no requests are left after deletions.
     fn of(day: DayEntries) -> Option<Self> {
         let mut sums: [FxHashMap<i32, (f64, i64)>; 3] = Default::default();
         let mut total = 0.0;
@@ -266,7 +270,7 @@ impl Summary {
             });
             let mut amounts: Amounts = named.collect();
             amounts.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-            // A name that nobody has and a user of that name are one.
+            // A missing name and a user whose name is "null" have the same literal, so their sums are merged.
             amounts.dedup_by(|next, kept| {
                 let same = next.0 == kept.0;
                 if same {
@@ -303,7 +307,7 @@ impl Summary {
     }
 }
 
-/// A day without spend.
+/// An entry for a day without spend.
 #[derive(Serialize)]
 struct EmptyDay {
     #[serde(rename = "startTime")]
@@ -319,7 +323,8 @@ impl EmptyDay {
     }
 }
 
-/// What the summary reads of the rollups: whole days, and the very first instant of a day that ends the range.
+/// What the summary reads from the rollups: the whole days, and the first instant of the end day if that day is not
+/// included as a whole.
 fn summary_request(filter: &SpendLogFilter, whole: DateRange, end: NaiveDate) -> DaysRequest {
     DaysRequest {
         rollup: Rollup::Usage,
@@ -334,8 +339,8 @@ fn summary_request(filter: &SpendLogFilter, whole: DateRange, end: NaiveDate) ->
     }
 }
 
-/// A summary for each day with spend, then an empty one for each further day up to `end`. `whole` are the days that
-/// count wholly; the filter says the same in instants.
+/// Streams a summary for each day with spend, and then an empty one for each further day up to `end`. `whole` is the
+/// range of days that are included as a whole; `filter` describes the same range by instants.
 fn summarise(
     state: AppState,
     reads: Reads,

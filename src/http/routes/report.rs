@@ -31,7 +31,7 @@ mod writer;
 use crate::http::routes::report::from_rollups::{AT_ONCE, EntriesWriter, Labels, keys_request, write_keys};
 use crate::http::routes::report::writer::{DaysWriter, close_key, open_key, write_model};
 
-/// How a report groups.
+/// Grouping of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupBy {
@@ -39,7 +39,7 @@ pub enum GroupBy {
     Team,
     /// By day and end user.
     Customer,
-    /// By key.
+    /// By key, over the whole range.
     ApiKey,
     /// By day and user.
     User,
@@ -47,7 +47,7 @@ pub enum GroupBy {
     ModelName,
 }
 
-/// The values of `group_by`, as a refusal names them.
+/// The values of `group_by`, for error messages.
 const GROUPS: &str = "'team', 'customer', 'api_key', 'user' or 'model_name'";
 
 /// Parameters of `/global/spend/report`.
@@ -61,14 +61,15 @@ pub struct ReportParams {
     /// Group spend by internal team, customer, api_key, user or model_name
     #[param(required = false, default = "team", inline)]
     group_by: GroupBy,
-    /// Whether `group_by` was `model`: LiteLLM refuses it, and so does the server unless told otherwise.
+    /// Whether `group_by` is `model`. LiteLLM refuses this value, and litespend does too unless it is configured to
+    /// accept it.
     #[param(ignore)]
     by_model: bool,
     /// View spend for a specific api_key (raw or its SHA-256)
     api_key: Option<String>,
     /// View spend for a specific internal_user_id
     internal_user_id: Option<String>,
-    /// View spend for a specific team_id: grouped by team, user or model_name, or together with customer_id
+    /// View spend for a specific team_id; applies if grouped by team, user or model_name, or together with customer_id
     team_id: Option<String>,
     /// View spend for a specific customer_id, in conjunction with team_id
     customer_id: Option<String>,
@@ -97,20 +98,20 @@ impl FromQuery for ReportParams {
     }
 }
 
-/// One entry of a report: of a day (by team, customer, user or model) or of a key.
+/// One entry of a report: a day (if grouped by team, customer, user or model) or a key.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum ReportEntry {
-    /// By day.
+    /// A day.
     Day(ReportDay),
-    /// By key.
+    /// A key.
     Key(ReportKey),
 }
 
-/// A day of a report: one of the lists is there.
+/// A day of a report. Exactly one of the lists is present.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ReportDay {
-    /// Midnight of the day.
+    /// Midnight at the start of the day, UTC.
     #[schema(example = "2026-02-01T00:00:00+00:00")]
     group_by_day: String,
     /// Grouped by team.
@@ -130,61 +131,61 @@ pub struct ReportDay {
     models: Option<Vec<ReportGroup>>,
 }
 
-/// A team, customer, user or model of a day.
+/// Spend of a team, customer, user or model on a day.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ReportGroup {
-    /// Alias of the team; `Unassigned Team` where it has none.
+    /// Alias of the team; `Unassigned Team` if it has none.
     #[schema(required = false)]
     team_name: Option<String>,
-    /// End user.
+    /// End user ID.
     #[schema(required = false)]
     customer: Option<String>,
-    /// Internal user.
+    /// User ID.
     #[schema(required = false)]
     user: Option<String>,
-    /// Model.
+    /// Name of the model.
     #[schema(required = false)]
     model: Option<String>,
-    /// USD.
+    /// Spend in USD.
     total_spend: f64,
-    /// By model and key.
+    /// Spend by model and key.
     metadata: Vec<ReportUsage>,
 }
 
-/// What one key spent on one model.
+/// Spend of one key on one model.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ReportUsage {
-    /// Model.
+    /// Name of the model.
     model: String,
-    /// Hash of the key.
+    /// SHA-256 of the key.
     api_key: String,
-    /// USD.
+    /// Spend in USD.
     spend: f64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     total_tokens: i64,
 }
 
-/// A key of a report.
+/// Spend of one key, in a report by key.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ReportKey {
-    /// Hash of the key.
+    /// SHA-256 of the key.
     api_key: String,
-    /// USD.
+    /// Spend in USD.
     total_cost: f64,
     /// Prompt tokens.
     total_input_tokens: i64,
     /// Completion tokens.
     total_output_tokens: i64,
-    /// By model.
+    /// Spend by model.
     model_details: Vec<ReportModel>,
 }
 
-/// What a key spent on one model.
+/// Spend of the key on one model.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ReportModel {
-    /// Model.
+    /// Name of the model.
     model: String,
-    /// USD.
+    /// Spend in USD.
     total_cost: f64,
     /// Prompt tokens.
     total_input_tokens: i64,
@@ -192,8 +193,11 @@ pub struct ReportModel {
     total_output_tokens: i64,
 }
 
-/// Spend over a range of whole days, both ends included: by day and team (default), customer, user or model, or by key.
-/// `api_key` and `internal_user_id` report by key; `team_id` with `customer_id` reports that pair.
+/// Returns the spend in a range of days, both ends included: by day and team (default), customer, user or model, or by
+/// key.
+///
+/// `api_key` and `internal_user_id` select a report by key. `team_id` together with `customer_id` selects the spend of
+/// that team for that customer.
 #[utoipa::path(get, path = "/global/spend/report", tag = crate::http::openapi::base::TAG,
     operation_id = "get_global_spend_report_global_spend_report_get", security(("APIKeyHeader" = [])),
     params(ReportParams),
@@ -215,7 +219,7 @@ pub async fn get_spend_report(
     let content_type = "application/json";
     if params.api_key.is_some() || params.internal_user_id.is_some() || params.group_by == GroupBy::ApiKey {
         let api_key = params.api_key.as_deref().map(key_filter);
-        // Asked for a key, the reference does not look at the user.
+        // If a key is given, LiteLLM ignores the user.
         let user_id = params.internal_user_id.filter(|_| api_key.is_none());
         let pair = params.team_id.is_some() && params.customer_id.is_some();
         if api_key.is_some() || user_id.is_some() || !pair {
@@ -266,7 +270,7 @@ impl Grouping {
         matches!(self, Self::Team { .. } | Self::Pair { .. })
     }
 
-    /// The field that names a member of a group; none of a team.
+    /// The field that contains the end user, user or model of a group; `None` if grouped by team alone.
     fn member_name(&self) -> Option<&'static str> {
         match self {
             Self::Team { .. } => None,
@@ -276,7 +280,7 @@ impl Grouping {
         }
     }
 
-    /// The rows of the report, in its order, out of the log.
+    /// The rows of the report from the log, in the order of the report.
     fn rows<'c>(
         &self,
         connection: &'c mut Connection,
@@ -294,8 +298,8 @@ impl Grouping {
     }
 }
 
-/// Writes the days of a report while its rows arrive in order, out of the rollups where they can answer, else out of the
-/// log.
+/// Streams the days of a report while its rows arrive in order. Reads the rollups if they can serve the range, and the
+/// log otherwise.
 fn days(
     state: AppState,
     reads: Reads,
@@ -340,7 +344,7 @@ fn days(
     }
 }
 
-/// Writes the keys of a report while its rows arrive, the key with the largest spend first.
+/// Streams the keys of a report while its rows arrive, sorted by descending spend.
 fn keys(
     state: AppState,
     reads: Reads,

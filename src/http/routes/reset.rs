@@ -1,4 +1,4 @@
-//! `POST /global/spend/reset`.
+//! `POST /global/spend/reset`: sets the spend of all keys and teams to 0.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,24 +9,26 @@ use crate::http::state::AppState;
 use crate::store;
 use crate::store::database;
 
-/// What a change did, in words.
+/// Result of a change.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct StatusResponse {
-    /// In words.
+    /// Readable description of the change.
     pub message: String,
-    /// `success`.
+    /// Always `success`.
     #[schema(example = "success")]
     pub status: &'static str,
 }
 
 impl StatusResponse {
-    /// Success, in words.
+    /// A response for a successful change.
     pub fn success(message: impl Into<String>) -> Json<Self> {
         Json(Self { message: message.into(), status: "success" })
     }
 }
 
-/// Sets the spend of all keys and teams to 0. The spend log and the daily tables stay as they are. Master key only.
+/// Sets the spend of all keys and teams to 0.
+///
+/// The spend log and the daily tables do not change. Only the master key may do this.
 #[utoipa::path(post, path = "/global/spend/reset", tag = crate::http::openapi::base::TAG,
     operation_id = "global_spend_reset_global_spend_reset_post", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Reset", body = StatusResponse),

@@ -1,4 +1,4 @@
-//! Spend by tag: `/spend/tags` (the caller's scope) and `/global/spend/tags` (everything, ranked).
+//! Spend by tag: `/spend/tags` (rows that the caller may see) and `/global/spend/tags` (all rows).
 
 use axum::Extension;
 use axum::extract::State;
@@ -47,7 +47,7 @@ pub struct GlobalTagsParams {
     start_date: Option<String>,
     /// Time till which to view key spend (YYYY-MM-DD)
     end_date: Option<String>,
-    /// Comma separated tags to filter on; `all-tags` among them lifts the filter
+    /// Comma-separated tags to filter on; `all-tags` among them lifts the filter
     tags: Option<String>,
 }
 
@@ -57,7 +57,7 @@ impl FromQuery for GlobalTagsParams {
     }
 }
 
-/// The answer of `/global/spend/tags`.
+/// Response of `/global/spend/tags`.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct GlobalTagsResponse {
     /// Tags, largest spend first.
@@ -67,15 +67,17 @@ pub struct GlobalTagsResponse {
 /// One tag of `/global/spend/tags`.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct GlobalTag {
-    /// The tag.
+    /// The tag; null if a request's list of tags contains null.
     name: Option<String>,
-    /// USD, rounded to four places.
+    /// Spend in USD, rounded to four decimal places.
     spend: f64,
-    /// How many times it was used.
+    /// Number of times that the tag was used.
     log_count: i64,
 }
 
-/// Spend per request tag: everything for admins, else the caller's own rows and those of teams it may view.
+/// Returns the spend of each request tag.
+///
+/// Admins see all rows. Other users see their own rows, and those of teams whose log they may read.
 #[utoipa::path(get, path = "/spend/tags", tag = crate::http::openapi::base::TAG,
     operation_id = "view_spend_tags_spend_tags_get", security(("APIKeyHeader" = [])), params(TagsParams),
     responses((status = 200, description = "Spend of each tag", body = Vec<TagSpend>),
@@ -100,7 +102,8 @@ pub async fn list_spend_tags(
     reads.send(write(state, reading, filter, writer, |row| row), "application/json").await
 }
 
-/// Spend per request tag over everything, largest first. Used by LiteLLM's dashboard.
+/// Returns the spend of each request tag over all rows, sorted by descending spend. LiteLLM's dashboard uses this
+/// route.
 #[utoipa::path(get, path = "/global/spend/tags", tag = crate::http::openapi::base::TAG,
     operation_id = "global_view_spend_tags_global_spend_tags_get", security(("APIKeyHeader" = [])),
     params(GlobalTagsParams),
@@ -133,8 +136,8 @@ pub async fn list_global_spend_tags(
     reads.send(write(state, reading, filter, writer, form), "application/json").await
 }
 
-/// Writes rows into the open list while they arrive: out of the rollups where they can answer, else out of the
-/// log.
+/// Streams rows into the open list while they arrive. Reads the rollups if they can serve the range, and the log
+/// otherwise.
 fn write<T: Serialize>(
     state: AppState,
     reading: Reading,
@@ -170,7 +173,7 @@ fn optional_day(name: &str, text: Option<&str>) -> Result<Option<NaiveDate>, Api
     text.map(|text| parse_day(text).ok_or_else(refuse)).transpose()
 }
 
-/// Rounds the way Python's `round(x, 4)` does: the nearest four-place decimal of the exact binary value.
+/// Rounds like Python's `round(x, 4)`: to the four-place decimal that is nearest to the exact binary value.
 fn four_places(amount: f64) -> f64 {
     format!("{amount:.4}").parse().unwrap_or(amount)
 }

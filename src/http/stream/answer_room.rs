@@ -1,5 +1,6 @@
-//! Memory for answers that are read as a whole before they are sent: small ones cost nothing, large ones take a share of a
-//! fixed room until they are sent, wait a little where there is none, and are then refused.
+//! A memory budget for responses that are held in memory as a whole before they are sent. Small responses need no
+//! permit. A large response takes permits until it is sent. If there are too few, it waits for at most two seconds and
+//! is then refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +9,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::error::ApiError;
 
-/// Bytes of all large answers.
+/// Memory budget of all large responses together, in bytes.
 const ALL: usize = 32 * 1024 * 1024;
 
-/// The unit in which room is taken, in bytes.
+/// Number of bytes that one permit stands for.
 const UNIT: usize = 1024;
 
-/// How long an answer waits for room.
+/// Maximum time that a response waits for permits.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// The room. Cheap to clone.
+/// The memory budget, shared by all responses. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AnswerRoom(Arc<Semaphore>);
 
@@ -27,12 +28,13 @@ impl Default for AnswerRoom {
     }
 }
 
-/// What one answer holds of the room; gives it back when dropped.
+/// The permits of one response. Dropping it releases them.
 #[derive(Debug)]
 pub struct Share(OwnedSemaphorePermit);
 
 impl AnswerRoom {
-    /// Takes room for `bytes`; 503 with `Retry-After` where there is none for a while.
+    /// Takes permits for `bytes`, at most the whole budget. 503 with `Retry-After` if they are not available within two
+    /// seconds.
     pub async fn take(&self, bytes: usize) -> Result<Share, ApiError> {
         let units = u32::try_from(bytes.min(ALL).div_ceil(UNIT)).unwrap_or(u32::MAX);
         let turn = Arc::clone(&self.0).acquire_many_owned(units);
@@ -44,7 +46,7 @@ impl AnswerRoom {
 }
 
 impl Share {
-    /// Gives back what goes beyond `bytes`.
+    /// Releases the permits beyond those for `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         let spare = self.0.num_permits().saturating_sub(bytes.div_ceil(UNIT));
         drop(self.0.split(spare));
@@ -67,7 +69,7 @@ mod tests {
         drop(second);
         assert!(room.take(ALL / 2).await.is_ok());
         drop((first, third));
-        // However much is asked for: never more than there is.
+        // A request for more than the budget takes the whole budget.
         assert!(room.take(usize::MAX).await.is_ok());
     }
 }

@@ -1,6 +1,6 @@
-//! Reads an answer ahead of its client: a little into memory, the rest into a file, so that the database's connection
-//! is free as soon as the database is done, however slowly the client takes the answer. An answer that outgrows its
-//! room waits for its client, for a bounded time in all, and is cut short past it.
+//! Reads a response ahead of its client: a small part into memory, and the rest into a file. So the database connection
+//! is free as soon as the database is done, however slowly the client receives the response. If a response outgrows its
+//! space, it waits for its client. It waits for a limited time in total, and is then cut short.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,31 +18,31 @@ use crate::http::error::ApiError;
 use crate::http::stream::PIECE;
 use crate::http::stream::spool::{Place, Spool, SpoolRoom};
 
-/// Bytes of an answer in memory.
+/// Maximum size of the part of a response in memory, in bytes. A single larger piece is split before.
 const IN_MEMORY: usize = 4 * PIECE;
 
-/// How long an answer may hold a connection while it waits for its client, in all.
+/// Maximum total time that a response may hold a connection while it waits for its client.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// What an answer that does not fit into a piece holds, and the room that it may use.
+/// Permits and disk space of a response that does not fit into one piece.
 #[derive(Debug)]
 pub struct LargeAnswer {
-    /// Its places among the large answers, until it is sent.
+    /// Permits for large responses. The response holds them until it is sent.
     pub places: Vec<OwnedSemaphorePermit>,
-    /// Places of answers that hold a connection and wait for their client.
+    /// Permits for responses that hold a connection while they wait for their client.
     pub waiting: Arc<Semaphore>,
-    /// Room on disk.
+    /// Disk space for the part that does not fit into memory.
     pub room: SpoolRoom,
 }
 
-/// Pieces of an answer.
+/// The pieces of a response body.
 pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>> + Send>>;
 
 struct Shared {
     buffer: Mutex<Buffer>,
-    /// For the client's side: something came, or the end.
+    /// Wakes the client's side: a piece arrived, or the end.
     filled: Notify,
-    /// For the database's side: something was taken, or the client has gone.
+    /// Wakes the database's side: a piece was taken, or the client disconnected.
     emptied: Notify,
     waiting: Arc<Semaphore>,
     room: SpoolRoom,
@@ -50,13 +50,13 @@ struct Shared {
 
 #[derive(Default)]
 struct Buffer {
-    /// First come the pieces in memory, then those in the file.
+    /// The oldest pieces. The pieces in the file come after them.
     memory: VecDeque<Bytes>,
     in_memory: usize,
     spool: Option<Spool>,
-    /// Whether the file takes no more: it can't be written.
+    /// Whether writing to the file failed, so that it is not used any more.
     spool_failed: bool,
-    /// Whether a place of the file is being written.
+    /// Whether a write to the file is in progress.
     writing: bool,
     ended: bool,
     failure: Option<ApiError>,
@@ -69,7 +69,7 @@ impl Shared {
     }
 }
 
-/// The same pieces, read ahead by a task of their own. Dropping the stream ends the task, and with it the read.
+/// The same pieces, read ahead by a separate task. Dropping the stream ends the task, and with it the read.
 pub fn read_ahead(pieces: Pieces, answer: LargeAnswer) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
     let LargeAnswer { places, waiting, room } = answer;
     let shared =
@@ -87,7 +87,7 @@ pub fn read_ahead(pieces: Pieces, answer: LargeAnswer) -> impl Stream<Item = Res
     .fuse()
 }
 
-/// Reads until the end, a failure, or until nobody takes the answer any more.
+/// Reads until the end, until a failure, or until the client's side is dropped.
 async fn fill(shared: Arc<Shared>, mut pieces: Pieces) {
     let mut left = WAIT;
     let failure = loop {
@@ -105,7 +105,7 @@ async fn fill(shared: Arc<Shared>, mut pieces: Pieces) {
                 }
             }
             Some(Ok(piece)) => {
-                // What is cut off has memory of its own, and not a part of the large piece's.
+                // The parts are copied, so that they do not keep the memory of the large piece alive.
                 let mut cut = Ok(());
                 for part in piece.chunks(PIECE) {
                     cut = put(&shared, Bytes::copy_from_slice(part), &mut left).await;
@@ -119,7 +119,7 @@ async fn fill(shared: Arc<Shared>, mut pieces: Pieces) {
             }
         }
     };
-    // The connection is free before the client hears of the end.
+    // The connection is released before the client sees the end.
     drop(pieces);
     let mut buffer = shared.lock();
     buffer.ended = true;
@@ -144,7 +144,7 @@ enum Put {
     Full,
 }
 
-/// Puts a piece behind the others. `left` is what remains of the time to wait in.
+/// Appends a piece. `left` is the remaining time that the response may wait for its client.
 async fn put(shared: &Shared, piece: Bytes, left: &mut Duration) -> Result<(), ApiError> {
     if piece.is_empty() {
         return Ok(());
@@ -182,7 +182,7 @@ async fn put(shared: &Shared, piece: Bytes, left: &mut Duration) -> Result<(), A
                     return Ok(());
                 }
                 if turn.is_none() {
-                    // Without a place nobody waits: the others need their connections.
+                    // A response that gets no permit does not wait, because other reads need their connections.
                     turn = Some(Arc::clone(&shared.waiting).try_acquire_owned().map_err(|_| too_slow())?);
                 }
                 let start = Instant::now();
@@ -198,7 +198,8 @@ fn too_slow() -> ApiError {
     ApiError::Internal("the client took an answer too slowly that is larger than what is read ahead".to_owned())
 }
 
-/// Where the next piece goes: into memory while the file is empty and memory has room, else into the file.
+/// Chooses where the next piece goes: into memory if the file is empty and memory has space, and into the file
+/// otherwise.
 fn place(shared: &Shared, piece: &Bytes) -> Put {
     let mut buffer = shared.lock();
     let buffer = &mut *buffer;
@@ -230,7 +231,7 @@ fn place(shared: &Shared, piece: &Bytes) -> Put {
     }
 }
 
-/// The client's side.
+/// The client's side of the buffer.
 struct Taker {
     shared: Arc<Shared>,
     _places: Vec<OwnedSemaphorePermit>,
@@ -262,7 +263,7 @@ impl Taker {
                     if let Some(spool) = &mut buffer.spool {
                         spool.take(piece.len());
                         if spool.is_empty() && !buffer.writing {
-                            // Its room is somebody else's now.
+                            // Releases the disk space for other responses.
                             buffer.spool = None;
                         }
                     }

@@ -1,5 +1,6 @@
-//! Room on disk for what is read ahead of a client: files without a name, which go with their answer or with the
-//! process. What is in them is a ring, so that a file never grows above one answer's bound.
+//! Temporary files for responses that are read ahead of their client. The files have no name, so they disappear when
+//! the response ends or the process exits. A file is used as a ring buffer, so it never grows beyond the limit for one
+//! response.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The room of all answers. Cheap to clone.
+/// The disk space budget of all responses. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SpoolRoom(Arc<Inner>);
 
@@ -21,18 +22,19 @@ struct Inner {
 }
 
 impl SpoolRoom {
-    /// `of_answer` bytes for each answer and `of_all` for all.
+    /// A budget of `of_answer` bytes for each response and `of_all` bytes for all together. Files are created in
+    /// `directory`, or else in the system's directory for temporary files.
     pub fn new(directory: Option<PathBuf>, of_answer: u64, of_all: u64) -> Self {
         let directory = directory.unwrap_or_else(std::env::temp_dir);
         Self(Arc::new(Inner { directory, of_answer, of_all, used: AtomicU64::new(0) }))
     }
 
-    /// Bytes in use.
+    /// Number of bytes in use.
     pub fn used(&self) -> u64 {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// A file of no size.
+    /// Creates an empty file.
     pub fn file(&self) -> io::Result<Spool> {
         let file = tempfile::tempfile_in(&self.0.directory)?;
         Ok(Spool { file: Arc::new(file), room: self.clone(), extent: 0, taken: 0, put: 0 })
@@ -44,19 +46,19 @@ impl SpoolRoom {
     }
 }
 
-/// The file of one answer.
+/// The ring buffer of one response.
 #[derive(Debug)]
 pub struct Spool {
     file: Arc<File>,
     room: SpoolRoom,
-    /// Bytes of the disk that are charged.
+    /// Number of bytes that are counted against the budget.
     extent: u64,
-    /// Bytes that were taken out, and put in, since it was last empty.
+    /// Total numbers of bytes read from the ring and written to it so far.
     taken: u64,
     put: u64,
 }
 
-/// Bytes of the ring, to be read or written outside of a lock.
+/// A range of the ring. It can be read or written without holding the lock.
 #[derive(Debug)]
 pub struct Place {
     file: Arc<File>,
@@ -66,12 +68,13 @@ pub struct Place {
 }
 
 impl Spool {
-    /// Whether nothing is in it.
+    /// Whether the ring is empty.
     pub fn is_empty(&self) -> bool {
         self.taken == self.put
     }
 
-    /// A place for `length` bytes, if there is one. It counts once [`Spool::put`] is called.
+    /// Reserves a range of `length` bytes for writing. `None` if the ring or the budget has too little space. The range
+    /// becomes readable once [`Spool::put`] is called.
     pub fn place(&mut self, length: usize) -> Option<Place> {
         let bytes = u64::try_from(length).ok()?;
         let ring = self.room.0.of_answer;
@@ -89,18 +92,18 @@ impl Spool {
         Some(Place { file: Arc::clone(&self.file), start: self.put, length, ring })
     }
 
-    /// Says that a place was written.
+    /// Marks the next `length` bytes as written.
     pub fn put(&mut self, length: usize) {
         self.put += u64::try_from(length).unwrap_or(0);
     }
 
-    /// What comes next, up to `most` bytes. It is there until [`Spool::take`] is called.
+    /// The next range to read, at most `most` bytes. It stays valid until [`Spool::take`] is called.
     pub fn next(&self, most: usize) -> Place {
         let length = usize::try_from(self.put - self.taken).unwrap_or(usize::MAX).min(most);
         Place { file: Arc::clone(&self.file), start: self.taken, length, ring: self.room.0.of_answer }
     }
 
-    /// Says that a place was read.
+    /// Marks the next `length` bytes as read, and releases them.
     pub fn take(&mut self, length: usize) {
         self.taken += u64::try_from(length).unwrap_or(0);
     }
@@ -113,13 +116,13 @@ impl Drop for Spool {
 }
 
 impl Place {
-    /// Bytes until the ring's end, and the position in the file.
+    /// Number of bytes of the range before the ring wraps around, and the range's position in the file.
     fn first(&self) -> (usize, u64) {
         let position = self.start % self.ring;
         (usize::try_from(self.ring - position).unwrap_or(usize::MAX).min(self.length), position)
     }
 
-    /// Writes all of it.
+    /// Writes `bytes` to the range.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let (first, position) = self.first();
         let (head, tail) = bytes.split_at_checked(first).unwrap_or((bytes, &[]));
@@ -127,7 +130,7 @@ impl Place {
         self.file.write_all_at(tail, 0)
     }
 
-    /// Reads all of it.
+    /// Reads the whole range.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.length];
         let (first, position) = self.first();

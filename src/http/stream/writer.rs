@@ -1,4 +1,5 @@
-//! JSON, written piece by piece. The writer puts every comma, brace and colon; handlers say what comes next.
+//! A JSON writer that returns its output in pieces. The writer adds every comma, brace and colon; callers only say
+//! which element comes next.
 
 use std::borrow::Cow;
 
@@ -8,47 +9,47 @@ use serde::Serialize;
 use crate::http::error::ApiError;
 use crate::http::stream::PIECE;
 
-/// A buffer of JSON text that is handed out in pieces.
+/// A buffer of JSON text.
 #[derive(Debug, Default)]
 pub struct Writer {
     buffer: Vec<u8>,
-    /// The text that ends each list and object that is open, the innermost last.
+    /// The closing text of each open list and object, the innermost last.
     ends: Vec<Cow<'static, str>>,
-    /// Whether a comma belongs before the next value or name.
+    /// Whether a comma is needed before the next value or name.
     needs_comma: bool,
 }
 
-/// A string: as it is, or as the JSON text that it was turned into before.
+/// A string value to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Text<'a> {
-    /// As it is.
+    /// The string itself. The writer escapes it.
     Plain(&'a str),
-    /// JSON text.
+    /// A JSON literal of the string. It is written unchanged.
     Json(&'a str),
 }
 
 impl Writer {
-    /// An empty buffer.
+    /// A writer with an empty buffer.
     pub fn new() -> Self {
         Self { buffer: Vec::with_capacity(PIECE + PIECE / 4), ..Self::default() }
     }
 
-    /// Opens a list, in which values follow.
+    /// Opens a list. Its values follow.
     pub fn open_list(&mut self) {
         self.open("[", Cow::Borrowed("]"));
     }
 
-    /// Opens an object, in which names and values follow in turn.
+    /// Opens an object. Its names and values follow alternately.
     pub fn open_object(&mut self) {
         self.open("{", Cow::Borrowed("}"));
     }
 
-    /// Opens `answer` at its list `name`, which is empty: values of the list follow. Closing it writes what stands after
-    /// the list.
+    /// Writes `answer` up to and including the opening bracket of its empty list `name`. The values of that list
+    /// follow. [`Writer::close`] then writes the rest of `answer`.
     ///
     /// # Errors
     ///
-    /// [`ApiError::Internal`] where `answer` has no such list, or it is not empty.
+    /// [`ApiError::Internal`] if `answer` has no list of that name, or if the list is not empty.
     pub fn open_list_of(&mut self, answer: &impl Serialize, name: &str) -> Result<(), ApiError> {
         let text = serde_json::to_string(answer).map_err(internal)?;
         let start = format!("\"{name}\":[");
@@ -74,7 +75,7 @@ impl Writer {
         self.needs_comma = true;
     }
 
-    /// Writes the name of an object's field; its value follows. A name that is fixed needs no escaping.
+    /// Writes the name of a field; its value follows. A fixed name needs no escaping.
     pub fn name(&mut self, name: &'static str) {
         self.separate();
         self.push("\"");
@@ -83,7 +84,7 @@ impl Writer {
         self.needs_comma = false;
     }
 
-    /// Writes a name that is a client's text.
+    /// Writes the name of a field that comes from data, with escaping; its value follows.
     pub fn text_name(&mut self, name: Text<'_>) -> Result<(), ApiError> {
         self.text(name)?;
         self.push(":");
@@ -91,7 +92,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a value.
+    /// Serializes a value.
     pub fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ApiError> {
         self.separate();
         serde_json::to_writer(&mut self.buffer, value).map_err(internal)
@@ -109,7 +110,7 @@ impl Writer {
         }
     }
 
-    /// Writes a number of USD; what is not a finite number has no JSON and is null.
+    /// Writes an amount in USD. JSON has no NaN or infinity, so these become null.
     pub fn amount(&mut self, amount: f64) {
         self.separate();
         if amount.is_finite() {
@@ -120,31 +121,32 @@ impl Writer {
         }
     }
 
-    /// Writes a whole number.
+    /// Writes an integer.
     pub fn integer(&mut self, number: i64) {
         self.separate();
         let mut digits = itoa::Buffer::new();
         self.push(digits.format(number));
     }
 
-    /// Ends the line of a text that holds one value a line.
+    /// Ends a line, in output that has one value per line.
     pub fn end_line(&mut self) {
         self.push("\n");
         self.needs_comma = false;
     }
 
-    /// What has gathered, once it is enough for a piece.
+    /// Takes the buffered text if it has at least the size of a piece.
     pub fn piece(&mut self) -> Option<Bytes> {
         (self.buffer.len() >= PIECE).then(|| self.take())
     }
 
-    /// Everything that has gathered.
+    /// Takes all of the buffered text.
     pub fn take(&mut self) -> Bytes {
         let next = Vec::with_capacity(PIECE + PIECE / 4);
         Bytes::from(std::mem::replace(&mut self.buffer, next))
     }
 
-    /// The value that follows is written by somebody else: everything that has gathered, to be sent before it.
+    /// Takes all of the buffered text, so that the caller can send the next value itself. Adds the comma that the value
+    /// needs before it.
     pub fn take_before_value(&mut self) -> Bytes {
         self.separate();
         self.take()

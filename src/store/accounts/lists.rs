@@ -1,5 +1,5 @@
-//! Users, keys and teams as the dashboard lists them: by page, filtered, sorted. Keys of the dashboard's own sessions are
-//! left out.
+//! Lists of users, keys and teams for the dashboard: paged, filtered and sorted. Lists of keys leave out the keys of
+//! dashboard sessions.
 
 use serde_json::Value;
 use sqlx::types::Json;
@@ -8,54 +8,55 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use crate::store::accounts::{Row, all_shown, shown, text};
 use crate::store::log::search::push_contains_in_any_case;
 
-/// What is listed.
+/// Which rows to list. `None` in a field means no restriction.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// One user; of users a part of the id.
+    /// A user ID. In the list of users, a substring of it.
     pub user_id: Option<String>,
-    /// Some users.
+    /// Only these user IDs.
     pub user_ids: Option<Vec<String>>,
-    /// A part of the address.
+    /// A substring of the e-mail address.
     pub user_email: Option<String>,
-    /// A role.
+    /// Role of the user.
     pub user_role: Option<String>,
-    /// A team.
+    /// Team ID.
     pub team_id: Option<String>,
-    /// A part of the team's name.
+    /// A substring of the team's alias or ID.
     pub team_alias: Option<String>,
-    /// An organisation.
+    /// Organisation ID.
     pub organization_id: Option<String>,
-    /// A part of the key's name.
+    /// A substring of the key's alias.
     pub key_alias: Option<String>,
-    /// A key, by its hash.
+    /// SHA-256 of a key.
     pub token: Option<String>,
-    /// Only what this user may see: their keys, their teams and the teams' keys where they are the admin.
+    /// Only rows that this user may see: their own keys, their own teams, and the keys of teams in which they are an
+    /// admin.
     pub only_of_user: Option<String>,
 }
 
-/// Which part of a list.
+/// Which page of a list to return.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
-    /// Rows before it.
+    /// Number of rows to skip.
     pub offset: i64,
-    /// Rows at most.
+    /// Maximum number of rows.
     pub limit: i64,
 }
 
-/// In which order: a column, or the newest first.
+/// Sort order. Without a column, rows are sorted by the time when they were created.
 #[derive(Clone, Copy, Debug)]
 pub struct Sort<'a> {
-    /// The column's name.
+    /// Name of the column.
     pub by: Option<&'a str>,
-    /// Largest first.
+    /// Whether the largest value comes first.
     pub descending: bool,
 }
 
-/// The team of session keys.
+/// SQL condition that excludes the keys of dashboard sessions, which all belong to one team.
 const NO_SESSIONS: &str = " AND t.team_id IS DISTINCT FROM 'litellm-dashboard'";
 
 impl Sort<'_> {
-    /// The clause; a column that is not on the list counts as none.
+    /// Pushes the ORDER BY clause. A column that is not in `columns` is ignored.
     fn push(self, query: &mut QueryBuilder<Postgres>, columns: &[&'static str], key: &'static str) {
         let column = columns.iter().find(|column| Some(**column) == self.by).unwrap_or(&"created_at");
         query.push(" ORDER BY t.").push(*column);
@@ -76,7 +77,7 @@ fn push_part(query: &mut QueryBuilder<Postgres>, column: &'static str, value: Op
     }
 }
 
-/// The rows of one page, and how many rows there are in all.
+/// The rows of one page, and the total number of rows.
 async fn list(
     connection: &mut PgConnection,
     table: &'static str,
@@ -97,7 +98,7 @@ async fn list(
     Ok((all_shown(rows), total))
 }
 
-/// Users, each with how many keys they have.
+/// One page of users, each with the number of their keys. Also returns the total number of users.
 pub async fn users(
     connection: &mut PgConnection,
     filter: &Filter,
@@ -135,7 +136,7 @@ pub async fn users(
     Ok((users, total))
 }
 
-/// How many users and teams there are.
+/// Number of users, and number of teams.
 pub async fn counts(connection: &mut PgConnection) -> Result<(i64, i64), sqlx::Error> {
     sqlx::query_as(r#"SELECT (SELECT count(*) FROM "LiteLLM_UserTable"), (SELECT count(*) FROM "LiteLLM_TeamTable")"#)
         .fetch_one(connection)
@@ -150,7 +151,7 @@ fn push_key_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     push_equal(query, " AND t.token = ", filter.token.as_ref());
     push_part(query, "t.key_alias", filter.key_alias.as_ref());
     if let Some(user) = &filter.only_of_user {
-        // The empty text is nobody, who owns nothing: not the keys without a user either.
+        // The empty string stands for no user, who owns nothing: not even the keys without a user.
         query.push(" AND (t.user_id = NULLIF(").push_bind(user.clone()).push("::text, '')");
         query
             .push(
@@ -164,7 +165,7 @@ fn push_key_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     }
 }
 
-/// Keys, each with its user and the name of its team.
+/// One page of keys, each with its user and its team's alias. Also returns the total number of keys.
 pub async fn keys(
     connection: &mut PgConnection,
     filter: &Filter,
@@ -200,7 +201,7 @@ pub async fn keys(
     Ok((keys, total))
 }
 
-/// Deleted keys, the last one deleted first.
+/// One page of deleted keys, the most recently deleted first. Also returns their total number.
 pub async fn deleted_keys(
     connection: &mut PgConnection,
     filter: &Filter,
@@ -213,7 +214,7 @@ pub async fn deleted_keys(
     list(connection, "\"LiteLLM_DeletedVerificationToken\"", condition, order, page).await
 }
 
-/// The teams that a user is in, as a condition.
+/// Pushes a condition for the teams that the user's row lists.
 fn push_own_teams(query: &mut QueryBuilder<Postgres>, user: Option<&String>) {
     if let Some(user) = user {
         query.push(r#" AND t.team_id = ANY (SELECT unnest(teams) FROM "LiteLLM_UserTable" WHERE user_id = NULLIF("#);
@@ -221,7 +222,7 @@ fn push_own_teams(query: &mut QueryBuilder<Postgres>, user: Option<&String>) {
     }
 }
 
-/// Teams, each with how many members and keys it has.
+/// One page of teams, each with the number of its members and keys. Also returns the total number of teams.
 pub async fn teams(
     connection: &mut PgConnection,
     filter: &Filter,
@@ -261,7 +262,8 @@ pub async fn teams(
     Ok((teams, total))
 }
 
-/// A team with `keys` and `team_memberships`; where a user is given, one that the user is in.
+/// A team with its `keys` and `team_memberships`, at most 1,000 of each. With `of_user`, the user must be in the team,
+/// and only that user's keys and memberships are included. `None` if there is no such team.
 pub async fn team(
     connection: &mut PgConnection,
     team_id: &str,
@@ -296,20 +298,20 @@ pub async fn team(
     Ok(Some(team))
 }
 
-/// Calls of one day and route.
+/// Number of calls on one day to one route.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct RouteCalls {
     /// Day, `YYYY-MM-DD`.
     pub date: String,
-    /// Route.
+    /// Route; empty if it is not known.
     pub route: String,
-    /// Calls that succeeded.
+    /// Number of calls that succeeded.
     pub successful: i64,
-    /// Calls that failed.
+    /// Number of calls that failed.
     pub failed: i64,
 }
 
-/// Calls by day and route, out of the daily sums; of one user where one is given.
+/// Calls by day and route, from LiteLLM's daily rows; only of one user if `user_id` is given.
 pub async fn calls(
     connection: &mut PgConnection,
     start: &str,

@@ -48,9 +48,9 @@ figures! {
     prompt_tokens: i64, "bigint", is_listed;
     /// Completion tokens.
     completion_tokens: i64, "bigint", is_listed;
-    /// Tokens read from the provider's cache.
+    /// Prompt tokens that were read from the provider's cache.
     cache_read_input_tokens: i64, "bigint", is_listed;
-    /// Tokens written to the provider's cache.
+    /// Prompt tokens that were written to the provider's cache.
     cache_creation_input_tokens: i64, "bigint", is_listed;
     /// Tokens saved by prompt compression.
     compression_saved_tokens: i64, "bigint", is_newer;
@@ -64,9 +64,9 @@ figures! {
     autorouter_savings_spend: f64, "float8", is_newer;
     /// Number of requests.
     api_requests: i64, "bigint", is_listed;
-    /// Requests that succeeded.
+    /// Number of requests that succeeded.
     successful_requests: i64, "bigint", is_listed;
-    /// Requests that failed.
+    /// Number of requests that failed.
     failed_requests: i64, "bigint", is_listed;
     /// Sum of response times, in milliseconds.
     total_response_time_ms: i64, "bigint", is_newer;

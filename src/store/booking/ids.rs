@@ -65,16 +65,20 @@ pub async fn install(connection: &mut PgConnection) -> Result<bool, sqlx::Error>
     .await
 }
 
-/// Revokes the permission to book, and deletes all IDs and new names. The schema `litespend` stays.
-pub async fn remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    if installed_schema(connection).await?.is_none() {
-        return Ok(());
+/// Revokes the permission to book into the schema of the search path, and deletes all IDs and new names. The schema
+/// `litespend` stays. Returns false, and changes nothing, if booking is installed for another schema.
+pub async fn remove(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    match installed_schema(connection).await? {
+        None => return Ok(true),
+        Some((installed, own)) if installed != own => return Ok(false),
+        Some(_) => {}
     }
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
     transaction.execute("DELETE FROM litespend.settings WHERE name = 'booking'").await?;
     transaction.execute("TRUNCATE litespend.booked_ids, litespend.booked_names").await?;
-    transaction.commit().await
+    transaction.commit().await?;
+    Ok(true)
 }
 
 /// Whether booking is installed for any schema of this database.

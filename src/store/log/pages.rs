@@ -21,9 +21,9 @@ pub enum SortKey {
     Spend,
     /// Total tokens: prompt and completion tokens.
     TotalTokens,
-    /// Start of the call.
+    /// Start of the call, UTC.
     StartTime,
-    /// End of the call.
+    /// End of the call, UTC.
     EndTime,
     /// Duration of the call.
     RequestDurationMs,

@@ -1,4 +1,4 @@
-//! Spend of one key, user or team by key and model, out of `LiteLLM_SpendLogs`.
+//! Spend of one key, user or team by key and model, from `LiteLLM_SpendLogs`.
 
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -7,29 +7,29 @@ use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 use crate::store::DateRange;
 
-/// Whose spend.
+/// Whose spend to report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spender {
-    /// A key, by its hash.
+    /// A key, given by its SHA-256.
     Key(String),
-    /// A user.
+    /// A user, given by the user ID.
     User(String),
-    /// A team.
+    /// A team, given by the team ID.
     Team(String),
 }
 
 /// Spend of one key.
 #[derive(Clone, Debug, FromRow, Serialize, utoipa::ToSchema)]
 pub struct KeySpend {
-    /// Hash of the key.
+    /// SHA-256 of the key.
     pub api_key: String,
-    /// USD.
+    /// Spend in USD.
     pub total_cost: f64,
     /// Prompt tokens.
     pub total_input_tokens: i64,
     /// Completion tokens.
     pub total_output_tokens: i64,
-    /// By model.
+    /// Spend by model, largest first.
     #[schema(value_type = Vec<ModelSpend>)]
     pub model_details: Json<Vec<ModelSpend>>,
 }
@@ -37,9 +37,9 @@ pub struct KeySpend {
 /// Spend of one key on one model.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelSpend {
-    /// Model.
+    /// Name of the model.
     pub model: String,
-    /// USD.
+    /// Spend in USD.
     pub total_cost: f64,
     /// Prompt tokens.
     pub total_input_tokens: i64,
@@ -47,7 +47,7 @@ pub struct ModelSpend {
     pub total_output_tokens: i64,
 }
 
-/// Spend by key, the largest first.
+/// Streams the spend by key, largest first.
 pub fn by_key<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
     query: &'q mut QueryBuilder<Postgres>,

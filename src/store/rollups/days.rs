@@ -18,7 +18,7 @@ use crate::store::rollups::segments;
 use crate::store::rollups::segments::Segment;
 use crate::store::rollups::words::{WordCache, Words};
 
-/// What to read.
+/// What [`days`] and [`whole`] read.
 #[derive(Clone, Debug)]
 pub struct DaysRequest {
     /// The rollup.
@@ -356,7 +356,7 @@ impl Unfolded {
 /// The strings of a read.
 struct Texts {
     words: SharedWords,
-    /// Whether the cache has all of them, so that none has to be fetched.
+    /// Whether the cache contains the complete dictionary, so that no string has to be fetched.
     complete: bool,
 }
 

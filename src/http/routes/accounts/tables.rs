@@ -1,5 +1,5 @@
-//! `GET /spend/keys` and `GET /spend/users`: LiteLLM's rows of keys and users. Which columns are answered is listed
-//! here, so that what a later LiteLLM adds to its tables is not given away by accident; a password never is.
+//! `GET /spend/keys` and `GET /spend/users`: LiteLLM's rows of keys and users. This file lists the columns that are
+//! returned, so that a column that a later LiteLLM adds is not exposed by accident. A password is never returned.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -19,26 +19,26 @@ use crate::store::log::Timestamp;
 use crate::store::log::rows::Instant;
 use crate::store::reading::Reading;
 
-/// How a column is answered.
+/// Format of a column in the response.
 #[derive(Clone, Copy)]
 enum Form {
-    /// As it is, and null where the table lacks it.
+    /// Unchanged; null if the table lacks the column.
     Plain,
-    /// As it is, and `{}` where the table lacks it.
+    /// Unchanged; `{}` if the table lacks the column.
     Object,
-    /// As it is, and `[]` where it is null or the table lacks it.
+    /// Unchanged; `[]` if the column is null or the table lacks it.
     List,
-    /// A number, 0 where the table lacks it.
+    /// A number; 0 if the table lacks the column.
     Number,
-    /// `2026-03-01T18:30:00.500000Z`.
+    /// A time such as `2026-03-01T18:30:00.500000Z`.
     Time,
-    /// `2026-03-01T18:30:00.500+00:00`.
+    /// A time such as `2026-03-01T18:30:00.500+00:00`.
     TimeWithOffset,
-    /// `2026-03-01T18:30:00.500000+00:00`.
+    /// A time such as `2026-03-01T18:30:00.500000+00:00`.
     LongTimeWithOffset,
-    /// No column: null.
+    /// Not a column of the table: always null.
     Null,
-    /// No column: `[]`.
+    /// Not a column of the table: always `[]`.
     NoRows,
 }
 
@@ -102,7 +102,7 @@ const KEY_FIELDS: Fields = &[
     ("jwt_key_mappings", Null),
 ];
 
-/// A user of the list of all.
+/// Fields of a user in the list of all users.
 const USER_FIELDS: Fields = &[
     ("user_id", Plain),
     ("user_alias", Plain),
@@ -133,7 +133,7 @@ const USER_FIELDS: Fields = &[
     ("key_aliases", Plain),
 ];
 
-/// A user asked for by id.
+/// Fields of a user who is requested by ID.
 const ONE_USER_FIELDS: Fields = &[
     ("verified_subjects", Null),
     ("user_id", Plain),
@@ -170,11 +170,11 @@ const ONE_USER_FIELDS: Fields = &[
     ("object_permission", Null),
 ];
 
-/// Which user.
+/// Parameters of `/spend/users`.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct SpendUsersParams {
-    /// Get User Table row for user_id; who is not an admin sees only itself
+    /// Get User Table row for user_id; users who are not admins may give only their own ID
     user_id: Option<String>,
 }
 
@@ -184,8 +184,9 @@ impl FromQuery for SpendUsersParams {
     }
 }
 
-/// Keys by their hash, largest spend first, with all columns of LiteLLM's table. Users who are not admins see their
-/// own.
+/// Returns keys by their hash, with all columns of LiteLLM's table.
+///
+/// Keys are sorted by descending spend. Users who are not admins see only their own keys.
 #[utoipa::path(get, path = "/spend/keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "spend_key_fn_spend_keys_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Keys", body = Vec<Object>)))]
@@ -199,8 +200,9 @@ pub async fn list_spend_keys(reads: Reads, Extension(caller): Extension<Caller>)
     reads.send(write(reading, rows), "application/json").await
 }
 
-/// Users, largest spend first, with all columns of LiteLLM's table but the password. Users who are not admins see
-/// themselves.
+/// Returns users, with all columns of LiteLLM's table except the password.
+///
+/// Users are sorted by descending spend. Users who are not admins see only themselves.
 #[utoipa::path(get, path = "/spend/users", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "spend_user_fn_spend_users_get", security(("APIKeyHeader" = [])), params(SpendUsersParams),
     responses((status = 200, description = "Users; null in place of one that does not exist", body = Vec<Option<Object>>),
@@ -229,7 +231,7 @@ pub async fn list_spend_users(
     Ok(Json([user.map(|row| answer(ONE_USER_FIELDS, row.0))]).into_response())
 }
 
-/// What is listed.
+/// The rows to list.
 enum Rows {
     Keys,
     KeysOf(String),
@@ -242,7 +244,7 @@ fn write(mut reading: Reading, wanted: Rows) -> impl Stream<Item = Result<Bytes,
         writer.open_list();
         {
             let connection = reading.connection();
-            // A user's own keys are given the end of their validity with an offset.
+            // If a user lists their own keys, `expires` is written with an offset.
             let own = matches!(wanted, Rows::KeysOf(_));
             let (mut rows, fields) = match wanted {
                 Rows::Keys => (tables::all_keys(connection), KEY_FIELDS),
@@ -267,7 +269,7 @@ fn write(mut reading: Reading, wanted: Rows) -> impl Stream<Item = Result<Bytes,
     }
 }
 
-/// The columns of a row that are answered, in their order.
+/// The fields of the response, in their order.
 fn answer(fields: Fields, mut row: Map<String, Value>) -> Map<String, Value> {
     fields.iter().map(|(name, form)| ((*name).to_owned(), format(*form, row.remove(*name)))).collect()
 }

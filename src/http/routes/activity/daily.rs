@@ -1,4 +1,5 @@
-//! `GET /user/daily/activity`: LiteLLM's daily rows by day, with breakdowns by model, provider, key and so on.
+//! `GET /user/daily/activity`: LiteLLM's daily rows, summed by day and broken down by model, provider, key and other
+//! groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,10 +25,10 @@ use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
 use crate::store::midnight;
 
-/// Name of rows without a key.
+/// Name of rows without a key in reports.
 const UNATTRIBUTED: &str = "unattributed";
 
-/// Marks a key whose literal name would read as one of ours.
+/// Prefix for a key that is itself named `unattributed` or that starts with this prefix.
 const RAW: &str = "raw:";
 
 /// Parameters of `/user/daily/activity`.
@@ -42,7 +43,7 @@ pub struct DailyActivityParams {
     model: Option<String>,
     /// Filter by specific API key (its SHA-256; `unattributed` for rows without one)
     api_key: Option<String>,
-    /// Filter by specific user; who is not an admin sees only itself
+    /// Filter by specific user; users who are not admins may give only their own ID
     user_id: Option<String>,
     /// Page number for pagination
     #[param(required = false, default = 1, minimum = 1)]
@@ -50,9 +51,9 @@ pub struct DailyActivityParams {
     /// Items per page
     #[param(required = false, default = 50, minimum = 1, maximum = 1000)]
     page_size: i64,
-    /// Offset of the caller's zone from UTC in minutes, as JavaScript's getTimezoneOffset gives it
+    /// Offset between UTC and the caller's time zone in minutes, as JavaScript's getTimezoneOffset returns it
     timezone: Option<i64>,
-    /// With timezone: a range that ends today at the caller's also covers today in UTC
+    /// With timezone: a range that ends today in the caller's time zone also covers today in UTC
     #[param(required = false, default = false)]
     include_current_utc_day: bool,
 }
@@ -73,22 +74,22 @@ impl FromQuery for DailyActivityParams {
     }
 }
 
-/// Sums of daily rows.
+/// Sums over daily rows.
 #[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct SpendMetrics {
-    /// USD.
+    /// Spend in USD.
     pub spend: f64,
-    /// USD of provisioned throughput; always 0 here.
+    /// Cost of provisioned throughput in USD; always 0 in litespend.
     pub flat_cost: f64,
-    /// Hours of provisioned throughput; always 0 here.
+    /// Hours of provisioned throughput; always 0 in litespend.
     pub ptu_hours: f64,
     /// Prompt tokens.
     pub prompt_tokens: i64,
     /// Completion tokens.
     pub completion_tokens: i64,
-    /// Tokens read from the provider's cache.
+    /// Prompt tokens that were read from the provider's cache.
     pub cache_read_input_tokens: i64,
-    /// Tokens written to the provider's cache.
+    /// Prompt tokens that were written to the provider's cache.
     pub cache_creation_input_tokens: i64,
     /// Tokens saved by prompt compression.
     pub compression_saved_tokens: i64,
@@ -96,21 +97,21 @@ pub struct SpendMetrics {
     pub compression_savings_spend: f64,
     /// USD saved by the provider's cache.
     pub prompt_caching_savings_spend: f64,
-    /// USD saved by cache marks that the gateway added.
+    /// USD saved by cache markers that the gateway added.
     pub gateway_injected_caching_savings_spend: f64,
-    /// USD saved by routing.
+    /// USD saved by automatic routing.
     pub autorouter_savings_spend: f64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     pub total_tokens: i64,
-    /// Requests that succeeded.
+    /// Number of requests that succeeded.
     pub successful_requests: i64,
-    /// Requests that failed.
+    /// Number of requests that failed.
     pub failed_requests: i64,
-    /// Requests.
+    /// Number of requests.
     pub api_requests: i64,
-    /// Sum of response times, milliseconds.
+    /// Sum of response times, in milliseconds.
     pub total_response_time_ms: i64,
-    /// Requests in that sum.
+    /// Number of requests in the sum of response times.
     pub timed_requests: i64,
 }
 
@@ -139,7 +140,7 @@ impl From<&Figures> for SpendMetrics {
     }
 }
 
-/// Figures as answers give them.
+/// Serializes figures as responses show them.
 fn write_metrics<S: Serializer>(figures: &Figures, serializer: S) -> Result<S::Ok, S::Error> {
     SpendMetrics::from(figures).serialize(serializer)
 }
@@ -147,89 +148,90 @@ fn write_metrics<S: Serializer>(figures: &Figures, serializer: S) -> Result<S::O
 /// Sums of one key.
 #[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct KeyMetrics {
-    /// Sums.
+    /// Sums of the rows.
     #[serde(serialize_with = "write_metrics")]
     #[schema(value_type = SpendMetrics)]
     pub metrics: Figures,
-    /// Who the key is.
+    /// Metadata of the key.
     pub metadata: KeyMetadata,
 }
 
-/// Sums of one model, provider and so on, also by key.
+/// Sums of one group (a model, a provider and so on), also by key.
 #[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct GroupMetrics {
-    /// Sums.
+    /// Sums of the rows.
     #[serde(serialize_with = "write_metrics")]
     #[schema(value_type = SpendMetrics)]
     pub metrics: Figures,
-    /// What is known of the group.
+    /// Metadata of the group.
     #[schema(value_type = Object)]
     pub metadata: Map<String, Value>,
     /// Sums by key.
-    // A map has room for several at once: of a group with one key, for nothing.
+    // The values are boxed because a map allocates space for several values at once, which is wasted in a group with
+    // one key.
     #[schema(value_type = BTreeMap<String, KeyMetrics>)]
     pub api_key_breakdown: BTreeMap<String, Box<KeyMetrics>>,
 }
 
-/// The groups of a day.
+/// Sums of a day by group.
 #[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct Breakdown {
-    /// By MCP tool.
+    /// Sums by MCP tool.
     pub mcp_servers: BTreeMap<String, GroupMetrics>,
-    /// By model.
+    /// Sums by model.
     pub models: BTreeMap<String, GroupMetrics>,
-    /// By public model name.
+    /// Sums by public model name.
     pub model_groups: BTreeMap<String, GroupMetrics>,
-    /// By provider.
+    /// Sums by provider.
     pub providers: BTreeMap<String, GroupMetrics>,
-    /// By endpoint.
+    /// Sums by endpoint.
     pub endpoints: BTreeMap<String, GroupMetrics>,
-    /// By key.
+    /// Sums by key.
     #[schema(value_type = BTreeMap<String, KeyMetrics>)]
     pub api_keys: BTreeMap<String, Box<KeyMetrics>>,
-    /// By user.
+    /// Sums by user, team or tag.
     pub entities: BTreeMap<String, GroupMetrics>,
-    /// By guardrail; always empty here.
+    /// Sums by guardrail; always empty in litespend.
     pub guardrails: BTreeMap<String, GroupMetrics>,
 }
 
-/// One day.
+/// Sums of one day.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct DailySpendData {
-    /// Day.
+    /// Day, UTC.
     pub date: NaiveDate,
-    /// Sums.
+    /// Sums of the rows.
     #[serde(serialize_with = "write_metrics")]
     #[schema(value_type = SpendMetrics)]
     pub metrics: Figures,
-    /// Groups.
+    /// Sums by group.
     pub breakdown: Breakdown,
 }
 
-/// Sums over the page, and where it stands.
+/// Sums over the page, and the position of the page.
 #[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct DailySpendMetadata {
-    /// USD.
+    /// Spend in USD.
     pub total_spend: f64,
-    /// USD of provisioned throughput; always 0 here.
+    /// Cost of provisioned throughput in USD; always 0 in litespend.
     pub total_flat_cost: f64,
-    /// Hours of provisioned throughput; always 0 here.
+    /// Hours of provisioned throughput; always 0 in litespend.
     pub total_ptu_hours: f64,
     /// Prompt tokens.
     pub total_prompt_tokens: i64,
     /// Completion tokens.
     pub total_completion_tokens: i64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     pub total_tokens: i64,
-    /// Requests.
+    /// Number of requests.
     pub total_api_requests: i64,
-    /// Requests that succeeded.
+    /// Number of requests that succeeded.
     pub total_successful_requests: i64,
-    /// Requests that failed.
+    /// Number of requests that failed.
     pub total_failed_requests: i64,
-    /// Tokens read from the provider's cache.
+    /// Prompt tokens that were read from the provider's cache.
     pub total_cache_read_input_tokens: i64,
-    /// Tokens written to the provider's cache.
+    /// Prompt tokens that were written to the provider's cache.
     pub total_cache_creation_input_tokens: i64,
     /// Tokens saved by prompt compression.
     pub total_compression_saved_tokens: i64,
@@ -237,30 +239,30 @@ pub struct DailySpendMetadata {
     pub total_compression_savings_spend: f64,
     /// USD saved by the provider's cache.
     pub total_prompt_caching_savings_spend: f64,
-    /// USD saved by cache marks that the gateway added.
+    /// USD saved by cache markers that the gateway added.
     pub total_gateway_injected_caching_savings_spend: f64,
-    /// USD saved by routing.
+    /// USD saved by automatic routing.
     pub total_autorouter_savings_spend: f64,
-    /// Sum of response times, milliseconds.
+    /// Sum of response times, in milliseconds.
     pub total_response_time_ms: i64,
-    /// Requests in that sum.
+    /// Number of requests in the sum of response times.
     pub total_timed_requests: i64,
-    /// This page.
+    /// Number of this page, from 1.
     pub page: i64,
-    /// Pages in all.
+    /// Total number of pages.
     pub total_pages: i64,
-    /// Whether there is a further page.
+    /// Whether there is a next page.
     pub has_more: bool,
-    /// The most keys listed, where the answer limits them.
+    /// Maximum number of listed keys, if the response limits them.
     pub api_key_limit: Option<i64>,
-    /// Keys in all, where the answer limits them.
+    /// Total number of keys, if the response limits them.
     pub total_api_keys: Option<i64>,
-    /// Keys of each entity, where the answer limits them.
+    /// Number of keys of each team or tag, if the response limits them.
     pub entity_total_api_keys: Option<BTreeMap<String, i64>>,
 }
 
 impl DailySpendMetadata {
-    /// The totals of an answer.
+    /// Metadata with these totals, and without paging.
     pub fn of(totals: &Figures) -> Self {
         Self {
             total_spend: totals.spend,
@@ -284,7 +286,7 @@ impl DailySpendMetadata {
     }
 }
 
-/// The answer.
+/// Response with daily activity.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct SpendAnalyticsPaginatedResponse {
     /// Days, newest first.
@@ -293,8 +295,9 @@ pub struct SpendAnalyticsPaginatedResponse {
     pub metadata: DailySpendMetadata,
 }
 
-/// A user's daily activity, a page of LiteLLM's daily rows at a time: sums by day, and by model, provider, key,
-/// endpoint, tool and user below.
+/// Returns the daily activity of a user, from one page of LiteLLM's daily rows.
+///
+/// The response has sums by day and, within each day, by model, provider, key, endpoint, tool and user.
 #[utoipa::path(get, path = "/user/daily/activity", tag = crate::http::openapi::base::TAG,
     operation_id = "get_user_daily_activity_user_daily_activity_get", security(("APIKeyHeader" = [])),
     params(DailyActivityParams),
@@ -323,7 +326,7 @@ pub async fn list_user_daily_activity(
     let offset = (params.page - 1).saturating_mul(params.page_size);
     let idle = if offset == 0 { reads.try_start().await? } else { None };
     let (count, rows) = if let Some(mut other) = idle {
-        // Counting takes as long as reading the first page.
+        // Counting takes as long as reading the first page, so both run at the same time.
         tokio::try_join!(
             daily::count(other.connection(), &filter),
             daily::page(connection, &filter, 0, params.page_size)
@@ -348,7 +351,8 @@ pub async fn list_user_daily_activity(
     Ok(Json(SpendAnalyticsPaginatedResponse { results, metadata }))
 }
 
-/// The user whose rows the caller may see: any for admins, else only itself.
+/// The user whose rows to read. Admins may name any user, or none for all users. Other callers get their own rows; 403
+/// if they name somebody else.
 pub fn visible_user(caller: &Caller, asked: Option<&str>, has_dates: bool) -> Result<Option<String>, ApiError> {
     if caller.role.sees_everything() {
         return Ok(asked.map(str::to_owned));
@@ -372,7 +376,7 @@ fn missing_dates() -> ApiError {
     ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date")
 }
 
-/// Both dates, in order.
+/// Parses both dates. 400 if one is missing or invalid, or if the end is before the start.
 pub fn date_range(start: Option<&str>, end: Option<&str>) -> Result<(NaiveDate, NaiveDate), ApiError> {
     let (Some(start), Some(end)) = (start, end) else { return Err(missing_dates()) };
     let (Some(start), Some(end)) = (parse_day(start), parse_day(end)) else {
@@ -385,7 +389,7 @@ pub fn date_range(start: Option<&str>, end: Option<&str>) -> Result<(NaiveDate, 
     Ok((start, end))
 }
 
-/// The last day to read: a range that ends at the caller's today also covers today in UTC.
+/// The last day to read. If the range ends today or later in the caller's time zone, it also covers today in UTC.
 pub fn extend_to_today(end: NaiveDate, zone_minutes: Option<i64>, now: DateTime<Utc>) -> NaiveDate {
     let Some(offset) = zone_minutes.and_then(TimeDelta::try_minutes) else { return end };
     match now.checked_sub_signed(offset) {
@@ -394,12 +398,12 @@ pub fn extend_to_today(end: NaiveDate, zone_minutes: Option<i64>, now: DateTime<
     }
 }
 
-/// The key that a name in a report stands for.
+/// Converts a key's name in reports to the value of `api_key` in the daily tables.
 pub fn key_of_bucket(name: &str) -> String {
     if name == UNATTRIBUTED { String::new() } else { name.strip_prefix(RAW).unwrap_or(name).to_owned() }
 }
 
-/// The name under which a key's sums stand in a report.
+/// Converts the value of `api_key` in the daily tables to the key's name in reports.
 pub fn bucket_of_key(key: &str) -> String {
     if key.is_empty() {
         UNATTRIBUTED.to_owned()
@@ -410,10 +414,10 @@ pub fn bucket_of_key(key: &str) -> String {
     }
 }
 
-/// What is told of each user, team or tag.
+/// Metadata of each user, team or tag.
 pub type Entities = BTreeMap<String, Map<String, Value>>;
 
-/// What is known of the keys of these rows.
+/// Metadata of the keys in these rows.
 pub async fn known_keys(
     connection: &mut store::Connection,
     rows: &[DailyRow],
@@ -424,7 +428,8 @@ pub async fn known_keys(
     key_metadata::find(connection, &keys, log_window(&days)).await
 }
 
-/// The span of the log in which the keys of these days may have left their names.
+/// The time range of the log in which to look for metadata of keys that were used on these days: from one day before to
+/// one day after them.
 pub fn log_window(days: &[NaiveDate]) -> Option<(NaiveDateTime, NaiveDateTime)> {
     let from = days.iter().min()?.checked_sub_days(Days::new(1))?;
     let until = days.iter().max()?.checked_add_days(Days::new(2))?;
@@ -448,7 +453,7 @@ async fn known_users(connection: &mut store::Connection, rows: &[DailyRow]) -> R
         .collect())
 }
 
-/// Sums the rows by day and group, newest day first, and over all.
+/// Sums the rows by day and group, newest day first. Also returns the sums over all rows.
 pub fn aggregate(
     rows: &[DailyRow],
     keys: &BTreeMap<String, KeyMetadata>,
@@ -520,7 +525,7 @@ fn add_to_breakdown(
     }
 }
 
-/// What is told of a provider: LiteLLM marks the one that is paid by subscription.
+/// Metadata of a provider. LiteLLM marks the provider that is covered by a subscription.
 pub fn provider_metadata(provider: &str) -> Map<String, Value> {
     if provider == "chatgpt" { Map::from_iter([("subscription_covered".to_owned(), json!(true))]) } else { Map::new() }
 }

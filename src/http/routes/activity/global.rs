@@ -1,5 +1,5 @@
-//! What the log holds over all: `/global/activity`, `/global/activity/model`, `/global/spend/provider`,
-//! `/global/spend/all_tag_names`, `/global/all_end_users`.
+//! Overviews of the whole log: `/global/activity`, `/global/activity/model`, `/global/spend/provider`,
+//! `/global/spend/all_tag_names` and `/global/all_end_users`.
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -23,10 +23,10 @@ use crate::store::activity::global;
 use crate::store::activity::global::DayRequests;
 use crate::store::reading::Reading;
 
-/// Models in one answer: those with the most requests.
+/// Maximum number of models in one response; those with the most requests are listed.
 const MODELS: i64 = 10;
 
-/// The days of an overview.
+/// Range of days of an overview.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct OverviewParams {
@@ -43,7 +43,7 @@ impl FromQuery for OverviewParams {
 }
 
 impl OverviewParams {
-    /// Both days. An end before the start is a range without days.
+    /// Parses both dates. If the end is before the start, the range contains no days.
     fn range(&self) -> Result<DateRange, ApiError> {
         let (Some(start), Some(end)) = (&self.start_date, &self.end_date) else {
             return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
@@ -56,48 +56,48 @@ impl OverviewParams {
     }
 }
 
-/// Requests by day.
+/// Requests and tokens by day.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct GlobalActivityResponse {
-    /// Days, in the order of their names.
+    /// Days, sorted alphabetically by `date`.
     daily_data: Vec<DayActivity>,
-    /// Requests in all.
+    /// Total number of requests.
     sum_api_requests: i64,
-    /// Tokens in all.
+    /// Total number of tokens.
     sum_total_tokens: i64,
 }
 
-/// Requests of one day.
+/// Requests and tokens on one day.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct DayActivity {
-    /// Month and day.
+    /// Abbreviated month name and day of the month.
     #[schema(example = "Feb 01")]
     date: String,
-    /// Requests.
+    /// Number of requests.
     api_requests: i64,
-    /// Prompt and completion tokens.
+    /// Total tokens: prompt and completion tokens.
     total_tokens: i64,
 }
 
-/// Requests of one model by day.
+/// Requests and tokens of one model by day.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ModelActivity {
     /// Public model name.
     model: Option<String>,
-    /// Days, in the order of their names.
+    /// Days, sorted alphabetically by `date`.
     daily_data: Vec<ModelDayActivity>,
-    /// Requests in all.
+    /// Total number of requests.
     sum_api_requests: i64,
-    /// Tokens in all.
+    /// Total number of tokens.
     sum_total_tokens: i64,
 }
 
-/// Requests of one model on one day.
+/// Requests and tokens of one model on one day.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ModelDayActivity {
     /// Public model name.
     model_group: Option<String>,
-    /// The day.
+    /// Date, requests and tokens of the day.
     #[serde(flatten)]
     day: DayActivity,
 }
@@ -105,27 +105,29 @@ pub struct ModelDayActivity {
 /// Spend of one provider.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ProviderSpend {
-    /// Provider.
+    /// Name of the provider.
     provider: String,
-    /// USD.
+    /// Spend in USD.
     spend: f64,
 }
 
 /// Names of tags.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct TagNamesResponse {
-    /// Tags.
+    /// The tags.
     tag_names: Vec<Option<String>>,
 }
 
 /// Names of end users.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct EndUsersResponse {
-    /// End users; null where there are calls without one.
+    /// The end users; contains null if there are calls without an end user.
     end_users: Vec<Option<String>>,
 }
 
-/// Requests and tokens by day. Users who are not admins see their own.
+/// Returns requests and tokens by day.
+///
+/// Users who are not admins see only their own calls.
 #[utoipa::path(get, path = "/global/activity", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_global_activity_global_activity_get", security(("APIKeyHeader" = [])), params(OverviewParams),
     responses((status = 200, description = "Days", body = GlobalActivityResponse),
@@ -145,7 +147,9 @@ pub async fn get_global_activity(
     Ok(Json(GlobalActivityResponse { daily_data, sum_api_requests, sum_total_tokens }))
 }
 
-/// Requests and tokens by day of the ten models with the most requests. Users who are not admins see their own.
+/// Returns requests and tokens by day, for the ten models with the most requests.
+///
+/// Users who are not admins see only their own calls.
 #[utoipa::path(get, path = "/global/activity/model", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_global_activity_model_global_activity_model_get", security(("APIKeyHeader" = [])),
     params(OverviewParams),
@@ -171,8 +175,10 @@ pub async fn list_model_activity(
     Ok(Json(models.collect()))
 }
 
-/// Spend by provider of the deployments that the server routes to. litespend routes no calls and knows no
-/// deployments, so the list is empty; `/user/daily/activity/aggregated` has spend by provider.
+/// Returns the spend by provider, for the deployments to which the server routes calls.
+///
+/// litespend routes no calls and knows no deployments, so the list is empty. `/user/daily/activity/aggregated` has the
+/// spend by provider.
 #[utoipa::path(get, path = "/global/spend/provider", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_global_spend_provider_global_spend_provider_get", security(("APIKeyHeader" = [])),
     params(OverviewParams),
@@ -183,7 +189,7 @@ pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result
     Ok(Json(Vec::new()))
 }
 
-/// Every tag in the log; 100,000 at most.
+/// Returns every tag in the log, at most 100,000.
 #[utoipa::path(get, path = "/global/spend/all_tag_names", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
@@ -194,7 +200,7 @@ pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
     reads.send(write_names(reading, writer, global::tag_names), "application/json").await
 }
 
-/// Every end user in the log; 100,000 at most.
+/// Returns every end user in the log, at most 100,000.
 #[utoipa::path(get, path = "/global/all_end_users", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "global_view_all_end_users_global_all_end_users_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
@@ -205,7 +211,7 @@ pub async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
     reads.send(write_names(reading, writer, global::end_users), "application/json").await
 }
 
-/// Writes names into the open list while they arrive.
+/// Streams names into the open list while they arrive from the database.
 fn write_names(
     mut reading: Reading,
     mut writer: Writer,

@@ -1,5 +1,6 @@
-//! Which rows of the daily tables a request for activity reads: its parameters, checked, and cut to what the caller
-//! may see. Refuses before it reads: bad dates first, then what is not the caller's.
+//! Translates a request for activity into a filter on the daily tables: checks the parameters and restricts the rows to
+//! those that the caller may see. Bad dates are refused before anything is read, and before rows that the caller may
+//! not see are refused.
 
 use axum::http::StatusCode;
 use chrono::{DateTime, NaiveDate, Utc};
@@ -13,10 +14,10 @@ use crate::store::Connection;
 use crate::store::activity::{ActivityFilter, DailyTable};
 use crate::store::team_views;
 
-/// The longest range of an answer without pages, in days: the reference's limit.
+/// Maximum length of the range of an unpaged response, in days: LiteLLM's limit.
 const MOST_DAYS: i64 = 400;
 
-/// A team's activity may be seen by members of a team that has this among its permissions.
+/// Members of a team may see all its activity if the team's permissions contain this value.
 const PERMISSION: &str = "/team/daily/activity";
 
 /// Parameters of a user's activity.
@@ -31,11 +32,11 @@ pub struct UserActivityParams {
     model: Option<String>,
     /// Filter by specific API key (its SHA-256; `unattributed` for rows without one)
     api_key: Option<String>,
-    /// Filter by specific user; who is not an admin sees only itself
+    /// Filter by specific user; users who are not admins may give only their own ID
     user_id: Option<String>,
-    /// Offset of the caller's zone from UTC in minutes, as JavaScript's getTimezoneOffset gives it
+    /// Offset between UTC and the caller's time zone in minutes, as JavaScript's getTimezoneOffset returns it
     timezone: Option<i64>,
-    /// With timezone: a range that ends today at the caller's also covers today in UTC
+    /// With timezone: a range that ends today in the caller's time zone also covers today in UTC
     #[param(required = false, default = false)]
     include_current_utc_day: bool,
 }
@@ -58,7 +59,7 @@ impl FromQuery for UserActivityParams {
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct TeamActivityParams {
-    /// Comma separated teams; all that the caller may see where not given
+    /// Comma-separated team IDs; default: all teams that the caller may see
     team_ids: Option<String>,
     /// Start date in YYYY-MM-DD format
     pub start_date: Option<String>,
@@ -68,9 +69,9 @@ pub struct TeamActivityParams {
     model: Option<String>,
     /// Filter by specific API key (its SHA-256; `unattributed` for rows without one)
     api_key: Option<String>,
-    /// Comma separated teams to leave out
+    /// Comma-separated team IDs to leave out
     exclude_team_ids: Option<String>,
-    /// Taken for the reference's sake; days are UTC
+    /// Accepted as in LiteLLM, but has no effect: days are UTC
     #[expect(dead_code, reason = "checked, and without effect")]
     timezone: Option<i64>,
 }
@@ -101,9 +102,9 @@ pub struct TagActivityParams {
     model: Option<String>,
     /// Filter by specific API key (its SHA-256; `unattributed` for rows without one)
     api_key: Option<String>,
-    /// Comma separated tags; all where not given
+    /// Comma-separated tags; default: all
     tags: Option<String>,
-    /// Taken for the reference's sake; days are UTC
+    /// Accepted as in LiteLLM, but has no effect: days are UTC
     #[expect(dead_code, reason = "checked, and without effect")]
     timezone: Option<i64>,
 }
@@ -121,11 +122,11 @@ impl FromQuery for TagActivityParams {
     }
 }
 
-/// How many keys an answer lists.
+/// Limits the number of keys that a response lists.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct TopKeysParams {
-    /// The most keys listed, those with the largest spend
+    /// Maximum number of keys to list; those with the largest spend are listed
     #[param(required = false, default = 100, minimum = 1, maximum = 1000)]
     pub api_key_limit: i64,
 }
@@ -136,14 +137,14 @@ impl FromQuery for TopKeysParams {
     }
 }
 
-/// A page of keys.
+/// Parameters that select a page of keys.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct KeyPageParams {
-    /// Keys to leave out before the page
+    /// Number of keys to skip
     #[param(required = false, default = 0, minimum = 0)]
     pub offset: i64,
-    /// Keys of the page at most
+    /// Maximum number of keys
     #[param(required = false, default = 50, minimum = 1, maximum = 100)]
     pub limit: i64,
 }
@@ -154,14 +155,14 @@ impl FromQuery for KeyPageParams {
     }
 }
 
-/// A page of users.
+/// Parameters that select a page of users.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UserPageParams {
-    /// Users to leave out before the page
+    /// Number of users to skip
     #[param(required = false, default = 0, minimum = 0)]
     pub offset: i64,
-    /// Users of the page at most
+    /// Maximum number of users
     #[param(required = false, default = 50, minimum = 1, maximum = 100)]
     pub limit: i64,
 }
@@ -173,17 +174,17 @@ impl FromQuery for UserPageParams {
     }
 }
 
-/// Which model's keys.
+/// Parameters that select the keys of a model.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ModelKeysParams {
-    /// The model
+    /// Name of the model
     #[param(min_length = 1)]
     pub model_group: String,
-    /// Whether that is its public name
+    /// Whether model_group is a public model name
     #[param(required = false, default = true)]
     pub by_model_group: bool,
-    /// Keys at most
+    /// Maximum number of keys
     #[param(required = false, default = 5, minimum = 1, maximum = 100)]
     pub limit: i64,
 }
@@ -198,7 +199,8 @@ impl FromQuery for ModelKeysParams {
     }
 }
 
-/// Both dates, in order and not too far apart.
+/// Parses both dates. 400 if one is missing or invalid, if the end is before the start, or if the range exceeds 400
+/// days.
 pub fn limited_range(start: Option<&str>, end: Option<&str>) -> Result<(NaiveDate, NaiveDate), ApiError> {
     let (start, end) = date_range(start, end)?;
     if (end - start).num_days() > MOST_DAYS {
@@ -208,7 +210,7 @@ pub fn limited_range(start: Option<&str>, end: Option<&str>) -> Result<(NaiveDat
     Ok((start, end))
 }
 
-/// The rows of a user's activity, or of all users' for an admin that asks for none.
+/// Filter for the activity of a user, or of all users if an admin names none.
 pub fn of_user(
     caller: &Caller,
     params: UserActivityParams,
@@ -231,7 +233,7 @@ pub fn of_user(
     })
 }
 
-/// The rows of teams' activity, on no day yet, and what is told of the teams.
+/// Filter for the activity of teams, with the days still unset, and the metadata of the teams.
 pub async fn of_teams(
     connection: &mut Connection,
     caller: &Caller,
@@ -244,7 +246,8 @@ pub async fn of_teams(
     }
     let named = teams.as_deref().filter(|teams| !teams.is_empty());
     let views = team_views::views(connection, named, caller.user_id.as_deref(), PERMISSION).await?;
-    // A caller that may not see all of every team sees its own keys of each.
+    // If the caller may not see everything of some of these teams, the caller sees only their own keys, in all of these
+    // teams.
     let narrowed = !admin && named.is_some() && views.iter().any(|view| !view.sees_all);
     let own_keys = match caller.user_id.as_deref().filter(|_| narrowed) {
         Some(user_id) => Some(team_views::keys_of_user(connection, user_id).await?),
@@ -264,7 +267,7 @@ pub async fn of_teams(
     Ok((filter, views.into_iter().map(|view| (view.team_id, told(view.team_alias))).collect()))
 }
 
-/// The teams asked for, or all of the caller's; 404 where one is not the caller's.
+/// The requested teams, or all of the caller's teams. 404 if one of them is not the caller's.
 async fn own_teams(
     connection: &mut Connection,
     caller: &Caller,
@@ -285,7 +288,7 @@ async fn own_teams(
     }
 }
 
-/// The rows of tags' activity.
+/// Filter for the activity of tags.
 pub async fn of_tags(
     connection: &mut Connection,
     caller: &Caller,
@@ -314,17 +317,17 @@ pub async fn of_tags(
     })
 }
 
-/// A comma separated list; nothing where it is empty.
+/// Splits a comma-separated list; `None` if it is empty.
 fn list(text: Option<&str>) -> Option<Vec<String>> {
     text.filter(|text| !text.is_empty()).map(|text| text.split(',').map(str::to_owned).collect())
 }
 
-/// The key that a report's name asks for.
+/// Converts a key's name in reports to the value of `api_key` in the daily tables.
 fn selected_key(name: Option<&str>) -> Option<String> {
     name.filter(|name| !name.is_empty()).map(key_of_bucket)
 }
 
-/// The key asked for, of those that the caller may see.
+/// The keys to read: the requested key, if the caller may see it, or all that the caller may see.
 fn narrow(selected: Option<String>, own: Option<Vec<String>>) -> Option<Vec<String>> {
     match (selected, own) {
         (Some(key), Some(own)) if !own.contains(&key) => Some(Vec::new()),

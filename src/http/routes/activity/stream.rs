@@ -1,4 +1,5 @@
-//! Writes an answer of aggregated activity while the database sums: at any time one day of it is in memory.
+//! Streams a response with aggregated activity while the database computes the sums. Only one day of the response is in
+//! memory at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,29 +25,29 @@ use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
 use crate::store::reading::Reading;
 
-/// Rows of a day above which it has to wait for its turn: one such day is in memory at a time.
+/// A day with more rows than this is large. The server holds only one large day in memory at a time; others wait.
 const LARGE_DAY: usize = 5_000;
 
-/// The most rows of a day, each a sum of a group, or of a key in a group.
+/// Maximum number of rows of a day. Each row is the sum of a group, or of a key in a group.
 const MOST_ROWS: usize = 100_000;
 
-/// The name of rows without user, team or tag.
+/// Name of rows without a user, team or tag.
 const UNASSIGNED: &str = "Unassigned";
 
-/// What an answer needs besides the sums.
+/// The data that a response needs in addition to the sums.
 struct Frame {
     filter: ActivityFilter,
-    /// The keys that are listed, and what is known of them.
+    /// The listed keys, and the metadata of keys.
     top: Vec<String>,
     keys: BTreeMap<String, KeyMetadata>,
-    /// What is told of teams or tags, where the answer has sums of them.
+    /// Metadata of teams or tags, if the response has sums by team or tag.
     entities: Option<Entities>,
-    /// Paging, and how many keys there are.
+    /// Paging, and the number of keys.
     metadata: DailySpendMetadata,
 }
 
-/// The answer: the sums of every day, with the `limit` keys with the largest spend; with `entities`, also by team or
-/// tag.
+/// Sends the response: the sums of each day, and those of the `limit` keys with the largest spend. With `entities`,
+/// also sums by team or tag.
 pub async fn respond(
     state: &AppState,
     reads: &Reads,
@@ -139,7 +140,7 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
     }
 }
 
-/// Adds to a key's sums in a group.
+/// Adds to the sums of a key within a group.
 fn add_key(keys: &mut BTreeMap<String, Box<KeyMetrics>>, key: &str, metrics: &Figures, frame: &Frame) {
     let entry = keys.entry(bucket_of_key(key)).or_insert_with(|| {
         Box::new(KeyMetrics { metrics: Figures::default(), metadata: metadata_of(key, &frame.keys) })
@@ -147,7 +148,7 @@ fn add_key(keys: &mut BTreeMap<String, Box<KeyMetrics>>, key: &str, metrics: &Fi
     entry.metrics += metrics;
 }
 
-/// 400 for a day that is too large for an answer.
+/// A 400 for a day with more than [`MOST_ROWS`] rows.
 fn too_many(date: &str) -> ApiError {
     let message = format!(
         "{date} has more than {MOST_ROWS} sums of models, keys, providers, tools, endpoints, teams and tags. \
@@ -156,10 +157,10 @@ fn too_many(date: &str) -> ApiError {
     ApiError::detail(StatusCode::BAD_REQUEST, message)
 }
 
-/// The sums of one day, as far as they have arrived.
+/// The sums of one day that have arrived so far.
 #[derive(Default)]
 struct Day {
-    /// Rows that arrived.
+    /// Number of rows that have arrived.
     rows: usize,
     metrics: Figures,
     breakdown: Breakdown,
@@ -177,7 +178,7 @@ impl Day {
             (Dimension::Key, _) => {
                 let key = row.api_key.unwrap_or_default();
                 add_key(&mut breakdown.api_keys, &key, &metrics, frame);
-                // In the order of the row's names.
+                // Same order as the row's `names`.
                 let groups = [
                     &mut breakdown.models,
                     &mut breakdown.model_groups,
@@ -199,7 +200,7 @@ impl Day {
             (Dimension::Endpoint, name) => (&mut breakdown.endpoints, name),
             (Dimension::Entity, name) => (&mut breakdown.entities, Some(entity_name(name))),
         };
-        // Rows without a tool or an endpoint are no group.
+        // Rows without a tool or endpoint do not form a group.
         let Some(name) = name else { return };
         let told = match row.dimension {
             Dimension::Provider => Some(provider_metadata(&name)),
@@ -216,7 +217,7 @@ impl Day {
         }
     }
 
-    /// Writes the day. What is no day in the table is left out.
+    /// Writes the day. A row whose `date` is not a valid day is left out.
     fn write(self, date: &str, writer: &mut Writer) -> Result<(), ApiError> {
         match parse_day(date) {
             Some(date) => writer.value(&DailySpendData { date, metrics: self.metrics, breakdown: self.breakdown }),

@@ -1,4 +1,4 @@
-//! `GET /team/daily/activity`: the daily rows of teams, a page at a time.
+//! `GET /team/daily/activity`: pages of the daily rows of teams.
 
 use axum::http::StatusCode;
 use axum::{Extension, Json};
@@ -14,10 +14,10 @@ use crate::http::routes::activity::scope::TeamActivityParams;
 use crate::identity::Caller;
 use crate::store::activity;
 
-/// The most rows of a page. The reference has no limit.
+/// Maximum number of rows per page. LiteLLM has no limit.
 const MOST_ROWS: i64 = 10_000;
 
-/// A page of daily rows.
+/// Parameters that select a page of daily rows.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct RowPageParams {
@@ -38,8 +38,10 @@ impl FromQuery for RowPageParams {
     }
 }
 
-/// The daily activity of teams, a page of LiteLLM's daily rows at a time, also by team. Who is not an admin sees its
-/// own teams, and of those that it does not administer only its own keys.
+/// Returns the daily activity of teams, from one page of LiteLLM's daily rows, with sums by team.
+///
+/// Users who are not admins see their own teams. They see the usage of their own keys only, unless they may see the
+/// whole activity of each of these teams, as its admin or by the team's permissions.
 #[utoipa::path(get, path = "/team/daily/activity", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_team_daily_activity_team_daily_activity_get", security(("APIKeyHeader" = [])),
     params(TeamActivityParams, RowPageParams),

@@ -1,5 +1,5 @@
-//! Lists of the log's rows as answers: read a row at a time, bounded in bytes, and written as they are sent. What is left
-//! out is named in a header.
+//! Responses that list rows of the log. Rows are read one at a time, their total size is limited, and they are written
+//! while they are sent. A header names the fields that are left out.
 
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
@@ -15,25 +15,25 @@ use crate::store;
 use crate::store::log::fields::JsonField;
 use crate::store::log::rows::{ListedLog, PagedLog};
 
-/// Names the fields that were left out.
+/// Response header that names the fields that are left out.
 const LEFT_OUT: HeaderName = HeaderName::from_static("x-litespend-left-out");
 
-/// The most fields that the header names.
+/// Maximum number of fields that the header names.
 const MOST_NAMED: usize = 20;
 
-/// The most characters of a request's id in the header.
+/// Maximum number of characters of a request ID in the header.
 const MOST_OF_ID: usize = 100;
 
-/// The most bytes of a page; rows after that have no JSON columns but small ones.
+/// Size limit of a page, in bytes. After it, rows keep only JSON columns of at most [`SMALL_FIELD`] bytes.
 const PAGE: usize = 16 * 1024 * 1024;
 
-/// A JSON column of up to this many bytes is always given.
+/// A JSON column of up to this many bytes is never left out because of the page's size.
 const SMALL_FIELD: usize = 1024;
 
-/// A page of up to this many bytes takes no room.
+/// A page of up to this many bytes takes no permits from the memory budget.
 const SMALL_PAGE: usize = 2 * 1024 * 1024;
 
-/// Fields that an answer leaves out.
+/// The fields that a response leaves out.
 #[derive(Debug, Default)]
 pub struct LeftOut {
     names: Vec<String>,
@@ -41,7 +41,7 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// Adds those of these fields that are left out.
+    /// Records those of these fields that are left out.
     pub fn add(&mut self, request_id: &str, fields: &[(&str, &JsonField)]) {
         for (name, _) in fields.iter().filter(|(_, field)| field.is_left_out()) {
             if self.names.len() == MOST_NAMED {
@@ -54,7 +54,7 @@ impl LeftOut {
         }
     }
 
-    /// Names them in the answer's header.
+    /// Adds the header that names these fields, unless there are none.
     pub fn name_in(mut self, response: &mut Response) {
         if self.names.is_empty() {
             return;
@@ -68,9 +68,9 @@ impl LeftOut {
     }
 }
 
-/// A row that lists hold.
+/// A row of a list.
 pub trait Row: Serialize + Send + Sync + Unpin + 'static {
-    /// What of it is in every list.
+    /// The part of the row that every list has.
     fn listed(&mut self) -> &mut ListedLog;
 }
 
@@ -86,15 +86,16 @@ impl Row for PagedLog {
     }
 }
 
-/// Rows of a page, and what they hold of the room.
+/// The rows of a page, and their permits of the memory budget.
 #[derive(Debug)]
 pub struct Page<R> {
-    /// Rows.
+    /// The rows.
     pub rows: Vec<R>,
     share: Option<Share>,
 }
 
-/// Reads the rows of a page. A page that grows large takes room for the largest before it grows further.
+/// Reads the rows of a page. Once a page exceeds `SMALL_PAGE`, it takes permits for the maximum size of a page before
+/// it reads on. At the end it releases those that it does not need.
 pub async fn read<R: Row>(
     mut found: impl Stream<Item = Result<R, store::Error>> + Unpin,
     room: &AnswerRoom,
@@ -123,7 +124,8 @@ pub async fn read<R: Row>(
 }
 
 impl<R: Row> Page<R> {
-    /// The answer whose first field, `data`, are these rows. `around` is the answer with an empty `data`.
+    /// Sends the response. `around` is the response with an empty first field `data`; the rows become the value of
+    /// `data`.
     pub async fn respond(mut self, reads: &Reads, around: &impl Serialize) -> Result<Response, ApiError> {
         let mut writer = Writer::new();
         writer.open_list_of(around, "data")?;

@@ -1,4 +1,4 @@
-//! The forms in which rows of the log are sent: JSON, a line of JSON a row, or CSV, by the request's `Accept`.
+//! The formats of rows of the log: JSON, JSON lines, or CSV. The request's `Accept` header selects one.
 
 use std::borrow::Cow;
 
@@ -13,22 +13,22 @@ use crate::http::stream::PIECE;
 use crate::http::stream::writer::Writer;
 use crate::store::log::SpendLog;
 
-/// How rows are written.
+/// Format of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A JSON list.
     Json,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Lines,
-    /// Comma-separated values (RFC 4180) under a line of names. JSON columns hold JSON text.
+    /// Comma-separated values (RFC 4180) with a header line. JSON columns contain JSON text.
     Csv,
 }
 
 impl Format {
-    /// All, in the order of preference where the client has none.
+    /// All formats. If the client has no preference, the first one that it accepts is used.
     const ALL: [Self; 3] = [Self::Json, Self::Lines, Self::Csv];
 
-    /// Its media type.
+    /// Media type of the format.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -37,13 +37,14 @@ impl Format {
         }
     }
 
-    /// What the client likes best. JSON for one that says nothing, nothing readable, or wants what there isn't: the
-    /// reference never looks, and its clients send all sorts of things.
+    /// The format that the client prefers. It is JSON if the client sends no `Accept` header, one that cannot be
+    /// parsed, or one that accepts none of the formats. LiteLLM ignores the header, so its clients send all kinds of
+    /// values.
     pub fn of(headers: &HeaderMap) -> Self {
         Self::among(&Self::ALL, headers).unwrap_or(Self::Json)
     }
 
-    /// Whether a client can take JSON: all but one that names another of the forms, and that alone.
+    /// Whether the client accepts JSON. Only a client that accepts another of the formats and not JSON does not.
     pub fn admits_json(headers: &HeaderMap) -> bool {
         Self::of(headers) == Self::Json || Self::among(&[Self::Json], headers).is_some()
     }
@@ -51,7 +52,7 @@ impl Format {
     fn among(formats: &[Self], headers: &HeaderMap) -> Option<Self> {
         let lines: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
         let accept = lines.join(", ").parse::<Accept>().ok()?;
-        // With its charset and without: a client may name it or not.
+        // Offers each media type with and without its charset, because a client may name either.
         let offered: Vec<_> = formats
             .iter()
             .flat_map(|format| {
@@ -65,18 +66,19 @@ impl Format {
     }
 }
 
-/// How the texts of a CSV are written.
+/// How texts in CSV are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CsvTexts {
-    /// As they are.
+    /// Unchanged.
     Plain,
-    /// So that no spreadsheet takes one for a formula: behind a single quote where it begins like one, and every cell in
-    /// double quotes.
+    /// Protected, so that no spreadsheet takes a text for a formula. A text that starts like a formula gets a single
+    /// quote before it, and every cell is in double quotes.
     Safe,
 }
 
-/// What a formula can begin with, also in the full width of East Asian keyboards, and what spreadsheets skip before it.
+/// Characters with which a formula can start, including their full-width East Asian forms, and characters that
+/// spreadsheets skip before a formula.
 const FORMULA_STARTS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
 
 impl CsvTexts {
@@ -93,18 +95,18 @@ impl CsvTexts {
     }
 }
 
-/// Writes rows in one of the forms, and hands out what fills pieces.
+/// Writes rows in one of the formats, and returns the output in pieces.
 pub enum RowWriter {
     /// A JSON list.
     Json(Writer),
-    /// JSON, a line a row.
+    /// JSON, with one row per line.
     Lines(Writer),
-    /// CSV.
+    /// CSV, with the way in which texts are written.
     Csv(Box<csv::Writer<Vec<u8>>>, CsvTexts),
 }
 
 impl RowWriter {
-    /// With what comes before the first row.
+    /// Starts the output with the text before the first row.
     pub fn new(format: Format, texts: CsvTexts) -> Result<Self, ApiError> {
         Ok(match format {
             Format::Csv => {
@@ -121,7 +123,7 @@ impl RowWriter {
         })
     }
 
-    /// Adds a row.
+    /// Writes a row. Returns the buffered text if it has at least the size of a piece.
     pub fn row(&mut self, row: &SpendLog) -> Result<Option<Bytes>, ApiError> {
         match self {
             Self::Json(writer) => {
@@ -147,7 +149,7 @@ impl RowWriter {
         }
     }
 
-    /// What is left, with what comes after the last row.
+    /// The remaining text, including the text after the last row.
     pub fn end(self) -> Result<Bytes, ApiError> {
         match self {
             Self::Json(mut writer) => {

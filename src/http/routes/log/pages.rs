@@ -1,4 +1,5 @@
-//! `GET /spend/logs/ui` and `GET /spend/logs/v2`: the log a page at a time, filtered and sorted, or one row a session.
+//! `GET /spend/logs/ui` and `GET /spend/logs/v2`: pages of the log, filtered and sorted, optionally with one row per
+//! session.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,39 +29,41 @@ use crate::store::{Connection, Statement};
 /// A page of the log.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct LogPageResponse {
-    /// Rows.
+    /// The rows.
     data: Vec<PagedLog>,
-    /// Rows that match in all, or sessions; counted up to 10,000.
+    /// Total number of matching rows, or of sessions; counted up to 10,000.
     total: i64,
-    /// This page.
+    /// Number of this page, from 1.
     page: i64,
-    /// Rows of a page at most.
+    /// Maximum number of rows per page.
     page_size: i64,
-    /// Pages in all, as far as they were counted.
+    /// Total number of pages, as far as rows were counted.
     total_pages: i64,
-    /// Whether there are more than were counted.
+    /// Whether there are more rows or sessions than were counted.
     total_is_capped: bool,
-    /// Where the sessions are listed: where to go on.
+    /// In lists of sessions that are ordered by activity: cursor of the next page.
     #[serde(flatten)]
     #[schema(value_type = SessionPaging)]
     sessions: Option<SessionPaging>,
 }
 
-/// Where a list of sessions goes on.
+/// Cursor of the next page of a list of sessions.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct SessionPaging {
-    /// For `session_cursor` of the next page; null on the last.
+    /// Value of `session_cursor` for the next page; null on the last page.
     #[schema(required = false)]
     next_session_cursor: Option<String>,
-    /// Whether there is a further page.
+    /// Whether there is a next page.
     #[schema(required = false)]
     has_more: bool,
 }
 
-/// The log as LiteLLM's dashboard lists it. Users who are not admins see their own rows, and those of teams whose
-/// log they may read; a team asked for that is not one of those is refused. Counts stop at 10,000
-/// (`total_is_capped`). With a request's id no dates are needed. JSON columns longer than 1 MiB are null, as are those
-/// past 16 MiB of a page; 503 where too many large pages are being sent.
+/// Returns a page of the log, for LiteLLM's dashboard.
+///
+/// Users who are not admins see their own rows, and those of teams whose log they may read. If they ask for another
+/// team, the response is 403. Counts stop at 10,000 (`total_is_capped`). A request ID makes the dates optional. A JSON
+/// column longer than 1 MiB is null. After the first 16 MiB of a page, JSON columns longer than 1 KiB are null as well.
+/// 503 if too many large pages are being sent.
 #[utoipa::path(get, path = "/spend/logs/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_ui_get", security(("APIKeyHeader" = [])), params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
@@ -97,9 +100,12 @@ pub async fn list_dashboard_logs(
     page.respond(&reads, &around).await
 }
 
-/// The log a page at a time. Users who are not admins see their own rows, and those of teams whose log they may read;
-/// a team asked for that is not one of those is refused. Counts stop at 10,000 (`total_is_capped`). JSON columns longer
-/// than 1 MiB are null, as are those past 16 MiB of a page; 503 where too many large pages are being sent.
+/// Returns a page of the log.
+///
+/// Users who are not admins see their own rows, and those of teams whose log they may read. If they ask for another
+/// team, the response is 403. Counts stop at 10,000 (`total_is_capped`). A JSON column longer than 1 MiB is null. After
+/// the first 16 MiB of a page, JSON columns longer than 1 KiB are null as well. 503 if too many large pages are being
+/// sent.
 #[utoipa::path(get, path = "/spend/logs/v2", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_v2_get", security(("APIKeyHeader" = [])), params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
@@ -123,7 +129,7 @@ pub async fn list_log_page(
     page.respond(&reads, &around).await
 }
 
-/// Cuts the rows to what the caller may see; 403 for a team whose log it may not read.
+/// Restricts the filter to rows that the caller may see; 403 for a team whose log the caller may not read.
 async fn limit_to_caller(
     connection: &mut Connection,
     caller: &Caller,
@@ -143,12 +149,12 @@ async fn limit_to_caller(
     Err(refused(format!("Not authorized to view team spend for team_id={team}")))
 }
 
-/// 403 in the `error` envelope.
+/// A 403 in the `error` envelope.
 fn refused(message: String) -> ApiError {
     ApiError::Refused { status: StatusCode::FORBIDDEN, kind: ErrorType::AuthError, message, param: None }
 }
 
-/// These two routes give every refusal in the `error` envelope.
+/// Puts a refusal into the `error` envelope, in which both routes return every refusal.
 fn in_error_envelope(error: ApiError) -> ApiError {
     match error {
         ApiError::NestedDetail { status: StatusCode::FORBIDDEN, message } => refused(message),
@@ -156,8 +162,8 @@ fn in_error_envelope(error: ApiError) -> ApiError {
     }
 }
 
-/// A page of rows, and what is around them; or of sessions, each by the row that stands for it, where the order is not
-/// that of activity.
+/// A page of rows and the rest of the response. If sessions are grouped and not ordered by activity, the rows are the
+/// representative rows of sessions.
 async fn rows(
     connection: &mut Connection,
     params: &LogPageParams,
@@ -177,7 +183,7 @@ async fn rows(
     Ok((answers::read(found, room).await?, response(params, counted)))
 }
 
-/// What is around the rows of a page.
+/// The response without its rows.
 fn response(params: &LogPageParams, counted: i64) -> LogPageResponse {
     let total = counted.min(COUNT_CAP);
     LogPageResponse {
@@ -191,8 +197,8 @@ fn response(params: &LogPageParams, counted: i64) -> LogPageResponse {
     }
 }
 
-/// A page of sessions by their last activity, after the cursor where there is one. A page without a cursor ends where
-/// the count does.
+/// A page of sessions ordered by their last activity, starting after the cursor if there is one. A page without a
+/// cursor ends at [`COUNT_CAP`].
 async fn active_sessions(
     connection: &mut Connection,
     params: &LogPageParams,
@@ -211,7 +217,7 @@ async fn active_sessions(
     if has_more {
         found.pop();
     }
-    // A page that ends the list says how long it is.
+    // If the page reaches the end of the list, its length gives the total.
     let ends_list = cursor.is_none() && limit > 0 && !has_more && (offset == 0 || !found.is_empty());
     let counted = if ends_list {
         offset + i64::try_from(found.len()).unwrap_or(i64::MAX)
@@ -228,7 +234,7 @@ async fn active_sessions(
     Ok((page, LogPageResponse { sessions, ..response(params, counted) }))
 }
 
-/// `LAST_ACTIVITY|KEY|SESSION`; what does not have that form is no cursor, and a time that is none is refused.
+/// Parses `LAST_ACTIVITY|KEY|SESSION`. Text in another form counts as no cursor. An invalid time is refused.
 fn parse_cursor(text: &str) -> Result<Option<SessionCursor>, ApiError> {
     let mut parts = text.splitn(3, '|');
     let (Some(time), Some(api_key), Some(session_key)) = (parts.next(), parts.next(), parts.next()) else {
@@ -237,7 +243,7 @@ fn parse_cursor(text: &str) -> Result<Option<SessionCursor>, ApiError> {
     if time.is_empty() || session_key.is_empty() {
         return Ok(None);
     }
-    // A year may have any number of digits there; PostgreSQL's end sooner.
+    // The parser accepts years of any length; PostgreSQL's range is smaller.
     let time = NaiveDateTime::parse_from_str(time, "%Y-%m-%d %H:%M:%S%.f").ok();
     let time = time.filter(|time| (-4_711..=250_000).contains(&chrono::Datelike::year(time)));
     let last_activity = time.ok_or_else(|| {
@@ -246,7 +252,7 @@ fn parse_cursor(text: &str) -> Result<Option<SessionCursor>, ApiError> {
     Ok(Some(SessionCursor { last_activity, api_key: api_key.to_owned(), session_key: session_key.to_owned() }))
 }
 
-/// Adds to each row the sums of its session, over the calls made with the row's key.
+/// Adds to each row the sums of its session, over the calls with the same key as the row.
 async fn add_sessions(connection: &mut Connection, rows: &mut [PagedLog]) -> Result<(), ApiError> {
     let named = |row: &PagedLog| row.log.session_id.clone().filter(|id| !id.is_empty());
     let ids: BTreeSet<String> = rows.iter().filter_map(named).collect();

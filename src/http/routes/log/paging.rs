@@ -1,5 +1,4 @@
-//! Rows of `GET /spend/logs`: the newest 10,000 as the reference gives them, or with `limit` and `cursor` pages of any
-//! size.
+//! Rows of `GET /spend/logs`: the newest 10,000, as in LiteLLM, or pages of any size with `limit` and `cursor`.
 
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::Response;
@@ -21,16 +20,16 @@ use crate::store::log;
 use crate::store::log::{LogPosition, ROW_CAP, SpendLogFilter};
 use crate::store::reading::Reading;
 
-/// Says that the answer holds the newest rows only.
+/// Response header that says that the response contains only the newest rows.
 const TRUNCATED: &str = "x-litellm-spend-logs-truncated";
 
-/// Most rows of a page.
+/// Maximum number of rows of a page.
 pub const PAGE_LIMIT: i64 = 1_000_000;
 
-/// Rows of a page that is short.
+/// Maximum number of rows of a page that counts as a short read.
 const SHORT_PAGE: i64 = 1_000;
 
-/// Reads `cursor`.
+/// Reads the query parameter `cursor`.
 pub fn read_cursor(reader: &mut QueryReader) -> Option<LogPosition> {
     let cursor = reader.text("cursor")?;
     let position = decode(&cursor);
@@ -40,7 +39,7 @@ pub fn read_cursor(reader: &mut QueryReader) -> Option<LogPosition> {
     position
 }
 
-/// A position as text that stands for itself only: microseconds and the request's id.
+/// Encodes a position as a self-contained cursor: microseconds and the request ID, in Base64.
 fn encode(position: &LogPosition) -> String {
     let micros = position.start_time.and_utc().timestamp_micros();
     URL_SAFE_NO_PAD.encode(format!("{micros}.{}", position.request_id))
@@ -50,24 +49,24 @@ fn decode(cursor: &str) -> Option<LogPosition> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
     let (micros, request_id) = text.split_once('.')?;
     let start_time = DateTime::from_timestamp_micros(micros.parse().ok()?)?.naive_utc();
-    // PostgreSQL's timestamps, and its texts, have ends too: the first are in 4713 BC, which is the year -4712.
+    // PostgreSQL's timestamps start in 4713 BC, which is the year -4712, and its strings contain no NUL.
     let in_range = (-4_711..=250_000).contains(&chrono::Datelike::year(&start_time));
     (in_range && !request_id.contains('\0')).then(|| LogPosition { start_time, request_id: request_id.to_owned() })
 }
 
-/// The address of the next page: this one's, with the cursor replaced.
+/// The value of the `Link` header: the address of this page with the cursor of the next one.
 fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
         match name.as_ref() {
-            // Logs of proxies keep headers: the key itself does not stand in one.
+            // Proxies may log headers, so the header contains the hash of the key and not the key.
             "api_key" => {
                 query.append_pair(&name, &key_filter(&value));
             }
             "user_id" | "request_id" | "start_date" | "end_date" | "summarize" | "limit" | "csv" => {
                 query.append_pair(&name, &value);
             }
-            // What the route does not read may hold anything, a key too.
+            // Parameters that the route does not know are dropped, because they may contain anything, even a key.
             _ => {}
         }
     }
@@ -75,7 +74,7 @@ fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("<{}?{}>; rel=\"next\"", uri.path(), query.finish())).ok()
 }
 
-/// Answers with rows, newest first: a page of `page` rows, or as many as the reference gives.
+/// Sends rows, newest first: a page of `page` rows, or without `page` as many as LiteLLM returns.
 pub async fn respond(
     reads: &Reads,
     filter: SpendLogFilter,
@@ -89,11 +88,11 @@ pub async fn respond(
     let mut reading = reads.start_for(length).await?;
     let (mut truncated, mut next) = (false, None);
     if let Some(limit) = page {
-        // One snapshot, so that the page ends where its link says.
+        // The page and its link are read in one snapshot, so that the page ends where the link starts.
         reading = reading.snapshot().await?;
         next = log::end_of_page(reading.connection(), &filter, limit).await?;
     } else if filter.request_id.is_none() {
-        // One request has one row, or a few: nothing to cut.
+        // One request has one row or a few, so nothing can be cut off.
         truncated = log::reaches(reading.connection(), &filter, ROW_CAP).await?;
     }
     let mut response = reads.send(rows(reading, filter, page, format, texts), format.media_type()).await?;
@@ -120,7 +119,7 @@ fn rows(
         let mut left = page.unwrap_or(ROW_CAP);
         let mut left_out = 0;
         while left > 0 {
-            // A statement sorts its rows: however long the page, never more than these.
+            // A statement sorts its rows, so each one reads at most this many, however long the page is.
             let size = left.min(ROW_CAP);
             let mut found = 0;
             let mut last = None;

@@ -1,5 +1,5 @@
-//! The parameters of a log page, and the filter that they make. Refused the way the reference refuses: a bad order
-//! or choice first, then dates, then rows that are not the caller's.
+//! Parameters of a page of the log, and the filter that they describe. Refusals come in LiteLLM's order: first a bad
+//! sort order or choice, then dates, then rows that the caller may not see.
 
 use axum::http::StatusCode;
 use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
@@ -19,19 +19,19 @@ pub struct LogPageParams {
     api_key: Option<String>,
     /// Get spend logs based on user_id
     user_id: Option<String>,
-    /// Get the spend logs of one request, by its id or LiteLLM's id of the call
+    /// Get the spend logs of one request, by its request ID or LiteLLM's call ID
     pub request_id: Option<String>,
-    /// Filter by a part of the session's id, up to 1,000 characters
+    /// Filter by a substring of the session ID, up to 1,000 characters
     session_id: Option<String>,
     /// Filter by team
     pub team_id: Option<String>,
-    /// Least spend, USD
+    /// Minimum spend in USD
     min_spend: Option<f64>,
-    /// Most spend, USD
+    /// Maximum spend in USD
     max_spend: Option<f64>,
-    /// Start, UTC: YYYY-MM-DD HH:MM:SS (on /spend/logs/v2 also YYYY-MM-DD)
+    /// Earliest start of a call, UTC: YYYY-MM-DD HH:MM:SS (on /spend/logs/v2 also YYYY-MM-DD)
     start_date: Option<String>,
-    /// End, UTC, included
+    /// Latest start of a call, UTC, included; same format as start_date
     end_date: Option<String>,
     /// Page number for pagination
     #[param(required = false, default = 1, minimum = 1)]
@@ -39,29 +39,30 @@ pub struct LogPageParams {
     /// Number of items per page
     #[param(required = false, default = 50, minimum = 1, maximum = 1000)]
     pub page_size: i64,
-    /// Filter by status; `success` also finds rows without one
+    /// Filter by status; `success` also matches rows without a status
     status_filter: Option<String>,
-    /// Filter by cache: `hit` or `miss`
+    /// Filter by whether the response came from the cache: `hit` or `miss`
     #[param(pattern = "^(hit|miss)$")]
     cache_hit_filter: Option<String>,
-    /// Filter by whose token the provider was called with: true for the client's own
+    /// Filter by the token with which the provider was called: true for the client's own OAuth token
     used_client_oauth_token: Option<bool>,
-    /// Filter by what the row records: `llm`, `agent`, `mcp` or `batch`
+    /// Filter by the kind of call: `llm`, `agent`, `mcp` or `batch`
     #[param(pattern = "^(llm|agent|mcp|batch)$")]
     span_type: Option<String>,
     /// Filter by model
     model: Option<String>,
-    /// Filter by deployment
+    /// Filter by deployment ID
     model_id: Option<String>,
     /// Filter by public model name
     model_group: Option<String>,
-    /// Filter by a part of the key's alias, up to 1,000 characters
+    /// Filter by a substring of the key's alias, up to 1,000 characters
     key_alias: Option<String>,
     /// Filter by end user
     end_user: Option<String>,
-    /// Filter by the error's code
+    /// Filter by error code
     error_code: Option<String>,
-    /// Filter by a part of the error's message (its first 50,000 characters), up to 1,000 characters
+    /// Filter by a substring of the error message (only its first 50,000 characters are searched), up to 1,000
+    /// characters
     error_message: Option<String>,
     /// Sort by: spend, total_tokens, startTime, endTime, request_duration_ms, model or ttft_ms
     #[param(
@@ -70,18 +71,19 @@ pub struct LogPageParams {
         pattern = "^(spend|total_tokens|startTime|endTime|request_duration_ms|model|ttft_ms)$"
     )]
     sort_by: String,
-    /// asc or desc
+    /// Sort order: asc or desc
     #[param(required = false, default = "desc", pattern = "^([aA][sS][cC]|[dD][eE][sS][cC])$")]
     sort_order: String,
-    /// Without LiteLLM's own health checks
+    /// Leave out LiteLLM's own health checks
     #[param(required = false, default = false)]
     exclude_internal_health_checks: bool,
-    /// One row a session, by the row that stands for it; totals then count sessions
+    /// Return one row per session: its representative row. Totals then count sessions
     #[param(required = false, default = false)]
     pub group_by_session: bool,
-    /// With group_by_session: `next_session_cursor` of the page before
+    /// With group_by_session: the `next_session_cursor` of the previous page
     pub session_cursor: Option<String>,
-    /// Any of a row's ids: request, call, key, team, user, end user, session, deployment; up to 1,000 characters
+    /// Find rows by any of their IDs: request, call, key, team, user, end user, session or deployment; up to 1,000
+    /// characters
     pub search: Option<String>,
 }
 
@@ -120,7 +122,8 @@ impl FromQuery for LogPageParams {
     }
 }
 
-/// Which of the two routes: they differ in which dates they take, and whether an id needs any.
+/// Which of the two routes is served. They differ in the formats of dates that they accept, and in whether a request ID
+/// makes dates optional.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogRoute {
     /// `/spend/logs/ui`
@@ -143,12 +146,12 @@ const SPAN_TYPES: [(&str, SpanType); 4] =
     [("llm", SpanType::Llm), ("agent", SpanType::Agent), ("mcp", SpanType::Mcp), ("batch", SpanType::Batch)];
 
 impl LogPageParams {
-    /// Whether one request is asked for by id on the dashboard's route: then no dates are needed.
+    /// Whether the request asks for one row by ID on the dashboard's route. No dates are needed then.
     pub fn is_lookup(&self, route: LogRoute) -> bool {
         route == LogRoute::Dashboard && self.request_id.is_some()
     }
 
-    /// The order of the page.
+    /// Sort order of the page; 400 if it is not one of the allowed values.
     pub fn order(&self) -> Result<Order, ApiError> {
         let key = choice("sort_by", &self.sort_by, &SORT_KEYS)?;
         let orders = [("asc", true), ("desc", false)];
@@ -156,7 +159,7 @@ impl LogPageParams {
         Ok(Order { key, ascending })
     }
 
-    /// The rows asked for, before any limit to what the caller may see.
+    /// The filter for the requested rows, before it is restricted to what the caller may see.
     pub fn filter(&self, route: LogRoute) -> Result<LogFilter, ApiError> {
         let cache_states = [("hit", true), ("miss", false)];
         let cache_hit = self.cache_hit_filter.as_deref();
@@ -171,7 +174,7 @@ impl LogPageParams {
         ])?;
         let dates = self.dates(route)?;
         let search = dates.zip(self.search.clone()).map(|((from, to), id)| (id, from, to));
-        // On the dashboard's route a search has the dates to itself: a row's own id counts at any time.
+        // On the dashboard's route, the dates restrict only the search, in which a row's own ID matches at any time.
         let window = dates.filter(|_| search.is_none() || route == LogRoute::Public);
         Ok(LogFilter {
             window,
@@ -208,7 +211,7 @@ impl LogPageParams {
         .collect()
     }
 
-    /// First and last instant; nothing where one request is asked for and none is needed.
+    /// Earliest and latest start of a call; `None` if the request asks for one row and needs no dates.
     fn dates(&self, route: LogRoute) -> Result<Option<(NaiveDateTime, NaiveDateTime)>, ApiError> {
         if self.is_lookup(route) && self.search.is_none() {
             return Ok(None);
@@ -250,7 +253,7 @@ fn instant(route: LogRoute, text: &str) -> Result<NaiveDateTime, ApiError> {
     })
 }
 
-/// `YYYY-MM-DD HH:MM:SS`; leading zeros may be left out, as the reference lets them.
+/// Parses `YYYY-MM-DD HH:MM:SS`. As in LiteLLM, leading zeros may be left out, except in the year.
 pub fn parse_instant(text: &str) -> Option<NaiveDateTime> {
     let (day, time) = text.split_once(char::is_whitespace)?;
     let parts: Vec<u32> = time.trim_start().split(':').map(|part| digits(part, 2)).collect::<Option<_>>()?;
@@ -258,7 +261,7 @@ pub fn parse_instant(text: &str) -> Option<NaiveDateTime> {
     Some(parse_lenient_day(day)?.and_time(NaiveTime::from_hms_opt(*hour, *minute, *second)?))
 }
 
-/// `YYYY-MM-DD`; leading zeros of month and day may be left out, as the reference lets them here.
+/// Parses `YYYY-MM-DD`. As in LiteLLM, leading zeros of month and day may be left out here.
 pub fn parse_lenient_day(text: &str) -> Option<NaiveDate> {
     let mut parts = text.split('-');
     let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);

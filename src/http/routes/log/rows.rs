@@ -1,4 +1,5 @@
-//! One call of the log, and the calls of one session: `/spend/logs/ui/{request_id}`, `/spend/logs/session/ui`.
+//! The stored texts of one call, and the calls of one session: `/spend/logs/ui/{request_id}` and
+//! `/spend/logs/session/ui`.
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
@@ -27,10 +28,11 @@ use crate::store::log::rows::{LONG_TEXTS, ListedLog, LogTexts, SHORT_TEXTS};
 use crate::store::{Connection, Statement};
 use crate::store::{keys, team_views};
 
-/// The permission that lets a team's members read its log.
+/// The permission of a team that lets its members read the team's log.
 const PERMISSION: &str = "/spend/logs";
 
-/// Parameters of `/spend/logs/ui/{request_id}`: taken, and without effect, as an id needs no dates.
+/// Parameters of `/spend/logs/ui/{request_id}`. They are checked but have no effect, because a request ID needs no
+/// dates.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LogTextsParams {
@@ -50,7 +52,7 @@ impl FromQuery for LogTextsParams {
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct SessionParams {
-    /// The session
+    /// Session ID
     session_id: String,
     /// Page number for pagination
     #[param(required = false, default = 1, minimum = 1)]
@@ -77,21 +79,23 @@ impl FromQuery for SessionParams {
 /// A page of a session's calls.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct SessionResponse {
-    /// Calls, newest first.
+    /// The calls, newest first.
     data: Vec<ListedLog>,
-    /// Calls in all.
+    /// Total number of calls.
     total: i64,
-    /// This page.
+    /// Number of this page, from 1.
     page: i64,
-    /// Calls of a page at most.
+    /// Maximum number of calls per page.
     page_size: i64,
-    /// Pages in all.
+    /// Total number of pages.
     total_pages: i64,
 }
 
-/// The stored texts of one call: messages, answer, request. Null where the log has no such call. Users who are not
-/// admins are refused calls that are neither theirs nor of a team whose log they may read. Texts longer than 16 MiB are
-/// null, as are the longest where they are longer than that together; 503 where too many large ones are being sent.
+/// Returns the stored texts of one call: messages, response and request.
+///
+/// Null if the log has no such call. Users who are not admins get 403 unless the call is theirs, or is a call of a team
+/// whose log they may read. A text longer than 16 MiB is null. If the texts exceed 16 MiB together, the longest of them
+/// are null. 503 if too many large responses are being sent.
 #[utoipa::path(get, path = "/spend/logs/ui/{request_id}", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_request_response_for_request_id", security(("APIKeyHeader" = [])),
     params(("request_id" = String, Path, description = "The request's id, or LiteLLM's id of the call"),
@@ -111,7 +115,7 @@ pub async fn get_log_texts(
     let Ok(Path(request_id)) = path else {
         return Err(ApiError::detail(StatusCode::BAD_REQUEST, "The request's id in the path is not UTF-8"));
     };
-    // PostgreSQL stores no NUL, so no call has it in its id.
+    // PostgreSQL stores no NUL, so no request ID contains one.
     if request_id.contains('\0') {
         return respond_with_texts(&reads, None, None).await;
     }
@@ -128,7 +132,7 @@ pub async fn get_log_texts(
     let mut texts = rows::texts(connection, &scope, &request_id, SHORT_TEXTS).await?;
     let mut share = None;
     if texts.as_ref().is_some_and(|texts| texts.columns().iter().any(|(_, text)| text.is_left_out())) {
-        // The driver holds the row as well while it is read.
+        // While the row is read, the driver holds a second copy of it.
         share = Some(state.answer_room.take(2 * LONG_TEXTS.row).await?);
         texts = rows::texts(connection, &scope, &request_id, LONG_TEXTS).await?;
     }
@@ -136,7 +140,7 @@ pub async fn get_log_texts(
     respond_with_texts(&reads, texts, share).await
 }
 
-/// The texts one after the other, each as it was read.
+/// Streams the texts one after the other, without further copies.
 async fn respond_with_texts(
     reads: &Reads,
     texts: Option<LogTexts>,
@@ -176,8 +180,8 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
     }
 }
 
-/// The calls of one session, newest first; of users who are not admins, their own and those of teams whose log they
-/// may read. JSON columns longer than 1 MiB are null, as are those past 16 MiB of a page.
+/// Users who are not admins see their own calls, and those of teams whose log they may read. A JSON column longer than
+/// 1 MiB is null. After the first 16 MiB of a page, JSON columns longer than 1 KiB are null as well.
 #[utoipa::path(get, path = "/spend/logs/session/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_session_spend_logs", security(("APIKeyHeader" = [])), params(SessionParams),
     responses((status = 200, description = "A page", body = SessionResponse,
@@ -210,14 +214,15 @@ async fn scope_of(connection: &mut Connection, caller: &Caller) -> Result<Scope,
     keys::owned_scope(connection, caller.user_id.as_deref()).await
 }
 
-/// Whether the caller may read a team's log: as its admin, or as a member where the team lets its members.
+/// Whether the caller may read the log of a team: as its admin, or as a member if the team permits its members.
 pub async fn may_read_team(connection: &mut Connection, caller: &Caller, team: &str) -> Result<bool, store::Error> {
     let asked = [team.to_owned()];
     let views = team_views::views(connection, Some(&asked), caller.user_id.as_deref(), PERMISSION).await?;
     Ok(views.iter().any(|view| view.sees_all))
 }
 
-/// 403 where none of the rows that an id stands for is the caller's to read, also where there is none.
+/// 403 unless the caller may read at least one of the rows with this request ID or call ID. It is also 403 if there is
+/// no such row.
 pub async fn may_read(connection: &mut Connection, caller: &Caller, request_id: &str) -> Result<(), ApiError> {
     if caller.role.sees_everything() {
         return Ok(());

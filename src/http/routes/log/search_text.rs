@@ -1,13 +1,13 @@
-//! How long a text may be that is searched for.
+//! Limits the length of search texts.
 
 use axum::http::StatusCode;
 
 use crate::http::error::{ApiError, ErrorType};
 
-/// Characters of a search at most.
+/// Maximum number of characters of a search text.
 const MOST: usize = 1_000;
 
-/// 400 where one of these parameters is a longer text.
+/// 400 if one of these parameters is longer than that.
 pub fn check(params: &[(&str, Option<&str>)]) -> Result<(), ApiError> {
     let too_long = params.iter().find(|(_, text)| text.is_some_and(|text| text.chars().nth(MOST).is_some()));
     let Some((name, _)) = too_long else { return Ok(()) };

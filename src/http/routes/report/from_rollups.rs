@@ -1,4 +1,4 @@
-//! The report out of the rollups: a day's entries are sorted into groups and written.
+//! The report from the rollups: sorts the entries of a day into groups and writes them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -19,7 +19,7 @@ use crate::store::rollups::reads::{Entry, EntryFilter, Rollup};
 use crate::store::rollups::words::Words;
 
 impl Grouping {
-    /// What to read for this grouping.
+    /// The request to the rollups for this grouping.
     pub(super) fn request(&self, range: DateRange) -> DaysRequest {
         let (rollup, team_id, end_user) = match self {
             Self::Team { team_id } | Self::User { team_id } | Self::Model { team_id } => {
@@ -29,25 +29,25 @@ impl Grouping {
             Self::Pair { team_id, customer_id } => (Rollup::Customer, Some(team_id.clone()), Some(customer_id.clone())),
         };
         let filter = EntryFilter { team_id, end_user, ..EntryFilter::default() };
-        // Parts come sorted by end user, key and model: groups of customers can be written while they come.
+        // Parts are sorted by end user, key and model, so groups of customers can be written while they arrive.
         DaysRequest { rollup, range, filter, in_parts: matches!(self, Self::Customer) }
     }
 }
 
-/// What to read for a report by key.
+/// The request to the rollups for a report by key.
 pub(super) fn keys_request(range: DateRange, api_key: Option<String>, user_id: Option<String>) -> DaysRequest {
     let filter = EntryFilter { api_key, user_id, ..EntryFilter::default() };
     DaysRequest { rollup: Rollup::Usage, range, filter, in_parts: false }
 }
 
-/// Names of teams, by the number of the team: JSON literals.
+/// Display names of teams, by the team's dictionary ID, as JSON literals.
 pub(super) struct Labels {
     aliases: HashMap<String, String>,
     by_number: HashMap<i32, Arc<str>>,
 }
 
 impl Labels {
-    /// The aliases as they stand in the snapshot; none where the grouping shows no teams.
+    /// Reads the aliases of teams in the snapshot. Reads none if the grouping shows no teams.
     pub(super) async fn read(connection: &mut Connection, grouping: &Grouping) -> Result<Self, store::Error> {
         let aliases = if grouping.has_teams() { reads::team_aliases(connection).await? } else { HashMap::new() };
         Ok(Self { aliases, by_number: HashMap::new() })
@@ -65,7 +65,7 @@ impl Labels {
     }
 }
 
-/// Adds up what has the same group, key and model; what no request is left of goes.
+/// Merges entries with the same group, key and model, and drops those without a remaining request.
 fn merge<G: Ord + Copy>(entries: &mut Vec<Entry>, group: impl Fn(&Entry) -> G) {
     entries.sort_unstable_by_key(|entry| (group(entry), entry.api_key, entry.model));
     entries.dedup_by(|next, kept| {
@@ -82,19 +82,20 @@ fn merge<G: Ord + Copy>(entries: &mut Vec<Entry>, group: impl Fn(&Entry) -> G) {
     entries.retain(|entry| entry.requests > 0);
 }
 
-/// Entries that are written at once: about half a piece.
+/// Number of entries that are written between checks for a full piece: about half a piece.
 pub(super) const AT_ONCE: usize = 200;
 
-/// Writes the days of a report, each of which comes whole or in sorted parts.
+/// Writes the days of a report. A day arrives whole or in sorted parts.
 pub(super) struct EntriesWriter<'a> {
     grouping: &'a Grouping,
     labels: Labels,
     days: DaysWriter<'a, i32>,
     day: Option<NaiveDate>,
     words: Option<SharedWords>,
-    /// The last entry of the parts so far: the next part may add to it.
+    /// The last entry so far. It is held back because the next part may add to it.
     held: Option<Entry>,
-    /// Names of the day's groups of teams, and their numbers: teams with one alias are one group.
+    /// Names of the day's teams (with the customer, if grouped by both), and their indexes in this list. Teams with the
+    /// same alias form one group.
     names: Vec<(Arc<str>, Arc<str>)>,
     numbers: HashMap<Arc<str>, i32>,
 }
@@ -113,7 +114,8 @@ impl<'a> EntriesWriter<'a> {
         }
     }
 
-    /// The entries of the next part, to be written in this order. Ends the day before it, where that is over.
+    /// Prepares the next part, and returns its entries in the order in which they are to be written. If the part is of
+    /// a new day, first ends the previous day.
     pub(super) fn take(&mut self, writer: &mut Writer, mut part: DayEntries) -> Result<Vec<Entry>, ApiError> {
         if self.day != Some(part.day) {
             self.close(writer)?;
@@ -140,7 +142,7 @@ impl<'a> EntriesWriter<'a> {
         merge(&mut part.entries, |entry| entry.who);
         self.held = part.entries.pop();
         if let Some(held) = &self.held {
-            // It is written after the next part was read.
+            // The entry is written after the next part was read, so its strings must stay.
             let numbers = [held.who, held.api_key, held.model];
             part.words.write().unwrap_or_else(PoisonError::into_inner).hold(numbers);
         }
@@ -148,7 +150,7 @@ impl<'a> EntriesWriter<'a> {
         Ok(part.entries)
     }
 
-    /// Writes entries of the open day.
+    /// Writes entries of the current day.
     pub(super) fn write(&mut self, writer: &mut Writer, entries: &[Entry]) -> Result<(), ApiError> {
         let Some(words) = self.words.clone() else { return Ok(()) };
         let words = words.read().unwrap_or_else(PoisonError::into_inner);
@@ -178,7 +180,7 @@ impl<'a> EntriesWriter<'a> {
         Ok(())
     }
 
-    /// Ends the open day; nothing where it had no entries.
+    /// Ends the current day. Writes nothing if the day had no entries.
     pub(super) fn close(&mut self, writer: &mut Writer) -> Result<(), ApiError> {
         if let Some(entry) = self.held.take() {
             self.write(writer, &[entry])?;
@@ -190,7 +192,7 @@ impl<'a> EntriesWriter<'a> {
     }
 }
 
-/// Writes the keys of the whole range, the one with the largest spend first.
+/// Writes the keys of the whole range, sorted by descending spend. Returns the full pieces.
 pub(super) fn write_keys(writer: &mut Writer, mut all: DayEntries) -> Result<Vec<Bytes>, ApiError> {
     let mut pieces = Vec::new();
     merge(&mut all.entries, |_| ());

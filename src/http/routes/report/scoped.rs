@@ -1,5 +1,5 @@
-//! `GET /key/spend/report`, `/user/spend/report`, `/team/spend/report`: the caller's own spend by key and model;
-//! for admins that of any key, user or team.
+//! `GET /key/spend/report`, `/user/spend/report` and `/team/spend/report`: the caller's own spend by key and model.
+//! Admins may request any key, user or team.
 
 use axum::Extension;
 use axum::http::StatusCode;
@@ -19,10 +19,10 @@ use crate::store::reading::Reading;
 use crate::store::report::scoped;
 use crate::store::report::scoped::{KeySpend, Spender};
 
-/// The longest range, in days: the reference's limit.
+/// Maximum length of the range, in days: LiteLLM's limit.
 const MOST_DAYS: i64 = 366;
 
-/// The days of a report.
+/// Range of days of a report.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DaysParams {
@@ -39,7 +39,8 @@ impl FromQuery for DaysParams {
 }
 
 impl DaysParams {
-    /// Both days, in order and not too far apart.
+    /// Parses both dates. 400 if one is missing or invalid, if the end is before the start, or if the range exceeds 366
+    /// days.
     fn range(&self) -> Result<DateRange, ApiError> {
         let refuse = |message: String| ApiError::detail(StatusCode::BAD_REQUEST, message);
         let (Some(start), Some(end)) = (&self.start_date, &self.end_date) else {
@@ -58,7 +59,7 @@ impl DaysParams {
     }
 }
 
-/// Whose report: a key's.
+/// The key whose spend is reported.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct KeyParams {
@@ -72,7 +73,7 @@ impl FromQuery for KeyParams {
     }
 }
 
-/// Whose report: a user's.
+/// The user whose spend is reported.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UserParams {
@@ -86,7 +87,7 @@ impl FromQuery for UserParams {
     }
 }
 
-/// Whose report: a team's.
+/// The team whose spend is reported.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct TeamParams {
@@ -100,7 +101,7 @@ impl FromQuery for TeamParams {
     }
 }
 
-/// Spend of the calling key, by model; for admins, of any key.
+/// Returns the spend of the calling key, by model. Admins may name any key.
 #[utoipa::path(get, path = "/key/spend/report", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_key_spend_report_key_spend_report_get", security(("APIKeyHeader" = [])),
     params(DaysParams, KeyParams),
@@ -118,7 +119,7 @@ pub async fn get_key_report(
     respond(&reads, range, Spender::Key(key)).await
 }
 
-/// Spend of the calling key's user, by key and model; for admins, of any user.
+/// Returns the spend of the calling key's user, by key and model. Admins may name any user.
 #[utoipa::path(get, path = "/user/spend/report", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_spend_report_user_spend_report_get", security(("APIKeyHeader" = [])),
     params(DaysParams, UserParams),
@@ -135,7 +136,7 @@ pub async fn get_user_report(
     respond(&reads, range, Spender::User(user)).await
 }
 
-/// Spend of the calling key's team, by key and model; for admins, of any team.
+/// Returns the spend of the calling key's team, by key and model. Admins may name any team.
 #[utoipa::path(get, path = "/team/spend/report", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_team_spend_report_team_spend_report_get", security(("APIKeyHeader" = [])),
     params(DaysParams, TeamParams),
@@ -152,7 +153,8 @@ pub async fn get_team_report(
     respond(&reads, range, Spender::Team(team)).await
 }
 
-/// Whose spend is reported: what was asked for, if the caller may see it, else the caller's own.
+/// The key, user or team whose spend is reported: the requested one, if the caller may see it, or else the caller's
+/// own.
 fn resolve(caller: &Caller, asked: Option<String>, own: Option<&str>, name: &str) -> Result<String, ApiError> {
     match (asked.filter(|asked| !asked.is_empty()), own) {
         (Some(asked), own) if own == Some(asked.as_str()) || caller.role.sees_everything() => Ok(asked),

@@ -1,5 +1,5 @@
-//! The parts of a report in JSON. Days, their groups and the usage in these arrive in order, from whatever source; at any
-//! time one group of one day is open.
+//! Writes the JSON of a report. Days, their groups, and the usage in these groups arrive in order, from the rollups or
+//! the log. At any time, at most one group of one day is open.
 
 use chrono::NaiveDate;
 
@@ -8,21 +8,21 @@ use crate::http::routes::report::Grouping;
 use crate::http::stream::writer::{Text, Writer};
 use crate::store::report::DayRow;
 
-/// What one key spent on one model.
+/// Usage of one key on one model.
 pub(super) struct Usage<'a> {
     pub(super) model: Text<'a>,
     pub(super) api_key: Text<'a>,
-    /// USD.
+    /// Spend in USD.
     pub(super) spend: f64,
     pub(super) total_tokens: i64,
 }
 
-/// Writes days. `G` tells the groups of a day apart.
+/// Writes days. `G` identifies a group within a day.
 pub(super) struct DaysWriter<'a, G> {
     grouping: &'a Grouping,
     day: Option<NaiveDate>,
     group: Option<G>,
-    /// USD of the open group.
+    /// Spend of the open group so far, in USD.
     total: f64,
 }
 
@@ -31,8 +31,8 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
         Self { grouping, day: None, group: None, total: 0.0 }
     }
 
-    /// Writes usage of a group of a day; closes the group and the day before it, where it belongs to others. `names`
-    /// writes the fields that name the group.
+    /// Writes usage of one group on one day. If the usage belongs to another group or day than the open one, closes the
+    /// open one first. `names` writes the fields that name the group.
     pub(super) fn write(
         &mut self,
         writer: &mut Writer,
@@ -81,7 +81,7 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
         }
     }
 
-    /// Closes the day that is open, if one is.
+    /// Closes the open day, if there is one.
     pub(super) fn close_day(&mut self, writer: &mut Writer) {
         self.close_group(writer);
         if self.day.take().is_some() {
@@ -92,7 +92,7 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
 }
 
 impl DaysWriter<'_, (Option<String>, Option<String>)> {
-    /// Writes a row of the log's report.
+    /// Writes a row of the report that is read from the log.
     pub(super) fn write_row(&mut self, writer: &mut Writer, row: DayRow) -> Result<(), ApiError> {
         let (has_teams, member_name) = (self.grouping.has_teams(), self.grouping.member_name());
         let names = |writer: &mut Writer, (team, member): &(Option<String>, Option<String>)| {
@@ -116,7 +116,7 @@ impl DaysWriter<'_, (Option<String>, Option<String>)> {
     }
 }
 
-/// Opens a key of the report by key, at its models. `tokens` are those of prompts and of completions.
+/// Opens a key in the report by key, up to its list of models. `tokens` are prompt tokens and completion tokens.
 pub(super) fn open_key(writer: &mut Writer, key: Text<'_>, spend: f64, tokens: (i64, i64)) -> Result<(), ApiError> {
     writer.open_object();
     writer.name("api_key");
@@ -127,13 +127,13 @@ pub(super) fn open_key(writer: &mut Writer, key: Text<'_>, spend: f64, tokens: (
     Ok(())
 }
 
-/// Closes the key that is open.
+/// Closes the open key.
 pub(super) fn close_key(writer: &mut Writer) {
     writer.close();
     writer.close();
 }
 
-/// Writes what the open key spent on one model.
+/// Writes the spend of the open key on one model.
 pub(super) fn write_model(
     writer: &mut Writer,
     model: Text<'_>,

@@ -1,4 +1,4 @@
-//! A cursor stands for one position, and any other text for none.
+//! Property tests of cursors: a cursor decodes to its position, and any other text is refused.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
