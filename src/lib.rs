@@ -1,13 +1,17 @@
 //! litespend: LiteLLM's Budget & Spend Tracking API, served from Rust.
 //!
-//! The map, from the top floor down; imports go down only:
+//! The map, from the top floor down. A module imports from lower floors only; `tests/layout.rs` checks that.
 //!
-//! 1. [`cli`]: arguments, a file a subcommand; `serve` turns settings into a listening server, and back.
-//! 2. [`http`]: requests in, answers out. `router` is all of it on one page, `routes` has the handlers, a file a resource.
-//! 3. [`booking`]: usage that was measured elsewhere, booked exactly once; [`rollups`]: the task that keeps them folded;
-//!    [`accounts`]: keys, teams and users without a LiteLLM.
-//! 4. [`store`]: all SQL.
-//! 5. [`prices`], [`json_bounds`], [`clock`], [`shutdown`].
+//! 1. [`cli`]: the command line, a file a subcommand. `serve` turns settings into a listening server, and stops it.
+//! 2. [`http`]: requests in, answers out. `router` shows the handlers and the layers around them on one page; `routes` has
+//!    the handlers, a file a resource.
+//! 3. [`booking`] books usage that was measured elsewhere, exactly once. [`rollups`] is the background task that folds
+//!    changes of the log into the rollups. [`accounts`] makes keys, teams and users where there is no LiteLLM.
+//! 4. [`store`]: all SQL, a file a resource.
+//! 5. [`prices`]: the price table in use and its refresh.
+//! 6. [`settings`]: the settings of a running server. [`identity`]: roles, callers, keys, and which rows a caller may see.
+//! 7. [`route_table`]: every route, and who may call it. [`metrics`], [`json_bounds`], [`field_error`], [`clock`],
+//!    [`shutdown`].
 //!
 //! Two crates lie below: `litespend_pricing` (what a call costs) and `private_postgres` (the embedded database).
 
