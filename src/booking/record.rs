@@ -128,29 +128,13 @@ impl UsageRecord {
         let custom_llm_provider = fields::optional_text("custom_llm_provider", self.custom_llm_provider, NAME_BYTES)?;
 
         let counted = self.prompt_tokens.is_some() || self.completion_tokens.is_some();
-        let reported = match (counted, self.usage, response.get("usage")) {
-            (true, Some(_), _) => return Err("usage: give either the counts of tokens or a usage object".into()),
-            (false, Some(_), Some(Value::Object(_))) => {
-                return Err("usage: give either a usage object or a completion_response".into());
-            }
-            (_, Some(usage), _) => Some(usage),
-            (false, None, Some(Value::Object(usage))) => {
-                sent::within("completion_response.usage", &json!(usage).to_string(), sent::USAGE)?;
-                Some(usage.clone())
-            }
-            (true, None, _) | (_, _, None | Some(Value::Null)) => None,
-            (..) => return Err("completion_response.usage: expected an object".into()),
-        };
+        let reported = reported_usage(counted, self.usage, &response)?;
         let count = |name: &str, count: Option<i64>| fields::tokens(name, count.unwrap_or(0));
         let (prompt, completion) =
             (count("prompt_tokens", self.prompt_tokens)?, count("completion_tokens", self.completion_tokens)?);
         let mut used = match &reported {
             Some(usage) => read_usage(usage)?,
-            None => Usage {
-                prompt_tokens: prompt.unsigned_abs().into(),
-                completion_tokens: completion.unsigned_abs().into(),
-                ..Usage::default()
-            },
+            None => counted_usage(prompt, completion),
         };
         if !booking.is_trusted {
             used.reported_cost = None;
@@ -159,17 +143,18 @@ impl UsageRecord {
         let total = self.total_tokens.map_or(Ok(tokens.total), |total| fields::tokens("total_tokens", total))?;
 
         let spend = match self.cost {
-            Some(cost) => fields::cost("cost", cost)?,
+            Some(cost) => cost,
             None if !counted && reported.is_none() && response.is_empty() => {
                 return Err("cost: is missing, and there is nothing to price: give prompt_tokens and \
                             completion_tokens, usage or completion_response"
                     .into());
             }
             None if custom_llm_provider.is_none() && !counted && response.contains_key("choices") => {
-                fields::cost("cost", price_response(pricer, &model, &response, now)?)?
+                price_response(pricer, &model, &response, now)?
             }
-            None => fields::cost("cost", price_record(pricer, &model, custom_llm_provider.as_deref(), &used, now)?)?,
+            None => price_record(pricer, &model, custom_llm_provider.as_deref(), &used, now)?,
         };
+        let spend = fields::cost("cost", spend)?;
 
         let dates = booking.dates();
         let start_time = self.start_time.unwrap_or(Instant::Epoch(now.timestamp_millis() as f64 / 1000.0));
@@ -217,6 +202,36 @@ impl UsageRecord {
         booking.plausible(&row)?;
         let owner = owner_of(&mut row);
         Ok(booking.draft(row, owner, identity))
+    }
+}
+
+/// The usage object of a record: its own, or that of the response; none if the record states counts of tokens.
+fn reported_usage(
+    counted: bool,
+    usage: Option<Map<String, Value>>,
+    response: &Map<String, Value>,
+) -> Result<Option<Map<String, Value>>, Refusal> {
+    Ok(match (counted, usage, response.get("usage")) {
+        (true, Some(_), _) => return Err("usage: give either the counts of tokens or a usage object".into()),
+        (false, Some(_), Some(Value::Object(_))) => {
+            return Err("usage: give either a usage object or a completion_response".into());
+        }
+        (_, Some(usage), _) => Some(usage),
+        (false, None, Some(Value::Object(usage))) => {
+            sent::within("completion_response.usage", &json!(usage).to_string(), sent::USAGE)?;
+            Some(usage.clone())
+        }
+        (true, None, _) | (_, _, None | Some(Value::Null)) => None,
+        (..) => return Err("completion_response.usage: expected an object".into()),
+    })
+}
+
+/// The usage of a record that states counts of tokens.
+fn counted_usage(prompt: i32, completion: i32) -> Usage {
+    Usage {
+        prompt_tokens: prompt.unsigned_abs().into(),
+        completion_tokens: completion.unsigned_abs().into(),
+        ..Usage::default()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::booking::{Booking, Draft, Owner, metadata};
 use crate::identity::{MASTER_KEY_ALIAS, MASTER_USER_ID};
 use crate::json_bounds::ValueDigest;
 use crate::store::booking::UsageRow;
-use litespend_pricing::Pricer;
+use litespend_pricing::{Pricer, Usage};
 
 /// The part of the payload that becomes a row. Everything else is skipped without being read. Fields of `metadata` with
 /// more than 16 KiB are left out of the row and listed in its `left_out`; strings in the error information are
@@ -114,18 +114,7 @@ impl Payload {
             booking.stated_cost("response_cost")?;
         }
         let status = fields::status(self.status.as_deref())?;
-        let usage = metadata.get("usage_object").and_then(Value::as_object);
-        // The payload's own counts take precedence. The usage object supplies the counts that they leave out.
-        let mut used = usage.map(read_usage).and_then(Result::ok).unwrap_or_default();
-        for (name, own, count) in [
-            ("prompt_tokens", self.prompt_tokens, &mut used.prompt_tokens),
-            ("completion_tokens", self.completion_tokens, &mut used.completion_tokens),
-            ("total_tokens", self.total_tokens, &mut used.total_tokens),
-        ] {
-            if let Some(own) = own {
-                *count = fields::tokens(name, own)?.unsigned_abs().into();
-            }
-        }
+        let mut used = self.used(&metadata)?;
         if !booking.is_trusted {
             used.reported_cost = None;
         }
@@ -148,18 +137,7 @@ impl Payload {
         };
         let end_time = instant("endTime", &self.end_time)?;
         let id = self.id.take().or_else(|| self.litellm_call_id.clone()).filter(|id| !id.is_empty());
-        let (owner, user, team_id, organization_id) = if booking.is_trusted {
-            let text = |name: &str| plain(name, of_metadata(name).map(str::to_owned), NAME_BYTES);
-            let mut user = text("user_api_key_user_id")?;
-            let master = api_key == MASTER_KEY_ALIAS;
-            if master && user.is_empty() {
-                MASTER_USER_ID.clone_into(&mut user);
-            }
-            let owner = if master { Owner::Given } else { Owner::OfKeyWhereKnown };
-            (owner, user, text("user_api_key_team_id")?, text("user_api_key_org_id")?)
-        } else {
-            (Owner::OfKey, String::new(), String::new(), String::new())
-        };
+        let Owned { owner, user, team_id, organization_id } = owned(booking, &metadata, &api_key)?;
         let end_user = self.end_user.take().filter(|end_user| !end_user.is_empty());
         let end_user = end_user.or_else(|| of_metadata("user_api_key_end_user_id").map(str::to_owned));
         let address = self.requester_ip_address.take();
@@ -207,6 +185,23 @@ impl Payload {
         Ok(booking.draft(row, owner, Some((digest, stated_cost))))
     }
 
+    /// The usage of the call: the payload's own counts, and the usage object for what they leave out.
+    fn used(&self, metadata: &Map<String, Value>) -> Result<Usage, String> {
+        let usage = metadata.get("usage_object").and_then(Value::as_object);
+        // The payload's own counts take precedence. The usage object supplies the counts that they leave out.
+        let mut used = usage.map(read_usage).and_then(Result::ok).unwrap_or_default();
+        for (name, own, count) in [
+            ("prompt_tokens", self.prompt_tokens, &mut used.prompt_tokens),
+            ("completion_tokens", self.completion_tokens, &mut used.completion_tokens),
+            ("total_tokens", self.total_tokens, &mut used.total_tokens),
+        ] {
+            if let Some(own) = own {
+                *count = fields::tokens(name, own)?.unsigned_abs().into();
+            }
+        }
+        Ok(used)
+    }
+
     /// Puts the payload's metadata where LiteLLM's readers look for it. NUL characters are removed: PostgreSQL would
     /// refuse the record because of them, and no reader needs them.
     fn metadata(
@@ -245,4 +240,31 @@ impl Payload {
 /// Checks a string that may be missing. A missing string becomes empty.
 fn plain(name: &str, value: Option<String>, most: usize) -> Result<String, String> {
     fields::text(name, value.unwrap_or_default(), most)
+}
+
+/// To whom a call is booked.
+struct Owned {
+    owner: Owner,
+    user: String,
+    team_id: String,
+    organization_id: String,
+}
+
+/// The owner that the payload names, if its sender may name one; otherwise that of the sender's key.
+fn owned(booking: &Booking<'_>, metadata: &Map<String, Value>, api_key: &str) -> Result<Owned, String> {
+    if !booking.is_trusted {
+        let none = String::new;
+        return Ok(Owned { owner: Owner::OfKey, user: none(), team_id: none(), organization_id: none() });
+    }
+    let text = |name: &str| {
+        let text = metadata.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        plain(name, text.map(str::to_owned), NAME_BYTES)
+    };
+    let mut user = text("user_api_key_user_id")?;
+    let master = api_key == MASTER_KEY_ALIAS;
+    if master && user.is_empty() {
+        MASTER_USER_ID.clone_into(&mut user);
+    }
+    let owner = if master { Owner::Given } else { Owner::OfKeyWhereKnown };
+    Ok(Owned { owner, user, team_id: text("user_api_key_team_id")?, organization_id: text("user_api_key_org_id")? })
 }

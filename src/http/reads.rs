@@ -55,12 +55,6 @@ impl Reads {
         Ok(self.pool().try_start(turn).await?)
     }
 
-    /// A connection to the primary database, for reads that must not lag.
-    pub async fn start_current(&self) -> Result<Reading, ApiError> {
-        let turn = self.state.read_limits.connection(&self.key, Length::Short).await?;
-        Ok(self.state.read_pool.start(turn).await?)
-    }
-
     /// Sends an answer whose pieces are written while the database is still being read.
     pub async fn send(
         &self,

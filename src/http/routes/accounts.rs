@@ -104,7 +104,7 @@ fn with_raw_key(mut row: Row, raw: &str) -> Row {
 #[utoipa::path(post, path = "/key/delete", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "delete_keys",
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeysRequest),
     responses((status = 200, description = "Deleted", body = Object),
-              (status = 404, description = "One does not exist")))]
+              (status = 404, description = "One of the keys does not exist")))]
 pub async fn delete_keys(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,

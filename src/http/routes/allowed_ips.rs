@@ -58,7 +58,7 @@ impl FromQuery for ChangeParams {
     params(ChangeParams), request_body = IpAddressRequest,
     responses((status = 200, description = "Added", body = StatusResponse),
               (status = 400, description = "Already on the list"),
-              (status = 409, description = "Would lock out the caller"),
+              (status = 409, description = "The change would lock the caller out"),
               (status = 422, description = "Not an address or range")))]
 pub async fn add_allowed_ip(
     State(state): State<AppState>,
@@ -89,7 +89,7 @@ pub async fn add_allowed_ip(
     params(ChangeParams), request_body = IpAddressRequest,
     responses((status = 200, description = "Removed", body = StatusResponse),
               (status = 404, description = "Not on the list"),
-              (status = 409, description = "Would lock out the caller")))]
+              (status = 409, description = "The change would lock the caller out")))]
 pub async fn delete_allowed_ip(
     State(state): State<AppState>,
     sender: Option<Extension<ClientAddress>>,

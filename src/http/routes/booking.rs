@@ -104,13 +104,13 @@ pub enum UsageRefusal {
 /// if they differ. If at least one was booked, now or before, it is 200.
 #[utoipa::path(post, path = "/spend/usage", tag = crate::http::openapi::base::USAGE_TAG, operation_id = "record_usage",
     security(("APIKeyHeader" = [])), request_body = UsageRequest,
-    responses((status = 200, description = "What became of each record", body = UsageResponse),
-              (status = 403, description = "The caller may not book, or not what every record says", body = UsageRefusal),
+    responses((status = 200, description = "The result of each record", body = UsageResponse),
+              (status = 403, description = "The caller may not book, or may not book any of these records", body = UsageRefusal),
               (status = 409, description = "Every id stands for another record, or the database is LiteLLM's and `litespend booking install` was not run", body = UsageRefusal),
               (status = 413, description = "More than 16 MiB, or a field of every record is too large", body = UsageRefusal),
               (status = 422, description = "Not a record, nor a list of at most 10,000; or every record is wrong", body = UsageRefusal),
               (status = 429, description = "Every record brings more new names than the key may bring today", body = UsageRefusal),
-              (status = 503, description = "The database is away; safe to send again", body = UsageRefusal)))]
+              (status = 503, description = "The database is not available; sending again is safe", body = UsageRefusal)))]
 pub async fn record_usage(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -129,13 +129,13 @@ pub async fn record_usage(
 /// is refused with 403.
 #[utoipa::path(post, path = "/spend/usage/litellm", tag = crate::http::openapi::base::USAGE_TAG,
     operation_id = "record_litellm_usage", security(("APIKeyHeader" = [])), request_body = CallbackRequest,
-    responses((status = 200, description = "What became of each payload", body = UsageResponse),
-              (status = 403, description = "The caller may not book, or not what every payload says", body = UsageRefusal),
+    responses((status = 200, description = "The result of each payload", body = UsageResponse),
+              (status = 403, description = "The caller may not book, or may not book any of these payloads", body = UsageRefusal),
               (status = 409, description = "Every id stands for another payload, or the database is LiteLLM's and `litespend booking install` was not run", body = UsageRefusal),
               (status = 413, description = "More than 16 MiB, or a field of every payload is too large", body = UsageRefusal),
               (status = 422, description = "Neither an array of at most 10,000 nor JSON lines; or every payload is wrong", body = UsageRefusal),
               (status = 429, description = "Every payload brings more new names than the key may bring today", body = UsageRefusal),
-              (status = 503, description = "The database is away; safe to send again", body = UsageRefusal)))]
+              (status = 503, description = "The database is not available; sending again is safe", body = UsageRefusal)))]
 pub async fn record_litellm_usage(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,

@@ -42,7 +42,7 @@ pub async fn get_liveness() -> Json<&'static str> {
 /// Returns 200 if the database responds to a query.
 #[utoipa::path(get, path = "/health/readiness", tag = "Health", operation_id = "get_health_readiness",
     responses((status = 200, description = "Ready", body = ReadinessResponse),
-              (status = 503, description = "The database is away", body = ReadinessResponse)))]
+              (status = 503, description = "The database is not available", body = ReadinessResponse)))]
 pub async fn get_readiness(State(state): State<AppState>) -> Response {
     let result = store::database::ping(&state.pool).await;
     let (code, status, db) = match &result {

@@ -120,7 +120,7 @@ struct SpendLogDay {
 /// longest of them are null.
 #[utoipa::path(get, path = "/spend/logs", tag = crate::http::openapi::base::TAG,
     operation_id = "view_spend_logs_spend_logs_get", security(("APIKeyHeader" = [])), params(LogsParams),
-    responses((status = 200, description = "Rows, newest first, or a summary a day", 
+    responses((status = 200, description = "Rows, newest first, or one summary per day", 
                content((Vec<SpendLogEntry> = "application/json"), (String = "application/x-ndjson"), (String = "text/csv")),
                headers(("x-litellm-spend-logs-truncated" = String, description = "`true` where rows were left out"),
                        ("Link" = String, description = "The next page, with `rel=\"next\"`, where there is one"))),

@@ -67,7 +67,7 @@ pub struct SessionPaging {
 #[utoipa::path(get, path = "/spend/logs/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_ui_get", security(("APIKeyHeader" = [])), params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
-               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20"))),
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's or user's rows")))]
@@ -109,7 +109,7 @@ pub async fn list_dashboard_logs(
 #[utoipa::path(get, path = "/spend/logs/v2", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_spend_logs_spend_logs_v2_get", security(("APIKeyHeader" = [])), params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
-               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20"))),
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's rows")))]

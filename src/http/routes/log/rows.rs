@@ -101,10 +101,10 @@ pub struct SessionResponse {
     params(("request_id" = String, Path, description = "The request's id, or LiteLLM's id of the call"),
            LogTextsParams),
     responses((status = 200, description = "The texts", body = Option<LogTexts>,
-               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20"))),
               (status = 400, description = "A bad date"),
-              (status = 403, description = "Not the caller's")))]
+              (status = 403, description = "The row belongs to somebody else")))]
 pub async fn get_log_texts(
     State(state): State<AppState>,
     reads: Reads,
@@ -185,7 +185,7 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
 #[utoipa::path(get, path = "/spend/logs/session/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "ui_view_session_spend_logs", security(("APIKeyHeader" = [])), params(SessionParams),
     responses((status = 200, description = "A page", body = SessionResponse,
-               headers(("x-litespend-left-out" = String, description = "Where JSON columns were too long to be given and are null: \
+               headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20")))))]
 pub async fn list_session_logs(
     State(state): State<AppState>,
