@@ -1,5 +1,5 @@
 //! Admission of requests: checks the client's address, the method, the key and the key's rights, according to the route
-//! table.
+//! table. Also decides which requests litespend answers, and which it forwards to the upstream LiteLLM.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
@@ -16,14 +16,15 @@ use crate::route_table::{self, Access, Route};
 use crate::settings::Settings;
 use crate::settings::upstream::covers;
 
-/// Whether litespend itself answers the request, judged by path and method; without an upstream, it answers all. It always
-/// answers health probes and `/metrics`, because they describe this process.
+/// Whether litespend answers the request itself, and does not forward it to the upstream LiteLLM. The path, the method
+/// and the settings decide. Without an upstream, litespend answers every request. The setting `serve_only` does not
+/// apply to `/health/` and `/metrics`, because they describe this process.
 pub fn is_served_here(settings: &Settings, request: &Request) -> bool {
     if settings.upstream.is_none() {
         return true;
     }
     let Some(route) = served_route(request) else { return false };
-    // The upstream LiteLLM manages its keys, and caches them.
+    // The upstream LiteLLM caches its keys, so it manages them itself unless the settings say otherwise.
     if route.left_to_litellm && !settings.manage_litellm_keys {
         return false;
     }
@@ -32,8 +33,8 @@ pub fn is_served_here(settings: &Settings, request: &Request) -> bool {
     of_process || only.is_empty() || only.iter().any(|entry| covers(entry, route.path))
 }
 
-/// Middleware: checks address, method, key and access, in this order. Stores the [`Caller`] in the request's
-/// extensions.
+/// Middleware: checks address, method, key and access, in this order. Stores the [`Caller`] in the request's extensions
+/// if the route needs a key. Probes are admitted from every address.
 pub async fn authorize(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     match admit(&state, &mut request).await {
         Ok(()) => next.run(request).await,
@@ -47,6 +48,7 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> 
     if route.is_none_or(|route| route.access != Access::Probe) {
         check_address(state, request)?;
     }
+    // The router answers a path without a route with 404.
     let Some(path) = path else { return Ok(()) };
     let Some(route) = route else { return Err(ApiError::Internal(format!("route {path} is not in the table"))) };
     if !route.allows(request.method().as_str()) {
@@ -56,6 +58,7 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> 
         return Ok(());
     }
     let caller = authenticate(state, request.headers(), route).await?;
+    // The log names the key even if the access check refuses the request.
     if let Some(prefix) = request.extensions().get::<KeyPrefix>() {
         prefix.set(&caller);
     }
@@ -64,23 +67,25 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> 
     Ok(())
 }
 
-/// The route that the request matches by path and method.
+/// The entry of the route table that matches the request's path and method.
 pub fn served_route(request: &Request) -> Option<&'static Route> {
     let path = request.extensions().get::<MatchedPath>()?;
     route_table::find(path.as_str()).filter(|route| route.allows(request.method().as_str()))
 }
 
-/// Answers 403 if the client's address is not on the allow list.
+/// Returns a 403 if the allow list excludes the client's address. An absent or empty list allows every address.
 pub fn check_address(state: &AppState, request: &Request) -> Result<(), ApiError> {
     let list = state.allow_list.current();
     let allowed = match client_ip::of_request(&state.settings, request) {
         Some(address) => list.allows(address),
-        // A client without a known address matches no entry of a list.
+        // An unknown address matches no entry, so it is allowed only if there are no entries.
         None => list.entries.as_ref().is_none_or(Vec::is_empty),
     };
     if allowed { Ok(()) } else { Err(ApiError::forbidden("Access forbidden: the client's IP address is not allowed.")) }
 }
 
+/// Determines the caller from the request's key. For a route that needs the master key, refuses any other key without
+/// looking it up.
 async fn authenticate(state: &AppState, headers: &HeaderMap, route: &Route) -> Result<Caller, ApiError> {
     let key = key::key_of(headers)?;
     if route.access == Access::MasterKey && !state.keys.is_master(&key) {

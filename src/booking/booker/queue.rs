@@ -1,5 +1,6 @@
-//! The queue of jobs to be booked. It has one line per sender and serves the lines in turn, so that no sender waits
-//! behind everything that another has sent. It also determines the size of a transaction.
+//! The queue of jobs to be booked. Each sender (the hash of a key, or the name of a command) has its own line, and the
+//! queue serves the lines in turn. So no sender waits behind all jobs of another. This module also limits the size of a
+//! transaction.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,20 +9,23 @@ use tokio::sync::oneshot;
 use crate::booking::booker::{BookingError, Outcome};
 use crate::booking::{Draft, MOST_RECORDS};
 
-/// The largest weight of one transaction, in rows that are written: about one second of work.
+/// The largest weight of one transaction, in rows. Writing this many rows takes about one second. A single record that
+/// weighs more gets a transaction of its own.
 pub const MOST_WEIGHT: usize = 20_000;
 
 /// The number of bytes of JSON that weigh as much as one row.
 const BYTES_OF_A_ROW: usize = 2048;
 
-/// Records that are booked together or not at all.
+/// Records of one sender that are booked in the same transaction. A transaction can contain several jobs.
 pub struct Job {
     pub drafts: Vec<Draft>,
+    /// The sum of the weights of the drafts.
     pub weight: usize,
+    /// Receives one outcome per draft, in the order of the drafts.
     pub reply: oneshot::Sender<Result<Vec<Outcome>, BookingError>>,
 }
 
-/// The weight of a draft in rows: its own row, one per tag, and its JSON converted to rows.
+/// The weight of a draft in rows: one for its own row, one per tag, and one per `BYTES_OF_A_ROW` bytes of its JSON.
 pub fn weight(draft: &Draft) -> usize {
     let row = &draft.row;
     let texts = [&row.messages, &row.response, &row.proxy_server_request];
@@ -29,7 +33,8 @@ pub fn weight(draft: &Draft) -> usize {
     1 + row.tags.len() + bytes / BYTES_OF_A_ROW
 }
 
-/// Splits records into pieces of one transaction each. Keeps their order.
+/// Splits records into pieces of one transaction each, and keeps their order. Returns each piece with its weight. Only
+/// the weight limits a piece, not the number of records.
 pub fn pieces(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
     let mut pieces: Vec<(Vec<Draft>, usize)> = Vec::new();
     for draft in drafts {
@@ -63,8 +68,8 @@ impl Queue {
         line.push_back(job);
     }
 
-    /// Takes one job from each sender in turn, repeatedly, until the jobs fill one transaction. Takes at least one job
-    /// if any is queued.
+    /// Takes the jobs of the next transaction: one job from each sender in turn, repeatedly, until the next job would
+    /// exceed [`MOST_WEIGHT`] or [`MOST_RECORDS`]. Takes at least one job if any is queued.
     pub fn next(&mut self) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
         let (mut weight, mut records) = (0, 0);
@@ -77,6 +82,7 @@ impl Queue {
                 weight += next.weight;
                 records += next.drafts.len();
                 if (weight > MOST_WEIGHT || records > MOST_RECORDS) && !jobs.is_empty() {
+                    // The job stays in its line, and its sender is the first in the next transaction.
                     break;
                 }
             }

@@ -1,4 +1,5 @@
-//! Reads the entries of a rollup a day at a time, in one snapshot. Folded and unfolded entries are merged.
+//! Reads the entries of a rollup a day at a time, in one database snapshot. Merges folded entries, from the day tables
+//! and packed days, with unfolded entries, from waiting deltas and from the log's rows on dirty days.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -27,13 +28,14 @@ pub struct DaysRequest {
     pub range: DateRange,
     /// The filter on entries.
     pub filter: EntryFilter,
-    /// Whether a packed day may be returned in several parts. Parts keep the order in which the day is packed: by end
-    /// user or team, then key, then model. Entries that are equal in these three can be in two parts.
+    /// Whether a day may be returned in several parts. A packed day keeps its order: by end user ([`Rollup::Customer`])
+    /// or team ([`Rollup::Usage`]), then key, then model. Any other day that is split is sorted by [`Entry::who`], then
+    /// key, then model. Two parts can contain entries that are equal in these three.
     pub in_parts: bool,
 }
 
-/// Number of entries in a part of an unpacked day, when strings are fetched between parts. It equals the size of a
-/// packed part.
+/// Maximum number of entries in a part, if this module splits the day. It does so only if strings must be fetched
+/// between parts. Packed parts have the same maximum.
 const PART: usize = 4_000;
 
 /// The strings of a read, shared between the reader and the writer of the response.
@@ -44,14 +46,16 @@ pub type SharedWords = Arc<RwLock<Words>>;
 pub struct DayEntries {
     /// Day, UTC.
     pub day: NaiveDate,
-    /// The entries, in no particular order. Entries for the same names can occur twice and must be added up.
+    /// The entries, in no particular order unless the day comes in parts. Several entries can have the same names; the
+    /// caller must add them up.
     pub entries: Vec<Entry>,
     /// The strings of the entries' dictionary IDs.
     pub words: SharedWords,
 }
 
-/// Starts a snapshot for everything that the read does from now on. The second value is `None` if the rollups cannot
-/// serve the range, were just removed, or may not be read by this role.
+/// Starts a database snapshot for all later statements of the read, and checks whether the rollups can serve the range.
+/// The second value is `None` if the caller must read the log instead: the rollups cannot serve the range, were just
+/// removed, or are not readable by this role. In the last two cases, the database snapshot has ended.
 pub async fn begin(reading: Reading, range: DateRange) -> Result<(Reading, Option<Snapshot>), sqlx::Error> {
     let mut reading = reading.snapshot().await?;
     match reads::snapshot(reading.connection(), Some(range)).await {
@@ -68,12 +72,12 @@ pub fn is_gone(code: Option<&str>) -> bool {
     matches!(code, Some("42P01" | "42883" | "3F000" | "42501"))
 }
 
-/// Streams the days in ascending order. Each day comes once, except with [`DaysRequest::in_parts`]. Days without
-/// entries are left out.
+/// Streams the days in ascending order. Each day is one item of the stream, or several with [`DaysRequest::in_parts`].
+/// Days without entries are left out.
 ///
-/// Each segment of the range has one source, and unfolded entries are merged into what the source returns. An open
-/// source uses the connection, so strings that are not cached are fetched after the source is closed. In that case
-/// every segment is a single day.
+/// Reads the segments of the range one after another. A [`Segment`] has one source of folded entries: packed days or a
+/// day table. Unfolded entries are merged into them. An open source occupies the connection, so strings that are not
+/// cached are fetched after the source is closed. If the cache is incomplete, every segment is therefore a single day.
 pub fn days<'c>(
     (connection, mark): (&'c mut PgConnection, &'c CopyMark),
     cache: &'c WordCache,
@@ -82,14 +86,17 @@ pub fn days<'c>(
 ) -> impl Stream<Item = Result<DayEntries, sqlx::Error>> + Send + 'c {
     async_stream::try_stream! {
         let (kept, complete) = cache.refresh(connection).await?;
+        // If the cache is incomplete, the read holds strings of its own. Such reads run one at a time, to save memory.
         let _turn = if complete { None } else { Some(cache.turn().await) };
         let mut words = Words::new(kept);
         let mut unfolded = Unfolded::read(connection, &request, &snapshot, &mut words).await?;
         let texts = Texts { words: Arc::new(RwLock::new(words)), complete };
         let DaysRequest { rollup, filter, in_parts, .. } = &request;
         for segment in segments_of(connection, &request, &snapshot, complete).await? {
+            // Packed parts can be returned unchanged if no unfolded entry must be merged into the segment.
             let as_packed = *in_parts && segment.packed && unfolded.is_after(segment.range.end);
             if as_packed && !complete {
+                // A separate statement reads each part, so the connection can fetch strings between parts.
                 let mut part = 0;
                 while let Some(entries) = packed_part(connection, *rollup, segment.range.start, part).await? {
                     part += 1;
@@ -100,6 +107,7 @@ pub fn days<'c>(
             }
             let source = Source::open((&mut *connection, mark), *rollup, segment, filter, &snapshot, Grain::Day).await?;
             let mut by_day = ByDay::new(source, as_packed);
+            // Days whose strings are fetched after the source is closed.
             let mut waiting = Vec::new();
             while let Some(entries) = by_day.next().await? {
                 for day in unfolded.merge(entries) {
@@ -112,7 +120,8 @@ pub fn days<'c>(
                 yield texts.fetch_and_gather(connection, part).await?;
             }
         }
-        // The entries of `and_at`, just after the range.
+        // Unfolded entries after the last segment: of days without folded entries, and of `EntryFilter::and_at`, which
+        // is just after the range.
         for day in unfolded.until(NaiveDate::MAX) {
             yield texts.fetch_and_gather(connection, day).await?;
         }
@@ -135,8 +144,8 @@ async fn segments_of(
     Ok(if *in_parts { segments.into_iter().flat_map(Segment::packed_days).collect() } else { segments })
 }
 
-/// Returns the day as one part. With `in_parts`, sorts and splits it, so that the read holds the strings of one part at
-/// a time, however many names the day has.
+/// Without `in_parts`, returns the day as one part. With `in_parts`, sorts the day and splits it, so that the read
+/// needs the strings of only one part at a time.
 fn parts_of(mut day: Vec<Entry>, in_parts: bool) -> Vec<Vec<Entry>> {
     if !in_parts {
         return vec![day];
@@ -145,7 +154,8 @@ fn parts_of(mut day: Vec<Entry>, in_parts: bool) -> Vec<Vec<Entry>> {
     day.chunks(PART).map(<[Entry]>::to_vec).collect()
 }
 
-/// The sums by key and model over the whole range, as entries dated on its first day.
+/// Returns the sums by key and model over the whole range, as entries dated on its first day. The rollup must be
+/// [`Rollup::Usage`]. Ignores [`DaysRequest::in_parts`].
 pub async fn whole(
     (connection, mark): (&mut PgConnection, &CopyMark),
     cache: &WordCache,
@@ -159,6 +169,7 @@ pub async fn whole(
     let mut sums = Sums { day: range.start, by_key_and_model: FxHashMap::default() };
     let mut batch = reads::unfolded(connection, rollup, range, &filter, &snapshot, &mut words).await?;
     sums.add(&mut batch);
+    // Packed months contain the sums of a month. The rest of the range is read by segments.
     let months = segments::packed_months(connection, range, &filter, &snapshot).await?;
     if !months.is_empty() {
         let mut source = Source::Packed(rollup, segments::packed_month_parts(connection, &months));
@@ -202,7 +213,8 @@ impl Sums {
     }
 }
 
-/// The parts of a range that these whole months do not cover.
+/// The parts of a range outside these months. The months lie completely inside the range, in ascending order; each is
+/// given by its first day.
 fn beside(range: DateRange, months: &[NaiveDate]) -> Vec<DateRange> {
     let mut rest = Vec::new();
     let mut next = range.start;
@@ -246,7 +258,7 @@ impl<'c> Source<'c> {
         Ok(Self::Rows(CopyReader::new(rollup), messages))
     }
 
-    /// Appends the next entries to `batch`; `false` at the end.
+    /// Appends the next entries to `batch`, possibly none. Returns `false` at the end of the source.
     async fn next(&mut self, batch: &mut Vec<Entry>) -> Result<bool, sqlx::Error> {
         match self {
             Self::Nothing => Ok(false),
@@ -267,6 +279,7 @@ impl<'c> Source<'c> {
 /// Groups the entries of a source by day, or by packed part.
 struct ByDay<'c> {
     source: Source<'c>,
+    /// Whether to return each packed part unchanged, and not whole days.
     as_packed: bool,
     /// Entries that were read but not returned yet.
     rest: Vec<Entry>,
@@ -278,12 +291,15 @@ impl<'c> ByDay<'c> {
         Self { source, as_packed, rest: Vec::new(), is_over: false }
     }
 
+    /// The entries of the next day, or of the next packed part with `as_packed`. `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<Entry>>, sqlx::Error> {
+        // Number of entries in `rest` that are known to be of the same day.
         let mut seen = 0;
         loop {
             let day = self.rest.first().map(|first| first.day);
             let end = self.rest.iter().skip(seen).position(|entry| Some(entry.day) != day).map(|at| seen + at);
             if let Some(end) = end {
+                // The next day probably has about as many entries as this one.
                 let capacity = end;
                 let mut rest = Vec::with_capacity(capacity.max(self.rest.len() - end));
                 rest.extend(self.rest.drain(end..));
@@ -343,7 +359,8 @@ impl Unfolded {
         std::iter::from_fn(|| self.next_day(last)).collect()
     }
 
-    /// The unfolded days before the day of `folded`, then `folded` together with the unfolded entries of its day.
+    /// Merges the folded entries of one day with the unfolded entries. Returns one list per day: first the days before
+    /// it that have only unfolded entries, then the day itself.
     fn merge(&mut self, mut folded: Vec<Entry>) -> Vec<Vec<Entry>> {
         let Some(day) = folded.first().map(|first| first.day) else { return Vec::new() };
         let mut days = day.pred_opt().map_or_else(Vec::new, |before| self.until(before));
@@ -394,6 +411,7 @@ impl Texts {
     }
 }
 
+/// All dictionary IDs in the entries.
 fn numbers(entries: &[Entry]) -> impl Iterator<Item = i32> + '_ {
     entries.iter().flat_map(|entry| [entry.who, entry.team, entry.api_key, entry.model])
 }

@@ -1,10 +1,11 @@
-//! Providers that price models by size class or under other names. Together AI and Fireworks AI read the number of
-//! parameters from the name (`llama-3-70b`). Databricks has older names for its endpoints.
+//! Finds the names under which the price table lists models of Together AI, Fireworks AI and Databricks. The first two
+//! have prices by size class. The class follows from the number of parameters in the model's name: 70 billion for
+//! `llama-3-70b`. Fireworks AI also has short names for models, and Databricks has older names for endpoints.
 
 use crate::table::PriceTable;
 
-/// Together AI's size class for a model that has no price of its own. Other models keep their name; a name without a
-/// known size is returned in lower case.
+/// Together AI's size class for a model of Together AI that has no price of its own. Returns the name in lower case if
+/// it states no size, or a size above all classes. Returns the names of all other models unchanged.
 pub fn together(table: &PriceTable, model: &str, provider: &str) -> String {
     let is_together = provider == "together_ai" || model.contains("togethercomputer") || model.contains("together_ai");
     let own = model.strip_prefix("together_ai/").unwrap_or(model);
@@ -13,6 +14,7 @@ pub fn together(table: &PriceTable, model: &str, provider: &str) -> String {
         return model.to_owned();
     }
     let lower = model.to_lowercase();
+    // Sizes are whole numbers, so the class from 4.1 billion begins at 5.
     let class = match billions(&lower) {
         Some(0..=4) => "together-ai-up-to-4b",
         Some(5..=8) => "together-ai-4.1b-8b",
@@ -25,7 +27,7 @@ pub fn together(table: &PriceTable, model: &str, provider: &str) -> String {
     class.to_owned()
 }
 
-/// Fireworks AI's size class for a model that has no price of its own.
+/// Fireworks AI's size class for a model. The caller has checked that the model has no price of its own.
 pub fn fireworks(model: &str) -> &'static str {
     let lower = model.to_lowercase();
     match mixture_billions(&lower) {
@@ -41,7 +43,8 @@ pub fn fireworks(model: &str) -> &'static str {
     }
 }
 
-/// Fireworks AI's full resource name for a short name.
+/// Fireworks AI's full resource name for the short name of a model or a router. A full name, a name with `#` and a name
+/// of Foundry stay as they are. In all cases, the prefix `fireworks_ai/` is removed.
 pub fn fireworks_resource(model: &str) -> String {
     let name = model.strip_prefix("fireworks_ai/").unwrap_or(model);
     if name.starts_with("accounts/") || name.starts_with(FOUNDRY_PREFIX) || name.contains('#') {
@@ -58,7 +61,8 @@ pub fn fireworks_resource(model: &str) -> String {
     }
 }
 
-/// Databricks' current name for an endpoint.
+/// Databricks' current name for an endpoint. An older name is recognised by its beginning. Any other name is returned
+/// without the prefix `databricks/`.
 pub fn databricks(model: &str) -> String {
     let name = model.strip_prefix("databricks/").unwrap_or(model);
     DATABRICKS_NAMES
@@ -68,8 +72,10 @@ pub fn databricks(model: &str) -> String {
         .to_owned()
 }
 
+/// The prefix of Foundry's names for models of Fireworks AI.
 const FOUNDRY_PREFIX: &str = "FW-";
 
+/// The beginning of an older name, and the current name.
 const DATABRICKS_NAMES: [(&str, &str); 7] = [
     ("dbrx-instruct", "databricks-dbrx-instruct"),
     ("meta-llama-3.1-70b-instruct", "databricks-meta-llama-3-1-70b-instruct"),
@@ -80,12 +86,13 @@ const DATABRICKS_NAMES: [(&str, &str); 7] = [
     ("llama-2-70b-chat", "databricks-llama-2-70b-chat"),
 ];
 
-/// The first number that is directly followed by a `b`.
+/// The first whole number that is directly followed by a `b`. Decimal points are not recognised, and neither are words:
+/// `0.5b` gives 5, and `4bit` gives 4.
 fn billions(lower: &str) -> Option<u64> {
     numbers(lower).find_map(|(_, end, number)| lower.get(end..)?.starts_with('b').then_some(number))
 }
 
-/// The number of experts times the size: 56 for `8x7b`.
+/// The size of a mixture of experts: the number of experts times the size of one, so 56 for `8x7b`.
 fn mixture_billions(lower: &str) -> Option<u64> {
     let numbers: Vec<_> = numbers(lower).collect();
     numbers.windows(2).find_map(|pair| {
@@ -97,7 +104,7 @@ fn mixture_billions(lower: &str) -> Option<u64> {
     })
 }
 
-/// Every run of digits: its start, its end and its value.
+/// Every run of digits: its start, its end (exclusive) and its value, or `u64::MAX` if the value is larger.
 fn numbers(text: &str) -> impl Iterator<Item = (usize, usize, u64)> {
     let bytes = text.as_bytes();
     let mut position = 0;

@@ -1,5 +1,6 @@
-//! Writes the JSON of a report. Days, their groups, and the usage in these groups arrive in order, from the rollups or
-//! the log. At any time, at most one group of one day is open.
+//! Writes the JSON of a report while its data arrives, from the rollups or from the log. In a report by day, the data
+//! must arrive day by day and, within a day, group by group: at any time, at most one group of one day is open. A
+//! report by key lists keys and their models.
 
 use chrono::NaiveDate;
 
@@ -8,7 +9,7 @@ use crate::http::routes::report::Grouping;
 use crate::http::stream::writer::{Text, Writer};
 use crate::store::report::DayRow;
 
-/// Usage of one key on one model.
+/// Usage of one key on one model, within one group and day.
 pub(super) struct Usage<'a> {
     pub(super) model: Text<'a>,
     pub(super) api_key: Text<'a>,
@@ -17,7 +18,8 @@ pub(super) struct Usage<'a> {
     pub(super) total_tokens: i64,
 }
 
-/// Writes days. `G` identifies a group within a day.
+/// Writes the days of a report. `G` identifies a group within a day. After the last usage, the caller must call
+/// [`DaysWriter::close_day`].
 pub(super) struct DaysWriter<'a, G> {
     grouping: &'a Grouping,
     day: Option<NaiveDate>,
@@ -31,8 +33,8 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
         Self { grouping, day: None, group: None, total: 0.0 }
     }
 
-    /// Writes usage of one group on one day. If the usage belongs to another group or day than the open one, closes the
-    /// open one first. `names` writes the fields that name the group.
+    /// Writes usage of one group on one day. If another group or day is open, closes it first and opens the right one.
+    /// `names` writes the fields that identify a new group, such as `team_name`.
     pub(super) fn write(
         &mut self,
         writer: &mut Writer,
@@ -74,6 +76,7 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
 
     fn close_group(&mut self, writer: &mut Writer) {
         if self.group.take().is_some() {
+            // Closes the list `metadata`. The call at the end closes the group.
             writer.close();
             writer.name("total_spend");
             writer.amount(std::mem::take(&mut self.total));
@@ -81,10 +84,11 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
         }
     }
 
-    /// Closes the open day, if there is one.
+    /// Closes the open group and the open day, if there are any.
     pub(super) fn close_day(&mut self, writer: &mut Writer) {
         self.close_group(writer);
         if self.day.take().is_some() {
+            // Closes the list of groups, then the day.
             writer.close();
             writer.close();
         }
@@ -92,7 +96,7 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
 }
 
 impl DaysWriter<'_, (Option<String>, Option<String>)> {
-    /// Writes a row of the report that is read from the log.
+    /// Writes a row that was read from the log. Its team and its member (end user, user or model) identify the group.
     pub(super) fn write_row(&mut self, writer: &mut Writer, row: DayRow) -> Result<(), ApiError> {
         let (has_teams, member_name) = (self.grouping.has_teams(), self.grouping.member_name());
         let names = |writer: &mut Writer, (team, member): &(Option<String>, Option<String>)| {
@@ -116,7 +120,8 @@ impl DaysWriter<'_, (Option<String>, Option<String>)> {
     }
 }
 
-/// Opens a key in the report by key, up to its list of models. `tokens` are prompt tokens and completion tokens.
+/// Opens a key in a report by key: writes its sums and opens its list of models. `spend` is in USD. `tokens` are the
+/// prompt tokens and the completion tokens.
 pub(super) fn open_key(writer: &mut Writer, key: Text<'_>, spend: f64, tokens: (i64, i64)) -> Result<(), ApiError> {
     writer.open_object();
     writer.name("api_key");
@@ -127,13 +132,13 @@ pub(super) fn open_key(writer: &mut Writer, key: Text<'_>, spend: f64, tokens: (
     Ok(())
 }
 
-/// Closes the open key.
+/// Closes the list of models, then the key.
 pub(super) fn close_key(writer: &mut Writer) {
     writer.close();
     writer.close();
 }
 
-/// Writes the spend of the open key on one model.
+/// Writes the spend and the tokens of the open key on one model. The parameters are as in [`open_key`].
 pub(super) fn write_model(
     writer: &mut Writer,
     model: Text<'_>,
