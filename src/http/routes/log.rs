@@ -28,6 +28,7 @@ use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::routes::log::formats::{CsvTexts, Format};
 use crate::http::state::AppState;
+use crate::http::stream::writer::name;
 use crate::http::stream::writer::{Text, Writer};
 use crate::identity::{Caller, key_filter};
 use crate::store::DateRange;
@@ -289,11 +290,11 @@ impl Summary {
             writer.text_name(Text::Json(key))?;
             writer.amount(*spend);
         }
-        writer.name("startTime");
+        writer.name(name!("startTime"));
         writer.value(&day)?;
-        writer.name("spend");
+        writer.name(name!("spend"));
         writer.amount(self.total);
-        for (name, amounts) in [("users", &self.users), ("models", &self.models)] {
+        for (name, amounts) in [(name!("users"), &self.users), (name!("models"), &self.models)] {
             writer.name(name);
             writer.open_object();
             for (name, spend) in amounts {

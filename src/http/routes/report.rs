@@ -16,7 +16,8 @@ use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::state::AppState;
-use crate::http::stream::writer::{Text, Writer};
+use crate::http::stream::writer::name;
+use crate::http::stream::writer::{Name, Text, Writer};
 use crate::identity::key_filter;
 use crate::store;
 use crate::store::report;
@@ -256,13 +257,13 @@ enum Grouping {
 }
 
 impl Grouping {
-    fn list_name(&self) -> &'static str {
+    fn list_name(&self) -> Name {
         match self {
-            Self::Team { .. } => "teams",
-            Self::Customer => "customers",
-            Self::Pair { .. } => "teams_customers",
-            Self::User { .. } => "users",
-            Self::Model { .. } => "models",
+            Self::Team { .. } => name!("teams"),
+            Self::Customer => name!("customers"),
+            Self::Pair { .. } => name!("teams_customers"),
+            Self::User { .. } => name!("users"),
+            Self::Model { .. } => name!("models"),
         }
     }
 
@@ -271,12 +272,12 @@ impl Grouping {
     }
 
     /// The field that contains the end user, user or model of a group; `None` if grouped by team alone.
-    fn member_name(&self) -> Option<&'static str> {
+    fn member_name(&self) -> Option<Name> {
         match self {
             Self::Team { .. } => None,
-            Self::Customer | Self::Pair { .. } => Some("customer"),
-            Self::User { .. } => Some("user"),
-            Self::Model { .. } => Some("model"),
+            Self::Customer | Self::Pair { .. } => Some(name!("customer")),
+            Self::User { .. } => Some(name!("user")),
+            Self::Model { .. } => Some(name!("model")),
         }
     }
 

@@ -28,6 +28,27 @@ pub enum Text<'a> {
     Json(&'a str),
 }
 
+/// The name of a field as JSON has it: a comma, the name in quotes, and a colon. [`name!`] makes one at compile time, so that
+/// a name is one copy into the buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Name(&'static str);
+
+impl Name {
+    /// For [`name!`] only.
+    #[doc(hidden)]
+    pub const fn new(text: &'static str) -> Self {
+        Self(text)
+    }
+}
+
+/// The [`Name`] of a field. The name must not need escaping.
+macro_rules! name {
+    ($name:literal) => {
+        $crate::http::stream::writer::Name::new(concat!(",\"", $name, "\":"))
+    };
+}
+pub(crate) use name;
+
 impl Writer {
     /// A writer with an empty buffer.
     pub fn new() -> Self {
@@ -60,6 +81,7 @@ impl Writer {
         Ok(())
     }
 
+    #[inline]
     fn open(&mut self, start: &str, end: Cow<'static, str>) {
         self.separate();
         self.push(start);
@@ -68,6 +90,7 @@ impl Writer {
     }
 
     /// Closes the innermost list or object.
+    #[inline]
     pub fn close(&mut self) {
         if let Some(end) = self.ends.pop() {
             self.push(&end);
@@ -75,12 +98,11 @@ impl Writer {
         self.needs_comma = true;
     }
 
-    /// Writes the name of a field; its value follows. A fixed name needs no escaping.
-    pub fn name(&mut self, name: &'static str) {
-        self.separate();
-        self.push("\"");
-        self.push(name);
-        self.push("\":");
+    /// Writes the name of a field; its value follows.
+    #[inline]
+    pub fn name(&mut self, name: Name) {
+        let comma = usize::from(!self.needs_comma);
+        self.push(name.0.get(comma..).unwrap_or_default());
         self.needs_comma = false;
     }
 
@@ -152,12 +174,14 @@ impl Writer {
         self.take()
     }
 
+    #[inline]
     fn separate(&mut self) {
         if std::mem::replace(&mut self.needs_comma, true) {
             self.push(",");
         }
     }
 
+    #[inline]
     fn push(&mut self, text: &str) {
         self.buffer.extend_from_slice(text.as_bytes());
     }
@@ -182,7 +206,7 @@ mod tests {
         let nested = written(|writer| {
             writer.open_list();
             writer.open_object();
-            writer.name("a");
+            writer.name(name!("a"));
             writer.integer(-1);
             writer.text_name(Text::Plain("b\"c"))?;
             writer.open_list();

@@ -17,6 +17,7 @@ use crate::http::routes::activity::daily::{
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
 use crate::http::stream::writer::Writer;
+use crate::http::stream::writer::name;
 use crate::store::Statement;
 use crate::store::activity;
 use crate::store::activity::figures::Figures;
@@ -88,7 +89,7 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
     async_stream::try_stream! {
         let mut writer = Writer::new();
         writer.open_object();
-        writer.name("results");
+        writer.name(name!("results"));
         writer.open_list();
         let mut totals = Figures::default();
         let mut turn = None;
@@ -133,7 +134,7 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
             ..of_days
         };
         writer.close();
-        writer.name("metadata");
+        writer.name(name!("metadata"));
         writer.value(&frame.metadata)?;
         writer.close();
         yield writer.take();

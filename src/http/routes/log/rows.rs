@@ -21,6 +21,7 @@ use crate::http::state::AppState;
 use crate::http::stream;
 use crate::http::stream::answer_room::Share;
 use crate::http::stream::writer::Writer;
+use crate::http::stream::writer::name;
 use crate::identity::{Caller, Scope};
 use crate::store;
 use crate::store::log::rows;
@@ -160,7 +161,11 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
         let mut writer = Writer::new();
         if let Some(LogTexts { messages, response, proxy_server_request, .. }) = texts {
             let columns =
-                [("messages", messages), ("response", response), ("proxy_server_request", proxy_server_request)];
+                [
+                (name!("messages"), messages),
+                (name!("response"), response),
+                (name!("proxy_server_request"), proxy_server_request),
+            ];
             writer.open_object();
             for (name, text) in columns {
                 writer.name(name);

@@ -9,6 +9,7 @@ use chrono::NaiveDate;
 use crate::http::error::ApiError;
 use crate::http::routes::report::Grouping;
 use crate::http::routes::report::writer::{DaysWriter, Usage, close_key, open_key, write_model};
+use crate::http::stream::writer::name;
 use crate::http::stream::writer::{Text, Writer};
 use crate::store;
 use crate::store::Connection;
@@ -154,7 +155,7 @@ impl<'a> EntriesWriter<'a> {
     pub(super) fn write(&mut self, writer: &mut Writer, entries: &[Entry]) -> Result<(), ApiError> {
         let Some(words) = self.words.clone() else { return Ok(()) };
         let words = words.read().unwrap_or_else(PoisonError::into_inner);
-        let (groups, member_name) = (&self.names, self.grouping.member_name().unwrap_or("customer"));
+        let (groups, member_name) = (&self.names, self.grouping.member_name().unwrap_or(name!("customer")));
         for entry in entries {
             let usage = Usage {
                 model: Text::Json(words.json(entry.model)),
@@ -167,10 +168,10 @@ impl<'a> EntriesWriter<'a> {
                     writer.name(member_name);
                     return writer.text(Text::Json(words.json(*group)));
                 };
-                writer.name("team_name");
+                writer.name(name!("team_name"));
                 writer.text(Text::Json(team))?;
                 if !customer.is_empty() {
-                    writer.name("customer");
+                    writer.name(name!("customer"));
                     writer.text(Text::Json(customer))?;
                 }
                 Ok(())

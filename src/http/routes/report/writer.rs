@@ -6,6 +6,7 @@ use chrono::NaiveDate;
 
 use crate::http::error::ApiError;
 use crate::http::routes::report::Grouping;
+use crate::http::stream::writer::name;
 use crate::http::stream::writer::{Text, Writer};
 use crate::store::report::DayRow;
 
@@ -47,7 +48,7 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
             self.close_day(writer);
             self.day = Some(day);
             writer.open_object();
-            writer.name("group_by_day");
+            writer.name(name!("group_by_day"));
             writer.value(&format_args!("{day}T00:00:00+00:00"))?;
             writer.name(self.grouping.list_name());
             writer.open_list();
@@ -56,19 +57,19 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
             self.close_group(writer);
             writer.open_object();
             names(writer, &group)?;
-            writer.name("metadata");
+            writer.name(name!("metadata"));
             writer.open_list();
             self.group = Some(group);
         }
         self.total += usage.spend;
         writer.open_object();
-        writer.name("model");
+        writer.name(name!("model"));
         writer.text(usage.model)?;
-        writer.name("spend");
+        writer.name(name!("spend"));
         writer.amount(usage.spend);
-        writer.name("api_key");
+        writer.name(name!("api_key"));
         writer.text(usage.api_key)?;
-        writer.name("total_tokens");
+        writer.name(name!("total_tokens"));
         writer.integer(usage.total_tokens);
         writer.close();
         Ok(())
@@ -78,7 +79,7 @@ impl<'a, G: PartialEq> DaysWriter<'a, G> {
         if self.group.take().is_some() {
             // Closes the list `metadata`. The call at the end closes the group.
             writer.close();
-            writer.name("total_spend");
+            writer.name(name!("total_spend"));
             writer.amount(std::mem::take(&mut self.total));
             writer.close();
         }
@@ -101,7 +102,7 @@ impl DaysWriter<'_, (Option<String>, Option<String>)> {
         let (has_teams, member_name) = (self.grouping.has_teams(), self.grouping.member_name());
         let names = |writer: &mut Writer, (team, member): &(Option<String>, Option<String>)| {
             if has_teams {
-                writer.name("team_name");
+                writer.name(name!("team_name"));
                 writer.value(team)?;
             }
             if let Some(name) = member_name {
@@ -124,10 +125,10 @@ impl DaysWriter<'_, (Option<String>, Option<String>)> {
 /// prompt tokens and the completion tokens.
 pub(super) fn open_key(writer: &mut Writer, key: Text<'_>, spend: f64, tokens: (i64, i64)) -> Result<(), ApiError> {
     writer.open_object();
-    writer.name("api_key");
+    writer.name(name!("api_key"));
     writer.text(key)?;
     write_sums(writer, spend, tokens);
-    writer.name("model_details");
+    writer.name(name!("model_details"));
     writer.open_list();
     Ok(())
 }
@@ -146,7 +147,7 @@ pub(super) fn write_model(
     tokens: (i64, i64),
 ) -> Result<(), ApiError> {
     writer.open_object();
-    writer.name("model");
+    writer.name(name!("model"));
     writer.text(model)?;
     write_sums(writer, spend, tokens);
     writer.close();
@@ -154,10 +155,10 @@ pub(super) fn write_model(
 }
 
 fn write_sums(writer: &mut Writer, spend: f64, (prompt, completion): (i64, i64)) {
-    writer.name("total_cost");
+    writer.name(name!("total_cost"));
     writer.amount(spend);
-    writer.name("total_input_tokens");
+    writer.name(name!("total_input_tokens"));
     writer.integer(prompt);
-    writer.name("total_output_tokens");
+    writer.name(name!("total_output_tokens"));
     writer.integer(completion);
 }
