@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Dependencies are compiled in a layer of their own, which lasts until Cargo.lock changes.
-FROM rust:1.95-bookworm AS chef
+FROM rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS chef
 RUN cargo install cargo-chef --version ^0.1 --locked
 WORKDIR /build
 
@@ -16,7 +16,7 @@ RUN cargo build --release --locked --bin litespend
 
 # No shell and no package manager; runs as user 65532. It has no PostgreSQL either: set
 # DATABASE_URL.
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
 COPY --from=builder /build/target/release/litespend /usr/local/bin/litespend
 ENV HOST=0.0.0.0 PORT=4000
 EXPOSE 4000

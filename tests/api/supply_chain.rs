@@ -28,3 +28,21 @@ fn advisories_are_a_job_of_their_own() {
     let job = job.split("\n\n").next().unwrap();
     assert!(job.contains("./dev check-advisories") && !job.contains("continue-on-error"), "{job}");
 }
+
+/// Images that are built on or started are pinned by digest. LiteLLM's in `compose.yaml` is an example that users replace.
+#[test]
+fn images_are_pinned_by_digest() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = 0;
+    for (file, start) in [("Dockerfile", "FROM "), ("compose.yaml", "image: ")] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        let images =
+            text.lines().filter_map(|line| line.trim().strip_prefix(start)).map(|line| line.split(' ').next().unwrap());
+        for image in images.filter(|image| *image != "chef" && !image.starts_with("ghcr.io/berriai/litellm:")) {
+            let digest = image.split_once("@sha256:").map(|(_, digest)| digest).unwrap_or_default();
+            assert!(digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{file}: {image}");
+            found += 1;
+        }
+    }
+    assert_eq!(found, 3);
+}
