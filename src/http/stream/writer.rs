@@ -28,13 +28,13 @@ pub enum Text<'a> {
     Json(&'a str),
 }
 
-/// The name of a field as JSON has it: a comma, the name in quotes, and a colon. [`name!`] makes one at compile time, so that
+/// The name of a field as JSON has it: a comma, the name in quotes, and a colon. `name!` makes one at compile time, so that
 /// a name is one copy into the buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Name(&'static str);
 
 impl Name {
-    /// For [`name!`] only.
+    /// For `name!` only.
     #[doc(hidden)]
     pub const fn new(text: &'static str) -> Self {
         Self(text)
