@@ -2,7 +2,7 @@
 
 pub mod admission;
 pub mod auth;
-pub mod body_room;
+pub mod body_budget;
 pub mod client_ip;
 pub mod compression;
 pub mod connection;

@@ -8,7 +8,7 @@ pub mod grant;
 pub mod key;
 pub mod lookup;
 pub mod session;
-mod turns;
+mod token_bucket;
 
 use chrono::{DateTime, Utc};
 

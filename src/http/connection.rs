@@ -1,8 +1,8 @@
 //! Connections: accepting them, and limits on their number, their duration and their idle time.
 
 pub mod accept;
-pub mod life;
-pub mod patience;
-pub mod seats;
+pub mod limiter;
+pub mod progress_budget;
 pub mod stall;
+pub mod state;
 pub mod streams;

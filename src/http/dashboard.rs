@@ -7,7 +7,7 @@ mod folder;
 mod lists;
 mod login;
 mod login_request;
-mod shapes;
+mod stubs;
 pub mod throttle;
 
 use std::path::Path;
@@ -50,5 +50,5 @@ pub fn router() -> Router<AppState> {
         .route("/team/info", get(lists::get_team))
         .route("/gateway/daily/activity", get(lists::count_calls));
     let shapes = route_table::ROUTES.iter().filter(|route| route.part == Part::Shape);
-    shapes.fold(router, |router, route| router.route(route.path, get(shapes::answer)))
+    shapes.fold(router, |router, route| router.route(route.path, get(stubs::answer)))
 }

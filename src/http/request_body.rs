@@ -18,8 +18,8 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::http::admission;
-use crate::http::connection::life::Life;
-use crate::http::connection::patience::Patience;
+use crate::http::connection::progress_budget::Patience;
+use crate::http::connection::state::Life;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::response_headers;
 use crate::http::state::AppState;

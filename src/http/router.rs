@@ -20,7 +20,7 @@ use crate::http::state::AppState;
 use crate::http::telemetry;
 use crate::http::upstream;
 use crate::http::upstream::Upstream;
-use crate::http::{admission, body_room, compression, request_body, response_headers};
+use crate::http::{admission, body_budget, compression, request_body, response_headers};
 
 /// Builds the application as one service. From the outside in, the layers are: request log, request body watch, panic
 /// catcher, upstream (with `--upstream` only), response headers, time limit, authorization, body memory, compression,
@@ -40,7 +40,7 @@ pub fn build(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), replica::reading::read))
         .layer(compression::layer())
         .layer(middleware::from_fn_with_state(compression::Turns::default(), compression::in_turn))
-        .layer(middleware::from_fn_with_state(state.clone(), body_room::charging::charge))
+        .layer(middleware::from_fn_with_state(state.clone(), body_budget::charging::charge))
         .layer(middleware::from_fn_with_state(state.clone(), admission::authorize))
         .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))
         .layer(middleware::from_fn(response_headers::set));

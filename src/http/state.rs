@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 use crate::booking::booker::Booker;
 use crate::clock::Clock;
 use crate::http::auth::lookup::KeyLookup;
-use crate::http::body_room::BodyRoom;
+use crate::http::body_budget::BodyRoom;
 use crate::http::client_ip::{AllowList, AllowedAddresses};
 use crate::http::dashboard::throttle::LoginThrottle;
 use crate::http::read_limits::ReadLimits;
 use crate::http::replica::Replica;
-use crate::http::stream::answer_room::AnswerRoom;
+use crate::http::stream::answer_budget::AnswerRoom;
 use crate::metrics::Metrics;
 use crate::prices::Prices;
 use crate::rollups::folding::Signals;
@@ -21,7 +21,7 @@ use crate::settings::Settings;
 use crate::store;
 use crate::store::Pool;
 use crate::store::reading::ReadPool;
-use crate::store::rollups::words::WordCache;
+use crate::store::rollups::dictionary::WordCache;
 
 /// How often the server reads the allow list again, so that a change made by another server takes effect here.
 const ALLOW_LIST_REFRESH: std::time::Duration = std::time::Duration::from_secs(3);

@@ -3,7 +3,7 @@
 //! If a query fails later, the connection ends without the closing chunk, which tells the client that the body is
 //! incomplete. A response that does not fit into one piece is read ahead of the client.
 
-pub mod answer_room;
+pub mod answer_budget;
 pub mod read_ahead;
 pub mod spool;
 pub mod writer;

@@ -7,11 +7,11 @@
 
 pub mod backlog;
 pub mod days;
+pub mod dictionary;
 pub mod packed;
 pub mod reads;
 pub mod segments;
 pub mod verify;
-pub mod words;
 
 use std::time::Duration;
 

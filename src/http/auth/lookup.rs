@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::http::auth::into_caller;
 use crate::http::auth::key;
 use crate::http::auth::session::Signer;
-use crate::http::auth::turns::Turns;
+use crate::http::auth::token_bucket::Turns;
 use crate::http::error::{ApiError, ErrorType};
 use crate::identity::{Caller, KeyRecord, hash_key};
 use crate::settings::Settings;

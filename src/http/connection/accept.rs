@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::http::connection::life::{Ending, Life};
-use crate::http::connection::seats::{Seat, Seats};
+use crate::http::connection::limiter::{Seat, Seats};
 use crate::http::connection::stall::StallLimit;
+use crate::http::connection::state::{Ending, Life};
 use crate::http::connection::streams::{Outgoing, StreamExecutor};
 use crate::settings::ConnectionLimits;
 use crate::settings::Settings;

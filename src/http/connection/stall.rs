@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use crate::http::connection::patience::Patience;
-use crate::http::connection::seats::Seat;
+use crate::http::connection::limiter::Seat;
+use crate::http::connection::progress_budget::Patience;
 
 /// How long the server still reads from a client after its last answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -121,7 +121,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::http::connection::seats::Seats;
+    use crate::http::connection::limiter::Seats;
     use crate::settings::ConnectionLimits;
 
     fn seat() -> Seat {

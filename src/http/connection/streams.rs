@@ -13,8 +13,8 @@ use axum::body::Body;
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 
-use crate::http::connection::life::Running;
-use crate::http::connection::patience::Patience;
+use crate::http::connection::progress_budget::Patience;
+use crate::http::connection::state::Running;
 
 tokio::task_local! {
     /// The stream whose future is being polled.

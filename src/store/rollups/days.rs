@@ -13,11 +13,11 @@ use sqlx::postgres::PgRow;
 
 use crate::store::DateRange;
 use crate::store::reading::{CopyMark, Reading};
+use crate::store::rollups::dictionary::{WordCache, Words};
 use crate::store::rollups::reads;
 use crate::store::rollups::reads::{CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot};
 use crate::store::rollups::segments;
 use crate::store::rollups::segments::Segment;
-use crate::store::rollups::words::{WordCache, Words};
 
 /// What [`days`] and [`whole`] read.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, QueryBuilder};
 
 use crate::store::DateRange;
 use crate::store::rollups::COUNTED;
-use crate::store::rollups::words::Words;
+use crate::store::rollups::dictionary::Words;
 
 /// Maximum number of dirty days in a range that are worth reading one by one from the log.
 const DIRTY_LIMIT: i64 = 2;

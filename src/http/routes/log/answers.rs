@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::http::error::ApiError;
 use crate::http::reads::Reads;
-use crate::http::stream::answer_room::{AnswerRoom, Share};
+use crate::http::stream::answer_budget::{AnswerRoom, Share};
 use crate::http::stream::writer::Writer;
 use crate::store;
 use crate::store::log::fields::JsonField;

@@ -18,7 +18,7 @@ use crate::http::routes::log::answers::Page;
 use crate::http::routes::log::params::{LogPageParams, LogRoute};
 use crate::http::routes::log::rows;
 use crate::http::state::AppState;
-use crate::http::stream::answer_room::AnswerRoom;
+use crate::http::stream::answer_budget::AnswerRoom;
 use crate::identity::Caller;
 use crate::store::log::filter::LogFilter;
 use crate::store::log::pages;

@@ -19,7 +19,7 @@ use crate::http::routes::log::answers::LeftOut;
 use crate::http::routes::log::params::parse_instant;
 use crate::http::state::AppState;
 use crate::http::stream;
-use crate::http::stream::answer_room::Share;
+use crate::http::stream::answer_budget::Share;
 use crate::http::stream::writer::Writer;
 use crate::http::stream::writer::name;
 use crate::identity::{Caller, Scope};

@@ -15,9 +15,9 @@ use crate::store;
 use crate::store::Connection;
 use crate::store::DateRange;
 use crate::store::rollups::days::{DayEntries, DaysRequest, SharedWords};
+use crate::store::rollups::dictionary::Words;
 use crate::store::rollups::reads;
 use crate::store::rollups::reads::{Entry, EntryFilter, Rollup};
-use crate::store::rollups::words::Words;
 
 impl Grouping {
     /// The request to the rollups for this grouping.

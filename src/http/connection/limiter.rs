@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnetwork::IpNetwork;
 
 use crate::http::client_ip::canonical;
-use crate::http::connection::life::Life;
+use crate::http::connection::state::Life;
 use crate::metrics::Metrics;
 use crate::settings::ConnectionLimits;
 

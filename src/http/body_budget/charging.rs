@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 
-use crate::http::body_room::Charge;
+use crate::http::body_budget::Charge;
 use crate::http::client_ip;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::state::AppState;
