@@ -37,7 +37,7 @@ use crate::settings::BookingLimits;
 use crate::store::booking::UsageRow;
 
 /// The largest number of records in one request.
-pub const MOST_RECORDS: usize = 10_000;
+pub const MAX_RECORDS: usize = 10_000;
 
 /// A record that can be booked once the owner of its key is known.
 #[derive(Clone, Debug)]

@@ -2,8 +2,9 @@
 //! LiteLLM's config file. A source that is broken or unavailable never replaces a good table. Its failure is logged
 //! once. The last good table from a URL is stored on disk for the next start.
 
+use parking_lot::RwLock;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -51,8 +52,8 @@ impl PriceSource {
                 let client = reqwest::Client::builder().timeout(FETCH_LIMIT).build()?;
                 let mut response = client.get(url).send().await?.error_for_status()?;
                 let mut bytes = Vec::new();
-                while let Some(piece) = response.chunk().await? {
-                    bytes.extend_from_slice(&piece);
+                while let Some(chunk) = response.chunk().await? {
+                    bytes.extend_from_slice(&chunk);
                     if bytes.len() > TABLE_LIMIT {
                         bail!("the answer is larger than {TABLE_LIMIT} bytes");
                     }
@@ -95,7 +96,7 @@ impl Prices {
 
     /// The pricer to use now.
     pub fn current(&self) -> Arc<Pricer> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read())
     }
 
     /// Reads the source, if there is one, and replaces the table. Returns the number of models in it.
@@ -113,7 +114,7 @@ impl Prices {
             tracing::warn!(?entry, "an entry of the prices was left out");
         }
         let pricer = Arc::new(Pricer::new(Arc::new(table), self.custom.clone()));
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = pricer;
+        *self.current.write() = pricer;
         if let Some(path) = &self.kept {
             keep(path, &bytes).await;
         }

@@ -42,7 +42,7 @@ pub enum Part {
     Dashboard,
     /// A request of the dashboard for something that litespend does not have. Answered with an empty result, only with
     /// `--ui`.
-    Shape,
+    Stub,
 }
 
 /// Names of LiteLLM's groups of routes.
@@ -86,8 +86,8 @@ impl Route {
         Self { part: Part::Dashboard, ..self }
     }
 
-    const fn shape(self) -> Self {
-        Self { part: Part::Shape, ..self }
+    const fn stub(self) -> Self {
+        Self { part: Part::Stub, ..self }
     }
 
     /// Whether the route answers this method. Probes and pages answer HEAD like GET, but without the body. The API
@@ -241,38 +241,38 @@ pub const ROUTES: &[Route] = &[
     get("/team/info", Access::AnyKey, NONE).dashboard(),
     get("/gateway/daily/activity", Access::AnyKey, NONE).dashboard(),
     // Other requests of the dashboard, for things that litespend does not have.
-    get("/ui/litellm-runtime-config.json", Access::Public, NONE).shape(),
-    get("/public/litellm_blog_posts", Access::Public, NONE).shape(),
-    get("/litellm/.well-known/litellm-ui-config", Access::Public, NONE).shape(),
-    get("/.well-known/litellm-ui-config", Access::Public, NONE).shape(),
-    get("/get/ui_theme_settings", Access::Public, NONE).shape(),
-    get("/api/plugins", Access::AnyKey, NONE).shape(),
-    get("/health/license", Access::AnyKey, NONE).shape(),
-    get("/sso/get/ui_settings", Access::AnyKey, NONE).shape(),
-    get("/get/ui_settings", Access::Public, NONE).shape(),
-    get("/organization/list", Access::AnyKey, NONE).shape(),
-    get("/health/readiness/details", Access::AnyKey, NONE).shape(),
-    get("/get/user_banner", Access::AnyKey, NONE).shape(),
-    get("/gateway/errors/activity", Access::AnyKey, NONE).shape(),
-    get("/get/latest_release_info", Access::AnyKey, NONE).shape(),
-    get("/telemetry/settings", Access::AnyKey, NONE).shape(),
-    get("/telemetry/ui_events/enabled", Access::AnyKey, NONE).shape(),
-    get("/health/deployment_warnings", Access::AnyKey, NONE).shape(),
-    get("/model_group/info", Access::AnyKey, NONE).shape(),
-    get("/models", Access::AnyKey, NONE).shape(),
-    get("/v2/model/info", Access::AnyKey, NONE).shape(),
-    get("/v1/agents", Access::AnyKey, NONE).shape(),
-    get("/subscription_accounts/usage", Access::AnyKey, NONE).shape(),
-    get("/tag/summary", Access::AnyKey, NONE).shape(),
-    get("/tag/list", Access::AnyKey, NONE).shape(),
-    get("/project/list", Access::AnyKey, NONE).shape(),
-    get("/prompts/list", Access::AnyKey, NONE).shape(),
-    get("/policies/list", Access::AnyKey, NONE).shape(),
-    get("/v2/guardrails/list", Access::AnyKey, NONE).shape(),
-    get("/user/available_roles", Access::AnyKey, NONE).shape(),
-    get("/team/metadata_schema", Access::AnyKey, NONE).shape(),
-    get("/get/sso_settings", Access::AdminRead, NONE).shape(),
-    get("/config/list", Access::AdminRead, NONE).shape(),
+    get("/ui/litellm-runtime-config.json", Access::Public, NONE).stub(),
+    get("/public/litellm_blog_posts", Access::Public, NONE).stub(),
+    get("/litellm/.well-known/litellm-ui-config", Access::Public, NONE).stub(),
+    get("/.well-known/litellm-ui-config", Access::Public, NONE).stub(),
+    get("/get/ui_theme_settings", Access::Public, NONE).stub(),
+    get("/api/plugins", Access::AnyKey, NONE).stub(),
+    get("/health/license", Access::AnyKey, NONE).stub(),
+    get("/sso/get/ui_settings", Access::AnyKey, NONE).stub(),
+    get("/get/ui_settings", Access::Public, NONE).stub(),
+    get("/organization/list", Access::AnyKey, NONE).stub(),
+    get("/health/readiness/details", Access::AnyKey, NONE).stub(),
+    get("/get/user_banner", Access::AnyKey, NONE).stub(),
+    get("/gateway/errors/activity", Access::AnyKey, NONE).stub(),
+    get("/get/latest_release_info", Access::AnyKey, NONE).stub(),
+    get("/telemetry/settings", Access::AnyKey, NONE).stub(),
+    get("/telemetry/ui_events/enabled", Access::AnyKey, NONE).stub(),
+    get("/health/deployment_warnings", Access::AnyKey, NONE).stub(),
+    get("/model_group/info", Access::AnyKey, NONE).stub(),
+    get("/models", Access::AnyKey, NONE).stub(),
+    get("/v2/model/info", Access::AnyKey, NONE).stub(),
+    get("/v1/agents", Access::AnyKey, NONE).stub(),
+    get("/subscription_accounts/usage", Access::AnyKey, NONE).stub(),
+    get("/tag/summary", Access::AnyKey, NONE).stub(),
+    get("/tag/list", Access::AnyKey, NONE).stub(),
+    get("/project/list", Access::AnyKey, NONE).stub(),
+    get("/prompts/list", Access::AnyKey, NONE).stub(),
+    get("/policies/list", Access::AnyKey, NONE).stub(),
+    get("/v2/guardrails/list", Access::AnyKey, NONE).stub(),
+    get("/user/available_roles", Access::AnyKey, NONE).stub(),
+    get("/team/metadata_schema", Access::AnyKey, NONE).stub(),
+    get("/get/sso_settings", Access::AdminRead, NONE).stub(),
+    get("/config/list", Access::AdminRead, NONE).stub(),
 ];
 
 /// Finds the route with a path pattern. The route is served only if its part is served.

@@ -18,7 +18,7 @@ pub use upstream::Target;
 
 /// The largest cost of one record in USD, whatever the settings are. The sum of many such costs stays far within the
 /// range of a double.
-pub const MOST_COST: f64 = 1e12;
+pub const MAX_COST: f64 = 1e12;
 
 /// The checked settings of a running server.
 #[derive(Clone, Debug)]

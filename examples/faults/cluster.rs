@@ -14,7 +14,7 @@ use nix::unistd::{Pid, User, geteuid};
 use sqlx::{Connection, Executor, PgConnection};
 
 /// Most connections of the cluster. The servers and the load use about half of them.
-const MOST_CONNECTIONS: u32 = 70;
+const MAX_CONNECTIONS: u32 = 70;
 
 /// The size of the file system that holds the data directory.
 const DISK: &str = "size=768m";
@@ -110,7 +110,7 @@ impl Cluster {
             let ended = self.postmaster.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
             if ended {
                 let log = File::options().create(true).append(true).open(self.log()).unwrap();
-                let connections = format!("max_connections={MOST_CONNECTIONS}");
+                let connections = format!("max_connections={MAX_CONNECTIONS}");
                 let mut command = self.program("postgres");
                 command.arg("-D").arg(self.data()).arg("-k").arg(self.socket());
                 for setting in [

@@ -9,7 +9,8 @@
 mod attempt;
 mod queue;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
@@ -78,7 +79,7 @@ struct Inner {
     pool: Pool,
     limits: BookingLimits,
     queue: Mutex<Queue>,
-    turns: Semaphore,
+    permits: Semaphore,
     tables_checked: tokio::sync::OnceCell<()>,
 }
 
@@ -89,7 +90,7 @@ impl Booker {
             pool,
             limits,
             queue: Mutex::default(),
-            turns: Semaphore::new(CONCURRENT),
+            permits: Semaphore::new(CONCURRENT),
             tables_checked: tokio::sync::OnceCell::new(),
         }))
     }
@@ -99,9 +100,9 @@ impl Booker {
     /// booked. A transaction that has begun completes even if the caller stops waiting.
     pub async fn book(&self, sender: &str, drafts: Vec<Draft>) -> Result<Vec<Outcome>, BookingError> {
         let mut outcomes = Vec::with_capacity(drafts.len());
-        for (drafts, weight) in queue::pieces(drafts) {
+        for (drafts, weight) in queue::batches(drafts) {
             let count = drafts.len();
-            match self.book_piece(sender, drafts, weight).await {
+            match self.book_batch(sender, drafts, weight).await {
                 Ok(booked) => outcomes.extend(booked),
                 Err(error) if outcomes.is_empty() => return Err(error),
                 Err(error) => {
@@ -114,11 +115,11 @@ impl Booker {
         Ok(outcomes)
     }
 
-    async fn book_piece(&self, sender: &str, drafts: Vec<Draft>, weight: usize) -> Result<Vec<Outcome>, BookingError> {
+    async fn book_batch(&self, sender: &str, drafts: Vec<Draft>, weight: usize) -> Result<Vec<Outcome>, BookingError> {
         let (reply, answer) = oneshot::channel();
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).push(sender, Job { drafts, weight, reply });
+        self.0.queue.lock().push(sender, Job { drafts, weight, reply });
         let inner = Arc::clone(&self.0);
-        tokio::spawn(async move { inner.take_turn().await });
+        tokio::spawn(async move { inner.book_next().await });
         answer.await.unwrap_or_else(|_| Err(BookingError::Failed("the booking ended without an answer".to_owned())))
     }
 }
@@ -126,9 +127,9 @@ impl Booker {
 impl Inner {
     /// Waits for a permit, then books the jobs that are queued. Most calls find an empty queue, because an earlier
     /// transaction has taken their job.
-    async fn take_turn(&self) {
-        let Ok(_turn) = self.turns.acquire().await else { return };
-        let jobs = self.queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    async fn book_next(&self) {
+        let Ok(_permit) = self.permits.acquire().await else { return };
+        let jobs = self.queue.lock().next();
         let Some(single) = jobs.first().map(|_| jobs.len() == 1) else { return };
         let drafts: Vec<&Draft> = jobs.iter().flat_map(|job| &job.drafts).collect();
         let booked = self.book_with_retries(&drafts).await;

@@ -8,7 +8,7 @@ use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{ObjectBuilder, Schema, Type};
 
 use crate::booking::limits::Dates;
-use crate::settings::MOST_COST;
+use crate::settings::MAX_COST;
 use litespend_pricing::Usage;
 
 /// The largest number of bytes in the id of a request.
@@ -19,7 +19,7 @@ pub const NAME_BYTES: usize = 256;
 /// The largest number of bytes in other short strings.
 pub const TEXT_BYTES: usize = 2048;
 /// The largest number of tags on one record.
-pub const MOST_TAGS: usize = 100;
+pub const MAX_TAGS: usize = 100;
 
 /// 2000-01-01 in seconds since 1970. An earlier date is refused as a mistake, because no record of a call to a model is
 /// that old.
@@ -142,7 +142,7 @@ pub fn tokens(name: &str, count: i64) -> Result<i32, String> {
     i32::try_from(count).map_err(|_| format!("{name}: is larger than {}", i32::MAX))
 }
 
-/// Checks a cost in USD: finite, not negative, and at most [`MOST_COST`].
+/// Checks a cost in USD: finite, not negative, and at most [`MAX_COST`].
 pub fn cost(name: &str, amount: f64) -> Result<f64, String> {
     if !amount.is_finite() {
         return Err(format!("{name}: must be a finite number"));
@@ -150,8 +150,8 @@ pub fn cost(name: &str, amount: f64) -> Result<f64, String> {
     if amount < 0.0 {
         return Err(format!("{name}: must not be negative"));
     }
-    if amount > MOST_COST {
-        return Err(format!("{name}: is larger than {MOST_COST}"));
+    if amount > MAX_COST {
+        return Err(format!("{name}: is larger than {MAX_COST}"));
     }
     // Turns negative zero into zero, because a negative zero looks like a mistake in every report.
     Ok(amount + 0.0)
@@ -159,8 +159,8 @@ pub fn cost(name: &str, amount: f64) -> Result<f64, String> {
 
 /// Checks tags, and removes duplicate and empty ones.
 pub fn tags(name: &str, values: Vec<String>) -> Result<Vec<String>, String> {
-    if values.len() > MOST_TAGS {
-        return Err(format!("{name}: are more than {MOST_TAGS}"));
+    if values.len() > MAX_TAGS {
+        return Err(format!("{name}: are more than {MAX_TAGS}"));
     }
     let mut unique: Vec<String> = Vec::with_capacity(values.len());
     for value in values {

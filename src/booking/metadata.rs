@@ -17,7 +17,7 @@ const FIELD_BYTES: usize = 16 * 1024;
 const ERROR_TEXT_BYTES: usize = 8 * 1024;
 
 /// The largest number of names in `left_out`.
-const MOST_LEFT_OUT: usize = 100;
+const MAX_LEFT_OUT: usize = 100;
 
 /// Returns the metadata as it is stored. `left_out` lists the parts of the row that have already been left out.
 pub fn trimmed(mut fields: Map<String, Value>, left_out: Vec<String>) -> Result<String, Refusal> {
@@ -49,7 +49,7 @@ fn leave_out_large(fields: &mut Map<String, Value>, mut left_out: Vec<String>) -
     let bounds = Bounds { bytes: FIELD_BYTES, ..sent::METADATA };
     fields.retain(|name, value| {
         let fits = name.len() <= NAME_BYTES && json_bounds::check(&value.to_string(), bounds).is_ok();
-        if !fits && left_out.len() < MOST_LEFT_OUT {
+        if !fits && left_out.len() < MAX_LEFT_OUT {
             left_out.push(name.chars().take(60).collect());
         }
         fits

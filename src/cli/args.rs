@@ -279,7 +279,7 @@ impl ReadArgs {
 }
 
 fn usd(text: &str) -> Result<f64, String> {
-    let amount = text.parse().ok().filter(|amount: &f64| *amount > 0.0 && *amount <= crate::settings::MOST_COST);
+    let amount = text.parse().ok().filter(|amount: &f64| *amount > 0.0 && *amount <= crate::settings::MAX_COST);
     amount.ok_or_else(|| "not an amount of USD between 0 and 1e12".to_owned())
 }
 

@@ -102,15 +102,15 @@ impl OpenDatabase {
             match pool.acquire().await {
                 Ok(connection) => break connection,
                 Err(error) if database::is_distrusted(&error) => {
-                    let message = format!("the database's certificate is not accepted ({})", self.place());
+                    let message = format!("the database's certificate is not accepted ({})", self.location());
                     return Err(Failure::Runtime(anyhow::Error::new(error).context(message)));
                 }
                 Err(error) if is_unavailable(&error) && started.elapsed() < START_LIMIT => {
-                    tracing::warn!(place = self.place(), cause = %error, "waiting for the database");
+                    tracing::warn!(location = self.location(), cause = %error, "waiting for the database");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 Err(error) => {
-                    let message = format!("the database cannot be reached ({})", self.place());
+                    let message = format!("the database cannot be reached ({})", self.location());
                     return Err(Failure::Runtime(anyhow::Error::new(error).context(message)));
                 }
             }
@@ -121,7 +121,7 @@ impl OpenDatabase {
     }
 
     /// Where the database is, without user and password.
-    pub fn place(&self) -> String {
+    pub fn location(&self) -> String {
         if let Some(local) = &self.local {
             return format!("embedded in {}", local.home().display());
         }

@@ -146,7 +146,7 @@ async fn owners(pool: &Pool) -> anyhow::Result<()> {
     }
     for (id, alias, members) in TEAMS {
         let role =
-            |(place, user): (usize, &&str)| ((*user).to_owned(), if place == 0 { "admin" } else { "user" }.into());
+            |(index, user): (usize, &&str)| ((*user).to_owned(), if index == 0 { "admin" } else { "user" }.into());
         let team = NewTeam {
             team_id: id.into(),
             team_alias: Some(alias.into()),

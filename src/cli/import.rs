@@ -135,12 +135,12 @@ async fn import(booker: &Booker, file: &Path, errors: Option<&Path>) -> Result<u
 }
 
 async fn book(booker: &Booker, batch: Vec<Line>, counts: &mut Counts, report: &mut Report) -> Result<(), Failure> {
-    let mut places = Vec::with_capacity(batch.len());
+    let mut positions = Vec::with_capacity(batch.len());
     let mut drafts = Vec::with_capacity(batch.len());
     for line in batch {
         match line.draft {
             Ok(draft) => {
-                places.push((line.number, draft.row.request_id.clone()));
+                positions.push((line.number, draft.row.request_id.clone()));
                 drafts.push(draft);
             }
             Err(error) => {
@@ -151,7 +151,7 @@ async fn book(booker: &Booker, batch: Vec<Line>, counts: &mut Counts, report: &m
     }
     let outcomes =
         booker.book("import", drafts).await.context("stopped; what was imported stays: run it again to go on")?;
-    for ((number, id), outcome) in places.into_iter().zip(outcomes) {
+    for ((number, id), outcome) in positions.into_iter().zip(outcomes) {
         match outcome {
             Outcome::Recorded { .. } => counts.recorded += 1,
             Outcome::Duplicate { .. } => counts.duplicate += 1,

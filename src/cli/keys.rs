@@ -17,7 +17,7 @@ use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, text};
 
 /// The largest number of keys in a list.
-const MOST: i64 = 1000;
+const MAX: i64 = 1000;
 
 /// The subcommands of `key`.
 #[derive(Debug, Subcommand)]
@@ -142,7 +142,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
 fn list(args: &DatabaseArgs) -> Result<(), Failure> {
     with_pool(args, async |pool, _| {
         let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
-        let keys = store::list_keys(&mut connection, MOST).await.map_err(anyhow::Error::from)?;
+        let keys = store::list_keys(&mut connection, MAX).await.map_err(anyhow::Error::from)?;
         let row = |key: &Row| {
             let spend = key.get("spend").and_then(Value::as_f64).unwrap_or(0.0);
             let blocked = key.get("blocked").and_then(Value::as_bool).unwrap_or(false);

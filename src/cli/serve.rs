@@ -193,7 +193,7 @@ fn print_block(address: SocketAddr, open: &OpenDatabase, kind: DatabaseKind, ver
     let block = format!(
         "litespend {}\n  address     {url} (listening on {address})\n  database    {version}, {}, {owner}\n  docs        {url}/\n  master key  {key_origin}\n",
         env!("CARGO_PKG_VERSION"),
-        open.place(),
+        open.location(),
     );
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(block.as_bytes()).and_then(|()| out.flush());
@@ -209,8 +209,8 @@ pub fn migrate(args: &DatabaseArgs) -> Result<(), Failure> {
         let pool = open.pool().map_err(Failure::Setting)?;
         let (kind, version) = open.prepare(&pool).await?;
         match kind {
-            DatabaseKind::Own => println!("{version}, {}: up to date", open.place()),
-            DatabaseKind::LiteLlm => println!("{version}, {}: LiteLLM's tables, nothing to do", open.place()),
+            DatabaseKind::Own => println!("{version}, {}: up to date", open.location()),
+            DatabaseKind::LiteLlm => println!("{version}, {}: LiteLLM's tables, nothing to do", open.location()),
         }
         pool.close().await;
         Ok(())

@@ -14,7 +14,7 @@ use crate::store::accounts as store;
 use crate::store::accounts::{Row, TeamsOf, text};
 
 /// The largest number of teams in a list.
-const MOST: i64 = 1000;
+const MAX: i64 = 1000;
 
 /// The subcommands of `team`.
 #[derive(Debug, Subcommand)]
@@ -74,7 +74,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
 fn list(args: &DatabaseArgs) -> Result<(), Failure> {
     with_pool(args, async |pool, _| {
         let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
-        let teams = store::list_teams(&mut connection, TeamsOf::Everybody, MOST).await.map_err(anyhow::Error::from)?;
+        let teams = store::list_teams(&mut connection, TeamsOf::Everybody, MAX).await.map_err(anyhow::Error::from)?;
         let count = |team: &Row, name: &str| team.get(name).and_then(Value::as_array).map_or(0, Vec::len).to_string();
         let row = |team: &Row| {
             vec![

@@ -14,7 +14,7 @@ use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, text};
 
 /// The largest number of users in a list.
-const MOST: i64 = 1000;
+const MAX: i64 = 1000;
 
 /// The subcommands of `user`.
 #[derive(Debug, Subcommand)]
@@ -87,7 +87,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
 fn list(args: &DatabaseArgs) -> Result<(), Failure> {
     with_pool(args, async |pool, _| {
         let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
-        let users = store::list_users(&mut connection, MOST).await.map_err(anyhow::Error::from)?;
+        let users = store::list_users(&mut connection, MAX).await.map_err(anyhow::Error::from)?;
         let row = |user: &Row| {
             let teams = user.get("teams").and_then(Value::as_array).cloned().unwrap_or_default();
             vec![

@@ -5,9 +5,10 @@
 
 pub mod charging;
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -32,9 +33,9 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// The memory budget. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct BodyRoom(Arc<Inner>);
+pub struct BodyBudget(Arc<Inner>);
 
-impl Default for BodyRoom {
+impl Default for BodyBudget {
     fn default() -> Self {
         Self::with_wait(WAIT)
     }
@@ -118,25 +119,25 @@ impl Ledger {
     }
 }
 
-impl BodyRoom {
+impl BodyBudget {
     fn with_wait(wait: Duration) -> Self {
         Self(Arc::new(Inner { ledger: Mutex::default(), freed: Notify::new(), wait }))
     }
 
     /// Opens the charge for one body of a key, at 0 bytes.
     pub fn begin(&self, key: &str) -> Charge {
-        let mut ledger = self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.0.ledger.lock();
         let id = ledger.next;
         ledger.next += 1;
         ledger.bodies.insert(id, (Arc::from(key), 0));
-        Charge { room: Arc::clone(&self.0), id, refused: AtomicBool::new(false) }
+        Charge { budget: Arc::clone(&self.0), id, refused: AtomicBool::new(false) }
     }
 }
 
 /// What one body uses of the budget. Dropping the charge gives it back.
 #[derive(Debug)]
 pub struct Charge {
-    room: Arc<Inner>,
+    budget: Arc<Inner>,
     id: u64,
     refused: AtomicBool,
 }
@@ -152,14 +153,14 @@ impl Charge {
     pub async fn add(&self, bytes: usize) -> bool {
         let waiting = async {
             loop {
-                let freed = self.room.freed.notified();
-                if self.room.ledger.lock().unwrap_or_else(PoisonError::into_inner).add(self.id, bytes) {
+                let freed = self.budget.freed.notified();
+                if self.budget.ledger.lock().add(self.id, bytes) {
                     return;
                 }
                 freed.await;
             }
         };
-        let fits = tokio::time::timeout(self.room.wait, waiting).await.is_ok();
+        let fits = tokio::time::timeout(self.budget.wait, waiting).await.is_ok();
         self.refused.fetch_or(!fits, Ordering::Relaxed);
         fits
     }
@@ -167,8 +168,8 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.room.ledger.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
-        self.room.freed.notify_waiters();
+        self.budget.ledger.lock().remove(self.id);
+        self.budget.freed.notify_waiters();
     }
 }
 
@@ -178,34 +179,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_fills_its_own_room_and_not_the_others() {
-        let room = BodyRoom::with_wait(Duration::from_millis(50));
-        let (first, second) = (room.begin("greedy"), room.begin("greedy"));
+        let budget = BodyBudget::with_wait(Duration::from_millis(50));
+        let (first, second) = (budget.begin("greedy"), budget.begin("greedy"));
         assert!(first.add(PER_KEY / 2).await && second.add(PER_KEY / 2).await);
         assert!(!second.add(SMALL + 1).await, "the younger of two waits");
         assert!(first.add(PER_KEY).await, "the older one goes on");
-        assert!(room.begin("honest").add(PER_KEY / 2).await);
-        assert!(room.begin("greedy").add(1000).await, "a small one of the same key");
+        assert!(budget.begin("honest").add(PER_KEY / 2).await);
+        assert!(budget.begin("greedy").add(1000).await, "a small one of the same key");
         let waiting = async { second.add(SMALL + 1).await };
         let leaving = async move { drop(first) };
-        assert!(tokio::join!(waiting, leaving).0, "room is given back");
+        assert!(tokio::join!(waiting, leaving).0, "budget is given back");
     }
 
     #[tokio::test]
     async fn all_keys_together_leave_room_for_small_bodies() {
-        let room = BodyRoom::with_wait(Duration::from_millis(50));
-        let large: Vec<_> = ["a", "b", "c", "d"].iter().map(|key| room.begin(key)).collect();
+        let budget = BodyBudget::with_wait(Duration::from_millis(50));
+        let large: Vec<_> = ["a", "b", "c", "d"].iter().map(|key| budget.begin(key)).collect();
         for charge in &large {
             assert!(charge.add(PER_KEY).await);
         }
-        let late = room.begin("late");
+        let late = budget.begin("late");
         assert!(late.add(SMALL).await, "small so far");
         assert!(!late.add(SMALL).await, "large now");
         drop(large);
         assert!(late.add(SMALL).await);
-        let announced: Vec<_> = (0..1000).map(|_| room.begin("announces")).collect();
-        assert!(room.begin("announces").add(PER_KEY).await, "what has not arrived costs nothing");
+        let announced: Vec<_> = (0..1000).map(|_| budget.begin("announces")).collect();
+        assert!(budget.begin("announces").add(PER_KEY).await, "what has not arrived costs nothing");
         drop((announced, late));
-        let ledger = room.0.ledger.lock().expect("whole");
+        let ledger = budget.0.ledger.lock();
         assert_eq!((ledger.all, ledger.by_key.len(), ledger.bodies.len()), (Used::default(), 0, 0));
     }
 }

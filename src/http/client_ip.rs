@@ -6,10 +6,11 @@ use crate::settings::network::parse_network;
 use axum::extract::{ConnectInfo, Request};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use ipnetwork::IpNetwork;
+use parking_lot::RwLock;
 
 /// Converts an IPv4 address written as IPv6 (`::ffff:10.0.0.1`) to IPv4.
 pub fn canonical(address: IpAddr) -> IpAddr {
@@ -88,25 +89,24 @@ impl AllowedAddresses {
 #[derive(Clone, Debug, Default)]
 pub struct AllowList {
     list: Arc<RwLock<Arc<AllowedAddresses>>>,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    refreshing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl AllowList {
     /// The current list.
     pub fn current(&self) -> Arc<AllowedAddresses> {
-        // The lock guards a single pointer, so even a poisoned lock holds a complete list.
-        Arc::clone(&self.list.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        Arc::clone(&self.list.read())
     }
 
     /// Locks changes of the list. The caller holds the lock from reading or changing the stored list until it has
     /// called [`Self::replace`], so that the newest list wins.
-    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    pub async fn lock(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.refreshing.lock().await
     }
 
     /// Replaces the whole list.
     pub fn replace(&self, list: AllowedAddresses) {
-        *self.list.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(list);
+        *self.list.write() = Arc::new(list);
     }
 }
 

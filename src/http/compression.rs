@@ -31,9 +31,9 @@ pub fn layer() -> CompressionLayer<And<DefaultPredicate, MadeNow>> {
 
 /// Permits to compress an answer. A permit is held until the answer is sent.
 #[derive(Clone, Debug)]
-pub struct Turns(Arc<Semaphore>);
+pub struct CompressionPermits(Arc<Semaphore>);
 
-impl Default for Turns {
+impl Default for CompressionPermits {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(AT_ONCE)))
     }
@@ -41,11 +41,11 @@ impl Default for Turns {
 
 /// Middleware around [`layer`]: if no permit is free, removes `Accept-Encoding` from the request, so that the answer is
 /// not compressed.
-pub async fn in_turn(State(turns): State<Turns>, mut request: Request, next: Next) -> Response {
+pub async fn with_permit(State(permits): State<CompressionPermits>, mut request: Request, next: Next) -> Response {
     if !request.headers().contains_key(header::ACCEPT_ENCODING) {
         return next.run(request).await;
     }
-    let Ok(turn) = turns.0.try_acquire_owned() else {
+    let Ok(permit) = permits.0.try_acquire_owned() else {
         request.headers_mut().remove(header::ACCEPT_ENCODING);
         return next.run(request).await;
     };
@@ -55,7 +55,7 @@ pub async fn in_turn(State(turns): State<Turns>, mut request: Request, next: Nex
     }
     response.map(|body| {
         Body::from_stream(body.into_data_stream().inspect(move |_| {
-            let _ = &turn;
+            let _ = &permit;
         }))
     })
 }

@@ -49,6 +49,6 @@ pub fn router() -> Router<AppState> {
         .route("/v2/team/list", get(lists::list_teams))
         .route("/team/info", get(lists::get_team))
         .route("/gateway/daily/activity", get(lists::count_calls));
-    let shapes = route_table::ROUTES.iter().filter(|route| route.part == Part::Shape);
-    shapes.fold(router, |router, route| router.route(route.path, get(stubs::answer)))
+    let stubs = route_table::ROUTES.iter().filter(|route| route.part == Part::Stub);
+    stubs.fold(router, |router, route| router.route(route.path, get(stubs::answer)))
 }

@@ -171,8 +171,8 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonObject<LIMIT> {
 }
 
 /// Reads the whole body, or answers 413 if it is longer than `limit` bytes. If the announced length is too long,
-/// nothing is read. The body is collected in a single buffer, so that many tiny pieces cost no more memory than one
-/// large piece.
+/// nothing is read. The body is collected in a single buffer, so that many tiny chunks cost no more memory than one
+/// large chunk.
 pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut body = std::pin::pin!(body);
     if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
@@ -181,11 +181,11 @@ pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let unreadable = |_| ApiError::bad_request(ErrorType::InvalidRequest, "The request body could not be read.");
-        let Ok(piece) = frame.map_err(unreadable)?.into_data() else { continue };
-        if whole.len() + piece.len() > limit {
+        let Ok(chunk) = frame.map_err(unreadable)?.into_data() else { continue };
+        if whole.len() + chunk.len() > limit {
             return Err(ApiError::TooLarge { limit });
         }
-        whole.extend_from_slice(&piece);
+        whole.extend_from_slice(&chunk);
     }
     Ok(whole.freeze())
 }

@@ -6,8 +6,9 @@ pub mod bodies;
 mod parameters;
 pub mod shared;
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
@@ -70,7 +71,7 @@ pub async fn docs_file(name: Result<Path<String>, PathRejection>, headers: Heade
     let Path(name) = name.map_err(|_| not_found())?;
     // Only names of existing files get an entry, so the map cannot grow beyond them.
     file(&name)?;
-    let cell = Arc::clone(FILES.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default());
+    let cell = Arc::clone(FILES.lock().entry(name.clone()).or_default());
     let ready = cell.get_or_try_init(|| {
         prepare(move || {
             let file = file(&name)?;

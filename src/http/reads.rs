@@ -45,29 +45,29 @@ impl Reads {
 
     /// Like [`Self::start`], for an answer of the given length class.
     pub async fn start_for(&self, length: Length) -> Result<Reading, ApiError> {
-        let turn = self.state.read_limits.connection(&self.key, length).await?;
-        Ok(self.pool().start(turn).await?)
+        let permits = self.state.read_limits.connection(&self.key, length).await?;
+        Ok(self.pool().start(permits).await?)
     }
 
     /// A second connection, if a connection and a permit are free at once; `None` otherwise.
     pub async fn try_start(&self) -> Result<Option<Reading>, ApiError> {
-        let Some(turn) = self.state.read_limits.try_connection(&self.key) else { return Ok(None) };
-        Ok(self.pool().try_start(turn).await?)
+        let Some(permits) = self.state.read_limits.try_connection(&self.key) else { return Ok(None) };
+        Ok(self.pool().try_start(permits).await?)
     }
 
-    /// Sends an answer whose pieces are written while the database is still being read.
+    /// Sends an answer whose chunks are written while the database is still being read.
     pub async fn send(
         &self,
-        pieces: impl Stream<Item = Result<Bytes, ApiError>> + Send + 'static,
+        chunks: impl Stream<Item = Result<Bytes, ApiError>> + Send + 'static,
         content_type: &'static str,
     ) -> Result<Response, ApiError> {
-        stream::respond(pieces, content_type, || self.large_answer()).await
+        stream::respond(chunks, content_type, || self.large_answer()).await
     }
 
     fn large_answer(&self) -> Result<LargeAnswer, ApiError> {
         let limits = &self.state.read_limits;
-        let places = limits.large_answer(&self.key)?;
-        Ok(LargeAnswer { places, waiting: limits.waiting(), room: limits.spool().clone() })
+        let permits = limits.large_answer(&self.key)?;
+        Ok(LargeAnswer { permits, waiting: limits.waiting(), budget: limits.spool().clone() })
     }
 
     fn pool(&self) -> &ReadPool {

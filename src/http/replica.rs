@@ -52,7 +52,7 @@ impl Replica {
     }
 
     /// Requests a check at once, because a read on the replica has failed.
-    pub fn doubt(&self) {
+    pub fn check_soon(&self) {
         self.doubtful.notify_one();
     }
 

@@ -3,8 +3,9 @@
 //! body is read here. Otherwise an HTTP/1 answer says that the connection closes: the rest of a refused body could be
 //! taken for the next request, or break the connection while the client is still sending.
 
+use parking_lot::Mutex;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::http::admission;
-use crate::http::connection::progress_budget::Patience;
-use crate::http::connection::state::Life;
+use crate::http::connection::progress_budget::ProgressBudget;
+use crate::http::connection::state::ConnectionState;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::response_headers;
 use crate::http::state::AppState;
@@ -41,7 +42,7 @@ pub async fn watch(State(state): State<AppState>, request: Request, next: Next) 
         return next.run(request).await;
     }
     let http1 = request.version() < Version::HTTP_2;
-    let life = request.extensions().get::<Arc<Life>>().cloned();
+    let connection = request.extensions().get::<Arc<ConnectionState>>().cloned();
     let waits_to_send = request.headers().contains_key(header::EXPECT);
     let limits = &state.settings.connections;
     // A forwarded request may be a two-way conversation, so the limit for answers applies to its body.
@@ -56,7 +57,7 @@ pub async fn watch(State(state): State<AppState>, request: Request, next: Next) 
     let mut response = next.run(request).await;
     // If a reader still holds the body, the answer has begun before the end of the request.
     let Some(body) = body.and_then(Arc::into_inner) else { return response };
-    let mut body = body.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut body = body.into_inner();
     if body.stalled && !passed_on {
         response = stalled(limit);
     } else if !http1 || body.ended || ((body.polled || !waits_to_send) && body.read_out().await) {
@@ -64,8 +65,8 @@ pub async fn watch(State(state): State<AppState>, request: Request, next: Next) 
     }
     if http1 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if let Some(life) = life {
-            life.linger();
+        if let Some(connection) = connection {
+            connection.linger();
         }
     }
     response
@@ -87,12 +88,12 @@ fn stalled(limit: Duration) -> Response {
     response
 }
 
-/// A request body that has to arrive at the rate that [`Patience`] demands.
+/// A request body that has to arrive at the rate that [`ProgressBudget`] demands.
 struct WatchedBody(Arc<Mutex<Watched>>);
 
 struct Watched {
     body: Body,
-    patience: Patience,
+    budget: ProgressBudget,
     polled: bool,
     ended: bool,
     stalled: bool,
@@ -105,12 +106,12 @@ struct Stalled;
 
 impl WatchedBody {
     fn new(body: Body, limit: Duration) -> Self {
-        let patience = Patience::new(limit);
-        Self(Arc::new(Mutex::new(Watched { body, patience, polled: false, ended: false, stalled: false })))
+        let budget = ProgressBudget::new(limit);
+        Self(Arc::new(Mutex::new(Watched { body, budget, polled: false, ended: false, stalled: false })))
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Watched) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.0.lock())
     }
 }
 
@@ -118,12 +119,12 @@ impl Watched {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.polled = true;
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            ready!(self.patience.poll_out(context));
+            ready!(self.budget.poll_out(context));
             self.stalled = true;
             return Poll::Ready(Some(Err(axum::Error::new(Stalled))));
         };
         let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
-        self.patience.progress(bytes);
+        self.budget.progress(bytes);
         self.ended = frame.is_none() || self.body.is_end_stream();
         Poll::Ready(frame)
     }

@@ -39,7 +39,7 @@ pub fn build(state: AppState) -> Router {
     let router = router
         .layer(middleware::from_fn_with_state(state.clone(), replica::reading::read))
         .layer(compression::layer())
-        .layer(middleware::from_fn_with_state(compression::Turns::default(), compression::in_turn))
+        .layer(middleware::from_fn_with_state(compression::CompressionPermits::default(), compression::with_permit))
         .layer(middleware::from_fn_with_state(state.clone(), body_budget::charging::charge))
         .layer(middleware::from_fn_with_state(state.clone(), admission::authorize))
         .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))

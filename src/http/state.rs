@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 use crate::booking::booker::Booker;
 use crate::clock::Clock;
 use crate::http::auth::lookup::KeyLookup;
-use crate::http::body_budget::BodyRoom;
+use crate::http::body_budget::BodyBudget;
 use crate::http::client_ip::{AllowList, AllowedAddresses};
 use crate::http::dashboard::throttle::LoginThrottle;
 use crate::http::read_limits::ReadLimits;
 use crate::http::replica::Replica;
-use crate::http::stream::answer_budget::AnswerRoom;
+use crate::http::stream::answer_budget::AnswerBudget;
 use crate::metrics::Metrics;
 use crate::prices::Prices;
 use crate::rollups::folding::Signals;
@@ -21,7 +21,7 @@ use crate::settings::Settings;
 use crate::store;
 use crate::store::Pool;
 use crate::store::reading::ReadPool;
-use crate::store::rollups::dictionary::WordCache;
+use crate::store::rollups::dictionary::DictionaryCache;
 
 /// How often the server reads the allow list again, so that a change made by another server takes effect here.
 const ALLOW_LIST_REFRESH: std::time::Duration = std::time::Duration::from_secs(3);
@@ -54,9 +54,9 @@ pub struct Inner {
     /// The clock that handlers ask for the current time.
     pub clock: Clock,
     /// The memory budget for request bodies.
-    pub body_room: BodyRoom,
+    pub body_budget: BodyBudget,
     /// The memory budget for large answers that are held in memory as a whole.
-    pub answer_room: AnswerRoom,
+    pub answer_budget: AnswerBudget,
     /// Books usage records.
     pub booker: Booker,
     /// Counts failed logins to the dashboard and limits their rate.
@@ -64,7 +64,7 @@ pub struct Inner {
     /// The metrics that `/metrics` reports.
     pub metrics: Metrics,
     /// The rollups' dictionary of strings (keys, models, tags, ...), cached between reads.
-    pub words: WordCache,
+    pub dictionary: DictionaryCache,
     /// Signals between the background fold task and the rest of the server.
     pub folding: Arc<Signals>,
     replica: OnceLock<Replica>,
@@ -98,12 +98,12 @@ impl AppState {
             allow_list,
             prices,
             clock,
-            body_room: BodyRoom::default(),
-            answer_room: AnswerRoom::default(),
+            body_budget: BodyBudget::default(),
+            answer_budget: AnswerBudget::default(),
             booker,
             metrics,
             logins: LoginThrottle::default(),
-            words: WordCache::default(),
+            dictionary: DictionaryCache::default(),
             large_days: tokio::sync::Mutex::new(()),
             large_requests: Arc::new(Semaphore::new(1)),
             folding: Arc::default(),
@@ -114,7 +114,7 @@ impl AppState {
     /// Reads the allow list from the database. If the database has none, the config file's list applies.
     pub async fn refresh_allow_list(&self) -> Result<(), store::Error> {
         // Without this lock, a list that was read before a change could replace that change.
-        let _turn = self.allow_list.turn().await;
+        let _guard = self.allow_list.lock().await;
         let mut connection = self.pool.acquire().await?;
         let stored = store::allowed_ips::read(&mut connection).await?;
         self.allow_list.replace(AllowedAddresses { entries: stored.or_else(|| self.settings.allowed_ips.clone()) });
@@ -142,7 +142,7 @@ impl AppState {
         let mut connection = self.pool.acquire().await?;
         let attached = store::rollups::attached(&mut connection).await?;
         if self.folding.attach(attached) && !attached {
-            self.words.clear();
+            self.dictionary.clear();
         }
         Ok(())
     }

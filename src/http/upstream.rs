@@ -99,7 +99,7 @@ impl Upstream {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_LIMIT)
             .build(connector);
-        Some(Self { target, client, websockets: Arc::new(Semaphore::new(websocket::MOST_OPEN)) })
+        Some(Self { target, client, websockets: Arc::new(Semaphore::new(websocket::MAX_OPEN)) })
     }
 
     /// Forwards a request and returns the answer as it arrives.
@@ -111,7 +111,7 @@ impl Upstream {
             return Err(ApiError::detail(StatusCode::BAD_REQUEST, "A request has one header Host."));
         }
         let websocket = match Handshake::of(&request)? {
-            Some(handshake) => Some((handshake, self.place()?, hyper::upgrade::on(&mut request))),
+            Some(handshake) => Some((handshake, self.websocket_permit()?, hyper::upgrade::on(&mut request))),
             None => None,
         };
         let (mut parts, body) = request.into_parts();
@@ -136,15 +136,15 @@ impl Upstream {
             return Ok(plain(answer.map(Body::new)));
         }
         match websocket {
-            Some((handshake, place, client_side)) if handshake.is_answered_by(answer.headers()) => {
-                Ok(websocket::switch(answer, client_side, place))
+            Some((handshake, permit, client_side)) if handshake.is_answered_by(answer.headers()) => {
+                Ok(websocket::switch(answer, client_side, permit))
             }
             _ => Err(ApiError::Upstream("upstream: changed to a protocol that was not asked for".to_owned())),
         }
     }
 
     /// A permit for one WebSocket; 503 if none is free.
-    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    fn websocket_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.websockets).try_acquire_owned().map_err(|_| {
             ApiError::detail(StatusCode::SERVICE_UNAVAILABLE, "As many WebSockets are open as this server passes on.")
         })

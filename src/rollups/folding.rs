@@ -22,7 +22,7 @@ use crate::store::{Connection, Pool};
 const IDLE: Duration = Duration::from_secs(1);
 
 /// The pause doubles up to this value while there is no work.
-const IDLE_MOST: Duration = Duration::from_secs(32);
+const IDLE_MAX: Duration = Duration::from_secs(32);
 
 /// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -159,7 +159,7 @@ pub async fn run(pool: Pool, signals: Arc<Signals>, stop: CancellationToken) {
                 }
                 Ok(Next::Later) => {
                     let pause = idle;
-                    idle = (idle * 2).min(IDLE_MOST);
+                    idle = (idle * 2).min(IDLE_MAX);
                     pause
                 }
                 Err(error) => {

@@ -29,7 +29,7 @@ const CANCELLED: Duration = Duration::from_secs(5);
 const CANCELLERS: u32 = 2;
 
 /// Permits of a read. It holds them until its connection is free again.
-pub type Turn = Vec<OwnedSemaphorePermit>;
+pub type ReadPermits = Vec<OwnedSemaphorePermit>;
 
 /// A connection pool for reads.
 #[derive(Clone, Debug)]
@@ -51,22 +51,26 @@ impl ReadPool {
     }
 
     /// Acquires a connection. Waits as long as the pool's acquire timeout allows.
-    pub async fn start(&self, turn: Turn) -> Result<Reading, sqlx::Error> {
-        self.lend(database::acquire(&self.pool).await?, turn).await
+    pub async fn start(&self, permits: ReadPermits) -> Result<Reading, sqlx::Error> {
+        self.lend(database::acquire(&self.pool).await?, permits).await
     }
 
     /// Acquires an idle connection. Returns `None` at once if there is none.
-    pub async fn try_start(&self, turn: Turn) -> Result<Option<Reading>, sqlx::Error> {
+    pub async fn try_start(&self, permits: ReadPermits) -> Result<Option<Reading>, sqlx::Error> {
         match self.pool.try_acquire() {
-            Some(connection) => self.lend(connection, turn).await.map(Some),
+            Some(connection) => self.lend(connection, permits).await.map(Some),
             None => Ok(None),
         }
     }
 
-    async fn lend(&self, mut connection: PoolConnection<Postgres>, turn: Turn) -> Result<Reading, sqlx::Error> {
+    async fn lend(
+        &self,
+        mut connection: PoolConnection<Postgres>,
+        permits: ReadPermits,
+    ) -> Result<Reading, sqlx::Error> {
         let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
         let connection = Some(connection);
-        Ok(Reading { connection, backend, turn, pool: self.clone(), snapshot: false, copies: CopyMark::default() })
+        Ok(Reading { connection, backend, permits, pool: self.clone(), snapshot: false, copies: CopyMark::default() })
     }
 
     /// Closes all connections, including those for cancellations.
@@ -77,8 +81,8 @@ impl ReadPool {
 
     /// Cancels the statement that a backend is running. Returns whether the request reached the database.
     async fn cancel(&self, backend: i32) -> bool {
-        let told = sqlx::query("SELECT pg_cancel_backend($1)").bind(backend).execute(&self.cancellers).await;
-        told.is_ok()
+        let sent = sqlx::query("SELECT pg_cancel_backend($1)").bind(backend).execute(&self.cancellers).await;
+        sent.is_ok()
     }
 }
 
@@ -111,7 +115,7 @@ pub struct Reading {
     connection: Option<PoolConnection<Postgres>>,
     /// Process ID of the PostgreSQL backend.
     backend: i32,
-    turn: Turn,
+    permits: ReadPermits,
     pool: ReadPool,
     snapshot: bool,
     copies: CopyMark,
@@ -172,12 +176,12 @@ impl Drop for Reading {
             snapshot: self.snapshot,
             copying: self.copies.0.load(Ordering::Relaxed),
         };
-        let turn = std::mem::take(&mut self.turn);
+        let permits = std::mem::take(&mut self.permits);
         runtime.spawn(async move {
             if !given_up.is_usable(&mut connection).await {
                 connection.close_on_drop();
             }
-            drop((connection, turn));
+            drop((connection, permits));
         });
     }
 }

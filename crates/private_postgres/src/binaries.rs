@@ -34,17 +34,17 @@ pub(crate) struct Binaries {
     number: (u32, u32),
 }
 
-/// The places to search.
+/// The paths to search.
 #[derive(Debug)]
-pub(crate) struct SearchPlaces {
+pub(crate) struct SearchPaths {
     /// If set, no other place is searched.
     only: Option<PathBuf>,
     path: OsString,
     versioned: Vec<(PathBuf, &'static str, &'static str)>,
 }
 
-impl SearchPlaces {
-    /// Uses `bin_dir`, else `PG_BIN_DIR`, else all places on this system.
+impl SearchPaths {
+    /// Uses `bin_dir`, else `PG_BIN_DIR`, else all paths on this system.
     pub(crate) fn of_this_machine(bin_dir: Option<PathBuf>) -> Self {
         let variable = || std::env::var_os("PG_BIN_DIR").filter(|value| !value.is_empty());
         Self {
@@ -80,18 +80,18 @@ impl SearchPlaces {
 impl Binaries {
     /// Finds the newest installed PostgreSQL, or the newest with the major version that wrote the data.
     pub(crate) fn find(
-        places: &SearchPlaces,
+        paths: &SearchPaths,
         data_version: Option<u32>,
         home: &Path,
     ) -> Result<Self, LocalPostgresError> {
-        let mut installed = match &places.only {
+        let mut installed = match &paths.only {
             Some(directory) => match Self::in_directory(directory) {
                 Some(binaries) => vec![binaries],
                 None => {
                     return Err(LocalPostgresError::UnusableBinDir { directory: directory.clone() });
                 }
             },
-            None => places.directories().iter().filter_map(|directory| Self::in_directory(directory)).collect(),
+            None => paths.directories().iter().filter_map(|directory| Self::in_directory(directory)).collect(),
         };
         // The sort is stable and the list is reversed first. Among equal versions, the one that was found first
         // therefore comes last and is chosen.
@@ -175,16 +175,16 @@ mod tests {
         }
     }
 
-    fn places(root: &Path) -> SearchPlaces {
-        SearchPlaces {
+    fn paths(root: &Path) -> SearchPaths {
+        SearchPaths {
             only: None,
             path: root.join("path").into_os_string(),
             versioned: vec![(root.join("debian"), "", "bin"), (root.join("homebrew"), "postgresql@", "bin")],
         }
     }
 
-    fn find(places: &SearchPlaces, data: Option<u32>) -> Result<String, String> {
-        match Binaries::find(places, data, Path::new("/home/x")) {
+    fn find(paths: &SearchPaths, data: Option<u32>) -> Result<String, String> {
+        match Binaries::find(paths, data, Path::new("/home/x")) {
             Ok(binaries) => Ok(binaries.version),
             Err(error) => Err(error.to_string()),
         }
@@ -197,12 +197,12 @@ mod tests {
         install(&root.path().join("debian/15/bin"), "15.18 (Debian 15.18-0)");
         install(&root.path().join("debian/16/bin"), "16.9");
         install(&root.path().join("homebrew/postgresql@17/bin"), "17.2");
-        let places = places(root.path());
+        let paths = paths(root.path());
 
-        assert_eq!(find(&places, None), Ok("17.2".to_owned()));
-        assert_eq!(find(&places, Some(15)), Ok("15.18".to_owned()));
+        assert_eq!(find(&paths, None), Ok("17.2".to_owned()));
+        assert_eq!(find(&paths, Some(15)), Ok("15.18".to_owned()));
         assert_eq!(
-            find(&places, Some(14)),
+            find(&paths, Some(14)),
             Err("the data in /home/x belongs to PostgreSQL 14, but only 9.6.2, 15.18, 16.9, 17.2 \
                  is installed: install PostgreSQL 14, or set LITESPEND_DATA_DIR to begin \
                  elsewhere, or set DATABASE_URL"
@@ -220,22 +220,22 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\necho {}\n", elsewhere.display())).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
 
-        assert_eq!(find(&places(root.path()), None), Ok("18beta1".to_owned()));
+        assert_eq!(find(&paths(root.path()), None), Ok("18beta1".to_owned()));
     }
 
     #[test]
     fn nothing_too_old_and_a_wrong_pg_bin_dir_are_told_apart() {
         let root = tempfile::tempdir().unwrap();
-        let mut places = places(root.path());
-        let nothing = find(&places, None).unwrap_err();
+        let mut paths = paths(root.path());
+        let nothing = find(&paths, None).unwrap_err();
         assert!(nothing.starts_with("PostgreSQL is not installed"), "{nothing}");
 
         install(&root.path().join("path"), "13.4");
-        let too_old = find(&places, None).unwrap_err();
+        let too_old = find(&paths, None).unwrap_err();
         assert!(too_old.starts_with("PostgreSQL 13.4 in "), "{too_old}");
 
-        places.only = Some(root.path().join("absent"));
-        let unusable = find(&places, None).unwrap_err();
+        paths.only = Some(root.path().join("absent"));
+        let unusable = find(&paths, None).unwrap_err();
         assert!(unusable.contains("(PG_BIN_DIR) has no working"), "{unusable}");
     }
 }

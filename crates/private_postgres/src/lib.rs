@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::account::Custody;
-use crate::binaries::{Binaries, SearchPlaces};
+use crate::binaries::{Binaries, SearchPaths};
 use crate::home::Home;
 use crate::supervisor::{Launcher, Supervisor};
 
@@ -140,8 +140,8 @@ impl LocalPostgres {
         let path = std::path::absolute(&path).map_err(|error| LocalPostgresError::file("resolve", &path, error))?;
 
         let bin_dir = options.bin_dir.clone();
-        let places = SearchPlaces::of_this_machine(bin_dir);
-        let binaries = Binaries::find(&places, home::data_version(&path)?, &path)?;
+        let paths = SearchPaths::of_this_machine(bin_dir);
+        let binaries = Binaries::find(&paths, home::data_version(&path)?, &path)?;
 
         let mut home = Home::open(path)?;
         let account = home.account();

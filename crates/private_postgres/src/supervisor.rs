@@ -33,7 +33,7 @@ const WATCH: Duration = Duration::from_millis(200);
 /// never killed, because that could leave processes and shared memory behind.
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
 /// The largest number of restarts after unexpected ends within [`RESTART_WINDOW`].
-const MOST_RESTARTS: usize = 6;
+const MAX_RESTARTS: usize = 6;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 const FIRST_RESTART_DELAY: Duration = Duration::from_millis(100);
 /// How long the processes of a killed PostgreSQL may take to notice that and end.
@@ -340,7 +340,7 @@ impl Watch {
             self.restarts.pop_front();
         }
         self.restart_at = match self.restarts.front() {
-            Some(first) if self.restarts.len() >= MOST_RESTARTS => *first + RESTART_WINDOW,
+            Some(first) if self.restarts.len() >= MAX_RESTARTS => *first + RESTART_WINDOW,
             _ => now + FIRST_RESTART_DELAY * (1 << self.restarts.len()),
         };
     }
@@ -421,7 +421,7 @@ mod tests {
         let mut watch = watch(directory.path());
         let begun = Instant::now();
         let mut delays = Vec::new();
-        for _ in 0..=MOST_RESTARTS {
+        for _ in 0..=MAX_RESTARTS {
             watch.plan_restart();
             delays.push(watch.restart_at.duration_since(begun).as_millis() / 100);
             watch.restarts.push_back(Instant::now());

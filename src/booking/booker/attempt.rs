@@ -289,18 +289,18 @@ async fn claim(connection: &mut Connection, items: &mut [Item<'_>], booking: Uui
 async fn insert(connection: &mut Connection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
     let mut new = insert_open(connection, items).await?;
     let conflicts: Vec<usize> = (0..items.len())
-        .filter(|place| items.get(*place).is_some_and(|item| item.is_open() && !new.contains(&item.row.request_id)))
+        .filter(|index| items.get(*index).is_some_and(|item| item.is_open() && !new.contains(&item.row.request_id)))
         .collect();
     if !conflicts.is_empty() {
         settle_conflicts(connection, items, &conflicts, booking).await?;
-        for place in &conflicts {
-            if let Some(item) = items.get(*place).filter(|item| item.is_open()) {
+        for index in &conflicts {
+            if let Some(item) = items.get(*index).filter(|item| item.is_open()) {
                 new.remove(&item.row.request_id);
             }
         }
         let derived: Vec<&UsageRow> = conflicts
             .iter()
-            .filter_map(|place| items.get(*place).filter(|item| item.is_open()).map(|item| &item.row))
+            .filter_map(|index| items.get(*index).filter(|item| item.is_open()).map(|item| &item.row))
             .collect();
         if !derived.is_empty() {
             new.extend(store_usage::insert(connection, &derived).await?);
@@ -336,15 +336,15 @@ async fn settle_conflicts(
     booking: Uuid,
 ) -> Result<(), Failed> {
     let ids: Vec<&str> =
-        conflicts.iter().filter_map(|place| items.get(*place)).map(|item| item.row.request_id.as_str()).collect();
+        conflicts.iter().filter_map(|index| items.get(*index)).map(|item| item.row.request_id.as_str()).collect();
     let booked = ids::booked_by_others(connection, &ids, booking).await?;
     let existing = store_usage::existing(connection, &ids).await?;
     let existing: HashMap<String, ExistingRow> =
         existing.into_iter().map(|row| (row.request_id.clone(), row)).collect();
     let mut settled: Vec<(Uuid, String, f64)> = Vec::new();
     let mut given_back: Vec<Uuid> = Vec::new();
-    for place in conflicts {
-        let Some(item) = items.get_mut(*place) else { continue };
+    for index in conflicts {
+        let Some(item) = items.get_mut(*index) else { continue };
         let found = existing.get(&item.row.request_id);
         match found.map_or(Theirs::Foreign, |row| theirs(item, row, booked.contains(&row.request_id))) {
             Theirs::Own => item.outcome = Some(item.recorded()),

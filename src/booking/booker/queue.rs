@@ -7,11 +7,11 @@ use std::collections::{HashMap, VecDeque};
 use tokio::sync::oneshot;
 
 use crate::booking::booker::{BookingError, Outcome};
-use crate::booking::{Draft, MOST_RECORDS};
+use crate::booking::{Draft, MAX_RECORDS};
 
 /// The largest weight of one transaction, in rows. Writing this many rows takes about one second. A single record that
 /// weighs more gets a transaction of its own.
-pub const MOST_WEIGHT: usize = 20_000;
+pub const MAX_WEIGHT: usize = 20_000;
 
 /// The number of bytes of JSON that weigh as much as one row.
 const BYTES_OF_A_ROW: usize = 2048;
@@ -33,21 +33,21 @@ pub fn weight(draft: &Draft) -> usize {
     1 + row.tags.len() + bytes / BYTES_OF_A_ROW
 }
 
-/// Splits records into pieces of one transaction each, and keeps their order. Returns each piece with its weight. Only
-/// the weight limits a piece, not the number of records.
-pub fn pieces(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
-    let mut pieces: Vec<(Vec<Draft>, usize)> = Vec::new();
+/// Splits records into batches of one transaction each, and keeps their order. Returns each batch with its weight. Only
+/// the weight limits a batch, not the number of records.
+pub fn batches(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
+    let mut batches: Vec<(Vec<Draft>, usize)> = Vec::new();
     for draft in drafts {
         let own = weight(&draft);
-        match pieces.last_mut() {
-            Some((piece, sum)) if *sum + own <= MOST_WEIGHT => {
-                piece.push(draft);
+        match batches.last_mut() {
+            Some((batch, sum)) if *sum + own <= MAX_WEIGHT => {
+                batch.push(draft);
                 *sum += own;
             }
-            _ => pieces.push((vec![draft], own)),
+            _ => batches.push((vec![draft], own)),
         }
     }
-    pieces
+    batches
 }
 
 /// The queue: one line of jobs per sender.
@@ -55,7 +55,7 @@ pub fn pieces(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
 pub struct Queue {
     lines: HashMap<String, VecDeque<Job>>,
     /// The senders whose lines are not empty, the next one first.
-    turns: VecDeque<String>,
+    order: VecDeque<String>,
 }
 
 impl Queue {
@@ -63,36 +63,36 @@ impl Queue {
     pub fn push(&mut self, sender: &str, job: Job) {
         let line = self.lines.entry(sender.to_owned()).or_default();
         if line.is_empty() {
-            self.turns.push_back(sender.to_owned());
+            self.order.push_back(sender.to_owned());
         }
         line.push_back(job);
     }
 
     /// Takes the jobs of the next transaction: one job from each sender in turn, repeatedly, until the next job would
-    /// exceed [`MOST_WEIGHT`] or [`MOST_RECORDS`]. Takes at least one job if any is queued.
+    /// exceed [`MAX_WEIGHT`] or [`MAX_RECORDS`]. Takes at least one job if any is queued.
     pub fn next(&mut self) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
         let (mut weight, mut records) = (0, 0);
-        while let Some(sender) = self.turns.front() {
+        while let Some(sender) = self.order.front() {
             let Some(line) = self.lines.get_mut(sender) else {
-                self.turns.pop_front();
+                self.order.pop_front();
                 continue;
             };
             if let Some(next) = line.front() {
                 weight += next.weight;
                 records += next.drafts.len();
-                if (weight > MOST_WEIGHT || records > MOST_RECORDS) && !jobs.is_empty() {
+                if (weight > MAX_WEIGHT || records > MAX_RECORDS) && !jobs.is_empty() {
                     // The job stays in its line, and its sender is the first in the next transaction.
                     break;
                 }
             }
             jobs.extend(line.pop_front());
             let is_empty = line.is_empty();
-            if let Some(sender) = self.turns.pop_front() {
+            if let Some(sender) = self.order.pop_front() {
                 if is_empty {
                     self.lines.remove(&sender);
                 } else {
-                    self.turns.push_back(sender);
+                    self.order.push_back(sender);
                 }
             }
         }
@@ -136,10 +136,10 @@ mod tests {
 
     #[test]
     fn records_with_many_tags_are_cut_into_pieces_of_one_transaction_each() {
-        let pieces = pieces(vec![draft(100); 2500]);
-        assert_eq!(pieces.iter().map(|(drafts, _)| drafts.len()).sum::<usize>(), 2500);
-        assert!(pieces.iter().all(|(_, weight)| *weight <= MOST_WEIGHT));
-        assert!(pieces.len() > 10);
-        assert_eq!(super::pieces(vec![draft(0); MOST_RECORDS]).len(), 1);
+        let batches = batches(vec![draft(100); 2500]);
+        assert_eq!(batches.iter().map(|(drafts, _)| drafts.len()).sum::<usize>(), 2500);
+        assert!(batches.iter().all(|(_, weight)| *weight <= MAX_WEIGHT));
+        assert!(batches.len() > 10);
+        assert_eq!(super::batches(vec![draft(0); MAX_RECORDS]).len(), 1);
     }
 }

@@ -22,7 +22,7 @@ use crate::json_bounds::Bounds;
 const LONGEST_ROW: u64 = 16 * 1024 * 1024;
 
 /// The largest number of columns in a CSV file.
-const MOST_COLUMNS: usize = 1000;
+const MAX_COLUMNS: usize = 1000;
 
 /// The bounds of a row that is parsed into a tree.
 const TREE: Bounds = Bounds::of_tree(200_000, 100);
@@ -158,8 +158,8 @@ impl Rows {
         let input = OneRow { inner: &mut self.input, left: Rc::clone(&left) };
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(input);
         let headers = reader.byte_headers().context("cannot read the header")?.clone();
-        if headers.len() > MOST_COLUMNS {
-            bail!("the header has more than {MOST_COLUMNS} columns");
+        if headers.len() > MAX_COLUMNS {
+            bail!("the header has more than {MAX_COLUMNS} columns");
         }
         let headers: Vec<String> = headers.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
         if !headers.iter().any(|name| name == "request_id") {

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::http::auth::into_caller;
 use crate::http::auth::key;
 use crate::http::auth::session::Signer;
-use crate::http::auth::token_bucket::Turns;
+use crate::http::auth::token_bucket::TokenBucket;
 use crate::http::error::{ApiError, ErrorType};
 use crate::identity::{Caller, KeyRecord, hash_key};
 use crate::settings::Settings;
@@ -52,7 +52,7 @@ struct Inner {
     known: Cache<String, Arc<Found>>,
     absent: Cache<String, u64>,
     seen: Cache<String, ()>,
-    turns: Turns,
+    bucket: TokenBucket,
     changes: Changes,
 }
 
@@ -114,7 +114,7 @@ impl KeyLookup {
             known: remembered().build(),
             absent: Cache::builder().max_capacity(CAPACITY).time_to_live(LIFETIME).build(),
             seen: Cache::builder().max_capacity(SEEN_CAPACITY).time_to_idle(SEEN_LIFETIME).build(),
-            turns: Turns::new(settings.authority.key_lookups),
+            bucket: TokenBucket::new(settings.authority.key_lookups),
             changes: Changes {
                 count: AtomicU64::new(0),
                 of_all: AtomicU64::new(0),
@@ -188,7 +188,7 @@ impl KeyLookup {
 
     async fn look_up(&self, hash: &str) -> Result<Arc<Found>, Missing> {
         let inner = &self.0;
-        if inner.seen.get(hash).await.is_none() && !inner.turns.take() {
+        if inner.seen.get(hash).await.is_none() && !inner.bucket.take() {
             return Err(Missing::NoTurn);
         }
         let since = inner.changes.now();

@@ -29,13 +29,13 @@ pub async fn charge(State(state): State<AppState>, request: Request, next: Next)
         Some(caller) => caller.key_hash.clone(),
         None => client_ip::of_request(&state.settings, &request).map(|address| address.to_string()).unwrap_or_default(),
     };
-    let charge = Arc::new(state.body_room.begin(&key));
+    let charge = Arc::new(state.body_budget.begin(&key));
     let request = request.map(|body| Body::new(ChargedBody { body, charge: Arc::clone(&charge), waiting: None }));
     let response = next.run(request).await;
-    if charge.was_refused() { no_room() } else { response }
+    if charge.was_refused() { budget_exhausted() } else { response }
 }
 
-fn no_room() -> Response {
+fn budget_exhausted() -> Response {
     ApiError::Refused {
         status: StatusCode::SERVICE_UNAVAILABLE,
         kind: ErrorType::InternalServerError,
@@ -54,8 +54,8 @@ struct ChargedBody {
 
 /// The error that ends a body for which there is no budget.
 #[derive(Debug, thiserror::Error)]
-#[error("no room for the request's body")]
-struct NoRoom;
+#[error("no budget for the request's body")]
+struct BudgetExhausted;
 
 impl hyper::body::Body for ChargedBody {
     type Data = Bytes;
@@ -67,7 +67,7 @@ impl hyper::body::Body for ChargedBody {
             if let Some(waiting) = &mut this.waiting {
                 let bytes = ready!(waiting.as_mut().poll(context));
                 this.waiting = None;
-                let frame = bytes.map(Frame::data).ok_or_else(|| axum::Error::new(NoRoom));
+                let frame = bytes.map(Frame::data).ok_or_else(|| axum::Error::new(BudgetExhausted));
                 return Poll::Ready(Some(frame));
             }
             match ready!(Pin::new(&mut this.body).poll_frame(context)) {

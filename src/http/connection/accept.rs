@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::http::connection::limiter::{Seat, Seats};
+use crate::http::connection::limiter::{ConnectionLimiter, ConnectionSlot};
 use crate::http::connection::stall::StallLimit;
-use crate::http::connection::state::{Ending, Life};
+use crate::http::connection::state::{ConnectionState, Ending};
 use crate::http::connection::streams::{Outgoing, StreamExecutor};
 use crate::settings::ConnectionLimits;
 use crate::settings::Settings;
@@ -55,7 +55,7 @@ const FULL: &[u8] =
 
 fn builder(limits: &ConnectionLimits) -> Builder<StreamExecutor> {
     let mut builder = Builder::new(StreamExecutor { answer_limit: limits.answer });
-    // `Life` enforces the time limit for the request head.
+    // `ConnectionState` enforces the time limit for the request head.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HTTP1_BUFFER);
     builder
         .http2()
@@ -75,7 +75,7 @@ fn builder(limits: &ConnectionLimits) -> Builder<StreamExecutor> {
 pub async fn serve(listener: TcpListener, app: Router, settings: &Settings, stop: impl Future<Output = ()>) {
     let limits = &settings.connections;
     let builder = builder(limits);
-    let seats = Seats::new(limits.clone(), settings.trusted_proxies.clone());
+    let limiter = ConnectionLimiter::new(limits.clone(), settings.trusted_proxies.clone());
     let (connections, stopping) = (TaskTracker::new(), CancellationToken::new());
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -92,13 +92,13 @@ pub async fn serve(listener: TcpListener, app: Router, settings: &Settings, stop
                 }
             },
         };
-        let Some(seat) = seats.take(peer.ip()) else {
+        let Some(slot) = limiter.take(peer.ip()) else {
             // The answer is sent only if that does not block.
             let _ = stream.try_write(FULL);
             continue;
         };
         set_options(&stream);
-        let connection = connection(&builder, stream, peer, seat, app.clone(), limits, stopping.clone());
+        let connection = connection(&builder, stream, peer, slot, app.clone(), limits, stopping.clone());
         connections.spawn(connection);
     }
     drop(listener);
@@ -121,14 +121,14 @@ fn connection(
     builder: &Builder<StreamExecutor>,
     stream: TcpStream,
     peer: SocketAddr,
-    seat: Seat,
+    slot: ConnectionSlot,
     app: Router,
     limits: &ConnectionLimits,
     stopping: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let life = Arc::clone(&seat.life);
-    let stream = TokioIo::new(StallLimit::new(stream, limits.answer, seat));
-    let service = service(app, peer, Arc::clone(&life));
+    let state = Arc::clone(&slot.state);
+    let stream = TokioIo::new(StallLimit::new(stream, limits.answer, slot));
+    let service = service(app, peer, Arc::clone(&state));
     let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
     async move {
         let mut connection = std::pin::pin!(connection);
@@ -140,7 +140,7 @@ fn connection(
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                ending = life.ended() => {
+                ending = state.ended() => {
                     if ending == Ending::Limit {
                         connection.as_mut().graceful_shutdown();
                         let _ = tokio::time::timeout(GOODBYE, connection.as_mut()).await;
@@ -149,7 +149,7 @@ fn connection(
                 }
             }
         };
-        life.finish();
+        state.finish();
         if let Err(error) = ended {
             tracing::debug!(cause = %error, "connection ended");
         }
@@ -160,14 +160,14 @@ fn connection(
 fn service(
     app: Router,
     peer: SocketAddr,
-    life: Arc<Life>,
+    state: Arc<ConnectionState>,
 ) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Outgoing>, Error = Infallible, Future: Send + 'static>
 {
     hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let version = request.version();
-        let running = life.begin(version);
+        let running = state.begin(version);
         request.extensions_mut().insert(ConnectInfo(peer));
-        request.extensions_mut().insert(Arc::clone(&life));
+        request.extensions_mut().insert(Arc::clone(&state));
         let answer = app.clone().oneshot(request);
         async move {
             let response = answer.await?;

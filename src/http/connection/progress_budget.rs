@@ -12,13 +12,13 @@ use tokio::time::{Sleep, sleep};
 pub const LEAST_RATE: u64 = 1024;
 
 /// The time budget for one peer.
-pub struct Patience {
+pub struct ProgressBudget {
     most: Duration,
     left: Duration,
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-impl Patience {
+impl ProgressBudget {
     /// Creates a full budget of `most`. It never grows beyond that.
     pub fn new(most: Duration) -> Self {
         Self { most, left: most, waiting: None }
@@ -48,13 +48,13 @@ mod tests {
     #[tokio::test]
     async fn who_drips_runs_out_and_who_keeps_the_rate_does_not() {
         let step = Duration::from_millis(20);
-        let mut fair = Patience::new(Duration::from_millis(100));
-        let mut drips = Patience::new(Duration::from_millis(100));
+        let mut fair = ProgressBudget::new(Duration::from_millis(100));
+        let mut drips = ProgressBudget::new(Duration::from_millis(100));
         let mut steps = 0;
         for step_number in 0..30 {
-            let waits = async |patience: &mut Patience| {
+            let waits = async |budget: &mut ProgressBudget| {
                 tokio::select! {
-                    () = poll_fn(|context| patience.poll_out(context)) => false,
+                    () = poll_fn(|context| budget.poll_out(context)) => false,
                     () = sleep(step) => true,
                 }
             };

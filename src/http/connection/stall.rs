@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use crate::http::connection::limiter::Seat;
-use crate::http::connection::progress_budget::Patience;
+use crate::http::connection::limiter::ConnectionSlot;
+use crate::http::connection::progress_budget::ProgressBudget;
 
 /// How long the server still reads from a client after its last answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -19,28 +19,28 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A stream that fails once its written bytes have waited too long for the client.
 pub struct StallLimit<S> {
     stream: S,
-    patience: Patience,
+    budget: ProgressBudget,
     lingering: Option<Pin<Box<Sleep>>>,
-    seat: Seat,
+    slot: ConnectionSlot,
 }
 
 impl<S> StallLimit<S> {
-    /// Wraps `stream`. A write may wait for the client for `limit` ([`Patience`]).
-    pub fn new(stream: S, limit: Duration, seat: Seat) -> Self {
-        Self { stream, patience: Patience::new(limit), lingering: None, seat }
+    /// Wraps `stream`. A write may wait for the client for `limit` ([`ProgressBudget`]).
+    pub fn new(stream: S, limit: Duration, slot: ConnectionSlot) -> Self {
+        Self { stream, budget: ProgressBudget::new(limit), lingering: None, slot }
     }
 
-    /// Passes on the result of a write, or a timeout error once the patience has run out.
+    /// Passes on the result of a write, or a timeout error once the budget has run out.
     fn watch(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(bytes)) => {
-                self.patience.progress(bytes);
-                self.seat.life.sent();
+                self.budget.progress(bytes);
+                self.slot.state.sent();
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                ready!(self.patience.poll_out(context));
+                ready!(self.budget.poll_out(context));
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
             }
         }
@@ -71,7 +71,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallLimit<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            this.seat.life.received();
+            this.slot.state.received();
         }
         read
     }
@@ -87,10 +87,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallLimit<S> {
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
+        chunks: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(context, pieces);
+        let written = Pin::new(&mut this.stream).poll_write_vectored(context, chunks);
         this.watch(context, written)
     }
 
@@ -107,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallLimit<S> {
         if this.lingering.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
         }
-        if this.seat.life.lingers() {
+        if this.slot.state.lingers() {
             ready!(this.read_out(context));
         }
         Poll::Ready(Ok(()))
@@ -121,18 +121,18 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::http::connection::limiter::Seats;
+    use crate::http::connection::limiter::ConnectionLimiter;
     use crate::settings::ConnectionLimits;
 
-    fn seat() -> Seat {
-        let seats = Seats::new(ConnectionLimits::default(), Vec::new());
-        seats.take(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("a seat")
+    fn slot() -> ConnectionSlot {
+        let limiter = ConnectionLimiter::new(ConnectionLimits::default(), Vec::new());
+        limiter.take(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("a slot")
     }
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
         let (ours, mut theirs) = tokio::io::duplex(100);
-        let mut stream = StallLimit::new(ours, Duration::from_millis(200), seat());
+        let mut stream = StallLimit::new(ours, Duration::from_millis(200), slot());
         let slow = tokio::spawn(async move {
             let mut buffer = [0; 100];
             for _ in 0..5 {
@@ -150,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_takes_a_byte_now_and_then_is_given_up() {
         let (ours, mut theirs) = tokio::io::duplex(100);
-        let mut stream = StallLimit::new(ours, Duration::from_millis(200), seat());
+        let mut stream = StallLimit::new(ours, Duration::from_millis(200), slot());
         tokio::spawn(async move {
             let mut buffer = [0; 1];
             while theirs.read_exact(&mut buffer).await.is_ok() {
@@ -164,8 +164,8 @@ mod tests {
     #[tokio::test]
     async fn a_refused_client_is_read_out_before_the_end() {
         let (ours, mut theirs) = tokio::io::duplex(100);
-        let mut stream = StallLimit::new(ours, Duration::from_secs(5), seat());
-        stream.seat.life.linger();
+        let mut stream = StallLimit::new(ours, Duration::from_secs(5), slot());
+        stream.slot.state.linger();
         let closing = tokio::spawn(async move { stream.shutdown().await });
         theirs.write_all(&[0; 5_000]).await.expect("is read");
         theirs.shutdown().await.expect("ends");

@@ -11,7 +11,7 @@ use crate::settings::ConnectionLimits;
 
 /// The state of a connection. Its socket, its requests and the task that enforces its limits share it.
 #[derive(Debug)]
-pub struct Life {
+pub struct ConnectionState {
     accepted: Instant,
     head_limit: Duration,
     idle_limit: Duration,
@@ -28,7 +28,7 @@ pub struct Life {
     close: CancellationToken,
 }
 
-impl Life {
+impl ConnectionState {
     /// The state of a connection that has just been accepted.
     pub fn new(limits: &ConnectionLimits) -> Arc<Self> {
         Arc::new(Self {
@@ -108,7 +108,7 @@ impl Life {
     }
 
     /// The time left for the connection to send a request; zero if the limit is reached.
-    fn patience(&self) -> Duration {
+    fn send_timeout(&self) -> Duration {
         if !self.is_idle() {
             return self.idle_limit.min(self.head_limit);
         }
@@ -126,7 +126,7 @@ impl Life {
     /// Waits until the connection has to end, because it reached a limit or a new connection takes its place.
     pub async fn ended(&self) -> Ending {
         loop {
-            let left = self.patience();
+            let left = self.send_timeout();
             if left.is_zero() {
                 return Ending::Limit;
             }
@@ -151,7 +151,7 @@ pub enum Ending {
 
 /// A guard: the request counts as running until the guard is dropped.
 #[derive(Debug)]
-pub struct Running(Arc<Life>);
+pub struct Running(Arc<ConnectionState>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -172,30 +172,30 @@ mod tests {
             idle: Duration::from_millis(300),
             ..ConnectionLimits::default()
         };
-        let took = async |life: &Life| {
+        let took = async |state: &ConnectionState| {
             let started = Instant::now();
-            assert_eq!(life.ended().await, Ending::Limit);
+            assert_eq!(state.ended().await, Ending::Limit);
             started.elapsed().as_millis()
         };
-        let life = Life::new(&limits);
-        life.received();
-        assert!((80..250).contains(&took(&life).await), "the first head");
-        let life = Life::new(&limits);
-        drop(life.begin(Version::HTTP_11));
-        assert!((250..500).contains(&took(&life).await), "idle");
-        let life = Life::new(&limits);
-        drop(life.begin(Version::HTTP_11));
-        life.received();
-        assert!((80..250).contains(&took(&life).await), "a later head");
-        let life = Life::new(&limits);
-        drop(life.begin(Version::HTTP_2));
-        life.received();
-        assert!((250..500).contains(&took(&life).await), "a ping is no head");
-        let running = life.begin(Version::HTTP_2);
-        assert!(tokio::time::timeout(Duration::from_millis(700), life.ended()).await.is_err());
-        assert!(life.expendable().is_none());
+        let state = ConnectionState::new(&limits);
+        state.received();
+        assert!((80..250).contains(&took(&state).await), "the first head");
+        let state = ConnectionState::new(&limits);
+        drop(state.begin(Version::HTTP_11));
+        assert!((250..500).contains(&took(&state).await), "idle");
+        let state = ConnectionState::new(&limits);
+        drop(state.begin(Version::HTTP_11));
+        state.received();
+        assert!((80..250).contains(&took(&state).await), "a later head");
+        let state = ConnectionState::new(&limits);
+        drop(state.begin(Version::HTTP_2));
+        state.received();
+        assert!((250..500).contains(&took(&state).await), "a ping is no head");
+        let running = state.begin(Version::HTTP_2);
+        assert!(tokio::time::timeout(Duration::from_millis(700), state.ended()).await.is_err());
+        assert!(state.expendable().is_none());
         drop(running);
-        life.end();
-        assert_eq!(life.ended().await, Ending::Replaced);
+        state.end();
+        assert_eq!(state.ended().await, Ending::Replaced);
     }
 }

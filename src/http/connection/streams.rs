@@ -3,9 +3,10 @@
 //! of whether the server waits for the client. It drops the future, which resets the stream, once the server has waited
 //! for too long.
 
+use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use axum::body::Body;
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 
-use crate::http::connection::progress_budget::Patience;
+use crate::http::connection::progress_budget::ProgressBudget;
 use crate::http::connection::state::Running;
 
 tokio::task_local! {
@@ -21,13 +22,13 @@ tokio::task_local! {
     static STREAM: Arc<Mutex<Stream>>;
 }
 
-/// Answers of at most this many bytes end with their last piece, even if it has not been sent yet.
+/// Answers of at most this many bytes end with their last chunk, even if it has not been sent yet.
 const SMALL: u64 = 16 * 1024;
 
 /// Whether the server waits for the client, and for how long it still may.
 struct Stream {
-    patience: Patience,
-    /// The size of the last piece, from when hyper took it until hyper asks for the next one. In that time the server
+    budget: ProgressBudget,
+    /// The size of the last chunk, from when hyper took it until hyper asks for the next one. In that time the server
     /// waits for the client.
     handed_out: Option<usize>,
 }
@@ -35,13 +36,13 @@ struct Stream {
 /// Runs the futures of HTTP/2 streams as tokio tasks.
 #[derive(Clone, Debug)]
 pub struct StreamExecutor {
-    /// How long a stream may wait for a client to receive its answer ([`Patience`]).
+    /// How long a stream may wait for a client to receive its answer ([`ProgressBudget`]).
     pub answer_limit: Duration,
 }
 
 impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for StreamExecutor {
     fn execute(&self, future: F) {
-        let stream = Stream { patience: Patience::new(self.answer_limit), handed_out: None };
+        let stream = Stream { budget: ProgressBudget::new(self.answer_limit), handed_out: None };
         tokio::spawn(Watched { future: Box::pin(future), stream: Arc::new(Mutex::new(stream)) });
     }
 }
@@ -60,8 +61,8 @@ impl<F: Future> Future for Watched<F> {
         if STREAM.sync_scope(Arc::clone(&this.stream), || future.poll(context)).is_ready() {
             return Poll::Ready(());
         }
-        let mut stream = this.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        if stream.handed_out.is_some() && stream.patience.poll_out(context).is_ready() {
+        let mut stream = this.stream.lock();
+        if stream.handed_out.is_some() && stream.budget.poll_out(context).is_ready() {
             tracing::debug!("a client takes nothing of an answer: its stream was reset");
             return Poll::Ready(());
         }
@@ -73,7 +74,7 @@ impl<F: Future> Future for Watched<F> {
 pub struct Outgoing {
     body: Body,
     running: Arc<Running>,
-    /// Large answers over HTTP/2 end once all pieces have been sent, so that the stream is watched until then.
+    /// Large answers over HTTP/2 end once all chunks have been sent, so that the stream is watched until then.
     unsent: Option<Arc<Unsent>>,
     ended: bool,
 }
@@ -87,15 +88,15 @@ impl Outgoing {
 }
 
 impl hyper::body::Body for Outgoing {
-    type Data = Piece;
+    type Data = Chunk;
     type Error = axum::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
         let this = self.get_mut();
         if !this.ended {
             note(|stream| {
                 if let Some(bytes) = stream.handed_out.take() {
-                    stream.patience.progress(bytes);
+                    stream.budget.progress(bytes);
                 }
             });
             let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
@@ -105,7 +106,7 @@ impl hyper::body::Body for Outgoing {
             };
             let frame = frame.map_data(|bytes| {
                 note(|stream| stream.handed_out = Some(bytes.len()));
-                Piece::new(bytes, this)
+                Chunk::new(bytes, this)
             });
             return Poll::Ready(Some(Ok(frame)));
         }
@@ -123,14 +124,14 @@ impl hyper::body::Body for Outgoing {
 
 /// Updates the record of the stream that is being polled, if there is one.
 fn note(write: impl FnOnce(&mut Stream)) {
-    let _ = STREAM.try_with(|stream| write(&mut stream.lock().unwrap_or_else(PoisonError::into_inner)));
+    let _ = STREAM.try_with(|stream| write(&mut stream.lock()));
 }
 
 impl Outgoing {
-    /// Ready once all pieces have been sent.
+    /// Ready once all chunks have been sent.
     fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
         let Some(unsent) = &self.unsent else { return Poll::Ready(()) };
-        let mut unsent = unsent.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unsent = unsent.0.lock();
         if unsent.0 == 0 {
             return Poll::Ready(());
         }
@@ -140,30 +141,30 @@ impl Outgoing {
     }
 }
 
-/// The number of pieces that have not been sent, and the waker of the task that waits for them.
+/// The number of chunks that have not been sent, and the waker of the task that waits for them.
 #[derive(Default)]
 struct Unsent(Mutex<(usize, Option<Waker>)>);
 
-/// A piece of an answer that reports when it has been sent. hyper drops a piece at that time.
-pub struct Piece {
+/// A chunk of an answer that reports when it has been sent. hyper drops a chunk at that time.
+pub struct Chunk {
     bytes: Bytes,
     unsent: Option<Arc<Unsent>>,
     _running: Arc<Running>,
 }
 
-impl Piece {
+impl Chunk {
     fn new(bytes: Bytes, of: &Outgoing) -> Self {
         if let Some(unsent) = &of.unsent {
-            unsent.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+            unsent.0.lock().0 += 1;
         }
         Self { bytes, unsent: of.unsent.clone(), _running: Arc::clone(&of.running) }
     }
 }
 
-impl Drop for Piece {
+impl Drop for Chunk {
     fn drop(&mut self) {
         let Some(unsent) = &self.unsent else { return };
-        let mut unsent = unsent.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unsent = unsent.0.lock();
         unsent.0 = unsent.0.saturating_sub(1);
         if unsent.0 == 0
             && let Some(waker) = unsent.1.take()
@@ -173,7 +174,7 @@ impl Drop for Piece {
     }
 }
 
-impl Buf for Piece {
+impl Buf for Chunk {
     fn remaining(&self) -> usize {
         self.bytes.remaining()
     }

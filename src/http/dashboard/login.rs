@@ -18,7 +18,7 @@ use crate::accounts;
 use crate::http::auth::session;
 use crate::http::client_ip;
 use crate::http::dashboard::login_request;
-use crate::http::dashboard::login_request::Place;
+use crate::http::dashboard::login_request::PublicOrigin;
 use crate::http::dashboard::throttle::Attempt;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::routes::accounts::for_change;
@@ -77,8 +77,8 @@ pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<R
     // All clients without a known address share one counter of attempts.
     let address = client_ip::of_request(&state.settings, &request).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let (parts, body) = request.into_parts();
-    let place = Place::of(&state, &parts);
-    login_request::check(&parts, &place)?;
+    let origin = PublicOrigin::of(&state, &parts);
+    login_request::check(&parts, &origin)?;
     let body = axum::body::to_bytes(body, BODY_LIMIT)
         .await
         .map_err(|_| ApiError::bad_request(ErrorType::BadRequest, "The body is too large or was cut off."))?;
@@ -87,7 +87,7 @@ pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<R
     })?;
     let person = admit(&state, ui, &login, &Attempt::new(address, &login.username)).await?;
     let (token, expires) = open_session(&state, person).await?;
-    answer(&place, &token, expires)
+    answer(&origin, &token, expires)
 }
 
 /// Counts the attempt, then checks the password.
@@ -135,9 +135,9 @@ async fn open_session(state: &AppState, person: Person) -> Result<(String, DateT
     Ok((token.map_err(|error| ApiError::Internal(error.to_string()))?, expires))
 }
 
-fn answer(place: &Place, token: &str, expires: DateTime<Utc>) -> Result<Response, ApiError> {
-    let mut response = Json(json!({ "redirect_url": place.url("/ui?login=success"), "token": token })).into_response();
-    let secure = if place.scheme == "https" { "; Secure" } else { "" };
+fn answer(origin: &PublicOrigin, token: &str, expires: DateTime<Utc>) -> Result<Response, ApiError> {
+    let mut response = Json(json!({ "redirect_url": origin.url("/ui?login=success"), "token": token })).into_response();
+    let secure = if origin.scheme == "https" { "; Secure" } else { "" };
     let end = expires.format("%a, %d %b %Y %H:%M:%S GMT");
     for path in ["/", "/ui"] {
         // The dashboard's scripts read this cookie, so it cannot be HttpOnly.

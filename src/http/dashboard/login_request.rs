@@ -19,15 +19,15 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const HOST_BYTES: usize = 255;
 
 /// The scheme and host by which the browser reached this server, as far as they can be trusted.
-pub struct Place {
+pub struct PublicOrigin {
     /// `http` or `https`.
     pub scheme: &'static str,
     /// The host as the browser names it; `None` if that is not a valid host.
     pub host: Option<String>,
 }
 
-impl Place {
-    /// The place of a request: from the forwarded headers of a trusted proxy, else from the request itself.
+impl PublicOrigin {
+    /// The origin of a request: from the forwarded headers of a trusted proxy, else from the request itself.
     pub fn of(state: &AppState, parts: &Parts) -> Self {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip().to_canonical());
         let trusted = state.settings.use_x_forwarded_for
@@ -69,7 +69,7 @@ fn host(text: &str) -> Option<String> {
 }
 
 /// Refuses requests that a page of another site can make a browser send.
-pub fn check(parts: &Parts, place: &Place) -> Result<(), ApiError> {
+pub fn check(parts: &Parts, public: &PublicOrigin) -> Result<(), ApiError> {
     if !parts.headers.contains_key(header::CONTENT_TYPE) || !declares_json(&parts.headers) {
         return Err(ApiError::Refused {
             status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -97,7 +97,7 @@ pub fn check(parts: &Parts, place: &Place) -> Result<(), ApiError> {
     });
     let is_own = |(origin, port): (String, &str)| {
         let bare = |host: &str| host.strip_suffix(port).unwrap_or(host).to_owned();
-        place.host.as_deref().is_some_and(|host| bare(host) == bare(&origin))
+        public.host.as_deref().is_some_and(|host| bare(host) == bare(&origin))
     };
     if origin.is_some_and(is_own) { Ok(()) } else { Err(foreign()) }
 }

@@ -116,8 +116,8 @@ fn any_body_is_an_object_or_a_refusal() {
             Err(ApiError::Validation(errors)) => {
                 prop_assert_eq!(errors.len(), 1);
                 // An offset in the text points at one of its characters or at its end.
-                if let Some(place) = errors[0].loc.get(1).and_then(Value::as_u64) {
-                    prop_assert!(place <= body.len() as u64 + 1);
+                if let Some(offset) = errors[0].loc.get(1).and_then(Value::as_u64) {
+                    prop_assert!(offset <= body.len() as u64 + 1);
                 }
             }
             Err(error) => prop_assert_eq!(error.status(), StatusCode::BAD_REQUEST),

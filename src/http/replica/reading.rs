@@ -28,6 +28,6 @@ pub async fn read(State(state): State<AppState>, request: Request, next: Next) -
     if !response.status().is_server_error() || response.status() == StatusCode::GATEWAY_TIMEOUT {
         return response;
     }
-    replica.doubt();
+    replica.check_soon();
     next.run(again).await
 }

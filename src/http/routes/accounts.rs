@@ -21,7 +21,7 @@ use crate::store::database;
 use crate::store::database::DatabaseKind;
 
 /// Maximum number of teams, and of keys, in one response.
-const MOST: i64 = 10_000;
+const MAX: i64 = 10_000;
 
 /// A row of LiteLLM's tables with all columns.
 type RowResponse = Json<Row>;
@@ -272,7 +272,7 @@ pub async fn list_teams(
 ) -> Result<Json<Vec<Row>>, ApiError> {
     let mut connection = database::acquire(&state.pool).await?;
     let whose = params.user_id.as_deref().map_or(TeamsOf::Everybody, TeamsOf::Member);
-    Ok(Json(store::list_teams(&mut connection, whose, MOST).await?))
+    Ok(Json(store::list_teams(&mut connection, whose, MAX).await?))
 }
 
 /// Creates a user and, unless `auto_create_key` is false, a key for the user.
@@ -344,8 +344,8 @@ pub async fn get_user_info(
     if let (Some(user_id), None) = (asked, &row) {
         return Err(ApiError::detail(StatusCode::NOT_FOUND, format!("User {user_id} not found")));
     }
-    let keys = store::keys_of(&mut connection, asked, MOST).await?;
-    let mut teams = store::list_teams(&mut connection, asked.map_or(TeamsOf::Everybody, TeamsOf::User), MOST).await?;
+    let keys = store::keys_of(&mut connection, asked, MAX).await?;
+    let mut teams = store::list_teams(&mut connection, asked.map_or(TeamsOf::Everybody, TeamsOf::User), MAX).await?;
     if asked.is_none() {
         teams.sort_by(|one, other| store::text(one, "team_alias").cmp(store::text(other, "team_alias")));
     }

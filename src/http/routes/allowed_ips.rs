@@ -121,7 +121,7 @@ async fn change(
     force: bool,
     edit: impl FnOnce(AllowedAddresses) -> Result<Vec<String>, ApiError>,
 ) -> Result<(), ApiError> {
-    let _turn = state.allow_list.turn().await;
+    let _guard = state.allow_list.lock().await;
     let mut connection = database::acquire(&state.pool).await?;
     let initial = state.settings.allowed_ips.clone();
     let entries = store::allowed_ips::update(&mut connection, initial, |entries| {

@@ -15,7 +15,7 @@ use crate::booking::booker::{BookingError, Outcome};
 use crate::booking::limits::Refusal;
 use crate::booking::record::UsageRecord;
 use crate::booking::standard_logging::Payload;
-use crate::booking::{Booking, Draft, MOST_RECORDS, fields};
+use crate::booking::{Booking, Draft, MAX_RECORDS, fields};
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{check_object, declares_json, read_body};
@@ -197,7 +197,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Elements<'a> {
                 let mut elements = Elements { first: Vec::new(), count: 0 };
                 while let Some(item) = items.next_element::<&'de RawValue>()? {
                     elements.count += 1;
-                    if elements.count <= MOST_RECORDS {
+                    if elements.count <= MAX_RECORDS {
                         elements.first.push(item.get());
                     }
                 }
@@ -210,8 +210,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Elements<'a> {
 
 impl<'a> Elements<'a> {
     fn at_most(self) -> Result<Vec<&'a str>, ApiError> {
-        if self.count > MOST_RECORDS {
-            let message = format!("List should have at most {MOST_RECORDS} items, not {}", self.count);
+        if self.count > MAX_RECORDS {
+            let message = format!("List should have at most {MAX_RECORDS} items, not {}", self.count);
             return Err(field_error("too_long", message));
         }
         Ok(self.first)
@@ -257,7 +257,7 @@ fn payloads<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Vec<&'a str>, Api
         return Ok(vec![text]);
     }
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-    Elements { first: lines().take(MOST_RECORDS).collect(), count: lines().count() }.at_most()
+    Elements { first: lines().take(MAX_RECORDS).collect(), count: lines().count() }.at_most()
 }
 
 fn field_error(kind: &'static str, message: impl Into<String>) -> ApiError {
@@ -276,9 +276,9 @@ fn named_id(json: &str) -> Option<String> {
 
 async fn book(state: &AppState, caller: &Caller, reads: Vec<Read>) -> Result<Response, ApiError> {
     let mut drafts = Vec::with_capacity(reads.len());
-    let mut places = Vec::with_capacity(reads.len());
+    let mut positions = Vec::with_capacity(reads.len());
     for read in reads {
-        places.push(match read {
+        positions.push(match read {
             Ok(draft) => {
                 let id = draft.row.request_id.clone();
                 drafts.push(draft);
@@ -289,9 +289,9 @@ async fn book(state: &AppState, caller: &Caller, reads: Vec<Read>) -> Result<Res
     }
     let mut outcomes = state.booker.book(&caller.key_hash, drafts).await.map_err(failure)?.into_iter();
     state.folding.wake();
-    let mut results = Vec::with_capacity(places.len());
-    for place in places {
-        results.push(match place {
+    let mut results = Vec::with_capacity(positions.len());
+    for position in positions {
+        results.push(match position {
             Ok(id) => {
                 let outcome = outcomes.next();
                 result(id, outcome.ok_or_else(|| ApiError::Internal("a record without an outcome".into()))?)

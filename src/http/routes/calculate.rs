@@ -129,9 +129,9 @@ pub async fn calculate_spend(
         pricer.calculate(&request, now)
     } else {
         // One large request is priced at a time. On few cores, more would delay other requests.
-        let turn = Arc::clone(&state.large_requests).acquire_owned().await;
+        let permit = Arc::clone(&state.large_requests).acquire_owned().await;
         tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             pricer.calculate(&request, now)
         })
         .await

@@ -9,7 +9,7 @@ pub mod rows;
 pub mod search_text;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{OriginalUri, State};
@@ -183,16 +183,16 @@ pub async fn list_spend_logs(
 }
 
 /// Maximum number of days without spend that one response adds after the last day with spend: ten years.
-const MOST_DAYS_TO_FILL: i64 = 3_660;
+const MAX_DAYS_TO_FILL: i64 = 3_660;
 
 /// 400 if `end` is more than that many days after `last`. Each day in between would be an empty entry, and such a long
 /// list is of no use.
 fn check_days_to_fill(last: NaiveDate, end: NaiveDate) -> Result<(), ApiError> {
-    if (end - last).num_days() <= MOST_DAYS_TO_FILL {
+    if (end - last).num_days() <= MAX_DAYS_TO_FILL {
         return Ok(());
     }
     let message = format!(
-        "end_date lies more than {MOST_DAYS_TO_FILL} days after the last day with spend, and each day between would be an \
+        "end_date lies more than {MAX_DAYS_TO_FILL} days after the last day with spend, and each day between would be an \
          empty summary. Give an earlier end_date, or summarize=false for rows."
     );
     Err(ApiError::bad_request(ErrorType::InternalError, message))
@@ -257,16 +257,16 @@ impl Summary {
         let mut total = 0.0;
         for entry in &day.entries {
             total += entry.spend;
-            for (map, number) in sums.iter_mut().zip([entry.api_key, entry.who, entry.model]) {
+            for (map, number) in sums.iter_mut().zip([entry.api_key, entry.subject, entry.model]) {
                 let sum = map.entry(number).or_default();
                 sum.0 += entry.spend;
                 sum.1 += entry.requests;
             }
         }
-        let words = day.words.read().unwrap_or_else(PoisonError::into_inner);
+        let dictionary = day.dictionary.read();
         let [keys, users, models] = sums.map(|map| {
             let named = map.into_iter().filter(|(_, (_, requests))| *requests > 0).map(|(number, (spend, _))| {
-                let name = if number == 0 { Arc::from(literal(None)) } else { words.shared(number) };
+                let name = if number == 0 { Arc::from(literal(None)) } else { dictionary.shared(number) };
                 (name, spend)
             });
             let mut amounts: Amounts = named.collect();
@@ -362,14 +362,14 @@ fn summarise(
         if let Some(snapshot) = snapshot {
             let request = summary_request(&filter, whole, end);
             {
-                let mut days = std::pin::pin!(days::days(reading.copying(), &state.words, snapshot, request));
+                let mut days = std::pin::pin!(days::days(reading.copying(), &state.dictionary, snapshot, request));
                 while let Some(entries) = days.try_next().await? {
                     let day = entries.day;
                     let Some(summary) = Summary::of(entries) else { continue };
                     if let Some((day, summary)) = current.replace((day, summary)) {
                         summary.write(day, &mut writer)?;
-                        if let Some(piece) = writer.piece() {
-                            yield piece;
+                        if let Some(chunk) = writer.chunk() {
+                            yield chunk;
                         }
                     }
                 }
@@ -381,8 +381,8 @@ fn summarise(
             while let Some(row) = rows.try_next().await? {
                 if let Some((day, sums)) = sums.take_if(|(day, _)| *day != row.day) {
                     sums.finish().write(day, &mut writer)?;
-                    if let Some(piece) = writer.piece() {
-                        yield piece;
+                    if let Some(chunk) = writer.chunk() {
+                        yield chunk;
                     }
                 }
                 sums.get_or_insert_with(|| (row.day, Sums::default())).1.add(row);
@@ -397,8 +397,8 @@ fn summarise(
                 let Some(next) = day.checked_add_days(Days::new(1)) else { break };
                 day = next;
                 writer.value(&EmptyDay::new(day))?;
-                if let Some(piece) = writer.piece() {
-                    yield piece;
+                if let Some(chunk) = writer.chunk() {
+                    yield chunk;
                 }
             }
         }

@@ -318,12 +318,12 @@ fn days(
             let request = grouping.request(range);
             let labels = Labels::read(reading.connection(), &grouping).await?;
             let mut entries_writer = EntriesWriter::new(&grouping, labels);
-            let mut days = std::pin::pin!(days::days(reading.copying(), &state.words, snapshot, request));
+            let mut days = std::pin::pin!(days::days(reading.copying(), &state.dictionary, snapshot, request));
             while let Some(part) = days.try_next().await? {
                 for entries in entries_writer.take(&mut writer, part)?.chunks(AT_ONCE) {
                     entries_writer.write(&mut writer, entries)?;
-                    if let Some(piece) = writer.piece() {
-                        yield piece;
+                    if let Some(chunk) = writer.chunk() {
+                        yield chunk;
                     }
                 }
             }
@@ -333,8 +333,8 @@ fn days(
             let mut rows = grouping.rows(reading.connection(), range);
             while let Some(row) = rows.try_next().await? {
                 days.write_row(&mut writer, row)?;
-                if let Some(piece) = writer.piece() {
-                    yield piece;
+                if let Some(chunk) = writer.chunk() {
+                    yield chunk;
                 }
             }
             days.close_day(&mut writer);
@@ -361,9 +361,9 @@ fn keys(
         writer.open_list();
         if let Some(snapshot) = snapshot {
             let request = keys_request(range, api_key, user_id);
-            let all = days::whole(reading.copying(), &state.words, snapshot, request).await?;
-            for piece in write_keys(&mut writer, all)? {
-                yield piece;
+            let all = days::whole(reading.copying(), &state.dictionary, snapshot, request).await?;
+            for chunk in write_keys(&mut writer, all)? {
+                yield chunk;
             }
         } else {
             let mut open: Option<String> = None;
@@ -379,8 +379,8 @@ fn keys(
                 }
                 let tokens = (row.prompt_tokens, row.completion_tokens);
                 write_model(&mut writer, Text::Plain(&row.model), row.spend, tokens)?;
-                if let Some(piece) = writer.piece() {
-                    yield piece;
+                if let Some(chunk) = writer.chunk() {
+                    yield chunk;
                 }
             }
             if open.is_some() {

@@ -157,8 +157,8 @@ fn write<T: Serialize>(
                 tags::spend_by_tag(reading.connection(), &mut query, &filter, snapshot.as_ref());
             while let Some(row) = rows.try_next().await? {
                 writer.value(&form(row))?;
-                if let Some(piece) = writer.piece() {
-                    yield piece;
+                if let Some(chunk) = writer.chunk() {
+                    yield chunk;
                 }
             }
         }

@@ -20,9 +20,9 @@ const WAIT: Duration = Duration::from_secs(2);
 
 /// The memory budget, shared by all responses. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct AnswerRoom(Arc<Semaphore>);
+pub struct AnswerBudget(Arc<Semaphore>);
 
-impl Default for AnswerRoom {
+impl Default for AnswerBudget {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(ALL / UNIT)))
     }
@@ -32,13 +32,13 @@ impl Default for AnswerRoom {
 #[derive(Debug)]
 pub struct Share(OwnedSemaphorePermit);
 
-impl AnswerRoom {
+impl AnswerBudget {
     /// Takes permits for `bytes`, at most the whole budget. 503 with `Retry-After` if they are not available within two
     /// seconds.
     pub async fn take(&self, bytes: usize) -> Result<Share, ApiError> {
         let units = u32::try_from(bytes.min(ALL).div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let turn = Arc::clone(&self.0).acquire_many_owned(units);
-        match tokio::time::timeout(WAIT, turn).await {
+        let permits = Arc::clone(&self.0).acquire_many_owned(units);
+        match tokio::time::timeout(WAIT, permits).await {
             Ok(Ok(permit)) => Ok(Share(permit)),
             _ => Err(ApiError::Busy),
         }
@@ -59,17 +59,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_room_waits_a_little_and_is_refused() {
-        let room = AnswerRoom::default();
-        let mut first = room.take(ALL / 2).await.expect("room");
-        let second = room.take(ALL / 2).await.expect("room");
-        assert!(matches!(room.take(1).await, Err(ApiError::Busy)));
+        let budget = AnswerBudget::default();
+        let mut first = budget.take(ALL / 2).await.expect("budget");
+        let second = budget.take(ALL / 2).await.expect("budget");
+        assert!(matches!(budget.take(1).await, Err(ApiError::Busy)));
         first.shrink(ALL / 4);
-        let third = room.take(ALL / 4).await.expect("what the first gave back");
-        assert!(room.take(UNIT).await.is_err());
+        let third = budget.take(ALL / 4).await.expect("what the first gave back");
+        assert!(budget.take(UNIT).await.is_err());
         drop(second);
-        assert!(room.take(ALL / 2).await.is_ok());
+        assert!(budget.take(ALL / 2).await.is_ok());
         drop((first, third));
         // A request for more than the budget takes the whole budget.
-        assert!(room.take(usize::MAX).await.is_ok());
+        assert!(budget.take(usize::MAX).await.is_ok());
     }
 }

@@ -2,10 +2,11 @@
 //! is free as soon as the database is done, however slowly the client receives the response. If a response outgrows its
 //! space, it waits for its client. It waits for a limited time in total, and is then cut short.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,42 +16,42 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::http::error::ApiError;
-use crate::http::stream::PIECE;
-use crate::http::stream::spool::{Place, Spool, SpoolRoom};
+use crate::http::stream::CHUNK;
+use crate::http::stream::spool::{Spool, SpoolBudget, SpoolRange};
 
-/// Maximum size of the part of a response in memory, in bytes. A single larger piece is split before.
-const IN_MEMORY: usize = 4 * PIECE;
+/// Maximum size of the part of a response in memory, in bytes. A single larger chunk is split before.
+const IN_MEMORY: usize = 4 * CHUNK;
 
 /// Maximum total time that a response may hold a connection while it waits for its client.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Permits and disk space of a response that does not fit into one piece.
+/// Permits and disk space of a response that does not fit into one chunk.
 #[derive(Debug)]
 pub struct LargeAnswer {
     /// Permits for large responses. The response holds them until it is sent.
-    pub places: Vec<OwnedSemaphorePermit>,
+    pub permits: Vec<OwnedSemaphorePermit>,
     /// Permits for responses that hold a connection while they wait for their client.
     pub waiting: Arc<Semaphore>,
     /// Disk space for the part that does not fit into memory.
-    pub room: SpoolRoom,
+    pub budget: SpoolBudget,
 }
 
-/// The pieces of a response body.
-pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>> + Send>>;
+/// The chunks of a response body.
+pub type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>> + Send>>;
 
 struct Shared {
     buffer: Mutex<Buffer>,
-    /// Wakes the client's side: a piece arrived, or the end.
+    /// Wakes the client's side: a chunk arrived, or the end.
     filled: Notify,
-    /// Wakes the database's side: a piece was taken, or the client disconnected.
+    /// Wakes the database's side: a chunk was taken, or the client disconnected.
     emptied: Notify,
     waiting: Arc<Semaphore>,
-    room: SpoolRoom,
+    budget: SpoolBudget,
 }
 
 #[derive(Default)]
 struct Buffer {
-    /// The oldest pieces. The pieces in the file come after them.
+    /// The oldest chunks. The chunks in the file come after them.
     memory: VecDeque<Bytes>,
     in_memory: usize,
     spool: Option<Spool>,
@@ -65,21 +66,21 @@ struct Buffer {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Buffer> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.buffer.lock()
     }
 }
 
-/// The same pieces, read ahead by a separate task. Dropping the stream ends the task, and with it the read.
-pub fn read_ahead(pieces: Pieces, answer: LargeAnswer) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
-    let LargeAnswer { places, waiting, room } = answer;
+/// The same chunks, read ahead by a separate task. Dropping the stream ends the task, and with it the read.
+pub fn read_ahead(chunks: Chunks, answer: LargeAnswer) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
+    let LargeAnswer { permits, waiting, budget } = answer;
     let shared =
-        Arc::new(Shared { buffer: Mutex::default(), filled: Notify::new(), emptied: Notify::new(), waiting, room });
-    tokio::spawn(fill(Arc::clone(&shared), pieces).in_current_span());
-    let taker = Taker { shared, _places: places };
+        Arc::new(Shared { buffer: Mutex::default(), filled: Notify::new(), emptied: Notify::new(), waiting, budget });
+    tokio::spawn(fill(Arc::clone(&shared), chunks).in_current_span());
+    let taker = Taker { shared, _permits: permits };
     stream::unfold(Some(taker), |taker| async {
         let taker = taker?;
         match taker.next().await {
-            Some(Ok(piece)) => Some((Ok(piece), Some(taker))),
+            Some(Ok(chunk)) => Some((Ok(chunk), Some(taker))),
             Some(Err(error)) => Some((Err(error), None)),
             None => None,
         }
@@ -88,26 +89,26 @@ pub fn read_ahead(pieces: Pieces, answer: LargeAnswer) -> impl Stream<Item = Res
 }
 
 /// Reads until the end, until a failure, or until the client's side is dropped.
-async fn fill(shared: Arc<Shared>, mut pieces: Pieces) {
+async fn fill(shared: Arc<Shared>, mut chunks: Chunks) {
     let mut left = WAIT;
     let failure = loop {
         let next = tokio::select! {
             biased;
             () = abandoned(&shared) => return,
-            next = pieces.next() => next,
+            next = chunks.next() => next,
         };
         match next {
             None => break None,
             Some(Err(error)) => break Some(error),
-            Some(Ok(piece)) if piece.len() <= IN_MEMORY => {
-                if let Err(error) = put(&shared, piece, &mut left).await {
+            Some(Ok(chunk)) if chunk.len() <= IN_MEMORY => {
+                if let Err(error) = put(&shared, chunk, &mut left).await {
                     break Some(error);
                 }
             }
-            Some(Ok(piece)) => {
-                // The parts are copied, so that they do not keep the memory of the large piece alive.
+            Some(Ok(chunk)) => {
+                // The parts are copied, so that they do not keep the memory of the large chunk alive.
                 let mut cut = Ok(());
-                for part in piece.chunks(PIECE) {
+                for part in chunk.chunks(CHUNK) {
                     cut = put(&shared, Bytes::copy_from_slice(part), &mut left).await;
                     if cut.is_err() {
                         break;
@@ -120,7 +121,7 @@ async fn fill(shared: Arc<Shared>, mut pieces: Pieces) {
         }
     };
     // The connection is released before the client sees the end.
-    drop(pieces);
+    drop(chunks);
     let mut buffer = shared.lock();
     buffer.ended = true;
     buffer.failure = failure;
@@ -140,32 +141,32 @@ async fn abandoned(shared: &Shared) {
 
 enum Put {
     Done,
-    Write(Place),
+    Write(SpoolRange),
     Full,
 }
 
-/// Appends a piece. `left` is the remaining time that the response may wait for its client.
-async fn put(shared: &Shared, piece: Bytes, left: &mut Duration) -> Result<(), ApiError> {
-    if piece.is_empty() {
+/// Appends a chunk. `left` is the remaining time that the response may wait for its client.
+async fn put(shared: &Shared, chunk: Bytes, left: &mut Duration) -> Result<(), ApiError> {
+    if chunk.is_empty() {
         return Ok(());
     }
-    let mut turn = None;
+    let mut permits = None;
     loop {
         let emptied = shared.emptied.notified();
-        match place(shared, &piece) {
+        match choose(shared, &chunk) {
             Put::Done => {
                 shared.filled.notify_one();
                 return Ok(());
             }
-            Put::Write(place) => {
-                let bytes = piece.clone();
-                let written = tokio::task::spawn_blocking(move || place.write(&bytes)).await;
+            Put::Write(range) => {
+                let bytes = chunk.clone();
+                let written = tokio::task::spawn_blocking(move || range.write(&bytes)).await;
                 let mut buffer = shared.lock();
                 buffer.writing = false;
                 match written.map_err(io::Error::other).and_then(|written| written) {
                     Ok(()) => {
                         if let Some(spool) = &mut buffer.spool {
-                            spool.put(piece.len());
+                            spool.put(chunk.len());
                         }
                         drop(buffer);
                         shared.filled.notify_one();
@@ -181,9 +182,9 @@ async fn put(shared: &Shared, piece: Bytes, left: &mut Duration) -> Result<(), A
                 if shared.lock().abandoned {
                     return Ok(());
                 }
-                if turn.is_none() {
+                if permits.is_none() {
                     // A response that gets no permit does not wait, because other reads need their connections.
-                    turn = Some(Arc::clone(&shared.waiting).try_acquire_owned().map_err(|_| too_slow())?);
+                    permits = Some(Arc::clone(&shared.waiting).try_acquire_owned().map_err(|_| too_slow())?);
                 }
                 let start = Instant::now();
                 let waited = tokio::time::timeout(*left, emptied).await;
@@ -198,22 +199,22 @@ fn too_slow() -> ApiError {
     ApiError::Internal("the client took an answer too slowly that is larger than what is read ahead".to_owned())
 }
 
-/// Chooses where the next piece goes: into memory if the file is empty and memory has space, and into the file
+/// Chooses where the next chunk goes: into memory if the file is empty and memory has space, and into the file
 /// otherwise.
-fn place(shared: &Shared, piece: &Bytes) -> Put {
+fn choose(shared: &Shared, chunk: &Bytes) -> Put {
     let mut buffer = shared.lock();
     let buffer = &mut *buffer;
     let spooled = buffer.spool.as_ref().is_some_and(|spool| !spool.is_empty());
-    if !spooled && (buffer.memory.is_empty() || buffer.in_memory + piece.len() <= IN_MEMORY) {
-        buffer.in_memory += piece.len();
-        buffer.memory.push_back(piece.clone());
+    if !spooled && (buffer.memory.is_empty() || buffer.in_memory + chunk.len() <= IN_MEMORY) {
+        buffer.in_memory += chunk.len();
+        buffer.memory.push_back(chunk.clone());
         return Put::Done;
     }
     if buffer.spool_failed {
         return Put::Full;
     }
     if buffer.spool.is_none() {
-        match shared.room.file() {
+        match shared.budget.file() {
             Ok(spool) => buffer.spool = Some(spool),
             Err(error) => {
                 tracing::warn!(cause = %error, "no file can be made for an answer that is read ahead");
@@ -222,10 +223,10 @@ fn place(shared: &Shared, piece: &Bytes) -> Put {
             }
         }
     }
-    match buffer.spool.as_mut().and_then(|spool| spool.place(piece.len())) {
-        Some(place) => {
+    match buffer.spool.as_mut().and_then(|spool| spool.reserve(chunk.len())) {
+        Some(range) => {
             buffer.writing = true;
-            Put::Write(place)
+            Put::Write(range)
         }
         None => Put::Full,
     }
@@ -234,12 +235,12 @@ fn place(shared: &Shared, piece: &Bytes) -> Put {
 /// The client's side of the buffer.
 struct Taker {
     shared: Arc<Shared>,
-    _places: Vec<OwnedSemaphorePermit>,
+    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 enum Take {
-    Piece(Bytes),
-    Read(Place),
+    Chunk(Bytes),
+    Read(SpoolRange),
     End(Option<ApiError>),
     Nothing,
 }
@@ -249,19 +250,19 @@ impl Taker {
         loop {
             let filled = self.shared.filled.notified();
             match self.look() {
-                Take::Piece(piece) => {
+                Take::Chunk(chunk) => {
                     self.shared.emptied.notify_one();
-                    return Some(Ok(piece));
+                    return Some(Ok(chunk));
                 }
-                Take::Read(place) => {
-                    let read = tokio::task::spawn_blocking(move || place.read()).await;
-                    let piece = match read.map_err(io::Error::other).and_then(|read| read) {
+                Take::Read(range) => {
+                    let read = tokio::task::spawn_blocking(move || range.read()).await;
+                    let chunk = match read.map_err(io::Error::other).and_then(|read| read) {
                         Ok(bytes) => Bytes::from(bytes),
                         Err(error) => return Some(Err(ApiError::Internal(format!("what was read ahead: {error}")))),
                     };
                     let mut buffer = self.shared.lock();
                     if let Some(spool) = &mut buffer.spool {
-                        spool.take(piece.len());
+                        spool.take(chunk.len());
                         if spool.is_empty() && !buffer.writing {
                             // Releases the disk space for other responses.
                             buffer.spool = None;
@@ -269,7 +270,7 @@ impl Taker {
                     }
                     drop(buffer);
                     self.shared.emptied.notify_one();
-                    return Some(Ok(piece));
+                    return Some(Ok(chunk));
                 }
                 Take::End(failure) => return failure.map(Err),
                 Take::Nothing => filled.await,
@@ -279,12 +280,12 @@ impl Taker {
 
     fn look(&self) -> Take {
         let mut buffer = self.shared.lock();
-        if let Some(piece) = buffer.memory.pop_front() {
-            buffer.in_memory -= piece.len();
-            return Take::Piece(piece);
+        if let Some(chunk) = buffer.memory.pop_front() {
+            buffer.in_memory -= chunk.len();
+            return Take::Chunk(chunk);
         }
         match &buffer.spool {
-            Some(spool) if !spool.is_empty() => Take::Read(spool.next(PIECE)),
+            Some(spool) if !spool.is_empty() => Take::Read(spool.next(CHUNK)),
             _ if buffer.ended => Take::End(buffer.failure.take()),
             _ => Take::Nothing,
         }
@@ -304,16 +305,16 @@ mod tests {
 
     fn answer(of_answer: u64, waiting: usize) -> LargeAnswer {
         LargeAnswer {
-            places: Vec::new(),
+            permits: Vec::new(),
             waiting: Arc::new(Semaphore::new(waiting)),
-            room: SpoolRoom::new(None, of_answer, of_answer),
+            budget: SpoolBudget::new(None, of_answer, of_answer),
         }
     }
 
-    fn pieces(count: u32, ended: Arc<Notify>) -> Pieces {
+    fn chunks(count: u32, ended: Arc<Notify>) -> Chunks {
         Box::pin(async_stream::try_stream! {
             for number in 0..count {
-                yield Bytes::from(number.to_be_bytes().repeat(PIECE / 4));
+                yield Bytes::from(number.to_be_bytes().repeat(CHUNK / 4));
             }
             ended.notify_one();
         })
@@ -323,36 +324,36 @@ mod tests {
     async fn an_answer_is_read_to_its_end_before_anybody_takes_it_and_then_taken_in_order() {
         let ended = Arc::new(Notify::new());
         let answer = answer(100 << 20, 0);
-        let room = answer.room.clone();
-        let mut stream = Box::pin(read_ahead(pieces(500, Arc::clone(&ended)), answer));
+        let budget = answer.budget.clone();
+        let mut stream = Box::pin(read_ahead(chunks(500, Arc::clone(&ended)), answer));
         tokio::time::timeout(Duration::from_secs(20), ended.notified()).await.expect("is read ahead");
-        assert!(room.used() > 400 * 65_536);
+        assert!(budget.used() > 400 * 65_536);
         let mut taken = Vec::new();
-        while let Some(piece) = stream.next().await {
-            taken.extend_from_slice(&piece.expect("is there"));
+        while let Some(chunk) = stream.next().await {
+            taken.extend_from_slice(&chunk.expect("is there"));
         }
         let numbers: Vec<u32> =
             taken.chunks(4).map(|four| u32::from_be_bytes(four.try_into().expect("four"))).collect();
-        assert_eq!(numbers.len(), 500 * PIECE / 4);
+        assert_eq!(numbers.len(), 500 * CHUNK / 4);
         assert!(numbers.is_sorted());
-        assert_eq!(room.used(), 0);
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]
     async fn an_answer_larger_than_its_room_waits_for_its_client_and_is_whole() {
-        let stream = read_ahead(pieces(300, Arc::default()), answer(10 * 65_536, 1));
+        let stream = read_ahead(chunks(300, Arc::default()), answer(10 * 65_536, 1));
         let mut stream = Box::pin(stream);
         let mut next = 0;
-        while let Some(piece) = stream.next().await {
-            for number in piece.expect("is there").chunks(4) {
-                assert_eq!(u32::from_be_bytes(number.try_into().expect("four")), next / (PIECE as u32 / 4));
+        while let Some(chunk) = stream.next().await {
+            for number in chunk.expect("is there").chunks(4) {
+                assert_eq!(u32::from_be_bytes(number.try_into().expect("four")), next / (CHUNK as u32 / 4));
                 next += 1;
             }
             if next % 7 == 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
-        assert_eq!(next, 300 * (PIECE as u32 / 4));
+        assert_eq!(next, 300 * (CHUNK as u32 / 4));
     }
 
     #[tokio::test(start_paused = true)]
@@ -360,21 +361,21 @@ mod tests {
         for (waiting, most) in [(1, WAIT + Duration::from_secs(1)), (0, Duration::from_secs(1))] {
             let dropped = Arc::new(());
             let held = Arc::clone(&dropped);
-            let pieces: Pieces = Box::pin(async_stream::try_stream! {
+            let chunks: Chunks = Box::pin(async_stream::try_stream! {
                 let _held = held;
                 loop {
-                    yield Bytes::from(vec![0; PIECE]);
+                    yield Bytes::from(vec![0; CHUNK]);
                 }
             });
-            let mut stream = Box::pin(read_ahead(pieces, answer(10 * 65_536, waiting)));
+            let mut stream = Box::pin(read_ahead(chunks, answer(10 * 65_536, waiting)));
             let start = tokio::time::Instant::now();
             while Arc::strong_count(&dropped) > 1 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 assert!(start.elapsed() < most);
             }
             let mut last = None;
-            while let Some(piece) = stream.next().await {
-                last = Some(piece);
+            while let Some(chunk) = stream.next().await {
+                last = Some(chunk);
             }
             assert!(last.expect("an end").is_err());
         }
@@ -384,13 +385,13 @@ mod tests {
     async fn an_answer_that_nobody_takes_any_more_is_not_read_on() {
         let dropped = Arc::new(());
         let held = Arc::clone(&dropped);
-        let pieces: Pieces = Box::pin(async_stream::try_stream! {
+        let chunks: Chunks = Box::pin(async_stream::try_stream! {
             let _held = held;
             yield Bytes::from_static(b"x");
             std::future::pending::<()>().await;
         });
-        let mut stream = Box::pin(read_ahead(pieces, answer(0, 0)));
-        stream.next().await.expect("a piece").expect("is there");
+        let mut stream = Box::pin(read_ahead(chunks, answer(0, 0)));
+        stream.next().await.expect("a chunk").expect("is there");
         drop(stream);
         let gone = async {
             while Arc::strong_count(&dropped) > 1 {

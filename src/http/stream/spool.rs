@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The disk space budget of all responses. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct SpoolRoom(Arc<Inner>);
+pub struct SpoolBudget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -21,7 +21,7 @@ struct Inner {
     used: AtomicU64,
 }
 
-impl SpoolRoom {
+impl SpoolBudget {
     /// A budget of `of_answer` bytes for each response and `of_all` bytes for all together. Files are created in
     /// `directory`, or else in the system's directory for temporary files.
     pub fn new(directory: Option<PathBuf>, of_answer: u64, of_all: u64) -> Self {
@@ -37,7 +37,7 @@ impl SpoolRoom {
     /// Creates an empty file.
     pub fn file(&self) -> io::Result<Spool> {
         let file = tempfile::tempfile_in(&self.0.directory)?;
-        Ok(Spool { file: Arc::new(file), room: self.clone(), extent: 0, taken: 0, put: 0 })
+        Ok(Spool { file: Arc::new(file), budget: self.clone(), extent: 0, taken: 0, put: 0 })
     }
 
     fn charge(&self, bytes: u64) -> bool {
@@ -50,7 +50,7 @@ impl SpoolRoom {
 #[derive(Debug)]
 pub struct Spool {
     file: Arc<File>,
-    room: SpoolRoom,
+    budget: SpoolBudget,
     /// Number of bytes that are counted against the budget.
     extent: u64,
     /// Total numbers of bytes read from the ring and written to it so far.
@@ -60,7 +60,7 @@ pub struct Spool {
 
 /// A range of the ring. It can be read or written without holding the lock.
 #[derive(Debug)]
-pub struct Place {
+pub struct SpoolRange {
     file: Arc<File>,
     start: u64,
     length: usize,
@@ -75,21 +75,21 @@ impl Spool {
 
     /// Reserves a range of `length` bytes for writing. `None` if the ring or the budget has too little space. The range
     /// becomes readable once [`Spool::put`] is called.
-    pub fn place(&mut self, length: usize) -> Option<Place> {
+    pub fn reserve(&mut self, length: usize) -> Option<SpoolRange> {
         let bytes = u64::try_from(length).ok()?;
-        let ring = self.room.0.of_answer;
+        let ring = self.budget.0.of_answer;
         let end = self.put.checked_add(bytes)?;
         if end - self.taken > ring {
             return None;
         }
         let extent = end.min(ring);
         if extent > self.extent {
-            if !self.room.charge(extent - self.extent) {
+            if !self.budget.charge(extent - self.extent) {
                 return None;
             }
             self.extent = extent;
         }
-        Some(Place { file: Arc::clone(&self.file), start: self.put, length, ring })
+        Some(SpoolRange { file: Arc::clone(&self.file), start: self.put, length, ring })
     }
 
     /// Marks the next `length` bytes as written.
@@ -98,9 +98,9 @@ impl Spool {
     }
 
     /// The next range to read, at most `most` bytes. It stays valid until [`Spool::take`] is called.
-    pub fn next(&self, most: usize) -> Place {
+    pub fn next(&self, most: usize) -> SpoolRange {
         let length = usize::try_from(self.put - self.taken).unwrap_or(usize::MAX).min(most);
-        Place { file: Arc::clone(&self.file), start: self.taken, length, ring: self.room.0.of_answer }
+        SpoolRange { file: Arc::clone(&self.file), start: self.taken, length, ring: self.budget.0.of_answer }
     }
 
     /// Marks the next `length` bytes as read, and releases them.
@@ -111,11 +111,11 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        self.room.0.used.fetch_sub(self.extent, Ordering::Relaxed);
+        self.budget.0.used.fetch_sub(self.extent, Ordering::Relaxed);
     }
 }
 
-impl Place {
+impl SpoolRange {
     /// Number of bytes of the range before the ring wraps around, and the range's position in the file.
     fn first(&self) -> (usize, u64) {
         let position = self.start % self.ring;
@@ -148,34 +148,34 @@ mod tests {
 
     #[test]
     fn what_is_put_in_comes_out_in_order_and_never_takes_more_than_its_bounds() {
-        let room = SpoolRoom::new(None, 100, 150);
-        let mut spool = room.file().expect("a file");
+        let budget = SpoolBudget::new(None, 100, 150);
+        let mut spool = budget.file().expect("a file");
         let (mut next_in, mut next_out, mut taken) = (0_u8, 0_u8, 0);
         for round in 0..500_usize {
             let length = 1 + (round * 7) % 40;
-            if let Some(place) = spool.place(length) {
+            if let Some(range) = spool.reserve(length) {
                 let bytes: Vec<u8> = (0..length)
                     .map(|_| {
                         next_in = next_in.wrapping_add(1);
                         next_in.wrapping_sub(1)
                     })
                     .collect();
-                place.write(&bytes).expect("is written");
+                range.write(&bytes).expect("is written");
                 spool.put(length);
             }
-            let place = spool.next(1 + (round * 11) % 35);
-            for byte in place.read().expect("is read") {
+            let range = spool.next(1 + (round * 11) % 35);
+            for byte in range.read().expect("is read") {
                 assert_eq!(byte, next_out);
                 next_out = next_out.wrapping_add(1);
             }
-            spool.take(place.length);
-            taken += place.length;
+            spool.take(range.length);
+            taken += range.length;
             assert!(spool.file.metadata().expect("a file").len() <= 100);
         }
-        assert!(taken > 1000 && room.used() == 100);
-        let mut other = room.file().expect("a file");
-        assert!(other.place(50).is_some() && other.place(101).is_none() && other.place(51).is_none());
+        assert!(taken > 1000 && budget.used() == 100);
+        let mut other = budget.file().expect("a file");
+        assert!(other.reserve(50).is_some() && other.reserve(101).is_none() && other.reserve(51).is_none());
         drop((spool, other));
-        assert_eq!(room.used(), 0);
+        assert_eq!(budget.used(), 0);
     }
 }

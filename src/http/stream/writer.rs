@@ -1,4 +1,4 @@
-//! A JSON writer that returns its output in pieces. The writer adds every comma, brace and colon; callers only say
+//! A JSON writer that returns its output in chunks. The writer adds every comma, brace and colon; callers only say
 //! which element comes next.
 
 use std::borrow::Cow;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::http::error::ApiError;
-use crate::http::stream::PIECE;
+use crate::http::stream::CHUNK;
 
 /// A buffer of JSON text.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ pub(crate) use name;
 impl Writer {
     /// A writer with an empty buffer.
     pub fn new() -> Self {
-        Self { buffer: Vec::with_capacity(PIECE + PIECE / 4), ..Self::default() }
+        Self { buffer: Vec::with_capacity(CHUNK + CHUNK / 4), ..Self::default() }
     }
 
     /// Opens a list. Its values follow.
@@ -156,14 +156,14 @@ impl Writer {
         self.needs_comma = false;
     }
 
-    /// Takes the buffered text if it has at least the size of a piece.
-    pub fn piece(&mut self) -> Option<Bytes> {
-        (self.buffer.len() >= PIECE).then(|| self.take())
+    /// Takes the buffered text if it has at least the size of a chunk.
+    pub fn chunk(&mut self) -> Option<Bytes> {
+        (self.buffer.len() >= CHUNK).then(|| self.take())
     }
 
     /// Takes all of the buffered text.
     pub fn take(&mut self) -> Bytes {
-        let next = Vec::with_capacity(PIECE + PIECE / 4);
+        let next = Vec::with_capacity(CHUNK + CHUNK / 4);
         Bytes::from(std::mem::replace(&mut self.buffer, next))
     }
 

@@ -1,17 +1,18 @@
 //! Writes the log to standard error: a bounded queue, and a thread that empties it. If the reader of the log stops
 //! reading, lines are dropped and counted, and no request has to wait.
 
+use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Most bytes of lines that wait to be written.
-const MOST: usize = 1024 * 1024;
+const MAX: usize = 1024 * 1024;
 
 /// How long the process waits at its end for the last lines to be written.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -31,13 +32,13 @@ struct State {
     bytes: usize,
     dropped: u64,
     /// How many of the dropped lines the log has reported.
-    told: u64,
+    reported: u64,
 }
 
 impl Queue {
     fn push(&self, line: &[u8]) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.bytes + line.len() > MOST {
+        let mut state = self.state.lock();
+        if state.bytes + line.len() > MAX {
             state.dropped += 1;
             return;
         }
@@ -49,37 +50,36 @@ impl Queue {
     /// Writes queued lines forever.
     fn write_to(&self, mut out: impl Write) {
         loop {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             while state.lines.is_empty() {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                self.changed.wait(&mut state);
             }
             let lines = std::mem::take(&mut state.lines);
             drop(state);
             let text: Vec<u8> = lines.into_iter().flatten().collect();
             // A failure to write the log affects only its reader, so it is ignored.
             let _ = out.write_all(&text).and_then(|()| out.flush());
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             state.bytes = state.bytes.saturating_sub(text.len());
-            let untold = state.dropped - state.told;
-            state.told = state.dropped;
+            let unreported = state.dropped - state.reported;
+            state.reported = state.dropped;
             self.changed.notify_all();
             drop(state);
-            if untold > 0 {
-                tracing::warn!(lines = untold, "the log was not read; lines were dropped");
+            if unreported > 0 {
+                tracing::warn!(lines = unreported, "the log was not read; lines were dropped");
             }
         }
     }
 
     fn flush(&self) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = self.changed.wait_timeout_while(state, FLUSH, |state| state.bytes > 0);
-        drop(waiting);
+        let mut state = self.state.lock();
+        self.changed.wait_while_for(&mut state, |state| state.bytes > 0, FLUSH);
     }
 }
 
 /// The number of lines dropped since the start.
 pub fn dropped_lines() -> u64 {
-    QUEUE.state.lock().unwrap_or_else(PoisonError::into_inner).dropped
+    QUEUE.state.lock().dropped
 }
 
 /// Starts the writer thread. It has its own file descriptor, so that it does not share the lock on standard error.
@@ -151,15 +151,15 @@ mod tests {
         let (wrote, written) = mpsc::channel();
         std::thread::spawn(move || queue.write_to(Stalled(wait, wrote)));
         let line = [b'x'; 1024];
-        for _ in 0..(MOST / 1024 + 100) {
+        for _ in 0..(MAX / 1024 + 100) {
             queue.push(&line);
         }
-        assert_eq!(queue.state.lock().expect("whole").dropped, 100);
+        assert_eq!(queue.state.lock().dropped, 100);
         for _ in 0..2 {
             let _ = go.send(());
         }
         queue.flush();
-        assert_eq!(queue.state.lock().expect("whole").bytes, 0);
-        assert_eq!(written.try_iter().sum::<usize>(), MOST);
+        assert_eq!(queue.state.lock().bytes, 0);
+        assert_eq!(written.try_iter().sum::<usize>(), MAX);
     }
 }

@@ -30,10 +30,10 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 /// Prefixes of headers in which proxies describe a client, in lower case with hyphens.
-const TOLD_BY_PROXIES: [&str; 3] = ["x-forwarded", "x-original-", "cf-connecting-"];
+const PROXY_HEADER_PREFIXES: [&str; 3] = ["x-forwarded", "x-original-", "cf-connecting-"];
 
 /// Further headers in which proxies describe a client.
-const ALSO_TOLD: [&str; 19] = [
+const PROXY_HEADERS: [&str; 19] = [
     "forwarded",
     "client-ip",
     "fastly-client-ip",
@@ -57,34 +57,34 @@ const ALSO_TOLD: [&str; 19] = [
 
 /// Whether a header describes the origin of a request, or its original host, scheme or path. Underscores count as
 /// hyphens, because servers that turn headers into environment variables do not distinguish the two.
-fn is_told_by_proxies(name: &HeaderName) -> bool {
+fn is_set_by_proxies(name: &HeaderName) -> bool {
     let name = name.as_str().replace('_', "-");
-    TOLD_BY_PROXIES.iter().any(|beginning| name.starts_with(beginning)) || ALSO_TOLD.contains(&name.as_str())
+    PROXY_HEADER_PREFIXES.iter().any(|beginning| name.starts_with(beginning)) || PROXY_HEADERS.contains(&name.as_str())
 }
 
 /// Removes the headers that are not meant for the upstream, and sets the `X-Forwarded-*` headers: the client's address,
 /// and the scheme and host that the client used. They describe the connection or, if its peer is a trusted proxy, they
 /// are what that proxy says. Such a proxy may name the port as well.
 pub fn rewrite(settings: &Settings, uri: &Uri, peer: Option<&ConnectInfo<SocketAddr>>, headers: &mut HeaderMap) {
-    let told = Told::of(settings, uri, peer, headers);
+    let forwarded = ForwardedHeaders::of(settings, uri, peer, headers);
     // The new headers are written last, so that nothing the client names in `Connection` removes them.
     remove_hop_by_hop(headers);
-    let untrusted: Vec<HeaderName> = headers.keys().filter(|name| is_told_by_proxies(name)).cloned().collect();
+    let untrusted: Vec<HeaderName> = headers.keys().filter(|name| is_set_by_proxies(name)).cloned().collect();
     for name in untrusted {
         headers.remove(name);
     }
-    told.write(headers);
+    forwarded.write(headers);
 }
 
 /// The values of the `X-Forwarded-*` headers for the upstream.
-struct Told {
+struct ForwardedHeaders {
     client: Option<IpAddr>,
     proto: HeaderValue,
     host: Option<HeaderValue>,
     port: Option<HeaderValue>,
 }
 
-impl Told {
+impl ForwardedHeaders {
     fn of(settings: &Settings, uri: &Uri, peer: Option<&ConnectInfo<SocketAddr>>, headers: &HeaderMap) -> Self {
         let peer: Option<IpAddr> = peer.map(|ConnectInfo(peer)| canonical(peer.ip()));
         let proxies = &settings.trusted_proxies;
@@ -192,10 +192,10 @@ mod tests {
         for name in
             ["X-Forwarded-For", "x_forwarded_for", "X-FORWARDED-Ssl", "Forwarded", "X-Real_IP", "True-Client-IP"]
         {
-            assert!(is_told_by_proxies(&name.parse().expect("a name")), "{name}");
+            assert!(is_set_by_proxies(&name.parse().expect("a name")), "{name}");
         }
         for name in ["x-litellm-api-key", "authorization", "x-request-id", "host", "user-agent"] {
-            assert!(!is_told_by_proxies(&name.parse().expect("a name")), "{name}");
+            assert!(!is_set_by_proxies(&name.parse().expect("a name")), "{name}");
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::http::error::ApiError;
 use crate::http::upstream::forwarded::elements;
 
 /// Most WebSockets that are open at the same time; beyond them, 503.
-pub const MOST_OPEN: usize = 1000;
+pub const MAX_OPEN: usize = 1000;
 
 /// How long a WebSocket may be silent in both directions before it is closed. Usually both ends ping each other much
 /// more often.
@@ -90,11 +90,11 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
 pub fn switch(
     mut answer: hyper::Response<hyper::body::Incoming>,
     client_side: OnUpgrade,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> Response {
     let server_side = hyper::upgrade::on(&mut answer);
     tokio::spawn(async move {
-        let _place = place;
+        let _permit = permit;
         match tokio::try_join!(client_side, server_side) {
             Ok((client, server)) => {
                 let activity = Activity::default();

@@ -1,7 +1,8 @@
 //! Reads the entries of a rollup a day at a time, in one database snapshot. Merges folded entries, from the day tables
 //! and packed days, with unfolded entries, from waiting deltas and from the log's rows on dirty days.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use parking_lot::RwLock;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{Days, Months, NaiveDate};
@@ -13,7 +14,7 @@ use sqlx::postgres::PgRow;
 
 use crate::store::DateRange;
 use crate::store::reading::{CopyMark, Reading};
-use crate::store::rollups::dictionary::{WordCache, Words};
+use crate::store::rollups::dictionary::{Dictionary, DictionaryCache};
 use crate::store::rollups::reads;
 use crate::store::rollups::reads::{CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot};
 use crate::store::rollups::segments;
@@ -29,7 +30,7 @@ pub struct DaysRequest {
     /// The filter on entries.
     pub filter: EntryFilter,
     /// Whether a day may be returned in several parts. A packed day keeps its order: by end user ([`Rollup::Customer`])
-    /// or team ([`Rollup::Usage`]), then key, then model. Any other day that is split is sorted by [`Entry::who`], then
+    /// or team ([`Rollup::Usage`]), then key, then model. Any other day that is split is sorted by [`Entry::subject`], then
     /// key, then model. Two parts can contain entries that are equal in these three.
     pub in_parts: bool,
 }
@@ -39,7 +40,7 @@ pub struct DaysRequest {
 const PART: usize = 4_000;
 
 /// The strings of a read, shared between the reader and the writer of the response.
-pub type SharedWords = Arc<RwLock<Words>>;
+pub type SharedDictionary = Arc<RwLock<Dictionary>>;
 
 /// The entries of one day, or a part of them.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ pub struct DayEntries {
     /// caller must add them up.
     pub entries: Vec<Entry>,
     /// The strings of the entries' dictionary IDs.
-    pub words: SharedWords,
+    pub dictionary: SharedDictionary,
 }
 
 /// Starts a database snapshot for all later statements of the read, and checks whether the rollups can serve the range.
@@ -80,17 +81,17 @@ pub fn is_gone(code: Option<&str>) -> bool {
 /// cached are fetched after the source is closed. If the cache is incomplete, every segment is therefore a single day.
 pub fn days<'c>(
     (connection, mark): (&'c mut PgConnection, &'c CopyMark),
-    cache: &'c WordCache,
+    cache: &'c DictionaryCache,
     snapshot: Snapshot,
     request: DaysRequest,
 ) -> impl Stream<Item = Result<DayEntries, sqlx::Error>> + Send + 'c {
     async_stream::try_stream! {
         let (kept, complete) = cache.refresh(connection).await?;
         // If the cache is incomplete, the read holds strings of its own. Such reads run one at a time, to save memory.
-        let _turn = if complete { None } else { Some(cache.turn().await) };
-        let mut words = Words::new(kept);
-        let mut unfolded = Unfolded::read(connection, &request, &snapshot, &mut words).await?;
-        let texts = Texts { words: Arc::new(RwLock::new(words)), complete };
+        let _turn = if complete { None } else { Some(cache.lock_large().await) };
+        let mut dictionary = Dictionary::new(kept);
+        let mut unfolded = Unfolded::read(connection, &request, &snapshot, &mut dictionary).await?;
+        let texts = Texts { dictionary: Arc::new(RwLock::new(dictionary)), complete };
         let DaysRequest { rollup, filter, in_parts, .. } = &request;
         for segment in segments_of(connection, &request, &snapshot, complete).await? {
             // Packed parts can be returned unchanged if no unfolded entry must be merged into the segment.
@@ -150,7 +151,7 @@ fn parts_of(mut day: Vec<Entry>, in_parts: bool) -> Vec<Vec<Entry>> {
     if !in_parts {
         return vec![day];
     }
-    day.sort_unstable_by_key(|entry| (entry.who, entry.api_key, entry.model));
+    day.sort_unstable_by_key(|entry| (entry.subject, entry.api_key, entry.model));
     day.chunks(PART).map(<[Entry]>::to_vec).collect()
 }
 
@@ -158,16 +159,16 @@ fn parts_of(mut day: Vec<Entry>, in_parts: bool) -> Vec<Vec<Entry>> {
 /// [`Rollup::Usage`]. Ignores [`DaysRequest::in_parts`].
 pub async fn whole(
     (connection, mark): (&mut PgConnection, &CopyMark),
-    cache: &WordCache,
+    cache: &DictionaryCache,
     snapshot: Snapshot,
     request: DaysRequest,
 ) -> Result<DayEntries, sqlx::Error> {
     let (kept, complete) = cache.refresh(connection).await?;
-    let _turn = if complete { None } else { Some(cache.turn().await) };
-    let mut words = Words::new(kept);
+    let _turn = if complete { None } else { Some(cache.lock_large().await) };
+    let mut dictionary = Dictionary::new(kept);
     let DaysRequest { rollup, range, filter, .. } = request;
     let mut sums = Sums { day: range.start, by_key_and_model: FxHashMap::default() };
-    let mut batch = reads::unfolded(connection, rollup, range, &filter, &snapshot, &mut words).await?;
+    let mut batch = reads::unfolded(connection, rollup, range, &filter, &snapshot, &mut dictionary).await?;
     sums.add(&mut batch);
     // Packed months contain the sums of a month. The rest of the range is read by segments.
     let months = segments::packed_months(connection, range, &filter, &snapshot).await?;
@@ -188,7 +189,7 @@ pub async fn whole(
             sums.add(&mut batch);
         }
     }
-    let texts = Texts { words: Arc::new(RwLock::new(words)), complete };
+    let texts = Texts { dictionary: Arc::new(RwLock::new(dictionary)), complete };
     texts.fetch_and_gather(connection, sums.by_key_and_model.into_values().collect()).await
 }
 
@@ -335,10 +336,10 @@ impl Unfolded {
         connection: &mut PgConnection,
         request: &DaysRequest,
         snapshot: &Snapshot,
-        words: &mut Words,
+        dictionary: &mut Dictionary,
     ) -> Result<Self, sqlx::Error> {
         let DaysRequest { rollup, range, filter, .. } = request;
-        let mut entries = reads::unfolded(connection, *rollup, *range, filter, snapshot, words).await?;
+        let mut entries = reads::unfolded(connection, *rollup, *range, filter, snapshot, dictionary).await?;
         entries.sort_by_key(|entry| entry.day);
         Ok(Self(entries.into_iter().peekable()))
     }
@@ -372,7 +373,7 @@ impl Unfolded {
 
 /// The strings of a read.
 struct Texts {
-    words: SharedWords,
+    dictionary: SharedDictionary,
     /// Whether the cache contains the complete dictionary, so that no string has to be fetched.
     complete: bool,
 }
@@ -380,13 +381,13 @@ struct Texts {
 impl Texts {
     /// Attaches the strings to the entries. The strings must be cached or fetched already; a missing one is an error.
     fn gather(&self, entries: Vec<Entry>) -> Result<DayEntries, sqlx::Error> {
-        let missing = self.words.write().unwrap_or_else(PoisonError::into_inner).take_kept(numbers(&entries));
+        let missing = self.dictionary.write().take_cached(numbers(&entries));
         if let Some(number) = missing.first() {
             // An error is better than a response with a missing name.
             return Err(sqlx::Error::Protocol(format!("the rollups' word {number} is missing")));
         }
         let day = entries.first().map_or(NaiveDate::MIN, |entry| entry.day);
-        Ok(DayEntries { day, entries, words: Arc::clone(&self.words) })
+        Ok(DayEntries { day, entries, dictionary: Arc::clone(&self.dictionary) })
     }
 
     /// Fetches the strings of the entries if the cache may lack some, and attaches them. If the read holds very many
@@ -399,13 +400,13 @@ impl Texts {
     ) -> Result<DayEntries, sqlx::Error> {
         if !self.complete {
             let (mut local, missing) = {
-                let mut shared = self.words.write().unwrap_or_else(PoisonError::into_inner);
+                let mut shared = self.dictionary.write();
                 shared.trim();
-                let missing = shared.take_kept(numbers(&entries));
+                let missing = shared.take_cached(numbers(&entries));
                 (shared.fork(), missing)
             };
             local.fetch(connection, missing).await?;
-            self.words.write().unwrap_or_else(PoisonError::into_inner).join(local);
+            self.dictionary.write().join(local);
         }
         self.gather(entries)
     }
@@ -413,5 +414,5 @@ impl Texts {
 
 /// All dictionary IDs in the entries.
 fn numbers(entries: &[Entry]) -> impl Iterator<Item = i32> + '_ {
-    entries.iter().flat_map(|entry| [entry.who, entry.team, entry.api_key, entry.model])
+    entries.iter().flat_map(|entry| [entry.subject, entry.team, entry.api_key, entry.model])
 }

@@ -2,36 +2,37 @@
 //! integers; `litespend.words` maps each integer, the string's ID, to the string. Most of the dictionary is cached
 //! between reads.
 
+use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::Vacant;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use sqlx::PgConnection;
 use tokio::sync::MutexGuard;
 
 /// Maximum number of strings that are cached between reads.
-const WORDS_KEPT: usize = 200_000;
+const MAX_CACHED_STRINGS: usize = 200_000;
 
 /// Maximum number of bytes of these strings. The limit is needed because a string can be much longer than a typical
 /// name.
-const BYTES_KEPT: i64 = 32 << 20;
+const MAX_CACHED_BYTES: i64 = 32 << 20;
 
 /// Maximum number of bytes of strings that one read keeps while it runs, in addition to the strings that it is about to
 /// write.
-const BYTES_KEPT_BY_READ: usize = 8 << 20;
+const MAX_BYTES_OF_READ: usize = 8 << 20;
 
 /// Number of strings fetched by one statement.
 const FETCHED_AT_ONCE: usize = 10_000;
 
-/// A row of the query in [`WordCache::refresh`]: the table's OID, the string's ID, the string itself if it fits into
+/// A row of the query in [`DictionaryCache::refresh`]: the table's OID, the string's ID, the string itself if it fits into
 /// the remaining byte budget, and the cumulative number of bytes up to and including it.
 type Row = (i64, Option<i32>, Option<String>, Option<i64>);
 
-/// Dictionary cache: strings by ID, kept between reads. Each string is stored as a JSON literal, ready to be written.
+/// Dictionary cache: strings by ID, cached between reads. Each string is stored as a JSON literal, ready to be written.
 #[derive(Debug, Default)]
-pub struct WordCache {
-    current: Arc<RwLock<KeptWords>>,
+pub struct DictionaryCache {
+    current: Arc<RwLock<SharedStrings>>,
     /// Serializes the first load of the dictionary, so that several reads at the start do not each hold a copy.
     first: tokio::sync::Mutex<()>,
     /// Serializes reads that need more strings than the cache keeps.
@@ -41,11 +42,11 @@ pub struct WordCache {
 /// The cached strings of one `litespend.words` table. If the rollups are removed and installed again, a new table
 /// assigns IDs from the start. The strings of the new table are cached separately, and a read that has already started
 /// keeps using the old ones.
-pub type KeptWords = Arc<RwLock<Kept>>;
+pub type SharedStrings = Arc<RwLock<CachedStrings>>;
 
 /// Cached strings, and the last ID that was read.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct CachedStrings {
     texts: FxHashMap<i32, Arc<str>>,
     table: i64,
     last: i32,
@@ -53,19 +54,19 @@ pub struct Kept {
     overflowed: bool,
 }
 
-impl WordCache {
+impl DictionaryCache {
     /// Reads the strings that were added since the last call. Returns the cached strings, and whether they are the
     /// complete dictionary. IDs are assigned in ascending order and by one writer at a time, so no ID below the last
     /// one read can appear later.
-    pub async fn refresh(&self, connection: &mut PgConnection) -> Result<(KeptWords, bool), sqlx::Error> {
-        let first = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_first = first.read().unwrap_or_else(PoisonError::into_inner).last == 0;
-        let _turn = if is_first { Some(self.first.lock().await) } else { None };
+    pub async fn refresh(&self, connection: &mut PgConnection) -> Result<(SharedStrings, bool), sqlx::Error> {
+        let first = self.current.read().clone();
+        let is_first = first.read().last == 0;
+        let _guard = if is_first { Some(self.first.lock().await) } else { None };
         loop {
-            let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+            let current = Arc::clone(&self.current.read());
             let (table, last, bytes, overflowed) = {
-                let kept = current.read().unwrap_or_else(PoisonError::into_inner);
-                (kept.table, kept.last, kept.bytes, kept.overflowed)
+                let cached = current.read();
+                (cached.table, cached.last, cached.bytes, cached.overflowed)
             };
             // The table's OID shows whether it is still the table whose strings are cached. Strings beyond the limits
             // on number and bytes are not even sent.
@@ -77,13 +78,13 @@ impl WordCache {
                  ) AS summed ON true ORDER BY id",
             )
             .bind(if overflowed { i32::MAX } else { last })
-            .bind(i64::try_from(WORDS_KEPT).unwrap_or(i64::MAX))
-            .bind(BYTES_KEPT - bytes)
+            .bind(i64::try_from(MAX_CACHED_STRINGS).unwrap_or(i64::MAX))
+            .bind(MAX_CACHED_BYTES - bytes)
             .fetch_all(&mut *connection)
             .await?;
             let found_table = found.first().map_or(0, |(table, ..)| *table);
             if found_table != table {
-                let next = Arc::new(RwLock::new(Kept { table: found_table, ..Kept::default() }));
+                let next = Arc::new(RwLock::new(CachedStrings { table: found_table, ..CachedStrings::default() }));
                 self.replace(next);
                 continue;
             }
@@ -92,63 +93,63 @@ impl WordCache {
             if overflowed || words.is_empty() {
                 return Ok((current, !overflowed));
             }
-            let mut kept = current.write().unwrap_or_else(PoisonError::into_inner);
-            if kept.texts.len() + words.len() >= WORDS_KEPT || bytes + read > BYTES_KEPT {
-                drop(kept);
+            let mut cached = current.write();
+            if cached.texts.len() + words.len() >= MAX_CACHED_STRINGS || bytes + read > MAX_CACHED_BYTES {
+                drop(cached);
                 // Reads that already use the current cache continue with it, so it is replaced and not changed.
-                let next = Arc::new(RwLock::new(Kept { table, overflowed: true, ..Kept::default() }));
+                let next = Arc::new(RwLock::new(CachedStrings { table, overflowed: true, ..CachedStrings::default() }));
                 self.replace(Arc::clone(&next));
                 return Ok((next, false));
             }
             for (id, word) in words {
                 // Two concurrent reads may fetch the same strings.
                 let Some(word) = word else { continue };
-                kept.last = kept.last.max(id);
-                if let Vacant(place) = kept.texts.entry(id) {
+                cached.last = cached.last.max(id);
+                if let Vacant(slot) = cached.texts.entry(id) {
                     let text = literal(&word);
                     let length = i64::try_from(word.len()).unwrap_or(i64::MAX);
-                    place.insert(text);
-                    kept.bytes = kept.bytes.saturating_add(length);
+                    slot.insert(text);
+                    cached.bytes = cached.bytes.saturating_add(length);
                 }
             }
-            drop(kept);
+            drop(cached);
             return Ok((current, true));
         }
     }
 
     /// Lock for a read whose strings are not all cached. The read must hold the lock while it holds its own strings.
-    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+    pub async fn lock_large(&self) -> MutexGuard<'_, ()> {
         self.large.lock().await
     }
 
-    fn replace(&self, next: KeptWords) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+    fn replace(&self, next: SharedStrings) {
+        *self.current.write() = next;
     }
 
     /// Empties the cache. Called after the rollups were removed.
     pub fn clear(&self) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = KeptWords::default();
+        *self.current.write() = SharedStrings::default();
     }
 }
 
 /// The strings that one read uses.
 #[derive(Debug)]
-pub struct Words {
-    kept: KeptWords,
+pub struct Dictionary {
+    cached: SharedStrings,
     /// Temporary IDs for strings that are not in the dictionary yet. They are negative and valid in this read only.
     local: HashMap<String, i32>,
     texts: FxHashMap<i32, Arc<str>>,
     /// Bytes of the strings that only this read holds.
     bytes: usize,
-    /// IDs whose strings are still to be written. [`Words::trim`] must not drop them.
+    /// IDs whose strings are still to be written. [`Dictionary::trim`] must not drop them.
     held: [i32; 3],
 }
 
-impl Words {
+impl Dictionary {
     /// Starts with the cached strings of earlier reads.
-    pub fn new(kept: KeptWords) -> Self {
+    pub fn new(cached: SharedStrings) -> Self {
         let texts = FxHashMap::from_iter([(0, Arc::from("null"))]);
-        Self { kept, local: HashMap::new(), texts, bytes: 0, held: [0; 3] }
+        Self { cached, local: HashMap::new(), texts, bytes: 0, held: [0; 3] }
     }
 
     /// The ID of a string: its dictionary ID, or a temporary one. 0 means no string.
@@ -168,13 +169,13 @@ impl Words {
     }
 
     /// Copies the strings of these IDs from the cache into this read. Returns the IDs that are not cached.
-    pub fn take_kept(&mut self, numbers: impl Iterator<Item = i32>) -> Vec<i32> {
-        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+    pub fn take_cached(&mut self, numbers: impl Iterator<Item = i32>) -> Vec<i32> {
+        let cached = self.cached.read();
         let mut missing = Vec::new();
         for number in numbers {
-            if let Vacant(place) = self.texts.entry(number) {
-                match kept.texts.get(&number) {
-                    Some(text) => drop(place.insert(Arc::clone(text))),
+            if let Vacant(slot) = self.texts.entry(number) {
+                match cached.texts.get(&number) {
+                    Some(text) => drop(slot.insert(Arc::clone(text))),
                     None => missing.push(number),
                 }
             }
@@ -207,16 +208,16 @@ impl Words {
         self.texts.get(&number).map_or("null", AsRef::as_ref)
     }
 
-    /// Like [`Words::json`], but shares ownership of the literal.
+    /// Like [`Dictionary::json`], but shares ownership of the literal.
     pub fn shared(&self, number: i32) -> Arc<str> {
         self.texts.get(&number).map_or_else(|| Arc::from("null"), Arc::clone)
     }
 
     /// An empty set of strings on the same cache. It can be filled without a lock on this one, and then merged with
-    /// [`Words::join`].
+    /// [`Dictionary::join`].
     pub fn fork(&self) -> Self {
         Self {
-            kept: Arc::clone(&self.kept),
+            cached: Arc::clone(&self.cached),
             local: HashMap::new(),
             texts: FxHashMap::default(),
             bytes: 0,
@@ -230,15 +231,15 @@ impl Words {
         self.texts.extend(fork.texts);
     }
 
-    /// Protects the strings of these IDs from [`Words::trim`] until the next call.
+    /// Protects the strings of these IDs from [`Dictionary::trim`] until the next call.
     pub fn hold(&mut self, numbers: [i32; 3]) {
         self.held = numbers;
     }
 
-    /// Drops strings if this read holds more than `WORDS_KEPT` of them, or if it fetched more than `BYTES_KEPT_BY_READ`
-    /// bytes. Strings with temporary IDs stay, and so do those that [`Words::hold`] protects.
+    /// Drops strings if this read holds more than `MAX_CACHED_STRINGS` of them, or if it fetched more than `MAX_BYTES_OF_READ`
+    /// bytes. Strings with temporary IDs stay, and so do those that [`Dictionary::hold`] protects.
     pub fn trim(&mut self) {
-        if self.texts.len() > WORDS_KEPT || self.bytes > BYTES_KEPT_BY_READ {
+        if self.texts.len() > MAX_CACHED_STRINGS || self.bytes > MAX_BYTES_OF_READ {
             let held = self.held;
             self.texts.retain(|number, _| *number <= 0 || held.contains(number));
             self.texts.shrink_to_fit();

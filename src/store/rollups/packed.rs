@@ -48,7 +48,7 @@ pub fn decode(rollup: Rollup, day: NaiveDate, mut rest: &[u8], entries: &mut Vec
 fn entry(rollup: Rollup, day: NaiveDate, bytes: &mut &[u8]) -> Result<Entry, TryGetError> {
     let mut entry = Entry {
         day,
-        who: bytes.try_get_i32()?,
+        subject: bytes.try_get_i32()?,
         team: bytes.try_get_i32()?,
         api_key: bytes.try_get_i32()?,
         model: bytes.try_get_i32()?,
@@ -86,7 +86,7 @@ mod tests {
         let mut entries = Vec::new();
         decode(Rollup::Usage, day, &bytes, &mut entries).expect("whole");
         let [entry] = entries.as_slice() else { panic!("{entries:?}") };
-        assert_eq!((entry.who, entry.team, entry.api_key, entry.model, entry.requests), (1, 2, 3, -4, 5));
+        assert_eq!((entry.subject, entry.team, entry.api_key, entry.model, entry.requests), (1, 2, 3, -4, 5));
         assert_eq!((entry.spend, entry.total_tokens, entry.prompt_tokens, entry.completion_tokens), (0.125, 6, 7, 8));
         entries.clear();
         decode(Rollup::Customer, day, &bytes[..40], &mut entries).expect("whole");

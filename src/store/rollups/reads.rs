@@ -1,6 +1,6 @@
 //! Reads of the rollups. All statements of a read run in one database snapshot. [`Snapshot`] says whether the rollups
 //! can serve a range, and which days have changes that are not folded yet. Entries are read a day at a time, with
-//! strings as dictionary IDs; [`Words`] resolves the IDs.
+//! strings as dictionary IDs; [`Dictionary`] resolves the IDs.
 //!
 //! If more than two days of the range are dirty, or more than 200,000 deltas are waiting, [`snapshot`] returns `None`
 //! and the caller reads the log itself.
@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, QueryBuilder};
 
 use crate::store::DateRange;
 use crate::store::rollups::COUNTED;
-use crate::store::rollups::dictionary::Words;
+use crate::store::rollups::dictionary::Dictionary;
 
 /// Maximum number of dirty days in a range that are worth reading one by one from the log.
 const DIRTY_LIMIT: i64 = 2;
@@ -130,13 +130,13 @@ pub enum Grain {
     Range,
 }
 
-/// Sums of one entry on one day. Strings are dictionary IDs, which [`Words`] resolves; 0 means none.
+/// Sums of one entry on one day. Strings are dictionary IDs, which [`Dictionary`] resolves; 0 means none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Entry {
     /// Day, UTC.
     pub day: NaiveDate,
     /// End user in [`Rollup::Customer`], user in [`Rollup::Usage`]; a dictionary ID.
-    pub who: i32,
+    pub subject: i32,
     /// Team; a dictionary ID.
     pub team: i32,
     /// Key; a dictionary ID.
@@ -158,8 +158,8 @@ pub struct Entry {
 #[derive(FromRow)]
 struct TextEntry {
     day: NaiveDate,
-    who: Option<String>,
-    who_id: Option<i32>,
+    subject: Option<String>,
+    subject_id: Option<i32>,
     team: Option<String>,
     team_id: Option<i32>,
     api_key: String,
@@ -180,19 +180,19 @@ pub async fn unfolded(
     range: DateRange,
     filter: &EntryFilter,
     snapshot: &Snapshot,
-    words: &mut Words,
+    dictionary: &mut Dictionary,
 ) -> Result<Vec<Entry>, sqlx::Error> {
     if snapshot.dirty.is_empty() && !snapshot.has_deltas && filter.and_at.is_none() {
         return Ok(Vec::new());
     }
-    let who = match rollup {
+    let subject = match rollup {
         Rollup::Usage => "user_id",
         Rollup::Customer => "end_user",
     };
     let mut query =
-        QueryBuilder::<Postgres>::new("SELECT sums.*, w.id AS who_id, t.id AS team_id, k.id AS api_key_id, ");
-    query.push("m.id AS model_id FROM (SELECT day, ").push(who).push(
-        " AS who, team_id AS team, api_key, model, sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
+        QueryBuilder::<Postgres>::new("SELECT sums.*, w.id AS subject_id, t.id AS team_id, k.id AS api_key_id, ");
+    query.push("m.id AS model_id FROM (SELECT day, ").push(subject).push(
+        " AS subject, team_id AS team, api_key, model, sum(spend) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
           sum(completion_tokens)::bigint AS completion_tokens, sum(total_tokens)::bigint AS total_tokens,
           sum(sign)::bigint AS requests FROM (
               SELECT sign, day, team_id, user_id, api_key, model, end_user, spend, prompt_tokens, completion_tokens,
@@ -233,7 +233,7 @@ pub async fn unfolded(
     }
     query.push(
         " GROUP BY 1, 2, 3, 4, 5) AS sums
-          LEFT JOIN litespend.words w ON w.digest = litespend.digest(who)
+          LEFT JOIN litespend.words w ON w.digest = litespend.digest(subject)
           LEFT JOIN litespend.words t ON t.digest = litespend.digest(team)
           LEFT JOIN litespend.words k ON k.digest = litespend.digest(api_key)
           LEFT JOIN litespend.words m ON m.digest = litespend.digest(model) ORDER BY day",
@@ -241,10 +241,10 @@ pub async fn unfolded(
     let rows: Vec<TextEntry> = query.build_query_as().fetch_all(connection).await?;
     let entry = |row: TextEntry| Entry {
         day: row.day,
-        who: words.number(row.who_id, row.who),
-        team: words.number(row.team_id, row.team),
-        api_key: words.number(row.api_key_id, Some(row.api_key)),
-        model: words.number(row.model_id, Some(row.model)),
+        subject: dictionary.number(row.subject_id, row.subject),
+        team: dictionary.number(row.team_id, row.team),
+        api_key: dictionary.number(row.api_key_id, Some(row.api_key)),
+        model: dictionary.number(row.model_id, Some(row.model)),
         spend: row.spend,
         prompt_tokens: row.prompt_tokens,
         completion_tokens: row.completion_tokens,
@@ -379,7 +379,7 @@ impl CopyReader {
         }
         let mut entry = Entry {
             day: day(int(message)?)?,
-            who: int(message)?,
+            subject: int(message)?,
             team: int(message)?,
             api_key: int(message)?,
             model: int(message)?,

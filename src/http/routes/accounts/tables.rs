@@ -258,8 +258,8 @@ fn write(mut reading: Reading, wanted: Rows) -> impl Stream<Item = Result<Bytes,
                     object.insert("expires".to_owned(), expires);
                 }
                 writer.value(&object)?;
-                if let Some(piece) = writer.piece() {
-                    yield piece;
+                if let Some(chunk) = writer.chunk() {
+                    yield chunk;
                 }
             }
         }

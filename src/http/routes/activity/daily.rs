@@ -444,12 +444,12 @@ async fn known_users(connection: &mut store::Connection, rows: &[DailyRow]) -> R
     }
     let ids: Vec<String> = ids.into_iter().collect();
     let names = store::activity::daily::user_names(connection, &ids).await?;
-    let told = |email, alias| {
+    let metadata = |email, alias| {
         Map::from_iter([("user_email".to_owned(), json!(email)), ("user_alias".to_owned(), json!(alias))])
     };
     Ok(names
         .into_iter()
-        .map(|(id, email, alias): (String, Option<String>, Option<String>)| (id, told(email, alias)))
+        .map(|(id, email, alias): (String, Option<String>, Option<String>)| (id, metadata(email, alias)))
         .collect())
 }
 
@@ -511,15 +511,15 @@ fn add_to_breakdown(
     }
     if !flat {
         let provider = named(&row.custom_llm_provider).unwrap_or_else(|| "unknown".to_owned());
-        let told = provider_metadata(&provider);
-        add(&mut breakdown.providers, provider, &|| told.clone());
+        let metadata = provider_metadata(&provider);
+        add(&mut breakdown.providers, provider, &|| metadata.clone());
     }
     if let Some(endpoint) = named(&row.endpoint) {
         add(&mut breakdown.endpoints, endpoint, &nothing);
     }
     let entity = named(&row.entity_id).unwrap_or_else(|| "Unassigned".to_owned());
-    let told = entities.get(&entity);
-    add(&mut breakdown.entities, entity, &|| told.cloned().unwrap_or_default());
+    let metadata = entities.get(&entity);
+    add(&mut breakdown.entities, entity, &|| metadata.cloned().unwrap_or_default());
     if !flat {
         add_key(&mut breakdown.api_keys, row, keys);
     }

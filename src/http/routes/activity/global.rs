@@ -222,8 +222,8 @@ fn write_names(
             let mut rows = names(reading.connection());
             while let Some(name) = rows.try_next().await? {
                 writer.value(&name)?;
-                if let Some(piece) = writer.piece() {
-                    yield piece;
+                if let Some(chunk) = writer.chunk() {
+                    yield chunk;
                 }
             }
         }

@@ -15,7 +15,7 @@ use crate::store::activity::{ActivityFilter, DailyTable};
 use crate::store::team_views;
 
 /// Maximum length of the range of an unpaged response, in days: LiteLLM's limit.
-const MOST_DAYS: i64 = 400;
+const MAX_DAYS: i64 = 400;
 
 /// Members of a team may see all its activity if the team's permissions contain this value.
 const PERMISSION: &str = "/team/daily/activity";
@@ -203,8 +203,8 @@ impl FromQuery for ModelKeysParams {
 /// days.
 pub fn limited_range(start: Option<&str>, end: Option<&str>) -> Result<(NaiveDate, NaiveDate), ApiError> {
     let (start, end) = date_range(start, end)?;
-    if (end - start).num_days() > MOST_DAYS {
-        let message = format!("Date range must be at most {MOST_DAYS} days");
+    if (end - start).num_days() > MAX_DAYS {
+        let message = format!("Date range must be at most {MAX_DAYS} days");
         return Err(ApiError::nested(StatusCode::BAD_REQUEST, message));
     }
     Ok((start, end))
@@ -263,8 +263,8 @@ pub async fn of_teams(
         model: params.model,
         summed: Vec::new(),
     };
-    let told = |alias| Map::from_iter([("team_alias".to_owned(), json!(alias))]);
-    Ok((filter, views.into_iter().map(|view| (view.team_id, told(view.team_alias))).collect()))
+    let metadata = |alias| Map::from_iter([("team_alias".to_owned(), json!(alias))]);
+    Ok((filter, views.into_iter().map(|view| (view.team_id, metadata(view.team_alias))).collect()))
 }
 
 /// The requested teams, or all of the caller's teams. 404 if one of them is not the caller's.

@@ -30,7 +30,7 @@ use crate::store::reading::Reading;
 const LARGE_DAY: usize = 5_000;
 
 /// Maximum number of rows of a day. Each row is the sum of a group, or of a key in a group.
-const MOST_ROWS: usize = 100_000;
+const MAX_ROWS: usize = 100_000;
 
 /// Name of rows without a user, team or tag.
 const UNASSIGNED: &str = "Unassigned";
@@ -92,7 +92,7 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
         writer.name(name!("results"));
         writer.open_list();
         let mut totals = Figures::default();
-        let mut turn = None;
+        let mut permits = None;
         {
             let mut query = Statement::default();
             let by_entity = frame.entities.is_some();
@@ -102,8 +102,8 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
             while let Some(row) = rows.try_next().await? {
                 if let Some((date, day)) = open.take_if(|(date, _)| *date != row.date) {
                     day.write(&date, &mut writer)?;
-                    if let Some(piece) = writer.piece() {
-                        yield piece;
+                    if let Some(chunk) = writer.chunk() {
+                        yield chunk;
                     }
                 }
                 let (_, day) = open.get_or_insert_with(|| (row.date.clone(), Day::default()));
@@ -111,11 +111,11 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
                     totals += &row.sums;
                 }
                 day.rows += 1;
-                if day.rows > MOST_ROWS {
+                if day.rows > MAX_ROWS {
                     Err(too_many(&row.date))?;
                 }
-                if day.rows > LARGE_DAY && turn.is_none() {
-                    turn = Some(state.large_days.lock().await);
+                if day.rows > LARGE_DAY && permits.is_none() {
+                    permits = Some(state.large_days.lock().await);
                 }
                 day.add(row, &frame);
             }
@@ -149,10 +149,10 @@ fn add_key(keys: &mut BTreeMap<String, Box<KeyMetrics>>, key: &str, metrics: &Fi
     entry.metrics += metrics;
 }
 
-/// A 400 for a day with more than [`MOST_ROWS`] rows.
+/// A 400 for a day with more than [`MAX_ROWS`] rows.
 fn too_many(date: &str) -> ApiError {
     let message = format!(
-        "{date} has more than {MOST_ROWS} sums of models, keys, providers, tools, endpoints, teams and tags. \
+        "{date} has more than {MAX_ROWS} sums of models, keys, providers, tools, endpoints, teams and tags. \
          Ask for one model, key, team or tag."
     );
     ApiError::detail(StatusCode::BAD_REQUEST, message)
@@ -203,16 +203,16 @@ impl Day {
         };
         // Rows without a tool or endpoint do not form a group.
         let Some(name) = name else { return };
-        let told = match row.dimension {
+        let metadata = match row.dimension {
             Dimension::Provider => Some(provider_metadata(&name)),
-            Dimension::Entity => frame.entities.as_ref().and_then(|told| told.get(&name)).cloned(),
+            Dimension::Entity => frame.entities.as_ref().and_then(|metadata| metadata.get(&name)).cloned(),
             _ => None,
         };
         let group = groups.entry(name).or_default();
         match row.api_key {
             None => {
                 group.metrics = metrics;
-                group.metadata = told.unwrap_or_default();
+                group.metadata = metadata.unwrap_or_default();
             }
             Some(key) => add_key(&mut group.api_key_breakdown, &key, &metrics, frame),
         }

@@ -15,7 +15,7 @@ use crate::identity::Caller;
 use crate::store::activity;
 
 /// Maximum number of rows per page. LiteLLM has no limit.
-const MOST_ROWS: i64 = 10_000;
+const MAX_ROWS: i64 = 10_000;
 
 /// Parameters that select a page of daily rows.
 #[derive(Debug, utoipa::IntoParams)]
@@ -33,7 +33,7 @@ impl FromQuery for RowPageParams {
     fn from_query(reader: &mut QueryReader) -> Self {
         Self {
             page: reader.integer("page", 1, i64::MIN, i64::MAX),
-            page_size: reader.integer("page_size", 10, i64::MIN, MOST_ROWS),
+            page_size: reader.integer("page_size", 10, i64::MIN, MAX_ROWS),
         }
     }
 }

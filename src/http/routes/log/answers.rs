@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::http::error::ApiError;
 use crate::http::reads::Reads;
-use crate::http::stream::answer_budget::{AnswerRoom, Share};
+use crate::http::stream::answer_budget::{AnswerBudget, Share};
 use crate::http::stream::writer::Writer;
 use crate::store;
 use crate::store::log::fields::JsonField;
@@ -19,10 +19,10 @@ use crate::store::log::rows::{ListedLog, PagedLog};
 const LEFT_OUT: HeaderName = HeaderName::from_static("x-litespend-left-out");
 
 /// Maximum number of fields that the header names.
-const MOST_NAMED: usize = 20;
+const MAX_NAMED: usize = 20;
 
 /// Maximum number of characters of a request ID in the header.
-const MOST_OF_ID: usize = 100;
+const MAX_ID_CHARACTERS: usize = 100;
 
 /// Size limit of a page, in bytes. After it, rows keep only JSON columns of at most [`SMALL_FIELD`] bytes.
 const PAGE: usize = 16 * 1024 * 1024;
@@ -44,11 +44,11 @@ impl LeftOut {
     /// Records those of these fields that are left out.
     pub fn add(&mut self, request_id: &str, fields: &[(&str, &JsonField)]) {
         for (name, _) in fields.iter().filter(|(_, field)| field.is_left_out()) {
-            if self.names.len() == MOST_NAMED {
+            if self.names.len() == MAX_NAMED {
                 self.more += 1;
                 continue;
             }
-            let id: String = request_id.chars().take(MOST_OF_ID).collect();
+            let id: String = request_id.chars().take(MAX_ID_CHARACTERS).collect();
             let id: String = form_urlencoded::byte_serialize(id.as_bytes()).collect();
             self.names.push(format!("{id}/{name}"));
         }
@@ -98,7 +98,7 @@ pub struct Page<R> {
 /// it reads on. At the end it releases those that it does not need.
 pub async fn read<R: Row>(
     mut found: impl Stream<Item = Result<R, store::Error>> + Unpin,
-    room: &AnswerRoom,
+    budget: &AnswerBudget,
 ) -> Result<Page<R>, ApiError> {
     let mut page = Page { rows: Vec::new(), share: None };
     let mut bytes = 0;
@@ -114,7 +114,7 @@ pub async fn read<R: Row>(
         bytes += log.bytes();
         page.rows.push(row);
         if bytes > SMALL_PAGE && page.share.is_none() {
-            page.share = Some(room.take(PAGE).await?);
+            page.share = Some(budget.take(PAGE).await?);
         }
     }
     if let Some(share) = &mut page.share {
@@ -145,8 +145,8 @@ fn write<R: Row>(page: Page<R>, mut writer: Writer) -> impl Stream<Item = Result
         for row in page.rows {
             writer.value(&row)?;
             drop(row);
-            if let Some(piece) = writer.piece() {
-                yield piece;
+            if let Some(chunk) = writer.chunk() {
+                yield chunk;
             }
         }
         writer.close();

@@ -9,7 +9,7 @@ use mediatype::MediaType;
 use serde::Serialize;
 
 use crate::http::error::ApiError;
-use crate::http::stream::PIECE;
+use crate::http::stream::CHUNK;
 use crate::http::stream::writer::Writer;
 use crate::store::log::SpendLog;
 
@@ -84,7 +84,7 @@ const FORMULA_STARTS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝',
 impl CsvTexts {
     fn writer(self) -> csv::Writer<Vec<u8>> {
         let style = if self == Self::Safe { csv::QuoteStyle::Always } else { csv::QuoteStyle::Necessary };
-        csv::WriterBuilder::new().quote_style(style).from_writer(Vec::with_capacity(PIECE))
+        csv::WriterBuilder::new().quote_style(style).from_writer(Vec::with_capacity(CHUNK))
     }
 
     fn cell<'a>(self, name: &str, text: Cow<'a, str>) -> Cow<'a, str> {
@@ -95,7 +95,7 @@ impl CsvTexts {
     }
 }
 
-/// Writes rows in one of the formats, and returns the output in pieces.
+/// Writes rows in one of the formats, and returns the output in chunks.
 pub enum RowWriter {
     /// A JSON list.
     Json(Writer),
@@ -123,24 +123,24 @@ impl RowWriter {
         })
     }
 
-    /// Writes a row. Returns the buffered text if it has at least the size of a piece.
+    /// Writes a row. Returns the buffered text if it has at least the size of a chunk.
     pub fn row(&mut self, row: &SpendLog) -> Result<Option<Bytes>, ApiError> {
         match self {
             Self::Json(writer) => {
                 writer.value(row)?;
-                Ok(writer.piece())
+                Ok(writer.chunk())
             }
             Self::Lines(writer) => {
                 writer.value(row)?;
                 writer.end_line();
-                Ok(writer.piece())
+                Ok(writer.chunk())
             }
             Self::Csv(writer, texts) => {
                 for (name, text) in SpendLog::NAMES.into_iter().zip(row.texts()) {
                     writer.write_field(texts.cell(name, text).as_bytes()).map_err(broken)?;
                 }
                 writer.write_record(None::<&[u8]>).map_err(broken)?;
-                if writer.get_ref().len() < PIECE {
+                if writer.get_ref().len() < CHUNK {
                     return Ok(None);
                 }
                 let full = std::mem::replace(writer.as_mut(), texts.writer());

@@ -18,7 +18,7 @@ use crate::http::routes::log::answers::Page;
 use crate::http::routes::log::params::{LogPageParams, LogRoute};
 use crate::http::routes::log::rows;
 use crate::http::state::AppState;
-use crate::http::stream::answer_budget::AnswerRoom;
+use crate::http::stream::answer_budget::AnswerBudget;
 use crate::identity::Caller;
 use crate::store::log::filter::LogFilter;
 use crate::store::log::pages;
@@ -89,11 +89,11 @@ pub async fn list_dashboard_logs(
         && order.key == SortKey::StartTime
         && params.search.is_none()
         && !params.is_lookup(LogRoute::Dashboard);
-    let room = &state.answer_room;
+    let budget = &state.answer_budget;
     let (mut page, around) = if by_activity {
-        active_sessions(connection, &params, &filter, order, room).await?
+        active_sessions(connection, &params, &filter, order, budget).await?
     } else {
-        rows(connection, &params, &filter, order, room).await?
+        rows(connection, &params, &filter, order, budget).await?
     };
     add_sessions(connection, &mut page.rows).await?;
     reading.finish().await?;
@@ -124,7 +124,7 @@ pub async fn list_log_page(
     let mut reading = reads.start().await?;
     let connection = reading.connection();
     limit_to_caller(connection, &caller, &params, &mut filter).await?;
-    let (page, around) = rows(connection, &params, &filter, order, &state.answer_room).await?;
+    let (page, around) = rows(connection, &params, &filter, order, &state.answer_budget).await?;
     reading.finish().await?;
     page.respond(&reads, &around).await
 }
@@ -169,7 +169,7 @@ async fn rows(
     params: &LogPageParams,
     filter: &LogFilter,
     order: Order,
-    room: &AnswerRoom,
+    budget: &AnswerBudget,
 ) -> Result<(Page<PagedLog>, LogPageResponse), ApiError> {
     let offset = (params.page - 1).saturating_mul(params.page_size);
     let mut query = Statement::default();
@@ -180,7 +180,7 @@ async fn rows(
         let counted = pages::count_rows(connection, filter).await?;
         (counted, pages::page(connection, &mut query, filter, order, offset, params.page_size))
     };
-    Ok((answers::read(found, room).await?, response(params, counted)))
+    Ok((answers::read(found, budget).await?, response(params, counted)))
 }
 
 /// The response without its rows.
@@ -204,7 +204,7 @@ async fn active_sessions(
     params: &LogPageParams,
     filter: &LogFilter,
     order: Order,
-    room: &AnswerRoom,
+    budget: &AnswerBudget,
 ) -> Result<(Page<PagedLog>, LogPageResponse), ApiError> {
     let cursor = params.session_cursor.as_deref().map(parse_cursor).transpose()?.flatten();
     let offset = if cursor.is_some() { 0 } else { (params.page - 1).saturating_mul(params.page_size) };
@@ -229,7 +229,7 @@ async fn active_sessions(
         format!("{last_activity}|{}|{}", session.api_key, session.session_key)
     });
     let mut query = Statement::default();
-    let page = answers::read(pages::representatives(connection, &mut query, filter, &found), room).await?;
+    let page = answers::read(pages::representatives(connection, &mut query, filter, &found), budget).await?;
     let sessions = Some(SessionPaging { next_session_cursor, has_more });
     Ok((page, LogPageResponse { sessions, ..response(params, counted) }))
 }

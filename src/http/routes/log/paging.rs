@@ -129,8 +129,8 @@ fn rows(
                 while let Some(row) = rows.try_next().await? {
                     found += 1;
                     left_out += row.left_out();
-                    if let Some(piece) = writer.row(&row)? {
-                        yield piece;
+                    if let Some(chunk) = writer.row(&row)? {
+                        yield chunk;
                     }
                     if found == size {
                         last = Some(LogPosition { start_time: row.start_time.0, request_id: row.request_id });

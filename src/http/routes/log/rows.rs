@@ -134,7 +134,7 @@ pub async fn get_log_texts(
     let mut share = None;
     if texts.as_ref().is_some_and(|texts| texts.columns().iter().any(|(_, text)| text.is_left_out())) {
         // While the row is read, the driver holds a second copy of it.
-        share = Some(state.answer_room.take(2 * LONG_TEXTS.row).await?);
+        share = Some(state.answer_budget.take(2 * LONG_TEXTS.row).await?);
         texts = rows::texts(connection, &scope, &request_id, LONG_TEXTS).await?;
     }
     reading.finish().await?;
@@ -169,7 +169,7 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
             writer.open_object();
             for (name, text) in columns {
                 writer.name(name);
-                if text.bytes() < stream::PIECE {
+                if text.bytes() < stream::CHUNK {
                     writer.value(&text)?;
                 } else if let Some(text) = text.into_text() {
                     yield writer.take_before_value();
@@ -207,7 +207,7 @@ pub async fn list_session_logs(
     let total_pages = total.div_euclid(page_size) + i64::from(total % page_size > 0);
     let mut query = Statement::default();
     let found = rows::of_session(connection, &mut query, &scope, &session_id, offset, page_size);
-    let rows = answers::read(found, &state.answer_room).await?;
+    let rows = answers::read(found, &state.answer_budget).await?;
     reading.finish().await?;
     rows.respond(&reads, &SessionResponse { data: Vec::new(), total, page, page_size, total_pages }).await
 }

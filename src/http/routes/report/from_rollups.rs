@@ -1,7 +1,7 @@
 //! The report from the rollups: sorts the entries of a day into groups and writes them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::NaiveDate;
@@ -14,8 +14,8 @@ use crate::http::stream::writer::{Text, Writer};
 use crate::store;
 use crate::store::Connection;
 use crate::store::DateRange;
-use crate::store::rollups::days::{DayEntries, DaysRequest, SharedWords};
-use crate::store::rollups::dictionary::Words;
+use crate::store::rollups::days::{DayEntries, DaysRequest, SharedDictionary};
+use crate::store::rollups::dictionary::Dictionary;
 use crate::store::rollups::reads;
 use crate::store::rollups::reads::{Entry, EntryFilter, Rollup};
 
@@ -55,10 +55,10 @@ impl Labels {
     }
 
     /// The team's alias, or `Unassigned Team`.
-    fn of(&mut self, team: i32, words: &Words) -> Arc<str> {
+    fn of(&mut self, team: i32, dictionary: &Dictionary) -> Arc<str> {
         let aliases = &self.aliases;
         let label = self.by_number.entry(team).or_insert_with(|| {
-            let id: Option<String> = serde_json::from_str(words.json(team)).unwrap_or_default();
+            let id: Option<String> = serde_json::from_str(dictionary.json(team)).unwrap_or_default();
             let alias = id.and_then(|id| aliases.get(&id)).map_or("Unassigned Team", String::as_str);
             Arc::from(serde_json::Value::from(alias).to_string())
         });
@@ -83,7 +83,7 @@ fn merge<G: Ord + Copy>(entries: &mut Vec<Entry>, group: impl Fn(&Entry) -> G) {
     entries.retain(|entry| entry.requests > 0);
 }
 
-/// Number of entries that are written between checks for a full piece: about half a piece.
+/// Number of entries that are written between checks for a full chunk: about half a chunk.
 pub(super) const AT_ONCE: usize = 200;
 
 /// Writes the days of a report. A day arrives whole or in sorted parts.
@@ -92,7 +92,7 @@ pub(super) struct EntriesWriter<'a> {
     labels: Labels,
     days: DaysWriter<'a, i32>,
     day: Option<NaiveDate>,
-    words: Option<SharedWords>,
+    dictionary: Option<SharedDictionary>,
     /// The last entry so far. It is held back because the next part may add to it.
     held: Option<Entry>,
     /// Names of the day's teams (with the customer, if grouped by both), and their indexes in this list. Teams with the
@@ -108,7 +108,7 @@ impl<'a> EntriesWriter<'a> {
             labels,
             days: DaysWriter::new(grouping),
             day: None,
-            words: None,
+            dictionary: None,
             held: None,
             names: Vec::new(),
             numbers: HashMap::new(),
@@ -124,49 +124,50 @@ impl<'a> EntriesWriter<'a> {
         }
         if let Grouping::Model { .. } = self.grouping {
             for entry in &mut part.entries {
-                entry.who = entry.model;
+                entry.subject = entry.model;
             }
         }
         if self.grouping.has_teams() {
-            let words = part.words.read().unwrap_or_else(PoisonError::into_inner);
+            let dictionary = part.dictionary.read();
             for entry in &mut part.entries {
-                let label = self.labels.of(entry.team, &words);
-                let customer = if matches!(self.grouping, Grouping::Pair { .. }) { words.json(entry.who) } else { "" };
+                let label = self.labels.of(entry.team, &dictionary);
+                let customer =
+                    if matches!(self.grouping, Grouping::Pair { .. }) { dictionary.json(entry.subject) } else { "" };
                 let names = &mut self.names;
-                entry.who = *self.numbers.entry(Arc::clone(&label)).or_insert_with(|| {
+                entry.subject = *self.numbers.entry(Arc::clone(&label)).or_insert_with(|| {
                     names.push((label, Arc::from(customer)));
                     i32::try_from(names.len()).unwrap_or(i32::MAX) - 1
                 });
             }
         }
         part.entries.extend(self.held.take());
-        merge(&mut part.entries, |entry| entry.who);
+        merge(&mut part.entries, |entry| entry.subject);
         self.held = part.entries.pop();
         if let Some(held) = &self.held {
             // The entry is written after the next part was read, so its strings must stay.
-            let numbers = [held.who, held.api_key, held.model];
-            part.words.write().unwrap_or_else(PoisonError::into_inner).hold(numbers);
+            let numbers = [held.subject, held.api_key, held.model];
+            part.dictionary.write().hold(numbers);
         }
-        self.words = Some(part.words);
+        self.dictionary = Some(part.dictionary);
         Ok(part.entries)
     }
 
     /// Writes entries of the current day.
     pub(super) fn write(&mut self, writer: &mut Writer, entries: &[Entry]) -> Result<(), ApiError> {
-        let Some(words) = self.words.clone() else { return Ok(()) };
-        let words = words.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(dictionary) = self.dictionary.clone() else { return Ok(()) };
+        let dictionary = dictionary.read();
         let (groups, member_name) = (&self.names, self.grouping.member_name().unwrap_or(name!("customer")));
         for entry in entries {
             let usage = Usage {
-                model: Text::Json(words.json(entry.model)),
-                api_key: Text::Json(words.json(entry.api_key)),
+                model: Text::Json(dictionary.json(entry.model)),
+                api_key: Text::Json(dictionary.json(entry.api_key)),
                 spend: entry.spend,
                 total_tokens: entry.total_tokens,
             };
             let names = |writer: &mut Writer, group: &i32| {
                 let Some((team, customer)) = usize::try_from(*group).ok().and_then(|index| groups.get(index)) else {
                     writer.name(member_name);
-                    return writer.text(Text::Json(words.json(*group)));
+                    return writer.text(Text::Json(dictionary.json(*group)));
                 };
                 writer.name(name!("team_name"));
                 writer.text(Text::Json(team))?;
@@ -176,7 +177,7 @@ impl<'a> EntriesWriter<'a> {
                 }
                 Ok(())
             };
-            self.days.write(writer, entry.day, entry.who, names, &usage)?;
+            self.days.write(writer, entry.day, entry.subject, names, &usage)?;
         }
         Ok(())
     }
@@ -193,11 +194,11 @@ impl<'a> EntriesWriter<'a> {
     }
 }
 
-/// Writes the keys of the whole range, sorted by descending spend. Returns the full pieces.
+/// Writes the keys of the whole range, sorted by descending spend. Returns the full chunks.
 pub(super) fn write_keys(writer: &mut Writer, mut all: DayEntries) -> Result<Vec<Bytes>, ApiError> {
-    let mut pieces = Vec::new();
+    let mut chunks = Vec::new();
     merge(&mut all.entries, |_| ());
-    let words = all.words.read().unwrap_or_else(PoisonError::into_inner);
+    let dictionary = all.dictionary.read();
     let mut keys: Vec<&[Entry]> = all.entries.chunk_by(|a, b| a.api_key == b.api_key).collect();
     let spend = |models: &[Entry]| models.iter().map(|entry| entry.spend).sum::<f64>();
     keys.sort_by(|a, b| spend(b).total_cmp(&spend(a)));
@@ -206,13 +207,13 @@ pub(super) fn write_keys(writer: &mut Writer, mut all: DayEntries) -> Result<Vec
         let tokens = models.iter().fold((0, 0), |(prompt, completion), entry| {
             (prompt + entry.prompt_tokens, completion + entry.completion_tokens)
         });
-        open_key(writer, Text::Json(words.json(first.api_key)), spend(models), tokens)?;
+        open_key(writer, Text::Json(dictionary.json(first.api_key)), spend(models), tokens)?;
         for entry in models {
             let tokens = (entry.prompt_tokens, entry.completion_tokens);
-            write_model(writer, Text::Json(words.json(entry.model)), entry.spend, tokens)?;
+            write_model(writer, Text::Json(dictionary.json(entry.model)), entry.spend, tokens)?;
         }
         close_key(writer);
-        pieces.extend(writer.piece());
+        chunks.extend(writer.chunk());
     }
-    Ok(pieces)
+    Ok(chunks)
 }

@@ -20,7 +20,7 @@ use crate::store::report::scoped;
 use crate::store::report::scoped::{KeySpend, Spender};
 
 /// Maximum length of the range, in days: LiteLLM's limit.
-const MOST_DAYS: i64 = 366;
+const MAX_DAYS: i64 = 366;
 
 /// Range of days of a report.
 #[derive(Debug, utoipa::IntoParams)]
@@ -52,8 +52,8 @@ impl DaysParams {
         if end < start {
             return Err(refuse("start_date must be on or before end_date".to_owned()));
         }
-        if (end - start).num_days() > MOST_DAYS {
-            return Err(refuse(format!("Date range too large; maximum is {MOST_DAYS} days")));
+        if (end - start).num_days() > MAX_DAYS {
+            return Err(refuse(format!("Date range too large; maximum is {MAX_DAYS} days")));
         }
         Ok(DateRange { start, end })
     }
@@ -184,8 +184,8 @@ fn write(mut reading: Reading, range: DateRange, spender: Spender) -> impl Strea
             let mut rows = scoped::by_key(reading.connection(), &mut query, range, &spender);
             while let Some(row) = rows.try_next().await? {
                 writer.value(&row)?;
-                if let Some(piece) = writer.piece() {
-                    yield piece;
+                if let Some(chunk) = writer.chunk() {
+                    yield chunk;
                 }
             }
         }

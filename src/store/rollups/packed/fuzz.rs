@@ -21,7 +21,7 @@ fn any_bytes_are_whole_entries_or_an_error() {
         // Encoding the decoded entries gives the original bytes.
         let mut packed = Vec::new();
         for entry in &entries {
-            for number in [entry.who, entry.team, entry.api_key, entry.model] {
+            for number in [entry.subject, entry.team, entry.api_key, entry.model] {
                 packed.put_i32(number);
             }
             packed.put_i64(entry.requests);

@@ -12,9 +12,25 @@ fn entry() -> impl Strategy<Value = Entry> {
     let counts = (any::<i64>(), any::<i64>(), any::<i64>(), any::<i64>());
     let spend = prop_oneof![any::<f64>(), Just(0.5)].prop_filter("compares with itself", |spend| !spend.is_nan());
     ((-700_000..2_000_000_i32), any::<[i32; 4]>(), spend, counts).prop_map(
-        |(number, [who, team, api_key, model], spend, (prompt_tokens, completion_tokens, total_tokens, requests))| {
+        |(
+            number,
+            [subject, team, api_key, model],
+            spend,
+            (prompt_tokens, completion_tokens, total_tokens, requests),
+        )| {
             let day = day(number).unwrap();
-            Entry { day, who, team, api_key, model, spend, prompt_tokens, completion_tokens, total_tokens, requests }
+            Entry {
+                day,
+                subject,
+                team,
+                api_key,
+                model,
+                spend,
+                prompt_tokens,
+                completion_tokens,
+                total_tokens,
+                requests,
+            }
         },
     )
 }
@@ -30,7 +46,7 @@ fn row(rollup: Rollup, entry: &Entry) -> Vec<u8> {
     let mut row = Vec::new();
     row.put_i16(if rollup == Rollup::Usage { 10 } else { 8 });
     let day = i32::try_from((entry.day - EPOCH).num_days()).unwrap();
-    for number in [day, entry.who, entry.team, entry.api_key, entry.model] {
+    for number in [day, entry.subject, entry.team, entry.api_key, entry.model] {
         row.put_i32(4);
         row.put_i32(number);
     }

@@ -58,7 +58,7 @@ fn picture() -> impl Strategy<Value = (Vec<u8>, (u64, u64))> {
 }
 
 /// The largest number of tokens of an image: 2,000 by 768 pixels in tiles of 512.
-const MOST: u64 = BASE_TOKENS + 8 * TILE_TOKENS;
+const MAX: u64 = BASE_TOKENS + 8 * TILE_TOKENS;
 
 fn url(data: &[u8]) -> String {
     format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(data))
@@ -76,7 +76,7 @@ fn a_picture_has_its_size_and_one_cut_off_before_it_has_none() {
             prop_assert!(is_known, "{length} of {} bytes: {found:?}", data.len());
         }
         let tokens = count_inline(&url(&whole));
-        prop_assert!((BASE_TOKENS..=MOST).contains(&tokens), "{tokens}");
+        prop_assert!((BASE_TOKENS..=MAX).contains(&tokens), "{tokens}");
         Ok(())
     });
 }
@@ -100,9 +100,9 @@ fn any_data_costs_something_bounded_or_is_refused() {
         (magic, vec(prop_oneof![any::<u8>(), Just(0xff)], 0..80)).prop_map(|(magic, rest)| [magic, &rest].concat());
     check(2_000, prop_oneof![changed, made_up], |data| {
         let url = url(&data);
-        prop_assert!((BASE_TOKENS..=MOST).contains(&count_inline(&url)));
+        prop_assert!((BASE_TOKENS..=MAX).contains(&count_inline(&url)));
         if let Ok(tokens) = count_in_detail(&url) {
-            prop_assert!((BASE_TOKENS..=MOST).contains(&tokens));
+            prop_assert!((BASE_TOKENS..=MAX).contains(&tokens));
         }
         Ok(())
     });
@@ -116,13 +116,13 @@ fn any_url_and_any_source_is_counted_or_refused() {
             [serde_json::json!(text), serde_json::json!({"url": text, "detail": detail}), serde_json::json!([text])]
         {
             prop_assert!(
-                count_image_url(Some(&image)).is_ok_and(|tokens| tokens <= MOST)
+                count_image_url(Some(&image)).is_ok_and(|tokens| tokens <= MAX)
                     || count_image_url(Some(&image)).is_err()
             );
         }
         for kind in ["base64", "url", "file", ""] {
             let source = serde_json::json!({"type": kind, "media_type": detail, "data": text, "url": text});
-            prop_assert!(count_source(Some(&source)).map_or(true, |tokens| tokens <= MOST));
+            prop_assert!(count_source(Some(&source)).map_or(true, |tokens| tokens <= MAX));
         }
         Ok(())
     });
