@@ -18,6 +18,7 @@
 //! To add another form of record, add a file that produces a [`Draft`].
 
 pub mod booker;
+pub mod call;
 pub mod fields;
 pub mod limits;
 pub mod log_row;
@@ -97,10 +98,10 @@ impl<'a> Booking<'a> {
     /// Determines the booking rights of a caller. Returns an error for a caller that may book nothing.
     pub fn of(caller: &'a Caller, master_hash: &'a str, limits: BookingLimits) -> Result<Self, &'static str> {
         match caller.role {
-            Role::AdminViewer => Err("proxy_admin_viewer sees everything and changes nothing: it can't book usage"),
-            Role::InternalUserViewer => Err("internal_user_viewer only looks: it can't book usage"),
+            Role::AdminViewer => Err("the role proxy_admin_viewer is read-only and cannot book usage"),
+            Role::InternalUserViewer => Err("the role internal_user_viewer is read-only and cannot book usage"),
             // A role that litespend does not know may be a read-only role.
-            Role::Unknown if caller.user_exists => Err("users of this role can't book usage"),
+            Role::Unknown if caller.user_exists => Err("users with this role cannot book usage"),
             role => {
                 let is_trusted = role == Role::Admin || caller.may_book_usage;
                 Ok(Self { caller, is_trusted, master_hash, limits })
@@ -117,7 +118,7 @@ impl<'a> Booking<'a> {
         if self.is_trusted || hash == *own_key {
             Ok(hash)
         } else {
-            Err(Refusal::forbidden("api_key: a virtual key books for itself only"))
+            Err(Refusal::forbidden("api_key: a virtual key can book for itself only"))
         }
     }
 
@@ -125,7 +126,7 @@ impl<'a> Booking<'a> {
     pub fn owner(&self, user: Option<&str>, team: Option<&str>) -> Result<(), Refusal> {
         for (field, named, own) in [("user", user, &self.caller.user_id), ("team", team, &self.caller.team_id)] {
             if !self.is_trusted && named.is_some() && named != own.as_deref() {
-                return Err(Refusal::forbidden(format!("{field}: a virtual key books for its own user and team only")));
+                return Err(Refusal::forbidden(format!("{field}: a virtual key can book for its own user and team only")));
             }
         }
         Ok(())
@@ -137,7 +138,7 @@ impl<'a> Booking<'a> {
             return Ok(());
         }
         Err(Refusal::forbidden(format!(
-            "{field}: this key books at the price table's cost: leave it out, or use a key with the permission book_usage"
+            "{field}: this key cannot set the cost, which comes from the price table: omit the field, or use a key with the permission book_usage"
         )))
     }
 
@@ -153,7 +154,7 @@ impl<'a> Booking<'a> {
     pub fn plausible(&self, row: &UsageRow) -> Result<(), Refusal> {
         let BookingLimits { most_spend, most_tokens, .. } = self.limits;
         if row.spend > most_spend {
-            return Err(format!("cost: {} USD is more than one record may cost ({most_spend} USD)", row.spend).into());
+            return Err(format!("cost: {} USD exceeds the limit of {most_spend} USD per record", row.spend).into());
         }
         for (field, count) in [
             ("prompt_tokens", i64::from(row.prompt_tokens)),
@@ -163,7 +164,7 @@ impl<'a> Booking<'a> {
             ("cache_creation_input_tokens", row.cache_creation_tokens),
         ] {
             if count > most_tokens {
-                return Err(format!("{field}: {count} is more than one record may have ({most_tokens})").into());
+                return Err(format!("{field}: {count} exceeds the limit of {most_tokens} per record").into());
             }
         }
         Ok(())

@@ -61,7 +61,7 @@ pub enum BookingError {
     #[error("the database is not available: {0}")]
     Unavailable(String),
     /// The database's tables are older than the ones that booking writes.
-    #[error("the database's tables have no {0}")]
+    #[error("the database's tables lack {0}")]
     OldTables(String),
     /// The database belongs to LiteLLM, and booking has not been installed on it.
     #[error("booking is not installed on this database")]
@@ -106,8 +106,8 @@ impl Booker {
                 Ok(booked) => outcomes.extend(booked),
                 Err(error) if outcomes.is_empty() => return Err(error),
                 Err(error) => {
-                    tracing::error!(cause = %error, "a part of the usage was not booked");
-                    let refusal = Refusal::unavailable("not booked, the database failed: send it again");
+                    tracing::error!(cause = %error, "cannot book a part of the usage");
+                    let refusal = Refusal::unavailable("not booked because of a database error: send the record again");
                     outcomes.resize(outcomes.len() + count, Outcome::Rejected(refusal));
                 }
             }
@@ -171,7 +171,7 @@ impl Inner {
             let again = away || is_conflict(&error);
             match pauses.next().filter(|_| again) {
                 Some(pause) => {
-                    tracing::debug!(cause = %error, "booking is tried again");
+                    tracing::debug!(cause = %error, "retrying a booking");
                     tokio::time::sleep(*pause).await;
                 }
                 None if away => return Err(BookingError::Unavailable(error.to_string())),

@@ -2,8 +2,9 @@
 //! exclude obvious mistakes. Every error names its field.
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, de};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{ObjectBuilder, Schema, Type};
 
@@ -108,13 +109,15 @@ fn parse_instant(text: &str) -> Option<DateTime<Utc>> {
         .map(|parsed| parsed.and_utc())
 }
 
-/// The milliseconds between two instants. Refuses an end before the start.
-pub fn duration_ms(start: NaiveDateTime, end: NaiveDateTime) -> Result<i32, String> {
+/// The milliseconds between two instants. Refuses an end before the start. `names` are those of the two
+/// fields.
+pub fn duration_ms(names: [&str; 2], start: NaiveDateTime, end: NaiveDateTime) -> Result<i32, String> {
+    let [start_name, end_name] = names;
     let milliseconds = (end - start).num_milliseconds();
     if milliseconds < 0 {
-        return Err("end_time: is before start_time".to_owned());
+        return Err(format!("{end_name}: is before {start_name}"));
     }
-    i32::try_from(milliseconds).map_err(|_| "end_time: is more than 24 days after start_time".to_owned())
+    i32::try_from(milliseconds).map_err(|_| format!("{end_name}: is more than 24 days after {start_name}"))
 }
 
 /// Checks that a string has at most `most` bytes and no NUL, which PostgreSQL can't store.
@@ -160,7 +163,7 @@ pub fn cost(name: &str, amount: f64) -> Result<f64, String> {
 /// Checks tags, and removes duplicate and empty ones.
 pub fn tags(name: &str, values: Vec<String>) -> Result<Vec<String>, String> {
     if values.len() > MAX_TAGS {
-        return Err(format!("{name}: are more than {MAX_TAGS}"));
+        return Err(format!("{name}: has more than {MAX_TAGS} items"));
     }
     let mut unique: Vec<String> = Vec::with_capacity(values.len());
     for value in values {
@@ -273,15 +276,22 @@ pub fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
     // The fast parser runs first. Only if it fails does the slow one find the field.
     serde_json::from_str(json).or_else(|_| {
         let mut deserializer = serde_json::Deserializer::from_str(json);
-        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-            let path = error.path().to_string();
-            let message = error.into_inner().to_string();
-            let message = without_texts(message.rsplit_once(" at line ").map_or(message.as_str(), |(start, _)| start));
-            // The names below one of our fields may be the client's.
-            let field = path.split(['.', '[']).next().filter(|field| is_name(field));
-            field.map_or_else(|| message.clone(), |field| format!("{field}: {message}"))
-        })
+        serde_path_to_error::deserialize(&mut deserializer).map_err(described)
     })
+}
+
+/// Like [`parse`], for a record whose JSON has been parsed.
+pub fn from_object<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, String> {
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(described)
+}
+
+fn described(error: serde_path_to_error::Error<serde_json::Error>) -> String {
+    let path = error.path().to_string();
+    let message = error.into_inner().to_string();
+    let message = without_texts(message.rsplit_once(" at line ").map_or(message.as_str(), |(start, _)| start));
+    // The names below one of our fields may be the client's.
+    let field = path.split(['.', '[']).next().filter(|field| is_name(&field.to_ascii_lowercase()));
+    field.map_or_else(|| message.clone(), |field| format!("{field}: {message}"))
 }
 
 /// Removes the client's text from a parser's message. It may be a prompt or a key, and messages end up in logs. The

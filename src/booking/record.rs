@@ -5,8 +5,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::booking::call::{Call, Names};
 use crate::booking::fields;
-use crate::booking::fields::{ID_BYTES, Instant, NAME_BYTES};
+use crate::booking::fields::Instant;
 use crate::booking::limits::Refusal;
 use crate::booking::price::{price_record, price_response, read_usage};
 use crate::booking::sent;
@@ -14,8 +15,10 @@ use crate::booking::sent::Form;
 use crate::booking::{Booking, Draft, owner_of};
 use crate::json_bounds;
 use crate::json_bounds::ValueDigest;
-use crate::store::booking::UsageRow;
 use litespend_pricing::{Pricer, Usage};
+
+/// The names that differ from those of [`Call`].
+const NAMES: Names = &[("request_id", "idempotency_key"), ("spend", "cost"), ("end_user", "end_user_id")];
 
 /// One call to a model. Each record is refused separately: with 403 if its sender may not book it, 409 if its id
 /// belongs to another record, 413 if a field is too large, 422 if a field is wrong, and 429 if the sender's daily limit
@@ -111,7 +114,7 @@ impl UsageRecord {
         pricer: &Pricer,
         now: DateTime<Utc>,
     ) -> Result<Draft, Refusal> {
-        let api_key = fields::text("api_key", booking.key(self.api_key.as_deref())?, NAME_BYTES)?;
+        let api_key = booking.key(self.api_key.as_deref())?;
         if self.cost.is_some() {
             booking.stated_cost("cost")?;
         }
@@ -124,8 +127,8 @@ impl UsageRecord {
         }
         let response_text = |name: &str| response.get(name).and_then(Value::as_str).map(str::to_owned);
         let model = self.model.or_else(|| response_text("model")).filter(|model| !model.is_empty());
-        let model = fields::text("model", model.ok_or("model: is missing")?, NAME_BYTES)?;
-        let custom_llm_provider = fields::optional_text("custom_llm_provider", self.custom_llm_provider, NAME_BYTES)?;
+        let model = model.ok_or("model: is missing")?;
+        let provider = self.custom_llm_provider.filter(|provider| !provider.is_empty());
 
         let counted = self.prompt_tokens.is_some() || self.completion_tokens.is_some();
         let reported = reported_usage(counted, self.usage, &response)?;
@@ -139,66 +142,51 @@ impl UsageRecord {
         if !booking.is_trusted {
             used.reported_cost = None;
         }
-        let tokens = fields::used_tokens(&used)?;
-        let total = self.total_tokens.map_or(Ok(tokens.total), |total| fields::tokens("total_tokens", total))?;
+        let mut tokens = fields::used_tokens(&used)?;
+        if let Some(total) = self.total_tokens {
+            tokens.total = fields::tokens("total_tokens", total)?;
+        }
 
         let spend = match self.cost {
             Some(cost) => cost,
             None if !counted && reported.is_none() && response.is_empty() => {
-                return Err("cost: is missing, and there is nothing to price: give prompt_tokens and \
-                            completion_tokens, usage or completion_response"
+                return Err("cost: is missing, and cannot be calculated: set prompt_tokens and completion_tokens, usage or completion_response"
                     .into());
             }
-            None if custom_llm_provider.is_none() && !counted && response.contains_key("choices") => {
+            None if provider.is_none() && !counted && response.contains_key("choices") => {
                 price_response(pricer, &model, &response, now)?
             }
-            None => price_record(pricer, &model, custom_llm_provider.as_deref(), &used, now)?,
+            None => price_record(pricer, &model, provider.as_deref(), &used, now)?,
         };
-        let spend = fields::cost("cost", spend)?;
 
-        let dates = booking.dates();
-        let start_time = self.start_time.unwrap_or(Instant::Epoch(now.timestamp_millis() as f64 / 1000.0));
-        let start_time = fields::instant("start_time", &start_time, now, dates)?;
-        let end_time = self.end_time.map(|end| fields::instant("end_time", &end, now, dates)).transpose()?;
-        let request_duration_ms = end_time.map(|end| fields::duration_ms(start_time, end)).transpose()?;
         let status = fields::status(self.status.as_deref())?;
-
         let id = self.idempotency_key.or_else(|| response_text("id")).filter(|id| !id.is_empty());
         let identity = id.is_some().then_some((digest, self.cost));
-        let request_id = match id {
-            Some(id) => fields::text("idempotency_key", id, ID_BYTES)?,
-            None => Uuid::now_v7().to_string(),
-        };
         let mut metadata = self.metadata.unwrap_or_default();
         if !booking.is_trusted {
             metadata.retain(|name, _| !name.starts_with("user_api_key"));
         }
-        let mut row = UsageRow {
-            request_id,
-            call_type: fields::optional_text("call_type", self.call_type, NAME_BYTES)?
-                .unwrap_or_else(|| "acompletion".to_owned()),
-            api_key,
+        let call = Call {
+            request_id: Some(id.unwrap_or_else(|| Uuid::now_v7().to_string())),
+            call_type: self.call_type.filter(|kind| !kind.is_empty()).or_else(|| Some("acompletion".to_owned())),
+            api_key: Some(api_key),
             spend,
-            total_tokens: total,
-            prompt_tokens: tokens.prompt,
-            completion_tokens: tokens.completion,
-            start_time,
-            end_time: end_time.unwrap_or(start_time),
-            request_duration_ms,
-            model_group: model.clone(),
-            model,
-            custom_llm_provider: custom_llm_provider.unwrap_or_default(),
-            end_user: fields::optional_text("end_user_id", self.end_user_id, NAME_BYTES)?.unwrap_or_default(),
+            tokens,
+            start_time: self.start_time.or(Some(Instant::Epoch(now.timestamp_millis() as f64 / 1000.0))),
+            end_time: self.end_time,
+            model_group: Some(model.clone()),
+            model: Some(model),
+            custom_llm_provider: provider,
+            end_user: self.end_user_id,
             metadata: stored_metadata(metadata, reported, status)?,
-            cache_hit: "False".to_owned(),
-            tags: fields::tags("tags", self.tags.unwrap_or_default())?,
-            requester_ip_address: fields::optional_text("requester_ip_address", self.requester_ip_address, NAME_BYTES)?,
-            session_id: fields::optional_text("session_id", self.session_id, ID_BYTES)?,
-            status: status.to_owned(),
-            cache_read_tokens: tokens.cache_read,
-            cache_creation_tokens: tokens.cache_creation,
-            ..UsageRow::default()
+            cache_hit: Some("False".to_owned()),
+            tags: self.tags.unwrap_or_default(),
+            requester_ip_address: self.requester_ip_address,
+            session_id: self.session_id,
+            status: Some(status.to_owned()),
+            ..Call::default()
         };
+        let mut row = call.into_row(NAMES, now, booking.dates())?;
         booking.plausible(&row)?;
         let owner = owner_of(&mut row);
         Ok(booking.draft(row, owner, identity))
@@ -212,9 +200,9 @@ fn reported_usage(
     response: &Map<String, Value>,
 ) -> Result<Option<Map<String, Value>>, Refusal> {
     Ok(match (counted, usage, response.get("usage")) {
-        (true, Some(_), _) => return Err("usage: give either the counts of tokens or a usage object".into()),
+        (true, Some(_), _) => return Err("usage: set either the token counts or a usage object".into()),
         (false, Some(_), Some(Value::Object(_))) => {
-            return Err("usage: give either a usage object or a completion_response".into());
+            return Err("usage: set either a usage object or a completion_response".into());
         }
         (_, Some(usage), _) => Some(usage),
         (false, None, Some(Value::Object(usage))) => {

@@ -23,8 +23,8 @@ pub async fn run(pool: Pool, limits: BookingLimits, stop: CancellationToken) {
     loop {
         match forget(&pool, &limits).await {
             Ok(0) => {}
-            Ok(count) => tracing::info!(count, "ids of old records were forgotten"),
-            Err(error) => tracing::debug!(cause = %error, "ids of old records were not forgotten"),
+            Ok(count) => tracing::info!(count, "deleted the IDs of old records"),
+            Err(error) => tracing::debug!(cause = %error, "cannot delete the IDs of old records"),
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -163,6 +163,6 @@ pub fn within(name: &str, json: &str, bounds: Bounds) -> Result<(), Refusal> {
         Ok(_) => Ok(()),
         Err(Some(excess)) if excess.is_size => Err(Refusal::too_large(format!("{name}: {}", excess.what))),
         Err(Some(excess)) => Err(format!("{name}: {}", excess.what).into()),
-        Err(None) => Err(format!("{name}: can't be stored as JSON").into()),
+        Err(None) => Err(format!("{name}: cannot be stored as JSON").into()),
     }
 }

@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::booking::call::{Call, Names};
 use crate::booking::fields;
-use crate::booking::fields::{ID_BYTES, Instant, NAME_BYTES, TEXT_BYTES};
+use crate::booking::fields::Instant;
 use crate::booking::limits::Refusal;
 use crate::booking::price::{price_record, read_usage};
 use crate::booking::sent;
@@ -15,8 +16,22 @@ use crate::booking::sent::Form;
 use crate::booking::{Booking, Draft, Owner, metadata};
 use crate::identity::{MASTER_KEY_ALIAS, MASTER_USER_ID};
 use crate::json_bounds::ValueDigest;
-use crate::store::booking::UsageRow;
 use litespend_pricing::{Pricer, Usage};
+
+/// The names that differ from those of [`Call`].
+const NAMES: Names = &[
+    ("request_id", "id"),
+    ("api_key", "user_api_key_hash"),
+    ("spend", "response_cost"),
+    ("start_time", "startTime"),
+    ("end_time", "endTime"),
+    ("completion_start_time", "completionStartTime"),
+    ("user", "user_api_key_user_id"),
+    ("team_id", "user_api_key_team_id"),
+    ("organization_id", "user_api_key_org_id"),
+    ("tags", "request_tags"),
+    ("mcp_namespaced_tool_name", "mcp_tool_call_metadata"),
+];
 
 /// The part of the payload that becomes a row. Everything else is skipped without being read. Fields of `metadata` with
 /// more than 16 KiB are left out of the row and listed in its `left_out`; strings in the error information are
@@ -119,68 +134,47 @@ impl Payload {
             used.reported_cost = None;
         }
         let tokens = fields::used_tokens(&used)?;
-        let model = plain("model", self.model.take(), NAME_BYTES)?;
-        let provider = plain("custom_llm_provider", self.custom_llm_provider.take(), NAME_BYTES)?;
+        let provider = self.custom_llm_provider.take().filter(|provider| !provider.is_empty());
+        let model = self.model.take().unwrap_or_default();
         let spend = match self.response_cost {
-            Some(cost) => fields::cost("response_cost", cost)?,
+            Some(cost) => cost,
             None if status == "failure" && (booking.is_trusted || tokens.total == 0) => 0.0,
-            None => {
-                let provider = Some(provider.as_str()).filter(|provider| !provider.is_empty());
-                fields::cost("response_cost", price_record(pricer, &model, provider, &used, now)?)?
-            }
+            None => price_record(pricer, &model, provider.as_deref(), &used, now)?,
         };
-        let start_time = self.start_time.take().ok_or("startTime: is missing")?;
-        let dates = booking.dates();
-        let start_time = fields::instant("startTime", &start_time, now, dates)?;
-        let instant = |name: &str, value: &Option<Instant>| {
-            value.as_ref().map(|value| fields::instant(name, value, now, dates)).transpose()
-        };
-        let end_time = instant("endTime", &self.end_time)?;
-        let id = self.id.take().or_else(|| self.litellm_call_id.clone()).filter(|id| !id.is_empty());
-        let Owned { owner, user, team_id, organization_id } = owned(booking, &metadata, &api_key)?;
+        let Owned { owner, user, team_id, organization_id } = owned(booking, &metadata, &api_key);
+        let text_of_metadata = |name: &str| of_metadata(name).map(str::to_owned);
         let end_user = self.end_user.take().filter(|end_user| !end_user.is_empty());
-        let end_user = end_user.or_else(|| of_metadata("user_api_key_end_user_id").map(str::to_owned));
-        let address = self.requester_ip_address.take();
-        let address = address.or_else(|| of_metadata("requester_ip_address").map(str::to_owned));
         let tool = metadata.get("mcp_tool_call_metadata").and_then(|call| call.get("namespaced_tool_name"));
-        let tool = tool.and_then(Value::as_str).map(str::to_owned);
-        let tags = self.request_tags.take().unwrap_or_default();
-        let tags = tags.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        let session_id = self.session_id.take().filter(|id| !id.is_empty()).or_else(|| self.trace_id.take());
-        let row = UsageRow {
-            request_id: fields::text("id", id.ok_or("id: is missing")?, ID_BYTES)?,
-            call_type: plain("call_type", self.call_type.take(), NAME_BYTES)?,
-            api_key: fields::text("user_api_key_hash", api_key, NAME_BYTES)?,
+        let call = Call {
+            request_id: self.id.take().filter(|id| !id.is_empty()).or_else(|| self.litellm_call_id.clone()),
+            call_type: self.call_type.take(),
+            api_key: Some(api_key),
             spend,
-            total_tokens: tokens.total,
-            prompt_tokens: tokens.prompt,
-            completion_tokens: tokens.completion,
-            start_time,
-            end_time: end_time.unwrap_or(start_time),
-            completion_start_time: instant("completionStartTime", &self.completion_start_time)?,
-            request_duration_ms: end_time.map(|end| fields::duration_ms(start_time, end)).transpose()?,
-            model,
-            model_id: plain("model_id", self.model_id.take(), NAME_BYTES)?,
-            model_group: plain("model_group", self.model_group.take(), NAME_BYTES)?,
+            tokens,
+            start_time: self.start_time.take(),
+            end_time: self.end_time.take(),
+            completion_start_time: self.completion_start_time.take(),
+            model: Some(model),
+            model_id: self.model_id.take(),
+            model_group: self.model_group.take(),
             custom_llm_provider: provider,
-            api_base: plain("api_base", self.api_base.take(), TEXT_BYTES)?,
+            api_base: self.api_base.take(),
             user,
             team_id,
             organization_id,
-            end_user: plain("end_user", end_user, NAME_BYTES)?,
-            cache_hit: self.cache_hit.map_or("", |hit| if hit { "True" } else { "False" }).to_owned(),
-            cache_key: plain("cache_key", self.cache_key.take(), TEXT_BYTES)?,
-            tags: fields::tags("request_tags", tags)?,
-            requester_ip_address: fields::optional_text("requester_ip_address", address, NAME_BYTES)?,
-            session_id: fields::optional_text("session_id", session_id, ID_BYTES)?,
-            status: status.to_owned(),
-            mcp_namespaced_tool_name: fields::optional_text("mcp_tool_call_metadata", tool, NAME_BYTES)?,
-            litellm_call_id: fields::optional_text("litellm_call_id", self.litellm_call_id.take(), ID_BYTES)?,
-            cache_read_tokens: tokens.cache_read,
-            cache_creation_tokens: tokens.cache_creation,
+            end_user: end_user.or_else(|| text_of_metadata("user_api_key_end_user_id")),
+            cache_hit: self.cache_hit.map(|hit| if hit { "True" } else { "False" }.to_owned()),
+            cache_key: self.cache_key.take(),
+            tags: self.request_tags.iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
+            requester_ip_address: self.requester_ip_address.take().or_else(|| text_of_metadata("requester_ip_address")),
+            session_id: self.session_id.take().filter(|id| !id.is_empty()).or_else(|| self.trace_id.take()),
+            status: Some(status.to_owned()),
+            mcp_namespaced_tool_name: tool.and_then(Value::as_str).map(str::to_owned),
+            litellm_call_id: self.litellm_call_id.take(),
             metadata: self.metadata(metadata, status, booking)?,
-            ..UsageRow::default()
+            ..Call::default()
         };
+        let row = call.into_row(NAMES, now, booking.dates())?;
         booking.plausible(&row)?;
         Ok(booking.draft(row, owner, Some((digest, stated_cost))))
     }
@@ -237,34 +231,26 @@ impl Payload {
     }
 }
 
-/// Checks a string that may be missing. A missing string becomes empty.
-fn plain(name: &str, value: Option<String>, most: usize) -> Result<String, String> {
-    fields::text(name, value.unwrap_or_default(), most)
-}
-
 /// To whom a call is booked.
 struct Owned {
     owner: Owner,
-    user: String,
-    team_id: String,
-    organization_id: String,
+    user: Option<String>,
+    team_id: Option<String>,
+    organization_id: Option<String>,
 }
 
 /// The owner that the payload names, if its sender may name one; otherwise that of the sender's key.
-fn owned(booking: &Booking<'_>, metadata: &Map<String, Value>, api_key: &str) -> Result<Owned, String> {
+fn owned(booking: &Booking<'_>, metadata: &Map<String, Value>, api_key: &str) -> Owned {
     if !booking.is_trusted {
-        let none = String::new;
-        return Ok(Owned { owner: Owner::OfKey, user: none(), team_id: none(), organization_id: none() });
+        return Owned { owner: Owner::OfKey, user: None, team_id: None, organization_id: None };
     }
-    let text = |name: &str| {
-        let text = metadata.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        plain(name, text.map(str::to_owned), NAME_BYTES)
-    };
-    let mut user = text("user_api_key_user_id")?;
+    let text = |name: &str| metadata.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let text = |name: &str| text(name).map(str::to_owned);
     let master = api_key == MASTER_KEY_ALIAS;
-    if master && user.is_empty() {
-        MASTER_USER_ID.clone_into(&mut user);
+    Owned {
+        owner: if master { Owner::Given } else { Owner::OfKeyWhereKnown },
+        user: text("user_api_key_user_id").or_else(|| master.then(|| MASTER_USER_ID.to_owned())),
+        team_id: text("user_api_key_team_id"),
+        organization_id: text("user_api_key_org_id"),
     }
-    let owner = if master { Owner::Given } else { Owner::OfKeyWhereKnown };
-    Ok(Owned { owner, user, team_id: text("user_api_key_team_id")?, organization_id: text("user_api_key_org_id")? })
 }

@@ -108,10 +108,10 @@ async fn items<'a>(connection: &mut Connection, drafts: &[&'a Draft], access: Ac
         let mut item = Item { draft, row: draft.row.clone(), id, digest, first: None, outcome: None };
         let owner = owners.get(draft.row.api_key.as_str());
         if access == Access::Installed && draft.names_are_counted {
-            let message = "on a database that LiteLLM owns, only keys with the permission book_usage book";
+            let message = "only keys with the permission book_usage can book in a database that LiteLLM owns";
             item.outcome = Some(Outcome::Rejected(Refusal::forbidden(message)));
         } else if draft.owner == Owner::OfKey && owner.is_none() {
-            item.outcome = Some(Outcome::Rejected("api_key: there is no such key".into()));
+            item.outcome = Some(Outcome::Rejected("api_key: the key does not exist".into()));
         } else {
             if let (Owner::OfKey | Owner::OfKeyWhereKnown, Some(owner)) = (draft.owner, owner) {
                 complete(&mut item.row, owner);
@@ -171,8 +171,7 @@ fn derived(id: &str) -> String {
     format!("{id}~{}", Uuid::new_v4().simple())
 }
 
-const CONFLICT: &str = "idempotency_key: stands for another record of the same sender already; \
-                        a record that differs needs a key of its own";
+const CONFLICT: &str = "idempotency_key: the same sender already used it for a different record; use another idempotency_key";
 
 /// Sets the outcome of a record whose id is already taken.
 fn judge(item: &mut Item<'_>, known: &Known, booking: Uuid) {
@@ -234,8 +233,7 @@ async fn bound_names(
         if *count > most && !own.is_empty() {
             *count -= i64::try_from(own.len()).unwrap_or(i64::MAX);
             let message = format!(
-                "model, end_user_id, tags: this key has brought {count} names today that nobody used before; \
-                 it may bring {most} a day (UTC)"
+                "model, end_user_id, tags: this key has used {count} new names today; its limit is {most} per day (UTC)"
             );
             item.outcome = Some(Outcome::Rejected(Refusal::too_many(message)));
             continue;
@@ -279,7 +277,7 @@ async fn claim(connection: &mut Connection, items: &mut [Item<'_>], booking: Uui
         match known.get(&id) {
             Some(known) => judge(item, known, booking),
             // The id was deleted between the two statements, because it was old.
-            None => item.outcome = Some(Outcome::Rejected(Refusal::unavailable("not booked: send it again"))),
+            None => item.outcome = Some(Outcome::Rejected(Refusal::unavailable("not booked: send the record again"))),
         }
     }
     Ok(())
@@ -413,7 +411,7 @@ fn theirs(item: &Item<'_>, row: &ExistingRow, booked_by_another: bool) -> Theirs
 
 /// The outcome of each record. Among several records with the same id, the first one counts.
 fn outcomes(items: Vec<Item<'_>>) -> Vec<Outcome> {
-    let lost = || Outcome::Rejected(Refusal::unavailable("not booked: send it again"));
+    let lost = || Outcome::Rejected(Refusal::unavailable("not booked: send the record again"));
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(items.len());
     let digests: Vec<[u8; 32]> = items.iter().map(|item| item.digest).collect();
     for item in items {
