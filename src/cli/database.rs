@@ -47,7 +47,7 @@ pub struct OpenDatabase {
 
 /// The URL from the arguments or the config file. An empty URL counts as none.
 pub fn url(args: &DatabaseArgs, config: &ConfigFile) -> Option<String> {
-    args.database_url.clone().or_else(|| config.database_url.clone()).filter(|url| !url.trim().is_empty())
+    args.database_url.clone().or_else(|| config.general.database_url.clone()).filter(|url| !url.trim().is_empty())
 }
 
 fn start(args: &DatabaseArgs) -> Result<LocalPostgres, LocalPostgresError> {
@@ -102,7 +102,7 @@ impl OpenDatabase {
             match pool.acquire().await {
                 Ok(connection) => break connection,
                 Err(error) if database::is_distrusted(&error) => {
-                    let message = format!("the database's certificate is not accepted ({})", self.location());
+                    let message = format!("cannot verify the database's certificate ({})", self.location());
                     return Err(Failure::Runtime(anyhow::Error::new(error).context(message)));
                 }
                 Err(error) if is_unavailable(&error) && started.elapsed() < START_LIMIT => {
@@ -110,12 +110,12 @@ impl OpenDatabase {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 Err(error) => {
-                    let message = format!("the database cannot be reached ({})", self.location());
+                    let message = format!("cannot reach the database ({})", self.location());
                     return Err(Failure::Runtime(anyhow::Error::new(error).context(message)));
                 }
             }
         };
-        let kind = database::migrate(&mut connection).await.context("the database cannot be brought up to date")?;
+        let kind = database::migrate(&mut connection).await.context("cannot bring the database up to date")?;
         let version = database::version(&mut connection).await.context("the database does not answer")?;
         Ok((kind, version))
     }
@@ -173,7 +173,7 @@ where
         let pool = open.pool().map_err(Failure::Setting)?;
         let (kind, _) = open.prepare(&pool).await?;
         let mut connection = pool.acquire().await.context("no connection")?;
-        database::lift_statement_timeout(&mut connection).await.context("the session cannot be prepared")?;
+        database::lift_statement_timeout(&mut connection).await.context("cannot prepare the session")?;
         let result = work(connection, kind).await;
         pool.close().await;
         result

@@ -71,18 +71,18 @@ pub fn check_strength(
     let mut warnings = Vec::new();
     let password =
         args.ui_password.as_ref().filter(|password| args.ui.is_some() && !password.expose_secret().is_empty());
-    let insists = args.authority.dangerously_permit_weak_or_unset_master_key || config.permit_weak_master_key;
+    let insists = args.authority.dangerously_permit_weak_or_unset_master_key
+        || config.general.dangerously_permit_weak_or_unset_master_key == Some(true);
     let is_local = args.host.to_canonical().is_loopback();
     for (name, secret) in [("the master key", key), ("UI_PASSWORD", password)] {
         let Some(reason) = secret.and_then(|secret| weakness(secret.expose_secret())) else { continue };
         if !is_local && !insists {
             bail!(
-                "{name} {reason}, and {} can be reached by others: choose another (sk-$(openssl rand -hex 32)), listen on \
-                 127.0.0.1, or insist with LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true",
+                "{name} {reason}, and other machines can reach {}: choose another (sk-$(openssl rand -hex 32)), listen on 127.0.0.1, or set LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true",
                 args.host
             );
         }
-        warnings.push(format!("{name} {reason}: never use it where others can reach the server"));
+        warnings.push(format!("{name} {reason}: never use it where other machines can reach the server"));
     }
     Ok(warnings)
 }
@@ -105,7 +105,7 @@ fn weakness(secret: &str) -> Option<&'static str> {
     let mut steps = characters.windows(2).map(step);
     let first = steps.next()?;
     // Matches `aaaaaaaa`, `12345678` and `87654321`.
-    (first.abs() <= 1 && steps.all(|step| step == first)).then_some("is a row of characters")
+    (first.abs() <= 1 && steps.all(|step| step == first)).then_some("is a simple sequence of characters")
 }
 
 /// Reads the master key from the home directory. Generates it if there is none.
@@ -113,9 +113,9 @@ pub fn of_home(home: &Path) -> anyhow::Result<MasterKey> {
     let path = home.join(FILE);
     let (key, is_new) = keep_secret(home, FILE, generate)?;
     if key.is_empty() {
-        bail!("{} is empty: put the master key into it, or remove it for a new one", path.display());
+        bail!("{} is empty: write the master key into it, or remove it to get a new key", path.display());
     }
-    let origin = if is_new { "made on this first start:" } else { "read from" };
+    let origin = if is_new { "created on this first start:" } else { "read from" };
     Ok(MasterKey { key: key.into(), origin: format!("{origin} {}", path.display()) })
 }
 

@@ -36,9 +36,9 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let _log = telemetry::start(args.log_format);
     let config = read_config(&args.database)?;
     if !config.ignored.is_empty() {
-        tracing::warn!(settings = config.ignored.join(", "), "settings of the config file that litespend does not use");
+        tracing::warn!(settings = config.ignored.join(", "), "litespend ignores some settings of the config file");
     }
-    let given_key = crate::cli::master_key::given(args.master_key.as_ref(), config.master_key.as_ref())
+    let given_key = crate::cli::master_key::given(args.master_key.as_ref(), config.general.master_key.as_ref())
         .map_err(Failure::Setting)?;
     if given_key.is_none() && crate::cli::database::url(&args.database, &config).is_some() {
         return Err(Failure::Setting(anyhow::anyhow!(
@@ -55,9 +55,9 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let settings = Settings {
         master_key: master_key.key.clone(),
-        allowed_ips: config.allowed_ips.clone(),
+        allowed_ips: config.general.allowed_ips.clone(),
         trusted_proxies: args.trusted_proxies.clone(),
-        use_x_forwarded_for: args.use_x_forwarded_for || config.use_x_forwarded_for,
+        use_x_forwarded_for: args.use_x_forwarded_for || config.general.use_x_forwarded_for == Some(true),
         inclusive_end_date: args.inclusive_end_date,
         group_by_model: args.group_by_model,
         csv_safe: args.csv_safe,
@@ -112,7 +112,7 @@ async fn run(
     key_origin: &str,
     weaknesses: &[String],
 ) -> Result<(), Failure> {
-    let mut stop_requested = shutdown::requested().context("signals cannot be listened to")?;
+    let mut stop_requested = shutdown::requested().context("cannot listen for signals")?;
     let pool = open.pool().map_err(Failure::Setting)?;
     let (kind, version) = tokio::select! {
         prepared = open.prepare(&pool) => prepared?,
@@ -131,8 +131,8 @@ async fn run(
             .map_err(|error| Failure::Setting(anyhow::anyhow!("DATABASE_URL_READ_REPLICA: {error}")))?;
         state.use_replica(replica);
     }
-    state.refresh_allow_list().await.context("the allow list cannot be read")?;
-    state.refresh_rollups().await.context("the state of the rollups cannot be read")?;
+    state.refresh_allow_list().await.context("cannot read the allow list")?;
+    state.refresh_rollups().await.context("cannot read the state of the rollups")?;
     for weakness in weaknesses {
         tracing::warn!("{weakness}");
     }
@@ -172,8 +172,8 @@ async fn end_sessions(state: AppState, stop: CancellationToken) {
     while state.settings.ui.is_some() {
         match dashboard::clean_up(&state).await {
             Ok(0) => {}
-            Ok(count) => tracing::info!(count, "keys of the dashboard's sessions that are over were deleted"),
-            Err(error) => tracing::debug!(cause = ?error, "keys of sessions were not cleaned up"),
+            Ok(count) => tracing::info!(count, "deleted the keys of ended dashboard sessions"),
+            Err(error) => tracing::debug!(cause = ?error, "cannot delete the keys of ended dashboard sessions"),
         }
         tokio::select! {
             () = stop.cancelled() => return,
