@@ -14,6 +14,8 @@
 //! | `settings`   | the settings that the cluster runs with                             |
 //! | `pid_file`   | `postmaster.pid`: readiness, and files of an earlier server         |
 //! | `supervisor` | the thread that runs PostgreSQL and restarts it when it dies        |
+//! | `options`    | the options for running the cluster                                 |
+//! | `error`      | the reasons why the cluster is not running                          |
 //!
 //! This crate never installs anything, never shares its home with a second server, never opens data of another major
 //! version, and never kills PostgreSQL instead of letting it shut down.
@@ -25,16 +27,19 @@
 
 mod account;
 mod binaries;
+mod error;
 mod home;
+mod options;
 mod pid_file;
 mod rights;
 mod secrets;
 mod settings;
 mod supervisor;
 
+pub use crate::error::LocalPostgresError;
+pub use crate::options::{Cluster, Durability, LocalPostgresOptions, Prepare};
 pub use crate::secrets::keep_secret;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -51,63 +56,6 @@ const APPLICATION_ROLE: &str = "litespend";
 const SUPERUSER: &str = "litespend_superuser";
 /// Only part of the socket's file name: the cluster listens on no network port.
 const PORT: u16 = 5432;
-const DEFAULT_MAX_CONNECTIONS: u16 = 50;
-
-/// Options for running the private cluster.
-#[derive(Clone, Debug)]
-pub struct LocalPostgresOptions {
-    /// The directory that holds everything. [`default_home`] if `None`.
-    pub home: Option<PathBuf>,
-    /// The directory of `postgres` and `initdb`. If `None`, `PG_BIN_DIR` is used, or else a search.
-    pub bin_dir: Option<PathBuf>,
-    /// Whether committed data must survive a crash of the machine.
-    pub durability: Durability,
-    /// PostgreSQL's `max_connections`.
-    pub max_connections: u16,
-    /// Called by every [`LocalPostgres::start`], after the cluster has started. It gives the application's role the
-    /// attributes that it should have. The error is PostgreSQL's message.
-    pub prepare: Option<Prepare>,
-}
-
-/// The type of [`LocalPostgresOptions::prepare`].
-pub type Prepare = fn(&Cluster<'_>) -> Result<(), String>;
-
-/// A cluster that has just been started.
-#[derive(Clone, Copy, Debug)]
-pub struct Cluster<'a> {
-    /// The URL with which the application connects: [`LocalPostgres::url`].
-    pub url: &'a str,
-    /// The role that created the cluster, in clusters that this version created.
-    pub superuser: &'static str,
-    /// The role that the application uses.
-    pub application_role: &'static str,
-    /// The application's database.
-    pub database: &'static str,
-    /// The durability that the cluster was started with. Tests use [`Durability::Throwaway`].
-    pub durability: Durability,
-}
-
-impl Default for LocalPostgresOptions {
-    fn default() -> Self {
-        Self {
-            home: None,
-            bin_dir: None,
-            durability: Durability::Durable,
-            max_connections: DEFAULT_MAX_CONNECTIONS,
-            prepare: None,
-        }
-    }
-}
-
-/// Whether committed data must survive a crash of the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// Every commit is on disk before it is acknowledged.
-    #[default]
-    Durable,
-    /// For tests: no operation waits for the disk, and no background maintenance runs.
-    Throwaway,
-}
 
 /// A running private cluster. Dropping it stops PostgreSQL cleanly.
 ///
@@ -306,148 +254,6 @@ fn url(role: &str, socket_directory: &Path) -> String {
     format!("postgresql://{role}@localhost:{PORT}/{DATABASE}?host={host}&sslmode=disable")
 }
 
-/// The reason why the private cluster is not running. Each message is one line, written for a person.
-#[derive(Debug, thiserror::Error)]
-pub enum LocalPostgresError {
-    /// No usable PostgreSQL was found.
-    #[error(
-        "PostgreSQL is not installed: install the package `postgresql` (Debian, Ubuntu), \
-         `postgresql-server` (Fedora) or `postgresql@17` (Homebrew), or set PG_BIN_DIR to the \
-         directory of `postgres` and `initdb`, or set DATABASE_URL to a server of your own"
-    )]
-    NotInstalled,
-    /// All versions that were found are older than the oldest supported one.
-    #[error(
-        "PostgreSQL {found} in {} is too old: install 15 or newer, or set DATABASE_URL",
-        directory.display()
-    )]
-    TooOld {
-        /// The version that was found.
-        found: String,
-        /// The directory in which it was found.
-        directory: PathBuf,
-    },
-    /// The requested directory has no working `postgres` and `initdb`.
-    #[error(
-        "{} (PG_BIN_DIR) has no working `postgres` and `initdb`: correct it, or unset it to search",
-        directory.display()
-    )]
-    UnusableBinDir {
-        /// The requested directory.
-        directory: PathBuf,
-    },
-    /// The data was written by a major version that is not installed.
-    #[error(
-        "the data in {} belongs to PostgreSQL {data_version}, but only {installed} is installed: \
-         install PostgreSQL {data_version}, or set LITESPEND_DATA_DIR to begin elsewhere, or set \
-         DATABASE_URL",
-        home.display()
-    )]
-    WrongVersion {
-        /// The home directory.
-        home: PathBuf,
-        /// The major version that wrote the data.
-        data_version: u32,
-        /// The versions that are installed.
-        installed: String,
-    },
-    /// Another server runs on the same home.
-    #[error(
-        "another litespend ({holder}) already uses {}: stop it, or set LITESPEND_DATA_DIR to \
-         another directory",
-        home.display()
-    )]
-    InUse {
-        /// The home directory.
-        home: PathBuf,
-        /// The process that holds the lock, if it is known.
-        holder: String,
-    },
-    /// The data directory contains something, but not a cluster.
-    #[error(
-        "{} is not a PostgreSQL data directory and not empty: move it away, or set \
-         LITESPEND_DATA_DIR",
-        directory.display()
-    )]
-    NotADataDirectory {
-        /// The directory.
-        directory: PathBuf,
-    },
-    /// PostgreSQL refuses to run as root, and there is no other account to run it as.
-    #[error(
-        "PostgreSQL does not run as root, and this system has neither a user `postgres` nor \
-         `nobody`: start litespend as an ordinary user, or set DATABASE_URL"
-    )]
-    NoAccount,
-    /// A user other than root could redirect root's file accesses in this home.
-    #[error(
-        "root cannot keep the database in {} safely: {reason}; set LITESPEND_DATA_DIR to a directory that only root can \
-         write, or start litespend as the directory's owner",
-        home.display()
-    )]
-    UnsafeHome {
-        /// The home directory.
-        home: PathBuf,
-        /// The danger that was found.
-        reason: String,
-    },
-    /// The roles of the cluster could not be set up.
-    #[error("cannot give the private database an owner without a superuser's rights: {reason}")]
-    Roles {
-        /// PostgreSQL's message.
-        reason: String,
-    },
-    /// A file or directory could not be used.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// The attempted action.
-        action: &'static str,
-        /// The path that it was attempted on.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A program could not be started.
-    #[error("cannot run {}: {source}", program.display())]
-    Run {
-        /// The path of the program.
-        program: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The cluster could not be created.
-    #[error("cannot create the database cluster in {}: {reason}", home.display())]
-    Initialise {
-        /// The home directory.
-        home: PathBuf,
-        /// PostgreSQL's message.
-        reason: String,
-    },
-    /// PostgreSQL ended before it accepted connections.
-    #[error("PostgreSQL did not start: {reason} (see {})", log.display())]
-    DidNotStart {
-        /// PostgreSQL's message.
-        reason: String,
-        /// PostgreSQL's log file.
-        log: PathBuf,
-    },
-    /// PostgreSQL did not stop in time. It was not killed.
-    #[error("PostgreSQL (process {pid}) did not stop in time")]
-    DidNotStop {
-        /// Its process id.
-        pid: u32,
-    },
-    /// The supervising thread no longer exists or could not be created.
-    #[error("the thread that supervises PostgreSQL is not running")]
-    NoSupervisor,
-}
-
-impl LocalPostgresError {
-    fn file(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::File { action, path: path.to_owned(), source }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -458,13 +264,5 @@ mod tests {
             url("litespend", Path::new("/srv/a b+c/run")),
             "postgresql://litespend@localhost:5432/litespend?host=/srv/a%20b%2Bc/run&sslmode=disable"
         );
-    }
-
-    #[test]
-    fn a_missing_postgresql_names_the_package_and_the_way_out() {
-        let message = LocalPostgresError::NotInstalled.to_string();
-        assert!(message.contains("package `postgresql`"), "{message}");
-        assert!(message.contains("DATABASE_URL"), "{message}");
-        assert!(!message.contains('\n'), "{message}");
     }
 }

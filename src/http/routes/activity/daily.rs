@@ -1,14 +1,22 @@
 //! `GET /user/daily/activity`: LiteLLM's daily rows, summed by day and broken down by model, provider, key and other
 //! groups.
 
+mod breakdown;
+mod response;
+
+pub use crate::http::routes::activity::daily::breakdown::{Entities, aggregate, metadata_of, provider_metadata};
+pub use crate::http::routes::activity::daily::response::{
+    Breakdown, DailySpendData, DailySpendMetadata, GroupMetrics, KeyMetrics, SpendAnalyticsPaginatedResponse,
+    SpendMetrics,
+};
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, TimeDelta, Utc};
-use serde::{Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -19,8 +27,7 @@ use crate::identity::Caller;
 use crate::store;
 use crate::store::activity::FLAT_COST_KEY;
 use crate::store::activity::daily;
-use crate::store::activity::daily::{DailyFilter, DailyRow, UNKNOWN_MODEL};
-use crate::store::activity::figures::Figures;
+use crate::store::activity::daily::{DailyFilter, DailyRow};
 use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
 use crate::store::midnight;
@@ -72,227 +79,6 @@ impl FromQuery for DailyActivityParams {
             include_current_utc_day: reader.boolean("include_current_utc_day", false),
         }
     }
-}
-
-/// Sums over daily rows.
-#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
-pub struct SpendMetrics {
-    /// Spend in USD.
-    pub spend: f64,
-    /// Cost of provisioned throughput in USD; always 0 in litespend.
-    pub flat_cost: f64,
-    /// Hours of provisioned throughput; always 0 in litespend.
-    pub ptu_hours: f64,
-    /// Prompt tokens.
-    pub prompt_tokens: i64,
-    /// Completion tokens.
-    pub completion_tokens: i64,
-    /// Prompt tokens that were read from the provider's cache.
-    pub cache_read_input_tokens: i64,
-    /// Prompt tokens that were written to the provider's cache.
-    pub cache_creation_input_tokens: i64,
-    /// Tokens saved by prompt compression.
-    pub compression_saved_tokens: i64,
-    /// USD saved by prompt compression.
-    pub compression_savings_spend: f64,
-    /// USD saved by the provider's cache.
-    pub prompt_caching_savings_spend: f64,
-    /// USD saved by cache markers that the gateway added.
-    pub gateway_injected_caching_savings_spend: f64,
-    /// USD saved by automatic routing.
-    pub autorouter_savings_spend: f64,
-    /// Total tokens: prompt and completion tokens.
-    pub total_tokens: i64,
-    /// Number of requests that succeeded.
-    pub successful_requests: i64,
-    /// Number of requests that failed.
-    pub failed_requests: i64,
-    /// Number of requests.
-    pub api_requests: i64,
-    /// Sum of response times, in milliseconds.
-    pub total_response_time_ms: i64,
-    /// Number of requests in the sum of response times.
-    pub timed_requests: i64,
-}
-
-impl From<&Figures> for SpendMetrics {
-    fn from(figures: &Figures) -> Self {
-        Self {
-            spend: figures.spend,
-            flat_cost: 0.0,
-            ptu_hours: 0.0,
-            prompt_tokens: figures.prompt_tokens,
-            completion_tokens: figures.completion_tokens,
-            cache_read_input_tokens: figures.cache_read_input_tokens,
-            cache_creation_input_tokens: figures.cache_creation_input_tokens,
-            compression_saved_tokens: figures.compression_saved_tokens,
-            compression_savings_spend: figures.compression_savings_spend,
-            prompt_caching_savings_spend: figures.prompt_caching_savings_spend,
-            gateway_injected_caching_savings_spend: figures.gateway_injected_caching_savings_spend,
-            autorouter_savings_spend: figures.autorouter_savings_spend,
-            total_tokens: figures.total_tokens(),
-            successful_requests: figures.successful_requests,
-            failed_requests: figures.failed_requests,
-            api_requests: figures.api_requests,
-            total_response_time_ms: figures.total_response_time_ms,
-            timed_requests: figures.timed_requests,
-        }
-    }
-}
-
-/// Serializes figures as responses show them.
-fn write_metrics<S: Serializer>(figures: &Figures, serializer: S) -> Result<S::Ok, S::Error> {
-    SpendMetrics::from(figures).serialize(serializer)
-}
-
-/// Sums of one key.
-#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
-pub struct KeyMetrics {
-    /// Sums of the rows.
-    #[serde(serialize_with = "write_metrics")]
-    #[schema(value_type = SpendMetrics)]
-    pub metrics: Figures,
-    /// Metadata of the key.
-    pub metadata: KeyMetadata,
-}
-
-/// Sums of one group (a model, a provider and so on), also by key.
-#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
-pub struct GroupMetrics {
-    /// Sums of the rows.
-    #[serde(serialize_with = "write_metrics")]
-    #[schema(value_type = SpendMetrics)]
-    pub metrics: Figures,
-    /// Metadata of the group.
-    #[schema(value_type = Object)]
-    pub metadata: Map<String, Value>,
-    /// Sums by key.
-    // The values are boxed because a map allocates space for several values at once, which is wasted in a group with
-    // one key.
-    #[schema(value_type = BTreeMap<String, KeyMetrics>)]
-    pub api_key_breakdown: BTreeMap<String, Box<KeyMetrics>>,
-}
-
-/// Sums of a day by group.
-#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
-pub struct Breakdown {
-    /// Sums by MCP tool.
-    pub mcp_servers: BTreeMap<String, GroupMetrics>,
-    /// Sums by model.
-    pub models: BTreeMap<String, GroupMetrics>,
-    /// Sums by public model name.
-    pub model_groups: BTreeMap<String, GroupMetrics>,
-    /// Sums by provider.
-    pub providers: BTreeMap<String, GroupMetrics>,
-    /// Sums by endpoint.
-    pub endpoints: BTreeMap<String, GroupMetrics>,
-    /// Sums by key.
-    #[schema(value_type = BTreeMap<String, KeyMetrics>)]
-    pub api_keys: BTreeMap<String, Box<KeyMetrics>>,
-    /// Sums by user, team or tag.
-    pub entities: BTreeMap<String, GroupMetrics>,
-    /// Sums by guardrail; always empty in litespend.
-    pub guardrails: BTreeMap<String, GroupMetrics>,
-}
-
-/// Sums of one day.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub struct DailySpendData {
-    /// Day, UTC.
-    pub date: NaiveDate,
-    /// Sums of the rows.
-    #[serde(serialize_with = "write_metrics")]
-    #[schema(value_type = SpendMetrics)]
-    pub metrics: Figures,
-    /// Sums by group.
-    pub breakdown: Breakdown,
-}
-
-/// Sums over the page, and the position of the page.
-#[derive(Clone, Debug, Default, Serialize, utoipa::ToSchema)]
-pub struct DailySpendMetadata {
-    /// Spend in USD.
-    pub total_spend: f64,
-    /// Cost of provisioned throughput in USD; always 0 in litespend.
-    pub total_flat_cost: f64,
-    /// Hours of provisioned throughput; always 0 in litespend.
-    pub total_ptu_hours: f64,
-    /// Prompt tokens.
-    pub total_prompt_tokens: i64,
-    /// Completion tokens.
-    pub total_completion_tokens: i64,
-    /// Total tokens: prompt and completion tokens.
-    pub total_tokens: i64,
-    /// Number of requests.
-    pub total_api_requests: i64,
-    /// Number of requests that succeeded.
-    pub total_successful_requests: i64,
-    /// Number of requests that failed.
-    pub total_failed_requests: i64,
-    /// Prompt tokens that were read from the provider's cache.
-    pub total_cache_read_input_tokens: i64,
-    /// Prompt tokens that were written to the provider's cache.
-    pub total_cache_creation_input_tokens: i64,
-    /// Tokens saved by prompt compression.
-    pub total_compression_saved_tokens: i64,
-    /// USD saved by prompt compression.
-    pub total_compression_savings_spend: f64,
-    /// USD saved by the provider's cache.
-    pub total_prompt_caching_savings_spend: f64,
-    /// USD saved by cache markers that the gateway added.
-    pub total_gateway_injected_caching_savings_spend: f64,
-    /// USD saved by automatic routing.
-    pub total_autorouter_savings_spend: f64,
-    /// Sum of response times, in milliseconds.
-    pub total_response_time_ms: i64,
-    /// Number of requests in the sum of response times.
-    pub total_timed_requests: i64,
-    /// Number of this page, from 1.
-    pub page: i64,
-    /// Total number of pages.
-    pub total_pages: i64,
-    /// Whether there is a next page.
-    pub has_more: bool,
-    /// Maximum number of listed keys, if the response limits them.
-    pub api_key_limit: Option<i64>,
-    /// Total number of keys, if the response limits them.
-    pub total_api_keys: Option<i64>,
-    /// Number of keys of each team or tag, if the response limits them.
-    pub entity_total_api_keys: Option<BTreeMap<String, i64>>,
-}
-
-impl DailySpendMetadata {
-    /// Metadata with these totals, and without paging.
-    pub fn of(totals: &Figures) -> Self {
-        Self {
-            total_spend: totals.spend,
-            total_prompt_tokens: totals.prompt_tokens,
-            total_completion_tokens: totals.completion_tokens,
-            total_tokens: totals.total_tokens(),
-            total_api_requests: totals.api_requests,
-            total_successful_requests: totals.successful_requests,
-            total_failed_requests: totals.failed_requests,
-            total_cache_read_input_tokens: totals.cache_read_input_tokens,
-            total_cache_creation_input_tokens: totals.cache_creation_input_tokens,
-            total_compression_saved_tokens: totals.compression_saved_tokens,
-            total_compression_savings_spend: totals.compression_savings_spend,
-            total_prompt_caching_savings_spend: totals.prompt_caching_savings_spend,
-            total_gateway_injected_caching_savings_spend: totals.gateway_injected_caching_savings_spend,
-            total_autorouter_savings_spend: totals.autorouter_savings_spend,
-            total_response_time_ms: totals.total_response_time_ms,
-            total_timed_requests: totals.timed_requests,
-            ..Self::default()
-        }
-    }
-}
-
-/// Response with daily activity.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub struct SpendAnalyticsPaginatedResponse {
-    /// Days, newest first.
-    pub results: Vec<DailySpendData>,
-    /// Totals and paging.
-    pub metadata: DailySpendMetadata,
 }
 
 /// Returns the daily activity of a user, from one page of LiteLLM's daily rows.
@@ -414,9 +200,6 @@ pub fn bucket_of_key(key: &str) -> String {
     }
 }
 
-/// Metadata of each user, team or tag.
-pub type Entities = BTreeMap<String, Map<String, Value>>;
-
 /// Metadata of the keys in these rows.
 pub async fn known_keys(
     connection: &mut store::Connection,
@@ -451,88 +234,4 @@ async fn known_users(connection: &mut store::Connection, rows: &[DailyRow]) -> R
         .into_iter()
         .map(|(id, email, alias): (String, Option<String>, Option<String>)| (id, metadata(email, alias)))
         .collect())
-}
-
-/// Sums the rows by day and group, newest day first. Also returns the sums over all rows.
-pub fn aggregate(
-    rows: &[DailyRow],
-    keys: &BTreeMap<String, KeyMetadata>,
-    entities: &Entities,
-) -> (Vec<DailySpendData>, Figures) {
-    let mut days: BTreeMap<&str, (Figures, Breakdown)> = BTreeMap::new();
-    let mut totals = Figures::default();
-    for row in rows {
-        let (metrics, breakdown) = days.entry(&row.date).or_default();
-        *metrics += &row.figures;
-        totals += &row.figures;
-        add_to_breakdown(breakdown, row, keys, entities);
-    }
-    let results = days
-        .into_iter()
-        .rev()
-        .filter_map(|(date, (metrics, breakdown))| Some(DailySpendData { date: parse_day(date)?, metrics, breakdown }))
-        .collect();
-    (results, totals)
-}
-
-/// Metadata of a key in a report.
-pub fn metadata_of(key: &str, keys: &BTreeMap<String, KeyMetadata>) -> KeyMetadata {
-    if key.is_empty() {
-        return KeyMetadata { key_alias: Some("Unattributed".into()), key_exists: Some(false), ..Default::default() };
-    }
-    keys.get(key).cloned().unwrap_or_else(|| KeyMetadata { key_exists: Some(false), ..Default::default() })
-}
-
-fn add_to_breakdown(
-    breakdown: &mut Breakdown,
-    row: &DailyRow,
-    keys: &BTreeMap<String, KeyMetadata>,
-    entities: &Entities,
-) {
-    let named = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(str::to_owned);
-    let flat = row.api_key == FLAT_COST_KEY;
-    let add = |groups: &mut BTreeMap<String, GroupMetrics>, name: String, metadata: &dyn Fn() -> Map<String, Value>| {
-        let group =
-            groups.entry(name).or_insert_with(|| GroupMetrics { metadata: metadata(), ..GroupMetrics::default() });
-        group.metrics += &row.figures;
-        if !flat {
-            add_key(&mut group.api_key_breakdown, row, keys);
-        }
-    };
-    let nothing = || Map::new();
-    let model = if flat { named(&row.model_group).or(named(&row.model)) } else { named(&row.model) };
-    if let Some(model) = model.or((!flat).then(|| UNKNOWN_MODEL.to_owned())) {
-        add(&mut breakdown.models, model, &nothing);
-    }
-    let group = named(&row.model_group).or(named(&row.model)).unwrap_or_else(|| "unknown-model-group".to_owned());
-    add(&mut breakdown.model_groups, group, &nothing);
-    if let Some(tool) = named(&row.mcp_namespaced_tool_name) {
-        add(&mut breakdown.mcp_servers, tool, &nothing);
-    }
-    if !flat {
-        let provider = named(&row.custom_llm_provider).unwrap_or_else(|| "unknown".to_owned());
-        let metadata = provider_metadata(&provider);
-        add(&mut breakdown.providers, provider, &|| metadata.clone());
-    }
-    if let Some(endpoint) = named(&row.endpoint) {
-        add(&mut breakdown.endpoints, endpoint, &nothing);
-    }
-    let entity = named(&row.entity_id).unwrap_or_else(|| "Unassigned".to_owned());
-    let metadata = entities.get(&entity);
-    add(&mut breakdown.entities, entity, &|| metadata.cloned().unwrap_or_default());
-    if !flat {
-        add_key(&mut breakdown.api_keys, row, keys);
-    }
-}
-
-/// Metadata of a provider. LiteLLM marks the provider that is covered by a subscription.
-pub fn provider_metadata(provider: &str) -> Map<String, Value> {
-    if provider == "chatgpt" { Map::from_iter([("subscription_covered".to_owned(), json!(true))]) } else { Map::new() }
-}
-
-fn add_key(groups: &mut BTreeMap<String, Box<KeyMetrics>>, row: &DailyRow, keys: &BTreeMap<String, KeyMetadata>) {
-    let group = groups.entry(bucket_of_key(&row.api_key)).or_insert_with(|| {
-        Box::new(KeyMetrics { metrics: Figures::default(), metadata: metadata_of(&row.api_key, keys) })
-    });
-    group.metrics += &row.figures;
 }
