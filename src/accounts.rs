@@ -161,7 +161,7 @@ impl Fields {
 fn route_patterns(fields: &mut Fields) -> Vec<String> {
     let patterns = fields.texts("allowed_routes");
     if !patterns.iter().all(|pattern| allowed_routes::is_pattern(pattern)) {
-        let message = "A route is a path (/spend/logs), a prefix (/spend/*) or a group of routes, without spaces";
+        let message = "Input should be a path (/spend/logs), a prefix (/spend/*) or a group of routes, without spaces";
         fields.reject("allowed_routes", "value_error", message);
     }
     patterns
@@ -200,13 +200,17 @@ fn team_id(fields: &mut Fields) -> Option<String> {
 pub fn new_key(fields: &mut Fields, by: &str, now: DateTime<Utc>) -> (NewKey, String) {
     let given = fields.text("key");
     if given.as_ref().is_some_and(|key| !key.starts_with("sk-") || key.len() < 16) {
-        fields.reject("key", "value_error", "A key starts with 'sk-' and has at least 16 characters");
+        fields.reject("key", "value_error", "A key must start with 'sk-' and have at least 16 characters");
     }
     let raw = given.unwrap_or_else(generate_key);
     let duration = fields.text("duration");
     let expires = duration.as_ref().and_then(|duration| expiry(duration, now));
     if duration.is_some() && expires.is_none() {
-        fields.reject("duration", "value_error", "Expected a number and s, m, h, d, w or mo, for example 30d");
+        fields.reject(
+            "duration",
+            "value_error",
+            "Input should be a number followed by s, m, h, d, w or mo, for example 30d",
+        );
     }
     let key = NewKey {
         token: hash_key(&raw),
@@ -238,9 +242,11 @@ pub fn new_team(fields: &mut Fields) -> NewTeam {
             {
                 members.push((user.to_owned(), role.to_owned()));
             }
-            _ => {
-                fields.reject("members_with_roles", "value_error", "A member has a user_id and the role admin or user")
-            }
+            _ => fields.reject(
+                "members_with_roles",
+                "value_error",
+                "A member must have a user_id and the role admin or user",
+            ),
         }
     }
     NewTeam {

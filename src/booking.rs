@@ -126,7 +126,9 @@ impl<'a> Booking<'a> {
     pub fn owner(&self, user: Option<&str>, team: Option<&str>) -> Result<(), Refusal> {
         for (field, named, own) in [("user", user, &self.caller.user_id), ("team", team, &self.caller.team_id)] {
             if !self.is_trusted && named.is_some() && named != own.as_deref() {
-                return Err(Refusal::forbidden(format!("{field}: a virtual key can book for its own user and team only")));
+                return Err(Refusal::forbidden(format!(
+                    "{field}: a virtual key can book for its own user and team only"
+                )));
             }
         }
         Ok(())
@@ -138,7 +140,8 @@ impl<'a> Booking<'a> {
             return Ok(());
         }
         Err(Refusal::forbidden(format!(
-            "{field}: this key cannot set the cost, which comes from the price table: omit the field, or use a key with the permission book_usage"
+            "{field}: this key cannot set the cost, which comes from the price table: omit the field, or use a key with \
+             the permission book_usage"
         )))
     }
 

@@ -33,7 +33,7 @@ impl Bounds {
 /// The bound that a value exceeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excess {
-    /// The description, which follows the field's name in a message: `holds more than 2000 values`.
+    /// The description, which follows the field's name in a message: `contains more than 2000 values`.
     pub what: String,
     /// Whether a size is exceeded (413), rather than the form being wrong (422).
     pub is_size: bool,
@@ -94,17 +94,17 @@ impl Walk {
         // A separator and a space.
         self.bytes = self.bytes.saturating_add(bytes).saturating_add(2);
         if self.elements > self.bounds.elements {
-            return Err(self.over(format!("holds more than {} values", self.bounds.elements), true));
+            return Err(self.over(format!("contains more than {} values", self.bounds.elements), true));
         }
         if self.bytes > self.bounds.bytes {
-            return Err(self.over(format!("takes more than {} bytes", self.bounds.bytes), true));
+            return Err(self.over(format!("is larger than {} bytes", self.bounds.bytes), true));
         }
         Ok(())
     }
 
     fn text<E: de::Error>(&mut self, text: &str) -> Result<(), E> {
         if text.len() > self.bounds.text {
-            return Err(self.over(format!("holds a text of more than {} bytes", self.bounds.text), true));
+            return Err(self.over(format!("contains a string of more than {} bytes", self.bounds.text), true));
         }
         self.count(text.len() + 2)
     }
@@ -112,7 +112,7 @@ impl Walk {
     fn number<E: de::Error>(&mut self, number: f64) -> Result<(), E> {
         let digits = digits(number);
         if digits > self.bounds.digits {
-            return Err(self.over(format!("holds a number of more than {} digits", self.bounds.digits), false));
+            return Err(self.over(format!("contains a number of more than {} digits", self.bounds.digits), false));
         }
         self.count(digits + 2)
     }
@@ -144,7 +144,7 @@ fn hashed(kind: &[u8], content: &[u8]) -> ValueDigest {
 impl Value<'_> {
     fn enter<E: de::Error>(&mut self) -> Result<(), E> {
         if self.depth >= self.walk.bounds.depth {
-            return Err(self.walk.over(format!("is nested more than {} deep", self.walk.bounds.depth), false));
+            return Err(self.walk.over(format!("is nested more than {} levels deep", self.walk.bounds.depth), false));
         }
         self.walk.count(2)
     }
@@ -264,12 +264,12 @@ mod tests {
 
     #[test]
     fn what_is_over_a_bound_is_named() {
-        assert_eq!(excess("[[[[0]]]]"), "is nested more than 3 deep");
-        assert_eq!(excess(&format!("[{}0]", "0,".repeat(30))), "holds more than 20 values");
-        assert_eq!(excess("[1e308]"), "holds a number of more than 64 digits");
-        assert_eq!(excess("[1e-300]"), "holds a number of more than 64 digits");
-        assert_eq!(excess(&format!("[\"{}\"]", "x".repeat(101))), "holds a text of more than 100 bytes");
-        assert_eq!(excess(&format!("[{}0]", "1e60,".repeat(17))), "takes more than 1000 bytes");
+        assert_eq!(excess("[[[[0]]]]"), "is nested more than 3 levels deep");
+        assert_eq!(excess(&format!("[{}0]", "0,".repeat(30))), "contains more than 20 values");
+        assert_eq!(excess("[1e308]"), "contains a number of more than 64 digits");
+        assert_eq!(excess("[1e-300]"), "contains a number of more than 64 digits");
+        assert_eq!(excess(&format!("[\"{}\"]", "x".repeat(101))), "contains a string of more than 100 bytes");
+        assert_eq!(excess(&format!("[{}0]", "1e60,".repeat(17))), "is larger than 1000 bytes");
         for text in ["[1e400]", "\"\\ud800\"", "{", "[1] x", ""] {
             assert_eq!(check(text, SMALL), Err(None), "{text}");
         }

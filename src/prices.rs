@@ -55,7 +55,7 @@ impl PriceSource {
                 while let Some(chunk) = response.chunk().await? {
                     bytes.extend_from_slice(&chunk);
                     if bytes.len() > TABLE_LIMIT {
-                        bail!("the answer is larger than {TABLE_LIMIT} bytes");
+                        bail!("the response is larger than {TABLE_LIMIT} bytes");
                     }
                 }
                 Ok(bytes)
@@ -83,7 +83,7 @@ impl Prices {
         let kept = kept.filter(|_| matches!(source, Some(PriceSource::Url(_)))).map(|home| home.join("prices.json"));
         let from_disk = kept.as_ref().and_then(|path| std::fs::read(path).ok()).and_then(|bytes| {
             PriceTable::from_json(&bytes)
-                .inspect_err(|error| tracing::warn!(cause = %error, "kept prices are unusable"))
+                .inspect_err(|error| tracing::warn!(cause = %error, "the saved prices are unusable"))
                 .ok()
         });
         let table = match from_disk {
@@ -111,7 +111,7 @@ impl Prices {
         let table = table?;
         let models = table.len();
         for entry in table.skipped() {
-            tracing::warn!(?entry, "an entry of the prices was left out");
+            tracing::warn!(?entry, "skipped an unusable entry of the price table");
         }
         let pricer = Arc::new(Pricer::new(Arc::new(table), self.custom.clone()));
         *self.current.write() = pricer;
@@ -151,13 +151,16 @@ impl Prices {
         match self.refresh().await {
             Ok(models) => {
                 if let Some(models) = models {
-                    tracing::info!(models, "prices read");
+                    tracing::info!(models, "loaded the prices");
                 }
                 true
             }
             Err(error) => {
                 if in_order {
-                    tracing::warn!(cause = format!("{error:#}"), "newer prices could not be read; the last ones stand");
+                    tracing::warn!(
+                        cause = format!("{error:#}"),
+                        "cannot load newer prices; the previous ones stay in use"
+                    );
                 }
                 false
             }
@@ -173,6 +176,6 @@ async fn keep(path: &Path, bytes: &[u8]) {
         tokio::fs::rename(&draft, path).await
     };
     if let Err(error) = written.await {
-        tracing::debug!(cause = %error, "prices could not be kept on disk");
+        tracing::debug!(cause = %error, "cannot save the prices to disk");
     }
 }

@@ -4,10 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 /// The master key of the measured servers.
-pub const MASTER_KEY: &str = "sk-bench-master";
+pub(crate) const MASTER_KEY: &str = "sk-bench-master";
 
 /// A server, built in the same directory as this program; stopped when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     /// Its URL, without a slash at the end.
     pub address: String,
@@ -15,7 +15,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a server on a free port, with this environment and these additional arguments.
-    pub fn start(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
+    pub(crate) fn start(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
         let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
         let mut child = Command::new(program)
             .args(["serve", "--port", "0"])
@@ -36,7 +36,7 @@ impl Server {
 
     /// The value of a line of `/proc/PID/status` in megabytes (Linux): `VmRSS` is the resident memory, `VmHWM` its
     /// peak.
-    pub fn memory(&self, line: &str) -> f64 {
+    pub(crate) fn memory(&self, line: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let found = status.lines().find(|found| found.starts_with(line)).unwrap_or("0 0 kB");
         found.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0

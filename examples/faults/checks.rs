@@ -43,7 +43,7 @@ fn same(ledger: &Ledger, what: &str, found: &BTreeMap<String, (f64, i64)>, log: 
 }
 
 /// Checks that the log contains every acknowledged record once, and no others.
-pub async fn check_log(ledger: &Ledger, connection: &mut PgConnection, whole: bool) {
+pub(crate) async fn check_log(ledger: &Ledger, connection: &mut PgConnection, whole: bool) {
     let fresh = std::mem::take(&mut *ledger.fresh.lock().unwrap());
     let expected: Vec<(String, f64)> = match whole {
         true => ledger.booked.lock().unwrap().iter().map(|(id, spend)| (id.clone(), *spend)).collect(),
@@ -75,7 +75,7 @@ pub async fn check_log(ledger: &Ledger, connection: &mut PgConnection, whole: bo
 }
 
 /// Checks that the counters and the daily rows are the sums of the log.
-pub async fn check_sums(ledger: &Ledger, connection: &mut PgConnection) {
+pub(crate) async fn check_sums(ledger: &Ledger, connection: &mut PgConnection) {
     let by = |column: &str| {
         format!(
             r#"SELECT {column} AS name, sum(spend) AS spend, 0::bigint AS calls FROM "LiteLLM_SpendLogs"
@@ -123,7 +123,12 @@ pub async fn check_sums(ledger: &Ledger, connection: &mut PgConnection) {
 }
 
 /// Checks that every read of a server returns the same as plain SQL.
-pub async fn check_reads(ledger: &Ledger, connection: &mut PgConnection, client: &reqwest::Client, address: &str) {
+pub(crate) async fn check_reads(
+    ledger: &Ledger,
+    connection: &mut PgConnection,
+    client: &reqwest::Client,
+    address: &str,
+) {
     let log = |name: &str, from: &str| {
         let from = LOG.replace("WHERE", &format!("{from} WHERE"));
         format!("SELECT {name} AS name, sum(spend) AS spend, count(*)::bigint AS calls {from} GROUP BY 1")
@@ -207,7 +212,7 @@ pub async fn check_reads(ledger: &Ledger, connection: &mut PgConnection, client:
 
 /// Checks that no session of a server is in a transaction that has been abandoned, and that no idle session holds a
 /// lock.
-pub async fn check_sessions(ledger: &Ledger, connection: &mut PgConnection) {
+pub(crate) async fn check_sessions(ledger: &Ledger, connection: &mut PgConnection) {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let left: Vec<(i32, String, String)> = sqlx::query_as(

@@ -22,7 +22,7 @@ const DISK: &str = "size=768m";
 /// How long PostgreSQL may take to start again, including crash recovery.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-pub struct Cluster {
+pub(crate) struct Cluster {
     programs: PathBuf,
     directory: PathBuf,
     account: Option<User>,
@@ -32,7 +32,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Creates a cluster in `directory` and starts it.
-    pub async fn create(programs: &Path, directory: &Path) -> Self {
+    pub(crate) async fn create(programs: &Path, directory: &Path) -> Self {
         let account = geteuid().is_root().then(|| User::from_name("postgres").unwrap()).flatten();
         assert!(account.is_some() || !geteuid().is_root(), "PostgreSQL refuses root, and there is no user `postgres`");
         std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -83,7 +83,7 @@ impl Cluster {
     }
 
     /// The URL that the servers use. Its role is not a superuser.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("postgresql://litespend@localhost/litespend?host={}&sslmode=disable", self.socket())
     }
 
@@ -92,18 +92,18 @@ impl Cluster {
     }
 
     /// A connection as a superuser, for whom PostgreSQL always reserves some connections.
-    pub async fn admin(&self, database: &str) -> Result<PgConnection, sqlx::Error> {
+    pub(crate) async fn admin(&self, database: &str) -> Result<PgConnection, sqlx::Error> {
         let url = format!("postgresql://postgres@localhost/{database}?host={}&sslmode=disable", self.socket());
         PgConnection::connect(&url).await
     }
 
     /// Whether the disk can be filled.
-    pub fn has_own_disk(&self) -> bool {
+    pub(crate) fn has_own_disk(&self) -> bool {
         self.own_disk
     }
 
     /// Starts PostgreSQL if it is not running, and waits until it responds.
-    pub async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let deadline = Instant::now() + START_LIMIT;
         while self.admin("postgres").await.is_err() {
             assert!(Instant::now() < deadline, "PostgreSQL does not start; see {}", self.log().display());
@@ -137,7 +137,7 @@ impl Cluster {
     }
 
     /// Ends PostgreSQL at once, as in a power failure, except that the disk keeps its cache.
-    pub fn stop_at_once(&mut self) {
+    pub(crate) fn stop_at_once(&mut self) {
         if let Some(mut child) = self.postmaster.take() {
             let _ = kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGQUIT);
             child.wait().unwrap();
@@ -145,7 +145,7 @@ impl Cluster {
     }
 
     /// Fills the disk except for a few kilobytes. Dropping the returned value empties it again.
-    pub fn fill_disk(&self) -> Ballast {
+    pub(crate) fn fill_disk(&self) -> Ballast {
         let path = self.directory.join("disk/ballast");
         let mut file = File::create(&path).unwrap();
         for size in [1024 * 1024, 16 * 1024, 1024] {
@@ -157,7 +157,7 @@ impl Cluster {
 }
 
 /// A file that uses up the free space of the disk.
-pub struct Ballast(PathBuf);
+pub(crate) struct Ballast(PathBuf);
 
 impl Drop for Ballast {
     fn drop(&mut self) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use litespend::identity::hash_key;
 use nix::sys::socket::{setsockopt, sockopt::Linger};
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -20,7 +20,7 @@ use crate::servers::{self, MASTER_KEY, Server};
 
 /// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     BackendsKilled,
     PostgresStoppedAtOnce,
     ServerKilled,
@@ -35,7 +35,7 @@ pub enum Fault {
 }
 
 /// Every fault with its name and its relative frequency.
-pub const FAULTS: [(Fault, &str, u32); 11] = [
+pub(crate) const FAULTS: [(Fault, &str, u32); 11] = [
     (Fault::BackendsKilled, "backends killed", 14),
     (Fault::PostgresStoppedAtOnce, "PostgreSQL stopped at once and started", 10),
     (Fault::ServerKilled, "server killed (-9) and started", 12),
@@ -50,7 +50,7 @@ pub const FAULTS: [(Fault, &str, u32); 11] = [
 ];
 
 /// Everything that a fault may touch.
-pub struct World {
+pub(crate) struct World {
     pub cluster: Cluster,
     pub servers: Vec<Server>,
     pub ledger: Arc<Ledger>,
@@ -60,7 +60,7 @@ pub struct World {
 
 impl World {
     /// Starts a server; tries again while the database is unavailable.
-    pub async fn start_server(&mut self) {
+    pub(crate) async fn start_server(&mut self) {
         for attempt in 0.. {
             self.started += 1;
             match Server::start(&self.directory, self.started, &self.cluster.url()) {
@@ -74,7 +74,7 @@ impl World {
         }
     }
 
-    pub fn tell_addresses(&self) {
+    pub(crate) fn tell_addresses(&self) {
         *self.ledger.addresses.lock().unwrap() = self.servers.iter().map(|server| server.address.clone()).collect();
     }
 
@@ -90,7 +90,7 @@ impl World {
 }
 
 /// Inflicts a fault and heals it. Returns `false` if the system does not allow this fault.
-pub async fn inflict(world: &mut World, fault: Fault, random: &mut StdRng) -> bool {
+pub(crate) async fn inflict(world: &mut World, fault: Fault, random: &mut StdRng) -> bool {
     match fault {
         Fault::BackendsKilled => kill_backends(world, random).await,
         Fault::PostgresStoppedAtOnce => {

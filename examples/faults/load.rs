@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::servers::MASTER_KEY;
@@ -17,17 +17,17 @@ const TRUSTED_FEEDS: u64 = 2;
 const READERS: u64 = 2;
 
 /// Virtual keys that book for themselves.
-pub const KEYS: [&str; 2] = ["sk-faults-key-0001", "sk-faults-key-0002"];
+pub(crate) const KEYS: [&str; 2] = ["sk-faults-key-0001", "sk-faults-key-0002"];
 /// The keys that the trusted feeds book for, each with its user and team.
-pub const OWNED: [(&str, &str, &str); 5] = [
+pub(crate) const OWNED: [(&str, &str, &str); 5] = [
     ("sk-faults-key-0001", "user-a", "team-a"),
     ("sk-faults-key-0002", "user-b", "team-a"),
     ("sk-faults-key-0003", "user-c", "team-b"),
     ("sk-faults-key-0004", "user-a", "team-c"),
     ("sk-faults-key-0005", "user-b", "team-b"),
 ];
-pub const TEAMS: [&str; 3] = ["team-a", "team-b", "team-c"];
-pub const USERS: [&str; 3] = ["user-a", "user-b", "user-c"];
+pub(crate) const TEAMS: [&str; 3] = ["team-a", "team-b", "team-c"];
+pub(crate) const USERS: [&str; 3] = ["user-a", "user-b", "user-c"];
 
 /// The reads that run at the same time.
 const READS: [&str; 7] = [
@@ -42,7 +42,7 @@ const READS: [&str; 7] = [
 
 /// The acknowledged records, and what else the load has observed.
 #[derive(Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// USD by id, of all acknowledged records.
     pub booked: Mutex<HashMap<String, f64>>,
     /// The records acknowledged since the last check.
@@ -68,7 +68,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn violation(&self, text: impl Into<String>) {
+    pub(crate) fn violation(&self, text: impl Into<String>) {
         let text = text.into();
         eprintln!("VIOLATION: {text}");
         self.violations.lock().unwrap().push(text);
@@ -79,16 +79,16 @@ impl Ledger {
     }
 
     /// Lets the feeds continue.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.pause.store(false, Ordering::SeqCst);
     }
 
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
 
     /// Stops the feeds from beginning anything new, and waits until everything that had begun is acknowledged.
-    pub async fn quiesce(&self, limit: Duration) -> bool {
+    pub(crate) async fn quiesce(&self, limit: Duration) -> bool {
         self.pause.store(true, Ordering::SeqCst);
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
@@ -122,7 +122,7 @@ impl Ledger {
 }
 
 /// Starts the feeds and the readers.
-pub fn start(ledger: &Arc<Ledger>, seed: u64) -> Vec<tokio::task::JoinHandle<()>> {
+pub(crate) fn start(ledger: &Arc<Ledger>, seed: u64) -> Vec<tokio::task::JoinHandle<()>> {
     let mut tasks = Vec::new();
     let mut keys: Vec<&'static str> = vec![MASTER_KEY; usize::try_from(TRUSTED_FEEDS).unwrap()];
     keys.extend(KEYS);
@@ -138,7 +138,7 @@ pub fn start(ledger: &Arc<Ledger>, seed: u64) -> Vec<tokio::task::JoinHandle<()>
     tasks
 }
 
-pub fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).connect_timeout(Duration::from_secs(2));
     client.build().unwrap()
 }
@@ -196,7 +196,7 @@ async fn book(ledger: &Ledger, client: &reqwest::Client, key: &str, body: &str, 
 
 /// A batch of records. A trusted feed books for any key, with stated costs. A key books for itself, at the price
 /// table's prices.
-pub fn body(ledger: &Ledger, key: &str, random: &mut StdRng) -> String {
+pub(crate) fn body(ledger: &Ledger, key: &str, random: &mut StdRng) -> String {
     let trusted = key == MASTER_KEY;
     let count = if random.random_bool(0.3) { random.random_range(2..25) } else { 1 };
     let records: Vec<Value> = (0..count)

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// The master key of these servers.
-pub const MASTER_KEY: &str = "sk-faults-b2d63c5a90f147b8";
+pub(crate) const MASTER_KEY: &str = "sk-faults-b2d63c5a90f147b8";
 
 /// Paths at which distributions install libfaketime.
 const CLOCKS: [&str; 5] = [
@@ -23,11 +23,11 @@ const CLOCKS: [&str; 5] = [
     "/usr/local/lib/faketime/libfaketimeMT.so.1",
 ];
 
-pub fn clock_library() -> Option<&'static str> {
+pub(crate) fn clock_library() -> Option<&'static str> {
     CLOCKS.into_iter().find(|path| Path::new(path).exists())
 }
 
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     clock: PathBuf,
     log: PathBuf,
@@ -37,7 +37,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a server. If it ends, returns its output as the error.
-    pub fn start(directory: &Path, number: usize, database: &str) -> Result<Self, String> {
+    pub(crate) fn start(directory: &Path, number: usize, database: &str) -> Result<Self, String> {
         let (clock, log) = (directory.join(format!("clock-{number}")), directory.join(format!("server-{number}.log")));
         std::fs::write(&clock, "+0").unwrap();
         let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
@@ -79,13 +79,13 @@ impl Server {
     }
 
     /// Kills the server as `kill -9` does.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.signal(Signal::SIGKILL);
         let _ = self.child.wait();
     }
 
     /// Stops the server gracefully; returns whether it ended in time.
-    pub fn stop(mut self) -> bool {
+    pub(crate) fn stop(mut self) -> bool {
         self.signal(Signal::SIGTERM);
         let deadline = Instant::now() + Duration::from_secs(30);
         while Instant::now() < deadline {
@@ -100,19 +100,19 @@ impl Server {
     }
 
     /// Whether the process is running.
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     /// Steps the server's clock by an offset: `+3600`, `-86400`, `+0`.
-    pub fn step_clock(&self, offset: &str) {
+    pub(crate) fn step_clock(&self, offset: &str) {
         let new = self.clock.with_extension("new");
         std::fs::write(&new, offset).unwrap();
         std::fs::rename(&new, &self.clock).unwrap();
     }
 
     /// The lines of the log that report a panic.
-    pub fn panics(&self) -> Vec<String> {
+    pub(crate) fn panics(&self) -> Vec<String> {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         log.lines().filter(|line| line.contains("panic")).map(str::to_owned).collect()
     }

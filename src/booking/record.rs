@@ -150,7 +150,8 @@ impl UsageRecord {
         let spend = match self.cost {
             Some(cost) => cost,
             None if !counted && reported.is_none() && response.is_empty() => {
-                return Err("cost: is missing, and cannot be calculated: set prompt_tokens and completion_tokens, usage or completion_response"
+                return Err("cost: is missing, and cannot be calculated: set prompt_tokens and \
+                            completion_tokens, usage or completion_response"
                     .into());
             }
             None if provider.is_none() && !counted && response.contains_key("choices") => {

@@ -184,7 +184,7 @@ fn secret(text: &str) -> Result<SecretString, String> {
     match text.len() {
         // An empty variable counts as no secret.
         0 | 16.. => Ok(text.to_owned().into()),
-        _ => Err("a secret has 16 characters or more".to_owned()),
+        _ => Err("must have at least 16 characters".to_owned()),
     }
 }
 
@@ -304,7 +304,7 @@ fn served_path(text: &str) -> Result<String, String> {
     if route_table::api().any(|route| covers(text, route.path)) {
         Ok(text.to_owned())
     } else {
-        Err("litespend serves no such path".to_owned())
+        Err("litespend does not serve this path".to_owned())
     }
 }
 

@@ -44,8 +44,8 @@ pub fn run(command: BookingCommand) -> Result<(), Failure> {
 /// Allows booking into the schema of the search path.
 pub async fn install(connection: &mut Connection, kind: DatabaseKind) -> Result<(), Failure> {
     if kind == DatabaseKind::LiteLlm {
-        database::migrate_schema(connection).await.context("the schema litespend cannot be made")?;
-        if !ids::install(connection).await.context("booking cannot be installed")? {
+        database::migrate_schema(connection).await.context("cannot create the schema litespend")?;
+        if !ids::install(connection).await.context("cannot install booking")? {
             return Err(elsewhere());
         }
     }
@@ -61,24 +61,24 @@ fn elsewhere() -> Failure {
 /// rollups, of whichever schema.
 pub async fn remove(connection: &mut Connection, kind: DatabaseKind) -> Result<(), Failure> {
     if kind == DatabaseKind::Own {
-        return Err(Failure::Setting(anyhow!("this database is litespend's own: booking belongs to it")));
+        return Err(Failure::Setting(anyhow!("this database is litespend's own: booking cannot be removed from it")));
     }
-    if !ids::remove(connection).await.context("booking cannot be removed now; try again")? {
+    if !ids::remove(connection).await.context("cannot remove booking now; try again")? {
         return Err(elsewhere());
     }
-    let attached = rollups::attached(connection).await.context("the rollups cannot be looked at")?;
-    let elsewhere = rollups::counted_elsewhere(connection).await.context("the rollups cannot be looked at")?;
+    let attached = rollups::attached(connection).await.context("cannot read the state of the rollups")?;
+    let elsewhere = rollups::counted_elsewhere(connection).await.context("cannot read the state of the rollups")?;
     if !attached && elsewhere.is_none() {
-        rollups::remove(connection).await.context("the schema cannot be removed now; try again")?;
+        rollups::remove(connection).await.context("cannot remove the schema now; try again")?;
     }
-    println!("removed: usage can't be booked any more");
+    println!("removed: usage can no longer be booked");
     Ok(())
 }
 
 async fn print_status(connection: &mut Connection) -> Result<(), Failure> {
-    match ids::access(connection).await.context("booking cannot be looked at")? {
+    match ids::access(connection).await.context("cannot read the state of booking")? {
         Access::NotInstalled => {
-            println!("usage can't be booked: `litespend booking install` lets it");
+            println!("usage cannot be booked: run `litespend booking install` to enable booking");
             return Ok(());
         }
         Access::Installed => println!("usage can be booked by keys with the permission book_usage"),

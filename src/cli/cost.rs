@@ -65,9 +65,9 @@ fn body(args: &CostArgs) -> anyhow::Result<Map<String, Value>> {
     let body = match &args.messages {
         Some(path) => {
             let text = if path.as_os_str() == "-" {
-                std::io::read_to_string(std::io::stdin()).context("standard input cannot be read")?
+                std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
             } else {
-                std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
             };
             let messages: Value = serde_json::from_str(&text).context("the messages are not JSON")?;
             let (named, messages) = match messages {
@@ -77,7 +77,7 @@ fn body(args: &CostArgs) -> anyhow::Result<Map<String, Value>> {
                 other => (None, other),
             };
             let model = args.model.clone().map(Value::String).or(named);
-            json!({ "model": model.context("which model? Neither the command nor the file names one")?, "messages": messages })
+            json!({ "model": model.context("the model is missing: pass it as an argument, or in the file")?, "messages": messages })
         }
         None => json!({ "completion_response": {
             "model": args.model,

@@ -5,7 +5,7 @@ use anyhow::Context;
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::Args;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
 use crate::accounts::shortened;
@@ -119,10 +119,10 @@ pub fn run(args: &DemoDataArgs) -> Result<(), Failure> {
         let booker = Booker::new(pool, BookingLimits::default());
         let mut booked = 0;
         for back in (0..args.days).rev() {
-            let day = now.date_naive().checked_sub_days(Days::new(back)).context("no such day")?;
+            let day = now.date_naive().checked_sub_days(Days::new(back)).context("the day is out of range")?;
             let drafts = calls(day, args.calls, now, &prices.current());
             booked += drafts.len();
-            booker.book("demo", drafts).await.context("the data could not be booked")?;
+            booker.book("demo", drafts).await.context("cannot book the data")?;
         }
         println!("{booked} calls of {} days by {} keys of {} teams", args.days, KEYS.len(), TEAMS.len());
         for (key, alias, ..) in KEYS {

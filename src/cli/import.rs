@@ -59,7 +59,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Failure> {
             bad += import(&booker, file, args.errors.as_deref()).await?;
         }
         if bad > 0 {
-            return Err(Failure::Runtime(anyhow::anyhow!("{bad} rows were not imported; all others were")));
+            return Err(Failure::Runtime(anyhow::anyhow!("{bad} rows were not imported; all other rows were")));
         }
         Ok(())
     })
@@ -127,7 +127,7 @@ async fn import(booker: &Booker, file: &Path, errors: Option<&Path>) -> Result<u
     bar.finish_and_clear();
     let read = reader.await.context("the reader failed")?;
     println!("{}: {}", file.display(), rate(&counts, started.elapsed()));
-    read.with_context(|| format!("{} could not be read to its end", file.display()))?;
+    read.with_context(|| format!("cannot read {} to the end", file.display()))?;
     if let Some(path) = report.finish()? {
         println!("{}: lines that were not imported are in {}", file.display(), path.display());
     }
@@ -149,8 +149,10 @@ async fn book(booker: &Booker, batch: Vec<Line>, counts: &mut Counts, report: &m
             }
         }
     }
-    let outcomes =
-        booker.book("import", drafts).await.context("stopped; what was imported stays: run it again to go on")?;
+    let outcomes = booker
+        .book("import", drafts)
+        .await
+        .context("stopped; imported rows are kept: run the command again to continue")?;
     for ((number, id), outcome) in positions.into_iter().zip(outcomes) {
         match outcome {
             Outcome::Recorded { .. } => counts.recorded += 1,

@@ -26,9 +26,7 @@ pub fn run(command: IndexesCommand) -> Result<(), Failure> {
         IndexesCommand::Advise(args) => with_connection(&args, async |mut connection, _| {
             let mut any = false;
             for wanted in &WANTED {
-                if let Some(plan) =
-                    indexes::missing(&mut connection, wanted).await.context("a read cannot be explained")?
-                {
+                if let Some(plan) = indexes::missing(&mut connection, wanted).await.context("cannot explain a query")? {
                     any = true;
                     println!("-- {}\n-- now: {plan}\n{};\n", wanted.reason, wanted.create);
                 }
@@ -40,7 +38,7 @@ pub fn run(command: IndexesCommand) -> Result<(), Failure> {
         }),
         IndexesCommand::Install(args) => with_connection(&args, async |mut connection, _| {
             for wanted in &WANTED {
-                if indexes::missing(&mut connection, wanted).await.context("a read cannot be explained")?.is_some() {
+                if indexes::missing(&mut connection, wanted).await.context("cannot explain a query")?.is_some() {
                     indexes::create(&mut connection, wanted).await.with_context(|| wanted.name.to_owned())?;
                     println!("{} made", wanted.name);
                 }

@@ -123,15 +123,15 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
             && store::find_user(&mut connection, user).await.map_err(anyhow::Error::from)?.is_none()
         {
             return Err(Failure::Runtime(anyhow::anyhow!(
-                "there is no user {user}: litespend user create --id {user}"
+                "the user {user} does not exist: create it with `litespend user create --id {user}`"
             )));
         }
         let created = store::create_key(&mut connection, &key).await.map_err(anyhow::Error::from)?;
         created.map_err(|conflict| {
             Failure::Runtime(anyhow::anyhow!(match conflict {
                 Conflict::Alias => "another key has this alias",
-                Conflict::NoTeam => "there is no such team: litespend team create",
-                _ => "the key exists already",
+                Conflict::NoTeam => "the team does not exist: create it with `litespend team create`",
+                _ => "the key already exists",
             }))
         })?;
         println!("{raw}");
@@ -195,7 +195,7 @@ fn change(args: &KeyArgs, change: Change) -> Result<(), Failure> {
                 .is_some(),
         };
         if !done {
-            return Err(Failure::Runtime(anyhow::anyhow!("there is no such key")));
+            return Err(Failure::Runtime(anyhow::anyhow!("the key does not exist")));
         }
         println!(
             "{}",

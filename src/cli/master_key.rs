@@ -78,7 +78,8 @@ pub fn check_strength(
         let Some(reason) = secret.and_then(|secret| weakness(secret.expose_secret())) else { continue };
         if !is_local && !insists {
             bail!(
-                "{name} {reason}, and other machines can reach {}: choose another (sk-$(openssl rand -hex 32)), listen on 127.0.0.1, or set LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true",
+                "{name} {reason}, and other machines can reach {}: choose another (sk-$(openssl rand -hex 32)), listen on \
+                 127.0.0.1, or set LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true",
                 args.host
             );
         }

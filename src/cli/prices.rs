@@ -22,7 +22,7 @@ pub enum PricesCommand {
 pub fn run(command: &PricesCommand) -> Result<(), Failure> {
     let PricesCommand::Check { file } = command;
     let bytes =
-        std::fs::read(file).with_context(|| format!("{} cannot be read", file.display())).map_err(Failure::Setting)?;
+        std::fs::read(file).with_context(|| format!("cannot read {}", file.display())).map_err(Failure::Setting)?;
     let new = PriceTable::from_json(&bytes)
         .with_context(|| format!("{} is not a price table", file.display()))
         .map_err(Failure::Setting)?;

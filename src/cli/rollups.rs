@@ -77,20 +77,22 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
                 (None, None) => None,
                 _ => span(&mut connection, args.from, args.to).await?,
             };
-            rollups::mark_dirty(&mut connection, range).await.context("the days cannot be marked")?;
+            rollups::mark_dirty(&mut connection, range).await.context("cannot mark the days")?;
             count(&mut connection, Duration::ZERO).await
         }),
         RollupsCommand::Remove(args) => with_connection(&args, async |mut connection, kind| {
             if kind == DatabaseKind::Own {
-                return Err(Failure::Setting(anyhow!("this database is litespend's own: its rollups belong to it")));
-            }
-            require_own_schema(&mut connection).await?;
-            if ids::is_installed(&mut connection).await.context("booking cannot be looked at")? {
                 return Err(Failure::Setting(anyhow!(
-                    "booked ids are in the same schema: first `litespend booking remove`"
+                    "this database is litespend's own: its rollups cannot be removed"
                 )));
             }
-            rollups::remove(&mut connection).await.context("the rollups cannot be removed now; try again")?;
+            require_own_schema(&mut connection).await?;
+            if ids::is_installed(&mut connection).await.context("cannot read the state of booking")? {
+                return Err(Failure::Setting(anyhow!(
+                    "the same schema holds the IDs of booked records: run `litespend booking remove` first"
+                )));
+            }
+            rollups::remove(&mut connection).await.context("cannot remove the rollups now; try again")?;
             println!("removed: the database is as LiteLLM made it");
             Ok(())
         }),
@@ -98,38 +100,36 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
 }
 
 async fn require_attached(connection: &mut Connection) -> Result<(), Failure> {
-    if rollups::attached(connection).await.context("the rollups cannot be looked at")? {
+    if rollups::attached(connection).await.context("cannot read the state of the rollups")? {
         return Ok(());
     }
     require_own_schema(connection).await?;
-    Err(Failure::Setting(anyhow!("there are no rollups on this database: `litespend rollups install` adds them")))
+    Err(Failure::Setting(anyhow!("this database has no rollups: run `litespend rollups install` to add them")))
 }
 
 /// Checks that the rollups belong to this schema. A database has one set of rollups. If they belong to a LiteLLM in
 /// another schema, this command must not change them.
 async fn require_own_schema(connection: &mut Connection) -> Result<(), Failure> {
-    let other = rollups::counted_elsewhere(connection).await.context("the rollups cannot be looked at")?;
+    let other = rollups::counted_elsewhere(connection).await.context("cannot read the state of the rollups")?;
     let Some(schema) = other else { return Ok(()) };
     Err(Failure::Setting(anyhow!(
-        "the rollups of this database count the spend log in the schema {schema}, and a database has one set of them: \
-         reads of this schema go to its log"
+        "this database has rollups for the schema {schema}, and a database can have only one set of rollups: requests \
+         for the current schema read its spend log"
     )))
 }
 
 async fn install(connection: &mut Connection, kind: DatabaseKind, pause: Duration) -> Result<(), Failure> {
     require_own_schema(connection).await?;
     if kind == DatabaseKind::LiteLlm {
-        database::migrate_schema(connection).await.context("the schema litespend cannot be made")?;
+        database::migrate_schema(connection).await.context("cannot create the schema litespend")?;
     }
-    if !rollups::attached(connection).await.context("the rollups cannot be looked at")? {
-        rollups::attach(connection)
-            .await
-            .context("the triggers cannot be added now (is the log locked?); try again")?;
+    if !rollups::attached(connection).await.context("cannot read the state of the rollups")? {
+        rollups::attach(connection).await.context("cannot add the triggers now (is the log locked?); try again")?;
         println!("counting every change of the spend log from now on");
     }
     rollups::attach_activity(connection)
         .await
-        .context("the triggers of the daily rows cannot be added now (is their table locked?); try again")?;
+        .context("cannot add the triggers of the daily rows now (is their table locked?); try again")?;
     count(connection, pause).await
 }
 
@@ -139,13 +139,13 @@ async fn count(connection: &mut Connection, pause: Duration) -> Result<(), Failu
     let mut days = 0_u32;
     let mut idle = 0;
     loop {
-        match rollups::recount(connection).await.context("a day cannot be counted")? {
+        match rollups::recount(connection).await.context("cannot count a day")? {
             Some(day) => {
                 days += 1;
                 idle = 0;
                 let left = rollups::status(connection).await.context("no status")?.dirty_days;
                 println!("{day} counted, {left} days left ({:.0} s)", started.elapsed().as_secs_f64());
-                rollups::vacuum(connection).await.context("the deltas cannot be vacuumed")?;
+                rollups::vacuum(connection).await.context("cannot vacuum the deltas")?;
                 tokio::time::sleep(pause).await;
             }
             None => {
@@ -167,7 +167,7 @@ async fn count(connection: &mut Connection, pause: Duration) -> Result<(), Failu
         }
     }
     let mut batches = Batches::default();
-    while batches.fold(connection).await.context("the deltas cannot be folded")? > 0 {}
+    while batches.fold(connection).await.context("cannot fold the deltas")? > 0 {}
     println!("done: {days} days counted in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
@@ -195,7 +195,7 @@ async fn span(
     from: Option<NaiveDate>,
     to: Option<NaiveDate>,
 ) -> Result<Option<DateRange>, Failure> {
-    let log = rollups::log_span(connection).await.context("the log cannot be read")?;
+    let log = rollups::log_span(connection).await.context("cannot read the log")?;
     let start = from.or(log.map(|log| log.start));
     let end = to.or(log.map(|log| log.end));
     Ok(start.zip(end).map(|(start, end)| DateRange { start, end }))
@@ -209,7 +209,7 @@ async fn verify(connection: &mut Connection, from: Option<NaiveDate>, to: Option
     };
     let started = Instant::now();
     for day in range.start.iter_days().take_while(|day| *day <= range.end) {
-        let found = rollups::verify_day(connection, day).await.context("a day cannot be compared")?;
+        let found = rollups::verify_day(connection, day).await.context("cannot compare a day")?;
         if let Some(found) = found {
             return Err(Failure::Runtime(anyhow!(
                 "the rollup by {} differs from the log on {}: {}: counted {}, logged {}",

@@ -65,7 +65,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
         check_owner(kind, args.owner.manage_litellm_keys)?;
         let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
         let created = store::create_team(&mut connection, &team).await.map_err(anyhow::Error::from)?;
-        created.map_err(|_| Failure::Runtime(anyhow::anyhow!("there is a team {} already", team.team_id)))?;
+        created.map_err(|_| Failure::Runtime(anyhow::anyhow!("the team {} already exists", team.team_id)))?;
         println!("{}", team.team_id);
         Ok(())
     })

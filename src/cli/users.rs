@@ -75,8 +75,8 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
         created.map_err(|conflict| {
             Failure::Runtime(anyhow::anyhow!(match conflict {
                 Conflict::Email => "another user has this e-mail address",
-                Conflict::NoTeam => "there is no such team: litespend team create",
-                _ => "there is such a user already",
+                Conflict::NoTeam => "the team does not exist: create it with `litespend team create`",
+                _ => "the user already exists",
             }))
         })?;
         println!("{}", user.user_id);

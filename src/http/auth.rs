@@ -85,7 +85,7 @@ fn narrow(
     now: DateTime<Utc>,
     seals: Option<&session::Keys>,
 ) -> Result<SessionOf, ApiError> {
-    let over = || ApiError::unauthorized("Authentication Error, the session is over. Log in again.");
+    let over = || ApiError::unauthorized("Authentication Error, the session has ended. Log in again.");
     let user_id = key.user_id.as_deref().unwrap_or_default();
     if !seals.is_some_and(|seals| seals.fits(&session.link, &key.token, user_id)) {
         return Err(over());

@@ -92,7 +92,7 @@ pub enum ApiError {
         message: String,
     },
     /// Fields that cannot be accepted: 422 with the location of each.
-    #[error("{} field(s) of the request could not be accepted", .0.len())]
+    #[error("{} field(s) of the request are invalid", .0.len())]
     Validation(Vec<FieldError>),
     /// The path does not support the method: 405. The value is the `Allow` header.
     #[error("method not allowed")]
@@ -107,7 +107,7 @@ pub enum ApiError {
     #[error("the database is not available")]
     Unavailable(#[source] Option<store::Error>),
     /// Too many large answers at the same time: 503 with `Retry-After`.
-    #[error("too many large answers at once")]
+    #[error("too many large responses at the same time")]
     Busy,
     /// Too many requests of this kind for now: 429 with `Retry-After`.
     #[error("{message}")]
@@ -118,7 +118,7 @@ pub enum ApiError {
         seconds: u64,
     },
     /// No answer within the time limit: 504.
-    #[error("no answer within {seconds} seconds")]
+    #[error("no response within {seconds} seconds")]
     Timeout {
         /// The limit, in seconds.
         seconds: u64,
@@ -213,13 +213,16 @@ impl ApiError {
             Self::Busy => envelope(
                 ErrorType::InternalServerError,
                 status,
-                "Too many large answers are being sent. Try again shortly, or ask for fewer rows.",
+                "The server is sending too many large responses. Try again shortly, or request fewer rows.",
                 None,
             ),
             Self::TooManyRequests { message, .. } => envelope(ErrorType::AuthError, status, message, None),
-            Self::Timeout { seconds } => {
-                envelope(ErrorType::Timeout, status, &format!("No answer within the limit of {seconds} seconds."), None)
-            }
+            Self::Timeout { seconds } => envelope(
+                ErrorType::Timeout,
+                status,
+                &format!("The request took longer than the limit of {seconds} seconds."),
+                None,
+            ),
             Self::Upstream(_) => {
                 envelope(ErrorType::UpstreamUnavailable, status, "The upstream server is not available.", None)
             }

@@ -72,7 +72,7 @@ pub struct ReadLimits {
 }
 
 /// The message for a key that has too many large answers in progress.
-const BUSY_KEY: &str = "Too many large answers are being sent to this key. Try again shortly.";
+const BUSY_KEY: &str = "The server is sending too many large responses to this key. Try again shortly.";
 
 impl ReadLimits {
     /// Creates the limits for a pool of `connections`. One connection (two from 8 connections on) is reserved and not

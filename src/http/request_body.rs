@@ -78,7 +78,7 @@ fn stalled(limit: Duration) -> Response {
         status: StatusCode::REQUEST_TIMEOUT,
         kind: ErrorType::Timeout,
         message: format!(
-            "The request's body did not arrive: nothing, or less than 1 KiB a second, came for {} seconds.",
+            "The request body arrived too slowly: less than 1 KiB per second for {} seconds.",
             limit.as_secs()
         ),
         param: Some("request_body".into()),
@@ -101,7 +101,7 @@ struct Watched {
 
 /// The error that ends a body which does not arrive in time.
 #[derive(Debug, thiserror::Error)]
-#[error("the client sends nothing of its request's body")]
+#[error("the client sends the request body too slowly")]
 struct Stalled;
 
 impl WatchedBody {

@@ -160,12 +160,12 @@ impl AppState {
                 Ok(()) => {
                     away = false;
                     if let Err(error) = self.refresh_rollups().await {
-                        tracing::warn!(cause = %error, "the state of the rollups cannot be read");
+                        tracing::warn!(cause = %error, "cannot read the state of the rollups");
                     }
                 }
                 Err(error) if !away => {
                     away = true;
-                    tracing::warn!(cause = %error, "the allow list cannot be read; the last one stands");
+                    tracing::warn!(cause = %error, "cannot read the allow list; the previous one stays in use");
                 }
                 Err(_) => {}
             }

@@ -44,7 +44,7 @@ pub async fn respond(
             // waits for one chunk of it, and not for a whole socket buffer.
             Body::from_stream(ahead.then(async |chunk| {
                 tokio::task::yield_now().await;
-                chunk.inspect_err(|error| tracing::error!(cause = ?error, "answer cut short"))
+                chunk.inspect_err(|error| tracing::error!(cause = ?error, "the response ended early"))
             }))
         }
     };

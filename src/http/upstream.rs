@@ -108,7 +108,7 @@ impl Upstream {
             return Err(ApiError::MethodNotAllowed("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"));
         }
         if request.headers().get_all(header::HOST).iter().count() > 1 {
-            return Err(ApiError::detail(StatusCode::BAD_REQUEST, "A request has one header Host."));
+            return Err(ApiError::detail(StatusCode::BAD_REQUEST, "A request must have exactly one Host header."));
         }
         let websocket = match Handshake::of(&request)? {
             Some(handshake) => Some((handshake, self.websocket_permit()?, hyper::upgrade::on(&mut request))),
@@ -139,14 +139,17 @@ impl Upstream {
             Some((handshake, permit, client_side)) if handshake.is_answered_by(answer.headers()) => {
                 Ok(websocket::switch(answer, client_side, permit))
             }
-            _ => Err(ApiError::Upstream("upstream: changed to a protocol that was not asked for".to_owned())),
+            _ => Err(ApiError::Upstream("the upstream switched to a protocol that was not requested".to_owned())),
         }
     }
 
     /// A permit for one WebSocket; 503 if none is free.
     fn websocket_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.websockets).try_acquire_owned().map_err(|_| {
-            ApiError::detail(StatusCode::SERVICE_UNAVAILABLE, "As many WebSockets are open as this server passes on.")
+            ApiError::detail(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The server has reached its limit of open WebSockets. Try again later.",
+            )
         })
     }
 }

@@ -80,7 +80,7 @@ impl Batches {
                 Err(error) if is_timeout(&error) && self.size > 1 => {
                     Metrics::record_fold_failure();
                     self.size /= 2;
-                    tracing::warn!(size = self.size, "a batch of deltas took too long; trying with a smaller one");
+                    tracing::warn!(size = self.size, "a batch of deltas took too long; trying a smaller batch");
                 }
                 Ok(folded) => {
                     if folded > 0 {
@@ -164,7 +164,7 @@ pub async fn run(pool: Pool, signals: Arc<Signals>, stop: CancellationToken) {
                 }
                 Err(error) => {
                     Metrics::record_fold_failure();
-                    tracing::warn!(cause = %error, "the rollups could not be folded; trying again");
+                    tracing::warn!(cause = %error, "cannot fold the deltas into the rollups; trying again");
                     AFTER_FAILURE
                 }
             }
@@ -244,7 +244,7 @@ async fn pack(connection: &mut Connection, before: NaiveDate) -> Result<bool, st
             Ok(day) => done |= day.is_some(),
             Err(error @ store::Error::Database(_)) => {
                 Metrics::record_fold_failure();
-                tracing::warn!(rollup, cause = %error, "a day could not be packed; trying again in an hour");
+                tracing::warn!(rollup, cause = %error, "cannot pack a day; trying again in an hour");
                 backlog::postpone(connection, rollup, before).await?;
             }
             Err(error) => return Err(error),
@@ -287,7 +287,7 @@ impl LockWatch {
             self.named = Some(Instant::now());
             tracing::warn!(
                 pid = found.pid, role = %found.role, application = %found.application, seconds = held.as_secs(),
-                "another session holds the lock of the rollups' folding while work waits"
+                "another session holds the folding lock while work is waiting"
             );
         }
         self.holder = Some((found, since));
@@ -314,7 +314,7 @@ async fn work(connection: &mut Connection, batches: &mut Batches, folded: &mut i
         return Ok(if rollups::many_wait(connection).await? { Work::Backlog } else { Work::Done });
     }
     if let Some(day) = rollups::recount(connection).await? {
-        tracing::info!(%day, "counted from the spend log");
+        tracing::info!(%day, "counted a day from the spend log");
         *folded += VACUUM_AFTER;
         return Ok(Work::Backlog);
     }

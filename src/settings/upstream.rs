@@ -27,11 +27,11 @@ impl Target {
             return Err("must start with http:// or https://".to_owned());
         }
         if authority.as_str().contains('@') {
-            return Err("must not hold a user or password".to_owned());
+            return Err("must not contain a user or password".to_owned());
         }
         let prefix = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
         if prefix.contains('?') {
-            return Err("must not hold a query".to_owned());
+            return Err("must not contain a query".to_owned());
         }
         Ok(Self { scheme, authority, prefix: prefix.trim_end_matches('/').to_owned() })
     }

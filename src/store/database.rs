@@ -128,7 +128,7 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<DatabaseKind, anyh
     if found == DatabaseKind::Own {
         if let Some(schema) = crate::store::rollups::counted_elsewhere(connection).await? {
             anyhow::bail!(
-                "litespend's tables of this database are in the schema {schema}: name it in the URL (?schema=)"
+                "litespend's tables in this database are in the schema {schema}: set it in the URL (?schema=)"
             );
         }
         migrate_schema(connection).await?;

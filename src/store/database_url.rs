@@ -54,7 +54,7 @@ impl DatabaseUrl {
             match name.as_ref() {
                 "schema" if !value.is_empty() => read.schema = value.into_owned(),
                 "sslidentity" | "sslpassword" => read.warnings.push(format!(
-                    "{name} is not read: give the client's certificate and key as PEM files in sslcert and sslkey"
+                    "{name} is not supported: set the client's certificate and key as PEM files in sslcert and sslkey"
                 )),
                 name => encryption.read(name, &value)?,
             }
@@ -79,13 +79,13 @@ impl DatabaseUrl {
             options = options.ssl_client_cert(certificate).ssl_client_key(key);
         }
         let place = format!("{}:{}", options.get_host(), options.get_port());
-        let advice = "say sslmode=verify-full, or require where the way is trusted but not private";
+        let advice = "set sslmode=verify-full, or sslmode=require if the network is trusted but not private";
         match mode {
             PgSslMode::Disable if !is_local => self.warnings.push(format!(
-                "the connection to {place} is not encrypted (sslmode=disable), and its server not verified: {advice}"
+                "the connection to {place} is not encrypted (sslmode=disable), and the server is not verified: {advice}"
             )),
             PgSslMode::Prefer if !is_local => self.warnings.push(format!(
-                "the connection to {place} may be not encrypted (sslmode=prefer, as without it), and its server is not \
+                "the connection to {place} may be unencrypted (sslmode=prefer, the default), and the server is not \
                  verified: {advice}"
             )),
             _ => {}
@@ -154,12 +154,12 @@ impl Encryption {
     fn root(&self) -> Result<Option<&Path>, BadUrl> {
         let root = match (&self.root, &self.certificate, &self.key) {
             (_, None, Some(_)) => {
-                return Err(BadUrl("sslkey needs sslcert, the client's certificate".to_owned()));
+                return Err(BadUrl("sslkey requires sslcert, the client's certificate".to_owned()));
             }
             (Some(_), Some(_), None) => {
                 return Err(BadUrl(
-                    "sslcert without sslkey is a root certificate, as Prisma takes it, and sslrootcert names another: \
-                     leave one of them out, or give sslkey"
+                    "sslcert without sslkey means a root certificate, as in Prisma, and sslrootcert sets another one: \
+                     remove one of them, or set sslkey"
                         .to_owned(),
                 ));
             }
@@ -168,10 +168,10 @@ impl Encryption {
         };
         match std::fs::read(root) {
             Ok(content) if content.windows(BEGIN.len()).any(|window| window == BEGIN) => Ok(Some(root)),
-            Ok(_) => Err(BadUrl("the file of the root certificate (sslrootcert, sslcert) holds no PEM".to_owned())),
-            Err(error) => {
-                Err(BadUrl(format!("the file of the root certificate (sslrootcert, sslcert) cannot be read: {error}")))
+            Ok(_) => {
+                Err(BadUrl("the root certificate file (sslrootcert, sslcert) contains no PEM certificate".to_owned()))
             }
+            Err(error) => Err(BadUrl(format!("cannot read the root certificate file (sslrootcert, sslcert): {error}"))),
         }
     }
 
@@ -265,8 +265,8 @@ mod tests {
             ("sslaccept=accept_invalid_certs&sslmode=verify-ca", "contradicts"),
             ("sslkey=/k", "sslcert"),
             ("sslrootcert=/r&sslcert=/c", "sslkey"),
-            ("sslrootcert=/no/such/hunter2", "cannot be read"),
-            ("sslcert=/no/such/hunter2", "cannot be read"),
+            ("sslrootcert=/no/such/hunter2", "cannot read"),
+            ("sslcert=/no/such/hunter2", "cannot read"),
             ("sslrootcert=/dev/null", "no PEM"),
         ] {
             let error = mode(parameters).expect_err(parameters);
@@ -308,7 +308,7 @@ mod tests {
         ] {
             let found = warnings(url);
             assert_eq!(found.len(), 1, "{url}: {found:?}");
-            assert!(found[0].contains("db.example:5") && found[0].contains("not encrypted"), "{url}: {found:?}");
+            assert!(found[0].contains("db.example:5") && found[0].contains("encrypted ("), "{url}: {found:?}");
             assert!(!found[0].contains("hunter2"), "{found:?}");
         }
         for url in [

@@ -65,7 +65,7 @@ const ROLLUPS: &str = include_str!("../../migrations/litespend/0002_rollups.sql"
 
 /// Replaces ledger entries of earlier versions with those of their counterparts today, and adapts the schema. Does
 /// nothing in other databases.
-pub async fn adopt(connection: &mut PgConnection, today: &Migrator) -> Result<(), anyhow::Error> {
+pub(super) async fn adopt(connection: &mut PgConnection, today: &Migrator) -> Result<(), anyhow::Error> {
     let has_ledger: bool = sqlx::query_scalar("SELECT to_regclass('litespend.migrations') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await?;

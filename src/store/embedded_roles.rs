@@ -92,7 +92,7 @@ async fn rename_first_role(options: &PgConnectOptions, roles: Roles<'_>) -> Resu
         first.close().await?;
         return Ok(false);
     }
-    tracing::info!("the database gets an owner without a superuser's rights");
+    tracing::info!("giving the database an owner without superuser rights");
     first
         .execute(AssertSqlSafe(format!(
             "DO $$ BEGIN

@@ -5,7 +5,7 @@ use chrono::NaiveDate;
 use litespend::rollups::folding;
 use litespend::store::rollups;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 

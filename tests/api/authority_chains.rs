@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use litespend::identity::hash_key;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::support::accounts::{add_key, add_user, claims, log_in_from, with_dashboard};

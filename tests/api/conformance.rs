@@ -10,7 +10,7 @@ use crate::support::{Answer, TestApp, insert, recording};
 
 /// A recorded request with its answer.
 #[derive(Deserialize)]
-pub struct Recording {
+pub(crate) struct Recording {
     name: String,
     method: String,
     path: String,
@@ -285,12 +285,12 @@ fn text(value: &Value) -> String {
 }
 
 /// Sends every recorded request in order, and prints how many answers match.
-pub async fn replay(app: &TestApp, file: &str) {
+pub(crate) async fn replay(app: &TestApp, file: &str) {
     replay_some(app, file, |_| true).await;
 }
 
 /// Sends the recorded requests whose path is `wanted`.
-pub async fn replay_some(app: &TestApp, file: &str, wanted: impl Fn(&str) -> bool) {
+pub(crate) async fn replay_some(app: &TestApp, file: &str, wanted: impl Fn(&str) -> bool) {
     let mut recordings: Vec<Recording> = serde_json::from_slice(&recording(file)).unwrap();
     recordings.retain(|recording| wanted(&recording.path));
     let mut failures = Vec::new();
@@ -315,7 +315,7 @@ async fn the_recorded_http_answers_match() {
 }
 
 /// The application with the data on which the dashboard's reads were recorded.
-pub async fn dashboard_app() -> TestApp {
+pub(crate) async fn dashboard_app() -> TestApp {
     let app = TestApp::seeded().await;
     // Two rows that the reference itself had created: the master key's user, and the key of a session of its dashboard.
     let user = serde_json::json!([{

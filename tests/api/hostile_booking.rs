@@ -10,7 +10,7 @@ use std::time::Duration;
 use litespend::identity::hash_key;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use sqlx::FromRow;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

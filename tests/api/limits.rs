@@ -76,7 +76,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_names_the_limit() {
     for (answer, path) in futures_util::future::join_all(answers).await.into_iter().zip(paths) {
         assert_eq!(answer.status, 504, "{path}");
         let error = answer.json();
-        assert_eq!(error["error"]["message"], "No answer within the limit of 1 seconds.", "{path}");
+        assert_eq!(error["error"]["message"], "The request took longer than the limit of 1 seconds.", "{path}");
         assert_eq!((&error["error"]["type"], &error["error"]["code"]), (&json!("timeout_error"), &json!("504")));
     }
     assert_eq!(app.get("/spend/tags", "sk-some-key").await.status, 504);

@@ -4,7 +4,7 @@
 use litespend::rollups::folding;
 use litespend::store::{DateRange, rollups};
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
@@ -56,7 +56,7 @@ async fn the_recorded_answers_match_while_days_are_dirty() {
 }
 
 /// Reads that use the rollups.
-pub const READS: [&str; 20] = [
+pub(crate) const READS: [&str; 20] = [
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30",
     "/global/spend/report?start_date=2026-02-01&end_date=2026-02-03&group_by=customer",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=customer",
@@ -80,7 +80,7 @@ pub const READS: [&str; 20] = [
 ];
 
 /// An application's answers to all of [`READS`].
-pub async fn answers(app: &TestApp) -> Vec<Value> {
+pub(crate) async fn answers(app: &TestApp) -> Vec<Value> {
     let mut answers = Vec::new();
     for path in READS {
         let answer = app.get(path, crate::support::MASTER_KEY).await;

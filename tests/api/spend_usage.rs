@@ -333,7 +333,7 @@ async fn a_bad_record_is_named_and_spoils_none() {
         ),
         (json!({"model": "m", "cost": 1, "tags": ["x".repeat(300)]}), "tags: is longer than 256 bytes"),
         (json!({"model": "m", "cost": 1, "status": "maybe"}), "status: expected success or failure"),
-        (json!({"model": "m", "cost": 1, "api_key": "sk-unknown"}), "api_key: there is no such key"),
+        (json!({"model": "m", "cost": 1, "api_key": "sk-unknown"}), "api_key: the key does not exist"),
         (json!({"model": "m", "cost": 1, "promt_tokens": 5}), "unknown field `promt_tokens`"),
         (json!({"model": "no-such-model-anywhere"}), "cost: "),
         (json!(17), "invalid type: integer `17`"),
@@ -409,7 +409,7 @@ async fn a_virtual_key_books_for_itself_only() {
     assert_eq!(one(&app, &owners::key(3), &same).await["status"], "recorded");
     let other = json!({"api_key": owners::key(4), "model": "m", "cost": 1});
     let other = one(&app, &owners::key(3), &other).await;
-    assert_eq!(other["error"], "api_key: a virtual key books for itself only");
+    assert_eq!(other["error"], "api_key: a virtual key can book for itself only");
     let row = app.get("/spend/logs?request_id=own", MASTER_KEY).await.json()[0].clone();
     assert_eq!((&row["user"], &row["team_id"]), (&json!("user-3"), &json!("team-0")));
 
@@ -525,7 +525,7 @@ async fn litellms_owners_and_costs_are_believed_from_feeds_only() {
 
     foreign["id"] = json!("stolen");
     let refused = app.post(LITELLM, &owners::key(1), &foreign).await.json();
-    assert_eq!(refused["results"][0]["error"], "api_key: a virtual key books for itself only");
+    assert_eq!(refused["results"][0]["error"], "api_key: a virtual key can book for itself only");
     let mut own = payload("own", 0.5);
     own["metadata"] = json!({"user_api_key_user_id": "someone", "user_api_key_team_id": "somewhere"});
     assert_eq!(app.post(LITELLM, &owners::key(1), &own).await.status, StatusCode::FORBIDDEN);
@@ -560,11 +560,11 @@ async fn what_brings_no_cost_is_priced() {
     assert_eq!(row["prompt_tokens"], 1300);
     assert!(row["spend"].as_f64().unwrap() > 0.0);
     for (record, expected) in [
-        (json!({"model": "gpt-4o"}), "there is nothing to price"),
+        (json!({"model": "gpt-4o"}), "cost: is missing, and cannot be calculated"),
         (json!({"model": "gpt-4o", "usage": {"promt_tokens": 5}}), "usage: has none of the counts"),
         (
             json!({"model": "gpt-4o", "prompt_tokens": 1, "usage": {"prompt_tokens": 5}}),
-            "either the counts of tokens or a usage object",
+            "either the token counts or a usage object",
         ),
         (json!({"model": "unheard-of", "prompt_tokens": 5}), "cost: is missing, and: "),
     ] {

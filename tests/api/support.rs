@@ -1,11 +1,11 @@
 //! Shared by the tests: a database for each test, the application on it, sending requests, and comparing answers.
 
-pub mod accounts;
-pub mod answers;
-pub mod cluster;
-pub mod owners;
-pub mod randomness;
-pub mod sums;
+pub(crate) mod accounts;
+pub(crate) mod answers;
+pub(crate) mod cluster;
+pub(crate) mod owners;
+pub(crate) mod randomness;
+pub(crate) mod sums;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,10 +34,10 @@ use tower::ServiceExt;
 use cluster::TestDatabase;
 
 /// The master key of every test server.
-pub const MASTER_KEY: &str = "sk-master-1234";
+pub(crate) const MASTER_KEY: &str = "sk-master-1234";
 
 /// An application on its own database.
-pub struct TestApp {
+pub(crate) struct TestApp {
     pub state: AppState,
     pub pool: PgPool,
     router: Router,
@@ -47,7 +47,7 @@ pub struct TestApp {
 
 /// A complete answer.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub text: String,
@@ -55,13 +55,13 @@ pub struct Answer {
 
 impl Answer {
     /// The body as JSON. Panics with the text if the body is not JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 }
 
 /// The settings of a test server.
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         master_key: MASTER_KEY.to_owned().into(),
         allowed_ips: None,
@@ -84,7 +84,7 @@ pub fn settings() -> Settings {
 }
 
 /// An empty database with all migrations applied.
-pub async fn database() -> TestDatabase {
+pub(crate) async fn database() -> TestDatabase {
     let parts = ["litellm", "litespend"].iter().flat_map(|directory| {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("migrations").join(directory);
         let mut files: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -101,30 +101,35 @@ pub async fn database() -> TestDatabase {
 
 impl TestApp {
     /// An application with the usual settings, an empty database and the system clock.
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(settings()).await
     }
 
     /// An application with other settings.
-    pub async fn with(settings: Settings) -> Self {
+    pub(crate) async fn with(settings: Settings) -> Self {
         let database = database().await;
         Self::on(database, settings).await
     }
 
     /// An application on an existing database.
-    pub async fn on(database: impl Into<Arc<TestDatabase>>, settings: Settings) -> Self {
+    pub(crate) async fn on(database: impl Into<Arc<TestDatabase>>, settings: Settings) -> Self {
         let limits = PoolLimits { connections: 5, wait: Duration::from_secs(30) };
         Self::build(database.into(), settings, Clock::system(), limits).await
     }
 
     /// An application with every part given.
-    pub async fn build(database: Arc<TestDatabase>, settings: Settings, clock: Clock, limits: PoolLimits) -> Self {
+    pub(crate) async fn build(
+        database: Arc<TestDatabase>,
+        settings: Settings,
+        clock: Clock,
+        limits: PoolLimits,
+    ) -> Self {
         let pool = database::pool(database.url(), limits).unwrap();
         Self::on_pool(database, pool, settings, clock).await
     }
 
     /// An application on an existing pool.
-    pub async fn on_pool(database: Arc<TestDatabase>, pool: PgPool, settings: Settings, clock: Clock) -> Self {
+    pub(crate) async fn on_pool(database: Arc<TestDatabase>, pool: PgPool, settings: Settings, clock: Clock) -> Self {
         let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
         let state = AppState::new(pool.clone(), settings, prices, clock).unwrap();
         state.refresh_allow_list().await.unwrap();
@@ -134,7 +139,7 @@ impl TestApp {
 
     /// A second application on the same database. It has not checked the database yet, so it does not know of any
     /// rollups.
-    pub fn beside(&self, settings: Settings) -> Self {
+    pub(crate) fn beside(&self, settings: Settings) -> Self {
         let prices = Arc::new(Prices::new(&ConfigFile::default(), None, None).unwrap());
         let state = AppState::new(self.pool.clone(), settings, prices, Clock::system()).unwrap();
         let (pool, database) = (self.pool.clone(), Arc::clone(&self.database));
@@ -142,30 +147,30 @@ impl TestApp {
     }
 
     /// An application with the recordings' rows.
-    pub async fn seeded() -> Self {
+    pub(crate) async fn seeded() -> Self {
         let app = Self::new().await;
         seed(&app.pool).await;
         app
     }
 
     /// Another server on the same database.
-    pub async fn another(&self) -> Self {
+    pub(crate) async fn another(&self) -> Self {
         Self::on(Arc::clone(&self.database), settings()).await
     }
 
     /// Runs a statement.
-    pub async fn execute(&self, statement: &'static str) {
+    pub(crate) async fn execute(&self, statement: &'static str) {
         sqlx::raw_sql(statement).execute(&self.pool).await.unwrap();
     }
 
     /// The first column of a query's first row, as text.
-    pub async fn scalar(&self, statement: &'static str) -> String {
+    pub(crate) async fn scalar(&self, statement: &'static str) -> String {
         let value: Option<String> = sqlx::query_scalar(statement).fetch_one(&self.pool).await.unwrap();
         value.unwrap_or_default()
     }
 
     /// Listens on a free port of 127.0.0.1, for tests that need a real connection. Ends with the test.
-    pub async fn listen(&self) -> SocketAddr {
+    pub(crate) async fn listen(&self) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = self.router.clone().into_make_service_with_connect_info::<SocketAddr>();
@@ -174,12 +179,12 @@ impl TestApp {
     }
 
     /// Sends a request from 127.0.0.1.
-    pub async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         self.send_from(request, "127.0.0.1:50000".parse().unwrap()).await
     }
 
     /// Sends a request from an address.
-    pub async fn send_from(&self, mut request: Request<Body>, peer: SocketAddr) -> Answer {
+    pub(crate) async fn send_from(&self, mut request: Request<Body>, peer: SocketAddr) -> Answer {
         request.extensions_mut().insert(ConnectInfo(peer));
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -188,24 +193,24 @@ impl TestApp {
     }
 
     /// Sends a `GET` with a key.
-    pub async fn get(&self, path: &str, key: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str, key: &str) -> Answer {
         self.send(request(Method::GET, path, key).body(Body::empty()).unwrap()).await
     }
 
     /// Sends a `POST` with a JSON body and a key.
-    pub async fn post(&self, path: &str, key: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, key: &str, body: &Value) -> Answer {
         let builder = request(Method::POST, path, key).header("content-type", "application/json");
         self.send(builder.body(Body::from(body.to_string())).unwrap()).await
     }
 }
 
 /// Starts a request with a key.
-pub fn request(method: Method, path: &str, key: &str) -> axum::http::request::Builder {
+pub(crate) fn request(method: Method, path: &str, key: &str) -> axum::http::request::Builder {
     Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"))
 }
 
 /// The content of a file of the recordings, decompressed if it ends in `.gz`.
-pub fn recording(name: &str) -> Vec<u8> {
+pub(crate) fn recording(name: &str) -> Vec<u8> {
     use std::io::Read;
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance").join(name);
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -218,7 +223,7 @@ pub fn recording(name: &str) -> Vec<u8> {
 }
 
 /// Inserts the recordings' rows into a database.
-pub async fn seed(pool: &PgPool) {
+pub(crate) async fn seed(pool: &PgPool) {
     let seed: serde_json::Map<String, Value> = serde_json::from_slice(&recording("seed.json")).unwrap();
     for (list, table) in [
         ("teams", "LiteLLM_TeamTable"),
@@ -233,7 +238,7 @@ pub async fn seed(pool: &PgPool) {
 }
 
 /// Inserts rows given as a list of JSON objects. Columns that no object names get their defaults.
-pub async fn insert(connection: &mut PgConnection, table: &str, rows: &Value) {
+pub(crate) async fn insert(connection: &mut PgConnection, table: &str, rows: &Value) {
     let mut columns: Vec<&String> = Vec::new();
     for column in rows.as_array().unwrap().iter().flat_map(|row| row.as_object().unwrap().keys()) {
         if !columns.contains(&column) {

@@ -169,9 +169,9 @@ fn a_home_that_others_can_replace_is_refused_by_root() {
     std::os::unix::fs::chown(way.path(), Some(0), None).unwrap();
     std::fs::set_permissions(way.path(), PermissionsExt::from_mode(0o777)).unwrap();
     let refusal = LocalPostgres::start(options(&home)).unwrap_err().to_string();
-    assert!(refusal.contains("others than root can write"), "{refusal}");
+    assert!(refusal.contains("users other than root can write"), "{refusal}");
     let refusal = LocalPostgres::start(options(Path::new("/tmp"))).unwrap_err().to_string();
-    assert!(refusal.contains("all share"), "{refusal}");
+    assert!(refusal.contains("it is a shared directory"), "{refusal}");
 }
 
 #[test]

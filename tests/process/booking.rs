@@ -54,7 +54,7 @@ async fn booking_comes_and_goes_on_litellms_database() {
     refused("before").await;
     let said = booking(url, "status");
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    assert!(said.stdout.contains("usage can't be booked: `litespend booking install`"), "{}", said.stdout);
+    assert!(said.stdout.contains("usage cannot be booked: run `litespend booking install`"), "{}", said.stdout);
     assert_eq!((count(ROWS).await, count(TRACES).await), (0, 0));
 
     // After the installation (which may run twice) the running server books at once, for keys that may book.
@@ -85,7 +85,7 @@ async fn booking_comes_and_goes_on_litellms_database() {
     assert!(said.stdout.contains("removed"), "{}", said.stdout);
     refused("after").await;
     assert_eq!((count(ROWS).await, count(TRACES).await), (2, 0));
-    assert!(booking(url, "status").stdout.contains("can't be booked"));
+    assert!(booking(url, "status").stdout.contains("cannot be booked"));
     assert_eq!(booking(url, "remove").code, Some(0), "removing once more is no error");
     assert_eq!(server.status("/health/readiness").await, 200);
 }

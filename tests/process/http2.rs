@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Builds a frame of this type, flags, stream and payload.
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
     bytes.extend(stream.to_be_bytes());
@@ -16,14 +16,14 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The connection preface and a SETTINGS frame with this window for every stream.
-pub fn greeting(window: u32) -> Vec<u8> {
+pub(crate) fn greeting(window: u32) -> Vec<u8> {
     let mut setting = vec![0, 4];
     setting.extend(window.to_be_bytes());
     [PREFACE.to_vec(), frame(4, 0, 0, &setting)].concat()
 }
 
 /// The HEADERS frame of a GET, which is the whole request.
-pub fn get(stream: u32, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn get(stream: u32, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![0x82, 0x86];
     let mut text = |bytes: &[u8], text: &str| {
         block.extend(bytes);
@@ -41,7 +41,7 @@ pub fn get(stream: u32, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// Reads frames until the connection ends or the limit is over; returns their types and streams.
-pub fn frames(connection: &mut TcpStream, limit: Duration) -> Vec<(u8, u32)> {
+pub(crate) fn frames(connection: &mut TcpStream, limit: Duration) -> Vec<(u8, u32)> {
     let deadline = Instant::now() + limit;
     let mut bytes = Vec::new();
     let mut buffer = [0; 65_536];
@@ -63,7 +63,7 @@ pub fn frames(connection: &mut TcpStream, limit: Duration) -> Vec<(u8, u32)> {
 }
 
 /// Connects and sends the preface, the settings and `more`.
-pub fn connect(address: std::net::SocketAddr, window: u32, more: &[u8]) -> TcpStream {
+pub(crate) fn connect(address: std::net::SocketAddr, window: u32, more: &[u8]) -> TcpStream {
     let mut connection = TcpStream::connect(address).unwrap();
     connection.write_all(&[&greeting(window), more].concat()).unwrap();
     connection

@@ -140,7 +140,7 @@ async fn a_server_prices_by_a_file_from_its_first_request_and_by_a_url_when_it_i
     source.set(StatusCode::SERVICE_UNAVAILABLE, "no".to_owned());
     let server = start();
     assert_eq!(post(&server, "/spend/calculate", &thousand("brand-new-1")).await, (200, json!({ "cost": 0.006 })));
-    let logged = || server.log().matches("newer prices could not be read").count();
+    let logged = || server.log().matches("cannot load newer prices").count();
     assert!(eventually(Duration::from_secs(10), async || logged() == 1).await, "{}", server.log());
     drop(server);
 
@@ -148,7 +148,7 @@ async fn a_server_prices_by_a_file_from_its_first_request_and_by_a_url_when_it_i
     let file = directory.file("broken.json", "{");
     let server = Server::on(database.url(), &["--prices", file.to_str().unwrap()]);
     assert_eq!(post(&server, "/spend/calculate", &thousand("gpt-4o")).await, (200, json!({ "cost": 0.0035 })));
-    assert_eq!(server.log().matches("newer prices could not be read").count(), 1);
+    assert_eq!(server.log().matches("cannot load newer prices").count(), 1);
 }
 
 #[tokio::test]
@@ -287,9 +287,9 @@ fn the_shell_prices_tokens_and_messages() {
     assert_eq!(serde_json::from_str::<Value>(&said.stdout).unwrap()["cost"], json!(0.000035));
 
     for (arguments, code, message) in [
-        (&["--messages", list][..], 2, "which model?"),
+        (&["--messages", list][..], 2, "the model is missing"),
         (&["nobody-has-this", "--input", "1"], 1, "nobody-has-this"),
-        (&["gpt-4o", "--messages", "/no/such/file"], 2, "cannot be read"),
+        (&["gpt-4o", "--messages", "/no/such/file"], 2, "cannot read"),
         (&[], 2, "required"),
     ] {
         let said = ask(arguments);

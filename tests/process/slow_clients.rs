@@ -23,7 +23,7 @@ const LIMITS: [&str; 10] = [
 ];
 
 /// Readiness and a small read are each answered within a second.
-pub async fn others_are_served(server: &Server) {
+pub(crate) async fn others_are_served(server: &Server) {
     for path in ["/health/readiness", "/spend/tags"] {
         let started = Instant::now();
         assert_eq!(server.status(path).await, 200, "{path}");

@@ -46,7 +46,7 @@ async fn the_embedded_database_keeps_its_master_key_and_its_data() {
     };
     let mut server = start();
     let file = home.path().join("home/master_key");
-    assert!(server.block.contains(&format!("made on this first start: {}", file.display())), "{}", server.block);
+    assert!(server.block.contains(&format!("created on this first start: {}", file.display())), "{}", server.block);
     assert!(server.block.contains(&format!("embedded in {}", home.path().join("home").display())), "{}", server.block);
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let key = std::fs::read_to_string(&file).unwrap().trim().to_owned();
@@ -169,7 +169,7 @@ async fn the_config_file_is_litellms_and_what_is_unknown_in_it_is_named_once() {
     assert!(server.block.contains("master key  general_settings.master_key of the config file"), "{}", server.block);
     assert_eq!(server.get("/get/allowed_ips").await.text().await.unwrap(), r#"{"data":["127.0.0.1"]}"#);
     let log = server.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("does not use")).collect();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("litespend ignores")).collect();
     assert_eq!(lines.len(), 1, "{log}");
     for name in ["litellm_settings", "general_settings.alerting", "router_settings.num_retries"] {
         assert!(lines[0].contains(name), "{}", lines[0]);

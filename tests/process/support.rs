@@ -16,16 +16,16 @@ use tempfile::TempDir;
 use crate::cluster::{self, TestDatabase};
 
 /// The master key of the tests' servers.
-pub const MASTER_KEY: &str = "sk-process-master-key";
+pub(crate) const MASTER_KEY: &str = "sk-process-master-key";
 
 /// A temporary directory. If this process is killed, a shell that watches it removes the directory.
-pub struct Directory {
+pub(crate) struct Directory {
     directory: TempDir,
     watcher: Child,
 }
 
 impl Directory {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // The path must be short, and every account must be able to reach it.
         let directory = tempfile::Builder::new().prefix("litespend-test-").tempdir_in("/tmp").unwrap();
         let watcher = Command::new("sh")
@@ -40,12 +40,12 @@ impl Directory {
         Self { directory, watcher }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
     /// Writes a file into the directory; returns its path.
-    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.path().join(name);
         std::fs::write(&path, content).unwrap();
         path
@@ -62,7 +62,7 @@ impl Drop for Directory {
 }
 
 /// An empty database with all migrations applied.
-pub async fn database() -> TestDatabase {
+pub(crate) async fn database() -> TestDatabase {
     // A separate template, because the program's own migrations create it.
     cluster::create_database(&cluster::fingerprint(["process", env!("CARGO_PKG_VERSION")]), async |url| {
         let limits = PoolLimits { connections: 2, wait: Duration::from_secs(30) };
@@ -72,7 +72,7 @@ pub async fn database() -> TestDatabase {
 }
 
 /// A command that runs the program without any environment variables that would configure it.
-pub fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_litespend"));
     command.env_clear();
     for name in ["PATH", "PG_BIN_DIR", "HOME"] {
@@ -84,14 +84,14 @@ pub fn program() -> Command {
 }
 
 /// The output and exit code of a run that has ended by itself.
-pub struct Run {
+pub(crate) struct Run {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 /// Runs the program to its end, which must come within a time limit.
-pub fn run(command: &mut Command) -> Run {
+pub(crate) fn run(command: &mut Command) -> Run {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let reading = std::thread::spawn(move || {
@@ -122,7 +122,7 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
 }
 
 /// A running server.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     pub address: SocketAddr,
     /// The block of information that the server printed at start.
@@ -135,18 +135,18 @@ pub struct Server {
 
 impl Server {
     /// Starts a server on an existing database, with the tests' master key.
-    pub fn on(url: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn on(url: &str, arguments: &[&str]) -> Self {
         let mut command = program();
         command.env("DATABASE_URL", url).env("LITELLM_MASTER_KEY", MASTER_KEY);
         Self::start(command, arguments)
     }
 
     /// Starts a server with what the command has set already.
-    pub fn start(command: Command, arguments: &[&str]) -> Self {
+    pub(crate) fn start(command: Command, arguments: &[&str]) -> Self {
         Self::try_start(command, arguments).unwrap_or_else(|said| panic!("the server did not start: {said}"))
     }
 
-    pub fn try_start(mut command: Command, arguments: &[&str]) -> Result<Self, String> {
+    pub(crate) fn try_start(mut command: Command, arguments: &[&str]) -> Result<Self, String> {
         let directory = Directory::new();
         let log = directory.path().join("log");
         let started = Instant::now();
@@ -180,36 +180,36 @@ impl Server {
         }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The log of the server so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// Sends a `GET` with the master key.
-    pub async fn get(&self, path: &str) -> reqwest::Response {
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
         reqwest::Client::new().get(self.url(path)).header("x-api-key", MASTER_KEY).send().await.unwrap()
     }
 
-    pub async fn status(&self, path: &str) -> u16 {
+    pub(crate) async fn status(&self, path: &str) -> u16 {
         self.get(path).await.status().as_u16()
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream
     }
 
     /// Sends bytes on a new connection and reads until the connection ends.
-    pub fn exchange(&self, bytes: &[u8]) -> String {
+    pub(crate) fn exchange(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         // A server may close the connection while the rest is still being sent.
         let _ = stream.write_all(bytes);
@@ -218,17 +218,17 @@ impl Server {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
 
     /// Waits for the process to end and returns its exit code; `None` if it does not end within the limit.
-    pub fn exit(&mut self, limit: Duration) -> Option<i32> {
+    pub(crate) fn exit(&mut self, limit: Duration) -> Option<i32> {
         wait(&mut self.child, limit)?.code()
     }
 
     /// The value of a line of `/proc/PID/status`, in kB.
-    pub fn memory(&self, line: &str) -> u64 {
+    pub(crate) fn memory(&self, line: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|found| found.starts_with(line)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -245,11 +245,11 @@ impl Drop for Server {
 }
 
 /// Whether a process exists.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), None).is_ok()
 }
 
-pub async fn eventually(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
+pub(crate) async fn eventually(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
         if condition().await {

@@ -66,7 +66,7 @@ async fn it_starts_where_somebody_insists_and_on_this_machine_with_a_warning() {
         let url = format!("http://{host}:{port}/spend/tags");
         let answer = reqwest::Client::new().get(url).bearer_auth(WEAK).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{arguments:?}");
-        let warned = async || server.log().contains("the master key is publicly known: never use it where others");
+        let warned = async || server.log().contains("the master key is publicly known: never use it where other");
         assert!(eventually(Duration::from_secs(5), warned).await, "{arguments:?}: {}", server.log());
         assert!(!server.log().contains(WEAK) && !server.block.contains(WEAK), "{}", server.log());
     }

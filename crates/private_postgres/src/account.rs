@@ -89,16 +89,16 @@ impl Custody {
         let mode = metadata.mode() & 0o7777;
         if self.rights != Rights::OWN || !self.account.is_another() {
             if mode & 0o002 != 0 {
-                tracing::warn!(home = %home.display(), mode = format!("{mode:o}"), "everybody on this machine can replace files of the private PostgreSQL");
+                tracing::warn!(home = %home.display(), mode = format!("{mode:o}"), "every user of this machine can replace files of the private PostgreSQL");
             }
             return Ok(());
         }
         if mode & STICKY != 0 {
-            let reason = "it is a directory that all share".to_owned();
+            let reason = "it is a shared directory".to_owned();
             return Err(LocalPostgresError::UnsafeHome { home: home.to_owned(), reason });
         }
         if let Some(user) = self.take_over {
-            tracing::warn!(home = %home.display(), user, "root takes over the home, whose data is not its owner's");
+            tracing::warn!(home = %home.display(), user, "making root the owner of the home, because another account owns the data in it");
             std::os::unix::fs::fchown(&directory, Some(0), Some(0)).map_err(failed)?;
             take_over_files(home, user);
         }
@@ -130,7 +130,7 @@ fn foreign_way(home: &Path) -> Result<Option<u32>, LocalPostgresError> {
         }
         let group = metadata.mode() & 0o020 != 0 && metadata.gid() != 0;
         if (group || metadata.mode() & 0o002 != 0) && metadata.mode() & STICKY == 0 {
-            let reason = format!("others than root can write {}", directory.display());
+            let reason = format!("users other than root can write to {}", directory.display());
             return Err(LocalPostgresError::UnsafeHome { home: home.to_owned(), reason });
         }
     }
@@ -144,7 +144,7 @@ fn take_over_files(home: &Path, user: u32) {
         let opened = Rights::of(user, 0).open_own(File::options().read(true), &home.join(name));
         let Ok(file) = opened else { continue };
         if let Err(error) = std::os::unix::fs::fchown(&file, Some(0), Some(0)) {
-            tracing::warn!(%error, name, "cannot take over a file");
+            tracing::warn!(%error, name, "cannot make root the owner of a file");
         }
     }
 }

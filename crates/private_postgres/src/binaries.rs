@@ -204,8 +204,8 @@ mod tests {
         assert_eq!(
             find(&paths, Some(14)),
             Err("the data in /home/x belongs to PostgreSQL 14, but only 9.6.2, 15.18, 16.9, 17.2 \
-                 is installed: install PostgreSQL 14, or set LITESPEND_DATA_DIR to begin \
-                 elsewhere, or set DATABASE_URL"
+                 is installed: install PostgreSQL 14, or set LITESPEND_DATA_DIR to another \
+                 directory, or set DATABASE_URL"
                 .to_owned())
         );
     }

@@ -262,7 +262,7 @@ pub(crate) fn telling_line(said: &str) -> String {
     let mark = |line: &&str| ["PANIC:", "FATAL:", "ERROR:", "error:"].iter().any(|mark| line.contains(mark));
     let lines = || said.lines().filter(|line| !line.trim().is_empty());
     let line = lines().rfind(mark).or_else(|| lines().next_back());
-    let line = line.unwrap_or("it ended without a word");
+    let line = line.unwrap_or("it printed no message");
     ["PANIC:", "FATAL:", "ERROR:", "error:"]
         .iter()
         .find_map(|mark| Some(line.split_once(mark)?.1))
@@ -337,6 +337,6 @@ mod tests {
         assert_eq!(telling_line(log), "lock file \"x\" already exists");
         assert_eq!(telling_line("initdb: error: invalid locale name \"C.UTF-8\"\n"), "invalid locale name \"C.UTF-8\"");
         assert_eq!(telling_line("something else\n\n"), "something else");
-        assert_eq!(telling_line(""), "it ended without a word");
+        assert_eq!(telling_line(""), "it printed no message");
     }
 }

@@ -81,7 +81,7 @@ fn content(file: &Path) -> std::io::Result<Option<String>> {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == ErrorKind::NotFound && file.symlink_metadata().is_err() => Ok(None),
         Err(error) => {
-            tracing::warn!(%error, file = %file.display(), "removing what is in the place of PostgreSQL's file");
+            tracing::warn!(%error, file = %file.display(), "removing an unreadable file at the path of PostgreSQL's file");
             std::fs::remove_file(file).map(|()| None)
         }
     }

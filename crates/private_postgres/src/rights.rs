@@ -71,7 +71,7 @@ impl Rights {
             return Err(refused("it belongs to another user"));
         }
         if metadata.nlink() > 1 {
-            return Err(refused("it has a second name elsewhere (a hard link)"));
+            return Err(refused("it has another hard link"));
         }
         Ok(file)
     }
@@ -113,7 +113,7 @@ impl Rights {
         }
         let mode = metadata.mode() & 0o7777;
         if mode & 0o077 != 0 && metadata.uid() == self.user() {
-            tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "others could read this secret; now its owner alone can");
+            tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "other users could read this secret; now only its owner can");
             file.set_permissions(std::fs::Permissions::from_mode(mode & 0o700))?;
         }
         let mut content = String::new();
@@ -145,7 +145,7 @@ fn take_on(user: u32, group: u32) -> io::Result<()> {
     // The two calls don't report success. Requesting an impossible id changes nothing and returns the id in effect.
     let holds = (setfsuid(Uid::from_raw(u32::MAX)), setfsgid(Gid::from_raw(u32::MAX)));
     if holds != (Uid::from_raw(user), Gid::from_raw(group)) {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "cannot take on the rights of the account"));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "cannot switch to the rights of the account"));
     }
     Ok(())
 }

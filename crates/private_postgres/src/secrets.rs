@@ -20,5 +20,5 @@ pub fn keep_secret(
     let home = std::path::absolute(home).map_err(|error| LocalPostgresError::file("resolve", home, error))?;
     let rights = Custody::of(&home)?.rights;
     let path = home.join(name);
-    rights.run(|| rights.keep(&path, make)).map_err(|error| LocalPostgresError::file("keep a secret in", &path, error))
+    rights.run(|| rights.keep(&path, make)).map_err(|error| LocalPostgresError::file("store a secret in", &path, error))
 }

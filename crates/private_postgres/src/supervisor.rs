@@ -106,7 +106,7 @@ impl Launcher {
         };
         let result = self.rights.run(turn_over);
         if let Err(error) = result {
-            tracing::warn!(%error, log = %self.log.display(), "cannot turn over PostgreSQL's log");
+            tracing::warn!(%error, log = %self.log.display(), "cannot rotate PostgreSQL's log");
         }
     }
 
@@ -327,7 +327,7 @@ impl Watch {
             self.restarts.push_back(Instant::now());
             if let Err(error) = self.launch() {
                 self.plan_restart();
-                tracing::error!(%error, "cannot start the private PostgreSQL again");
+                tracing::error!(%error, "cannot restart the private PostgreSQL");
             }
         }
     }

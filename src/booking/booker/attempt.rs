@@ -22,7 +22,7 @@ use crate::store::booking::ids::{Access, Claim, Known};
 use crate::store::booking::{ExistingRow, UsageRow, names};
 
 /// The reason why an attempt failed.
-pub enum Failed {
+pub(super) enum Failed {
     /// An error of the database, which may justify a retry.
     Database(store::Error),
     /// An error that a retry would not change.
@@ -70,7 +70,7 @@ impl Item<'_> {
 }
 
 /// Books records in one transaction. `booking` is the same in every attempt for the same records.
-pub async fn run(
+pub(super) async fn run(
     connection: &mut Connection,
     drafts: &[&Draft],
     limits: &BookingLimits,
@@ -171,7 +171,8 @@ fn derived(id: &str) -> String {
     format!("{id}~{}", Uuid::new_v4().simple())
 }
 
-const CONFLICT: &str = "idempotency_key: the same sender already used it for a different record; use another idempotency_key";
+const CONFLICT: &str =
+    "idempotency_key: the same sender already used it for a different record; use another idempotency_key";
 
 /// Sets the outcome of a record whose id is already taken.
 fn judge(item: &mut Item<'_>, known: &Known, booking: Uuid) {

@@ -11,13 +11,13 @@ use crate::booking::{Draft, MAX_RECORDS};
 
 /// The largest weight of one transaction, in rows. Writing this many rows takes about one second. A single record that
 /// weighs more gets a transaction of its own.
-pub const MAX_WEIGHT: usize = 20_000;
+pub(super) const MAX_WEIGHT: usize = 20_000;
 
 /// The number of bytes of JSON that weigh as much as one row.
 const BYTES_OF_A_ROW: usize = 2048;
 
 /// Records of one sender that are booked in the same transaction. A transaction can contain several jobs.
-pub struct Job {
+pub(super) struct Job {
     pub drafts: Vec<Draft>,
     /// The sum of the weights of the drafts.
     pub weight: usize,
@@ -26,7 +26,7 @@ pub struct Job {
 }
 
 /// The weight of a draft in rows: one for its own row, one per tag, and one per `BYTES_OF_A_ROW` bytes of its JSON.
-pub fn weight(draft: &Draft) -> usize {
+pub(super) fn weight(draft: &Draft) -> usize {
     let row = &draft.row;
     let texts = [&row.messages, &row.response, &row.proxy_server_request];
     let bytes = row.metadata.len() + texts.into_iter().flatten().map(String::len).sum::<usize>();
@@ -35,7 +35,7 @@ pub fn weight(draft: &Draft) -> usize {
 
 /// Splits records into batches of one transaction each, and keeps their order. Returns each batch with its weight. Only
 /// the weight limits a batch, not the number of records.
-pub fn batches(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
+pub(super) fn batches(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
     let mut batches: Vec<(Vec<Draft>, usize)> = Vec::new();
     for draft in drafts {
         let own = weight(&draft);
@@ -52,7 +52,7 @@ pub fn batches(drafts: Vec<Draft>) -> Vec<(Vec<Draft>, usize)> {
 
 /// The queue: one line of jobs per sender.
 #[derive(Default)]
-pub struct Queue {
+pub(super) struct Queue {
     lines: HashMap<String, VecDeque<Job>>,
     /// The senders whose lines are not empty, the next one first.
     order: VecDeque<String>,
@@ -60,7 +60,7 @@ pub struct Queue {
 
 impl Queue {
     /// Appends a job to its sender's line.
-    pub fn push(&mut self, sender: &str, job: Job) {
+    pub(super) fn push(&mut self, sender: &str, job: Job) {
         let line = self.lines.entry(sender.to_owned()).or_default();
         if line.is_empty() {
             self.order.push_back(sender.to_owned());
@@ -70,7 +70,7 @@ impl Queue {
 
     /// Takes the jobs of the next transaction: one job from each sender in turn, repeatedly, until the next job would
     /// exceed [`MAX_WEIGHT`] or [`MAX_RECORDS`]. Takes at least one job if any is queued.
-    pub fn next(&mut self) -> Vec<Job> {
+    pub(super) fn next(&mut self) -> Vec<Job> {
         let mut jobs: Vec<Job> = Vec::new();
         let (mut weight, mut records) = (0, 0);
         while let Some(sender) = self.order.front() {

@@ -9,7 +9,7 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 
 /// The report file. It is created when the first bad line is found.
-pub struct Report {
+pub(super) struct Report {
     path: PathBuf,
     file: Option<BufWriter<NamedTempFile>>,
 }
@@ -17,19 +17,19 @@ pub struct Report {
 impl Report {
     /// A report for an input file: at the path `given`, or else next to the input. Refuses a path that exists and is
     /// not a file.
-    pub fn new(input: &Path, given: Option<&Path>) -> anyhow::Result<Self> {
+    pub(super) fn new(input: &Path, given: Option<&Path>) -> anyhow::Result<Self> {
         let name = if crate::cli::import::is_stdin(input) { "stdin".into() } else { input.as_os_str().to_owned() };
         let mut default = name;
         default.push(".errors.jsonl");
         let path = given.map_or_else(|| PathBuf::from(default), Path::to_owned);
         match std::fs::symlink_metadata(&path) {
-            Ok(found) if !found.is_file() => bail!("{} is not a file: name another with --errors", path.display()),
+            Ok(found) if !found.is_file() => bail!("{} is not a file: set another file with --errors", path.display()),
             _ => Ok(Self { path, file: None }),
         }
     }
 
     /// Adds a bad line.
-    pub fn add(&mut self, line: u64, error: &str, text: &str) -> anyhow::Result<()> {
+    pub(super) fn add(&mut self, line: u64, error: &str, text: &str) -> anyhow::Result<()> {
         let failed = || format!("cannot write {}", self.path.display());
         if self.file.is_none() {
             let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -43,7 +43,7 @@ impl Report {
     }
 
     /// Moves the file into place. Returns its path if there was a bad line.
-    pub fn finish(self) -> anyhow::Result<Option<PathBuf>> {
+    pub(super) fn finish(self) -> anyhow::Result<Option<PathBuf>> {
         let Some(file) = self.file else { return Ok(None) };
         let failed = || format!("cannot write {}", self.path.display());
         file.into_inner()

@@ -29,11 +29,11 @@ const TREE: Bounds = Bounds::of_tree(200_000, 100);
 
 /// Receives a row: its line number, a function that returns its text, and its fields or the error in it. If it returns
 /// an error, reading ends.
-pub type TakeRow<'a> =
+pub(super) type TakeRow<'a> =
     dyn FnMut(u64, &dyn Fn() -> String, Result<Map<String, Value>, String>) -> anyhow::Result<()> + 'a;
 
 /// A reader for the rows of a file.
-pub struct Rows {
+pub(super) struct Rows {
     input: Box<dyn BufRead + Send>,
     size: Option<u64>,
 }
@@ -79,7 +79,7 @@ fn fields(text: &[u8]) -> Result<Map<String, Value>, String> {
 
 impl Rows {
     /// Opens a file, or standard input for `-`. Decompresses gzip. `position` counts the bytes that are read.
-    pub fn open(path: &Path, position: Arc<AtomicU64>) -> anyhow::Result<Self> {
+    pub(super) fn open(path: &Path, position: Arc<AtomicU64>) -> anyhow::Result<Self> {
         let (inner, size): (Box<dyn Read + Send>, _) = if path.as_os_str() == "-" {
             (Box::new(std::io::stdin()), None)
         } else {
@@ -98,12 +98,12 @@ impl Rows {
     }
 
     /// The size of the file in bytes. `None` for standard input.
-    pub fn size(&self) -> Option<u64> {
+    pub(super) fn size(&self) -> Option<u64> {
         self.size
     }
 
     /// Reads all rows and passes each to `take`.
-    pub fn for_each(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
+    pub(super) fn for_each(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
         let first = loop {
             let buffer = self.input.fill_buf().context("cannot read")?;
             match buffer.first() {

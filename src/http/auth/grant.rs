@@ -47,12 +47,12 @@ pub async fn check_key(connection: &mut Connection, caller: &Caller, key: &mut N
     } else if let Some(route) =
         key.allowed_routes.iter().find(|route| !allowed_routes::covers(&caller.allowed_routes, route))
     {
-        return Err(refuse(format!("Your key may not call all of {route}, and can't give it.")));
+        return Err(refuse(format!("Your key cannot grant {route}, because it may not call all of it.")));
     }
     let given = key.permissions.iter().filter(|(_, value)| !matches!(value, Value::Bool(false) | Value::Null));
     for (name, value) in given {
         if *value != Value::Bool(true) || !caller.permissions.contains(name) {
-            return Err(refuse(format!("Your key doesn't have the permission {name}, and can't give it.")));
+            return Err(refuse(format!("Your key cannot grant the permission {name}, because it does not have it.")));
         }
     }
     check_teams(connection, caller, key.team_id.as_slice()).await
@@ -84,7 +84,7 @@ pub async fn check_team(
     }
     if id_is_given {
         // Existing rows and keys may name this id already.
-        return Err(refuse("A key that is limited to routes can't choose the id of a team."));
+        return Err(refuse("A key that is restricted to routes cannot set the ID of a new team."));
     }
     let missing = authority::missing_users(connection, &members).await?;
     check_new(connection, &missing).await
@@ -99,7 +99,7 @@ pub async fn check_unblock(connection: &mut Connection, caller: &Caller, token: 
     if is_within(&key, caller) {
         return Ok(());
     }
-    Err(refuse("The key may do more than yours, which can't lift its block."))
+    Err(refuse("Your key cannot unblock a key that has more rights."))
 }
 
 /// Whether a key has no more rights than the caller. The rows that each of them may see are not compared.
@@ -115,7 +115,7 @@ fn is_within(key: &KeyRecord, caller: &Caller) -> bool {
 fn check_person(caller: &Caller, user_id: &str) -> Result<(), ApiError> {
     if user_id == MASTER_USER_ID && !caller.stands_for_master() {
         return Err(refuse(format!(
-            "The user {MASTER_USER_ID} stands for the master key, whose holder alone may give it."
+            "The user {MASTER_USER_ID} represents the master key. Only the master key can assign it."
         )));
     }
     Ok(())
@@ -123,14 +123,14 @@ fn check_person(caller: &Caller, user_id: &str) -> Result<(), ApiError> {
 
 fn check_role(caller: &Caller, role: Role) -> Result<(), ApiError> {
     if role.rank() > caller.role.rank() {
-        return Err(refuse("Your role is less than the user's."));
+        return Err(refuse("Your role is lower than the user's role."));
     }
     Ok(())
 }
 
 async fn check_new(connection: &mut Connection, user_ids: &[String]) -> Result<(), ApiError> {
     if !user_ids.is_empty() && authority::have_keys(connection, user_ids).await? {
-        return Err(refuse("Keys name this user already, and would get more rights than yours has."));
+        return Err(refuse("Existing keys have this user ID, and would get more rights than your key has."));
     }
     Ok(())
 }
@@ -146,7 +146,7 @@ async fn check_teams(connection: &mut Connection, caller: &Caller, asked: &[Stri
         None => Vec::new(),
     };
     match foreign.iter().find(|team| !own.contains(team)) {
-        Some(team) => Err(refuse(format!("You don't belong to the team {team}, and can't give it."))),
+        Some(team) => Err(refuse(format!("You cannot assign the team {team}, because you are not a member of it."))),
         None => Ok(()),
     }
 }

@@ -244,10 +244,9 @@ fn unknown() -> ApiError {
 fn refusal(missing: &Missing) -> ApiError {
     match missing {
         Missing::Unknown => unknown(),
-        Missing::NoTurn => ApiError::TooManyRequests {
-            message: "Too many requests with keys that are not known here. Try again shortly.",
-            seconds: 1,
-        },
+        Missing::NoTurn => {
+            ApiError::TooManyRequests { message: "Too many requests with unknown keys. Try again shortly.", seconds: 1 }
+        }
         Missing::Database(error) if is_unavailable(error) => ApiError::Unavailable(None),
         Missing::Database(error) if is_statement_timeout(error) => ApiError::statement_timeout(),
         Missing::Database(error) => ApiError::Internal(error.to_string()),

@@ -5,20 +5,20 @@ use parking_lot::Mutex;
 use std::time::Instant;
 
 /// A token bucket; one token allows one lookup.
-pub struct TokenBucket {
+pub(super) struct TokenBucket {
     per_second: f64,
     state: Mutex<(Instant, f64)>,
 }
 
 impl TokenBucket {
     /// Creates a full bucket that refills by `per_second` tokens a second.
-    pub fn new(per_second: u32) -> Self {
+    pub(super) fn new(per_second: u32) -> Self {
         let per_second = f64::from(per_second);
         Self { per_second, state: Mutex::new((Instant::now(), per_second)) }
     }
 
     /// Takes one token; returns whether there was one.
-    pub fn take(&self) -> bool {
+    pub(super) fn take(&self) -> bool {
         self.take_at(Instant::now())
     }
 

@@ -39,7 +39,9 @@ fn budget_exhausted() -> Response {
     ApiError::Refused {
         status: StatusCode::SERVICE_UNAVAILABLE,
         kind: ErrorType::InternalServerError,
-        message: "Too many large request bodies at the same time. Nothing was done; try again shortly.".into(),
+        message: "The server is receiving too many large request bodies. It did not process this request. Try again \
+                  shortly."
+            .into(),
         param: Some("request_body".into()),
     }
     .into_response()
@@ -54,7 +56,7 @@ struct ChargedBody {
 
 /// The error that ends a body for which there is no budget.
 #[derive(Debug, thiserror::Error)]
-#[error("no budget for the request's body")]
+#[error("the memory budget has no space for the request body")]
 struct BudgetExhausted;
 
 impl hyper::body::Body for ChargedBody {

@@ -86,7 +86,7 @@ pub async fn serve(listener: TcpListener, app: Router, settings: &Settings, stop
                 Err(error) => {
                     // The process may be out of file descriptors, or the client may have disconnected at once. Neither
                     // stops the server.
-                    tracing::warn!(cause = %error, "a connection could not be accepted");
+                    tracing::warn!(cause = %error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -102,11 +102,11 @@ pub async fn serve(listener: TcpListener, app: Router, settings: &Settings, stop
         connections.spawn(connection);
     }
     drop(listener);
-    tracing::info!("stopping: finishing what runs");
+    tracing::info!("shutting down; waiting for running requests");
     connections.close();
     stopping.cancel();
     if tokio::time::timeout(DEADLINE, connections.wait()).await.is_err() {
-        tracing::warn!(seconds = DEADLINE.as_secs(), "requests still running at the deadline were cut");
+        tracing::warn!(seconds = DEADLINE.as_secs(), "aborting requests that are still running at the deadline");
     }
 }
 
@@ -145,7 +145,7 @@ fn connection(
                         connection.as_mut().graceful_shutdown();
                         let _ = tokio::time::timeout(GOODBYE, connection.as_mut()).await;
                     }
-                    return tracing::debug!(?ending, "a connection without a request was ended");
+                    return tracing::debug!(?ending, "closed a connection without a request");
                 }
             }
         };

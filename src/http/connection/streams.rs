@@ -63,7 +63,7 @@ impl<F: Future> Future for Watched<F> {
         }
         let mut stream = this.stream.lock();
         if stream.handed_out.is_some() && stream.budget.poll_out(context).is_ready() {
-            tracing::debug!("a client takes nothing of an answer: its stream was reset");
+            tracing::debug!("reset the stream of a client that does not read the response");
             return Poll::Ready(());
         }
         Poll::Pending

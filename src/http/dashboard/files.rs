@@ -19,18 +19,18 @@ const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000,
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
 
 /// Redirects `/ui` to the folder `/ui/`, which the relative addresses in the pages need.
-pub async fn to_front_page(OriginalUri(uri): OriginalUri) -> Redirect {
+pub(super) async fn to_front_page(OriginalUri(uri): OriginalUri) -> Redirect {
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     Redirect::temporary(&format!("/ui/{query}"))
 }
 
 /// Serves a page, or a file next to it.
-pub async fn page(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn page(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     file(&state, "/ui", "", request).await
 }
 
 /// Serves a script, a style sheet or a font.
-pub async fn asset(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn asset(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let prefix = if request.uri().path().starts_with("/litellm-asset-prefix") { "/litellm-asset-prefix" } else { "" };
     let mut response = file(&state, prefix, "", request).await?;
     if response.status().is_success() {
@@ -40,17 +40,17 @@ pub async fn asset(State(state): State<AppState>, request: Request) -> Result<Re
 }
 
 /// Serves the logo above the menu.
-pub async fn logo(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn logo(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     file(&state, "", "/assets/logos/litellm_logo.png", request).await
 }
 
 /// Serves the front page's content, as other pages request it before they navigate there.
-pub async fn front_page_data(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn front_page_data(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     file(&state, "", "/index.txt", request).await
 }
 
 /// Serves the icon for the browser's tab.
-pub async fn favicon(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn favicon(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     file(&state, "", "/favicon.ico", request).await
 }
 

@@ -16,11 +16,11 @@ type Opening<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
 
 /// A folder. Paths are relative to it.
 #[derive(Clone, Debug)]
-pub struct Folder(Arc<Path>);
+pub(super) struct Folder(Arc<Path>);
 
 impl Folder {
     /// The folder at this path. The path itself may be a link.
-    pub fn new(directory: &Path) -> Self {
+    pub(super) fn new(directory: &Path) -> Self {
         Self(directory.into())
     }
 
@@ -56,7 +56,7 @@ impl Backend for Folder {
 }
 
 /// An open file, with the metadata from the time when it was opened.
-pub struct FolderFile {
+pub(super) struct FolderFile {
     file: tokio::fs::File,
     metadata: std::fs::Metadata,
 }

@@ -27,7 +27,7 @@ const PAGE_LIMIT: i64 = 1000;
 
 /// The parameters of all lists. Each list uses some of them.
 #[derive(Debug)]
-pub struct ListParams {
+pub(super) struct ListParams {
     page: i64,
     size: i64,
     filter: Filter,
@@ -93,7 +93,7 @@ impl ListParams {
 }
 
 /// `GET /management/v1/users/me`: the caller's user id, role and email.
-pub async fn get_caller(
+pub(super) async fn get_caller(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Value>, ApiError> {
@@ -105,7 +105,7 @@ pub async fn get_caller(
 }
 
 /// The parameters of routes that show a single user or team.
-pub struct OneParams {
+pub(super) struct OneParams {
     user_id: Option<String>,
     team_id: Option<String>,
 }
@@ -118,7 +118,7 @@ impl FromQuery for OneParams {
 
 /// `GET /v2/user/info`: a user, without keys and teams. Callers other than admins and admin viewers can see only their
 /// own user.
-pub async fn get_user(
+pub(super) async fn get_user(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Query(params): Query<OneParams>,
@@ -126,7 +126,7 @@ pub async fn get_user(
     let own = caller.user_id.clone().unwrap_or_default();
     let user_id = params.user_id.filter(|id| !id.is_empty()).unwrap_or_else(|| own.clone());
     if !caller.role.sees_everything() && user_id != own {
-        return Err(ApiError::forbidden("You can see your own user only."));
+        return Err(ApiError::forbidden("You can only see your own user."));
     }
     let mut connection = database::acquire(&state.pool).await?;
     let missing = || ApiError::detail(StatusCode::NOT_FOUND, "User not found");
@@ -148,7 +148,7 @@ pub async fn get_user(
 }
 
 /// `GET /user/list`: a page of users.
-pub async fn list_users(
+pub(super) async fn list_users(
     State(state): State<AppState>,
     Query(params): Query<ListParams>,
 ) -> Result<Json<Value>, ApiError> {
@@ -160,7 +160,7 @@ pub async fn list_users(
 }
 
 /// `GET /user/available_users`: the numbers of users and teams. Neither is limited.
-pub async fn count_users(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn count_users(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
     let mut connection = database::acquire(&state.pool).await?;
     let (users, teams) = store::counts(&mut connection).await?;
     Ok(Json(json!({ "total_users": null, "total_teams": null, "total_users_used": users, "total_teams_used": teams,
@@ -168,7 +168,7 @@ pub async fn count_users(State(state): State<AppState>) -> Result<Json<Value>, A
 }
 
 /// `GET /key/list`: a page of keys, without the keys of sessions.
-pub async fn list_keys(
+pub(super) async fn list_keys(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Query(params): Query<ListParams>,
@@ -188,7 +188,7 @@ pub async fn list_keys(
 }
 
 /// `GET /v2/team/list`: a page of teams.
-pub async fn list_teams(
+pub(super) async fn list_teams(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Query(params): Query<ListParams>,
@@ -210,7 +210,7 @@ pub async fn list_teams(
 
 /// `GET /team/info`: a team with its keys and memberships. Callers other than admins and admin viewers can see only
 /// their own teams.
-pub async fn get_team(
+pub(super) async fn get_team(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Query(params): Query<OneParams>,
@@ -242,7 +242,7 @@ pub async fn get_team(
 }
 
 /// The parameters of a range of days.
-pub struct RangeParams {
+pub(super) struct RangeParams {
     start_date: Option<String>,
     end_date: Option<String>,
 }
@@ -255,7 +255,7 @@ impl FromQuery for RangeParams {
 
 /// `GET /gateway/daily/activity`: the numbers of successful and failed calls, by day and by route. LiteLLM counts the
 /// requests that it receives; litespend counts the calls that were booked.
-pub async fn count_calls(
+pub(super) async fn count_calls(
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<RangeParams>,

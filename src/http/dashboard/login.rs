@@ -72,7 +72,7 @@ struct Person {
 
 /// Logs in with the admin's name and password (by default the master key), or with a user's id or email address and one
 /// of that user's keys.
-pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn log_in(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let Some(ui) = &state.settings.ui else { return Err(ApiError::detail(StatusCode::NOT_FOUND, "Not Found")) };
     // All clients without a known address share one counter of attempts.
     let address = client_ip::of_request(&state.settings, &request).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -81,9 +81,12 @@ pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<R
     login_request::check(&parts, &origin)?;
     let body = axum::body::to_bytes(body, BODY_LIMIT)
         .await
-        .map_err(|_| ApiError::bad_request(ErrorType::BadRequest, "The body is too large or was cut off."))?;
+        .map_err(|_| ApiError::bad_request(ErrorType::BadRequest, "The request body is too large or incomplete."))?;
     let login: LoginRequest = serde_json::from_slice(&body).map_err(|_| {
-        ApiError::bad_request(ErrorType::BadRequest, "Expected a JSON object with the texts `username` and `password`.")
+        ApiError::bad_request(
+            ErrorType::BadRequest,
+            "Expected a JSON object with the strings `username` and `password`.",
+        )
     })?;
     let person = admit(&state, ui, &login, &Attempt::new(address, &login.username)).await?;
     let (token, expires) = open_session(&state, person).await?;
@@ -94,7 +97,7 @@ pub async fn log_in(State(state): State<AppState>, request: Request) -> Result<R
 async fn admit(state: &AppState, ui: &UiSettings, login: &LoginRequest, attempt: &Attempt) -> Result<Person, ApiError> {
     if let Err(wait) = state.logins.begin(attempt) {
         return Err(ApiError::TooManyRequests {
-            message: "Too many failed logins with this name or from this address; try again in five minutes.",
+            message: "Too many failed logins with this username or from this IP address. Try again in five minutes.",
             seconds: wait.as_secs(),
         });
     }
@@ -160,8 +163,8 @@ fn refused() -> ApiError {
         status: StatusCode::UNAUTHORIZED,
         kind: ErrorType::AuthError,
         message:
-            "Invalid credentials. Log in as the admin with the master key (or UI_USERNAME and UI_PASSWORD), or with a \
-             user's id or address and one of the user's keys."
+            "Invalid credentials. Log in as the admin with the master key (or UI_USERNAME and UI_PASSWORD), or as a user \
+             with the user's ID or e-mail address and one of the user's keys."
                 .into(),
         param: Some("invalid_credentials".into()),
     }

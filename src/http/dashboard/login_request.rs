@@ -19,7 +19,7 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const HOST_BYTES: usize = 255;
 
 /// The scheme and host by which the browser reached this server, as far as they can be trusted.
-pub struct PublicOrigin {
+pub(super) struct PublicOrigin {
     /// `http` or `https`.
     pub scheme: &'static str,
     /// The host as the browser names it; `None` if that is not a valid host.
@@ -28,7 +28,7 @@ pub struct PublicOrigin {
 
 impl PublicOrigin {
     /// The origin of a request: from the forwarded headers of a trusted proxy, else from the request itself.
-    pub fn of(state: &AppState, parts: &Parts) -> Self {
+    pub(super) fn of(state: &AppState, parts: &Parts) -> Self {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip().to_canonical());
         let trusted = state.settings.use_x_forwarded_for
             && peer.is_some_and(|peer| state.settings.trusted_proxies.iter().any(|network| network.contains(peer)));
@@ -45,7 +45,7 @@ impl PublicOrigin {
     }
 
     /// The full URL of a path, or the path alone if no host can be trusted.
-    pub fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         match &self.host {
             Some(host) => format!("{}://{host}{path}", self.scheme),
             None => path.to_owned(),
@@ -69,12 +69,12 @@ fn host(text: &str) -> Option<String> {
 }
 
 /// Refuses requests that a page of another site can make a browser send.
-pub fn check(parts: &Parts, public: &PublicOrigin) -> Result<(), ApiError> {
+pub(super) fn check(parts: &Parts, public: &PublicOrigin) -> Result<(), ApiError> {
     if !parts.headers.contains_key(header::CONTENT_TYPE) || !declares_json(&parts.headers) {
         return Err(ApiError::Refused {
             status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
             kind: ErrorType::InvalidRequest,
-            message: "A login is JSON: send it with the header Content-Type: application/json.".into(),
+            message: "A login request must be JSON. Send the header Content-Type: application/json.".into(),
             param: None,
         });
     }
@@ -103,5 +103,5 @@ pub fn check(parts: &Parts, public: &PublicOrigin) -> Result<(), ApiError> {
 }
 
 fn foreign() -> ApiError {
-    ApiError::forbidden("A login must come from this server's own pages.")
+    ApiError::forbidden("A login request must come from a page of this server.")
 }

@@ -14,7 +14,7 @@ static SHAPES: LazyLock<HashMap<String, Value>> =
     LazyLock::new(|| serde_json::from_str(include_str!("../../../data/dashboard_shapes.json")).unwrap_or_default());
 
 /// Answers with the empty shape of the path.
-pub async fn answer(path: MatchedPath) -> Result<Json<Value>, ApiError> {
+pub(super) async fn answer(path: MatchedPath) -> Result<Json<Value>, ApiError> {
     let path = match path.as_str() {
         "/.well-known/litellm-ui-config" => "/litellm/.well-known/litellm-ui-config",
         path => path,

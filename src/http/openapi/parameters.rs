@@ -18,7 +18,7 @@ const INSTANT: &str = concat!(
 );
 
 /// Adds to every parameter of an operation which values it accepts.
-pub fn complete(path: &str, operation: &mut Operation) {
+pub(super) fn complete(path: &str, operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         if let RefOr::T(parameter) = parameter {
             complete_parameter(path, parameter);
@@ -44,7 +44,7 @@ fn complete_parameter(path: &str, parameter: &mut Parameter) {
 }
 
 /// Adds to the string fields of records that they must not contain a NUL, as for parameters.
-pub fn complete_records(components: &mut Components) {
+pub(super) fn complete_records(components: &mut Components) {
     for name in ["UsageRecord", "StandardLoggingPayload"] {
         if let Some(RefOr::T(Schema::Object(record))) = components.schemas.get_mut(name) {
             record.properties.values_mut().for_each(complete_text);

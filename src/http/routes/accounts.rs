@@ -37,13 +37,13 @@ pub(crate) async fn for_change(state: &AppState) -> Result<crate::store::PooledC
 
 fn refusal(conflict: Conflict, id: &str) -> ApiError {
     match conflict {
-        Conflict::Token => ApiError::bad_request(ErrorType::BadRequest, "The key exists already."),
+        Conflict::Token => ApiError::bad_request(ErrorType::BadRequest, "The key already exists."),
         Conflict::Alias => ApiError::bad_request(
             ErrorType::BadRequest,
             format!("Key with alias '{id}' already exists. Unique key aliases across all keys are required."),
         ),
-        Conflict::NoTeam => ApiError::nested(StatusCode::NOT_FOUND, "The team doesn't exist."),
-        Conflict::Id => ApiError::nested(StatusCode::CONFLICT, format!("The id {id} already exists. Use another.")),
+        Conflict::NoTeam => ApiError::nested(StatusCode::NOT_FOUND, "The team does not exist."),
+        Conflict::Id => ApiError::nested(StatusCode::CONFLICT, format!("The ID {id} already exists. Use another ID.")),
         Conflict::Email => ApiError::nested(StatusCode::CONFLICT, format!("User with email {id} already exists")),
     }
 }
@@ -122,7 +122,7 @@ pub async fn delete_keys(
     let missing_alias = of_aliases.len() < aliases.len();
     tokens.extend(of_aliases);
     if missing_alias || !store::delete_keys(&mut connection, &tokens, name_of(&caller)).await? {
-        return Err(not_found("Not all of the keys exist; nothing was deleted."));
+        return Err(not_found("Some of the keys do not exist. No key was deleted."));
     }
     for token in &tokens {
         state.keys.forget(token).await;

@@ -130,7 +130,8 @@ async fn change(
         if let (false, Some(Extension(ClientAddress(address)))) = (force, sender)
             && !changed.allows(address)
         {
-            let message = format!("The list would no longer allow your own address {address}. Use ?force=true.");
+            let message =
+                format!("The new list does not allow your own address {address}. To save it anyway, use ?force=true.");
             return Err(ApiError::nested(StatusCode::CONFLICT, message));
         }
         Ok(changed.entries.unwrap_or_default())

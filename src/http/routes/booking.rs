@@ -329,7 +329,7 @@ fn status(results: &[UsageResult]) -> StatusCode {
 }
 
 fn failure(error: BookingError) -> ApiError {
-    tracing::error!(cause = %error, "usage was not booked");
+    tracing::error!(cause = %error, "cannot book usage");
     let again = "It is safe to send the same records again: those with an idempotency_key (for LiteLLM: an id) are \
                  never counted twice.";
     match error {
@@ -341,12 +341,12 @@ fn failure(error: BookingError) -> ApiError {
         },
         BookingError::OldTables(columns) => ApiError::nested(
             StatusCode::CONFLICT,
-            format!("Usage can't be booked into this database: LiteLLM is too old, its tables have no {columns}."),
+            format!("This database does not support booking: LiteLLM is too old, and its tables lack {columns}."),
         ),
         BookingError::NotInstalled => ApiError::nested(
             StatusCode::CONFLICT,
-            "LiteLLM owns this database, and nobody said that usage may be booked into it: `litespend booking install` \
-             does, and `litespend booking remove` takes it back.",
+            "LiteLLM owns this database, and booking is not enabled for it. To enable it, run `litespend booking \
+             install`; to disable it again, run `litespend booking remove`.",
         ),
         BookingError::Failed(_) => ApiError::Refused {
             status: StatusCode::INTERNAL_SERVER_ERROR,

@@ -152,11 +152,11 @@ pub async fn list_spend_logs(
     };
     match range {
         Some(_) if params.summarize && is_page => {
-            let message = "limit and cursor are for rows: with both dates, give summarize=false too";
+            let message = "limit and cursor apply to rows only. With both dates, also set summarize=false.";
             Err(ApiError::bad_request(ErrorType::InvalidRequest, message))
         }
         Some(_) if params.summarize && !Format::admits_json(&headers) => {
-            let message = "A summary is JSON; summarize=false gives rows in other forms";
+            let message = "A summary is available as JSON only. For rows in other formats, set summarize=false.";
             Err(ApiError::Refused {
                 status: StatusCode::NOT_ACCEPTABLE,
                 kind: ErrorType::InvalidRequest,
@@ -192,8 +192,8 @@ fn check_days_to_fill(last: NaiveDate, end: NaiveDate) -> Result<(), ApiError> {
         return Ok(());
     }
     let message = format!(
-        "end_date lies more than {MAX_DAYS_TO_FILL} days after the last day with spend, and each day between would be an \
-         empty summary. Give an earlier end_date, or summarize=false for rows."
+        "end_date is more than {MAX_DAYS_TO_FILL} days after the last day with spend, and each day in between would be \
+         an empty summary. Use an earlier end_date, or set summarize=false to get rows."
     );
     Err(ApiError::bad_request(ErrorType::InternalError, message))
 }

@@ -231,7 +231,7 @@ pub async fn get_spend_report(
         && params.team_id.is_none()
         && params.customer_id.is_some()
     {
-        let message = "customer_id can be given with team_id only";
+        let message = "customer_id requires team_id";
         return Err(ApiError::bad_request(ErrorType::InvalidRequest, message));
     }
     let grouping = match (params.team_id, params.customer_id) {

@@ -173,7 +173,7 @@ async fn put(shared: &Shared, chunk: Bytes, left: &mut Duration) -> Result<(), A
                         return Ok(());
                     }
                     Err(error) => {
-                        tracing::warn!(cause = %error, "the file of an answer that is read ahead can't be written");
+                        tracing::warn!(cause = %error, "cannot write to the read-ahead file of a response");
                         buffer.spool_failed = true;
                     }
                 }
@@ -196,7 +196,7 @@ async fn put(shared: &Shared, chunk: Bytes, left: &mut Duration) -> Result<(), A
 }
 
 fn too_slow() -> ApiError {
-    ApiError::Internal("the client took an answer too slowly that is larger than what is read ahead".to_owned())
+    ApiError::Internal("the client reads a response too slowly that is larger than the read-ahead buffer".to_owned())
 }
 
 /// Chooses where the next chunk goes: into memory if the file is empty and memory has space, and into the file
@@ -217,7 +217,7 @@ fn choose(shared: &Shared, chunk: &Bytes) -> Put {
         match shared.budget.file() {
             Ok(spool) => buffer.spool = Some(spool),
             Err(error) => {
-                tracing::warn!(cause = %error, "no file can be made for an answer that is read ahead");
+                tracing::warn!(cause = %error, "cannot create a read-ahead file for a response");
                 buffer.spool_failed = true;
                 return Put::Full;
             }
@@ -258,7 +258,9 @@ impl Taker {
                     let read = tokio::task::spawn_blocking(move || range.read()).await;
                     let chunk = match read.map_err(io::Error::other).and_then(|read| read) {
                         Ok(bytes) => Bytes::from(bytes),
-                        Err(error) => return Some(Err(ApiError::Internal(format!("what was read ahead: {error}")))),
+                        Err(error) => {
+                            return Some(Err(ApiError::Internal(format!("cannot read the read-ahead file: {error}"))));
+                        }
                     };
                     let mut buffer = self.shared.lock();
                     if let Some(spool) = &mut buffer.spool {

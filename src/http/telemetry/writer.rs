@@ -66,7 +66,7 @@ impl Queue {
             self.changed.notify_all();
             drop(state);
             if unreported > 0 {
-                tracing::warn!(lines = unreported, "the log was not read; lines were dropped");
+                tracing::warn!(lines = unreported, "dropped log lines, because the log was not read fast enough");
             }
         }
     }
@@ -83,7 +83,7 @@ pub fn dropped_lines() -> u64 {
 }
 
 /// Starts the writer thread. It has its own file descriptor, so that it does not share the lock on standard error.
-pub fn start() -> io::Result<LogWriter> {
+pub(super) fn start() -> io::Result<LogWriter> {
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     std::thread::Builder::new().name("log".into()).spawn(move || QUEUE.write_to(out))?;
     Ok(LogWriter)
@@ -91,7 +91,7 @@ pub fn start() -> io::Result<LogWriter> {
 
 /// Puts the log's lines into the queue.
 #[derive(Clone, Copy, Debug)]
-pub struct LogWriter;
+pub(super) struct LogWriter;
 
 impl MakeWriter<'_> for LogWriter {
     type Writer = Self;

@@ -65,7 +65,7 @@ fn is_set_by_proxies(name: &HeaderName) -> bool {
 /// Removes the headers that are not meant for the upstream, and sets the `X-Forwarded-*` headers: the client's address,
 /// and the scheme and host that the client used. They describe the connection or, if its peer is a trusted proxy, they
 /// are what that proxy says. Such a proxy may name the port as well.
-pub fn rewrite(settings: &Settings, uri: &Uri, peer: Option<&ConnectInfo<SocketAddr>>, headers: &mut HeaderMap) {
+pub(super) fn rewrite(settings: &Settings, uri: &Uri, peer: Option<&ConnectInfo<SocketAddr>>, headers: &mut HeaderMap) {
     let forwarded = ForwardedHeaders::of(settings, uri, peer, headers);
     // The new headers are written last, so that nothing the client names in `Connection` removes them.
     remove_hop_by_hop(headers);
@@ -130,7 +130,7 @@ fn single(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
 }
 
 /// The elements of a header whose value is a comma-separated list.
-pub fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+pub(super) fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
     headers
         .get_all(name)
         .iter()
@@ -140,7 +140,7 @@ pub fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<
 }
 
 /// Removes the hop-by-hop headers and those that `Connection` names. `TE: trailers` is kept.
-pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = elements(headers, &header::CONNECTION).filter_map(|name| name.parse().ok()).collect();
     let trailers = elements(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
     for name in named.iter().chain(&HOP_BY_HOP) {
@@ -152,7 +152,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Joins several `Cookie` headers into one: HTTP/2 may split cookies, HTTP/1.1 has one header.
-pub fn join_cookies(headers: &mut HeaderMap) {
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if cookies.len() > 1
         && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))

@@ -25,7 +25,7 @@ use crate::http::error::ApiError;
 use crate::http::upstream::forwarded::elements;
 
 /// Most WebSockets that are open at the same time; beyond them, 503.
-pub const MAX_OPEN: usize = 1000;
+pub(super) const MAX_OPEN: usize = 1000;
 
 /// How long a WebSocket may be silent in both directions before it is closed. Usually both ends ping each other much
 /// more often.
@@ -36,7 +36,7 @@ const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A valid handshake of a client.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Handshake {
+pub(super) struct Handshake {
     /// The value of `Sec-WebSocket-Accept` that accepts the handshake.
     accept: String,
 }
@@ -45,7 +45,7 @@ impl Handshake {
     /// Reads the handshake of a request that asks for a WebSocket. Returns `None` for every other request: no other
     /// switch of protocol is forwarded, and a request for one goes on as a plain request. Refuses an invalid WebSocket
     /// handshake.
-    pub fn of(request: &Request) -> Result<Option<Self>, ApiError> {
+    pub(super) fn of(request: &Request) -> Result<Option<Self>, ApiError> {
         let headers = request.headers();
         let asks = elements(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
         let protocols: Vec<&str> =
@@ -55,21 +55,24 @@ impl Handshake {
             return Ok(None);
         }
         if request.method() != Method::GET || has_body(headers) {
-            return Err(ApiError::detail(StatusCode::BAD_REQUEST, "A WebSocket begins with a GET without a body."));
+            return Err(ApiError::detail(
+                StatusCode::BAD_REQUEST,
+                "A WebSocket handshake must be a GET request without a body.",
+            ));
         }
         if only(headers, &header::SEC_WEBSOCKET_VERSION) != Some(b"13") {
-            return Err(ApiError::detail(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version has to be 13."));
+            return Err(ApiError::detail(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13."));
         }
         let key = only(headers, &header::SEC_WEBSOCKET_KEY);
         let Some(key) = key.filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)) else {
-            return Err(ApiError::detail(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key has to be 16 bytes in base64."));
+            return Err(ApiError::detail(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64."));
         };
         let accept = STANDARD.encode(Sha1::new_with_prefix(key).chain_update(GUID).finalize());
         Ok(Some(Self { accept }))
     }
 
     /// Whether the headers of the upstream's answer accept this handshake.
-    pub fn is_answered_by(&self, answer: &HeaderMap) -> bool {
+    pub(super) fn is_answered_by(&self, answer: &HeaderMap) -> bool {
         only(answer, &header::UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
             && only(answer, &header::SEC_WEBSOCKET_ACCEPT) == Some(self.accept.as_bytes())
     }
@@ -87,7 +90,7 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
 }
 
 /// Switches to WebSocket: copies bytes in both directions until one side ends the connection or both are silent.
-pub fn switch(
+pub(super) fn switch(
     mut answer: hyper::Response<hyper::body::Incoming>,
     client_side: OnUpgrade,
     permit: OwnedSemaphorePermit,
@@ -103,10 +106,10 @@ pub fn switch(
                 tokio::select! {
                     // A connection that was cut counts as ended.
                     _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                    () = activity.silent(IDLE_LIMIT) => tracing::debug!("a silent WebSocket was closed"),
+                    () = activity.silent(IDLE_LIMIT) => tracing::debug!("closed an idle WebSocket"),
                 }
             }
-            Err(error) => tracing::debug!(cause = %error, "a change of protocol was not finished"),
+            Err(error) => tracing::debug!(cause = %error, "cannot complete a protocol upgrade"),
         }
     });
     let mut response = crate::http::upstream::plain(answer.map(|_| axum::body::Body::empty()));

@@ -384,7 +384,7 @@ impl Texts {
         let missing = self.dictionary.write().take_cached(numbers(&entries));
         if let Some(number) = missing.first() {
             // An error is better than a response with a missing name.
-            return Err(sqlx::Error::Protocol(format!("the rollups' word {number} is missing")));
+            return Err(sqlx::Error::Protocol(format!("the rollups' dictionary has no entry {number}")));
         }
         let day = entries.first().map_or(NaiveDate::MIN, |entry| entry.day);
         Ok(DayEntries { day, entries, dictionary: Arc::clone(&self.dictionary) })

@@ -5,13 +5,13 @@ use serde_json::Value;
 
 /// Whether lists are compared in order.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Lists {
+pub(crate) enum Lists {
     InOrder,
     AsSets,
 }
 
 /// Where and how two values differ, if they do.
-pub fn difference(ours: &Value, recorded: &Value, lists: Lists) -> Option<String> {
+pub(crate) fn difference(ours: &Value, recorded: &Value, lists: Lists) -> Option<String> {
     compare(ours, recorded, lists, "$")
 }
 

@@ -42,14 +42,14 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const TEMPLATE_LOCK: i64 = 0x6c69_7465;
 
 /// A test's own database, dropped with this value.
-pub struct TestDatabase {
+pub(crate) struct TestDatabase {
     url: String,
     name: String,
 }
 
 impl TestDatabase {
     /// The URL of the database.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 }
@@ -72,7 +72,7 @@ impl Drop for TestDatabase {
 }
 
 /// Names a template by what it is made from, such as the checksums of all migrations.
-pub fn fingerprint<T: Hash>(parts: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn fingerprint<T: Hash>(parts: impl IntoIterator<Item = T>) -> String {
     let mut hasher = DefaultHasher::new();
     for part in parts {
         part.hash(&mut hasher);
@@ -82,7 +82,7 @@ pub fn fingerprint<T: Hash>(parts: impl IntoIterator<Item = T>) -> String {
 
 /// Creates a copy of the template with this fingerprint. The first caller has `migrate` fill the template, given the
 /// URL of an empty database. `migrate` must have closed its connections when it returns.
-pub async fn create_database<M>(fingerprint: &str, migrate: M) -> TestDatabase
+pub(crate) async fn create_database<M>(fingerprint: &str, migrate: M) -> TestDatabase
 where
     M: AsyncFnOnce(&str),
 {

@@ -7,12 +7,12 @@ use sqlx::PgPool;
 use super::insert;
 
 /// The raw key with this number.
-pub fn key(number: usize) -> String {
+pub(crate) fn key(number: usize) -> String {
     format!("sk-writer-{number:04}")
 }
 
 /// Creates this many keys. Several keys share the same owners, so that they share counters.
-pub async fn create(pool: &PgPool, keys: usize) {
+pub(crate) async fn create(pool: &PgPool, keys: usize) {
     let organization = json!([{"organization_id": "org-1", "organization_alias": "Org", "budget_id": "b-1", "models": [],
                                "created_by": "test", "updated_by": "test"}]);
     insert(&mut pool.acquire().await.unwrap(), "LiteLLM_OrganizationTable", &organization).await;

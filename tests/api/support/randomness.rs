@@ -4,7 +4,7 @@ use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngSeed, TestCaseResult, TestRunner};
 
 /// The seed of this test: the requested one, or a new one.
-pub fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let asked = std::env::var("LITESPEND_TEST_SEED").ok();
     let seed = asked.map_or_else(|| u64::from(rand::random::<u32>()), |text| text.parse().unwrap());
     println!("LITESPEND_TEST_SEED={seed}");
@@ -13,7 +13,7 @@ pub fn seed() -> u64 {
 
 /// Checks a rule with this many random cases. If a case breaks the rule, the smallest such case is printed with the
 /// seed.
-pub fn check<S: Strategy>(cases: u32, strategy: S, rule: impl Fn(S::Value) -> TestCaseResult) {
+pub(crate) fn check<S: Strategy>(cases: u32, strategy: S, rule: impl Fn(S::Value) -> TestCaseResult) {
     let seed = seed();
     let config = Config {
         cases,

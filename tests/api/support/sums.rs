@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 
 /// Compares the log with all counters and daily tables.
-pub async fn assert_consistent(pool: &PgPool) {
+pub(crate) async fn assert_consistent(pool: &PgPool) {
     let differences: Vec<(String, String, f64, f64)> = sqlx::query_as(
         r#"
         WITH log AS (SELECT * FROM "LiteLLM_SpendLogs"),
@@ -43,6 +43,6 @@ pub async fn assert_consistent(pool: &PgPool) {
 }
 
 /// The number of rows in the log.
-pub async fn rows(pool: &PgPool) -> i64 {
+pub(crate) async fn rows(pool: &PgPool) -> i64 {
     sqlx::query_scalar(r#"SELECT count(*) FROM "LiteLLM_SpendLogs""#).fetch_one(pool).await.unwrap()
 }

@@ -153,7 +153,7 @@ fn add_key(keys: &mut BTreeMap<String, Box<KeyMetrics>>, key: &str, metrics: &Fi
 fn too_many(date: &str) -> ApiError {
     let message = format!(
         "{date} has more than {MAX_ROWS} sums of models, keys, providers, tools, endpoints, teams and tags. \
-         Ask for one model, key, team or tag."
+         Filter by a model, key, team or tag."
     );
     ApiError::detail(StatusCode::BAD_REQUEST, message)
 }

@@ -247,7 +247,7 @@ fn parse_cursor(text: &str) -> Result<Option<SessionCursor>, ApiError> {
     let time = NaiveDateTime::parse_from_str(time, "%Y-%m-%d %H:%M:%S%.f").ok();
     let time = time.filter(|time| (-4_711..=250_000).contains(&chrono::Datelike::year(time)));
     let last_activity = time.ok_or_else(|| {
-        ApiError::bad_request(ErrorType::InternalServerError, "session_cursor must be one that a page before has given")
+        ApiError::bad_request(ErrorType::InternalServerError, "session_cursor must be a cursor from a previous page")
     })?;
     Ok(Some(SessionCursor { last_activity, api_key: api_key.to_owned(), session_key: session_key.to_owned() }))
 }

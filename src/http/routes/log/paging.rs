@@ -144,7 +144,7 @@ fn rows(
             filter.after = last;
         }
         if left_out > 0 {
-            tracing::warn!(columns = left_out, "JSON columns of the log that are too long to be given are null in an answer");
+            tracing::warn!(columns = left_out, "the response contains null for JSON columns of the log that are too long");
         }
         reading.finish().await?;
         yield writer.end()?;

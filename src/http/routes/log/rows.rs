@@ -114,7 +114,7 @@ pub async fn get_log_texts(
     Query(params): Query<LogTextsParams>,
 ) -> Result<Response, ApiError> {
     let Ok(Path(request_id)) = path else {
-        return Err(ApiError::detail(StatusCode::BAD_REQUEST, "The request's id in the path is not UTF-8"));
+        return Err(ApiError::detail(StatusCode::BAD_REQUEST, "The request ID in the path is not UTF-8"));
     };
     // PostgreSQL stores no NUL, so no request ID contains one.
     if request_id.contains('\0') {
