@@ -1,7 +1,7 @@
 //! Turns usage and prices into a bill whose lines add up to the cost.
 
-pub mod amount;
-pub mod breakdown;
-pub mod cost;
-pub mod token_cost;
-pub mod tools;
+pub(crate) mod amount;
+pub(crate) mod breakdown;
+pub(crate) mod cost;
+pub(crate) mod token_cost;
+pub(crate) mod tools;

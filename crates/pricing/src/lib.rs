@@ -31,7 +31,7 @@
 //! 2. `usage` converts the reported usage to one form. Before a call, `tokens` counts the messages instead.
 //! 3. `bill` applies the provider's rules and draws up the lines of a bill. Their exact sum is the cost.
 //!
-//! The rules are those of LiteLLM 1.109.1. Where LiteLLM fails with an error of its own, this crate refuses with a
+//! The rules are those of LiteLLM 1.110.2. Where LiteLLM fails with an error of its own, this crate refuses with a
 //! reason. A model without a price is an error; its cost is never reported as zero. Zero is the price of local models,
 //! and of use that a chat response doesn't bill (images, seconds).
 
@@ -141,6 +141,8 @@ pub struct Calculation {
     pub price_entry: Option<String>,
     /// Whether the price belongs to a model that LiteLLM no longer lists.
     pub retired: bool,
+    /// The last version of LiteLLM that listed a retired model, if it is known.
+    pub last_version: Option<String>,
     /// The lines of the bill.
     pub components: Vec<Component>,
     /// Prompt tokens, including cached ones: as reported, or as counted before a call.
@@ -327,6 +329,7 @@ impl Pricer {
             provider: provider.to_owned(),
             price_entry: None,
             retired: false,
+            last_version: None,
             components,
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
@@ -404,6 +407,7 @@ fn calculation(resolved: &Resolved, usage: &Usage, bill: Bill) -> Result<Calcula
         provider: resolved.provider.clone(),
         price_entry: Some(resolved.prices.name.clone()),
         retired: resolved.prices.retired,
+        last_version: resolved.prices.last_version.clone(),
         components,
         prompt_tokens: usage.prompt_tokens,
         completion_tokens: usage.completion_tokens,

@@ -1,8 +1,8 @@
 //! Maps a model's name to its provider and to its entry in the price table.
 
-pub mod bedrock;
-pub mod catalog;
-pub mod lookup;
-pub mod provider;
-pub mod provider_lists;
-pub mod size_class;
+pub(crate) mod bedrock;
+pub(crate) mod catalog;
+pub(crate) mod lookup;
+pub(crate) mod provider;
+pub(crate) mod provider_lists;
+pub(crate) mod size_class;

@@ -1,12 +1,13 @@
 //! The price table: LiteLLM's `model_prices_and_context_window.json`, or the built-in table. The built-in table is the
-//! same file plus the models that LiteLLM has dropped, marked `retired`.
+//! same file plus the models that LiteLLM has dropped, marked `retired`. An entry with `alias_of` only names the entry
+//! that it stands for.
 //!
 //! A table is refused as a whole if it is not a JSON object or prices nothing. A single entry that can't be read is
 //! skipped and reported, so that one typing error doesn't stop billing.
 
-pub mod custom;
-pub mod off_peak;
-pub mod prices;
+pub(crate) mod custom;
+pub(crate) mod off_peak;
+pub(crate) mod prices;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -94,6 +95,10 @@ impl PriceTable {
         for (name, entry) in &models {
             table.insert(name, entry);
         }
+        // An alias may come before the model that it stands for.
+        for (name, entry) in &models {
+            table.insert_alias(name, entry);
+        }
         if !table.entries.values().any(|prices| prices.has_prices) {
             return Err(TableError::Empty);
         }
@@ -101,7 +106,7 @@ impl PriceTable {
     }
 
     fn insert(&mut self, name: &str, entry: &Value) {
-        if is_annotation(name) {
+        if is_annotation(name) || target_of(entry).is_some() {
             return;
         }
         let entry = match readable_entry(entry) {
@@ -115,17 +120,35 @@ impl PriceTable {
         let aliases = entry.get("aliases").and_then(Value::as_array);
         let aliases = aliases.into_iter().flatten().filter_map(Value::as_str);
         for key in std::iter::once(name).chain(aliases) {
-            if key != name && self.entries.contains_key(key) {
-                continue;
+            if key == name || !self.entries.contains_key(key) {
+                self.insert_name(key, &prices);
             }
-            let lower = key.to_lowercase();
-            if lower != key {
-                self.lower_case.insert(lower.into(), key.into());
+        }
+    }
+
+    fn insert_name(&mut self, name: &str, prices: &Arc<ModelPrices>) {
+        let lower = name.to_lowercase();
+        if lower != name {
+            self.lower_case.insert(lower.into(), name.into());
+        }
+        if prices.provider == "openai" && !is_fine_tuning_base(name) {
+            self.openai_models.push(name.into());
+        }
+        self.entries.insert(name.into(), Arc::clone(prices));
+    }
+
+    /// Inserts an entry that only says which other entry it stands for.
+    fn insert_alias(&mut self, name: &str, entry: &Value) {
+        let Some(target) = target_of(entry) else {
+            return;
+        };
+        match self.entries.get(target).filter(|prices| prices.name == target).cloned() {
+            Some(_) if self.entries.contains_key(name) => {}
+            Some(prices) => self.insert_name(name, &prices),
+            None => {
+                let reason = format!("alias_of names {target}, which is not a model");
+                self.skipped.push(SkippedEntry { model: name.to_owned(), reason });
             }
-            if prices.provider == "openai" && !is_fine_tuning_base(key) {
-                self.openai_models.push(key.into());
-            }
-            self.entries.insert(key.into(), Arc::clone(&prices));
         }
     }
 
@@ -280,8 +303,18 @@ fn is_compared(field: &str) -> bool {
         || field.contains("multiplier")
         || matches!(
             field,
-            "litellm_provider" | "mode" | "provider_specific_entry" | "web_search_billing_unit" | "retired"
+            "alias_of"
+                | "litellm_provider"
+                | "mode"
+                | "provider_specific_entry"
+                | "web_search_billing_unit"
+                | "retired"
         )
+}
+
+/// The entry for which an alias stands. `None` if the entry is a model.
+fn target_of(entry: &Value) -> Option<&str> {
+    entry.get("alias_of")?.as_str()
 }
 
 /// Whether a key of the file is not a model.

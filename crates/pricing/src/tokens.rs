@@ -5,11 +5,11 @@
 //! unknown fields too), the arguments of tool calls, and the parts of content lists. Images cost tokens by size; see
 //! [`crate::tokens::images`].
 
-pub mod bpe;
-pub mod encoding;
-pub mod images;
-pub mod split;
-pub mod tokenizer;
+pub(crate) mod bpe;
+pub(crate) mod encoding;
+pub(crate) mod images;
+pub(crate) mod split;
+pub(crate) mod tokenizer;
 
 use serde_json::{Map, Value};
 use unicode_general_category::{GeneralCategory as Category, get_general_category};
@@ -30,7 +30,7 @@ const DEEPEST_CONTENT: u32 = 32;
 
 /// How the messages for a model are counted.
 #[derive(Debug, Clone, Copy)]
-pub struct MessageCounter {
+pub(crate) struct MessageCounter {
     encoding: Encoding,
     per_message: u64,
     /// Tokens added for a `name`. Negative for the oldest chat model, which omits the role if there is a name.
@@ -39,7 +39,7 @@ pub struct MessageCounter {
 
 impl MessageCounter {
     /// The counter for a model name, as requested or as listed.
-    pub fn new(table: &PriceTable, model: &str) -> Self {
+    pub(crate) fn new(table: &PriceTable, model: &str) -> Self {
         let is_oldest = tokenizer::base_name(table, model) == "gpt-3.5-turbo-0301";
         Self {
             encoding: tokenizer::encoding(table, model),
@@ -52,7 +52,7 @@ impl MessageCounter {
     ///
     /// # Errors
     /// [`PricingError::InvalidMessages`] if a message or a content part can't be counted.
-    pub fn count(&self, messages: &[Value]) -> Result<u64, PricingError> {
+    pub(crate) fn count(&self, messages: &[Value]) -> Result<u64, PricingError> {
         if messages.is_empty() {
             return Ok(0);
         }
@@ -141,16 +141,10 @@ impl MessageCounter {
             Some("image") => images::count_source(part.get("source")),
             Some("document") => self.document(part, depth),
             Some("file") => Ok(self.file(part.get("file"))),
-            Some("tool_use") => Ok(self.fields(part, &["name"], depth)?
-                + self.object_text(part.get("input"))
-                + self.object_text(part.get("caller"))),
+            Some("tool_use") => self.fields(part, &["name", "input", "caller"], depth),
             Some("tool_result") => self.fields(part, &["content"], depth),
             Some("search_result") => self.fields(part, &["source", "title", "content"], depth),
-            Some(_) => Err(invalid(
-                "a content part must be of type text, image_url, image, document, file, tool_use, \
-                 tool_result, thinking, redacted_thinking, compaction, tool_reference or \
-                 search_result",
-            )),
+            Some(other) => self.server_tool(other, part, depth),
             None => Err(invalid("a content part must have a type")),
         }
     }
@@ -170,6 +164,38 @@ impl MessageCounter {
             };
         }
         Ok(total)
+    }
+
+    /// Counts the call or the result of a tool that Anthropic runs itself.
+    fn server_tool(&self, kind: &str, part: &Object, depth: u32) -> Result<u64, PricingError> {
+        let names = server_tool_fields(kind).ok_or_else(|| {
+            invalid(
+                "a content part must be of type text, image_url, image, document, file, tool_use, tool_result, \
+                 thinking, redacted_thinking, compaction, tool_reference, search_result, or a part of a tool that \
+                 Anthropic runs",
+            )
+        })?;
+        match part.get("content") {
+            Some(Value::Object(result)) if names.contains(&"content") => {
+                let others: Vec<&str> = names.iter().copied().filter(|name| *name != "content").collect();
+                Ok(self.fields(part, &others, depth)? + self.result(result, depth + 1)?)
+            }
+            _ => self.fields(part, names, depth),
+        }
+    }
+
+    /// Counts the content of a server tool's part, if that is one object and not a list.
+    fn result(&self, result: &Object, depth: u32) -> Result<u64, PricingError> {
+        if depth > DEEPEST_CONTENT {
+            return Err(invalid("content is nested too deeply"));
+        }
+        let kind = result.get("type").and_then(Value::as_str).unwrap_or_default();
+        match kind {
+            "document" if is_anthropic_document(result) => self.document(result, depth),
+            "tool_use" | "tool_result" | "search_result" => self.part(result, depth),
+            kind if server_tool_fields(kind).is_some() => self.part(result, depth),
+            _ => Err(invalid("the content of a server tool's part must be a document or a part of a tool")),
+        }
     }
 
     fn object_text(&self, value: Option<&Value>) -> u64 {
@@ -245,6 +271,53 @@ impl MessageCounter {
         }
         self.text(&texts)
     }
+}
+
+/// The fields that are counted of a part that belongs to a tool of Anthropic's servers. `None` for other parts.
+fn server_tool_fields(kind: &str) -> Option<&'static [&'static str]> {
+    let fields: &[&str] = match kind {
+        "server_tool_use" | "mcp_tool_use" => &["name", "input"],
+        "web_search_tool_result"
+        | "web_fetch_tool_result"
+        | "code_execution_tool_result"
+        | "bash_code_execution_tool_result"
+        | "text_editor_code_execution_tool_result"
+        | "mcp_tool_result"
+        | "text_editor_code_execution_view_result" => &["content"],
+        "web_search_result" => &["url", "title", "snippet"],
+        "web_fetch_result" => &["url", "content"],
+        "code_execution_result" | "bash_code_execution_result" => &["stdout", "stderr", "content"],
+        "encrypted_code_execution_result" => &["stderr", "content"],
+        "text_editor_code_execution_str_replace_result" => &["lines"],
+        "text_editor_code_execution_create_result" | "code_execution_output" | "bash_code_execution_output" => &[],
+        "text_editor_code_execution_tool_result_error" => &["error_code", "error_message"],
+        "web_search_tool_result_error"
+        | "web_fetch_tool_result_error"
+        | "code_execution_tool_result_error"
+        | "bash_code_execution_tool_result_error" => &["error_code"],
+        _ => return None,
+    };
+    Some(fields)
+}
+
+/// Whether a document inside a tool's result has the fields that Anthropic's API documents.
+fn is_anthropic_document(document: &Object) -> bool {
+    let is_text = |object: &Object, field: &str| object.get(field).is_some_and(Value::is_string);
+    let is_optional_text = |field: &str| !document.contains_key(field) || is_text(document, field);
+    let Some(Value::Object(source)) = document.get("source") else {
+        return false;
+    };
+    let is_source = match source.get("type").and_then(Value::as_str) {
+        Some("base64") => is_text(source, "media_type") && is_text(source, "data"),
+        Some("url") => is_text(source, "url"),
+        Some("file") => is_text(source, "file_id"),
+        Some("text") => {
+            source.get("media_type").and_then(Value::as_str) == Some("text/plain") && is_text(source, "data")
+        }
+        Some("content") => matches!(source.get("content"), Some(Value::String(_) | Value::Array(_))),
+        _ => false,
+    };
+    is_source && is_optional_text("title") && is_optional_text("context")
 }
 
 /// Formats a value as Python prints it, because that is the text that LiteLLM counts. A string stays as it is.
@@ -334,7 +407,7 @@ fn is_printable(c: char) -> bool {
 }
 
 /// Counts the characters of a prompt that Google bills: texts and tool arguments, without white space.
-pub fn prompt_characters(messages: &[Value]) -> Result<u64, PricingError> {
+pub(crate) fn prompt_characters(messages: &[Value]) -> Result<u64, PricingError> {
     let mut total: u64 = 0;
     for message in messages {
         match message.get("content") {

@@ -6,8 +6,8 @@
 //! Counts are read as leniently as LiteLLM's models read them: `"12"`, `12.0` and `true` are counts. A negative count
 //! or a count that is too large is refused, because a bill that rests on it can't be trusted.
 
-pub mod forms;
-pub mod response;
+pub(crate) mod forms;
+pub(crate) mod response;
 
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};

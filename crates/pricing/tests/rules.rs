@@ -61,6 +61,72 @@ fn retired_models_say_so() {
     let usage = json!({"prompt_tokens": 10, "completion_tokens": 5});
     let priced = calculate(&pricer(&json!({})), &response("gpt-3.5-turbo-0301", &usage)).unwrap();
     assert!(priced.retired);
+    assert_eq!(priced.last_version, None);
+    let priced = calculate(&pricer(&json!({})), &response("azure/gpt-4-32k", &usage)).unwrap();
+    assert!(priced.retired);
+    assert_eq!(priced.last_version.as_deref(), Some("1.109.1"));
+}
+
+#[test]
+fn an_alias_is_priced_as_the_model_that_it_stands_for() {
+    let usage = json!({"prompt_tokens": 10, "completion_tokens": 5});
+    let pricer = pricer(&json!({}));
+    for (alias, model) in [
+        ("claude-opus-latest", "claude-opus-5-5"),
+        ("azure_ai/kimi-latest", "FW-Kimi-K3"),
+        ("bedrock/claude-opus-latest", "global.anthropic.claude-opus-5-5"),
+    ] {
+        let priced = calculate(&pricer, &response(alias, &usage)).unwrap();
+        assert_eq!(priced.model, model);
+        assert!(priced.price_entry.unwrap().ends_with(model));
+    }
+}
+
+/// The cost of a response by a table with this entry only.
+fn cost_with(name: &str, entry: &Value, usage: &Value) -> Decimal {
+    let table = PriceTable::from_json(json!({name: entry}).to_string().as_bytes()).unwrap();
+    let pricer = Pricer::new(Arc::new(table), CustomModels::default());
+    calculate(&pricer, &response(name, usage)).unwrap().cost
+}
+
+#[test]
+fn audio_has_prices_above_sizes_and_images_in_a_cache_have_their_own() {
+    let entry = json!({"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1, "output_cost_per_token": 0,
+        "input_cost_per_audio_token": 2, "input_cost_per_audio_token_above_200k_tokens": 3,
+        "cache_read_input_token_cost": 10, "cache_read_input_image_token_cost": 20});
+    let usage = |prompt: u64| {
+        json!({"prompt_tokens": prompt, "completion_tokens": 0, "prompt_tokens_details":
+        {"audio_tokens": 4, "cached_tokens": 6, "cached_tokens_details": {"image_tokens": 5}}})
+    };
+    let cost = |prompt: u64| cost_with("openai/m", &entry, &usage(prompt));
+    assert_eq!(cost(200_000), Decimal::from(200_000 - 10 + 4 * 2 + 10 + 5 * 20));
+    assert_eq!(cost(200_001), Decimal::from(200_001 - 10 + 4 * 3 + 10 + 5 * 20));
+}
+
+#[test]
+fn searches_that_a_usage_counts_are_billed_one_by_one() {
+    let entry = json!({"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1, "output_cost_per_token": 0,
+        "search_context_cost_per_query": {"search_context_size_medium": 100}});
+    let usage = |searches: u64| {
+        json!({"prompt_tokens": 1, "completion_tokens": 0,
+        "server_tool_use": {"web_search_requests": searches}})
+    };
+    assert_eq!(cost_with("openai/m", &entry, &usage(3)), Decimal::from(301));
+    assert_eq!(cost_with("openai/m", &entry, &usage(0)), Decimal::from(101));
+}
+
+#[test]
+fn parts_of_tools_that_anthropic_runs_are_counted() {
+    let pricer = pricer(&json!({}));
+    let count = |content: Value| pricer.count_tokens("gpt-4o", &[json!({"role": "user", "content": [content]})]);
+    let words = json!({"type": "text", "text": "naïve words"});
+    let document =
+        json!({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "naïve words"}});
+    let result = |content: &Value| json!({"type": "web_fetch_tool_result", "tool_use_id": "1", "content": content});
+    let plain = count(words.clone()).unwrap();
+    assert_eq!(count(result(&json!([words]))), Ok(plain));
+    assert_eq!(count(result(&json!({"type": "web_fetch_result", "content": document}))), Ok(plain));
+    assert!(count(result(&words)).is_err());
 }
 
 #[test]

@@ -9,11 +9,11 @@ use crate::PricingError;
 
 /// The largest count (tokens, characters, requests, seconds) that is priced. A unit price of 16 digits times this count
 /// still fits into the 28 digits of a [`Decimal`].
-pub const LARGEST_COUNT: u64 = 1_000_000_000_000;
+pub(crate) const LARGEST_COUNT: u64 = 1_000_000_000_000;
 
 /// Converts a JSON number to the decimal that was written: `2.5e-06` becomes exactly 0.0000025. This works because the
 /// shortest decimal form of a float is the literal that it was parsed from.
-pub fn from_number(number: &Number) -> Option<Decimal> {
+pub(crate) fn from_number(number: &Number) -> Option<Decimal> {
     if let Some(integer) = number.as_u64() {
         return Some(Decimal::from(integer));
     }
@@ -24,7 +24,7 @@ pub fn from_number(number: &Number) -> Option<Decimal> {
 }
 
 /// Like [`from_number`], for a float that is already parsed. `None` if it is not finite or needs more than 28 digits.
-pub fn from_float(value: f64) -> Option<Decimal> {
+pub(crate) fn from_float(value: f64) -> Option<Decimal> {
     if !value.is_finite() {
         return None;
     }
@@ -36,7 +36,7 @@ pub fn from_float(value: f64) -> Option<Decimal> {
 }
 
 /// Reads a price: a number, or a number in a string. YAML parsers read `4e-07` as a string.
-pub fn from_value(value: &Value) -> Option<Decimal> {
+pub(crate) fn from_value(value: &Value) -> Option<Decimal> {
     match value {
         Value::Number(number) => from_number(number),
         Value::String(text) => {
@@ -48,12 +48,12 @@ pub fn from_value(value: &Value) -> Option<Decimal> {
 }
 
 /// Returns `quantity * unit_price`, or an error if the product exceeds the range of a decimal.
-pub fn multiply(quantity: Decimal, unit_price: Decimal) -> Result<Decimal, PricingError> {
+pub(crate) fn multiply(quantity: Decimal, unit_price: Decimal) -> Result<Decimal, PricingError> {
     quantity.checked_mul(unit_price).ok_or(PricingError::AmountTooLarge)
 }
 
 /// Returns `left + right`, or an error if the sum exceeds the range of a decimal.
-pub fn add(left: Decimal, right: Decimal) -> Result<Decimal, PricingError> {
+pub(crate) fn add(left: Decimal, right: Decimal) -> Result<Decimal, PricingError> {
     left.checked_add(right).ok_or(PricingError::AmountTooLarge)
 }
 

@@ -18,6 +18,8 @@ pub enum ComponentKind {
     CacheReadTokens,
     /// Audio tokens read from a cache.
     CacheReadAudioTokens,
+    /// Image tokens read from a cache.
+    CacheReadImageTokens,
     /// Tokens written to a cache entry with the usual lifetime.
     CacheWriteTokens,
     /// Tokens written to a cache entry that lives for one hour.
@@ -84,24 +86,29 @@ pub struct Component {
 
 /// The lines of a bill. A line with a quantity of zero is omitted.
 #[derive(Debug, Default)]
-pub struct Bill {
+pub(crate) struct Bill {
     components: Vec<Component>,
     /// The factor that multiplies every unit price: a surcharge for a region or for speed.
     factor: Option<Decimal>,
 }
 
 impl Bill {
-    pub fn with_factor(factor: Decimal) -> Self {
+    pub(crate) fn with_factor(factor: Decimal) -> Self {
         Self { components: Vec::with_capacity(4), factor: (factor != Decimal::ONE).then_some(factor) }
     }
 
     /// Stops applying the factor. The lines that follow are not token prices.
-    pub fn end_factor(&mut self) {
+    pub(crate) fn end_factor(&mut self) {
         self.factor = None;
     }
 
     /// Adds a line for a whole number of units.
-    pub fn count(&mut self, kind: ComponentKind, quantity: u64, unit_price: Decimal) -> Result<(), PricingError> {
+    pub(crate) fn count(
+        &mut self,
+        kind: ComponentKind,
+        quantity: u64,
+        unit_price: Decimal,
+    ) -> Result<(), PricingError> {
         self.line(kind, Decimal::from(quantity), unit_price)
     }
 
@@ -109,7 +116,12 @@ impl Bill {
     ///
     /// # Errors
     /// [`PricingError::AmountTooLarge`] if the amount exceeds the range of a decimal.
-    pub fn line(&mut self, kind: ComponentKind, quantity: Decimal, unit_price: Decimal) -> Result<(), PricingError> {
+    pub(crate) fn line(
+        &mut self,
+        kind: ComponentKind,
+        quantity: Decimal,
+        unit_price: Decimal,
+    ) -> Result<(), PricingError> {
         if quantity.is_zero() {
             return Ok(());
         }
@@ -122,7 +134,7 @@ impl Bill {
     }
 
     /// Returns the sum of the lines, and the lines.
-    pub fn total(self) -> Result<(Decimal, Vec<Component>), PricingError> {
+    pub(crate) fn total(self) -> Result<(Decimal, Vec<Component>), PricingError> {
         let mut total = Decimal::ZERO;
         for component in &self.components {
             total = amount::add(total, component.cost)?;

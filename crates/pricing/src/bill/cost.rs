@@ -21,7 +21,7 @@ const VERTEX_FLAT_MODELS: [&str; 3] = ["gemini-1.0-pro", "gemini-pro", "gemini-2
 
 /// The parts of a request that affect its price.
 #[derive(Debug, Clone, Copy)]
-pub struct Billed<'a> {
+pub(crate) struct Billed<'a> {
     pub usage: &'a Usage,
     pub tier: Tier,
     /// Characters of the prompt, without white space. Unknown when a response is priced.
@@ -34,7 +34,7 @@ pub struct Billed<'a> {
 }
 
 /// Starts a bill with the lines for everything except tool calls.
-pub fn bill(resolved: &Resolved, request: Billed<'_>) -> Result<Bill, PricingError> {
+pub(crate) fn bill(resolved: &Resolved, request: Billed<'_>) -> Result<Bill, PricingError> {
     let prices = resolved.prices.as_ref();
     let usage = request.usage;
     let terms = Terms { prices, tier: request.tier, now: request.now, sizes_are_inclusive: resolved.provider == "xai" };
@@ -153,7 +153,10 @@ fn bill_perplexity(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(
     let prices = terms.prices;
     let window = prices.off_peak.as_ref().filter(|w| w.is_open(terms.now));
     let rate = |rate| window.and_then(|w| w.rate(rate)).or_else(|| prices.standard(rate)).unwrap_or_default();
-    bill.count(Kind::InputTokens, usage.prompt_tokens, rate(Rate::Input))?;
+    let cached = usage.prompt.as_ref().map_or(0, |details| details.cached).min(usage.prompt_tokens);
+    let cache_read = window.and_then(|w| w.rate(Rate::CacheRead)).or_else(|| prices.standard(Rate::CacheRead));
+    bill.count(Kind::InputTokens, usage.prompt_tokens - cached, rate(Rate::Input))?;
+    bill.count(Kind::CacheReadTokens, cached, cache_read.unwrap_or_else(|| rate(Rate::Input)))?;
     if let Some(price) = prices.standard(Rate::Citation) {
         bill.count(Kind::CitationTokens, usage.citation_tokens, price)?;
     }

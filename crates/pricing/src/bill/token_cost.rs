@@ -20,7 +20,7 @@ use crate::usage::{PromptDetails, Usage};
 
 /// The terms by which a request is billed, besides its usage.
 #[derive(Clone, Copy)]
-pub struct Terms<'a> {
+pub(crate) struct Terms<'a> {
     pub prices: &'a ModelPrices,
     pub tier: Tier,
     pub now: DateTime<Utc>,
@@ -40,19 +40,19 @@ struct TokenRates {
 }
 
 /// Adds the lines for all tokens of a request.
-pub fn bill_tokens(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(), PricingError> {
+pub(crate) fn bill_tokens(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(), PricingError> {
     let rates = TokenRates::new(terms, usage);
     bill_prompt(bill, terms, &rates, usage)?;
     bill_completion(bill, terms, &rates, usage)
 }
 
 /// Adds the lines for the prompt only.
-pub fn bill_prompt_tokens(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(), PricingError> {
+pub(crate) fn bill_prompt_tokens(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(), PricingError> {
     bill_prompt(bill, terms, &TokenRates::new(terms, usage), usage)
 }
 
 /// Adds the lines for the completion only.
-pub fn bill_completion_tokens(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(), PricingError> {
+pub(crate) fn bill_completion_tokens(bill: &mut Bill, terms: Terms<'_>, usage: &Usage) -> Result<(), PricingError> {
     bill_completion(bill, terms, &TokenRates::new(terms, usage), usage)
 }
 
@@ -63,6 +63,10 @@ impl<'a> Terms<'a> {
 
     fn rate(&self, rate: Rate) -> Option<Decimal> {
         self.prices.rates.get(rate, self.tier)
+    }
+
+    fn above(&self, rate: Rate, usage: &Usage) -> Option<Decimal> {
+        self.prices.above_crossed(rate, self.tier, usage.prompt_tokens, self.sizes_are_inclusive)
     }
 }
 
@@ -156,7 +160,7 @@ fn own_reasoning(terms: Terms<'_>, output: Decimal) -> Decimal {
 }
 
 /// The price for reading an explicitly created cache, if the request read one and the model has such a price.
-pub fn explicit_cache_read(terms: Terms<'_>, usage: &Usage, window: Option<&OffPeak>) -> Option<Decimal> {
+pub(crate) fn explicit_cache_read(terms: Terms<'_>, usage: &Usage, window: Option<&OffPeak>) -> Option<Decimal> {
     let details = usage.prompt.as_ref()?;
     if details.cached == 0 || !details.is_cache_explicit {
         return None;
@@ -181,6 +185,22 @@ pub fn explicit_cache_read(terms: Terms<'_>, usage: &Usage, window: Option<&OffP
     off_peak.or_else(|| window.and_then(|w| w.cache_read)).or(standard)
 }
 
+/// Tokens read from a cache by kind. Their sum is at most the number of cached tokens.
+struct CachedTokens {
+    text: u64,
+    audio: u64,
+    image: u64,
+}
+
+impl CachedTokens {
+    fn new(details: &PromptDetails) -> Self {
+        let audio = details.cached_audio.min(details.cached);
+        let text = details.cached_text.min(details.cached - audio);
+        let image = details.cached_image.min(details.cached - audio - text);
+        Self { text, audio, image }
+    }
+}
+
 /// Prompt tokens by kind, corrected for tokens that are counted twice.
 struct PromptTokens {
     text: u64,
@@ -191,17 +211,14 @@ struct PromptTokens {
 
 impl PromptTokens {
     fn new(details: &PromptDetails, prompt_tokens: u64) -> Self {
-        let cached = details.cached;
-        let cached_audio = details.cached_audio.min(cached);
-        let cached_text = details.cached_text.min(cached - cached_audio);
-        let cached_image = details.cached_image.min(cached - cached_audio - cached_text);
+        let cached = CachedTokens::new(details);
         let mut tokens = Self {
-            text: details.text.saturating_sub(cached_text),
-            audio: details.audio.saturating_sub(cached_audio),
-            image: details.image.saturating_sub(cached_image),
+            text: details.text.saturating_sub(cached.text),
+            audio: details.audio.saturating_sub(cached.audio),
+            image: details.image.saturating_sub(cached.image),
             video: details.video,
         };
-        let from_cache = cached.saturating_add(details.cache_write);
+        let from_cache = details.cached.saturating_add(details.cache_write);
         let others = from_cache.saturating_add(tokens.audio).saturating_add(tokens.image).saturating_add(tokens.video);
         if from_cache > 0 && others.saturating_add(tokens.text) > prompt_tokens {
             // Cached tokens are also counted under their kind. The tokens that the cache covers must not be billed a
@@ -241,7 +258,8 @@ fn bill_prompt(bill: &mut Bill, terms: Terms<'_>, rates: &TokenRates, usage: &Us
     let by_audio_second = standard(Rate::InputAudioSecond).filter(|_| !details.audio_seconds.is_zero());
     let of_kind = |rate| terms.rate(rate).unwrap_or(rates.input);
     if by_audio_second.is_none() {
-        bill.count(Kind::InputAudioTokens, tokens.audio, of_kind(Rate::InputAudio))?;
+        let price = terms.above(Rate::InputAudio, usage).unwrap_or_else(|| of_kind(Rate::InputAudio));
+        bill.count(Kind::InputAudioTokens, tokens.audio, price)?;
     }
     if by_picture.is_none() {
         bill.count(Kind::InputImageTokens, tokens.image, of_kind(Rate::InputImageToken))?;
@@ -270,10 +288,11 @@ fn bill_cache(
     rates: &TokenRates,
     details: &PromptDetails,
 ) -> Result<(), PricingError> {
-    let audio = details.cached_audio.min(details.cached);
-    bill.count(Kind::CacheReadTokens, details.cached - audio, rates.cache_read)?;
-    let audio_price = terms.rate(Rate::CacheReadAudio).unwrap_or(rates.cache_read);
-    bill.count(Kind::CacheReadAudioTokens, audio, audio_price)?;
+    let cached = CachedTokens::new(details);
+    let of_kind = |rate| terms.rate(rate).unwrap_or(rates.cache_read);
+    bill.count(Kind::CacheReadTokens, details.cached - cached.audio - cached.image, rates.cache_read)?;
+    bill.count(Kind::CacheReadAudioTokens, cached.audio, of_kind(Rate::CacheReadAudio))?;
+    bill.count(Kind::CacheReadImageTokens, cached.image, of_kind(Rate::CacheReadImage))?;
     let lifetimes = details.cache_write_lifetimes.unwrap_or_default();
     let attributed = lifetimes.short.saturating_add(lifetimes.hour).saturating_add(lifetimes.half_day);
     let short = details.cache_write.saturating_sub(attributed).saturating_add(lifetimes.short);
@@ -295,6 +314,7 @@ fn bill_completion(bill: &mut Bill, terms: Terms<'_>, rates: &TokenRates, usage:
     bill.count(Kind::OutputTokens, text, rates.output)?;
     bill.count(Kind::OutputAudioTokens, details.audio, of_kind(Rate::OutputAudio))?;
     bill.count(Kind::ReasoningTokens, details.reasoning, rates.reasoning)?;
-    bill.count(Kind::OutputImageTokens, details.image, of_kind(Rate::OutputImageToken))?;
+    let image_price = terms.rate(Rate::OutputImageToken).unwrap_or(rates.output);
+    bill.count(Kind::OutputImageTokens, details.image, image_price)?;
     bill.count(Kind::OutputVideoTokens, details.video, of_kind(Rate::OutputVideo))
 }

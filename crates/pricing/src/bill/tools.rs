@@ -13,7 +13,7 @@ use crate::usage::Usage;
 
 /// Signs in a response, besides its usage, that the model used tools.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ToolSigns<'a> {
+pub(crate) struct ToolSigns<'a> {
     /// The model name in the response.
     pub model: &'a str,
     /// Whether a choice cites a URL, as answers do that are based on a web search.
@@ -21,7 +21,7 @@ pub struct ToolSigns<'a> {
 }
 
 /// Adds the lines for tool calls.
-pub fn bill_tools(
+pub(crate) fn bill_tools(
     bill: &mut Bill,
     table: &PriceTable,
     resolved: &Resolved,
@@ -42,8 +42,9 @@ pub fn bill_tools(
     {
         return Ok(());
     }
-    // No count applies: the response is billed as one search.
-    bill.count(Kind::WebSearches, 1, medium(prices.search))
+    // Without a count, the response is billed as one search.
+    let requested = usage.and_then(|usage| usage.tools?.web_searches);
+    bill.count(Kind::WebSearches, requested.unwrap_or(0).max(1), medium(prices.search))
 }
 
 fn reports_searches(usage: &Usage) -> bool {

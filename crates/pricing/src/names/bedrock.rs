@@ -33,12 +33,12 @@ const REGIONS: [&str; 23] = [
 ];
 
 /// Removes each routing prefix at most once, in the order of the list.
-pub fn strip_routing(model: &str) -> &str {
+pub(crate) fn strip_routing(model: &str) -> &str {
     ROUTING_PREFIXES.iter().fold(model, |model, prefix| model.strip_prefix(prefix).unwrap_or(model))
 }
 
 /// Splits `REGION/ID`, the form of names at Bedrock's OpenAI-compatible endpoint ("mantle").
-pub fn split_mantle_region(model: &str) -> (Option<&str>, &str) {
+pub(crate) fn split_mantle_region(model: &str) -> (Option<&str>, &str) {
     match model.split_once('/') {
         Some((region, id)) if REGIONS.contains(&region) => (Some(region), id),
         _ => (None, model),
@@ -47,14 +47,14 @@ pub fn split_mantle_region(model: &str) -> (Option<&str>, &str) {
 
 /// The model id to look up when the whole name is not listed: the name without routing prefixes, or the last part of an
 /// ARN.
-pub fn id_of(model: &str) -> &str {
+pub(crate) fn id_of(model: &str) -> &str {
     let stripped = strip_routing(model);
     let region_free = split_mantle_region(stripped).1;
     if region_free.starts_with("arn:") { last_segment(region_free) } else { stripped }
 }
 
 /// The base model: the id without region, cross-region profile, throughput suffix and context-window suffix.
-pub fn base_model(model: &str) -> String {
+pub(crate) fn base_model(model: &str) -> String {
     let unprefixed = ["bedrock/converse/", "bedrock/", "converse/"]
         .iter()
         .find_map(|prefix| model.strip_prefix(prefix))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 
 use crate::PricingError;
-use crate::names::lookup::{free_entry, listed, lookup};
+use crate::names::lookup::{free_entry, lookup};
 use crate::names::provider;
 use crate::names::provider::Route;
 use crate::names::size_class;
@@ -57,7 +57,7 @@ pub struct Resolved {
 }
 
 /// Resolves the `model` of a response: first in its routed form, then as it stands.
-pub fn resolve_response(
+pub(crate) fn resolve_response(
     table: &PriceTable,
     model: &str,
     provider: Option<&str>,
@@ -82,7 +82,11 @@ pub fn resolve_response(
 }
 
 /// Resolves one form of a requested name. `known` is the provider that an earlier form resolved to.
-pub fn resolve_request(table: &PriceTable, name: &str, known: Option<&str>) -> Result<Arc<Resolved>, PricingError> {
+pub(crate) fn resolve_request(
+    table: &PriceTable,
+    name: &str,
+    known: Option<&str>,
+) -> Result<Arc<Resolved>, PricingError> {
     let key = format!("{}\n\n{name}", known.unwrap_or_default());
     if let Some(resolved) = table.remembered(&key) {
         return Ok(resolved);
@@ -99,14 +103,14 @@ pub fn resolve_request(table: &PriceTable, name: &str, known: Option<&str>) -> R
     Ok(resolved)
 }
 
-pub fn route(table: &PriceTable, model: &str) -> Result<Route, PricingError> {
+pub(crate) fn route(table: &PriceTable, model: &str) -> Result<Route, PricingError> {
     provider::route(table, model).ok_or_else(|| PricingError::UnknownProvider { model: model.to_owned() })
 }
 
 /// The first name under which a request for `model` is counted and priced: the model with its provider in front.
 /// Leading segments that no entry contains are dropped: `team/gemini-2.5-pro` at `vertex_ai` becomes
 /// `vertex_ai/gemini-2.5-pro` if the table lists that name.
-pub fn listed_name(table: &PriceTable, model: &str, provider: &str) -> String {
+pub(crate) fn listed_name(table: &PriceTable, model: &str, provider: &str) -> String {
     let prefix = model.split('/').next().unwrap_or(model);
     if provider::is_provider(prefix) || table.contains(model) {
         return if provider::is_provider(prefix) { model.to_owned() } else { format!("{provider}/{model}") };
@@ -286,7 +290,6 @@ fn tool_prices(table: &PriceTable, model: &str, provider: &str) -> Option<(Arc<M
     let own = match provider {
         // A local server bills no tools and accepts every model name.
         "lemonade" => Some(Arc::new(free_entry(model, provider))),
-        "ollama" | "ollama_chat" => listed(table, model, Some(provider)).map(Arc::clone),
         _ => lookup(table, model, Some(provider)),
     };
     if let Some(prices) = own {

@@ -8,7 +8,7 @@ use crate::table::prices::ModelPrices;
 
 /// Finds the entry for a model at a provider. Tries every form of the name. Hugging Face models always get a free
 /// entry; Ollama models get one if the table does not list them.
-pub fn lookup(table: &PriceTable, model: &str, provider: Option<&str>) -> Option<Arc<ModelPrices>> {
+pub(crate) fn lookup(table: &PriceTable, model: &str, provider: Option<&str>) -> Option<Arc<ModelPrices>> {
     let model = provider::azure_alias(model).unwrap_or(model);
     let provider = match provider {
         Some("vertex_ai_beta") => Some("vertex_ai"),
@@ -21,14 +21,25 @@ pub fn lookup(table: &PriceTable, model: &str, provider: Option<&str>) -> Option
     let model = vertex_name.as_deref().unwrap_or(model);
     match (listed(table, model, provider), provider) {
         (_, Some(local @ "huggingface")) => Some(Arc::new(free_entry(model, local))),
-        (None, Some(local @ ("ollama" | "ollama_chat"))) => Some(Arc::new(free_entry(model, local))),
+        (None, Some(local @ ("ollama" | "ollama_chat"))) if !is_listed_for_ollama(table, model) => {
+            Some(Arc::new(free_entry(model, local)))
+        }
         (found, _) => found.map(Arc::clone),
     }
 }
 
+/// Whether the table lists the name, in any letter case, for Ollama or for any other provider. If it does, LiteLLM
+/// doesn't take the name for a model that only the local server knows.
+fn is_listed_for_ollama(table: &PriceTable, model: &str) -> bool {
+    let bare = ["ollama/", "ollama_chat/"].iter().find_map(|prefix| model.strip_prefix(prefix)).unwrap_or(model);
+    [model, bare, &format!("ollama/{bare}"), &format!("ollama_chat/{bare}")]
+        .into_iter()
+        .any(|name| table.get_ignoring_case(name).is_some())
+}
+
 /// Finds only entries that the table lists. Unlike [`lookup`], it applies no Azure or Vertex AI aliases and creates no
 /// free entries for local servers.
-pub fn listed<'a>(table: &'a PriceTable, model: &str, provider: Option<&str>) -> Option<&'a Arc<ModelPrices>> {
+fn listed<'a>(table: &'a PriceTable, model: &str, provider: Option<&str>) -> Option<&'a Arc<ModelPrices>> {
     let names = Names::new(table, model, provider);
     names.in_order(model).into_iter().find_map(|name| {
         table.get_ignoring_case(name).filter(|prices| fits(&prices.provider, names.provider.as_deref()))
@@ -128,6 +139,8 @@ fn strip_version(model: &str, provider: Option<&str>) -> String {
     match provider {
         Some("bedrock" | "bedrock_converse") => bedrock::base_model(model),
         Some("vertex_ai" | "gemini" | "databricks") => strip_number(model).to_owned(),
+        // Its models are operations, which have no dates.
+        Some("scaledown") => model.to_owned(),
         _ if model.contains("ft:") => strip_fine_tuning(model).to_owned(),
         _ => strip_date(model).to_owned(),
     }
@@ -142,7 +155,7 @@ fn strip_number(model: &str) -> &str {
 }
 
 /// `o3-2025-04-16` becomes `o3`.
-pub fn strip_date(model: &str) -> &str {
+pub(crate) fn strip_date(model: &str) -> &str {
     let Some(split) = model.len().checked_sub("-2025-04-16".len()) else {
         return model;
     };
@@ -189,7 +202,7 @@ fn vertex_listed_name(table: &PriceTable, model: &str) -> Option<String> {
 
 /// An entry without a token price, for a model that runs on the caller's own machine or that its provider bills by
 /// other means.
-pub fn free_entry(model: &str, provider: &str) -> ModelPrices {
+pub(crate) fn free_entry(model: &str, provider: &str) -> ModelPrices {
     ModelPrices {
         name: model.strip_prefix(provider).and_then(|rest| rest.strip_prefix('/')).unwrap_or(model).to_owned(),
         provider: provider.to_owned(),

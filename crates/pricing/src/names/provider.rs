@@ -1,14 +1,13 @@
 //! Determines the provider of a model name: by its prefix (`azure/gpt-4o`), else by its entry in the price table, else
-//! by the shape of the name. The lists are those of LiteLLM 1.109.1. To add a provider, add it to [`PROVIDERS`].
+//! by the shape of the name. The lists are those of LiteLLM 1.110.2. To add a provider, add it to [`PROVIDERS`].
 
 use crate::names::provider_lists::{
     BEDROCK_MODELS, COHERE_EMBEDDING_MODELS, PROVIDERS, REPLICATE_MODELS, ROUTED_PREFIXES,
 };
 use crate::table::PriceTable;
 
-const AZURE_NAMES: [(&str, &str); 7] = [
+const AZURE_NAMES: [(&str, &str); 6] = [
     ("gpt-35-turbo", "azure/gpt-35-turbo"),
-    ("gpt-35-turbo-16k", "azure/gpt-35-turbo-16k"),
     ("gpt-35-turbo-instruct", "azure/gpt-35-turbo-instruct"),
     ("azure/gpt-41", "gpt-4.1"),
     ("azure/gpt-41-mini", "gpt-4.1-mini"),
@@ -21,7 +20,7 @@ const REPLICATE_VERSION_LENGTH: usize = 64;
 
 /// A model's provider, and its name without the provider's prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub(crate) struct Route {
     pub model: String,
     pub provider: String,
 }
@@ -33,22 +32,40 @@ impl Route {
 }
 
 /// Whether `name` is a provider that names in the price table may start with.
-pub fn is_provider(name: &str) -> bool {
+pub(crate) fn is_provider(name: &str) -> bool {
     PROVIDERS.binary_search(&name).is_ok()
 }
 
 /// The table's name for a model for which Azure uses another name.
-pub fn azure_alias(model: &str) -> Option<&'static str> {
+pub(crate) fn azure_alias(model: &str) -> Option<&'static str> {
     AZURE_NAMES.iter().find(|(name, _)| *name == model).map(|(_, alias)| *alias)
 }
 
 /// Whether `model` is Azure's own name for an OpenAI chat model. `ada` is an embedding model.
-pub fn is_azure_chat_name(model: &str) -> bool {
+pub(crate) fn is_azure_chat_name(model: &str) -> bool {
     model != "ada" && azure_alias(model).is_some()
 }
 
-/// Finds the provider of a model name. `None` if no rule matches the name.
-pub fn route(table: &PriceTable, model: &str) -> Option<Route> {
+/// Finds the provider of a model name. `None` if no rule matches the name. An alias at that provider gives the name of
+/// the model that it stands for.
+pub(crate) fn route(table: &PriceTable, model: &str) -> Option<Route> {
+    let route = route_as_named(table, model)?;
+    let prefix = format!("{}/", route.provider);
+    let target = alias_target(table, &format!("{prefix}{}", route.model), &route.provider)
+        .or_else(|| alias_target(table, &route.model, &route.provider));
+    let named = target.map(|target| target.strip_prefix(&prefix).unwrap_or(target).to_owned());
+    Some(Route { model: named.unwrap_or(route.model), provider: route.provider })
+}
+
+/// The model that an alias stands for, if requests for the alias go to `provider`: the provider in front of the alias,
+/// or else the provider of the model.
+fn alias_target<'a>(table: &'a PriceTable, alias: &str, provider: &str) -> Option<&'a str> {
+    let prices = table.get(alias).filter(|prices| prices.name != alias)?;
+    let prefix = alias.split_once('/').map(|(prefix, _)| prefix).filter(|prefix| is_provider(prefix));
+    (prefix.unwrap_or(&prices.provider) == provider).then_some(prices.name.as_str())
+}
+
+fn route_as_named(table: &PriceTable, model: &str) -> Option<Route> {
     let (prefix, rest) = match model.split_once('/') {
         Some((prefix, rest)) => (prefix, Some(rest)),
         None => (model, None),

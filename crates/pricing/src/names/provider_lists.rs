@@ -1,8 +1,8 @@
-//! The names that LiteLLM 1.109.1 routes by: providers, and models that it knows without a price table. Each list is
+//! The names that LiteLLM 1.110.2 routes by: providers, and models that it knows without a price table. Each list is
 //! sorted for binary search; a test checks the order.
 
 /// Prefixes that name a provider, sorted.
-pub static PROVIDERS: [&str; 187] = [
+pub(crate) static PROVIDERS: [&str; 190] = [
     "a2a",
     "a2a_agent",
     "abliteration",
@@ -60,6 +60,7 @@ pub static PROVIDERS: [&str; 187] = [
     "dotprompt",
     "edenai",
     "elevenlabs",
+    "empiriolabs",
     "empower",
     "eu_jev",
     "fal_ai",
@@ -130,6 +131,7 @@ pub static PROVIDERS: [&str; 187] = [
     "openrouter",
     "opensearch",
     "ovhcloud",
+    "parallel_ai",
     "parasail",
     "perplexity",
     "petals",
@@ -182,6 +184,7 @@ pub static PROVIDERS: [&str; 187] = [
     "vllm",
     "volcengine",
     "voyage",
+    "wally",
     "wandb",
     "watsonx",
     "watsonx_text",
@@ -193,10 +196,10 @@ pub static PROVIDERS: [&str; 187] = [
 ];
 
 /// Prefixes that are routed like a provider but that no price entry starts with, sorted.
-pub static ROUTED_PREFIXES: [&str; 7] = ["aihubmix", "crusoe", "empiriolabs", "gmi", "llamagate", "sarvam", "veniceai"];
+pub(crate) static ROUTED_PREFIXES: [&str; 6] = ["aihubmix", "crusoe", "gmi", "llamagate", "sarvam", "veniceai"];
 
 /// Replicate models that are routed by their bare name, sorted.
-pub static REPLICATE_MODELS: [&str; 8] = [
+pub(crate) static REPLICATE_MODELS: [&str; 8] = [
     "a16z-infra/llama-2-13b-chat:2a7f981751ec7fdf87b5b91ad4db53683a98082e9ff7bfd12c8cd5ea85980a52",
     "daanelson/flan-t5-large:ce962b3f6792a57074a601d3979db5839697add2e4e02696b3ced4c022d4767f",
     "joehoover/instructblip-vicuna13b:c4c54e3c8c97cd50c2d2fec9be3b6065563ccf7d43787fb99f84151b867178fe",
@@ -208,7 +211,7 @@ pub static REPLICATE_MODELS: [&str; 8] = [
 ];
 
 /// Bedrock models that are routed by their bare name even if the price table lacks them, sorted.
-pub static BEDROCK_MODELS: [&str; 64] = [
+pub(crate) static BEDROCK_MODELS: [&str; 64] = [
     "ai21.jamba-1-5-large-v1:0",
     "ai21.jamba-1-5-mini-v1:0",
     "ai21.jamba-instruct-v1:0",
@@ -276,7 +279,7 @@ pub static BEDROCK_MODELS: [&str; 64] = [
 ];
 
 /// Cohere embedding models that are routed by their bare name, sorted.
-pub static COHERE_EMBEDDING_MODELS: [&str; 7] = [
+pub(crate) static COHERE_EMBEDDING_MODELS: [&str; 7] = [
     "embed-english-light-v2.0",
     "embed-english-light-v3.0",
     "embed-english-v2.0",

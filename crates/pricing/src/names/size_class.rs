@@ -6,7 +6,7 @@ use crate::table::PriceTable;
 
 /// Together AI's size class for a model of Together AI that has no price of its own. Returns the name in lower case if
 /// it states no size, or a size above all classes. Returns the names of all other models unchanged.
-pub fn together(table: &PriceTable, model: &str, provider: &str) -> String {
+pub(crate) fn together(table: &PriceTable, model: &str, provider: &str) -> String {
     let is_together = provider == "together_ai" || model.contains("togethercomputer") || model.contains("together_ai");
     let own = model.strip_prefix("together_ai/").unwrap_or(model);
     let is_listed = || table.get(&format!("together_ai/{own}")).is_some_and(|prices| prices.has_input_price);
@@ -28,16 +28,16 @@ pub fn together(table: &PriceTable, model: &str, provider: &str) -> String {
 }
 
 /// Fireworks AI's size class for a model. The caller has checked that the model has no price of its own.
-pub fn fireworks(model: &str) -> &'static str {
+pub(crate) fn fireworks(model: &str) -> &'static str {
     let lower = model.to_lowercase();
     match mixture_billions(&lower) {
         Some(0..=56) => return "fireworks-ai-moe-up-to-56b",
         Some(57..=176) => return "fireworks-ai-56b-to-176b",
         _ => {}
     }
-    match billions(&lower) {
-        Some(0..=4) => "fireworks-ai-up-to-4b",
-        Some(5..=16) => "fireworks-ai-4.1b-to-16b",
+    match decimal_billions(&lower) {
+        Some(size) if size <= 4.0 => "fireworks-ai-up-to-4b",
+        Some(size) if size <= 16.0 => "fireworks-ai-4.1b-to-16b",
         Some(_) => "fireworks-ai-above-16b",
         None => "fireworks-ai-default",
     }
@@ -45,7 +45,7 @@ pub fn fireworks(model: &str) -> &'static str {
 
 /// Fireworks AI's full resource name for the short name of a model or a router. A full name, a name with `#` and a name
 /// of Foundry stay as they are. In all cases, the prefix `fireworks_ai/` is removed.
-pub fn fireworks_resource(model: &str) -> String {
+pub(crate) fn fireworks_resource(model: &str) -> String {
     let name = model.strip_prefix("fireworks_ai/").unwrap_or(model);
     if name.starts_with("accounts/") || name.starts_with(FOUNDRY_PREFIX) || name.contains('#') {
         name.to_owned()
@@ -63,7 +63,7 @@ pub fn fireworks_resource(model: &str) -> String {
 
 /// Databricks' current name for an endpoint. An older name is recognised by its beginning. Any other name is returned
 /// without the prefix `databricks/`.
-pub fn databricks(model: &str) -> String {
+pub(crate) fn databricks(model: &str) -> String {
     let name = model.strip_prefix("databricks/").unwrap_or(model);
     DATABRICKS_NAMES
         .iter()
@@ -90,6 +90,17 @@ const DATABRICKS_NAMES: [(&str, &str); 7] = [
 /// `0.5b` gives 5, and `4bit` gives 4.
 fn billions(lower: &str) -> Option<u64> {
     numbers(lower).find_map(|(_, end, number)| lower.get(end..)?.starts_with('b').then_some(number))
+}
+
+/// Like [`billions`], but a `p` between two numbers is a decimal point: 0.5 for `0p5b`.
+fn decimal_billions(lower: &str) -> Option<f64> {
+    let numbers: Vec<_> = numbers(lower).collect();
+    let is_size = |end: &usize| lower.get(*end..).is_some_and(|rest| rest.starts_with('b'));
+    numbers.iter().enumerate().find_map(|(position, (start, end, _))| {
+        let fraction = numbers.get(position + 1).filter(|(next, _, _)| lower.get(*end..*next) == Some("p"));
+        let end = fraction.map(|(_, end, _)| *end).filter(is_size).or_else(|| Some(*end).filter(is_size))?;
+        lower.get(*start..end)?.replace('p', ".").parse().ok()
+    })
 }
 
 /// The size of a mixture of experts: the number of experts times the size of one, so 56 for `8x7b`.
@@ -132,6 +143,9 @@ mod tests {
         assert_eq!(fireworks("mixtral-8x22b"), "fireworks-ai-56b-to-176b");
         assert_eq!(fireworks("llama-v3-70b"), "fireworks-ai-above-16b");
         assert_eq!(fireworks("phi"), "fireworks-ai-default");
+        assert_eq!(fireworks("qwen2p5-0p5b"), "fireworks-ai-up-to-4b");
+        assert_eq!(fireworks("qwen2p5-4p1b"), "fireworks-ai-4.1b-to-16b");
+        assert_eq!(fireworks("qwen2p5-32b"), "fireworks-ai-above-16b");
         let table = PriceTable::embedded().unwrap();
         assert_eq!(together(&table, "acme/New-7B", "together_ai"), "together-ai-4.1b-8b");
         assert_eq!(together(&table, "acme/new", "together_ai"), "acme/new");

@@ -22,6 +22,7 @@ pub enum Rate {
     CacheWriteHour,
     CacheWriteHalfDay,
     CacheReadAudio,
+    CacheReadImage,
     CacheReadExplicit,
     InputAudio,
     InputImageToken,
@@ -43,7 +44,7 @@ pub enum Rate {
     MapsQuery,
 }
 
-const RATE_NAMES: [(&str, Rate); 26] = [
+const RATE_NAMES: [(&str, Rate); 27] = [
     ("input_cost_per_token", Rate::Input),
     ("output_cost_per_token", Rate::Output),
     ("cache_read_input_token_cost", Rate::CacheRead),
@@ -51,6 +52,7 @@ const RATE_NAMES: [(&str, Rate); 26] = [
     ("cache_creation_input_token_cost_above_1hr", Rate::CacheWriteHour),
     ("cache_creation_input_token_cost_above_12hr", Rate::CacheWriteHalfDay),
     ("cache_read_input_audio_token_cost", Rate::CacheReadAudio),
+    ("cache_read_input_image_token_cost", Rate::CacheReadImage),
     ("explicit_cache_read_input_token_cost", Rate::CacheReadExplicit),
     ("input_cost_per_audio_token", Rate::InputAudio),
     ("input_cost_per_image_token", Rate::InputImageToken),
@@ -147,7 +149,11 @@ pub struct Threshold {
 impl Threshold {
     /// Whether this threshold changes the prices of a prompt with this size and tier.
     pub fn is_crossed(&self, prompt_tokens: u64, tier: Tier, inclusive: bool) -> bool {
-        (prompt_tokens > self.tokens || (inclusive && prompt_tokens == self.tokens)) && self.rates.applies_to(tier)
+        self.is_exceeded(prompt_tokens, inclusive) && self.rates.applies_to(tier)
+    }
+
+    fn is_exceeded(&self, prompt_tokens: u64, inclusive: bool) -> bool {
+        prompt_tokens > self.tokens || (inclusive && prompt_tokens == self.tokens)
     }
 }
 
@@ -177,6 +183,8 @@ pub struct ModelPrices {
     pub mode: Option<String>,
     /// Whether the model is no longer in LiteLLM's own table.
     pub retired: bool,
+    /// The last version of LiteLLM whose table had a retired model, if it is known.
+    pub last_version: Option<String>,
     pub rates: RateSheet,
     /// Sorted by size, smallest first.
     pub thresholds: Vec<Threshold>,
@@ -202,6 +210,7 @@ impl ModelPrices {
             provider: text(entry, "litellm_provider").unwrap_or_default(),
             mode: text(entry, "mode"),
             retired: entry.get("retired") == Some(&Value::Bool(true)),
+            last_version: text(entry, "last_version"),
             bands: entry.get("tiered_pricing").and_then(price_bands),
             off_peak: entry.get("off_peak_pricing").and_then(OffPeak::from_value),
             search: entry.get("search_context_cost_per_query").and_then(search_prices),
@@ -240,6 +249,12 @@ impl ModelPrices {
         self.thresholds.iter().find(|threshold| threshold.tokens == tokens)?.rates.exact(rate, Tier::Standard)
     }
 
+    /// The price for a tier above the largest prompt size that is crossed and for which this unit has a price.
+    pub fn above_crossed(&self, rate: Rate, tier: Tier, prompt_tokens: u64, inclusive: bool) -> Option<Decimal> {
+        let crossed = |size: &&Threshold| size.is_exceeded(prompt_tokens, inclusive);
+        self.thresholds.iter().rev().filter(crossed).find_map(|size| size.rates.get(rate, tier))
+    }
+
     pub fn multiplier(&self, name: &str) -> Option<Decimal> {
         self.multipliers.iter().find(|(key, _)| key == name).map(|(_, factor)| *factor)
     }
@@ -273,7 +288,7 @@ impl ModelPrices {
 }
 
 /// Whether the name of a field shows that it holds a price by which a request can be billed.
-pub fn is_price_field(field: &str) -> bool {
+pub(crate) fn is_price_field(field: &str) -> bool {
     matches!(
         field,
         "cost_per_second"

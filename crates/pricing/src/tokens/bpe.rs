@@ -18,7 +18,7 @@ const NO_MERGE: u32 = u32::MAX;
 
 /// A token during merging: the bytes `start..end` of the piece, and the token's id.
 #[derive(Debug, Clone, Copy)]
-pub struct Part {
+pub(crate) struct Part {
     start: u32,
     end: u32,
     id: u32,
@@ -28,7 +28,7 @@ pub struct Part {
 
 /// Buffers that are reused from piece to piece.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     parts: Vec<Part>,
     links: Vec<Link>,
     heap: BinaryHeap<Reverse<(u32, u32)>>,
@@ -41,7 +41,7 @@ struct Link {
 }
 
 /// A vocabulary, which determines the token that two neighbouring parts merge to.
-pub trait Vocabulary {
+pub(crate) trait Vocabulary {
     /// Whether the whole piece is one token, so that no merging is needed.
     fn is_token(&self, piece: &[u8]) -> bool;
     fn byte(&self, byte: u8) -> u32;
@@ -159,7 +159,7 @@ impl Scratch {
 
 /// A vocabulary of tokens by rank: the bytes of all tokens in one buffer, and an index with open addressing.
 #[derive(Debug)]
-pub struct Ranks {
+pub(crate) struct Ranks {
     bytes: Vec<u8>,
     /// The start of each token in `bytes`, and the end of the last one.
     starts: Vec<u32>,
@@ -170,7 +170,7 @@ pub struct Ranks {
 
 impl Ranks {
     /// Reads the compact form: for each token, in rank order, one byte for its length, then its bytes.
-    pub fn read(mut data: &[u8]) -> Self {
+    pub(crate) fn read(mut data: &[u8]) -> Self {
         let mut ranks =
             Self { bytes: Vec::with_capacity(data.len()), starts: vec![0], slots: Vec::new(), single: [NO_MERGE; 256] };
         while let Some((length, rest)) = data.split_first() {
@@ -247,7 +247,7 @@ impl Vocabulary for Ranks {
 
 /// A vocabulary of listed merges. The ids 0 to 255 are the single bytes.
 #[derive(Debug)]
-pub struct Merges {
+pub(crate) struct Merges {
     merged: FxHashMap<(u32, u32), u32>,
     special: FxHashSet<Box<str>>,
     /// The lengths of the special tokens, longest first.
@@ -256,7 +256,7 @@ pub struct Merges {
 
 impl Merges {
     /// Reads the compact form: the special tokens, then pairs of ids in merge order.
-    pub fn read(data: &[u8]) -> Self {
+    pub(crate) fn read(data: &[u8]) -> Self {
         let mut merges =
             Self { merged: FxHashMap::default(), special: FxHashSet::default(), special_lengths: Vec::new() };
         let Some((count, mut rest)) = split_length(data) else {
@@ -289,7 +289,7 @@ impl Merges {
     }
 
     /// Splits text at the first special token. Returns the text before it and the text after it.
-    pub fn split_special<'a>(&self, text: &'a str) -> Option<(&'a str, &'a str)> {
+    pub(crate) fn split_special<'a>(&self, text: &'a str) -> Option<(&'a str, &'a str)> {
         // Every special token starts with one of these characters.
         text.match_indices(['<', '\u{ff5c}']).find_map(|(start, _)| {
             let rest = text.get(start..)?;

@@ -27,7 +27,7 @@ static BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Counts the `image_url` of a content part: a URL, or an object with `url` and `detail`.
-pub fn count_image_url(image: Option<&Value>) -> Result<u64, PricingError> {
+pub(crate) fn count_image_url(image: Option<&Value>) -> Result<u64, PricingError> {
     match image {
         Some(Value::String(url)) if !url.trim().is_empty() => Ok(count_inline(url)),
         Some(Value::Object(image)) => {
@@ -52,7 +52,7 @@ pub fn count_image_url(image: Option<&Value>) -> Result<u64, PricingError> {
 }
 
 /// Counts the `source` of an Anthropic image or document.
-pub fn count_source(source: Option<&Value>) -> Result<u64, PricingError> {
+pub(crate) fn count_source(source: Option<&Value>) -> Result<u64, PricingError> {
     let Some(source @ Value::Object(_)) = source else {
         return Err(invalid("a picture must have a source"));
     };
@@ -72,7 +72,7 @@ pub fn count_source(source: Option<&Value>) -> Result<u64, PricingError> {
 }
 
 /// Counts an image by its size if the URL contains its data, else at the base number of tokens.
-pub fn count_inline(url: &str) -> u64 {
+pub(crate) fn count_inline(url: &str) -> u64 {
     inline_size(url).map_or(BASE_TOKENS, tile_tokens)
 }
 

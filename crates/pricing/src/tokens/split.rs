@@ -67,7 +67,7 @@ fn class_of(c: char) -> u8 {
 
 /// A text, with access to the classes of its characters.
 #[derive(Clone, Copy)]
-pub struct Splitter<'a> {
+pub(crate) struct Splitter<'a> {
     text: &'a str,
     classes: &'static Classes,
 }
@@ -91,7 +91,7 @@ impl At {
 }
 
 impl<'a> Splitter<'a> {
-    pub fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         Self { text, classes: &CLASSES }
     }
 
@@ -190,7 +190,7 @@ impl<'a> Splitter<'a> {
     }
 
     /// Splits as `cl100k_base` does.
-    pub fn cl100k(&self, start: usize) -> Option<usize> {
+    pub(crate) fn cl100k(&self, start: usize) -> Option<usize> {
         let first = self.at(start)?;
         if first.c == '\''
             && let Some(end) = self.contraction(start)
@@ -215,7 +215,7 @@ impl<'a> Splitter<'a> {
     }
 
     /// Splits as `o200k_base` does.
-    pub fn o200k(&self, start: usize) -> Option<usize> {
+    pub(crate) fn o200k(&self, start: usize) -> Option<usize> {
         let first = self.at(start)?;
         if let Some(end) = self.cased_word(start, first) {
             return Some(self.contraction(end).unwrap_or(end));
@@ -261,7 +261,7 @@ impl<'a> Splitter<'a> {
     }
 
     /// Splits by GPT-2's expression, which Anthropic's tokenizer uses.
-    pub fn gpt2(&self, start: usize) -> Option<usize> {
+    pub(crate) fn gpt2(&self, start: usize) -> Option<usize> {
         let first = self.at(start)?;
         let rest = self.text.get(start..)?;
         for contraction in ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"] {
@@ -283,7 +283,7 @@ impl<'a> Splitter<'a> {
 
     /// Splits by `DeepSeek`'s three nested expressions: numbers, then Chinese and Japanese, then words. Calls `found`
     /// with each piece.
-    pub fn deepseek(&self, found: &mut dyn FnMut(&str)) {
+    pub(crate) fn deepseek(&self, found: &mut dyn FnMut(&str)) {
         let mut position = 0;
         while position < self.text.len() {
             let number = self.numbers(position);

@@ -34,7 +34,7 @@ const CL100K_PREFIXES: [&str; 7] =
 const OTHER: &str = "gpt-3.5-turbo";
 
 /// The encoding for a model name.
-pub fn encoding(table: &PriceTable, model: &str) -> Encoding {
+pub(crate) fn encoding(table: &PriceTable, model: &str) -> Encoding {
     if table.provider_of(model) == "anthropic" && !model.contains("claude-3") {
         return Encoding::Anthropic;
     }
@@ -51,7 +51,7 @@ pub fn encoding(table: &PriceTable, model: &str) -> Encoding {
 }
 
 /// The model name that determines the fixed number of tokens per message.
-pub fn base_name(table: &PriceTable, model: &str) -> String {
+pub(crate) fn base_name(table: &PriceTable, model: &str) -> String {
     if provider::is_azure_chat_name(model) {
         model.replace("-35", "-3.5")
     } else if table.is_openai_model(model) {

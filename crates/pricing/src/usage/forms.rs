@@ -9,7 +9,7 @@ type Object = Map<String, Value>;
 
 /// Reads a usage object of the Anthropic Messages API. Its `input_tokens` excludes the tokens that were read from or
 /// written to the cache.
-pub fn from_anthropic(usage: &Object) -> Result<Usage, PricingError> {
+pub(crate) fn from_anthropic(usage: &Object) -> Result<Usage, PricingError> {
     let mut parts = AnthropicTokens::default();
     match usage.get("iterations") {
         Some(Value::Array(iterations)) if !iterations.is_empty() => {
@@ -95,7 +95,7 @@ fn lifetimes_of(lifetimes: &Object) -> Result<CacheLifetimes, PricingError> {
 }
 
 /// Reads a usage object of the OpenAI Responses or Realtime API. Its `input_tokens` includes cached tokens.
-pub fn from_responses(usage: &Object) -> Result<Usage, PricingError> {
+pub(crate) fn from_responses(usage: &Object) -> Result<Usage, PricingError> {
     let details_of = |names: [&str; 2]| {
         names.iter().find_map(|name| match usage.get(*name) {
             Some(Value::Object(details)) if !details.is_empty() => Some(details),
@@ -141,7 +141,7 @@ pub fn from_responses(usage: &Object) -> Result<Usage, PricingError> {
 }
 
 /// Reads a usage object of Google's Interactions API: totals, and lists of token counts by modality.
-pub fn from_interactions(usage: &Object) -> Result<Usage, PricingError> {
+pub(crate) fn from_interactions(usage: &Object) -> Result<Usage, PricingError> {
     let total = |field: &str| Ok::<_, PricingError>(whole(usage.get(field))?.unwrap_or(0));
     let cached = total("total_cached_tokens")?;
     let reasoning = match total("total_reasoning_tokens")? {

@@ -12,7 +12,7 @@ type Object = Map<String, Value>;
 
 /// The parts of a chat completion that affect its price.
 #[derive(Debug)]
-pub struct Response<'a> {
+pub(crate) struct Response<'a> {
     pub model: Option<&'a str>,
     pub usage: Option<Usage>,
     pub service_tier: Option<&'a str>,
@@ -29,7 +29,7 @@ impl<'a> Response<'a> {
     /// # Errors
     /// [`PricingError::InvalidResponse`] or [`PricingError::InvalidUsage`] if a field has a type that no chat
     /// completion has.
-    pub fn read(response: &'a Object) -> Result<Self, PricingError> {
+    pub(crate) fn read(response: &'a Object) -> Result<Self, PricingError> {
         check_text(response, "id")?;
         check_text(response, "system_fingerprint")?;
         check_whole(response, "created")?;
@@ -136,7 +136,7 @@ fn milliseconds(response: &Object) -> Option<Decimal> {
 }
 
 /// Counts the characters that are not white space, which are the ones that Google bills.
-pub fn characters(text: &str) -> u64 {
+pub(crate) fn characters(text: &str) -> u64 {
     // Python treats the four ASCII separators as white space. Unicode's property does not.
     let is_space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
     text.chars().filter(|c| !is_space(*c)).count() as u64
