@@ -26,11 +26,16 @@ class Model:
         self.columns = {}
         self.relations = {}
         self.key = []
+        self.unique = []
+        self.references = []
         for line in body.splitlines():
             line = re.sub(r"//.*", "", line).strip()
             together = re.match(r"@@id\(\[([^\]]*)\]", line)
             if together:
                 self.key = [re.sub(r"\(.*", "", part).strip() for part in together.group(1).split(",")]
+            elif line.startswith("@@unique"):
+                inside = re.search(r"\[([^\]]*)\]", line).group(1)
+                self.unique.append([re.sub(r"\(.*", "", part).strip() for part in inside.split(",")])
             elif line and not line.startswith("@@"):
                 self.add(*re.match(r"(\w+)\s+(\w+)(\[\])?(\?)?(.*)", line).groups())
 
@@ -39,6 +44,10 @@ class Model:
             related = re.search(r"fields:\s*\[([^\]]*)\],\s*references:\s*\[([^\]]*)\]", rest)
             ends = tuple([part.strip() for part in end.split(",")] for end in related.groups()) if related else None
             self.relations[name] = (kind, bool(is_list), ends)
+            if ends:
+                on_delete = re.search(r"onDelete:\s*(\w+)", rest)
+                default = "SetNull" if is_optional else "Restrict"
+                self.references.append((kind, *ends, on_delete.group(1) if on_delete else default))
             return
         mapped = re.search(r'@map\("(\w+)"\)', rest)
         default = re.search(r"@default\((.*?)\)(?:\s|$)", rest + " ")
@@ -48,7 +57,10 @@ class Model:
             "list": bool(is_list),
             "optional": bool(is_optional),
             "default": default.group(1) if default else None,
+            "updated": "@updatedAt" in rest.split(),
         }
+        if re.search(r"@unique\b", rest):
+            self.unique.append([name])
         if "@id" in rest.split():
             self.key = [name]
 
@@ -72,7 +84,21 @@ class Model:
             parts.append(f'"{column["column"]}" {kind}{nullable}{clause}')
         if self.key and all(name in self.columns for name in self.key):
             parts.append("PRIMARY KEY (%s)" % ", ".join(f'"{self.columns[name]["column"]}"' for name in self.key))
+        parts += [f"UNIQUE ({self.quoted(names)})" for names in self.unique]
         return f'CREATE TABLE "{self.name}" ({", ".join(parts)});'
+
+    def quoted(self, names):
+        return ", ".join(f'"{self.columns[name]["column"]}"' for name in names)
+
+    def reference_statements(self, models):
+        """The foreign keys. The rows that are there already may break them."""
+        for kind, mine, theirs, on_delete in self.references:
+            action = {"Cascade": "CASCADE", "SetNull": "SET NULL"}.get(on_delete, "RESTRICT")
+            name = f"{self.name}_{'_'.join(mine)}_fkey"
+            yield (
+                f'ALTER TABLE "{self.name}" ADD CONSTRAINT "{name}" FOREIGN KEY ({self.quoted(mine)}) REFERENCES "{kind}" '
+                f"({models[kind].quoted(theirs)}) ON DELETE {action} ON UPDATE CASCADE NOT VALID"
+            )
 
 
 def read_schema(path):
@@ -81,16 +107,36 @@ def read_schema(path):
     return {name: Model(name, body) for name, body in found}
 
 
+def together(schemas):
+    """The tables of several versions as one schema, with every column that one of them has."""
+    found = {}
+    for schema in schemas:
+        for name, model in schema.items():
+            kept = found.setdefault(name, model)
+            for column, description in model.columns.items():
+                optional = description["optional"] or description["default"] is None
+                kept.columns.setdefault(column, {**description, "optional": optional})
+    return found
+
+
 def create(connection, models):
     for model in models.values():
         connection.execute(model.statement())
     connection.execute("CREATE TABLE _prisma_migrations (id text PRIMARY KEY)")
 
 
+def add_references(connection, models):
+    for model in models.values():
+        for statement in model.reference_statements(models):
+            connection.execute(statement)
+
+
 def insert(connection, table, row):
     columns = ", ".join(f'"{name}"' for name in row)
     connection.execute(
-        f'INSERT INTO "{table}" ({columns}) SELECT {columns} FROM json_populate_record(NULL::"{table}", %s::json)',
+        f'INSERT INTO "{table}" ({columns}) SELECT {columns} FROM json_populate_record(NULL::"{table}", %s::json) '
+        # A row that was made up may have the key of another one.
+        "ON CONFLICT DO NOTHING",
         [json.dumps(row)],
     )
 
