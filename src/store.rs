@@ -28,6 +28,7 @@ pub mod rollups;
 pub mod secrets;
 pub mod tags;
 pub mod team_views;
+mod utc;
 
 use chrono::{Days, NaiveDate, NaiveDateTime, NaiveTime};
 

@@ -22,7 +22,7 @@ use crate::booking::booker::queue::{Job, Queue};
 use crate::booking::limits::Refusal;
 use crate::settings::BookingLimits;
 use crate::store::booking as store_usage;
-use crate::store::error::{is_conflict, is_unavailable};
+use crate::store::error::{is_conflict, is_denied, is_unavailable};
 use crate::store::{Connection, Pool};
 
 /// The number of concurrent transactions. The second one reads and prepares while the first waits for the disk.
@@ -66,6 +66,9 @@ pub enum BookingError {
     /// The database belongs to LiteLLM, and booking has not been installed on it.
     #[error("booking is not installed on this database")]
     NotInstalled,
+    /// The server's database role may not write.
+    #[error("the database role lacks a right: {0}")]
+    Denied(String),
     /// The transaction failed.
     #[error("the transaction failed: {0}")]
     Failed(String),
@@ -175,6 +178,7 @@ impl Inner {
                     tokio::time::sleep(*pause).await;
                 }
                 None if away => return Err(BookingError::Unavailable(error.to_string())),
+                None if is_denied(&error) => return Err(BookingError::Denied(error.to_string())),
                 None => return Err(BookingError::Failed(error.to_string())),
             }
         }

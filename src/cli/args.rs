@@ -27,6 +27,10 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
 
+    /// URL of PostgreSQL itself, if `--database-url` leads to a connection pooler. litespend then connects to this one.
+    #[arg(long, env = "DIRECT_URL", hide_env_values = true, value_name = "URL")]
+    pub direct_url: Option<String>,
+
     /// Directory of the private PostgreSQL and the generated master key.
     #[arg(long, env = "LITESPEND_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

@@ -45,9 +45,12 @@ pub struct OpenDatabase {
     limits: PoolLimits,
 }
 
-/// The URL from the arguments or the config file. An empty URL counts as none.
+/// The URL from the arguments or the config file. An empty URL counts as none. With `--direct-url`, that one: every
+/// connection needs a session, which a pooler in front of PostgreSQL may not give.
 pub fn url(args: &DatabaseArgs, config: &ConfigFile) -> Option<String> {
-    args.database_url.clone().or_else(|| config.general.database_url.clone()).filter(|url| !url.trim().is_empty())
+    let given = |url: &String| !url.trim().is_empty();
+    let url = args.database_url.clone().or_else(|| config.general.database_url.clone()).filter(given)?;
+    Some(args.direct_url.clone().filter(given).unwrap_or(url))
 }
 
 fn start(args: &DatabaseArgs) -> Result<LocalPostgres, LocalPostgresError> {
@@ -97,6 +100,13 @@ impl OpenDatabase {
 
     /// Waits for the database and brings it up to date. Returns who owns it, and its version.
     pub async fn prepare(&self, pool: &Pool) -> Result<(DatabaseKind, String), Failure> {
+        if self.local.is_none() && database::is_shared_by_transaction(&self.url).await.unwrap_or(false) {
+            return Err(Failure::Setting(anyhow::anyhow!(
+                "DATABASE_URL: a connection pooler in transaction mode ({}) does not give litespend sessions of its own: \
+                 set DIRECT_URL to the URL of PostgreSQL itself, or set the pooler to pool_mode = session",
+                self.location()
+            )));
+        }
         let started = Instant::now();
         let mut connection = loop {
             match pool.acquire().await {

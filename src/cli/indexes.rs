@@ -28,7 +28,11 @@ pub fn run(command: IndexesCommand) -> Result<(), Failure> {
             for wanted in &WANTED {
                 if let Some(plan) = indexes::missing(&mut connection, wanted).await.context("cannot explain a query")? {
                     any = true;
-                    println!("-- {}\n-- now: {plan}\n{};\n", wanted.reason, wanted.create);
+                    println!("-- {}\n-- now: {plan}", wanted.reason);
+                    for statement in indexes::creation(&mut connection, wanted).await.context(wanted.name)? {
+                        println!("{statement};");
+                    }
+                    println!();
                 }
             }
             if !any {
@@ -38,16 +42,19 @@ pub fn run(command: IndexesCommand) -> Result<(), Failure> {
         }),
         IndexesCommand::Install(args) => with_connection(&args, async |mut connection, _| {
             for wanted in &WANTED {
-                if indexes::missing(&mut connection, wanted).await.context("cannot explain a query")?.is_some() {
-                    indexes::create(&mut connection, wanted).await.with_context(|| wanted.name.to_owned())?;
-                    println!("{} made", wanted.name);
+                if indexes::missing(&mut connection, wanted).await.context("cannot explain a query")?.is_none() {
+                    continue;
                 }
+                for statement in indexes::creation(&mut connection, wanted).await.context(wanted.name)? {
+                    indexes::run(&mut connection, &statement).await.context(wanted.name)?;
+                }
+                println!("{} created", wanted.name);
             }
             Ok(())
         }),
         IndexesCommand::Remove(args) => with_connection(&args, async |mut connection, _| {
             for wanted in &WANTED {
-                indexes::drop(&mut connection, wanted).await.with_context(|| wanted.name.to_owned())?;
+                indexes::drop(&mut connection, wanted).await.context(wanted.name)?;
             }
             println!("removed");
             Ok(())

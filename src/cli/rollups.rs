@@ -16,6 +16,7 @@ use crate::store::booking::ids;
 use crate::store::database;
 use crate::store::database::DatabaseKind;
 use crate::store::rollups::backlog;
+use crate::store::rollups::partitions;
 use crate::store::{DateRange, rollups};
 
 /// The subcommands of `rollups`.
@@ -77,6 +78,7 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
                 (None, None) => None,
                 _ => span(&mut connection, args.from, args.to).await?,
             };
+            partitions::follow(&mut connection).await.context("cannot follow the partitions of the log")?;
             rollups::mark_dirty(&mut connection, range).await.context("cannot mark the days")?;
             count(&mut connection, Duration::ZERO).await
         }),
@@ -104,6 +106,12 @@ async fn require_attached(connection: &mut Connection) -> Result<(), Failure> {
         return Ok(());
     }
     require_own_schema(connection).await?;
+    if let Some(table) = rollups::renamed_log(connection).await.context("cannot read the state of the rollups")? {
+        return Err(Failure::Setting(anyhow!(
+            "the rollups count {table}, which is not the log any more, so requests read the log: run `litespend rollups \
+             install` to count the log again"
+        )));
+    }
     Err(Failure::Setting(anyhow!("this database has no rollups: run `litespend rollups install` to add them")))
 }
 
@@ -127,6 +135,7 @@ async fn install(connection: &mut Connection, kind: DatabaseKind, pause: Duratio
         rollups::attach(connection).await.context("cannot add the triggers now (is the log locked?); try again")?;
         println!("counting every change of the spend log from now on");
     }
+    partitions::follow(connection).await.context("cannot add the triggers of the partitions now; try again")?;
     rollups::attach_activity(connection)
         .await
         .context("cannot add the triggers of the daily rows now (is their table locked?); try again")?;
@@ -203,6 +212,12 @@ async fn span(
 
 async fn verify(connection: &mut Connection, from: Option<NaiveDate>, to: Option<NaiveDate>) -> Result<(), Failure> {
     require_attached(connection).await?;
+    if !partitions::are_counted(connection).await.context("cannot compare the partitions")? {
+        return Err(Failure::Runtime(anyhow!(
+            "partitions of the log came or went and are not counted yet, so requests read the log: a running server \
+             counts them soon, or run `litespend rollups install`"
+        )));
+    }
     let Some(range) = span(connection, from, to).await? else {
         println!("the spend log is empty");
         return Ok(());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::field_error::FieldError;
 use crate::store;
-use crate::store::error::{is_statement_timeout, is_unavailable};
+use crate::store::error::{is_denied, is_stale_plan, is_statement_timeout, is_unavailable};
 
 /// The `type` of an error in the `error` envelope, by the reference's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +129,12 @@ pub enum ApiError {
     /// An internal failure: 500 without details. The value is the cause, for the log.
     #[error("internal error: {0}")]
     Internal(String),
+    /// The server's database role may not do this: 403.
+    #[error("the database role lacks a right")]
+    Denied(String),
+    /// A migration of the tables is under way: 503 with `Retry-After`. A read is repeated before the client sees this.
+    #[error("the tables have changed")]
+    StalePlan(String),
     /// A database error other than unavailability: 500 without details.
     #[error("database error")]
     Database(#[source] store::Error),
@@ -183,7 +189,8 @@ impl ApiError {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Unavailable(_) | Self::Busy | Self::StalePlan(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
             Self::Internal(_) | Self::Database(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -226,6 +233,18 @@ impl ApiError {
             Self::Upstream(_) => {
                 envelope(ErrorType::UpstreamUnavailable, status, "The upstream server is not available.", None)
             }
+            Self::Denied(_) => envelope(
+                ErrorType::BadRequest,
+                status,
+                "The database role of this server lacks a right that the request needs.",
+                None,
+            ),
+            Self::StalePlan(_) => envelope(
+                ErrorType::NoDatabaseConnection,
+                status,
+                "The tables of the database have just changed. Try again.",
+                None,
+            ),
             Self::Internal(_) | Self::Database(_) => {
                 envelope(ErrorType::InternalServerError, status, "Internal server error", None)
             }
@@ -240,6 +259,10 @@ fn envelope(kind: ErrorType, status: StatusCode, message: &str, param: Option<&s
 /// The cause of a failed request, passed to the request log in the response's extensions.
 #[derive(Clone, Debug)]
 pub struct Cause(pub String);
+
+/// Marks the response to a request that would succeed if it were sent again at once.
+#[derive(Clone, Debug)]
+pub struct Repeatable;
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -260,7 +283,12 @@ impl IntoResponse for ApiError {
             Self::Busy => {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
-            Self::Upstream(cause) | Self::Internal(cause) => {
+            Self::StalePlan(cause) => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                response.extensions_mut().insert(Cause(cause.clone()));
+                response.extensions_mut().insert(Repeatable);
+            }
+            Self::Upstream(cause) | Self::Internal(cause) | Self::Denied(cause) => {
                 response.extensions_mut().insert(Cause(cause.clone()));
             }
             Self::Database(cause) => {
@@ -279,6 +307,13 @@ impl From<store::Error> for ApiError {
         }
         if is_statement_timeout(&error) {
             return Self::statement_timeout();
+        }
+        if is_denied(&error) {
+            return Self::Denied(error.to_string());
+        }
+        if is_stale_plan(&error) {
+            store::database::discard_prepared_statements();
+            return Self::StalePlan(error.to_string());
         }
         Self::Database(error)
     }

@@ -4,15 +4,16 @@
 use std::any::Any;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::http::dashboard;
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, Repeatable};
 use crate::http::openapi;
 use crate::http::operations;
 use crate::http::replica;
@@ -23,7 +24,8 @@ use crate::http::upstream::Upstream;
 use crate::http::{admission, body_budget, compression, request_body, response_headers};
 
 /// Builds the application as one service. From the outside in, the layers are: request log, request body watch, panic
-/// catcher, upstream (with `--upstream` only), response headers, time limit, authorization, body memory, compression,
+/// catcher, upstream (with `--upstream` only), response headers, time limit, repetition,
+/// authorization, body memory, compression,
 /// replica. The handlers are innermost.
 pub fn build(state: AppState) -> Router {
     let (documented, _) = operations::documented().split_for_parts();
@@ -42,6 +44,7 @@ pub fn build(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(compression::CompressionPermits::default(), compression::with_permit))
         .layer(middleware::from_fn_with_state(state.clone(), body_budget::charging::charge))
         .layer(middleware::from_fn_with_state(state.clone(), admission::authorize))
+        .layer(middleware::from_fn(repeat))
         .layer(middleware::from_fn(move |request: Request, next: Next| limit_time(timeout, request, next)))
         .layer(middleware::from_fn(response_headers::set));
     // The upstream layer is outside the time limit and the compression, so both leave forwarded requests untouched.
@@ -54,6 +57,17 @@ pub fn build(state: AppState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), request_body::watch))
         .layer(middleware::from_fn_with_state(state.clone(), telemetry::log_request))
         .with_state(state)
+}
+
+/// Sends a GET a second time if its statements were prepared before a migration of the tables. The client never notices.
+async fn repeat(request: Request, next: Next) -> Response {
+    if request.method() != Method::GET {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let again = Request::from_parts(parts.clone(), Body::empty());
+    let response = next.clone().run(Request::from_parts(parts, body)).await;
+    if response.extensions().get::<Repeatable>().is_some() { next.run(again).await } else { response }
 }
 
 async fn not_found() -> ApiError {

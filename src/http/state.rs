@@ -67,6 +67,8 @@ pub struct Inner {
     pub dictionary: DictionaryCache,
     /// Signals between the background fold task and the rest of the server.
     pub folding: Arc<Signals>,
+    /// The table that the rollups count instead of the log, as of the last check.
+    renamed_log: parking_lot::Mutex<Option<String>>,
     replica: OnceLock<Replica>,
 }
 
@@ -107,6 +109,7 @@ impl AppState {
             large_days: tokio::sync::Mutex::new(()),
             large_requests: Arc::new(Semaphore::new(1)),
             folding: Arc::default(),
+            renamed_log: parking_lot::Mutex::default(),
             replica: OnceLock::new(),
         })))
     }
@@ -143,6 +146,14 @@ impl AppState {
         let attached = store::rollups::attached(&mut connection).await?;
         if self.folding.attach(attached) && !attached {
             self.dictionary.clear();
+        }
+        let renamed = if attached { None } else { store::rollups::renamed_log(&mut connection).await? };
+        let before = std::mem::replace(&mut *self.renamed_log.lock(), renamed.clone());
+        if let Some(table) = renamed.filter(|table| before.as_ref() != Some(table)) {
+            tracing::warn!(
+                %table,
+                "the rollups count a table that is not the log any more: reads use the log; run `litespend rollups install`"
+            );
         }
         Ok(())
     }

@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::{Metrics, Waiting};
 use crate::store;
 use crate::store::rollups;
+use crate::store::rollups::Abilities;
 use crate::store::rollups::backlog;
 use crate::store::rollups::backlog::{Backlog, Holder};
+use crate::store::rollups::partitions;
 use crate::store::{Connection, Pool};
 
 /// The pause when there is no work, and the pause between a booking and its folding.
@@ -32,6 +34,12 @@ const VACUUM_AFTER: i64 = 5_000;
 
 /// How often the backlog is counted while there is one.
 const COUNT_AFTER: Duration = Duration::from_secs(15);
+
+/// How often the partitions of the log are compared, at most.
+const FOLLOW_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a failure to follow the partitions is not logged again.
+const FOLLOW_FAILED: Duration = Duration::from_secs(60);
 
 /// A session that holds the lock for longer than this while work waits is logged.
 const HELD_LONG: Duration = Duration::from_secs(60);
@@ -140,6 +148,8 @@ struct Memory {
     folded: i64,
     counted: Option<Instant>,
     lock: LockWatch,
+    followed: Option<Instant>,
+    follow_failed: Option<Instant>,
 }
 
 /// Folds until cancelled. A failure is logged and retried; reads stay exact in the meantime.
@@ -206,7 +216,10 @@ enum Next {
 /// when due.
 async fn step(pool: &Pool, memory: &mut Memory) -> Result<Next, store::Error> {
     let mut connection = pool.acquire().await?;
-    let can_pack = rollups::can_pack(&mut connection).await?;
+    let Abilities { can_pack, can_follow } = rollups::abilities(&mut connection).await?;
+    if can_follow {
+        follow_partitions(&mut connection, memory).await?;
+    }
     if can_pack && !backlog::is_waiting(&mut connection, over()).await? {
         memory.lock.free();
         Metrics::record_backlog(&Waiting::default());
@@ -233,6 +246,29 @@ async fn step(pool: &Pool, memory: &mut Memory) -> Result<Next, store::Error> {
     }
     memory.lock.free();
     Ok(if packed { Next::AtOnce } else { Next::Soon })
+}
+
+/// Counts new partitions of the log, and the days of those that are gone. Until this succeeds, reads use the log, so a
+/// failure does not stop the folding: the account may lack the right to create triggers.
+async fn follow_partitions(connection: &mut Connection, memory: &mut Memory) -> Result<(), store::Error> {
+    if memory.followed.is_some_and(|at| at.elapsed() < FOLLOW_AFTER) {
+        return Ok(());
+    }
+    memory.followed = Some(Instant::now());
+    match partitions::follow(connection).await {
+        Ok(changed) if changed != partitions::Changed::default() => {
+            tracing::info!(came = changed.came, went = changed.went, "the partitions of the log changed");
+        }
+        Ok(_) => {}
+        Err(error @ store::Error::Database(_)) => {
+            if memory.follow_failed.is_none_or(|at| at.elapsed() >= FOLLOW_FAILED) {
+                memory.follow_failed = Some(Instant::now());
+                tracing::warn!(cause = %error, "cannot follow the partitions of the log; reads use the log");
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// Packs one day of each rollup and one month, and sums one day of daily rows, if any are due. Returns whether there

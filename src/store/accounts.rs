@@ -52,7 +52,9 @@ pub(super) fn shown(Json(mut row): Json<Row>) -> Row {
     row.remove("password");
     for name in TIMES {
         if let Some(Value::String(text)) = row.get_mut(name) {
-            text.push('Z');
+            // A timestamptz column has the offset of the session, which is UTC.
+            let utc = text.trim_end_matches("+00:00");
+            *text = format!("{utc}Z");
         }
     }
     for name in LISTS {

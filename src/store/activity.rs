@@ -37,7 +37,9 @@ pub async fn begin_snapshot(
         return Ok(reading);
     }
     match summed(reading.connection(), filter).await {
-        Ok(days) => filter.summed = days,
+        Ok(summed) => {
+            *filter = ActivityFilter { summed: summed.days, members_are_complete: summed.complete, ..filter.clone() }
+        }
         Err(sqlx::Error::Database(error)) if is_gone(error.code().as_deref()) => {
             reading = begin(reading.without_snapshot().await?).await?;
         }
@@ -46,22 +48,36 @@ pub async fn begin_snapshot(
     Ok(reading)
 }
 
+/// The days with valid precomputed sums, in ascending order.
+#[derive(Default)]
+struct Summed {
+    days: Vec<NaiveDate>,
+    /// Whether the sums by user and key have all figures. Those of an older version do not.
+    complete: bool,
+}
+
 /// The days of the filter that have valid precomputed sums, in ascending order.
-async fn summed(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<Vec<NaiveDate>, sqlx::Error> {
+async fn summed(connection: &mut PgConnection, filter: &ActivityFilter) -> Result<Summed, sqlx::Error> {
     let exists: bool = sqlx::query_scalar("SELECT to_regprocedure('litespend.activity_summed(text,text)') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await?;
     if !exists {
-        return Ok(Vec::new());
+        return Ok(Summed::default());
     }
     // Uses the sums only if they belong to the table in the search path, and not to a table of another schema.
     let statement = format!("SELECT days FROM litespend.activity_summed($1, $2) AS days WHERE {DAILY_COUNTED}");
     let days: Vec<String> = sqlx::query_scalar(AssertSqlSafe(statement))
         .bind(&filter.start)
         .bind(&filter.end)
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await?;
-    Ok(days.into_iter().filter_map(|day| day.parse().ok()).collect())
+    let complete: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('litespend.activity_members')
+                                                   AND attname = 'timed_requests')",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Summed { days: days.into_iter().filter_map(|day| day.parse().ok()).collect(), complete })
 }
 
 async fn begin(reading: Reading) -> Result<Reading, sqlx::Error> {
@@ -99,9 +115,15 @@ pub async fn entity_keys(
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
     let mut query = QueryBuilder::<Postgres>::new("SELECT entity, count(*) FILTER (WHERE api_key <> ");
     query.push_bind(FLAT_COST_KEY);
-    query.push(") FROM (SELECT COALESCE(entity_id, '') AS entity, api_key");
-    filter.push_rows(&mut query);
-    query.push(" GROUP BY 1, 2) AS pairs GROUP BY 1");
+    query.push(") FROM (");
+    let mut separator = "";
+    for source in filter.entity_sources() {
+        query.push(separator).push("SELECT COALESCE(entity_id, '') AS entity, api_key");
+        source.push(&mut query);
+        query.push(" GROUP BY 1, 2");
+        separator = " UNION ";
+    }
+    query.push(") AS pairs GROUP BY 1");
     query.build_query_as().persistent(false).fetch_all(connection).await
 }
 

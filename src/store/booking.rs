@@ -156,7 +156,102 @@ pub async fn missing_columns(connection: &mut PgConnection) -> Result<Vec<String
 
 /// Inserts the rows that are not in the log yet, and returns their IDs. `rows` must be in the order of their IDs, with
 /// each ID once. If another transaction has inserted the same ID and not committed yet, this call waits for it.
+///
+/// The primary key of a partitioned log is the ID and the start of the call, so it does not keep IDs unique. There, the
+/// call locks the IDs against other bookings, and looks for them in all partitions first.
 pub async fn insert(connection: &mut PgConnection, rows: &[&UsageRow]) -> Result<HashSet<String>, sqlx::Error> {
+    if ids_are_unique(connection).await? {
+        return insert_rows(connection, INSERT_BY_ID, rows).await;
+    }
+    let ids: Vec<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
+    let taken = lock_ids(connection, &ids).await?;
+    let rows: Vec<&UsageRow> = rows.iter().copied().filter(|row| !taken.contains(&row.request_id)).collect();
+    insert_rows(connection, INSERT, &rows).await
+}
+
+/// Whether the log has a unique index on the ID alone.
+async fn ids_are_unique(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"SELECT EXISTS (
+               SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+               WHERE i.indrelid = to_regclass('"LiteLLM_SpendLogs"') AND a.attname = 'request_id' AND i.indnkeyatts = 1
+                 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL)"#,
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Locks IDs until the end of the transaction, in a fixed order, and returns those that are in the log. One lock stands
+/// for many IDs, so that a large booking does not fill PostgreSQL's table of locks.
+async fn lock_ids(connection: &mut PgConnection, ids: &[&str]) -> Result<HashSet<String>, sqlx::Error> {
+    sqlx::query(
+        "SELECT pg_advisory_xact_lock(781188, bucket)
+         FROM (SELECT DISTINCT hashtext(id) & 255 AS bucket FROM unnest($1::text[]) AS id ORDER BY bucket) AS buckets",
+    )
+    .bind(ids)
+    .execute(&mut *connection)
+    .await?;
+    // A statement of its own: its snapshot shows what the holders of the locks have committed.
+    let taken: Vec<String> =
+        sqlx::query_scalar(r#"SELECT DISTINCT request_id FROM "LiteLLM_SpendLogs" WHERE request_id = ANY ($1)"#)
+            .bind(ids)
+            .fetch_all(connection)
+            .await?;
+    Ok(taken.into_iter().collect())
+}
+
+/// The statement that inserts rows; `$conflict` says which existing row stops a new one.
+macro_rules! insert_statement {
+    ($conflict:literal) => {
+        concat!(
+            r#"
+            INSERT INTO "LiteLLM_SpendLogs" (
+                request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
+                "completionStartTime", request_duration_ms, model, model_id, model_group, custom_llm_provider, api_base,
+                "user", team_id, organization_id, end_user, metadata, cache_hit, cache_key, request_tags,
+                requester_ip_address, messages, response, proxy_server_request, session_id, status,
+                mcp_namespaced_tool_name, agent_id, litellm_call_id)
+            SELECT
+                new.request_id, new.call_type, new.api_key, new.spend, new.total_tokens, new.prompt_tokens,
+                new.completion_tokens, new.start_time, new.end_time, new.completion_start_time, new.request_duration_ms,
+                new.model, new.model_id, new.model_group, new.custom_llm_provider, new.api_base, new.user_id, new.team_id,
+                new.organization_id, new.end_user, new.metadata::jsonb, new.cache_hit, new.cache_key,
+                COALESCE(new.request_tags, '[]')::jsonb, new.requester_ip_address, COALESCE(new.messages, '{}')::jsonb,
+                COALESCE(new.response, '{}')::jsonb, COALESCE(new.proxy_server_request, '{}')::jsonb, new.session_id,
+                new.status, new.mcp_namespaced_tool_name, new.agent_id, new.litellm_call_id
+            FROM unnest(
+                $1::text[], $2::text[], $3::text[], $4::float8[], $5::int[], $6::int[], $7::int[], $8::timestamp[],
+                $9::timestamp[], $10::timestamp[], $11::int[], $12::text[], $13::text[], $14::text[], $15::text[],
+                $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[],
+                $24::text[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], $31::text[],
+                $32::text[], $33::text[]
+            ) AS new (
+                request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, start_time, end_time,
+                completion_start_time, request_duration_ms, model, model_id, model_group, custom_llm_provider, api_base,
+                user_id, team_id, organization_id, end_user, metadata, cache_hit, cache_key, request_tags,
+                requester_ip_address, messages, response, proxy_server_request, session_id, status,
+                mcp_namespaced_tool_name, agent_id, litellm_call_id)
+            ON CONFLICT "#,
+            $conflict,
+            " DO NOTHING RETURNING request_id"
+        )
+    };
+}
+
+/// For a log whose IDs are unique: the ID stops a row.
+const INSERT_BY_ID: &str = insert_statement!("(request_id)");
+
+/// For a partitioned log: any unique index stops a row.
+const INSERT: &str = insert_statement!("");
+
+async fn insert_rows(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    rows: &[&UsageRow],
+) -> Result<HashSet<String>, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
     macro_rules! column {
         ($take:expr) => {
             rows.iter().map($take).collect::<Vec<_>>()
@@ -166,73 +261,42 @@ pub async fn insert(connection: &mut PgConnection, rows: &[&UsageRow]) -> Result
         .iter()
         .map(|row| (!row.tags.is_empty()).then(|| serde_json::Value::from(row.tags.as_slice()).to_string()))
         .collect();
-    let inserted: Vec<String> = sqlx::query_scalar(
-        r#"
-        INSERT INTO "LiteLLM_SpendLogs" (
-            request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
-            "completionStartTime", request_duration_ms, model, model_id, model_group, custom_llm_provider, api_base,
-            "user", team_id, organization_id, end_user, metadata, cache_hit, cache_key, request_tags,
-            requester_ip_address, messages, response, proxy_server_request, session_id, status,
-            mcp_namespaced_tool_name, agent_id, litellm_call_id)
-        SELECT
-            new.request_id, new.call_type, new.api_key, new.spend, new.total_tokens, new.prompt_tokens,
-            new.completion_tokens, new.start_time, new.end_time, new.completion_start_time, new.request_duration_ms,
-            new.model, new.model_id, new.model_group, new.custom_llm_provider, new.api_base, new.user_id, new.team_id,
-            new.organization_id, new.end_user, new.metadata::jsonb, new.cache_hit, new.cache_key,
-            COALESCE(new.request_tags, '[]')::jsonb, new.requester_ip_address, COALESCE(new.messages, '{}')::jsonb,
-            COALESCE(new.response, '{}')::jsonb, COALESCE(new.proxy_server_request, '{}')::jsonb, new.session_id,
-            new.status, new.mcp_namespaced_tool_name, new.agent_id, new.litellm_call_id
-        FROM unnest(
-            $1::text[], $2::text[], $3::text[], $4::float8[], $5::int[], $6::int[], $7::int[], $8::timestamp[],
-            $9::timestamp[], $10::timestamp[], $11::int[], $12::text[], $13::text[], $14::text[], $15::text[],
-            $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[],
-            $24::text[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[], $31::text[],
-            $32::text[], $33::text[]
-        ) AS new (
-            request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, start_time, end_time,
-            completion_start_time, request_duration_ms, model, model_id, model_group, custom_llm_provider, api_base,
-            user_id, team_id, organization_id, end_user, metadata, cache_hit, cache_key, request_tags,
-            requester_ip_address, messages, response, proxy_server_request, session_id, status,
-            mcp_namespaced_tool_name, agent_id, litellm_call_id)
-        ON CONFLICT (request_id) DO NOTHING
-        RETURNING request_id
-        "#,
-    )
-    .bind(column!(|row| row.request_id.as_str()))
-    .bind(column!(|row| row.call_type.as_str()))
-    .bind(column!(|row| row.api_key.as_str()))
-    .bind(column!(|row| row.spend))
-    .bind(column!(|row| row.total_tokens))
-    .bind(column!(|row| row.prompt_tokens))
-    .bind(column!(|row| row.completion_tokens))
-    .bind(column!(|row| row.start_time))
-    .bind(column!(|row| row.end_time))
-    .bind(column!(|row| row.completion_start_time))
-    .bind(column!(|row| row.request_duration_ms))
-    .bind(column!(|row| row.model.as_str()))
-    .bind(column!(|row| row.model_id.as_str()))
-    .bind(column!(|row| row.model_group.as_str()))
-    .bind(column!(|row| row.custom_llm_provider.as_str()))
-    .bind(column!(|row| row.api_base.as_str()))
-    .bind(column!(|row| row.user.as_str()))
-    .bind(column!(|row| row.team_id.as_str()))
-    .bind(column!(|row| row.organization_id.as_str()))
-    .bind(column!(|row| row.end_user.as_str()))
-    .bind(column!(|row| row.metadata.as_str()))
-    .bind(column!(|row| row.cache_hit.as_str()))
-    .bind(column!(|row| row.cache_key.as_str()))
-    .bind(tags)
-    .bind(column!(|row| row.requester_ip_address.as_deref()))
-    .bind(column!(|row| row.messages.as_deref()))
-    .bind(column!(|row| row.response.as_deref()))
-    .bind(column!(|row| row.proxy_server_request.as_deref()))
-    .bind(column!(|row| row.session_id.as_deref()))
-    .bind(column!(|row| row.status.as_str()))
-    .bind(column!(|row| row.mcp_namespaced_tool_name.as_deref()))
-    .bind(column!(|row| row.agent_id.as_deref()))
-    .bind(column!(|row| row.litellm_call_id.as_deref()))
-    .fetch_all(connection)
-    .await?;
+    let inserted: Vec<String> = sqlx::query_scalar(statement)
+        .bind(column!(|row| row.request_id.as_str()))
+        .bind(column!(|row| row.call_type.as_str()))
+        .bind(column!(|row| row.api_key.as_str()))
+        .bind(column!(|row| row.spend))
+        .bind(column!(|row| row.total_tokens))
+        .bind(column!(|row| row.prompt_tokens))
+        .bind(column!(|row| row.completion_tokens))
+        .bind(column!(|row| row.start_time))
+        .bind(column!(|row| row.end_time))
+        .bind(column!(|row| row.completion_start_time))
+        .bind(column!(|row| row.request_duration_ms))
+        .bind(column!(|row| row.model.as_str()))
+        .bind(column!(|row| row.model_id.as_str()))
+        .bind(column!(|row| row.model_group.as_str()))
+        .bind(column!(|row| row.custom_llm_provider.as_str()))
+        .bind(column!(|row| row.api_base.as_str()))
+        .bind(column!(|row| row.user.as_str()))
+        .bind(column!(|row| row.team_id.as_str()))
+        .bind(column!(|row| row.organization_id.as_str()))
+        .bind(column!(|row| row.end_user.as_str()))
+        .bind(column!(|row| row.metadata.as_str()))
+        .bind(column!(|row| row.cache_hit.as_str()))
+        .bind(column!(|row| row.cache_key.as_str()))
+        .bind(tags)
+        .bind(column!(|row| row.requester_ip_address.as_deref()))
+        .bind(column!(|row| row.messages.as_deref()))
+        .bind(column!(|row| row.response.as_deref()))
+        .bind(column!(|row| row.proxy_server_request.as_deref()))
+        .bind(column!(|row| row.session_id.as_deref()))
+        .bind(column!(|row| row.status.as_str()))
+        .bind(column!(|row| row.mcp_namespaced_tool_name.as_deref()))
+        .bind(column!(|row| row.agent_id.as_deref()))
+        .bind(column!(|row| row.litellm_call_id.as_deref()))
+        .fetch_all(connection)
+        .await?;
     Ok(inserted.into_iter().collect())
 }
 
@@ -253,7 +317,7 @@ pub struct ExistingRow {
 /// The rows of the log with these request IDs.
 pub async fn existing(connection: &mut PgConnection, ids: &[&str]) -> Result<Vec<ExistingRow>, sqlx::Error> {
     sqlx::query_as(
-        r#"SELECT request_id, api_key, spend, "startTime" FROM "LiteLLM_SpendLogs" WHERE request_id = ANY ($1)"#,
+        r#"SELECT request_id, api_key, spend, "startTime"::timestamp FROM "LiteLLM_SpendLogs" WHERE request_id = ANY ($1)"#,
     )
     .bind(ids)
     .fetch_all(connection)

@@ -1,7 +1,8 @@
 //! The connection pool, the kind of database behind it, and its migrations.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row};
@@ -33,6 +34,8 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, BadUrl> {
     let DatabaseUrl { options, schema, .. } = DatabaseUrl::parse(url)?;
     let options = options
         .application_name("litespend")
+        // The default of PostgreSQL 12 and later. Poolers refuse the parameter.
+        .extra_float_digits(None)
         .log_statements(tracing::log::LevelFilter::Trace)
         .log_slow_statements(tracing::log::LevelFilter::Off, Duration::ZERO);
     let pool = PgPoolOptions::new()
@@ -44,8 +47,43 @@ pub fn pool(url: &str, limits: PoolLimits) -> Result<PgPool, BadUrl> {
             let schema = schema.clone();
             Box::pin(async move { prepare_session(connection, &schema).await })
         })
+        .before_acquire(|_, metadata| Box::pin(async move { Ok(is_fresh(metadata.age)) }))
         .after_release(|connection, _| Box::pin(is_free(connection)));
     Ok(pool.connect_lazy_with(options))
+}
+
+/// When a migration of the tables was last noticed. Prepared statements of older connections may not fit the tables.
+static TABLES_CHANGED: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Closes every connection that was opened before now, once it is next used.
+pub fn discard_prepared_statements() {
+    *TABLES_CHANGED.lock() = Some(Instant::now());
+}
+
+fn is_fresh(age: Duration) -> bool {
+    TABLES_CHANGED.lock().is_none_or(|changed| changed.elapsed() > age)
+}
+
+/// Time limit for the comparison in [`is_shared_by_transaction`]. A pooler whose connections are all in use does not
+/// answer.
+const POOLER_LIMIT: Duration = Duration::from_secs(3);
+
+/// Whether a pooler such as pgbouncer lends a server's session to one client for one transaction only. litespend needs
+/// sessions of its own: for prepared statements, settings and advisory locks. False if the database does not answer.
+pub async fn is_shared_by_transaction(url: &str) -> Result<bool, BadUrl> {
+    let options = DatabaseUrl::parse(url)?.options.extra_float_digits(None).statement_cache_capacity(0);
+    let compare = async {
+        let backend = "SELECT pg_backend_pid()";
+        let mut first = PgConnection::connect_with(&options).await?;
+        let before: i32 = sqlx::raw_sql(backend).fetch_one(&mut first).await?.try_get(0)?;
+        let mut second = PgConnection::connect_with(&options).await?;
+        sqlx::raw_sql("BEGIN").execute(&mut second).await?;
+        let other: i32 = sqlx::raw_sql(backend).fetch_one(&mut second).await?.try_get(0)?;
+        let after: i32 = sqlx::raw_sql(backend).fetch_one(&mut first).await?.try_get(0)?;
+        sqlx::raw_sql("ROLLBACK").execute(&mut second).await?;
+        Ok::<bool, sqlx::Error>(other == before || after != before)
+    };
+    Ok(matches!(tokio::time::timeout(POOLER_LIMIT, compare).await, Ok(Ok(true))))
 }
 
 /// Acquires a connection. If the caller is cancelled meanwhile, the pool keeps the connection: a cancelled `acquire` of

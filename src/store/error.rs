@@ -24,6 +24,19 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a prepared statement no longer fits its tables, because a migration has changed them.
+pub fn is_stale_plan(error: &sqlx::Error) -> bool {
+    // 0A000: feature not supported. The message is PostgreSQL's own for this case, and servers may translate it.
+    let Some(database) = error.as_database_error() else { return false };
+    let routine = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().and_then(|error| error.routine());
+    database.code().as_deref() == Some("0A000") && routine == Some("RevalidateCachedQuery")
+}
+
+/// Whether the database role lacks a right (42501).
+pub fn is_denied(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("42501"))
+}
+
 /// Whether the transaction conflicted with another one and can be retried: deadlock or serialization failure.
 pub fn is_conflict(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);

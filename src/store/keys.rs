@@ -44,13 +44,13 @@ pub async fn find_key(connection: &mut PgConnection, hash: &str) -> Result<Optio
                parent.*, pt.blocked AS parent_team_blocked
         FROM (SELECT NULL::text[] AS allowed_routes, '{}'::jsonb AS permissions) AS defaults
         CROSS JOIN LATERAL (
-            SELECT token, key_name, user_id, team_id, expires, blocked, allowed_routes AS routes, permissions AS granted,
+            SELECT token, key_name, user_id, team_id, expires::timestamp AS expires, blocked, allowed_routes AS routes, permissions AS granted,
                    CASE WHEN jsonb_typeof(metadata) = 'object' THEN metadata -> 'litespend_session' END AS link
             FROM "LiteLLM_VerificationToken" WHERE token = $1
         ) AS k
         LEFT JOIN LATERAL (
             SELECT token AS parent_token, user_id AS parent_user_id, team_id AS parent_team_id,
-                   expires AS parent_expires, blocked AS parent_blocked, allowed_routes AS parent_routes,
+                   expires::timestamp AS parent_expires, blocked AS parent_blocked, allowed_routes AS parent_routes,
                    permissions AS parent_granted, metadata ? 'litespend_session' AS parent_is_session
             FROM "LiteLLM_VerificationToken" WHERE token = k.link ->> 'parent'
         ) AS parent ON true

@@ -15,15 +15,17 @@ use serde::{Serialize, Serializer};
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 use crate::store::log::fields::{Bounds, Columns, JsonField};
+use crate::store::utc::{UtcTimestamp, read_from_either_type};
 
 /// Maximum number of rows in one response: LiteLLM's limit.
 pub const ROW_CAP: i64 = 10_000;
 
 /// A timestamp of LiteLLM's tables, which is UTC without a zone. It is written as `2026-03-01T18:30:00.500000Z`, and
 /// without the fraction if that is zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
-#[sqlx(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub NaiveDateTime);
+
+read_from_either_type!(Timestamp);
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -374,9 +376,9 @@ pub async fn end_of_page(
     filter.push(&mut query);
     query.push(r#" ORDER BY "startTime" DESC, request_id DESC OFFSET "#).push_bind(limit.saturating_sub(1));
     query.push(r#" LIMIT 2) AS log ORDER BY log."startTime" DESC, log.request_id DESC"#);
-    let found: Vec<(NaiveDateTime, String)> = query.build_query_as().fetch_all(connection).await?;
+    let found: Vec<(UtcTimestamp, String)> = query.build_query_as().fetch_all(connection).await?;
     let mut found = found.into_iter();
-    let last = found.next().map(|(start_time, request_id)| LogPosition { start_time, request_id });
+    let last = found.next().map(|(UtcTimestamp(start_time), request_id)| LogPosition { start_time, request_id });
     Ok(last.filter(|_| found.next().is_some()))
 }
 

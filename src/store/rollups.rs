@@ -9,6 +9,7 @@ pub mod backlog;
 pub mod days;
 pub mod dictionary;
 pub mod packed;
+pub mod partitions;
 pub mod reads;
 pub mod segments;
 pub mod verify;
@@ -27,15 +28,17 @@ pub const BATCH: i32 = 20_000;
 /// Maximum number of retries after a serialization failure or a deadlock.
 const ATTEMPTS: u32 = 20;
 
-/// SQL expression: true if the rollups count the log in the session's search path, and no other log. It checks the
-/// triggers, so it works for every version of the schema. It is `false` if the schema does not exist.
-pub(super) const COUNTED: &str = r#"COALESCE((
-    SELECT count(*) = 4 AND bool_and(t.tgrelid = to_regclass('"LiteLLM_SpendLogs"'))
+/// SQL expression: true if the log in the session's search path has the triggers of the rollups, and no table of another
+/// schema has any. It checks the triggers, so it works for every version of the schema. It is `false` if the schema does
+/// not exist.
+pub(super) const COUNTED: &str = r#"(
+    SELECT count(*) FILTER (WHERE t.tgrelid = log.oid) = 4 AND COALESCE(bool_and(c.relnamespace = log.relnamespace), false)
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+    LEFT JOIN pg_catalog.pg_class log ON log.oid = to_regclass('"LiteLLM_SpendLogs"')
     WHERE n.nspname = 'litespend' AND p.proname IN ('log_inserted', 'log_deleted', 'log_updated', 'log_truncated')
       AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-      AND t.tgname IN ('litespend_inserted', 'litespend_deleted', 'litespend_updated', 'litespend_truncated')), false)"#;
+      AND t.tgname IN ('litespend_inserted', 'litespend_deleted', 'litespend_updated', 'litespend_truncated'))"#;
 
 /// SQL expression: the same check for LiteLLM's table of daily rows, `LiteLLM_DailyUserSpend`.
 pub(super) const DAILY_COUNTED: &str = r#"COALESCE((
@@ -67,7 +70,8 @@ impl Attempts {
     }
 }
 
-/// Whether the rollups count every change of the log in the search path.
+/// Whether the log in the search path has the triggers of the rollups. If it is partitioned, see also
+/// [`partitions::are_counted`].
 pub async fn attached(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(AssertSqlSafe(format!("SELECT {COUNTED}"))).fetch_one(connection).await
 }
@@ -80,9 +84,26 @@ pub async fn counted_elsewhere(connection: &mut PgConnection) -> Result<Option<S
            FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
            JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_class r ON r.oid = t.tgrelid
            WHERE n.nspname = 'litespend' AND p.proname LIKE 'log\_%' AND NOT t.tgisinternal
-             AND t.tgrelid IS DISTINCT FROM to_regclass('"LiteLLM_SpendLogs"')
+             AND r.relnamespace IS DISTINCT FROM
+                 (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"'))
            LIMIT 1"#,
     )
+    .fetch_optional(connection)
+    .await
+}
+
+/// The table that has the triggers of the rollups although the log in its schema has none: a log that was renamed.
+pub async fn renamed_log(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(AssertSqlSafe(format!(
+        r#"SELECT r.relname::text
+           FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+           JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_class r ON r.oid = t.tgrelid
+           WHERE n.nspname = 'litespend' AND p.proname = 'log_inserted' AND NOT t.tgisinternal AND NOT r.relispartition
+             AND r.relnamespace =
+                 (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"'))
+             AND NOT {COUNTED}
+           LIMIT 1"#
+    )))
     .fetch_optional(connection)
     .await
 }
@@ -113,6 +134,8 @@ pub async fn remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         .fetch_one(&mut *transaction)
         .await?;
     if installed {
+        // A server that folds or counts meanwhile locks the same tables in another order.
+        transaction.execute("SELECT pg_advisory_xact_lock(7811884301)").await?;
         transaction.execute("SELECT litespend.detach()").await?;
     }
     transaction.execute("DROP SCHEMA IF EXISTS litespend CASCADE").await?;
@@ -295,6 +318,26 @@ async fn pack_one(
         sqlx::query_scalar(statement).bind(rollup).bind(before).bind(but).fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(day.and_then(|day| day.parse().ok()))
+}
+
+/// What can be done with the rollups of a database. Those of an older version lack some.
+#[derive(Clone, Copy, Debug, FromRow)]
+pub struct Abilities {
+    /// Whether days and months can be packed and summed.
+    pub can_pack: bool,
+    /// Whether the log has partitions, or had, that can be followed.
+    pub can_follow: bool,
+}
+
+/// What can be done with the rollups of this database.
+pub async fn abilities(connection: &mut PgConnection) -> Result<Abilities, sqlx::Error> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT to_regclass('litespend.activity_to_sum') IS NOT NULL AS can_pack,
+                COALESCE({}, false) AS can_follow",
+        partitions::COMPARABLE
+    )))
+    .fetch_one(connection)
+    .await
 }
 
 /// Whether days and months can be packed and summed in this database. The rollups of an older version have no queues

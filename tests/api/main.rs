@@ -24,6 +24,7 @@ mod older_litellm;
 mod openapi;
 mod overviews;
 mod pages;
+mod partitions;
 mod requests;
 mod robustness;
 mod role_matrix;

@@ -190,3 +190,28 @@ async fn our_migrations_can_run_from_several_servers_at_once() {
     seed(&app.pool).await;
     assert_eq!(app.get("/spend/tags", MASTER_KEY).await.status, 200);
 }
+
+/// LiteLLM migrates its tables while servers run. The statements that a connection has prepared then no longer fit.
+#[tokio::test]
+async fn a_migration_of_the_tables_is_never_noticed_by_a_read() {
+    let app = TestApp::seeded().await;
+    let paths = [
+        "/spend/logs?start_date=2026-02-01&end_date=2026-02-28&summarize=false",
+        "/spend/logs?start_date=2026-02-01&end_date=2026-02-28",
+        "/user/daily/activity?start_date=2026-02-01&end_date=2026-02-28",
+        "/global/spend/report?start_date=2026-02-01&end_date=2026-02-28",
+    ];
+    for path in paths {
+        assert_eq!(app.get(path, MASTER_KEY).await.status, 200, "{path}");
+    }
+    app.execute(
+        r#"ALTER TABLE "LiteLLM_SpendLogs" ADD COLUMN added_by_a_migration text;
+           ALTER TABLE "LiteLLM_DailyUserSpend" ADD COLUMN added_by_a_migration text;
+           ALTER TABLE "LiteLLM_VerificationToken" ADD COLUMN added_by_a_migration text"#,
+    )
+    .await;
+    for path in paths {
+        let answer = app.get(path, MASTER_KEY).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.json());
+    }
+}

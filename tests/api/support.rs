@@ -211,8 +211,17 @@ pub(crate) fn request(method: Method, path: &str, key: &str) -> axum::http::requ
 
 /// The content of a file of the recordings, decompressed if it ends in `.gz`.
 pub(crate) fn recording(name: &str) -> Vec<u8> {
+    content("tests/conformance", name)
+}
+
+/// The content of a file of the tests' own, decompressed if it ends in `.gz`.
+pub(crate) fn fixture(name: &str) -> Vec<u8> {
+    content("tests/fixtures", name)
+}
+
+fn content(folder: &str, name: &str) -> Vec<u8> {
     use std::io::Read;
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder).join(name);
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     if !name.ends_with(".gz") {
         return bytes;

@@ -23,7 +23,7 @@ use crate::settings::Settings;
 use crate::store;
 use crate::store::Pool;
 use crate::store::database;
-use crate::store::error::{is_statement_timeout, is_unavailable};
+use crate::store::error::{is_stale_plan, is_statement_timeout, is_unavailable};
 
 /// How long a lookup is cached.
 pub const LIFETIME: Duration = Duration::from_secs(9);
@@ -249,6 +249,10 @@ fn refusal(missing: &Missing) -> ApiError {
         }
         Missing::Database(error) if is_unavailable(error) => ApiError::Unavailable(None),
         Missing::Database(error) if is_statement_timeout(error) => ApiError::statement_timeout(),
+        Missing::Database(error) if is_stale_plan(error) => {
+            store::database::discard_prepared_statements();
+            ApiError::StalePlan(error.to_string())
+        }
         Missing::Database(error) => ApiError::Internal(error.to_string()),
     }
 }

@@ -23,6 +23,7 @@ use crate::http::routes::activity::scope::{
     KeyPageParams, ModelKeysParams, TagActivityParams, TeamActivityParams, TopKeysParams, UserActivityParams,
     UserPageParams,
 };
+use crate::http::routes::activity::stream::EntityMetadata;
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
 use crate::identity::Caller;
@@ -149,7 +150,7 @@ pub struct ModelTopKeysResponse {
 
 /// Returns the daily activity of a user for the whole range in one response.
 ///
-/// The response has sums by day and, within each day, by model, provider, key, endpoint and tool. It lists the
+/// The response has sums by day and, within each day, by model, provider, key, endpoint, tool and user. It lists the
 /// `api_key_limit` keys with the largest spend. All other sums include all keys.
 #[utoipa::path(get, path = "/user/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "get_user_daily_activity_aggregated", security(("APIKeyHeader" = [])),
@@ -164,7 +165,7 @@ pub async fn get_user_activity(
     Query((params, top)): Query<(UserActivityParams, TopKeysParams)>,
 ) -> Result<Response, ApiError> {
     let filter = scope::of_user(&caller, params, state.clock.now(), false)?;
-    stream::respond(&state, &reads, filter, top.api_key_limit, None).await
+    stream::respond(&state, &reads, filter, top.api_key_limit, EntityMetadata::OfUsers).await
 }
 
 /// Returns a page of the keys in a user's activity, sorted by descending spend.
@@ -269,7 +270,7 @@ pub async fn get_team_activity(
     let connection = reading.connection();
     let (filter, teams) = scope::of_teams(connection, &caller, params).await?;
     reading.finish().await?;
-    stream::respond(&state, &reads, filter.between(range), top.api_key_limit, Some(teams)).await
+    stream::respond(&state, &reads, filter.between(range), top.api_key_limit, EntityMetadata::Given(teams)).await
 }
 
 /// Returns the daily activity of tags for the whole range in one response, with sums by tag.
@@ -291,7 +292,7 @@ pub async fn get_tag_activity(
     let connection = reading.connection();
     let filter = scope::of_tags(connection, &caller, params).await?;
     reading.finish().await?;
-    stream::respond(&state, &reads, filter, top.api_key_limit, Some(BTreeMap::new())).await
+    stream::respond(&state, &reads, filter, top.api_key_limit, EntityMetadata::Given(BTreeMap::new())).await
 }
 
 /// The keys with their metadata. `days` is the requested range, in which the log is searched for metadata of keys.

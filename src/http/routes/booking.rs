@@ -348,6 +348,7 @@ fn failure(error: BookingError) -> ApiError {
             "LiteLLM owns this database, and booking is not enabled for it. To enable it, run `litespend booking \
              install`; to disable it again, run `litespend booking remove`.",
         ),
+        BookingError::Denied(cause) => ApiError::Denied(cause),
         BookingError::Failed(_) => ApiError::Refused {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             kind: ErrorType::InternalServerError,

@@ -65,13 +65,12 @@ const DIMENSIONS: &str = r#"
 const NAMED: &str = "(GROUPING (tool) = 1 OR tool IS NOT NULL) AND (GROUPING (endpoint) = 1 OR endpoint IS NOT NULL)";
 
 /// Streams the sums by day and group, and for each key of `api_keys` the sums by all group columns together. The newest
-/// day comes first; the order within a day is arbitrary. `by_entity` adds sums by user, team or tag.
+/// day comes first; the order within a day is arbitrary. Includes the sums by user, team or tag.
 pub fn day_sums<'q, 'c: 'q>(
     connection: &'c mut PgConnection,
     query: &'q mut QueryBuilder<Postgres>,
     filter: &ActivityFilter,
     api_keys: &[String],
-    by_entity: bool,
 ) -> BoxStream<'q, Result<DaySums, sqlx::Error>> {
     // The statement aggregates all rows once into a small number of groups, and then groups these again. It reads the
     // rows of the listed keys separately, and returns each of their sums once. One such sum counts for several groups
@@ -113,17 +112,18 @@ pub fn day_sums<'q, 'c: 'q>(
     let keyed = ActivityFilter { api_keys: Some(api_keys.to_vec()), summed: Vec::new(), ..filter.clone() };
     keyed.push_rows(query);
     query.push(" GROUP BY date, api_key, 3, 4, 5, 6, 7) AS keyed");
-    if by_entity {
+    for source in filter.entity_sources() {
         query
             .push(" UNION ALL SELECT date, NULL::text, 6, COALESCE(entity_id, ''), NULL::text[], ")
             .push(figures::SUMS.as_str());
-        filter.push_rows(query);
-        query
-            .push(" GROUP BY date, 4 UNION ALL SELECT date, api_key, 6, COALESCE(entity_id, ''), NULL::text[], ")
-            .push(figures::SUMS.as_str());
-        keyed.push_rows(query);
-        query.push(" GROUP BY date, api_key, 4");
+        source.push(query);
+        query.push(" GROUP BY date, 4");
     }
+    query
+        .push(" UNION ALL SELECT date, api_key, 6, COALESCE(entity_id, ''), NULL::text[], ")
+        .push(figures::SUMS.as_str());
+    keyed.push_rows(query);
+    query.push(" GROUP BY date, api_key, 4");
     query.push(" ORDER BY 1 DESC");
     query.build_query_as().persistent(false).fetch(connection)
 }

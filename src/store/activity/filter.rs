@@ -59,6 +59,31 @@ pub struct ActivityFilter {
     ///
     /// [`begin_snapshot`]: crate::store::activity::begin_snapshot
     pub summed: Vec<NaiveDate>,
+    /// Whether the precomputed sums by user and key have all figures. [`begin_snapshot`] fills this field.
+    ///
+    /// [`begin_snapshot`]: crate::store::activity::begin_snapshot
+    pub members_are_complete: bool,
+}
+
+/// A source of rows that can be summed by user, team or tag. The sources of a filter have no day in common.
+pub(super) enum EntitySource {
+    /// Precomputed sums by user and key on these days.
+    Members(Vec<String>),
+    /// The daily rows that the filter selects.
+    Rows(Box<ActivityFilter>),
+}
+
+impl EntitySource {
+    /// Pushes ` FROM ...` with the column `entity_id` and all figures.
+    pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>) {
+        match self {
+            Self::Rows(filter) => filter.push_rows(query),
+            Self::Members(days) => {
+                query.push(" FROM (SELECT user_id AS entity_id, * FROM litespend.activity_members WHERE date = ANY (");
+                query.push_bind(days.clone()).push(")) AS members");
+            }
+        }
+    }
 }
 
 /// Defaults of the name columns that an older LiteLLM lacks: part of the outer row of defaults.
@@ -143,6 +168,15 @@ impl ActivityFilter {
         query.push(") AS daily) AS daily");
     }
 
+    /// The sources of sums by user, team or tag.
+    pub(super) fn entity_sources(&self) -> Vec<EntitySource> {
+        if self.summed.is_empty() || !self.members_are_complete {
+            return vec![EntitySource::Rows(Box::new(Self { summed: Vec::new(), ..self.clone() }))];
+        }
+        let rest = self.parts().into_iter().map(|part| EntitySource::Rows(Box::new(part)));
+        [EntitySource::Members(self.summed_days())].into_iter().chain(rest).collect()
+    }
+
     /// The days with precomputed sums, formatted as in the tables.
     pub(super) fn summed_days(&self) -> Vec<String> {
         self.summed.iter().map(NaiveDate::to_string).collect()
@@ -194,6 +228,7 @@ mod tests {
                 api_keys: None,
                 model: None,
                 summed: Vec::new(),
+                members_are_complete: false,
             };
             let parts = filter.parts();
             assert!(parts.len() <= 10, "{start} {end}: {}", parts.len());
@@ -218,6 +253,7 @@ mod tests {
                 api_keys: None,
                 model: None,
                 summed: summed.iter().map(|text| day(text)).collect(),
+                members_are_complete: true,
             };
             filter.parts().into_iter().map(|part| (part.start, part.end)).collect()
         };

@@ -166,8 +166,9 @@ pub async fn active_sessions(
     offset: i64,
     limit: i64,
 ) -> Result<Vec<ActiveSession>, sqlx::Error> {
-    let mut query =
-        QueryBuilder::<Postgres>::new(r#"SELECT log.session_key, log.api_key, max(log."startTime") AS last_activity"#);
+    let mut query = QueryBuilder::<Postgres>::new(
+        r#"SELECT log.session_key, log.api_key, max(log."startTime")::timestamp AS last_activity"#,
+    );
     filter.push_rows(&mut query, Outcomes::OfSessions);
     query.push(" GROUP BY log.session_key, log.api_key");
     if let Some(cursor) = cursor {

@@ -9,12 +9,14 @@ use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 use crate::identity::Scope;
 use crate::store::log::fields::{Bounds, Columns, JsonField};
 use crate::store::tags::push_scope;
+use crate::store::utc::read_from_either_type;
 
 /// A timestamp of LiteLLM's tables, which is UTC without a zone. It is written as `2026-03-01T18:30:00.500+00:00`, and
 /// without the fraction if that is zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::Type)]
-#[sqlx(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Instant(pub NaiveDateTime);
+
+read_from_either_type!(Instant);
 
 impl Serialize for Instant {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, QueryBuilder};
 use crate::store::DateRange;
 use crate::store::rollups::COUNTED;
 use crate::store::rollups::dictionary::Dictionary;
+use crate::store::rollups::partitions;
 
 /// Maximum number of dirty days in a range that are worth reading one by one from the log.
 const DIRTY_LIMIT: i64 = 2;
@@ -46,6 +47,8 @@ struct Pending {
     dirty_count: i64,
     deltas: i64,
     may_be_packed: bool,
+    /// Whether the partitions of the log can be compared; `None` if it has none.
+    comparable: Option<bool>,
 }
 
 /// The snapshot of a range, or of all days without a range. `None` if the log must be read instead.
@@ -61,14 +64,21 @@ pub async fn snapshot(
                 count(DISTINCT day) FILTER (WHERE sign = 0 AND day BETWEEN $1 AND $2) AS dirty_count,
                 count(*) FILTER (WHERE sign <> 0 AND day BETWEEN $1 AND $2) AS deltas,
                 EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('litespend.packed_days')
-                                                     AND attname = 'layout') AS may_be_packed
-         FROM litespend.deltas"
+                                                     AND attname = 'layout') AS may_be_packed,
+                {} AS comparable
+         FROM litespend.deltas",
+        partitions::COMPARABLE
     )))
     .bind(range.map_or(NaiveDate::MIN.max(EPOCH - Days::new(700_000)), |range| range.start))
     .bind(range.map_or(EPOCH + Days::new(2_000_000), |range| range.end))
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await?;
     if !pending.counted || pending.all_dirty || pending.dirty_count > DIRTY_LIMIT || pending.deltas > DELTA_LIMIT {
+        return Ok(None);
+    }
+    if let Some(comparable) = pending.comparable
+        && (!comparable || !partitions::compare(connection).await?)
+    {
         return Ok(None);
     }
     Ok(Some(Snapshot {

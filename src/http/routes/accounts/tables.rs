@@ -293,6 +293,7 @@ fn format(form: Form, value: Option<Value>) -> Value {
 
 fn instant(value: Option<Value>, write: impl Fn(NaiveDateTime) -> serde_json::Result<Value>) -> Value {
     let time = value.as_ref().and_then(Value::as_str);
+    let time = time.map(|text| text.trim_end_matches("+00:00"));
     let time = time.and_then(|text| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok());
     time.and_then(|time| write(time).ok()).unwrap_or_default()
 }

@@ -16,7 +16,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, TimeDelta, Utc};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -227,11 +227,10 @@ async fn known_users(connection: &mut store::Connection, rows: &[DailyRow]) -> R
     }
     let ids: Vec<String> = ids.into_iter().collect();
     let names = store::activity::daily::user_names(connection, &ids).await?;
-    let metadata = |email, alias| {
-        Map::from_iter([("user_email".to_owned(), json!(email)), ("user_alias".to_owned(), json!(alias))])
-    };
-    Ok(names
-        .into_iter()
-        .map(|(id, email, alias): (String, Option<String>, Option<String>)| (id, metadata(email, alias)))
-        .collect())
+    Ok(names.into_iter().map(|(id, email, alias)| (id, user_metadata(email, alias))).collect())
+}
+
+/// The metadata of a user in a report.
+pub fn user_metadata(email: Option<String>, alias: Option<String>) -> Map<String, Value> {
+    Map::from_iter([("user_email".to_owned(), json!(email)), ("user_alias".to_owned(), json!(alias))])
 }

@@ -230,6 +230,7 @@ pub fn of_user(
         api_keys: selected_key(params.api_key.as_deref()).map(|key| vec![key]),
         model: params.model,
         summed: Vec::new(),
+        members_are_complete: false,
     })
 }
 
@@ -262,6 +263,7 @@ pub async fn of_teams(
         api_keys: narrow(selected_key(params.api_key.as_deref()), own_keys),
         model: params.model,
         summed: Vec::new(),
+        members_are_complete: false,
     };
     let metadata = |alias| Map::from_iter([("team_alias".to_owned(), json!(alias))]);
     Ok((filter, views.into_iter().map(|view| (view.team_id, metadata(view.team_alias))).collect()))
@@ -314,6 +316,7 @@ pub async fn of_tags(
         api_keys: narrow(selected_key(params.api_key.as_deref()), own_keys),
         model: params.model,
         summed: Vec::new(),
+        members_are_complete: false,
     })
 }
 

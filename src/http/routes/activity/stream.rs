@@ -12,7 +12,7 @@ use crate::http::error::ApiError;
 use crate::http::reads::Reads;
 use crate::http::routes::activity::daily::{
     Breakdown, DailySpendData, DailySpendMetadata, Entities, KeyMetrics, bucket_of_key, log_window, metadata_of,
-    provider_metadata,
+    provider_metadata, user_metadata,
 };
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
@@ -41,20 +41,28 @@ struct Frame {
     /// The listed keys, and the metadata of keys.
     top: Vec<String>,
     keys: BTreeMap<String, KeyMetadata>,
-    /// Metadata of teams or tags, if the response has sums by team or tag.
-    entities: Option<Entities>,
+    /// Metadata of users, teams or tags.
+    entities: Entities,
     /// Paging, and the number of keys.
     metadata: DailySpendMetadata,
 }
 
-/// Sends the response: the sums of each day, and those of the `limit` keys with the largest spend. With `entities`,
-/// also sums by team or tag.
+/// The metadata of the users, teams or tags of a response.
+pub enum EntityMetadata {
+    /// As given. An entity without an entry has none.
+    Given(Entities),
+    /// The e-mail address and the alias of each user.
+    OfUsers,
+}
+
+/// Sends the response: the sums of each day, those of the `limit` keys with the largest spend, and those by user, team or
+/// tag.
 pub async fn respond(
     state: &AppState,
     reads: &Reads,
     mut filter: ActivityFilter,
     limit: i64,
-    entities: Option<Entities>,
+    entities: EntityMetadata,
 ) -> Result<Response, ApiError> {
     let mut reading = activity::begin_snapshot(reads.start().await?, &mut filter, state.has_rollups()).await?;
     let connection = reading.connection();
@@ -63,17 +71,23 @@ pub async fn respond(
     let days = activity::first_and_last_day(connection, &filter).await?;
     let days: Vec<_> = [days.0, days.1].into_iter().flatten().filter_map(|day| parse_day(&day)).collect();
     let keys = key_metadata::find(connection, &names, log_window(&days)).await?;
-    let counts = match &entities {
-        Some(_) => Some(activity::entity_keys(connection, &filter).await?),
-        None => None,
+    let counts = activity::entity_keys(connection, &filter).await?;
+    let entities = match entities {
+        EntityMetadata::Given(entities) => entities,
+        EntityMetadata::OfUsers => {
+            let users: Vec<String> = counts.iter().map(|(user, _)| user.clone()).collect();
+            let names = activity::daily::user_names(connection, &users).await?;
+            names.into_iter().map(|(user, email, alias)| (user, user_metadata(email, alias))).collect()
+        }
     };
     let metadata = DailySpendMetadata {
         page: 1,
         total_pages: 1,
         api_key_limit: Some(limit),
         total_api_keys: Some(top.first().map_or(0, |key| key.keys)),
-        entity_total_api_keys: counts
-            .map(|counts| counts.into_iter().map(|(entity, keys)| (entity_name(Some(entity)), keys)).collect()),
+        entity_total_api_keys: Some(
+            counts.into_iter().map(|(entity, keys)| (entity_name(Some(entity)), keys)).collect(),
+        ),
         ..DailySpendMetadata::default()
     };
     let top = top.into_iter().map(|key| key.api_key).collect();
@@ -95,9 +109,7 @@ fn write(state: AppState, mut reading: Reading, mut frame: Frame) -> impl Stream
         let mut permits = None;
         {
             let mut query = Statement::default();
-            let by_entity = frame.entities.is_some();
-            let mut rows =
-                activity::day_sums(reading.connection(), &mut query, &frame.filter, &frame.top, by_entity);
+            let mut rows = activity::day_sums(reading.connection(), &mut query, &frame.filter, &frame.top);
             let mut open: Option<(String, Day)> = None;
             while let Some(row) = rows.try_next().await? {
                 if let Some((date, day)) = open.take_if(|(date, _)| *date != row.date) {
@@ -152,8 +164,8 @@ fn add_key(keys: &mut BTreeMap<String, Box<KeyMetrics>>, key: &str, metrics: &Fi
 /// A 400 for a day with more than [`MAX_ROWS`] rows.
 fn too_many(date: &str) -> ApiError {
     let message = format!(
-        "{date} has more than {MAX_ROWS} sums of models, keys, providers, tools, endpoints, teams and tags. \
-         Filter by a model, key, team or tag."
+        "{date} has more than {MAX_ROWS} sums of models, keys, providers, tools, endpoints, users, teams and \
+         tags. Filter by a model, key, user, team or tag."
     );
     ApiError::detail(StatusCode::BAD_REQUEST, message)
 }
@@ -205,7 +217,7 @@ impl Day {
         let Some(name) = name else { return };
         let metadata = match row.dimension {
             Dimension::Provider => Some(provider_metadata(&name)),
-            Dimension::Entity => frame.entities.as_ref().and_then(|metadata| metadata.get(&name)).cloned(),
+            Dimension::Entity => frame.entities.get(&name).cloned(),
             _ => None,
         };
         let group = groups.entry(name).or_default();

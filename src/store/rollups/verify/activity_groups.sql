@@ -8,15 +8,21 @@ WITH counted AS (
     WHERE date = $1::text
 ),
 logged AS (
-    SELECT model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint,
+    SELECT daily.model, daily.model_group, daily.custom_llm_provider, daily.mcp_namespaced_tool_name, daily.endpoint,
            sum(api_requests) AS requests, sum(spend) AS spend, sum(prompt_tokens) AS prompt_tokens,
            sum(completion_tokens) AS completion_tokens,
            sum(cache_read_input_tokens) AS cache_read_input_tokens,
            sum(cache_creation_input_tokens) AS cache_creation_input_tokens,
            sum(successful_requests) AS successful_requests,
            sum(failed_requests) AS failed_requests
-    FROM "LiteLLM_DailyUserSpend"
-    WHERE date = $1::text
+    -- Columns that an older LiteLLM lacks are found in the outer row of defaults.
+    FROM (SELECT NULL::text AS endpoint, NULL::text AS mcp_namespaced_tool_name) AS defaults
+    CROSS JOIN LATERAL (
+        SELECT model, model_group, custom_llm_provider, mcp_namespaced_tool_name, endpoint, api_requests, spend,
+               prompt_tokens, completion_tokens, cache_read_input_tokens, cache_creation_input_tokens,
+               successful_requests, failed_requests
+        FROM "LiteLLM_DailyUserSpend"
+        WHERE date = $1::text) AS daily
     GROUP BY 1, 2, 3, 4, 5
 )
 SELECT 'group of daily rows' AS rollup,

@@ -1,0 +1,62 @@
+//! Rollups on a partitioned log. PostgreSQL says nothing when a partition is attached, detached or dropped, so the
+//! partitions that are counted are remembered. While they differ from the log's, reads use the log.
+
+use sqlx::{Connection, Executor, FromRow, PgConnection};
+
+/// SQL expression: whether a read can compare the partitions. NULL if it need not: the log has none, and no other table
+/// has triggers. False if the schema `litespend` is older than the comparison.
+pub(super) const COMPARABLE: &str = r#"(
+    SELECT to_regprocedure('litespend.partitions_are_counted(regclass)') IS NOT NULL
+    FROM pg_catalog.pg_class AS log WHERE oid = to_regclass('"LiteLLM_SpendLogs"')
+      AND (relkind = 'p' OR EXISTS (
+          SELECT FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+          JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+          WHERE n.nspname = 'litespend' AND p.proname = 'log_inserted' AND t.tgrelid <> log.oid)))"#;
+
+/// Whether the rollups count exactly the partitions that the log has in this snapshot.
+pub async fn are_counted(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    if !can_follow(connection).await? {
+        return sqlx::query_scalar(
+            r#"SELECT relkind <> 'p' FROM pg_catalog.pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"')"#,
+        )
+        .fetch_one(connection)
+        .await;
+    }
+    compare(connection).await
+}
+
+/// Like [`are_counted`], for a log whose partitions can be compared.
+pub(super) async fn compare(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(r#"SELECT litespend.partitions_are_counted(to_regclass('"LiteLLM_SpendLogs"'))"#)
+        .fetch_one(connection)
+        .await
+}
+
+async fn can_follow(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT to_regprocedure('litespend.follow_partitions()') IS NOT NULL")
+        .fetch_one(connection)
+        .await
+}
+
+/// How many partitions of the log came and went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
+pub struct Changed {
+    /// Partitions that are counted from now on.
+    pub came: i32,
+    /// Partitions that were detached or dropped.
+    pub went: i32,
+}
+
+/// Puts the triggers on new partitions, and marks the days of those that came or went dirty. Does nothing if another
+/// session folds or counts. Waits at most five seconds for the writers of a partition.
+pub async fn follow(connection: &mut PgConnection) -> Result<Changed, sqlx::Error> {
+    if !can_follow(connection).await? || compare(connection).await? {
+        return Ok(Changed::default());
+    }
+    let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
+    let changed =
+        sqlx::query_as("SELECT came, went FROM litespend.follow_partitions()").fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(changed)
+}
