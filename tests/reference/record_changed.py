@@ -19,7 +19,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 import tables
-from reference import Reference, StandInFailed, package
+from reference import Reference, StandInFailed, add_prices, package
 
 # Why an answer has changed: the path of the request, the place of the difference and its kind, and the sentence. Of the
 # places, names that are data are left out: "$.results[].breakdown.models.*.metrics".
@@ -30,6 +30,7 @@ RULES = [
 ]
 
 DASHBOARD = "dashboard_reads.json.gz"
+PRICES = "crates/pricing/data/model_prices.json"
 HEADERS = ["x-litellm-spend-logs-truncated", "allow"]
 # The moment of loading.
 IGNORED = {"/spend/keys": ["created_at", "updated_at"], "/spend/users": ["created_at", "updated_at"]}
@@ -330,6 +331,7 @@ def main():
     arguments = arguments.parse_args()
     databases = dict(each.split("=", 1) for each in arguments.databases)
     report, versions = Report(), set()
+    add_prices(PRICES)
     # A LiteLLM's settings are its process's, so each file has a process of its own.
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         for file, (version, results) in zip(databases, pool.map(replay, databases.keys(), databases.values())):
