@@ -2,7 +2,9 @@
 //! converts them to rows. Keys are random; they are shown once and stored as their SHA-256. In a database that LiteLLM
 //! owns, nothing is changed without `--manage-litellm-keys`.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::HashSet;
+
+use chrono::{DateTime, Months, TimeDelta, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -10,10 +12,18 @@ use crate::field_error::FieldError;
 use crate::identity::SESSION_LINK;
 use crate::identity::SESSION_TEAM;
 use crate::identity::{MASTER_KEY_ALIAS, allowed_routes, hash_key};
-use crate::store::accounts::{NewKey, NewTeam, NewUser};
+use crate::store::accounts::{NewKey, NewMember, NewTeam, NewUser};
 
 /// The names of LiteLLM's roles.
 pub const ROLES: [&str; 4] = ["proxy_admin", "proxy_admin_viewer", "internal_user", "internal_user_viewer"];
+
+/// The types of keys, each with the group of routes to which it limits a key.
+const KEY_TYPES: [(&str, Option<&str>); 4] = [
+    ("default", None),
+    ("llm_api", Some("llm_api_routes")),
+    ("management", Some("management_routes")),
+    ("read_only", Some("info_routes")),
+];
 
 /// The largest number of bytes in an id or a name.
 const NAME_BYTES: usize = 256;
@@ -37,22 +47,22 @@ pub fn shortened(key: &str) -> String {
     format!("sk-...{end}")
 }
 
-/// The end of a validity period that begins at `now`. The duration is a number and `s`, `m`, `h`, `d`, `w` or `mo` (30
-/// days), as in LiteLLM.
+/// The end of a validity period that begins at `now`. The duration is a number and `s`, `m`, `h`, `d`, `w` or `mo`
+/// (calendar months), as in LiteLLM. It may be 0.
 pub fn expiry(duration: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let duration = duration.trim();
     let digits = duration.find(|character: char| !character.is_ascii_digit())?;
     let (number, unit) = duration.split_at_checked(digits)?;
+    let number: i64 = number.parse().ok()?;
     let seconds = match unit {
+        "mo" => return now.checked_add_months(Months::new(u32::try_from(number).ok()?)),
         "s" => 1,
         "m" => 60,
         "h" => 3600,
         "d" => 86_400,
         "w" => 604_800,
-        "mo" => 2_592_000,
         _ => return None,
     };
-    let number: i64 = number.parse().ok().filter(|number| *number > 0)?;
     now.checked_add_signed(TimeDelta::try_seconds(number.checked_mul(seconds)?)?)
 }
 
@@ -80,6 +90,13 @@ impl Fields {
         self.errors.push(FieldError::body(name, kind, message));
     }
 
+    /// Records that the body as a whole is wrong, unless a field of it is.
+    pub fn reject_whole(&mut self, message: impl Into<String>) {
+        if self.errors.is_empty() {
+            self.errors.push(FieldError::body_part([], "value_error", message));
+        }
+    }
+
     fn take(&mut self, name: &str) -> Option<Value> {
         self.body.remove(name).filter(|value| !value.is_null())
     }
@@ -88,7 +105,7 @@ impl Fields {
     pub fn text(&mut self, name: &str) -> Option<String> {
         match self.take(name)? {
             Value::String(text) if text.is_empty() => None,
-            Value::String(text) if text.len() > NAME_BYTES || text.contains('\0') => {
+            Value::String(text) if !fits(&text) => {
                 self.reject(
                     name,
                     "string_too_long",
@@ -104,18 +121,42 @@ impl Fields {
         }
     }
 
+    /// A short string that must be given.
+    pub fn required_text(&mut self, name: &str) -> String {
+        let before = self.errors.len();
+        let text = self.text(name);
+        if text.is_none() && self.errors.len() == before {
+            self.reject(name, "missing", "Field required");
+        }
+        text.unwrap_or_default()
+    }
+
     /// A list of at most 1000 short strings.
     pub fn texts(&mut self, name: &str) -> Vec<String> {
-        let texts: Option<Vec<String>> = match self.take(name) {
-            None => return Vec::new(),
-            Some(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
-            Some(_) => None,
-        };
-        let fits = |text: &String| text.len() <= NAME_BYTES && !text.contains('\0');
-        match texts {
-            Some(texts) if texts.len() <= 1000 && texts.iter().all(fits) => texts,
-            _ => {
-                self.reject(name, "list_type", "Input should be a valid list of at most 1000 short strings");
+        let mut texts = Vec::new();
+        for (index, item) in self.items(name).into_iter().enumerate() {
+            match item {
+                Value::String(text) if fits(&text) => texts.push(text),
+                _ => {
+                    let message = format!("Input should be a valid string of at most {NAME_BYTES} bytes, without NUL");
+                    self.errors.push(FieldError::body_part(
+                        [Value::from(name), Value::from(index)],
+                        "string_type",
+                        message,
+                    ));
+                }
+            }
+        }
+        texts
+    }
+
+    /// A list of at most 1000 values.
+    fn items(&mut self, name: &str) -> Vec<Value> {
+        match self.take(name) {
+            None => Vec::new(),
+            Some(Value::Array(items)) if items.len() <= 1000 => items,
+            Some(_) => {
+                self.reject(name, "list_type", "Input should be a valid list of at most 1000 items");
                 Vec::new()
             }
         }
@@ -154,6 +195,25 @@ impl Fields {
         }
         value
     }
+}
+
+/// Whether a string is short, and can be stored.
+fn fits(text: &str) -> bool {
+    text.len() <= NAME_BYTES && !text.contains('\0')
+}
+
+/// The type of a key, and the group of routes to which it limits the key. A type of null stands for no type.
+fn key_type(fields: &mut Fields) -> (Option<String>, Option<&'static str>) {
+    if !fields.body.contains_key("key_type") {
+        return (Some("default".into()), None);
+    }
+    let Some(given) = fields.text("key_type") else { return (None, None) };
+    let found = KEY_TYPES.iter().find(|(name, _)| *name == given);
+    if found.is_none() {
+        let names = KEY_TYPES.map(|(name, _)| name).join(", ");
+        fields.reject("key_type", "enum", format!("Input should be one of {names}"));
+    }
+    (Some(given), found.and_then(|(_, group)| *group))
 }
 
 /// The patterns of `allowed_routes`. A pattern that matches nothing is a mistake, and some readers would treat it as no
@@ -212,6 +272,8 @@ pub fn new_key(fields: &mut Fields, by: &str, now: DateTime<Utc>) -> (NewKey, St
             "Input should be a number followed by s, m, h, d, w or mo, for example 30d",
         );
     }
+    let (key_type, group) = key_type(fields);
+    let patterns = route_patterns(fields);
     let key = NewKey {
         token: hash_key(&raw),
         key_name: shortened(&raw),
@@ -221,7 +283,8 @@ pub fn new_key(fields: &mut Fields, by: &str, now: DateTime<Utc>) -> (NewKey, St
         organization_id: fields.text("organization_id"),
         expires: expires.map(|expires| expires.naive_utc()),
         models: fields.texts("models"),
-        allowed_routes: route_patterns(fields),
+        allowed_routes: group.map_or(patterns, |group| vec![group.to_owned()]),
+        key_type,
         max_budget: fields.amount("max_budget"),
         metadata: metadata(fields),
         permissions: fields.object("permissions"),
@@ -231,29 +294,58 @@ pub fn new_key(fields: &mut Fields, by: &str, now: DateTime<Utc>) -> (NewKey, St
     (key, raw)
 }
 
-/// Reads a team to be created.
-pub fn new_team(fields: &mut Fields) -> NewTeam {
-    let mut members = Vec::new();
-    for member in fields.take("members_with_roles").as_ref().and_then(Value::as_array).unwrap_or(&Vec::new()) {
-        let text = |name: &str| member.get(name).and_then(Value::as_str);
-        match (text("user_id"), text("role").unwrap_or("user")) {
-            (Some(user), role @ ("admin" | "user"))
-                if !user.is_empty() && user.len() <= NAME_BYTES && !user.contains('\0') =>
-            {
-                members.push((user.to_owned(), role.to_owned()));
+/// The members of a new team. Who is named twice is a member once.
+fn members(fields: &mut Fields) -> Vec<NewMember> {
+    let (mut members, mut known) = (Vec::new(), HashSet::new());
+    for (index, item) in fields.items("members_with_roles").iter().enumerate() {
+        match member(item) {
+            Ok(member) if !known.insert(member.user_id.clone()) => {}
+            Ok(member) => members.push(member),
+            Err((part, kind, message)) => {
+                let place = [Value::from("members_with_roles"), Value::from(index)];
+                let path = place.into_iter().chain(part.map(Value::from));
+                fields.errors.push(FieldError::body_part(path, kind, message));
             }
-            _ => fields.reject(
-                "members_with_roles",
-                "value_error",
-                "A member must have a user_id and the role admin or user",
-            ),
         }
     }
+    members
+}
+
+/// What is wrong with a member: the field, if it is one field, the kind of error, and the message.
+type WrongMember = (Option<&'static str>, &'static str, &'static str);
+
+fn member(item: &Value) -> Result<NewMember, WrongMember> {
+    let wrong = |message: &'static str| -> WrongMember { (None, "value_error", message) };
+    let parts = item.as_object().ok_or(wrong("Input should be a valid dictionary"))?;
+    let given = |name: &str| parts.get(name).filter(|value| !value.is_null());
+    let text = |name: &'static str| match given(name) {
+        None => Ok(None),
+        Some(Value::String(text)) if !text.is_empty() && fits(text) => Ok(Some(text.clone())),
+        Some(_) => Err((Some(name), "string_type", "Input should be a valid, short string")),
+    };
+    let user_id = text("user_id")?.ok_or(wrong("A member must have a user_id"))?;
+    let user_email = text("user_email")?;
+    match given("role").map(Value::as_str) {
+        Some(Some(role @ ("admin" | "user"))) => Ok(NewMember { user_id, user_email, role: role.to_owned() }),
+        Some(_) => Err((Some("role"), "literal_error", "Input should be 'admin' or 'user'")),
+        None => Err((Some("role"), "missing", "Field required")),
+    }
+}
+
+/// Makes the creator of a team an admin of it, unless the team lists the creator already.
+pub fn add_creator(team: &mut NewTeam, creator: Option<&str>) {
+    if let Some(user_id) = creator.filter(|creator| team.members.iter().all(|member| member.user_id != *creator)) {
+        team.members.push(NewMember { user_id: user_id.to_owned(), user_email: None, role: "admin".into() });
+    }
+}
+
+/// Reads a team to be created.
+pub fn new_team(fields: &mut Fields) -> NewTeam {
     NewTeam {
         team_id: team_id(fields).unwrap_or_else(|| Uuid::new_v4().to_string()),
         team_alias: fields.text("team_alias"),
         organization_id: fields.text("organization_id"),
-        members,
+        members: members(fields),
         models: fields.texts("models"),
         max_budget: fields.amount("max_budget"),
         metadata: fields.object("metadata"),
@@ -298,10 +390,12 @@ mod tests {
     #[test]
     fn validities_are_read_as_litellm_writes_them() {
         let now: DateTime<Utc> = "2026-03-01T00:00:00Z".parse().expect("a timestamp");
-        for (text, expected) in [("30s", 30), ("2h", 7200), ("30d", 2_592_000), ("1mo", 2_592_000)] {
+        for (text, expected) in
+            [("30s", 30), ("2h", 7200), ("0d", 0), ("30d", 2_592_000), ("1mo", 31 * 86_400), ("3mo", 92 * 86_400)]
+        {
             assert_eq!(expiry(text, now).map(|end| (end - now).num_seconds()), Some(expected));
         }
-        for text in ["", "d", "0d", "-1d", "1y", "99999999999999999999d", "9999999999999d"] {
+        for text in ["", "d", "-1d", "1y", "99999999999999999999d", "9999999999999d", "9999999999mo", "4000000000mo"] {
             assert_eq!(expiry(text, now), None, "{text}");
         }
     }

@@ -24,6 +24,11 @@ impl FieldError {
 
     /// An error in a field of a JSON body.
     pub fn body(name: &str, kind: &'static str, msg: impl Into<String>) -> Self {
-        Self { kind, loc: vec![json!("body"), json!(name)], msg: msg.into() }
+        Self::body_part([json!(name)], kind, msg)
+    }
+
+    /// An error in a part of a JSON body. The path consists of names and positions; the empty path is the whole body.
+    pub fn body_part(path: impl IntoIterator<Item = Value>, kind: &'static str, msg: impl Into<String>) -> Self {
+        Self { kind, loc: std::iter::once(json!("body")).chain(path).collect(), msg: msg.into() }
     }
 }

@@ -21,6 +21,10 @@ const DAYS_TO_SUM: &str = "litespend_rollups_days_to_sum";
 const FOLDED: &str = "litespend_rollups_deltas_folded_total";
 const FOLD_FAILURES: &str = "litespend_rollups_failures_total";
 const LOCK_HELD: &str = "litespend_rollups_lock_held_seconds";
+const ROLLUPS_LOST: &str = "litespend_rollups_lost";
+const PRICES_AGE: &str = "litespend_prices_age_seconds";
+const PRICES_MODELS: &str = "litespend_prices_models";
+const PRICES_FAILED: &str = "litespend_prices_refresh_failed";
 
 /// The upper bounds of the latency histogram's buckets, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -41,7 +45,7 @@ pub struct Waiting {
 }
 
 /// Values that are measured when Prometheus scrapes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Now {
     /// Connections to the database.
     pub connections: u32,
@@ -51,6 +55,14 @@ pub struct Now {
     pub keys_cached: u64,
     /// Log lines that were dropped because nobody read them in time.
     pub log_lines_dropped: u64,
+    /// Source of the price table in use.
+    pub prices_source: String,
+    /// Names in that table.
+    pub prices_models: usize,
+    /// How long ago it was read; `None` if it is the built-in one.
+    pub prices_age: Option<Duration>,
+    /// Whether the last attempt to read a newer one failed.
+    pub prices_failed: bool,
 }
 
 /// The metrics recorder. A process has one, which all its servers share.
@@ -89,6 +101,14 @@ impl Metrics {
                 FOLD_FAILURES,
                 "Batches and days that this server failed to fold, count or pack"
             );
+            metrics::describe_gauge!(ROLLUPS_LOST, "1 if the rollups count a table that is not the log any more");
+            metrics::describe_gauge!(
+                PRICES_AGE,
+                metrics::Unit::Seconds,
+                "How long ago the price table was read, by source; 0 for the built-in one"
+            );
+            metrics::describe_gauge!(PRICES_MODELS, "Names in the price table in use, by source");
+            metrics::describe_gauge!(PRICES_FAILED, "1 if the last attempt to read newer prices failed");
             metrics::describe_gauge!(
                 LOCK_HELD,
                 metrics::Unit::Seconds,
@@ -147,12 +167,21 @@ impl Metrics {
         metrics::gauge!(LOCK_HELD).set(held.as_secs_f64());
     }
 
+    /// Records whether the rollups count a table that is not the log any more.
+    pub fn record_rollups_lost(lost: bool) {
+        metrics::gauge!(ROLLUPS_LOST).set(f64::from(u8::from(lost)));
+    }
+
     /// The metrics in the text format of Prometheus.
     pub fn render(&self, now: &Now) -> String {
         metrics::gauge!(POOL_SIZE).set(f64::from(now.connections));
         metrics::gauge!(POOL_IDLE).set(now.idle_connections as f64);
         metrics::gauge!(KEYS_CACHED).set(now.keys_cached as f64);
         metrics::counter!(LOG_DROPPED).absolute(now.log_lines_dropped);
+        let source = now.prices_source.clone();
+        metrics::gauge!(PRICES_AGE, "source" => source.clone()).set(now.prices_age.unwrap_or_default().as_secs_f64());
+        metrics::gauge!(PRICES_MODELS, "source" => source).set(now.prices_models as f64);
+        metrics::gauge!(PRICES_FAILED).set(f64::from(u8::from(now.prices_failed)));
         self.handle.run_upkeep();
         self.handle.render()
     }

@@ -2,10 +2,10 @@
 //! LiteLLM's config file. A source that is broken or unavailable never replaces a good table. Its failure is logged
 //! once. The last good table from a URL is stored on disk for the next start.
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::settings::ConfigFile;
 use litespend_pricing::{CustomModels, PriceTable, Pricer};
+
+/// The file in the data directory that holds the last table from a URL.
+pub const SAVED_TABLE: &str = "prices.json";
 
 /// The largest table that is read from a source, in bytes.
 const TABLE_LIMIT: usize = 64 * 1024 * 1024;
@@ -36,6 +39,13 @@ impl PriceSource {
             Self::Url(text.to_owned())
         } else {
             Self::File(PathBuf::from(text))
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Url(_) => "url",
         }
     }
 
@@ -64,12 +74,28 @@ impl PriceSource {
     }
 }
 
+/// Where the table in use came from.
+#[derive(Clone, Debug)]
+pub struct PriceStatus {
+    /// `built in (LiteLLM 1.110.2)`, `file`, `url`, or `saved copy of a url`. Names no path: everybody may read it.
+    pub source: String,
+    /// The number of names in the table, those of retired models included.
+    pub models: usize,
+    /// When the table was read; `None` for the built-in table.
+    pub read_at: Option<Instant>,
+    /// Why the last attempt to read a newer table failed; `None` if it did not.
+    pub failure: Option<String>,
+}
+
 /// The current pricer. A refresh replaces it as a whole.
 pub struct Prices {
     current: RwLock<Arc<Pricer>>,
+    status: Mutex<PriceStatus>,
     custom: CustomModels,
     source: Option<PriceSource>,
     kept: Option<PathBuf>,
+    /// Whether a table is used although it differs much from the last one.
+    trusts_source: bool,
 }
 
 impl Prices {
@@ -80,18 +106,31 @@ impl Prices {
             Some(&Value::Array(config.model_list.clone())),
             Some(&json!({ "model_group_alias": config.model_group_alias })),
         );
-        let kept = kept.filter(|_| matches!(source, Some(PriceSource::Url(_)))).map(|home| home.join("prices.json"));
+        let kept = kept.filter(|_| matches!(source, Some(PriceSource::Url(_)))).map(|home| home.join(SAVED_TABLE));
         let from_disk = kept.as_ref().and_then(|path| std::fs::read(path).ok()).and_then(|bytes| {
             PriceTable::from_json(&bytes)
                 .inspect_err(|error| tracing::warn!(cause = %error, "the saved prices are unusable"))
                 .ok()
         });
-        let table = match from_disk {
-            Some(table) => table,
-            None => PriceTable::embedded().context("the embedded prices are unusable")?,
+        let built_in = PriceTable::embedded().context("the embedded prices are unusable")?;
+        let (table, name) = match from_disk {
+            Some(table) => (table.with_retired(&built_in)?, "saved copy of a url".to_owned()),
+            None => (built_in, format!("built in (LiteLLM {})", PriceTable::embedded_version())),
         };
+        let status = PriceStatus { source: name, models: table.len(), read_at: None, failure: None };
         let current = RwLock::new(Arc::new(Pricer::new(Arc::new(table), custom.clone())));
-        Ok(Self { current, custom, source, kept })
+        Ok(Self { current, status: Mutex::new(status), custom, source, kept, trusts_source: false })
+    }
+
+    /// Uses every table of the source that can be read, however much it differs from the last one.
+    #[must_use]
+    pub fn trusting(self, trusts_source: bool) -> Self {
+        Self { trusts_source, ..self }
+    }
+
+    /// Where the table in use came from.
+    pub fn status(&self) -> PriceStatus {
+        self.status.lock().clone()
     }
 
     /// The pricer to use now.
@@ -99,12 +138,21 @@ impl Prices {
         Arc::clone(&self.current.read())
     }
 
-    /// Reads the source, if there is one, and replaces the table. Returns the number of models in it.
+    /// Reads the source, if there is one, and replaces the table. Returns the number of names in it. A table that lacks
+    /// many of the models, or in which a price has moved by more than 100 times, is an error, unless the source is
+    /// trusted.
     pub async fn refresh(&self) -> anyhow::Result<Option<usize>> {
+        let read = self.read_source(self.trusts_source).await;
+        self.status.lock().failure = read.as_ref().err().map(|error| format!("{error:#}"));
+        read
+    }
+
+    async fn read_source(&self, trusts_source: bool) -> anyhow::Result<Option<usize>> {
         let Some(source) = &self.source else { return Ok(None) };
         let bytes = source.read().await?;
+        let before = Arc::clone(self.current().table());
         let (bytes, table) = tokio::task::spawn_blocking(move || {
-            let table = PriceTable::from_json(&bytes);
+            let table = newer_table(&bytes, &before, trusts_source);
             (bytes, table)
         })
         .await?;
@@ -115,6 +163,8 @@ impl Prices {
         }
         let pricer = Arc::new(Pricer::new(Arc::new(table), self.custom.clone()));
         *self.current.write() = pricer;
+        *self.status.lock() =
+            PriceStatus { source: source.kind().to_owned(), models, read_at: Some(Instant::now()), failure: None };
         if let Some(path) = &self.kept {
             keep(path, &bytes).await;
         }
@@ -124,8 +174,19 @@ impl Prices {
     /// Reads a source that is a file, so that even the first request is priced with it. `keep_fresh` reads a URL, so
     /// that the start of the server never waits for another server. Returns whether the source could be read; `true` if
     /// it is not a file.
+    ///
+    /// The file is used even if it differs much from the built-in table: somebody has just named it.
     pub async fn read_file(&self) -> bool {
-        !matches!(self.source, Some(PriceSource::File(_))) || self.refresh_and_log(true).await
+        if !matches!(self.source, Some(PriceSource::File(_))) {
+            return true;
+        }
+        match self.read_source(true).await {
+            Ok(models) => {
+                tracing::info!(models, "loaded the prices");
+                true
+            }
+            Err(error) => self.log_failure(&error, true),
+        }
     }
 
     /// Reads a URL at once; a file has already been read. Then reads the source again every `interval` until cancelled.
@@ -155,16 +216,72 @@ impl Prices {
                 }
                 true
             }
-            Err(error) => {
-                if in_order {
-                    tracing::warn!(
-                        cause = format!("{error:#}"),
-                        "cannot load newer prices; the previous ones stay in use"
-                    );
-                }
-                false
+            Err(error) => self.log_failure(&error, in_order),
+        }
+    }
+
+    /// Records a failure, and logs it if the previous attempt succeeded. Returns false.
+    fn log_failure(&self, error: &anyhow::Error, in_order: bool) -> bool {
+        let cause = format!("{error:#}");
+        if in_order {
+            tracing::warn!(cause, "cannot load newer prices; the previous ones stay in use");
+        }
+        self.status.lock().failure = Some(cause);
+        false
+    }
+}
+
+/// Reads a table, and adds the built-in retired models. Compares it with the table in use, unless the source is trusted.
+fn newer_table(bytes: &[u8], before: &PriceTable, trusts_source: bool) -> anyhow::Result<PriceTable> {
+    let table = PriceTable::from_json(bytes)?.with_retired(&PriceTable::embedded()?)?;
+    if !trusts_source {
+        check_plausible(before, &table)?;
+    }
+    Ok(table)
+}
+
+/// The part of the models that a newer table may lack, in percent.
+const MISSING_PERCENT: usize = 20;
+
+/// The factor by which a price may move.
+const MOVE_LIMIT: f64 = 100.0;
+
+/// Refuses a table that is more likely broken than newer.
+pub fn check_plausible(before: &PriceTable, after: &PriceTable) -> anyhow::Result<()> {
+    let changes = litespend_pricing::diff(before, after);
+    let retired = |name: &String| before.get(name).is_none_or(|prices| prices.retired);
+    let missing = changes.removed.iter().filter(|name| !retired(name)).count();
+    let (all, trust) = (before.current_models(), "use --prices-trust if that is right");
+    if missing * 100 > all * MISSING_PERCENT {
+        bail!("the newer table lacks {missing} of {all} models; {trust}");
+    }
+    for (model, fields) in &changes.changed {
+        for change in fields {
+            let (Some(old), Some(new)) = (&change.old, &change.new) else { continue };
+            if let Some((old, new)) = implausible_move(old, new) {
+                bail!(
+                    "{} of {model} moves from {old} to {new}, by more than {MOVE_LIMIT} times; {trust}",
+                    change.field
+                );
             }
         }
+    }
+    Ok(())
+}
+
+/// The first number in a value that moves too far, before and after.
+fn implausible_move(old: &Value, new: &Value) -> Option<(f64, f64)> {
+    match (old, new) {
+        (Value::Number(old), Value::Number(new)) => {
+            let (old, new) = (old.as_f64()?, new.as_f64()?);
+            let plausible = old == new || (old.min(new) > 0.0 && old.max(new) / old.min(new) <= MOVE_LIMIT);
+            (!plausible).then_some((old, new))
+        }
+        (Value::Object(old), Value::Object(new)) => {
+            old.iter().find_map(|(name, old)| implausible_move(old, new.get(name)?))
+        }
+        (Value::Array(old), Value::Array(new)) => old.iter().zip(new).find_map(|(old, new)| implausible_move(old, new)),
+        _ => None,
     }
 }
 

@@ -112,6 +112,10 @@ pub struct ServeArgs {
     #[arg(long, env = "LITELLM_MODEL_COST_MAP_URL", value_name = "FILE_OR_URL")]
     pub prices: Option<String>,
 
+    /// Use newer prices even if many models are missing, or if a price has moved by more than 100 times.
+    #[arg(long, env = "LITESPEND_PRICES_TRUST")]
+    pub prices_trust: bool,
+
     /// Read --prices again after this many seconds. Off by default.
     #[arg(long, env = "PRICES_REFRESH", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=604_800))]
     pub prices_refresh: Option<u64>,

@@ -21,7 +21,7 @@ use crate::settings::BookingLimits;
 use crate::settings::ConfigFile;
 use crate::store::Pool;
 use crate::store::accounts as store;
-use crate::store::accounts::{NewKey, NewTeam, NewUser};
+use crate::store::accounts::{NewKey, NewMember, NewTeam, NewUser};
 use crate::store::booking::UsageRow;
 use litespend_pricing::Usage;
 
@@ -145,12 +145,15 @@ async fn owners(pool: &Pool) -> anyhow::Result<()> {
         let _ = store::create_user(&mut connection, &user).await?;
     }
     for (id, alias, members) in TEAMS {
-        let role =
-            |(index, user): (usize, &&str)| ((*user).to_owned(), if index == 0 { "admin" } else { "user" }.into());
+        let member = |(index, user): (usize, &&str)| NewMember {
+            user_id: (*user).to_owned(),
+            user_email: None,
+            role: if index == 0 { "admin" } else { "user" }.into(),
+        };
         let team = NewTeam {
             team_id: id.into(),
             team_alias: Some(alias.into()),
-            members: members.iter().enumerate().map(role).collect(),
+            members: members.iter().enumerate().map(member).collect(),
             ..NewTeam::default()
         };
         let _ = store::create_team(&mut connection, &team).await?;

@@ -14,7 +14,7 @@ use crate::cli::table::{print_table, short_time};
 use crate::identity::key_filter;
 use crate::store::Connection;
 use crate::store::accounts as store;
-use crate::store::accounts::{Conflict, Row, text};
+use crate::store::accounts::{Conflict, DeletedBy, Row, text};
 
 /// The largest number of keys in a list.
 const MAX: i64 = 1000;
@@ -94,8 +94,9 @@ pub fn run(command: KeyCommand) -> Result<(), Failure> {
 
 /// Lists the wrong fields in one line.
 pub fn wrong(errors: &[crate::field_error::FieldError]) -> Failure {
+    let part = |part: &Value| part.as_str().map_or_else(|| part.to_string(), str::to_owned);
     let field = |error: &crate::field_error::FieldError| {
-        format!("{}: {}", error.loc.last().and_then(Value::as_str).unwrap_or_default(), error.msg)
+        format!("{}: {}", error.loc.iter().skip(1).map(part).collect::<Vec<_>>().join("."), error.msg)
     };
     Failure::Setting(anyhow::anyhow!(errors.iter().map(field).collect::<Vec<_>>().join("; ")))
 }
@@ -187,9 +188,10 @@ fn change(args: &KeyArgs, change: Change) -> Result<(), Failure> {
         let token = token(&mut connection, &args.key).await.map_err(anyhow::Error::from)?;
         let done = match change {
             Change::Delete => {
-                store::delete_keys(&mut connection, &[token], "command line").await.map_err(anyhow::Error::from)?
+                let by = DeletedBy { user: "command line", key: None };
+                store::delete_keys(&mut connection, &[token], by).await.map_err(anyhow::Error::from)?
             }
-            _ => store::set_blocked(&mut connection, &token, change == Change::Block, "command line")
+            _ => store::set_blocked(&mut connection, &token, change == Change::Block)
                 .await
                 .map_err(anyhow::Error::from)?
                 .is_some(),

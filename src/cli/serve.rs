@@ -73,7 +73,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         booking: args.booking.limits(),
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
-    let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?);
+    let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?.trusting(args.prices_trust));
     // A short interval between checks of the sockets keeps a small request from waiting behind many steps of large
     // answers.
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -25,6 +25,8 @@ pub enum ErrorType {
     NotFound,
     /// A required parameter is missing, a parameter or body cannot be used, or the object exists already.
     BadRequest,
+    /// The reference's type for an alias that another key has.
+    AliasTaken,
     /// The content of the request cannot be used.
     InvalidRequest,
     /// The reference's type for a bad date on `/spend/*` and `/global/spend/tags`.
@@ -49,6 +51,7 @@ impl ErrorType {
             Self::ExpiredKey => "expired_key",
             Self::NotFound => "not_found_error",
             Self::BadRequest => "bad_request",
+            Self::AliasTaken => "bad_request_error",
             Self::InvalidRequest => "invalid_request_error",
             Self::InternalError => "internal_error",
             Self::InternalServerError => "internal_server_error",

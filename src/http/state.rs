@@ -140,6 +140,16 @@ impl AppState {
         self.folding.is_attached()
     }
 
+    /// The state of the rollups, as of the last check: `counting`, `not installed`, or `lost` if they count a table that
+    /// is not the log any more.
+    pub fn rollups_state(&self) -> &'static str {
+        match (self.has_rollups(), self.renamed_log.lock().is_some()) {
+            (true, _) => "counting",
+            (false, true) => "lost",
+            (false, false) => "not installed",
+        }
+    }
+
     /// Checks whether the rollups are installed.
     pub async fn refresh_rollups(&self) -> Result<(), store::Error> {
         let mut connection = self.pool.acquire().await?;
@@ -148,6 +158,7 @@ impl AppState {
             self.dictionary.clear();
         }
         let renamed = if attached { None } else { store::rollups::renamed_log(&mut connection).await? };
+        Metrics::record_rollups_lost(renamed.is_some());
         let before = std::mem::replace(&mut *self.renamed_log.lock(), renamed.clone());
         if let Some(table) = renamed.filter(|table| before.as_ref() != Some(table)) {
             tracing::warn!(

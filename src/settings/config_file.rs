@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -65,9 +65,12 @@ impl ConfigFile {
 
     /// Parses the text of a config file.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let document: Option<Map<String, Value>> = serde_norway::from_str(text).context("is not a YAML mapping")?;
-        // A section that litespend ignores may name variables that are not set, so their values do not matter.
-        let document = resolve(Value::Object(document.unwrap_or_default()));
+        let document: Value = serde_norway::from_str(text).context("is not YAML")?;
+        let document = match document {
+            Value::Null => Value::Object(Map::new()),
+            Value::Object(_) => resolve(document),
+            _ => bail!("must be a mapping"),
+        };
         let (mut ignored, mut track) = (Vec::new(), serde_path_to_error::Track::new());
         let tracked = serde_path_to_error::Deserializer::new(document, &mut track);
         let sections: Result<Sections, _> =
@@ -130,7 +133,8 @@ mod tests {
             ("general_settings: {allowed_ips: ['nonsense']}", "general_settings.allowed_ips"),
             ("general_settings: {use_x_forwarded_for: 'yes'}", "general_settings.use_x_forwarded_for"),
             ("model_list: {a: 1}", "model_list"),
-            ("[1]", "is not a YAML mapping"),
+            ("[1]", "must be a mapping"),
+            ("a: [", "is not YAML"),
         ] {
             let error = format!("{:#}", ConfigFile::parse(text).expect_err("refused"));
             assert!(error.contains(expected), "{error}");

@@ -8,10 +8,10 @@ mod teams;
 mod users;
 
 pub use crate::store::accounts::keys::{
-    NewKey, create_key, create_session_key, delete_expired_keys, delete_keys, exists_key, find_key, find_limits,
-    keys_of, list_keys, set_blocked, tokens_of_aliases,
+    DeletedBy, NewKey, create_key, create_session_key, delete_expired_keys, delete_keys, exists_key, find_key,
+    find_limits, keys_of, list_keys, set_blocked, tokens_of_aliases,
 };
-pub use crate::store::accounts::teams::{NewTeam, TeamsOf, create_team, list_teams};
+pub use crate::store::accounts::teams::{NewMember, NewTeam, TeamsOf, create_team, list_teams};
 pub use crate::store::accounts::users::{NewUser, create_user, find_user, list_users, user_without_row};
 
 use serde_json::{Map, Value};

@@ -43,9 +43,6 @@ pub const WANTED: [WantedIndex; 4] = [
     },
 ];
 
-/// The cost below which the scan of a whole partition does not matter: about a hundred pages.
-const SMALL_PARTITION_COST: f64 = 100.0;
-
 /// The current plan step of the index's read, if that read has to scan a whole table. `None` if an index serves the
 /// read, or if the table is so small that PostgreSQL would not use one.
 pub async fn missing(connection: &mut PgConnection, wanted: &WantedIndex) -> Result<Option<String>, sqlx::Error> {
@@ -56,16 +53,13 @@ pub async fn missing(connection: &mut PgConnection, wanted: &WantedIndex) -> Res
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42703") => return Ok(None),
         Err(error) => return Err(error),
     };
-    // A partition is scanned under its own name. Small ones are scanned even if they have an index.
-    let least_cost = if is_partitioned(connection).await? { SMALL_PARTITION_COST } else { 0.0 };
-    let scan = plan.iter().find(|line| line.contains("Seq Scan on") && total_cost(line) >= least_cost);
+    // A small partition is scanned even if it has the index.
+    if is_partitioned(connection).await? && is_valid(connection, wanted.name).await? {
+        return Ok(None);
+    }
+    // A partition is scanned under its own name.
+    let scan = plan.iter().find(|line| line.contains("Seq Scan on"));
     Ok(scan.map(|line| line.trim_start_matches([' ', '-', '>']).to_owned()))
-}
-
-/// The total cost in a line of a plan, in PostgreSQL's units.
-fn total_cost(line: &str) -> f64 {
-    let cost = line.split_once("..").and_then(|(_, rest)| rest.split(' ').next());
-    cost.and_then(|cost| cost.parse().ok()).unwrap_or(0.0)
 }
 
 /// The statements that create the index without blocking writers. Empty if it exists. On a partitioned log, PostgreSQL
@@ -134,6 +128,14 @@ async fn is_partitioned(connection: &mut PgConnection) -> Result<bool, sqlx::Err
     )
     .fetch_one(connection)
     .await
+}
+
+/// Whether a complete index has this name. That of a partitioned log is complete once every partition has its own.
+async fn is_valid(connection: &mut PgConnection, name: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND indisvalid)")
+        .bind(name)
+        .fetch_one(connection)
+        .await
 }
 
 /// Whether an index with this name was left invalid by an interrupted `CREATE INDEX CONCURRENTLY`.

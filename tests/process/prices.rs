@@ -79,7 +79,7 @@ fn cost(prices: &Prices, model: &str) -> Option<f64> {
 async fn a_source_is_read_again_and_a_broken_one_changes_nothing() {
     let (source, home) = (Source::new(table(0.000001)).await, Directory::new());
     let read = || PriceSource::parse(&source.url);
-    let prices = Arc::new(Prices::new(&ConfigFile::default(), Some(read()), Some(home.path())).unwrap());
+    let prices = Arc::new(Prices::new(&ConfigFile::default(), Some(read()), Some(home.path())).unwrap().trusting(true));
     assert_eq!(cost(&prices, "brand-new-1"), None);
     let (stop, often) = (CancellationToken::new(), Some(Duration::from_millis(30)));
     let task = tokio::spawn(Arc::clone(&prices).keep_fresh(true, often, stop.clone()));
@@ -109,7 +109,7 @@ async fn a_source_is_read_again_and_a_broken_one_changes_nothing() {
 
     // If the source is unavailable at the next start, the last good table is used.
     source.set(StatusCode::BAD_GATEWAY, String::new());
-    let prices = Prices::new(&ConfigFile::default(), Some(read()), Some(home.path())).unwrap();
+    let prices = Prices::new(&ConfigFile::default(), Some(read()), Some(home.path())).unwrap().trusting(true);
     assert_eq!(cost(&prices, "brand-new-1"), Some(0.004));
     assert!(prices.refresh().await.is_err());
     assert_eq!(cost(&prices, "brand-new-1"), Some(0.004));
@@ -128,7 +128,7 @@ async fn a_server_prices_by_a_file_from_its_first_request_and_by_a_url_when_it_i
     let start = || {
         let mut command = program();
         command.env("DATABASE_URL", database.url()).env("LITELLM_MASTER_KEY", MASTER_KEY);
-        command.env("LITELLM_MODEL_COST_MAP_URL", &source.url);
+        command.env("LITELLM_MODEL_COST_MAP_URL", &source.url).env("LITESPEND_PRICES_TRUST", "true");
         Server::start(command, &["--data-dir", &home])
     };
     std::fs::create_dir_all(&home).unwrap();
@@ -316,4 +316,73 @@ fn a_newer_table_is_compared_before_it_is_used() {
     assert!(said.stdout.lines().any(|line| line.starts_with("- claude")));
     let broken = directory.file("broken.json", "{");
     assert_eq!(run(program().args(["prices", "check"]).arg(broken)).code, Some(2));
+}
+
+/// The built-in table as a document, with one field of one model changed.
+fn built_in_with(model: &str, field: &str, value: f64) -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/crates/pricing/data/model_prices.json");
+    let mut table: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    *table.pointer_mut(&format!("/{model}/{field}")).unwrap() = json!(value);
+    table
+}
+
+#[tokio::test]
+async fn a_newer_table_that_is_likely_broken_is_not_used() {
+    let plausible = built_in_with("gpt-4o", "input_cost_per_token", 0.000002);
+    let source = Source::new(plausible.to_string()).await;
+    let read = || Some(PriceSource::parse(&source.url));
+    let prices = Prices::new(&ConfigFile::default(), read(), None).unwrap();
+    assert!(prices.status().source.starts_with("built in (LiteLLM 1."), "{:?}", prices.status());
+    let models = prices.refresh().await.unwrap().unwrap();
+    assert_eq!(prices.status().source, "url");
+    assert!(prices.status().read_at.is_some() && prices.status().models == models);
+    let before = cost(&prices, "gpt-4o").unwrap();
+
+    let mut halved = plausible.clone();
+    let names: Vec<String> = halved.as_object().unwrap().keys().step_by(2).cloned().collect();
+    for name in names {
+        halved.as_object_mut().unwrap().remove(&name);
+    }
+    for (table, reason) in [
+        (built_in_with("gpt-4o", "input_cost_per_token", 0.002), "input_cost_per_token of gpt-4o"),
+        (built_in_with("gpt-4o", "input_cost_per_token", 0.0), "input_cost_per_token of gpt-4o"),
+        (halved, "lacks"),
+    ] {
+        source.set(StatusCode::OK, table.to_string());
+        let refused = format!("{:#}", prices.refresh().await.unwrap_err());
+        assert!(refused.contains(reason) && refused.contains("--prices-trust"), "{refused}");
+        assert_eq!(cost(&prices, "gpt-4o"), Some(before));
+        assert_eq!(prices.status().failure, Some(refused));
+    }
+    let prices = prices.trusting(true);
+    source.set(StatusCode::OK, built_in_with("gpt-4o", "input_cost_per_token", 0.002).to_string());
+    prices.refresh().await.unwrap();
+    assert!(cost(&prices, "gpt-4o").unwrap() > 100.0 * before && prices.status().failure.is_none());
+}
+
+#[tokio::test]
+async fn retired_models_keep_their_prices_and_the_server_says_where_its_prices_come_from() {
+    let (database, directory) = (database().await, Directory::new());
+    let file = directory.file("prices.json", &table(0.000001));
+    let server = Server::on(database.url(), &["--prices", file.to_str().unwrap()]);
+    let (status, answer) = post(&server, "/spend/calculate?explain=true", &thousand("gpt-4-32k")).await;
+    assert_eq!((status, &answer["breakdown"]["retired"]), (200, &json!(true)), "{answer}");
+    let get = async |path: &str| {
+        let request = reqwest::Client::new().get(server.url(path)).header("x-api-key", MASTER_KEY);
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    let ready: Value = serde_json::from_str(&get("/health/readiness").await).unwrap();
+    assert_eq!(ready["prices"]["source"], "file", "{ready}");
+    assert!(ready["prices"]["age_seconds"].is_u64() && ready["prices"]["refresh_failed"] == false, "{ready}");
+    let metrics = get("/metrics").await;
+    for name in [
+        "litespend_prices_age_seconds{source=\"file\"}",
+        "litespend_prices_models{source=\"file\"}",
+        "litespend_prices_refresh_failed 0",
+    ] {
+        assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+    let status = program().args(["prices", "status", "--prices", file.to_str().unwrap()]).output().unwrap();
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert!(text.contains("built in    LiteLLM 1.") && text.contains("seconds old"), "{text}");
 }

@@ -21,6 +21,8 @@ use crate::table::prices::ModelPrices;
 
 static EMBEDDED: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/model_prices.json"));
 
+const EMBEDDED_VERSION: &str = include_str!("../data/model_prices.version");
+
 /// The largest number of resolved names that are cached. Names come from requests, so the cache must be bounded. The
 /// models of one installation fit.
 const REMEMBERED_NAMES: usize = 4096;
@@ -78,6 +80,30 @@ impl PriceTable {
     /// If the bytes are not a JSON object, or no entry has a price.
     pub fn from_json(bytes: &[u8]) -> Result<Self, TableError> {
         Self::read(Cow::Owned(bytes.to_vec()))
+    }
+
+    /// The version of LiteLLM whose table is compiled into the program.
+    pub fn embedded_version() -> &'static str {
+        EMBEDDED_VERSION.trim()
+    }
+
+    /// This table with the models of another one that are marked `retired` and that this table lacks.
+    ///
+    /// # Errors
+    /// None: both tables have been read before.
+    pub fn with_retired(&self, other: &Self) -> Result<Self, TableError> {
+        let mut models = self.models();
+        for (name, entry) in other.models() {
+            if entry.get("retired") == Some(&Value::Bool(true)) {
+                models.entry(name).or_insert(entry);
+            }
+        }
+        Self::read(Cow::Owned(Value::Object(models).to_string().into_bytes()))
+    }
+
+    /// The number of models that are not marked `retired`.
+    pub fn current_models(&self) -> usize {
+        self.entries.values().filter(|prices| !prices.retired).count()
     }
 
     fn read(source: Cow<'static, [u8]>) -> Result<Self, TableError> {

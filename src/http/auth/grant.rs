@@ -77,7 +77,7 @@ pub async fn check_team(
     team: &NewTeam,
     id_is_given: bool,
 ) -> Result<(), ApiError> {
-    let members: Vec<String> = team.members.iter().map(|(user_id, _)| user_id.clone()).collect();
+    let members: Vec<String> = team.members.iter().map(|member| member.user_id.clone()).collect();
     members.iter().try_for_each(|member| check_person(caller, member))?;
     if caller.may_everything() {
         return Ok(());

@@ -1,6 +1,7 @@
 //! Management of keys, teams and users with LiteLLM's paths and formats, as far as a script needs it: `/key/...`,
 //! `/team/...` and `/user/...`. For admins only. Responses leave out LiteLLM's fields for which litespend has no value.
 
+mod answers;
 pub mod tables;
 
 use axum::extract::State;
@@ -16,7 +17,7 @@ use crate::http::extract::{FromQuery, JsonObject, Query, QueryReader};
 use crate::http::state::AppState;
 use crate::identity::{Caller, key_filter};
 use crate::store::accounts as store;
-use crate::store::accounts::{Conflict, Row, TeamsOf, text};
+use crate::store::accounts::{Conflict, DeletedBy, Row, TeamsOf, text};
 use crate::store::database;
 use crate::store::database::DatabaseKind;
 
@@ -38,14 +39,20 @@ pub(crate) async fn for_change(state: &AppState) -> Result<crate::store::PooledC
 fn refusal(conflict: Conflict, id: &str) -> ApiError {
     match conflict {
         Conflict::Token => ApiError::bad_request(ErrorType::BadRequest, "The key already exists."),
-        Conflict::Alias => ApiError::bad_request(
-            ErrorType::BadRequest,
-            format!("Key with alias '{id}' already exists. Unique key aliases across all keys are required."),
-        ),
+        Conflict::Alias => ApiError::Refused {
+            status: StatusCode::BAD_REQUEST,
+            kind: ErrorType::AliasTaken,
+            message: format!("Key with alias '{id}' already exists. Unique key aliases across all keys are required."),
+            param: Some("key_alias".into()),
+        },
         Conflict::NoTeam => ApiError::nested(StatusCode::NOT_FOUND, "The team does not exist."),
-        Conflict::Id => ApiError::nested(StatusCode::CONFLICT, format!("The ID {id} already exists. Use another ID.")),
-        Conflict::Email => ApiError::nested(StatusCode::CONFLICT, format!("User with email {id} already exists")),
+        Conflict::Id => invalid(StatusCode::CONFLICT, format!("User with id {id} already exists")),
+        Conflict::Email => invalid(StatusCode::CONFLICT, format!("User with email {id} already exists")),
     }
+}
+
+fn invalid(status: StatusCode, message: impl Into<String>) -> ApiError {
+    ApiError::Refused { status, kind: ErrorType::InvalidRequest, message: message.into(), param: None }
 }
 
 fn not_found(message: &str) -> ApiError {
@@ -67,8 +74,8 @@ fn name_of(caller: &Caller) -> &str {
 /// The response is the only place that contains the raw key: the database stores only its hash.
 #[utoipa::path(post, path = "/key/generate", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "generate_key",
     security(("APIKeyHeader" = [])), request_body(content = Object, description = "`key_alias`, `user_id`, `team_id`, \
-    `organization_id`, `duration` (`30d`), `models`, `allowed_routes`, `max_budget`, `metadata`, `permissions`, \
-    `blocked`, `key`; all optional"),
+    `organization_id`, `duration` (`30d`), `models`, `allowed_routes`, `key_type`, `max_budget`, `metadata`, \
+    `permissions`, `blocked`, `key`; all optional"),
     responses((status = 200, description = "The key", body = Object),
               (status = 409, description = "LiteLLM owns the database")))]
 pub async fn generate_key(
@@ -86,18 +93,12 @@ pub async fn generate_key(
     let row = created.map_err(|conflict| refusal(conflict, key.key_alias.as_deref().unwrap_or_default()))?;
     // The key cache remembers unknown keys for a while, so the entry is removed.
     state.keys.forget(&key.token).await;
-    Ok(Json(with_raw_key(row, &raw)))
+    Ok(Json(answers::new_key(row, &raw)))
 }
 
 /// Refuses to store the master key as a virtual key, because it would stay valid after the master key is changed.
 fn refuse_master_key(state: &AppState, raw: &str) -> Result<(), ApiError> {
     if state.keys.is_master(raw) { Err(refusal(Conflict::Token, "")) } else { Ok(()) }
-}
-
-fn with_raw_key(mut row: Row, raw: &str) -> Row {
-    row.insert("key".into(), raw.into());
-    row.insert("token_id".into(), text(&row, "token").into());
-    row
 }
 
 /// Deletes keys, given as raw keys, hashes or aliases. If one of them does not exist, deletes none.
@@ -113,7 +114,7 @@ pub async fn delete_keys(
     let mut fields = Fields::new(body);
     let (keys, aliases) = (fields.texts("keys"), fields.texts("key_aliases"));
     if keys.is_empty() && aliases.is_empty() {
-        fields.reject("keys", "missing", "At least one of 'keys' or 'key_aliases' must be provided.");
+        fields.reject_whole("At least one of 'keys' or 'key_aliases' must be provided.");
     }
     fields.finish(()).map_err(ApiError::Validation)?;
     let mut connection = for_change(&state).await?;
@@ -121,17 +122,14 @@ pub async fn delete_keys(
     let of_aliases = store::tokens_of_aliases(&mut connection, &aliases).await?;
     let missing_alias = of_aliases.len() < aliases.len();
     tokens.extend(of_aliases);
-    if missing_alias || !store::delete_keys(&mut connection, &tokens, name_of(&caller)).await? {
-        return Err(not_found("Some of the keys do not exist. No key was deleted."));
+    let by = DeletedBy { user: name_of(&caller), key: Some(&caller.key_hash) };
+    if missing_alias || !store::delete_keys(&mut connection, &tokens, by).await? {
+        return Err(invalid(StatusCode::NOT_FOUND, "Some of the keys do not exist. No key was deleted."));
     }
     for token in &tokens {
         state.keys.forget(token).await;
     }
-    let deleted: Vec<String> = keys
-        .into_iter()
-        .map(|key| if key.starts_with("sk-") { key_filter(&key) } else { key })
-        .chain(aliases)
-        .collect();
+    let deleted: Vec<String> = keys.into_iter().chain(aliases).collect();
     Ok(Json(Map::from_iter([("deleted_keys".to_owned(), json!(deleted))])))
 }
 
@@ -145,7 +143,8 @@ pub async fn block_key(
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
 ) -> Result<RowResponse, ApiError> {
-    set_blocked(&state, &caller, body, true).await
+    let row = set_blocked(&state, &caller, body, true).await?;
+    Ok(Json(answers::blocked_key(row)))
 }
 
 /// Unblocks a key, given as a raw key or a hash.
@@ -158,7 +157,7 @@ pub async fn unblock_key(
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
 ) -> Result<RowResponse, ApiError> {
-    set_blocked(&state, &caller, body, false).await
+    set_blocked(&state, &caller, body, false).await.map(Json)
 }
 
 async fn set_blocked(
@@ -166,20 +165,17 @@ async fn set_blocked(
     caller: &Caller,
     body: Map<String, Value>,
     blocked: bool,
-) -> Result<RowResponse, ApiError> {
+) -> Result<Row, ApiError> {
     let mut fields = Fields::new(body);
-    let key = fields.text("key");
-    if key.is_none() {
-        fields.reject("key", "missing", "Field required");
-    }
-    let token = key_filter(&fields.finish(key).map_err(ApiError::Validation)?.unwrap_or_default());
+    let key = fields.required_text("key");
+    let token = key_filter(&fields.finish(key).map_err(ApiError::Validation)?);
     let mut connection = for_change(state).await?;
     if !blocked {
         grant::check_unblock(&mut connection, caller, &token).await?;
     }
-    let row = store::set_blocked(&mut connection, &token, blocked, name_of(caller)).await?;
+    let row = store::set_blocked(&mut connection, &token, blocked).await?;
     state.keys.forget(&token).await;
-    row.map(Json).ok_or_else(|| not_found("Key not found."))
+    row.ok_or_else(|| not_found("Key not found."))
 }
 
 /// Parameters of `/key/info`.
@@ -224,12 +220,13 @@ pub async fn get_key_info(
     Ok(Json(Map::from_iter([("key".to_owned(), shown.into()), ("info".to_owned(), Value::Object(row))])))
 }
 
-/// Creates a team with its members.
+/// Creates a team with its members. The caller becomes an admin of the team.
 #[utoipa::path(post, path = "/team/new", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "create_team",
     security(("APIKeyHeader" = [])), request_body(content = Object, description = "`team_alias`, `team_id`, \
     `organization_id`, `members_with_roles`, `models`, `max_budget`, `metadata`, `blocked`; all optional"),
     responses((status = 200, description = "The team", body = Object),
-              (status = 409, description = "The id is taken, or LiteLLM owns the database")))]
+              (status = 400, description = "The id is taken"),
+              (status = 409, description = "LiteLLM owns the database")))]
 pub async fn create_team(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -238,12 +235,17 @@ pub async fn create_team(
     let id_is_given = body.get("team_id").is_some_and(|id| !id.is_null());
     let mut fields = Fields::new(body);
     let team = accounts::new_team(&mut fields);
-    let team = fields.finish(team).map_err(ApiError::Validation)?;
+    let mut team = fields.finish(team).map_err(ApiError::Validation)?;
     let mut connection = for_change(&state).await?;
     grant::check_team(&mut connection, &caller, &team, id_is_given).await?;
+    accounts::add_creator(&mut team, caller.user_id.as_deref());
     let created = store::create_team(&mut connection, &team).await?;
     state.keys.forget_all();
-    Ok(Json(created.map_err(|conflict| refusal(conflict, &team.team_id))?))
+    let is_taken = |_| {
+        let message = format!("Team id = {} already exists. Please use a different team id.", team.team_id);
+        invalid(StatusCode::BAD_REQUEST, message)
+    };
+    Ok(Json(created.map_err(is_taken)?))
 }
 
 /// Parameters of `/team/list` and `/user/info`.
@@ -291,6 +293,9 @@ pub async fn create_user(
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), body.get(*name)?.clone())))
         .collect();
+    // The key of a new user has no type.
+    of_key.insert("key_type".into(), Value::Null);
+    let names_teams = body.get("teams").is_some_and(|teams| !teams.is_null());
     let mut fields = Fields::new(body);
     let user = accounts::new_user(&mut fields);
     let wants_key = fields.boolean("auto_create_key").unwrap_or(true);
@@ -309,19 +314,15 @@ pub async fn create_user(
     let id = |conflict| {
         if conflict == Conflict::Email { user.user_email.as_deref().unwrap_or_default() } else { user.user_id.as_str() }
     };
-    let mut row = created.map_err(|conflict| refusal(conflict, id(conflict)))?;
-    row.insert("key".into(), "".into());
+    let row = created.map_err(|conflict| refusal(conflict, id(conflict)))?;
+    let mut made = None;
     if wants_key {
         let created = store::create_key(&mut transaction, &key).await?;
-        let made = created.map_err(|conflict| refusal(conflict, key.key_alias.as_deref().unwrap_or_default()))?;
-        for name in ["token", "key_name", "key_alias", "expires"] {
-            row.insert(name.into(), made.get(name).cloned().unwrap_or_default());
-        }
-        row = with_raw_key(row, &raw);
+        made = Some(created.map_err(|conflict| refusal(conflict, key.key_alias.as_deref().unwrap_or_default()))?);
     }
     transaction.commit().await?;
     state.keys.forget_all();
-    Ok(Json(row))
+    Ok(Json(answers::new_user(row, names_teams, made.as_ref().map(|made| (made, raw.as_str())))))
 }
 
 /// Returns a user with their keys and teams. Without `user_id`, returns the caller, with all keys and teams.

@@ -23,6 +23,25 @@ pub struct ReadinessResponse {
     db: &'static str,
     /// Version of litespend.
     litespend_version: &'static str,
+    /// What reads of sums use: `counting` (the rollups), `not installed` (the log), or `lost`: the rollups count a table
+    /// that is not the log any more, so reads use the log until `litespend rollups install` is run.
+    #[schema(example = "counting")]
+    rollups: &'static str,
+    /// The price table in use.
+    prices: PricesReadiness,
+}
+
+/// The price table in use.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct PricesReadiness {
+    /// `built in (LiteLLM VERSION)`, `file`, `url`, or `saved copy of a url`.
+    #[schema(example = "built in (LiteLLM 1.110.2)")]
+    source: String,
+    /// Seconds since the table was read; null for the built-in table.
+    #[schema(minimum = 0)]
+    age_seconds: Option<u64>,
+    /// Whether the last attempt to read a newer table failed.
+    refresh_failed: bool,
 }
 
 /// Returns 200 if the process is alive. Checks nothing else.
@@ -49,7 +68,18 @@ pub async fn get_readiness(State(state): State<AppState>) -> Response {
         Ok(()) => (StatusCode::OK, "healthy", "connected"),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy", "unavailable"),
     };
-    let body = ReadinessResponse { status, db, litespend_version: env!("CARGO_PKG_VERSION") };
+    let prices = state.prices.status();
+    let body = ReadinessResponse {
+        status,
+        db,
+        litespend_version: env!("CARGO_PKG_VERSION"),
+        rollups: state.rollups_state(),
+        prices: PricesReadiness {
+            source: prices.source,
+            age_seconds: prices.read_at.map(|read| read.elapsed().as_secs()),
+            refresh_failed: prices.failure.is_some(),
+        },
+    };
     let mut response = (code, Json(body)).into_response();
     if let Err(error) = result {
         response.extensions_mut().insert(Cause(error.to_string()));
@@ -64,11 +94,16 @@ pub async fn get_readiness(State(state): State<AppState>) -> Response {
     security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
 pub async fn get_metrics(State(state): State<AppState>) -> Response {
+    let prices = state.prices.status();
     let text = state.metrics.render(&Now {
         connections: state.pool.size(),
         idle_connections: state.pool.num_idle(),
         keys_cached: state.keys.remembered(),
         log_lines_dropped: telemetry::dropped_lines(),
+        prices_source: prices.source,
+        prices_models: prices.models,
+        prices_age: prices.read_at.map(|read| read.elapsed()),
+        prices_failed: prices.failure.is_some(),
     });
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -29,6 +29,8 @@ pub struct NewKey {
     pub models: Vec<String>,
     /// Routes to which the key is restricted; empty for no restriction.
     pub allowed_routes: Vec<String>,
+    /// Type, by LiteLLM's name for it. Not stored if the table has no column for it.
+    pub key_type: Option<String>,
     /// Intended budget in USD.
     pub max_budget: Option<f64>,
     /// Further metadata.
@@ -44,29 +46,29 @@ pub struct NewKey {
 /// Creates a key. Returns its row, or the reason why it was not created.
 pub async fn create_key(connection: &mut PgConnection, key: &NewKey) -> Result<Result<Row, Conflict>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
+    if let Some(alias) = &key.key_alias
+        && is_taken(&mut transaction, alias).await?
+    {
+        return Ok(Err(Conflict::Alias));
+    }
     if let Some(team_id) = &key.team_id
         && !exists_team(&mut transaction, team_id).await?
     {
         return Ok(Err(Conflict::NoTeam));
     }
-    if let Some(alias) = &key.key_alias {
-        // The lock prevents two concurrent requests from both finding the alias free.
-        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-            .bind(alias)
-            .execute(&mut *transaction)
-            .await?;
-        let taken: bool =
-            sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM "LiteLLM_VerificationToken" WHERE key_alias = $1)"#)
-                .bind(alias)
-                .fetch_one(&mut *transaction)
-                .await?;
-        if taken {
-            return Ok(Err(Conflict::Alias));
-        }
-    }
     let row = insert_key(&mut transaction, key).await?;
     transaction.commit().await?;
     Ok(row.ok_or(Conflict::Token))
+}
+
+/// Whether a key has this alias. Until the transaction ends, no other transaction gets an answer for the same alias, so
+/// two concurrent requests cannot both find it free.
+async fn is_taken(transaction: &mut PgConnection, alias: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))").bind(alias).execute(&mut *transaction).await?;
+    sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM "LiteLLM_VerificationToken" WHERE key_alias = $1)"#)
+        .bind(alias)
+        .fetch_one(transaction)
+        .await
 }
 
 async fn insert_key(connection: &mut PgConnection, key: &NewKey) -> Result<Option<Row>, sqlx::Error> {
@@ -92,9 +94,21 @@ async fn insert_key(connection: &mut PgConnection, key: &NewKey) -> Result<Optio
     .bind(Json(&key.permissions))
     .bind(key.blocked)
     .bind(&key.created_by)
-    .fetch_optional(connection)
+    .fetch_optional(&mut *connection)
     .await?;
-    Ok(row.map(shown))
+    let Some(Json(row)) = row else { return Ok(None) };
+    if key.key_type.is_none() || !row.contains_key("key_type") {
+        return Ok(Some(shown(Json(row))));
+    }
+    // A statement of its own, because the table of an older LiteLLM does not have this column.
+    sqlx::query_scalar(
+        r#"UPDATE "LiteLLM_VerificationToken" AS t SET key_type = $2 WHERE token = $1 RETURNING to_jsonb(t)"#,
+    )
+    .bind(&key.token)
+    .bind(&key.key_type)
+    .fetch_optional(connection)
+    .await
+    .map(|row| row.map(shown))
 }
 
 /// Creates the key of a dashboard session. Its team need not exist.
@@ -219,22 +233,29 @@ pub async fn set_blocked(
     connection: &mut PgConnection,
     token: &str,
     blocked: bool,
-    by: &str,
 ) -> Result<Option<Row>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     if blocked {
         end_sessions(&mut transaction, &[token.to_owned()]).await?;
     }
-    let row: Option<Json<Row>> = sqlx::query_scalar(
-        r#"UPDATE "LiteLLM_VerificationToken" AS t
-           SET blocked = $2, updated_at = now() AT TIME ZONE 'UTC', updated_by = $3
+    let mut row: Option<Json<Row>> = sqlx::query_scalar(
+        r#"UPDATE "LiteLLM_VerificationToken" AS t SET blocked = $2, updated_at = now() AT TIME ZONE 'UTC'
            WHERE token = $1 RETURNING to_jsonb(t)"#,
     )
     .bind(token)
     .bind(blocked)
-    .bind(by)
     .fetch_optional(&mut *transaction)
     .await?;
+    if row.as_ref().is_some_and(|Json(row)| row.contains_key("settings_updated_at")) {
+        // A statement of its own, because the table of an older LiteLLM does not have this column.
+        row = sqlx::query_scalar(
+            r#"UPDATE "LiteLLM_VerificationToken" AS t SET settings_updated_at = now() AT TIME ZONE 'UTC'
+               WHERE token = $1 RETURNING to_jsonb(t)"#,
+        )
+        .bind(token)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    }
     transaction.commit().await?;
     Ok(row.map(shown))
 }
@@ -252,9 +273,22 @@ async fn end_sessions(connection: &mut PgConnection, tokens: &[String]) -> Resul
     .map(|_| ())
 }
 
-/// Moves keys to the table of deleted keys, where their alias and owner stay known. If one of the keys does not exist,
-/// moves none. Returns whether the keys were deleted.
-pub async fn delete_keys(connection: &mut PgConnection, tokens: &[String], by: &str) -> Result<bool, sqlx::Error> {
+/// Who deletes keys: the name of the user, and the hash of the key that was used, if it was one.
+#[derive(Clone, Copy, Debug)]
+pub struct DeletedBy<'a> {
+    /// User ID, or another name.
+    pub user: &'a str,
+    /// SHA-256 of the key, or the master key's alias.
+    pub key: Option<&'a str>,
+}
+
+/// Moves keys to the table of deleted keys, with all that is known of them and has a column there. If one of the keys
+/// does not exist, moves none. Returns whether the keys were deleted.
+pub async fn delete_keys(
+    connection: &mut PgConnection,
+    tokens: &[String],
+    by: DeletedBy<'_>,
+) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let found: Vec<String> = sqlx::query_scalar(
         r#"SELECT token FROM "LiteLLM_VerificationToken" WHERE token = ANY ($1) ORDER BY token COLLATE "C" FOR UPDATE"#,
@@ -266,20 +300,28 @@ pub async fn delete_keys(connection: &mut PgConnection, tokens: &[String], by: &
         return Ok(false);
     }
     end_sessions(&mut transaction, tokens).await?;
+    // Which columns the two tables have depends on LiteLLM's version. The first object is for columns that must not be
+    // NULL: a key may have a JSON null in them, or its table may not have them.
     sqlx::query(
         r#"
         WITH gone AS (DELETE FROM "LiteLLM_VerificationToken" WHERE token = ANY ($1) RETURNING *)
-        INSERT INTO "LiteLLM_DeletedVerificationToken" (id, token, key_name, key_alias, spend, expires, models, aliases,
-            config, user_id, team_id, permissions, metadata, blocked, max_budget, budget_duration, organization_id,
-            allowed_routes, created_at, created_by, updated_at, updated_by, last_active, total_spend, deleted_at, deleted_by)
-        SELECT gen_random_uuid()::text, token, key_name, key_alias, spend, expires, models, aliases, config, user_id,
-               team_id, permissions, metadata, blocked, max_budget, budget_duration, organization_id, allowed_routes,
-               created_at, created_by, updated_at, updated_by, last_active, total_spend, now() AT TIME ZONE 'UTC', $2
+        INSERT INTO "LiteLLM_DeletedVerificationToken"
+        SELECT deleted.*
         FROM gone
+        CROSS JOIN LATERAL jsonb_populate_record(
+            NULL::"LiteLLM_DeletedVerificationToken",
+            '{"soft_budget_cooldown": false, "spend": 0, "total_spend": 0, "aliases": {}, "config": {}, "permissions": {},
+              "metadata": {}, "model_spend": {}, "model_max_budget": {}, "budget_fallbacks": {}}'::jsonb
+            || (SELECT jsonb_object_agg(part.key, part.value) FROM jsonb_each(to_jsonb(gone)) AS part
+                WHERE part.value <> 'null'::jsonb)
+            || jsonb_build_object('id', gen_random_uuid()::text, 'deleted_at', now() AT TIME ZONE 'UTC',
+                                  'deleted_by', $2::text, 'deleted_by_api_key', $3::text)
+        ) AS deleted
         "#,
     )
     .bind(tokens)
-    .bind(by)
+    .bind(by.user)
+    .bind(by.key)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;

@@ -1,10 +1,23 @@
 //! Creates and lists teams.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
 
 use crate::store::accounts::{Conflict, Row, all_shown, shown, text};
+
+/// A member of a team to create.
+#[derive(Clone, Debug)]
+pub struct NewMember {
+    /// User ID.
+    pub user_id: String,
+    /// E-mail address; `None` for the user's own.
+    pub user_email: Option<String>,
+    /// Role in the team: `admin` or `user`.
+    pub role: String,
+}
 
 /// A team to create.
 #[derive(Clone, Debug, Default)]
@@ -15,8 +28,8 @@ pub struct NewTeam {
     pub team_alias: Option<String>,
     /// Organisation ID.
     pub organization_id: Option<String>,
-    /// Members, as user ID and role (`admin` or `user`). Users who do not exist are created.
-    pub members: Vec<(String, String)>,
+    /// Members, each of them once. Users who do not exist are created.
+    pub members: Vec<NewMember>,
     /// Models that it is meant for.
     pub models: Vec<String>,
     /// Intended budget in USD.
@@ -34,16 +47,37 @@ pub(super) async fn exists_team(connection: &mut PgConnection, team_id: &str) ->
         .await
 }
 
+/// A member as a team's row lists it.
+pub(super) fn listed(user_id: &str, user_email: Option<&str>, role: &str) -> Value {
+    serde_json::json!({"user_id": user_id, "user_email": user_email, "role": role})
+}
+
+/// The members as the team's row lists them, with the addresses of users who exist.
+async fn roster(connection: &mut PgConnection, members: &[NewMember]) -> Result<Vec<Value>, sqlx::Error> {
+    let ids: Vec<&str> = members.iter().map(|member| member.user_id.as_str()).collect();
+    let known: Vec<(String, String)> = sqlx::query_as(
+        r#"SELECT user_id, user_email FROM "LiteLLM_UserTable" WHERE user_id = ANY ($1) AND user_email IS NOT NULL"#,
+    )
+    .bind(&ids)
+    .fetch_all(connection)
+    .await?;
+    let known: HashMap<String, String> = known.into_iter().collect();
+    let entry = |member: &NewMember| {
+        let email = member.user_email.as_ref().or_else(|| known.get(&member.user_id));
+        listed(&member.user_id, email.map(String::as_str), &member.role)
+    };
+    Ok(members.iter().map(entry).collect())
+}
+
 /// Creates a team with its members. Returns its row, or the reason why it was not created.
 pub async fn create_team(connection: &mut PgConnection, team: &NewTeam) -> Result<Result<Row, Conflict>, sqlx::Error> {
-    let roster: Vec<Value> =
-        team.members.iter().map(|(user, role)| serde_json::json!({"user_id": user, "role": role})).collect();
     let mut transaction = connection.begin().await?;
+    let roster = roster(&mut transaction, &team.members).await?;
     let row: Option<Json<Row>> = sqlx::query_scalar(
         r#"
         INSERT INTO "LiteLLM_TeamTable" AS t (team_id, team_alias, organization_id, members_with_roles, models, max_budget,
-            metadata, blocked)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (team_id) DO NOTHING RETURNING to_jsonb(t)
+            metadata, blocked, members, admins)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '{}', '{}') ON CONFLICT (team_id) DO NOTHING RETURNING to_jsonb(t)
         "#,
     )
     .bind(&team.team_id)
@@ -57,10 +91,11 @@ pub async fn create_team(connection: &mut PgConnection, team: &NewTeam) -> Resul
     .fetch_optional(&mut *transaction)
     .await?;
     let Some(row) = row else { return Ok(Err(Conflict::Id)) };
-    let users: Vec<&str> = team.members.iter().map(|(user, _)| user.as_str()).collect();
+    let users: Vec<&str> = team.members.iter().map(|member| member.user_id.as_str()).collect();
     for statement in [
-        r#"INSERT INTO "LiteLLM_UserTable" AS t (user_id, teams)
-           SELECT DISTINCT new.id, ARRAY[$2] FROM unnest($1::text[]) AS new (id) ORDER BY new.id
+        r#"INSERT INTO "LiteLLM_UserTable" AS t (user_id, teams, user_role, models)
+           SELECT DISTINCT new.id, ARRAY[$2::text], 'internal_user'::text, '{}'::text[]
+           FROM unnest($1::text[]) AS new (id) ORDER BY new.id
            ON CONFLICT (user_id) DO UPDATE SET teams = array_append(t.teams, $2)
            WHERE NOT COALESCE($2 = ANY (t.teams), false)"#,
         r#"INSERT INTO "LiteLLM_TeamMembership" (user_id, team_id)
@@ -137,8 +172,8 @@ pub async fn list_teams(
     Ok(teams)
 }
 
-fn by_team(rows: Vec<Row>) -> std::collections::HashMap<String, Vec<Value>> {
-    let mut teams: std::collections::HashMap<String, Vec<Value>> = std::collections::HashMap::new();
+fn by_team(rows: Vec<Row>) -> HashMap<String, Vec<Value>> {
+    let mut teams: HashMap<String, Vec<Value>> = HashMap::new();
     for row in rows {
         teams.entry(text(&row, "team_id").to_owned()).or_default().push(Value::Object(row));
     }

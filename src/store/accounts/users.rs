@@ -4,6 +4,7 @@ use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
 
+use crate::store::accounts::teams::listed;
 use crate::store::accounts::{Conflict, Row, all_shown, shown};
 
 /// A user to create.
@@ -68,12 +69,15 @@ pub async fn create_user(connection: &mut PgConnection, user: &NewUser) -> Resul
     for team_id in &teams {
         let joined = sqlx::query(
             r#"UPDATE "LiteLLM_TeamTable"
-               SET members_with_roles = CASE WHEN jsonb_typeof(members_with_roles) = 'array' THEN members_with_roles
-                                             ELSE '[]' END || jsonb_build_array(jsonb_build_object('user_id', $2::text, 'role', 'user'))
+               SET members_with_roles = CASE
+                   WHEN members_with_roles @> jsonb_build_array(jsonb_build_object('user_id', $2::text)) THEN members_with_roles
+                   WHEN jsonb_typeof(members_with_roles) = 'array' THEN members_with_roles || $3
+                   ELSE $3 END
                WHERE team_id = $1"#,
         )
         .bind(team_id)
         .bind(&user.user_id)
+        .bind(Json([listed(&user.user_id, user.user_email.as_deref(), "user")]))
         .execute(&mut *transaction)
         .await?;
         if joined.rows_affected() == 0 {
