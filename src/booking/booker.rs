@@ -11,7 +11,7 @@ mod queue;
 
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use crate::booking::booker::attempt::Failed;
 use crate::booking::booker::queue::{Job, Queue};
 use crate::booking::limits::Refusal;
 use crate::settings::BookingLimits;
-use crate::store::booking as store_usage;
+use crate::store::booking::tables::Tables;
 use crate::store::error::{is_conflict, is_denied, is_unavailable};
 use crate::store::{Connection, Pool};
 
@@ -60,9 +60,6 @@ pub enum BookingError {
     /// The database is unavailable, or the connection was lost during the commit.
     #[error("the database is not available: {0}")]
     Unavailable(String),
-    /// The database's tables are older than the ones that booking writes.
-    #[error("the database's tables lack {0}")]
-    OldTables(String),
     /// The database belongs to LiteLLM, and booking has not been installed on it.
     #[error("booking is not installed on this database")]
     NotInstalled,
@@ -74,6 +71,9 @@ pub enum BookingError {
     Failed(String),
 }
 
+/// How often the tables of an older LiteLLM are looked at again.
+const TABLES_AGAIN: Duration = Duration::from_secs(60);
+
 /// Books rows. It is cheap to clone.
 #[derive(Clone)]
 pub struct Booker(Arc<Inner>);
@@ -83,7 +83,8 @@ struct Inner {
     limits: BookingLimits,
     queue: Mutex<Queue>,
     permits: Semaphore,
-    tables_checked: tokio::sync::OnceCell<()>,
+    /// What the tables can hold, and when it was looked up.
+    tables: Mutex<Option<(Instant, Arc<Tables>)>>,
 }
 
 impl Booker {
@@ -94,7 +95,7 @@ impl Booker {
             limits,
             queue: Mutex::default(),
             permits: Semaphore::new(CONCURRENT),
-            tables_checked: tokio::sync::OnceCell::new(),
+            tables: Mutex::default(),
         }))
     }
 
@@ -186,24 +187,23 @@ impl Inner {
 
     async fn attempt(&self, drafts: &[&Draft], booking: Uuid) -> Result<Vec<Outcome>, Failed> {
         let mut connection = self.pool.acquire().await?;
-        self.check_tables(&mut connection).await?;
-        attempt::run(&mut connection, drafts, &self.limits, booking).await
+        let tables = self.tables(&mut connection).await?;
+        attempt::run(&mut connection, &tables, drafts, &self.limits, booking).await
     }
 
-    /// Checks once, before anything is written, whether the tables of an older LiteLLM lack columns. Their names are in
-    /// the error.
-    async fn check_tables(&self, connection: &mut Connection) -> Result<(), Failed> {
-        let checked: Result<&(), Failed> = self
-            .tables_checked
-            .get_or_try_init(|| async {
-                let missing = store_usage::missing_columns(connection).await?;
-                if missing.is_empty() {
-                    Ok(())
-                } else {
-                    Err(Failed::Final(BookingError::OldTables(missing.join(", "))))
-                }
-            })
-            .await;
-        checked.copied()
+    /// What the database's tables can hold. An older LiteLLM lacks some columns until it is upgraded.
+    async fn tables(&self, connection: &mut Connection) -> Result<Arc<Tables>, Failed> {
+        if let Some((found, tables)) = &*self.tables.lock()
+            && (tables.missing().next().is_none() || found.elapsed() < TABLES_AGAIN)
+        {
+            return Ok(Arc::clone(tables));
+        }
+        let tables = Arc::new(Tables::find(connection).await?);
+        let before = self.tables.lock().replace((Instant::now(), Arc::clone(&tables)));
+        if tables.missing().next().is_some() && before.is_none_or(|(_, before)| before != tables) {
+            let missing = tables.missing().collect::<Vec<_>>().join(", ");
+            tracing::warn!(missing, "LiteLLM's tables are older than what is booked: these columns are left out");
+        }
+        Ok(tables)
     }
 }

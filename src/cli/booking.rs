@@ -11,6 +11,7 @@ use crate::cli::database::with_connection;
 use crate::store::Connection;
 use crate::store::booking::ids;
 use crate::store::booking::ids::Access;
+use crate::store::booking::tables::Tables;
 use crate::store::database;
 use crate::store::database::DatabaseKind;
 use crate::store::rollups;
@@ -50,6 +51,11 @@ pub async fn install(connection: &mut Connection, kind: DatabaseKind) -> Result<
         }
     }
     println!("usage can be booked");
+    let tables = Tables::find(connection).await.context("cannot read the tables")?;
+    let missing: Vec<&str> = tables.missing().collect();
+    if !missing.is_empty() {
+        println!("LiteLLM's tables are older than what is booked. These columns are left out: {}", missing.join(", "));
+    }
     Ok(())
 }
 
@@ -68,7 +74,8 @@ pub async fn remove(connection: &mut Connection, kind: DatabaseKind) -> Result<(
     }
     let attached = rollups::attached(connection).await.context("cannot read the state of the rollups")?;
     let elsewhere = rollups::counted_elsewhere(connection).await.context("cannot read the state of the rollups")?;
-    if !attached && elsewhere.is_none() {
+    let renamed = rollups::renamed_log(connection).await.context("cannot read the state of the rollups")?;
+    if !attached && elsewhere.is_none() && renamed.is_none() {
         rollups::remove(connection).await.context("cannot remove the schema now; try again")?;
     }
     println!("removed: usage can no longer be booked");

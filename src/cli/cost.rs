@@ -101,12 +101,16 @@ fn print(calculation: &Calculation, as_json: bool) {
         println!(
             "{}",
             json!({ "cost": calculation.cost_f64(), "model": calculation.model, "provider": calculation.provider,
-            "price_entry": calculation.price_entry, "retired": calculation.retired,
+            "price_entry": calculation.price_entry, "retired": calculation.retired, "last_version": calculation.last_version,
             "components": calculation.components })
         );
         return;
     }
-    let retired = if calculation.retired { ", no longer in LiteLLM's list" } else { "" };
+    let retired = match (calculation.retired, &calculation.last_version) {
+        (false, _) => String::new(),
+        (true, None) => ", no longer in LiteLLM's list".to_owned(),
+        (true, Some(version)) => format!(", in LiteLLM's list until {version}"),
+    };
     println!("{} ({}{retired})", calculation.model, calculation.provider);
     for line in &calculation.components {
         let kind = serde_json::to_value(line.kind).unwrap_or_default();

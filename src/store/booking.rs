@@ -10,11 +10,14 @@ pub mod counters;
 pub mod daily;
 pub mod ids;
 pub mod names;
+pub mod tables;
 
 use std::collections::HashSet;
 
 use chrono::NaiveDateTime;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+
+use crate::store::booking::tables::Tables;
 
 /// A row to be booked into `LiteLLM_SpendLogs`, with the additional values that the daily tables need. Strings contain
 /// no NUL, JSON strings are valid JSON, and timestamps are whole milliseconds in UTC.
@@ -106,52 +109,28 @@ pub struct KeyOwner {
 }
 
 /// The owners of these keys, including deleted keys. The result lacks keys that never existed.
-pub async fn key_owners(connection: &mut PgConnection, tokens: &[&str]) -> Result<Vec<KeyOwner>, sqlx::Error> {
-    sqlx::query_as(
+pub async fn key_owners(
+    connection: &mut PgConnection,
+    tables: &Tables,
+    tokens: &[&str],
+) -> Result<Vec<KeyOwner>, sqlx::Error> {
+    let statement = tables.fit(
+        "LiteLLM_DeletedVerificationToken",
         r#"
         SELECT k.token, k.user_id, k.team_id, COALESCE(k.organization_id, t.organization_id) AS organization_id
         FROM (
             SELECT token, user_id, team_id, organization_id FROM "LiteLLM_VerificationToken" WHERE token = ANY ($1)
-            UNION ALL
+            «token:UNION ALL
             (SELECT DISTINCT ON (token) token, user_id, team_id, organization_id
              FROM "LiteLLM_DeletedVerificationToken" AS gone
              WHERE token = ANY ($1)
                AND NOT EXISTS (SELECT FROM "LiteLLM_VerificationToken" AS live WHERE live.token = gone.token)
-             ORDER BY token, deleted_at DESC)
+             ORDER BY token, deleted_at DESC)»
         ) AS k
         LEFT JOIN "LiteLLM_TeamTable" t ON t.team_id = k.team_id
         "#,
-    )
-    .bind(tokens)
-    .fetch_all(connection)
-    .await
-}
-
-/// The columns that booking writes and that this LiteLLM lacks, as `table.column`. A LiteLLM before 1.109 may lack
-/// some.
-pub async fn missing_columns(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar(
-        r#"
-        SELECT needed.relation || '.' || needed.name
-        FROM (VALUES ('LiteLLM_SpendLogs', 'request_duration_ms'), ('LiteLLM_SpendLogs', 'organization_id'),
-                     ('LiteLLM_SpendLogs', 'litellm_call_id'), ('LiteLLM_SpendLogs', 'agent_id'),
-                     ('LiteLLM_SpendLogs', 'mcp_namespaced_tool_name'), ('LiteLLM_SpendLogs', 'proxy_server_request'),
-                     ('LiteLLM_VerificationToken', 'total_spend'), ('LiteLLM_VerificationToken', 'last_active'),
-                     ('LiteLLM_TeamMembership', 'total_spend'),
-                     ('LiteLLM_DailyUserSpend', 'endpoint'), ('LiteLLM_DailyUserSpend', 'timed_requests'),
-                     ('LiteLLM_DailyTeamSpend', 'endpoint'), ('LiteLLM_DailyTeamSpend', 'timed_requests'),
-                     ('LiteLLM_DailyTagSpend', 'endpoint'), ('LiteLLM_DailyTagSpend', 'timed_requests')
-             ) AS needed (relation, name)
-        WHERE NOT EXISTS (
-            SELECT FROM pg_attribute AS a
-            WHERE a.attrelid = to_regclass('"' || needed.relation || '"') AND a.attname = needed.name
-              AND NOT a.attisdropped
-        )
-        ORDER BY 1
-        "#,
-    )
-    .fetch_all(connection)
-    .await
+    );
+    sqlx::query_as(AssertSqlSafe(statement)).bind(tokens).fetch_all(connection).await
 }
 
 /// Inserts the rows that are not in the log yet, and returns their IDs. `rows` must be in the order of their IDs, with
@@ -159,14 +138,18 @@ pub async fn missing_columns(connection: &mut PgConnection) -> Result<Vec<String
 ///
 /// The primary key of a partitioned log is the ID and the start of the call, so it does not keep IDs unique. There, the
 /// call locks the IDs against other bookings, and looks for them in all partitions first.
-pub async fn insert(connection: &mut PgConnection, rows: &[&UsageRow]) -> Result<HashSet<String>, sqlx::Error> {
+pub async fn insert(
+    connection: &mut PgConnection,
+    tables: &Tables,
+    rows: &[&UsageRow],
+) -> Result<HashSet<String>, sqlx::Error> {
     if ids_are_unique(connection).await? {
-        return insert_rows(connection, INSERT_BY_ID, rows).await;
+        return insert_rows(connection, tables, INSERT_BY_ID, rows).await;
     }
     let ids: Vec<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
     let taken = lock_ids(connection, &ids).await?;
     let rows: Vec<&UsageRow> = rows.iter().copied().filter(|row| !taken.contains(&row.request_id)).collect();
-    insert_rows(connection, INSERT, &rows).await
+    insert_rows(connection, tables, INSERT, &rows).await
 }
 
 /// Whether the log has a unique index on the ID alone.
@@ -207,18 +190,18 @@ macro_rules! insert_statement {
             r#"
             INSERT INTO "LiteLLM_SpendLogs" (
                 request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
-                "completionStartTime", request_duration_ms, model, model_id, model_group, custom_llm_provider, api_base,
-                "user", team_id, organization_id, end_user, metadata, cache_hit, cache_key, request_tags,
-                requester_ip_address, messages, response, proxy_server_request, session_id, status,
-                mcp_namespaced_tool_name, agent_id, litellm_call_id)
+                "completionStartTime"«request_duration_ms:, request_duration_ms», model, model_id, model_group, custom_llm_provider, api_base,
+                "user", team_id«organization_id:, organization_id», end_user, metadata, cache_hit, cache_key, request_tags,
+                requester_ip_address, messages, response«proxy_server_request:, proxy_server_request»«session_id:, session_id»«status:, status»«mcp_namespaced_tool_name:, mcp_namespaced_tool_name»
+                «agent_id:, agent_id»«litellm_call_id:, litellm_call_id»)
             SELECT
                 new.request_id, new.call_type, new.api_key, new.spend, new.total_tokens, new.prompt_tokens,
-                new.completion_tokens, new.start_time, new.end_time, new.completion_start_time, new.request_duration_ms,
+                new.completion_tokens, new.start_time, new.end_time, new.completion_start_time, «request_duration_ms:new.request_duration_ms,»
                 new.model, new.model_id, new.model_group, new.custom_llm_provider, new.api_base, new.user_id, new.team_id,
-                new.organization_id, new.end_user, new.metadata::jsonb, new.cache_hit, new.cache_key,
+                «organization_id:new.organization_id,» new.end_user, new.metadata::jsonb, new.cache_hit, new.cache_key,
                 COALESCE(new.request_tags, '[]')::jsonb, new.requester_ip_address, COALESCE(new.messages, '{}')::jsonb,
-                COALESCE(new.response, '{}')::jsonb, COALESCE(new.proxy_server_request, '{}')::jsonb, new.session_id,
-                new.status, new.mcp_namespaced_tool_name, new.agent_id, new.litellm_call_id
+                COALESCE(new.response, '{}')::jsonb«proxy_server_request:, COALESCE(new.proxy_server_request, '{}')::jsonb»«session_id:, new.session_id»«status:,
+                new.status»«mcp_namespaced_tool_name:, new.mcp_namespaced_tool_name»«agent_id:, new.agent_id»«litellm_call_id:, new.litellm_call_id»
             FROM unnest(
                 $1::text[], $2::text[], $3::text[], $4::float8[], $5::int[], $6::int[], $7::int[], $8::timestamp[],
                 $9::timestamp[], $10::timestamp[], $11::int[], $12::text[], $13::text[], $14::text[], $15::text[],
@@ -246,7 +229,8 @@ const INSERT: &str = insert_statement!("");
 
 async fn insert_rows(
     connection: &mut PgConnection,
-    statement: &'static str,
+    tables: &Tables,
+    statement: &str,
     rows: &[&UsageRow],
 ) -> Result<HashSet<String>, sqlx::Error> {
     if rows.is_empty() {
@@ -261,7 +245,7 @@ async fn insert_rows(
         .iter()
         .map(|row| (!row.tags.is_empty()).then(|| serde_json::Value::from(row.tags.as_slice()).to_string()))
         .collect();
-    let inserted: Vec<String> = sqlx::query_scalar(statement)
+    let inserted: Vec<String> = sqlx::query_scalar(AssertSqlSafe(tables.fit("LiteLLM_SpendLogs", statement)))
         .bind(column!(|row| row.request_id.as_str()))
         .bind(column!(|row| row.call_type.as_str()))
         .bind(column!(|row| row.api_key.as_str()))

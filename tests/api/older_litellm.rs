@@ -244,3 +244,45 @@ async fn a_migration_of_the_tables_is_never_noticed_by_a_read() {
         assert_eq!(answer.status, 200, "{path}: {}", answer.json());
     }
 }
+
+/// LiteLLM 0.2.0's migrations lack these columns: a booking leaves them out, and is still exactly once.
+#[tokio::test]
+async fn usage_is_booked_into_the_tables_of_an_older_litellm() {
+    let app = of_litellm().await;
+    app.execute(
+        r#"ALTER TABLE "LiteLLM_SpendLogs" DROP COLUMN request_duration_ms, DROP COLUMN organization_id,
+               DROP COLUMN mcp_namespaced_tool_name, DROP COLUMN agent_id, DROP COLUMN litellm_call_id;
+           ALTER TABLE "LiteLLM_VerificationToken" DROP COLUMN total_spend, DROP COLUMN last_active;
+           ALTER TABLE "LiteLLM_TeamMembership" DROP COLUMN total_spend;
+           DROP TABLE "LiteLLM_DeletedVerificationToken";
+           DO $$ DECLARE part record; BEGIN
+               FOR part IN SELECT * FROM (VALUES ('LiteLLM_DailyUserSpend', 'user_id'), ('LiteLLM_DailyTeamSpend', 'team_id'),
+                                                 ('LiteLLM_DailyTagSpend', 'tag')) AS t (name, owner) LOOP
+                   EXECUTE format('DELETE FROM %I', part.name);
+                   EXECUTE format('ALTER TABLE %I DROP COLUMN endpoint, DROP COLUMN mcp_namespaced_tool_name,
+                                   DROP COLUMN total_response_time_ms, DROP COLUMN timed_requests', part.name);
+                   EXECUTE format('CREATE UNIQUE INDEX ON %I (%I, date, api_key, model, custom_llm_provider)',
+                                  part.name, part.owner);
+               END LOOP;
+           END $$"#,
+    )
+    .await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    litespend::store::database::migrate_schema(&mut connection).await.unwrap();
+    assert!(litespend::store::booking::ids::install(&mut connection).await.unwrap());
+    let records: Vec<_> = ["acompletion", "aembedding"]
+        .iter()
+        .map(|call_type| json!({"idempotency_key": call_type, "model": "gpt-4o", "cost": 0.5, "tags": ["old"], "call_type": call_type}))
+        .collect();
+    for _ in 0..2 {
+        let answer = app.post("/spend/usage", MASTER_KEY, &json!({ "records": records })).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    let booked = app.scalar(r#"SELECT count(*) || ' ' || sum(spend) FROM "LiteLLM_SpendLogs" WHERE model = 'gpt-4o' AND request_id LIKE 'a%'"#);
+    assert_eq!(booked.await, "2 1");
+    for table in ["User", "Tag"] {
+        let statement = format!(r#"SELECT sum(api_requests) || ' ' || sum(spend) FROM "LiteLLM_Daily{table}Spend""#);
+        let sums: String = sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&app.pool).await.unwrap();
+        assert_eq!(sums, "2 1", "{table}");
+    }
+}

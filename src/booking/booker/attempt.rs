@@ -19,6 +19,7 @@ use crate::store::booking::daily;
 use crate::store::booking::daily::Days;
 use crate::store::booking::ids;
 use crate::store::booking::ids::{Access, Claim, Known};
+use crate::store::booking::tables::Tables;
 use crate::store::booking::{ExistingRow, UsageRow, names};
 
 /// The reason why an attempt failed.
@@ -72,6 +73,7 @@ impl Item<'_> {
 /// Books records in one transaction. `booking` is the same in every attempt for the same records.
 pub(super) async fn run(
     connection: &mut Connection,
+    tables: &Tables,
     drafts: &[&Draft],
     limits: &BookingLimits,
     booking: Uuid,
@@ -80,25 +82,31 @@ pub(super) async fn run(
     if access == Access::NotInstalled {
         return Err(Failed::Final(BookingError::NotInstalled));
     }
-    let mut items = items(connection, drafts, access).await?;
+    let mut items = items(connection, tables, drafts, access).await?;
     let mut transaction = store::begin(connection).await?;
     if items.iter().any(|item| item.is_open() && item.draft.names_are_counted) {
         look_up(&mut transaction, &mut items, booking).await?;
         bound_names(&mut transaction, &mut items, limits).await?;
     }
     claim(&mut transaction, &mut items, booking).await?;
-    insert(&mut transaction, &mut items, booking).await?;
+    insert(&mut transaction, tables, &mut items, booking).await?;
     transaction.commit().await?;
     Ok(outcomes(items))
 }
 
 /// Adds the owners to the records. Refuses those that can't be booked.
-async fn items<'a>(connection: &mut Connection, drafts: &[&'a Draft], access: Access) -> Result<Vec<Item<'a>>, Failed> {
+async fn items<'a>(
+    connection: &mut Connection,
+    tables: &Tables,
+    drafts: &[&'a Draft],
+    access: Access,
+) -> Result<Vec<Item<'a>>, Failed> {
     let mut tokens: Vec<&str> =
         drafts.iter().filter(|draft| draft.owner != Owner::Given).map(|draft| draft.row.api_key.as_str()).collect();
     tokens.sort_unstable();
     tokens.dedup();
-    let owners = if tokens.is_empty() { Vec::new() } else { store_usage::key_owners(connection, &tokens).await? };
+    let owners =
+        if tokens.is_empty() { Vec::new() } else { store_usage::key_owners(connection, tables, &tokens).await? };
     let owners: HashMap<&str, _> = owners.iter().map(|owner| (owner.token.as_str(), owner)).collect();
     let mut firsts: HashMap<Uuid, usize> = HashMap::new();
     let mut taken: HashSet<&str> = HashSet::with_capacity(drafts.len());
@@ -285,8 +293,13 @@ async fn claim(connection: &mut Connection, items: &mut [Item<'_>], booking: Uui
 }
 
 /// Inserts the rows of the open records, and adds them to the counters and daily tables.
-async fn insert(connection: &mut Connection, items: &mut [Item<'_>], booking: Uuid) -> Result<(), Failed> {
-    let mut new = insert_open(connection, items).await?;
+async fn insert(
+    connection: &mut Connection,
+    tables: &Tables,
+    items: &mut [Item<'_>],
+    booking: Uuid,
+) -> Result<(), Failed> {
+    let mut new = insert_open(connection, tables, items).await?;
     let conflicts: Vec<usize> = (0..items.len())
         .filter(|index| items.get(*index).is_some_and(|item| item.is_open() && !new.contains(&item.row.request_id)))
         .collect();
@@ -302,14 +315,14 @@ async fn insert(connection: &mut Connection, items: &mut [Item<'_>], booking: Uu
             .filter_map(|index| items.get(*index).filter(|item| item.is_open()).map(|item| &item.row))
             .collect();
         if !derived.is_empty() {
-            new.extend(store_usage::insert(connection, &derived).await?);
+            new.extend(store_usage::insert(connection, tables, &derived).await?);
         }
     }
     let rows =
         || items.iter().filter(|item| item.is_open() && new.contains(&item.row.request_id)).map(|item| &item.row);
     if rows().next().is_some() {
-        counters::add(connection, &Totals::of(rows())).await?;
-        daily::add(connection, &Days::of(rows())).await?;
+        counters::add(connection, tables, &Totals::of(rows())).await?;
+        daily::add(connection, tables, &Days::of(tables, rows())).await?;
     }
     for item in items.iter_mut().filter(|item| item.is_open()) {
         item.outcome = Some(item.recorded());
@@ -318,13 +331,17 @@ async fn insert(connection: &mut Connection, items: &mut [Item<'_>], booking: Uu
 }
 
 /// Inserts the rows of all open records, in the order of their ids. Returns the ids that were free.
-async fn insert_open(connection: &mut Connection, items: &[Item<'_>]) -> Result<HashSet<String>, Failed> {
+async fn insert_open(
+    connection: &mut Connection,
+    tables: &Tables,
+    items: &[Item<'_>],
+) -> Result<HashSet<String>, Failed> {
     let mut rows: Vec<&UsageRow> = items.iter().filter(|item| item.is_open()).map(|item| &item.row).collect();
     if rows.is_empty() {
         return Ok(HashSet::new());
     }
     rows.sort_unstable_by(|a, b| a.request_id.cmp(&b.request_id));
-    Ok(store_usage::insert(connection, &rows).await?)
+    Ok(store_usage::insert(connection, tables, &rows).await?)
 }
 
 /// Decides for records whose id is already in the log whether that row is theirs. The other records get a new id.

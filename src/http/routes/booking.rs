@@ -339,10 +339,6 @@ fn failure(error: BookingError) -> ApiError {
             message: format!("The database is not available, so the records could not be booked. {again}"),
             param: None,
         },
-        BookingError::OldTables(columns) => ApiError::nested(
-            StatusCode::CONFLICT,
-            format!("This database does not support booking: LiteLLM is too old, and its tables lack {columns}."),
-        ),
         BookingError::NotInstalled => ApiError::nested(
             StatusCode::CONFLICT,
             "LiteLLM owns this database, and booking is not enabled for it. To enable it, run `litespend booking \

@@ -72,6 +72,10 @@ pub struct CostBreakdown {
     price_entry: Option<String>,
     /// Whether the model is retired: LiteLLM no longer lists it.
     retired: bool,
+    /// The last version of LiteLLM that listed the model, if it is retired and that version is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    last_version: Option<String>,
     /// Prompt tokens, from the response or counted in the messages.
     prompt_tokens: u64,
     /// Completion tokens; 0 before a call.
@@ -157,6 +161,7 @@ fn breakdown(calculation: Calculation) -> CostBreakdown {
         provider: calculation.provider,
         price_entry: calculation.price_entry,
         retired: calculation.retired,
+        last_version: calculation.last_version,
         prompt_tokens: calculation.prompt_tokens,
         completion_tokens: calculation.completion_tokens,
         components: calculation.components.iter().map(line).collect(),

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::store::booking::UsageRow;
+use crate::store::booking::tables::Tables;
 
 /// Spend in USD by ID, in the order of the bytes of the IDs.
 type Amounts<'a> = BTreeMap<&'a str, f64>;
@@ -74,14 +75,14 @@ macro_rules! add_to {
 
 /// Adds the sums to the counters. Owners that do not exist are skipped, with two exceptions. A missing end user is
 /// created, as LiteLLM does. A team member who is on the team's roster but has no membership row gets one.
-pub async fn add(connection: &mut PgConnection, totals: &Totals<'_>) -> Result<(), sqlx::Error> {
+pub async fn add(connection: &mut PgConnection, tables: &Tables, totals: &Totals<'_>) -> Result<(), sqlx::Error> {
     let statements = [
         (
             &totals.keys,
             add_to!(
                 "LiteLLM_VerificationToken",
                 "token",
-                "spend = t.spend + new.spend, total_spend = t.total_spend + new.spend, last_active = now() AT TIME ZONE 'UTC'"
+                "«total_spend:total_spend = t.total_spend + new.spend, »«last_active:last_active = now() AT TIME ZONE 'UTC', »spend = t.spend + new.spend"
             ),
         ),
         (&totals.users, add_to!("LiteLLM_UserTable", "user_id", "spend = t.spend + new.spend")),
@@ -91,6 +92,7 @@ pub async fn add(connection: &mut PgConnection, totals: &Totals<'_>) -> Result<(
     for (amounts, statement) in statements {
         if !amounts.is_empty() {
             let (ids, sums): (Vec<&str>, Vec<f64>) = amounts.iter().unzip();
+            let statement = AssertSqlSafe(tables.fit("LiteLLM_VerificationToken", statement));
             sqlx::query(statement).bind(ids).bind(sums).execute(&mut *connection).await?;
         }
     }
@@ -106,33 +108,34 @@ pub async fn add(connection: &mut PgConnection, totals: &Totals<'_>) -> Result<(
         .execute(&mut *connection)
         .await?;
     }
-    add_to_members(connection, totals).await
+    add_to_members(connection, tables, totals).await
 }
 
-async fn add_to_members(connection: &mut PgConnection, totals: &Totals<'_>) -> Result<(), sqlx::Error> {
+async fn add_to_members(
+    connection: &mut PgConnection,
+    tables: &Tables,
+    totals: &Totals<'_>,
+) -> Result<(), sqlx::Error> {
     if totals.members.is_empty() {
         return Ok(());
     }
     let teams: Vec<&str> = totals.members.keys().map(|(team, _)| *team).collect();
     let users: Vec<&str> = totals.members.keys().map(|(_, user)| *user).collect();
     let sums: Vec<f64> = totals.members.values().copied().collect();
-    sqlx::query(
+    let statement = tables.fit(
+        "LiteLLM_TeamMembership",
         r#"
-        INSERT INTO "LiteLLM_TeamMembership" AS t (user_id, team_id, spend, total_spend)
-        SELECT new.user_id, new.team_id, new.spend, new.spend
+        INSERT INTO "LiteLLM_TeamMembership" AS t (user_id, team_id, spend«total_spend:, total_spend»)
+        SELECT new.user_id, new.team_id, new.spend«total_spend:, new.spend»
         FROM unnest($1::text[], $2::text[], $3::float8[]) WITH ORDINALITY AS new (team_id, user_id, spend, position)
         WHERE EXISTS (SELECT FROM "LiteLLM_TeamMembership" m WHERE m.user_id = new.user_id AND m.team_id = new.team_id)
            OR EXISTS (SELECT FROM "LiteLLM_TeamTable" r WHERE r.team_id = new.team_id
                       AND r.members_with_roles @> jsonb_build_array(jsonb_build_object('user_id', new.user_id)))
         ORDER BY new.position
         ON CONFLICT (user_id, team_id) DO UPDATE
-        SET spend = t.spend + EXCLUDED.spend, total_spend = GREATEST(t.total_spend, t.spend) + EXCLUDED.total_spend
+        SET «total_spend:total_spend = GREATEST(t.total_spend, t.spend) + EXCLUDED.total_spend, »spend = t.spend + EXCLUDED.spend
         "#,
-    )
-    .bind(teams)
-    .bind(users)
-    .bind(sums)
-    .execute(connection)
-    .await?;
+    );
+    sqlx::query(AssertSqlSafe(statement)).bind(teams).bind(users).bind(sums).execute(connection).await?;
     Ok(())
 }

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::store::booking::UsageRow;
+use crate::store::booking::tables::Tables;
 
 /// Key of a daily row: the columns of the unique index, with the user, team or tag as `owner`. Keys are ordered by the
 /// fields in this order.
@@ -68,9 +69,11 @@ pub struct Days<'a> {
 }
 
 impl<'a> Days<'a> {
-    /// Sums up the rows.
-    pub fn of(rows: impl IntoIterator<Item = &'a UsageRow>) -> Self {
+    /// Sums up the rows, by the columns that the daily tables have.
+    pub fn of(tables: &Tables, rows: impl IntoIterator<Item = &'a UsageRow>) -> Self {
         let mut days = Self::default();
+        let [by_tool, by_endpoint] =
+            ["mcp_namespaced_tool_name", "endpoint"].map(|column| tables.has("LiteLLM_DailyUserSpend", column));
         for row in rows {
             let key = Key {
                 owner: &row.user,
@@ -78,8 +81,12 @@ impl<'a> Days<'a> {
                 api_key: &row.api_key,
                 model: &row.model,
                 custom_llm_provider: &row.custom_llm_provider,
-                mcp_namespaced_tool_name: row.mcp_namespaced_tool_name.as_deref().unwrap_or_default(),
-                endpoint: endpoint(&row.call_type),
+                mcp_namespaced_tool_name: row
+                    .mcp_namespaced_tool_name
+                    .as_deref()
+                    .filter(|_| by_tool)
+                    .unwrap_or_default(),
+                endpoint: if by_endpoint { endpoint(&row.call_type) } else { "" },
             };
             days.users.entry(key).or_default().add(row);
             days.teams.entry(Key { owner: &row.team_id, ..key }).or_default().add(row);
@@ -95,19 +102,20 @@ macro_rules! upsert {
     ($table:literal, $owner:literal, $column:literal, $value:literal, $update:literal) => {
         concat!(
             "INSERT INTO \"", $table, "\" AS t (id, ", $owner, ", date, api_key, model, custom_llm_provider, ",
-            "mcp_namespaced_tool_name, endpoint, model_group, spend, prompt_tokens, completion_tokens, api_requests, ",
+            "«mcp_namespaced_tool_name:mcp_namespaced_tool_name, »«endpoint:endpoint, »model_group, spend, prompt_tokens, ",
+            "completion_tokens, api_requests, ",
             "successful_requests, failed_requests, cache_read_input_tokens, cache_creation_input_tokens, ",
-            "total_response_time_ms, timed_requests", $column, ", updated_at) ",
+            "«total_response_time_ms:total_response_time_ms, »«timed_requests:timed_requests, »", $column, "updated_at) ",
             "SELECT gen_random_uuid()::text, new.owner, new.date, new.api_key, new.model, new.custom_llm_provider, ",
-            "new.mcp_namespaced_tool_name, new.endpoint, new.model_group, new.spend, new.prompt_tokens, ",
+            "«mcp_namespaced_tool_name:new.mcp_namespaced_tool_name, »«endpoint:new.endpoint, »new.model_group, new.spend, new.prompt_tokens, ",
             "new.completion_tokens, new.requests, new.successes, new.requests - new.successes, new.cache_read_tokens, ",
-            "new.cache_creation_tokens, new.response_time_ms, new.timed_requests", $value, ", now() AT TIME ZONE 'UTC' ",
+            "new.cache_creation_tokens, «total_response_time_ms:new.response_time_ms, »«timed_requests:new.timed_requests, »", $value, "now() AT TIME ZONE 'UTC' ",
             "FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], ",
             "$9::float8[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], ",
             "$16::bigint[], $17::bigint[], $18::text[]) AS new (owner, date, api_key, model, custom_llm_provider, ",
             "mcp_namespaced_tool_name, endpoint, model_group, spend, prompt_tokens, completion_tokens, requests, ",
             "successes, cache_read_tokens, cache_creation_tokens, response_time_ms, timed_requests, request_id) ",
-            "ON CONFLICT (", $owner, ", date, api_key, model, custom_llm_provider, mcp_namespaced_tool_name, endpoint) ",
+            "ON CONFLICT (", $owner, ", date, api_key, model, custom_llm_provider«mcp_namespaced_tool_name:, mcp_namespaced_tool_name»«endpoint:, endpoint») ",
             "DO UPDATE SET spend = t.spend + EXCLUDED.spend, prompt_tokens = t.prompt_tokens + EXCLUDED.prompt_tokens, ",
             "completion_tokens = t.completion_tokens + EXCLUDED.completion_tokens, ",
             "api_requests = t.api_requests + EXCLUDED.api_requests, ",
@@ -115,8 +123,8 @@ macro_rules! upsert {
             "failed_requests = t.failed_requests + EXCLUDED.failed_requests, ",
             "cache_read_input_tokens = t.cache_read_input_tokens + EXCLUDED.cache_read_input_tokens, ",
             "cache_creation_input_tokens = t.cache_creation_input_tokens + EXCLUDED.cache_creation_input_tokens, ",
-            "total_response_time_ms = t.total_response_time_ms + EXCLUDED.total_response_time_ms, ",
-            "timed_requests = t.timed_requests + EXCLUDED.timed_requests", $update, ", updated_at = EXCLUDED.updated_at"
+            "«total_response_time_ms:total_response_time_ms = t.total_response_time_ms + EXCLUDED.total_response_time_ms, »",
+            "«timed_requests:timed_requests = t.timed_requests + EXCLUDED.timed_requests, »", $update, "updated_at = EXCLUDED.updated_at"
         )
     };
 }
@@ -126,22 +134,27 @@ const TEAMS: &str = upsert!("LiteLLM_DailyTeamSpend", "team_id", "", "", "");
 const TAGS: &str = upsert!(
     "LiteLLM_DailyTagSpend",
     "tag",
-    ", request_id",
-    ", new.request_id",
-    ", request_id = COALESCE(EXCLUDED.request_id, t.request_id)"
+    "«request_id:request_id, »",
+    "«request_id:new.request_id, »",
+    "«request_id:request_id = COALESCE(EXCLUDED.request_id, t.request_id), »"
 );
 
 /// Adds the sums to the daily tables.
-pub async fn add(connection: &mut PgConnection, days: &Days<'_>) -> Result<(), sqlx::Error> {
-    for (table, statement) in [(&days.users, USERS), (&days.teams, TEAMS), (&days.tags, TAGS)] {
+pub async fn add(connection: &mut PgConnection, tables: &Tables, days: &Days<'_>) -> Result<(), sqlx::Error> {
+    let statements = [
+        ("LiteLLM_DailyUserSpend", &days.users, USERS),
+        ("LiteLLM_DailyTeamSpend", &days.teams, TEAMS),
+        ("LiteLLM_DailyTagSpend", &days.tags, TAGS),
+    ];
+    for (name, table, statement) in statements {
         if !table.is_empty() {
-            upsert(connection, statement, table).await?;
+            upsert(connection, tables.fit(name, statement), table).await?;
         }
     }
     Ok(())
 }
 
-async fn upsert(connection: &mut PgConnection, statement: &'static str, table: &Table<'_>) -> Result<(), sqlx::Error> {
+async fn upsert(connection: &mut PgConnection, statement: String, table: &Table<'_>) -> Result<(), sqlx::Error> {
     macro_rules! key {
         ($take:expr) => {
             table.keys().map($take).collect::<Vec<_>>()
@@ -152,7 +165,7 @@ async fn upsert(connection: &mut PgConnection, statement: &'static str, table: &
             table.values().map($take).collect::<Vec<_>>()
         };
     }
-    sqlx::query(statement)
+    sqlx::query(AssertSqlSafe(statement))
         .bind(key!(|key| key.owner))
         .bind(key!(|key| key.date.format("%Y-%m-%d").to_string()))
         .bind(key!(|key| key.api_key))
