@@ -10,7 +10,6 @@ UI_PERIOD = "start_date=2026-02-24%2000:00:00&end_date=2026-03-06%2023:59:59"
 TIMES = "start_date=2025-12-01%2000:00:00&end_date=2026-04-30%2000:00:00"
 
 PATHS = [
-    "/health/readiness",
     "/spend/logs",
     "/spend/logs?limit=7",
     "/spend/logs?request_id=req-0003",

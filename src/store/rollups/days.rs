@@ -88,7 +88,7 @@ pub fn days<'c>(
     async_stream::try_stream! {
         let (kept, complete) = cache.refresh(connection).await?;
         // If the cache is incomplete, the read holds strings of its own. Such reads run one at a time, to save memory.
-        let _turn = if complete { None } else { Some(cache.lock_large().await) };
+        let _guard = if complete { None } else { Some(cache.lock_large().await) };
         let mut dictionary = Dictionary::new(kept);
         let mut unfolded = Unfolded::read(connection, &request, &snapshot, &mut dictionary).await?;
         let texts = Texts { dictionary: Arc::new(RwLock::new(dictionary)), complete };
@@ -97,13 +97,8 @@ pub fn days<'c>(
             // Packed parts can be returned unchanged if no unfolded entry must be merged into the segment.
             let as_packed = *in_parts && segment.packed && unfolded.is_after(segment.range.end);
             if as_packed && !complete {
-                // A separate statement reads each part, so the connection can fetch strings between parts.
-                let mut part = 0;
-                while let Some(entries) = packed_part(connection, *rollup, segment.range.start, part).await? {
-                    part += 1;
-                    if entries.is_empty() { continue; }
-                    yield texts.fetch_and_gather(connection, entries).await?;
-                }
+                let mut parts = std::pin::pin!(packed_parts(connection, &texts, *rollup, segment.range.start));
+                while let Some(part) = parts.try_next().await? { yield part; }
                 continue;
             }
             let source = Source::open((&mut *connection, mark), *rollup, segment, filter, &snapshot, Grain::Day).await?;
@@ -125,6 +120,25 @@ pub fn days<'c>(
         // is just after the range.
         for day in unfolded.until(NaiveDate::MAX) {
             yield texts.fetch_and_gather(connection, day).await?;
+        }
+    }
+}
+
+/// Streams the parts of a packed day. A separate statement reads each part, so the connection can fetch strings between
+/// parts.
+fn packed_parts<'a>(
+    connection: &'a mut PgConnection,
+    texts: &'a Texts,
+    rollup: Rollup,
+    day: NaiveDate,
+) -> impl Stream<Item = Result<DayEntries, sqlx::Error>> + Send + 'a {
+    async_stream::try_stream! {
+        let mut part = 0;
+        while let Some(entries) = packed_part(connection, rollup, day, part).await? {
+            part += 1;
+            if !entries.is_empty() {
+                yield texts.fetch_and_gather(connection, entries).await?;
+            }
         }
     }
 }
@@ -164,7 +178,7 @@ pub async fn whole(
     request: DaysRequest,
 ) -> Result<DayEntries, sqlx::Error> {
     let (kept, complete) = cache.refresh(connection).await?;
-    let _turn = if complete { None } else { Some(cache.lock_large().await) };
+    let _guard = if complete { None } else { Some(cache.lock_large().await) };
     let mut dictionary = Dictionary::new(kept);
     let DaysRequest { rollup, range, filter, .. } = request;
     let mut sums = Sums { day: range.start, by_key_and_model: FxHashMap::default() };
