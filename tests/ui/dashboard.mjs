@@ -1,13 +1,22 @@
 // LiteLLM's dashboard on litespend, in a browser: what its pages show is what the API says, and nothing on them fails.
-// Run by `./dev test-ui`; usage: node dashboard.mjs TARGET_DIRECTORY
+// Run by `./dev test-ui`, and by scripts/follow.py with --visit; usage:
+//   node dashboard.mjs TARGET_DIRECTORY [--shapes FILE] [--visit FILE]
+// --shapes answers what the server does not know from a newer data/dashboard_shapes.json than the server was built with.
+// --visit opens every page and tab instead of testing, and writes the requests that they make to FILE.
+// LITESPEND_BIN is the server, if not TARGET_DIRECTORY/debug/litespend; LITELLM_UI_PATH is the export of the dashboard.
 
 import { execFileSync, spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, chmodSync, rmSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
 import { chromium } from 'playwright-core'
 
-const target = resolve(process.argv[2] ?? 'target')
-const litespend = join(target, 'debug/litespend')
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { shapes: { type: 'string' }, visit: { type: 'string' } },
+})
+const target = resolve(positionals[0] ?? 'target')
+const litespend = process.env.LITESPEND_BIN ?? join(target, 'debug/litespend')
 const screenshots = join(target, 'ui')
 const masterKey = 'sk-ui-test-master-key'
 mkdirSync(screenshots, { recursive: true })
@@ -74,6 +83,115 @@ const go = async path => {
   await quiet()
 }
 
+/** Whether a path pattern of the shapes, such as /team/{team_id}/members, fits a path. */
+const fits = (pattern, path) => {
+  const [parts, segments] = [pattern.split('/'), path.split('/')]
+  return parts.length === segments.length && parts.every((part, index) => part.startsWith('{') || part === segments[index])
+}
+
+/** Whether the server has no answer for a request: it lacks the path or the method. */
+const unknown = status => [404, 405, 501].includes(status)
+
+/** Answers what the server does not know from a file of shapes, as a server does that is built with it. */
+const answerFrom = async file => {
+  const shapes = JSON.parse(readFileSync(file, 'utf8'))
+  const shapeOf = url => Object.keys(shapes).find(pattern => fits(pattern, url.pathname))
+  await page.context().route(url => url.origin === address && shapeOf(url) !== undefined, async route => {
+    // A page that is left cancels what it asked for, and then there is nothing to answer any more.
+    const answer = await route.fetch().catch(() => undefined)
+    if (!answer) return route.abort().catch(() => {})
+    const ours = route.request().method() === 'GET' && unknown(answer.status())
+    const json = shapes[shapeOf(new URL(route.request().url()))]
+    await route.fulfill(ours ? { json } : { response: answer }).catch(() => {})
+  })
+}
+if (options.shapes) await answerFrom(options.shapes)
+
+const logIn = async () => {
+  await page.getByPlaceholder(/username/i).fill('admin')
+  await page.getByPlaceholder(/password/i).fill(masterKey)
+  await page.getByRole('button', { name: /^(login|sign in)$/i }).click()
+  await page.getByText('Virtual Keys').first().waitFor()
+}
+
+const stop = async code => {
+  await browser.close()
+  server.removeAllListeners('exit')
+  server.kill('SIGTERM')
+  await new Promise(done => server.once('exit', done))
+  rmSync(home, { recursive: true, force: true })
+  process.exit(code)
+}
+
+/** The pages of the export, without those for people who are not logged in. */
+const exportedPages = () => {
+  const folder = process.env.LITELLM_UI_PATH
+  const names = readdirSync(folder, { recursive: true }).filter(name => name.endsWith('index.html'))
+  const pages = names.map(name => name.slice(0, -'index.html'.length)).sort()
+  return pages.filter(name => !/^(404|_not-found|login|onboarding)\//.test(name))
+}
+
+/** Waits until no request has been running for half a second, for ten seconds at most: some pages never come to rest. */
+const running = new Set()
+page.on('request', request => running.add(request))
+page.on('requestfinished', request => running.delete(request))
+page.on('requestfailed', request => running.delete(request))
+const settle = async () => {
+  for (let calm = 0, waited = 0; calm < 5 && waited < 100; waited += 1) {
+    await page.waitForTimeout(100)
+    calm = running.size === 0 ? calm + 1 : 0
+  }
+}
+
+/** Opens a page and each of its tabs. */
+const visit = async name => {
+  running.clear()
+  await page.goto(`${address}/ui/${name}`)
+  await page.waitForLoadState('networkidle', { timeout: 5000 }).catch(() => {})
+  await settle()
+  const tabs = page.getByRole('tab')
+  for (let index = 0; index < await tabs.count(); index += 1) {
+    await tabs.nth(index).click({ timeout: 2000 }).catch(() => {})
+    await settle()
+  }
+}
+
+/** Visits every page, and writes its requests: method, path, a query, the worst status, and the pages that made it. */
+const visitAll = async file => {
+  const found = new Map()
+  let current = 'login/'
+  page.on('response', response => {
+    const [url, method, status] = [new URL(response.url()), response.request().method(), response.status()]
+    if (url.origin !== address || !['fetch', 'xhr'].includes(response.request().resourceType())) return
+    if (/^\/(ui|_next|litellm-asset-prefix)\//.test(url.pathname)) return
+    const key = `${method} ${url.pathname}`
+    const query = Object.fromEntries(url.searchParams)
+    const entry = found.get(key) ?? { method, path: url.pathname, query, status, pages: new Set() }
+    found.set(key, entry)
+    if (unknown(status)) entry.status = status
+    entry.pages.add(current)
+  })
+  await go(current)
+  await logIn()
+  await quiet()
+  const broken = {}
+  for (current of exportedPages()) {
+    troubles.length = 0
+    await visit(current)
+    const errors = troubles.filter(line => line.startsWith('page: '))
+    if (errors.length) broken[current] = [...new Set(errors)]
+  }
+  expect(found.get('GET /key/list')?.status === 200, 'the pages were visited without a session')
+  const requests = [...found.keys()].sort().map(key => ({ ...found.get(key), pages: [...found.get(key).pages].sort() }))
+  writeFileSync(file, JSON.stringify({ requests, broken }, null, 2) + '\n')
+  const strangers = requests.filter(request => unknown(request.status)).length
+  console.log(`${exportedPages().length} pages visited, ${strangers} unknown requests, ${Object.keys(broken).length} broken pages`)
+}
+if (options.visit) {
+  await visitAll(options.visit)
+  await stop(0)
+}
+
 const tests = {
   'a wrong password is refused': async () => {
     await go('login/')
@@ -88,11 +206,7 @@ const tests = {
     expect(expected.every(line => line.includes('/v2/login')), `more than the login failed: ${expected}`)
   },
   'the master key logs in': async () => {
-    await page.getByPlaceholder(/username/i).fill('admin')
-    await page.getByPlaceholder(/password/i).fill(masterKey)
-    await page.getByRole('button', { name: /^(login|sign in)$/i }).click()
-    await page.waitForURL(/\/ui\/?(?!login)/)
-    await page.getByText('Virtual Keys').first().waitFor()
+    await logIn()
     await quiet()
     await shot('front')
   },
@@ -177,9 +291,4 @@ for (const [name, test] of Object.entries(tests)) {
   }
 }
 console.log(`${Object.keys(tests).length - failed} of ${Object.keys(tests).length} passed; screenshots in ${screenshots}`)
-await browser.close()
-server.removeAllListeners('exit')
-server.kill('SIGTERM')
-await new Promise(done => server.once('exit', done))
-rmSync(home, { recursive: true, force: true })
-process.exit(failed ? 1 : 0)
+await stop(failed ? 1 : 0)
