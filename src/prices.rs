@@ -2,12 +2,12 @@
 //! LiteLLM's config file. A source that is broken or unavailable never replaces a good table. Its failure is logged
 //! once. The last good table from a URL is stored on disk for the next start.
 
-use parking_lot::{Mutex, RwLock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 

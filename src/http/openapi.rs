@@ -6,7 +6,6 @@ pub mod bodies;
 mod parameters;
 pub mod shared;
 
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
@@ -14,6 +13,7 @@ use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerFile};

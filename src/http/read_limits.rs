@@ -2,11 +2,11 @@
 //! Connections and answers are limited per key and for all keys together, so that one key cannot take everything. Disk
 //! space is limited per answer and in total.
 
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::error::ApiError;

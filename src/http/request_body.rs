@@ -3,7 +3,6 @@
 //! body is read here. Otherwise an HTTP/1 answer says that the connection closes: the rest of a refused body could be
 //! taken for the next request, or break the connection while the client is still sending.
 
-use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
+use parking_lot::Mutex;
 
 use crate::http::admission;
 use crate::http::connection::progress_budget::ProgressBudget;

@@ -1,8 +1,9 @@
 //! A rate limit for lookups of keys that this server has not seen before: a token bucket that refills over time, holds
 //! the tokens of one second, and refuses lookups when it is empty.
 
-use parking_lot::Mutex;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 /// A token bucket; one token allows one lookup.
 pub(super) struct TokenBucket {

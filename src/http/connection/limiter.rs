@@ -1,12 +1,12 @@
 //! Limits the number of connections, in total and per address. At a limit, a new connection replaces one on which no
 //! request runs. A client that opens connections and sends nothing thus only displaces connections of the same kind.
 
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use parking_lot::Mutex;
 
 use crate::http::client_ip::canonical;
 use crate::http::connection::state::ConnectionState;

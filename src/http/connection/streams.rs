@@ -3,7 +3,6 @@
 //! of whether the server waits for the client. It drops the future, which resets the stream, once the server has waited
 //! for too long.
 
-use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
+use parking_lot::Mutex;
 
 use crate::http::connection::progress_budget::ProgressBudget;
 use crate::http::connection::state::Running;

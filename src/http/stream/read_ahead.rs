@@ -2,7 +2,6 @@
 //! is free as soon as the database is done, however slowly the client receives the response. If a response outgrows its
 //! space, it waits for its client. It waits for a limited time in total, and is then cut short.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -11,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::Instrument;

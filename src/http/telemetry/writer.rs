@@ -1,7 +1,6 @@
 //! Writes the log to standard error: a bounded queue, and a thread that empties it. If the reader of the log stops
 //! reading, lines are dropped and counted, and no request has to wait.
 
-use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,6 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Most bytes of lines that wait to be written.

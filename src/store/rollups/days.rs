@@ -1,13 +1,13 @@
 //! Reads the entries of a rollup a day at a time, in one database snapshot. Merges folded entries, from the day tables
 //! and packed days, with unfolded entries, from waiting deltas and from the log's rows on dirty days.
 
-use parking_lot::RwLock;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{Days, Months, NaiveDate};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
+use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;

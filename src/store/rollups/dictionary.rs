@@ -2,11 +2,11 @@
 //! integers; `litespend.words` maps each integer, the string's ID, to the string. Most of the dictionary is cached
 //! between reads.
 
-use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::Vacant;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use sqlx::PgConnection;
 use tokio::sync::MutexGuard;
