@@ -14,6 +14,7 @@
 //! | `price`            | the cost of a record that states none                            |
 //! | `booker`           | many records in one transaction, answered after its commit       |
 //! | `retention`        | deleting old ids and names                                       |
+//! | `months`           | the partitions of the log                                        |
 //!
 //! To add another form of record, add a file that produces a [`Draft`].
 
@@ -23,6 +24,7 @@ pub mod fields;
 pub mod limits;
 pub mod log_row;
 pub mod metadata;
+pub mod months;
 pub mod price;
 pub mod record;
 pub mod retention;

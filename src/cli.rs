@@ -9,6 +9,7 @@ pub mod demo_data;
 pub mod import;
 pub mod indexes;
 pub mod keys;
+pub mod log;
 pub mod master_key;
 pub mod prices;
 pub mod rollups;
@@ -57,6 +58,9 @@ pub enum Command {
     /// Rollups of LiteLLM's database: install, watch, compare, remove.
     #[command(subcommand)]
     Rollups(rollups::RollupsCommand),
+    /// The spend log of litespend's own database: partition it by month, show its partitions.
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// Indexes for LiteLLM's database: advise, install, remove.
     #[command(subcommand)]
     Indexes(indexes::IndexesCommand),

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         Command::DemoData(args) => cli::demo_data::run(&args),
         Command::Rollups(command) => cli::rollups::run(command),
         Command::Indexes(command) => cli::indexes::run(command),
+        Command::Log(command) => cli::log::run(command),
         Command::Prices(command) => cli::prices::run(&command),
         Command::Cost(args) => cli::cost::run(&args),
         Command::Openapi => serve::print_openapi(),

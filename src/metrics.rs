@@ -22,6 +22,7 @@ const FOLDED: &str = "litespend_rollups_deltas_folded_total";
 const FOLD_FAILURES: &str = "litespend_rollups_failures_total";
 const LOCK_HELD: &str = "litespend_rollups_lock_held_seconds";
 const ROLLUPS_LOST: &str = "litespend_rollups_lost";
+const MISPLACED_ROWS: &str = "litespend_log_default_partition_rows";
 const PRICES_AGE: &str = "litespend_prices_age_seconds";
 const PRICES_MODELS: &str = "litespend_prices_models";
 const PRICES_FAILED: &str = "litespend_prices_refresh_failed";
@@ -101,6 +102,10 @@ impl Metrics {
                 FOLD_FAILURES,
                 "Batches and days that this server failed to fold, count or pack"
             );
+            metrics::describe_gauge!(
+                MISPLACED_ROWS,
+                "Rows of the log that are in no partition of a month, at most 10,000"
+            );
             metrics::describe_gauge!(ROLLUPS_LOST, "1 if the rollups count a table that is not the log any more");
             metrics::describe_gauge!(
                 PRICES_AGE,
@@ -165,6 +170,11 @@ impl Metrics {
     /// Sets how long another session has held the lock for folding while work waited.
     pub fn record_lock_held(held: Duration) {
         metrics::gauge!(LOCK_HELD).set(held.as_secs_f64());
+    }
+
+    /// Sets how many rows of the log are in no partition of a month.
+    pub fn record_misplaced_rows(rows: i64) {
+        metrics::gauge!(MISPLACED_ROWS).set(rows as f64);
     }
 
     /// Records whether the rollups count a table that is not the log any more.

@@ -20,9 +20,10 @@ use crate::booking::Draft;
 use crate::booking::booker::attempt::Failed;
 use crate::booking::booker::queue::{Job, Queue};
 use crate::booking::limits::Refusal;
+use crate::booking::months::KnownMonths;
 use crate::settings::BookingLimits;
 use crate::store::booking::tables::Tables;
-use crate::store::error::{is_conflict, is_denied, is_unavailable};
+use crate::store::error::{is_changed_table, is_conflict, is_denied, is_unavailable};
 use crate::store::{Connection, Pool};
 
 /// The number of concurrent transactions. The second one reads and prepares while the first waits for the disk.
@@ -85,6 +86,7 @@ struct Inner {
     permits: Semaphore,
     /// What the tables can hold, and when it was looked up.
     tables: Mutex<Option<(Instant, Arc<Tables>)>>,
+    months: KnownMonths,
 }
 
 impl Booker {
@@ -96,6 +98,7 @@ impl Booker {
             queue: Mutex::default(),
             permits: Semaphore::new(CONCURRENT),
             tables: Mutex::default(),
+            months: KnownMonths::default(),
         }))
     }
 
@@ -172,7 +175,7 @@ impl Inner {
                 Err(Failed::Database(error)) => error,
             };
             let away = is_unavailable(&error);
-            let again = away || is_conflict(&error);
+            let again = away || is_conflict(&error) || is_changed_table(&error);
             match pauses.next().filter(|_| again) {
                 Some(pause) => {
                     tracing::debug!(cause = %error, "retrying a booking");
@@ -188,6 +191,7 @@ impl Inner {
     async fn attempt(&self, drafts: &[&Draft], booking: Uuid) -> Result<Vec<Outcome>, Failed> {
         let mut connection = self.pool.acquire().await?;
         let tables = self.tables(&mut connection).await?;
+        self.months.create(&mut connection, drafts.iter().map(|draft| draft.row.start_time.date())).await?;
         attempt::run(&mut connection, &tables, drafts, &self.limits, booking).await
     }
 

@@ -144,6 +144,7 @@ async fn run(
     let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(prices_in_order, interval, stop.clone()));
     let fold = tokio::spawn(crate::rollups::folding::run(pool.clone(), Arc::clone(&state.folding), stop.clone()));
     let ids = tokio::spawn(crate::booking::retention::run(pool.clone(), state.settings.booking, stop.clone()));
+    let months = tokio::spawn(crate::booking::months::run(pool.clone(), stop.clone()));
     let sessions = tokio::spawn(end_sessions(state.clone(), stop.clone()));
     let (follower, until) = (state.clone(), stop.clone());
     let watch = tokio::spawn(async move {
@@ -155,7 +156,7 @@ async fn run(
     crate::http::connection::accept::serve(listener, router::build(state.clone()), &state.settings, stop_requested)
         .await;
     stop.cancel();
-    let _ = tokio::join!(refresh, fold, ids, watch, sessions, async { prices.abort() });
+    let _ = tokio::join!(refresh, fold, ids, months, watch, sessions, async { prices.abort() });
     // A request that was cut off may still hold a connection. Do not wait for it any longer.
     let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     tracing::info!("stopped");

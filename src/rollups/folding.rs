@@ -255,7 +255,7 @@ async fn follow_partitions(connection: &mut Connection, memory: &mut Memory) -> 
         return Ok(());
     }
     memory.followed = Some(Instant::now());
-    match partitions::follow(connection).await {
+    match partitions::follow_now(connection).await {
         Ok(changed) if changed != partitions::Changed::default() => {
             tracing::info!(came = changed.came, went = changed.went, "the partitions of the log changed");
         }

@@ -42,3 +42,10 @@ pub fn is_conflict(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| matches!(code.as_ref(), "40P01" | "40001"))
 }
+
+/// Whether a table changed between two statements of a transaction: the log was partitioned (42P10: no unique index on the
+/// ID alone any more), or a migration ran. The transaction can be retried.
+pub fn is_changed_table(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.as_deref() == Some("42P10") || is_stale_plan(error)
+}

@@ -2,6 +2,7 @@
 
 pub mod fields;
 pub mod filter;
+pub mod months;
 pub mod pages;
 pub mod rows;
 pub mod search;

@@ -15,6 +15,7 @@ mod dates;
 mod hostile_booking;
 mod keys;
 mod limits;
+mod log_by_month;
 mod log_export;
 mod log_left_out;
 mod log_pages;

@@ -20,9 +20,10 @@ use crate::support::{MASTER_KEY, TestApp, settings};
 /// A LiteLLM's database whose log has a partition for each day of the recordings' rows, and a default partition.
 async fn partitioned() -> TestApp {
     let app = TestApp::seeded().await;
+    app.execute("DROP SCHEMA litespend CASCADE").await;
+    app.execute(include_str!("../fixtures/plain_log.sql")).await;
     app.execute(
-        r#"DROP SCHEMA litespend CASCADE;
-           ALTER TABLE "LiteLLM_SpendLogs" RENAME TO "LiteLLM_SpendLogs_legacy";
+        r#"ALTER TABLE "LiteLLM_SpendLogs" RENAME TO "LiteLLM_SpendLogs_legacy";
            CREATE TABLE "LiteLLM_SpendLogs" (LIKE "LiteLLM_SpendLogs_legacy" INCLUDING DEFAULTS INCLUDING STORAGE,
                PRIMARY KEY (request_id, "startTime")) PARTITION BY RANGE ("startTime");
            CREATE TABLE "LiteLLM_SpendLogs_default" PARTITION OF "LiteLLM_SpendLogs" DEFAULT;
@@ -51,7 +52,7 @@ async fn install(app: &TestApp) {
 }
 
 /// Every read answers what the log contains.
-async fn expect_exact(app: &TestApp, step: &str) {
+pub(crate) async fn expect_exact(app: &TestApp, step: &str) {
     let plain = app.beside(settings());
     for ((path, ours), log) in READS.iter().zip(answers(app).await).zip(answers(&plain).await) {
         if let Some(difference) = difference(&ours, &log, Lists::AsSets) {
@@ -61,7 +62,7 @@ async fn expect_exact(app: &TestApp, step: &str) {
 }
 
 /// Whether reads of these days come from the rollups.
-async fn is_read_from_rollups(app: &TestApp, first: &str, last: &str) -> bool {
+pub(crate) async fn is_read_from_rollups(app: &TestApp, first: &str, last: &str) -> bool {
     let mut connection = app.pool.acquire().await.unwrap();
     let range = litespend::store::DateRange { start: first.parse().unwrap(), end: last.parse().unwrap() };
     rollups::reads::snapshot(&mut connection, Some(range)).await.unwrap().is_some()
@@ -180,6 +181,7 @@ async fn days_are_utc_days_whatever_the_writers_time_zone() {
 async fn a_renamed_log_is_noticed_and_counted_again() {
     let app = TestApp::seeded().await;
     app.execute("DROP SCHEMA litespend CASCADE; CREATE TABLE IF NOT EXISTS _prisma_migrations (id text)").await;
+    app.execute(include_str!("../fixtures/plain_log.sql")).await;
     install(&app).await;
     app.execute(
         r#"ALTER TABLE "LiteLLM_SpendLogs" RENAME TO "LiteLLM_SpendLogs_legacy";

@@ -12,6 +12,7 @@ mod booking;
 mod database_away;
 mod exactly_once;
 mod http2;
+mod log_partition;
 mod logging;
 mod memory;
 mod memory_ceiling;

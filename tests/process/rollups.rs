@@ -49,10 +49,13 @@ async fn rollups_come_and_go_on_litellms_database_while_it_writes() {
     let database = database().await;
     let url = database.url();
     let mut connection = PgConnection::connect(url).await.unwrap();
-    sqlx::raw_sql("DROP SCHEMA litespend CASCADE; CREATE TABLE public._prisma_migrations (id text)")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::raw_sql(concat!(
+        "SET search_path = public; DROP SCHEMA litespend CASCADE; CREATE TABLE public._prisma_migrations (id text);",
+        include_str!("../fixtures/plain_log.sql")
+    ))
+    .execute(&mut connection)
+    .await
+    .unwrap();
     assert_eq!(traces(&mut connection).await, 0);
     add(&mut connection, "before", 200).await;
     for arguments in [["status"], ["verify"], ["rebuild"]] {

@@ -25,11 +25,33 @@ pub async fn are_counted(connection: &mut PgConnection) -> Result<bool, sqlx::Er
     compare(connection).await
 }
 
+/// The same comparison as `litespend.partitions_are_counted`. Each read makes it, and PostgreSQL plans the body of a
+/// function at every call, but a prepared statement only once.
+const COMPARISON: &str = r#"
+    WITH RECURSIVE present (relation) AS (
+        SELECT inhrelid FROM pg_catalog.pg_inherits
+        WHERE inhparent = to_regclass('"LiteLLM_SpendLogs"') AND NOT inhdetachpending
+        UNION ALL
+        SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN present ON i.inhparent = present.relation
+        WHERE NOT i.inhdetachpending),
+    triggered AS MATERIALIZED (
+        SELECT t.tgrelid AS relation, count(*) = 4 AND bool_and(t.tgenabled IN ('O', 'A')) AS complete
+        FROM pg_catalog.pg_trigger t
+        WHERE NOT t.tgisinternal AND t.tgfoid IN (
+            SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+            WHERE n.nspname = 'litespend'
+              AND p.proname IN ('log_inserted', 'log_deleted', 'log_updated', 'log_truncated'))
+        GROUP BY t.tgrelid)
+    SELECT NOT EXISTS (SELECT FROM present FULL JOIN litespend.partitions AS known USING (relation)
+                       WHERE present IS NULL OR known IS NULL)
+       AND NOT EXISTS (SELECT FROM present LEFT JOIN triggered USING (relation) WHERE complete IS NOT TRUE)
+       AND NOT EXISTS (SELECT FROM triggered
+                       WHERE relation <> to_regclass('"LiteLLM_SpendLogs"')
+                         AND relation NOT IN (SELECT present.relation FROM present))"#;
+
 /// Like [`are_counted`], for a log whose partitions can be compared.
 pub(super) async fn compare(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(r#"SELECT litespend.partitions_are_counted(to_regclass('"LiteLLM_SpendLogs"'))"#)
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar(COMPARISON).fetch_one(connection).await
 }
 
 async fn can_follow(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
@@ -50,7 +72,12 @@ pub struct Changed {
 /// Puts the triggers on new partitions, and marks the days of those that came or went dirty. Does nothing if another
 /// session folds or counts. Waits at most five seconds for the writers of a partition.
 pub async fn follow(connection: &mut PgConnection) -> Result<Changed, sqlx::Error> {
-    if !can_follow(connection).await? || compare(connection).await? {
+    if can_follow(connection).await? { follow_now(connection).await } else { Ok(Changed::default()) }
+}
+
+/// Like [`follow`], if the schema is known to be able to.
+pub async fn follow_now(connection: &mut PgConnection) -> Result<Changed, sqlx::Error> {
+    if compare(connection).await? {
         return Ok(Changed::default());
     }
     let mut transaction = connection.begin().await?;

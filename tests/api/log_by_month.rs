@@ -1,0 +1,195 @@
+//! The log of a database that litespend owns: partitioned by month from the start, or later while the server runs.
+
+use chrono::{Datelike, Months, NaiveDate, Utc};
+use litespend::booking::months as keeper;
+use litespend::booking::months::Kept;
+use litespend::rollups::folding;
+use litespend::store::log::months;
+use litespend::store::log::months::{Copying, Layout};
+use litespend::store::rollups;
+use serde_json::{Value, json};
+
+use crate::partitions::{expect_exact, is_read_from_rollups};
+use crate::support::{MASTER_KEY, TestApp};
+
+const WHOLE: (&str, &str) = ("2026-01-20", "2026-03-20");
+
+async fn names(app: &TestApp) -> Vec<String> {
+    let mut connection = app.pool.acquire().await.unwrap();
+    months::partitions(&mut connection).await.unwrap().into_iter().map(|partition| partition.name).collect()
+}
+
+async fn book(app: &TestApp, id: &str, day: NaiveDate) -> Value {
+    let record =
+        json!({"idempotency_key": id, "model": "gpt-4o", "cost": 0.25, "start_time": format!("{day}T10:00:00Z")});
+    let answer = app.post("/spend/usage", MASTER_KEY, &record).await;
+    if answer.status == 409 { Value::from("conflict") } else { answer.json()["results"][0]["status"].clone() }
+}
+
+fn name_of(day: NaiveDate) -> String {
+    format!("LiteLLM_SpendLogs_{:04}_{:02}", day.year(), day.month())
+}
+
+#[tokio::test]
+async fn a_new_log_has_a_partition_for_each_month_of_its_records_and_for_the_coming_months() {
+    let app = TestApp::new().await;
+    assert_eq!(names(&app).await, ["LiteLLM_SpendLogs_default"]);
+    let today = Utc::now().date_naive();
+    let old = NaiveDate::from_ymd_opt(2024, 2, 29).unwrap();
+    assert_eq!(book(&app, "today", today).await, "recorded");
+    assert_eq!(book(&app, "old", old).await, "recorded");
+    let mut expected = vec![name_of(old), name_of(today), "LiteLLM_SpendLogs_default".to_owned()];
+    assert_eq!(names(&app).await, expected);
+    // An ID is one record, whichever month it is sent for.
+    assert_eq!(book(&app, "old", today).await, "conflict");
+    assert_eq!(book(&app, "old", old).await, "duplicate");
+
+    let kept = keeper::keep(&app.pool, today).await.unwrap();
+    assert_eq!(kept, Kept { created: months::AHEAD, misplaced: 0 });
+    for ahead in 1..=months::AHEAD {
+        expected.insert(1 + ahead as usize, name_of(today + Months::new(ahead)));
+    }
+    assert_eq!(names(&app).await, expected);
+    assert_eq!(keeper::keep(&app.pool, today).await.unwrap(), Kept::default());
+    // Nothing had to be counted again.
+    assert!(is_read_from_rollups(&app, "2024-02-29", "2024-02-29").await);
+    expect_exact(&app, "created").await;
+}
+
+#[tokio::test]
+async fn rows_outside_the_months_wait_in_the_default_partition_and_are_moved() {
+    let app = TestApp::seeded().await;
+    let rest = r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs_default""#;
+    let all: i64 = app.scalar(rest).await.parse().unwrap();
+    assert!(all > 100, "{all}");
+    let mut connection = app.pool.acquire().await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    let kept = keeper::keep(&app.pool, NaiveDate::from_ymd_opt(2026, 2, 10).unwrap()).await.unwrap();
+    assert!(kept.created >= 4, "{kept:?}");
+    assert_eq!((kept.misplaced, app.scalar(rest).await.as_str()), (0, "0"));
+    assert_eq!(app.scalar(r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs""#).await, all.to_string());
+    assert_eq!(rollups::status(&mut connection).await.unwrap().pending, 0, "moved rows were counted again");
+    assert!(is_read_from_rollups(&app, WHOLE.0, WHOLE.1).await);
+    expect_exact(&app, "moved").await;
+    // The triggers of the default partition work again.
+    app.execute(
+        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", model)
+           VALUES ('early', 'acompletion', 'k', 1, '2001-02-03 10:00', '2001-02-03 10:01', 'm')"#,
+    )
+    .await;
+    expect_exact(&app, "a row in the default partition").await;
+    assert_eq!(months::misplaced_rows(&mut connection).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_month_is_pruned_by_dropping_its_partition() {
+    let app = TestApp::seeded().await;
+    keeper::keep(&app.pool, NaiveDate::from_ymd_opt(2026, 2, 10).unwrap()).await.unwrap();
+    app.execute(r#"DROP TABLE "LiteLLM_SpendLogs_2026_01""#).await;
+    expect_exact(&app, "dropped").await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    rollups::partitions::follow(&mut connection).await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    assert!(is_read_from_rollups(&app, WHOLE.0, WHOLE.1).await);
+    expect_exact(&app, "followed").await;
+}
+
+/// A log as earlier versions created it, counted by the rollups.
+async fn plain() -> TestApp {
+    let app = TestApp::seeded().await;
+    app.execute(include_str!("../fixtures/plain_log.sql")).await;
+    app.execute("SELECT litespend.attach()").await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    assert_eq!(months::layout(&mut connection).await.unwrap(), Layout::Plain);
+    drop(connection);
+    app
+}
+
+const CHANGES: [&str; 4] = [
+    r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", model)
+       SELECT 'while-' || n || random(), 'acompletion', 'k', 0.125, timestamp '2026-01-20' + n * interval '11 hours',
+              '2026-02-10', 'm' FROM generate_series(0, 200) AS n"#,
+    r#"UPDATE "LiteLLM_SpendLogs" SET spend = spend + 1 WHERE "startTime" BETWEEN '2026-02-01' AND '2026-02-03'"#,
+    r#"UPDATE "LiteLLM_SpendLogs" SET "startTime" = "startTime" + interval '40 days' WHERE "startTime" < '2026-01-25'"#,
+    r#"DELETE FROM "LiteLLM_SpendLogs" WHERE request_id IN (
+           SELECT request_id FROM "LiteLLM_SpendLogs" ORDER BY md5(request_id) LIMIT 40)"#,
+];
+
+#[tokio::test]
+async fn a_plain_log_is_partitioned_while_it_changes() {
+    let app = plain().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    months::begin_copy(&mut connection).await.unwrap();
+    for change in CHANGES {
+        app.execute(change).await;
+    }
+    let mut state = Copying { copied: 0, after: None, broken: false };
+    while let Some(next) = months::copy_batch(&mut connection, &state).await.unwrap() {
+        state = next;
+        for change in CHANGES {
+            app.execute(change).await;
+        }
+        if state.copied > 20_000 {
+            break;
+        }
+    }
+    // What was copied is known after an interruption.
+    let known = months::copying(&mut connection).await.unwrap().unwrap();
+    assert_eq!((known.copied, &known.after), (state.copied, &state.after));
+    while let Some(next) = months::copy_batch(&mut connection, &state).await.unwrap() {
+        state = next;
+    }
+    months::complete_copy(&mut connection, NaiveDate::from_ymd_opt(2026, 3, 1).unwrap()).await.unwrap();
+    for change in CHANGES {
+        app.execute(change).await;
+    }
+    for month in months::months_of_log(&mut connection).await.unwrap() {
+        assert!(months::copy_agrees(&mut connection, month).await.unwrap(), "{month}");
+    }
+    let rows = app.scalar(r#"SELECT count(*) || ' ' || round(sum(spend)::numeric, 9) FROM "LiteLLM_SpendLogs""#).await;
+    folding::settle(&mut connection).await.unwrap();
+    assert!(months::swap(&mut connection).await.unwrap());
+    assert_eq!(months::layout(&mut connection).await.unwrap(), Layout::Partitioned);
+    assert_eq!(
+        app.scalar(r#"SELECT count(*) || ' ' || round(sum(spend)::numeric, 9) FROM "LiteLLM_SpendLogs""#).await,
+        rows
+    );
+    // The rollups still hold, and nothing is counted again.
+    assert_eq!(rollups::status(&mut connection).await.unwrap().pending, 0);
+    assert!(is_read_from_rollups(&app, WHOLE.0, WHOLE.1).await);
+    expect_exact(&app, "replaced").await;
+    for change in CHANGES {
+        app.execute(change).await;
+    }
+    folding::settle(&mut connection).await.unwrap();
+    assert!(is_read_from_rollups(&app, WHOLE.0, WHOLE.1).await);
+    expect_exact(&app, "changed after").await;
+    let left = app
+        .scalar(
+            "SELECT COALESCE(string_agg(relname, ' '), '') FROM pg_class WHERE relname LIKE '%\\_month%' AND relname LIKE 'LiteLLM\\_SpendLogs%'",
+        )
+        .await;
+    assert_eq!(left, "");
+}
+
+#[tokio::test]
+async fn a_copy_that_missed_a_change_is_not_used() {
+    let app = plain().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    months::begin_copy(&mut connection).await.unwrap();
+    app.execute(r#"ALTER TABLE "LiteLLM_SpendLogs_by_month" ADD CHECK (spend < 1000)"#).await;
+    // The writer does not fail.
+    app.execute(
+        r#"UPDATE "LiteLLM_SpendLogs" SET spend = 1000 WHERE request_id = (SELECT min(request_id) FROM "LiteLLM_SpendLogs")"#,
+    )
+    .await;
+    assert!(months::copying(&mut connection).await.unwrap().unwrap().broken);
+    assert!(!months::swap(&mut connection).await.unwrap());
+    months::cancel_copy(&mut connection).await.unwrap();
+    assert_eq!(months::layout(&mut connection).await.unwrap(), Layout::Plain);
+    let left = r#"SELECT (SELECT count(*) FROM pg_class WHERE relname LIKE '%by\_month%')
+                      || ' ' || (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'litespend\_mirror%')"#;
+    assert_eq!(app.scalar(left).await, "0 0");
+    expect_exact(&app, "cancelled").await;
+}
