@@ -8,6 +8,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::accounts;
 use crate::accounts::{Fields, LITELLM_OWNS};
@@ -20,6 +22,21 @@ use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, DeletedBy, Row, TeamsOf, text};
 use crate::store::database;
 use crate::store::database::DatabaseKind;
+
+/// The routes of this file and of the files below it.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(generate_key))
+        .routes(routes!(delete_keys))
+        .routes(routes!(block_key))
+        .routes(routes!(unblock_key))
+        .routes(routes!(get_key_info))
+        .routes(routes!(create_team))
+        .routes(routes!(list_teams))
+        .routes(routes!(create_user))
+        .routes(routes!(get_user_info))
+        .merge(tables::routes())
+}
 
 /// Maximum number of teams, and of keys, in one response.
 const MAX: i64 = 10_000;
@@ -78,7 +95,7 @@ fn name_of(caller: &Caller) -> &str {
     `permissions`, `blocked`, `key`; all optional"),
     responses((status = 200, description = "The key", body = Object),
               (status = 409, description = "LiteLLM owns the database")))]
-pub async fn generate_key(
+async fn generate_key(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -106,7 +123,7 @@ fn refuse_master_key(state: &AppState, raw: &str) -> Result<(), ApiError> {
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeysRequest),
     responses((status = 200, description = "Deleted", body = Object),
               (status = 404, description = "One of the keys does not exist")))]
-pub async fn delete_keys(
+async fn delete_keys(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -138,7 +155,7 @@ pub async fn delete_keys(
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
-pub async fn block_key(
+async fn block_key(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -152,7 +169,7 @@ pub async fn block_key(
     security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
-pub async fn unblock_key(
+async fn unblock_key(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -197,7 +214,7 @@ impl FromQuery for KeyInfoParams {
     security(("APIKeyHeader" = [])), params(KeyInfoParams),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
-pub async fn get_key_info(
+async fn get_key_info(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Query(params): Query<KeyInfoParams>,
@@ -227,7 +244,7 @@ pub async fn get_key_info(
     responses((status = 200, description = "The team", body = Object),
               (status = 400, description = "The id is taken"),
               (status = 409, description = "LiteLLM owns the database")))]
-pub async fn create_team(
+async fn create_team(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -268,7 +285,7 @@ impl FromQuery for UserParams {
 #[utoipa::path(get, path = "/team/list", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "list_teams",
     security(("APIKeyHeader" = [])), params(UserParams),
     responses((status = 200, description = "The teams", body = Vec<Object>)))]
-pub async fn list_teams(
+async fn list_teams(
     State(state): State<AppState>,
     Query(params): Query<UserParams>,
 ) -> Result<Json<Vec<Row>>, ApiError> {
@@ -284,7 +301,7 @@ pub async fn list_teams(
     all optional"),
     responses((status = 200, description = "The user", body = Object),
               (status = 409, description = "The id or address is taken, or LiteLLM owns the database")))]
-pub async fn create_user(
+async fn create_user(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -330,7 +347,7 @@ pub async fn create_user(
     security(("APIKeyHeader" = [])), params(UserParams),
     responses((status = 200, description = "The user", body = Object),
               (status = 404, description = "There is no such user")))]
-pub async fn get_user_info(
+async fn get_user_info(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Query(params): Query<UserParams>,

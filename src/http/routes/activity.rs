@@ -14,6 +14,8 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::{Extension, Json};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::Query;
@@ -35,6 +37,20 @@ use crate::store::activity::figures::Figures;
 use crate::store::activity::{KeySums, UserSums};
 use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
+
+/// The routes of this file and of the files below it.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(get_user_activity))
+        .routes(routes!(list_user_activity_keys))
+        .routes(routes!(list_user_activity_users))
+        .routes(routes!(list_model_top_keys))
+        .routes(routes!(get_team_activity))
+        .routes(routes!(get_tag_activity))
+        .merge(daily::routes())
+        .merge(global::routes())
+        .merge(team::routes())
+}
 
 /// Sums of one key in a list of keys.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -158,7 +174,7 @@ pub struct ModelTopKeysResponse {
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date"),
               (status = 403, description = "Another user's activity")))]
-pub async fn get_user_activity(
+async fn get_user_activity(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -175,7 +191,7 @@ pub async fn get_user_activity(
     responses((status = 200, description = "Keys", body = DailyActivityKeyPageResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 403, description = "Another user's activity")))]
-pub async fn list_user_activity_keys(
+async fn list_user_activity_keys(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -204,7 +220,7 @@ pub async fn list_user_activity_keys(
     responses((status = 200, description = "Users", body = DailyActivityUserPageResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 403, description = "Another user's activity")))]
-pub async fn list_user_activity_users(
+async fn list_user_activity_users(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -233,7 +249,7 @@ pub async fn list_user_activity_users(
     responses((status = 200, description = "Keys", body = ModelTopKeysResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 403, description = "Another user's activity")))]
-pub async fn list_model_top_keys(
+async fn list_model_top_keys(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -259,7 +275,7 @@ pub async fn list_model_top_keys(
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 404, description = "No such user, or a team that the caller is not in")))]
-pub async fn get_team_activity(
+async fn get_team_activity(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -282,7 +298,7 @@ pub async fn get_team_activity(
     params(TagActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date, or over 400 days")))]
-pub async fn get_tag_activity(
+async fn get_tag_activity(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,

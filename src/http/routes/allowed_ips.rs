@@ -6,6 +6,8 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::field_error::FieldError;
 use crate::http::client_ip::AllowedAddresses;
@@ -17,6 +19,14 @@ use crate::http::telemetry::ClientAddress;
 use crate::settings::network::parse_network;
 use crate::store;
 use crate::store::database;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(add_allowed_ip))
+        .routes(routes!(delete_allowed_ip))
+        .routes(routes!(list_allowed_ips))
+}
 
 /// An address or a range of addresses.
 #[derive(Debug, utoipa::ToSchema)]
@@ -60,7 +70,7 @@ impl FromQuery for ChangeParams {
               (status = 400, description = "Already on the list"),
               (status = 409, description = "The change would lock the caller out"),
               (status = 422, description = "Not an address or range")))]
-pub async fn add_allowed_ip(
+async fn add_allowed_ip(
     State(state): State<AppState>,
     sender: Option<Extension<ClientAddress>>,
     Query(params): Query<ChangeParams>,
@@ -90,7 +100,7 @@ pub async fn add_allowed_ip(
     responses((status = 200, description = "Removed", body = StatusResponse),
               (status = 404, description = "Not on the list"),
               (status = 409, description = "The change would lock the caller out")))]
-pub async fn delete_allowed_ip(
+async fn delete_allowed_ip(
     State(state): State<AppState>,
     sender: Option<Extension<ClientAddress>>,
     Query(params): Query<ChangeParams>,
@@ -110,7 +120,7 @@ pub async fn delete_allowed_ip(
 /// Returns the list as it is in the database.
 #[utoipa::path(get, path = "/get/allowed_ips", tag = crate::http::openapi::base::TAG, operation_id = "get_allowed_ips",
     security(("APIKeyHeader" = [])), responses((status = 200, description = "The list", body = AllowedIpsResponse)))]
-pub async fn list_allowed_ips(State(state): State<AppState>) -> Result<Json<AllowedIpsResponse>, ApiError> {
+async fn list_allowed_ips(State(state): State<AppState>) -> Result<Json<AllowedIpsResponse>, ApiError> {
     state.refresh_allow_list().await?;
     Ok(Json(AllowedIpsResponse { data: state.allow_list.current().entries.clone() }))
 }

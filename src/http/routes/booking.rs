@@ -10,6 +10,8 @@ use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::booking::booker::{BookingError, Outcome};
 use crate::booking::limits::Refusal;
@@ -22,6 +24,11 @@ use crate::http::extract::{check_object, declares_json, read_body};
 use crate::http::state::AppState;
 use crate::identity::{Caller, hash_key};
 use litespend_pricing::Pricer;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(record_usage)).routes(routes!(record_litellm_usage))
+}
 
 /// Maximum size of a request body: 16 MiB.
 pub const USAGE_BODY_LIMIT: usize = 16 * 1024 * 1024;
@@ -111,7 +118,7 @@ pub enum UsageRefusal {
               (status = 422, description = "Not a record, nor a list of at most 10,000; or every record is wrong", body = UsageRefusal),
               (status = 429, description = "Every record brings more new names than the key may bring today", body = UsageRefusal),
               (status = 503, description = "The database is not available; sending again is safe", body = UsageRefusal)))]
-pub async fn record_usage(
+async fn record_usage(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     request: Request,
@@ -136,7 +143,7 @@ pub async fn record_usage(
               (status = 422, description = "Neither an array of at most 10,000 nor JSON lines; or every payload is wrong", body = UsageRefusal),
               (status = 429, description = "Every payload brings more new names than the key may bring today", body = UsageRefusal),
               (status = 503, description = "The database is not available; sending again is safe", body = UsageRefusal)))]
-pub async fn record_litellm_usage(
+async fn record_litellm_usage(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     request: Request,

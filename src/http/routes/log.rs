@@ -21,6 +21,8 @@ use futures_util::{Stream, TryStreamExt};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -38,6 +40,11 @@ use crate::store::log::{DaySpend, LogPosition, ROW_CAP, SpendLog, SpendLogFilter
 use crate::store::rollups::days;
 use crate::store::rollups::days::{DayEntries, DaysRequest};
 use crate::store::rollups::reads::{EntryFilter, Rollup};
+
+/// The routes of this file and of the files below it.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_spend_logs)).merge(pages::routes()).merge(rows::routes())
+}
 
 /// Parameters of `/spend/logs`.
 #[derive(Debug, utoipa::IntoParams)]
@@ -126,7 +133,7 @@ struct SpendLogDay {
                headers(("x-litellm-spend-logs-truncated" = String, description = "`true` where rows were left out"),
                        ("Link" = String, description = "The next page, with `rel=\"next\"`, where there is one"))),
               (status = 400, description = "A bad date")))]
-pub async fn list_spend_logs(
+async fn list_spend_logs(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,

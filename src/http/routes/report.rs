@@ -8,6 +8,8 @@ use chrono::NaiveDate;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
@@ -31,6 +33,11 @@ mod writer;
 
 use crate::http::routes::report::from_rollups::{AT_ONCE, EntriesWriter, Labels, keys_request, write_keys};
 use crate::http::routes::report::writer::{DaysWriter, close_key, open_key, write_model};
+
+/// The routes of this file and of the files below it.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get_spend_report)).merge(scoped::routes())
+}
 
 /// Grouping of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -204,7 +211,7 @@ pub struct ReportModel {
     params(ReportParams),
     responses((status = 200, description = "Days ascending, or keys by falling spend", body = Vec<ReportEntry>),
               (status = 400, description = "A missing or bad date")))]
-pub async fn get_spend_report(
+async fn get_spend_report(
     State(state): State<AppState>,
     reads: Reads,
     Query(params): Query<ReportParams>,

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use chrono::NaiveDate;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -22,6 +24,11 @@ use crate::store::rollups::days;
 use crate::store::tags;
 use crate::store::tags::{TagFilter, TagSpend};
 use crate::store::{day_after, midnight};
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_spend_tags)).routes(routes!(list_global_spend_tags))
+}
 
 /// Parameters of `/spend/tags`.
 #[derive(Debug, utoipa::IntoParams)]
@@ -82,7 +89,7 @@ pub struct GlobalTag {
     operation_id = "view_spend_tags_spend_tags_get", security(("APIKeyHeader" = [])), params(TagsParams),
     responses((status = 200, description = "Spend of each tag", body = Vec<TagSpend>),
               (status = 400, description = "A bad date")))]
-pub async fn list_spend_tags(
+async fn list_spend_tags(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -109,7 +116,7 @@ pub async fn list_spend_tags(
     params(GlobalTagsParams),
     responses((status = 200, description = "Spend of each tag", body = GlobalTagsResponse),
               (status = 400, description = "A missing or bad date")))]
-pub async fn list_global_spend_tags(
+async fn list_global_spend_tags(
     State(state): State<AppState>,
     reads: Reads,
     Query(params): Query<GlobalTagsParams>,

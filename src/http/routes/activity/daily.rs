@@ -17,6 +17,8 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -31,6 +33,11 @@ use crate::store::activity::daily::{DailyFilter, DailyRow};
 use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
 use crate::store::midnight;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_user_daily_activity))
+}
 
 /// Name of rows without a key in reports.
 const UNATTRIBUTED: &str = "unattributed";
@@ -90,7 +97,7 @@ impl FromQuery for DailyActivityParams {
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date"),
               (status = 403, description = "Another user's activity")))]
-pub async fn list_user_daily_activity(
+async fn list_user_daily_activity(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,

@@ -8,12 +8,15 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::dates::not_a_day;
 use crate::http::routes::log::params::parse_lenient_day;
+use crate::http::state::AppState;
 use crate::http::stream::writer::Writer;
 use crate::identity::Caller;
 use crate::store;
@@ -22,6 +25,16 @@ use crate::store::DateRange;
 use crate::store::activity::global;
 use crate::store::activity::global::DayRequests;
 use crate::store::reading::Reading;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(get_global_activity))
+        .routes(routes!(list_model_activity))
+        .routes(routes!(list_provider_spend))
+        .routes(routes!(list_tag_names))
+        .routes(routes!(list_end_users))
+}
 
 /// Maximum number of models in one response; those with the most requests are listed.
 const MODELS: i64 = 10;
@@ -132,7 +145,7 @@ pub struct EndUsersResponse {
     operation_id = "get_global_activity_global_activity_get", security(("APIKeyHeader" = [])), params(OverviewParams),
     responses((status = 200, description = "Days", body = GlobalActivityResponse),
               (status = 400, description = "A missing or bad date")))]
-pub async fn get_global_activity(
+async fn get_global_activity(
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<OverviewParams>,
@@ -155,7 +168,7 @@ pub async fn get_global_activity(
     params(OverviewParams),
     responses((status = 200, description = "Models", body = Vec<ModelActivity>),
               (status = 400, description = "A missing or bad date")))]
-pub async fn list_model_activity(
+async fn list_model_activity(
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<OverviewParams>,
@@ -184,7 +197,7 @@ pub async fn list_model_activity(
     params(OverviewParams),
     responses((status = 200, description = "Providers", body = Vec<ProviderSpend>),
               (status = 400, description = "A missing or bad date")))]
-pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result<Json<Vec<ProviderSpend>>, ApiError> {
+async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result<Json<Vec<ProviderSpend>>, ApiError> {
     params.range()?;
     Ok(Json(Vec::new()))
 }
@@ -193,7 +206,7 @@ pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result
 #[utoipa::path(get, path = "/global/spend/all_tag_names", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
-pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
+async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
     let mut writer = Writer::new();
     writer.open_list_of(&TagNamesResponse { tag_names: Vec::new() }, "tag_names")?;
@@ -204,7 +217,7 @@ pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
 #[utoipa::path(get, path = "/global/all_end_users", tag = crate::http::openapi::base::DASHBOARD_TAG,
     operation_id = "global_view_all_end_users_global_all_end_users_get", security(("APIKeyHeader" = [])),
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
-pub async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
+async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
     let mut writer = Writer::new();
     writer.open_list_of(&EndUsersResponse { end_users: Vec::new() }, "end_users")?;

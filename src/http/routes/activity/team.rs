@@ -2,6 +2,8 @@
 
 use axum::http::StatusCode;
 use axum::{Extension, Json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
@@ -11,8 +13,14 @@ use crate::http::routes::activity::daily::{
 };
 use crate::http::routes::activity::scope;
 use crate::http::routes::activity::scope::TeamActivityParams;
+use crate::http::state::AppState;
 use crate::identity::Caller;
 use crate::store::activity;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_team_activity))
+}
 
 /// Maximum number of rows per page. LiteLLM has no limit.
 const MAX_ROWS: i64 = 10_000;
@@ -48,7 +56,7 @@ impl FromQuery for RowPageParams {
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date, or a page before the first"),
               (status = 404, description = "No such user, or a team that the caller is not in")))]
-pub async fn list_team_activity(
+async fn list_team_activity(
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((params, page)): Query<(TeamActivityParams, RowPageParams)>,

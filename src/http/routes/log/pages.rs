@@ -9,6 +9,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::NaiveDateTime;
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::Query;
@@ -25,6 +27,11 @@ use crate::store::log::pages;
 use crate::store::log::pages::{COUNT_CAP, Order, SESSION_MODELS, SessionCursor, SortKey};
 use crate::store::log::rows::{PagedLog, SessionFields, SessionSums, SessionTotals};
 use crate::store::{Connection, Statement};
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_dashboard_logs)).routes(routes!(list_log_page))
+}
 
 /// A page of the log.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -71,7 +78,7 @@ pub struct SessionPaging {
                `request_id/column`, the first 20"))),
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's or user's rows")))]
-pub async fn list_dashboard_logs(
+async fn list_dashboard_logs(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -113,7 +120,7 @@ pub async fn list_dashboard_logs(
                `request_id/column`, the first 20"))),
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's rows")))]
-pub async fn list_log_page(
+async fn list_log_page(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,

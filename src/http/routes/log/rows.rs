@@ -9,6 +9,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
@@ -28,6 +30,11 @@ use crate::store::log::rows;
 use crate::store::log::rows::{LONG_TEXTS, ListedLog, LogTexts, SHORT_TEXTS};
 use crate::store::{Connection, Statement};
 use crate::store::{keys, team_views};
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get_log_texts)).routes(routes!(list_session_logs))
+}
 
 /// The permission of a team that lets its members read the team's log.
 const PERMISSION: &str = "/spend/logs";
@@ -106,7 +113,7 @@ pub struct SessionResponse {
                `request_id/column`, the first 20"))),
               (status = 400, description = "A bad date"),
               (status = 403, description = "The row belongs to somebody else")))]
-pub async fn get_log_texts(
+async fn get_log_texts(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -192,7 +199,7 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
     responses((status = 200, description = "A page", body = SessionResponse,
                headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20")))))]
-pub async fn list_session_logs(
+async fn list_session_logs(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,

@@ -6,11 +6,14 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
 use crate::http::routes::log::params::parse_lenient_day;
+use crate::http::state::AppState;
 use crate::http::stream::writer::Writer;
 use crate::identity::{Caller, key_filter};
 use crate::store::DateRange;
@@ -18,6 +21,14 @@ use crate::store::Statement;
 use crate::store::reading::Reading;
 use crate::store::report::scoped;
 use crate::store::report::scoped::{KeySpend, Spender};
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(get_key_report))
+        .routes(routes!(get_user_report))
+        .routes(routes!(get_team_report))
+}
 
 /// Maximum length of the range, in days: LiteLLM's limit.
 const MAX_DAYS: i64 = 366;
@@ -108,7 +119,7 @@ impl FromQuery for TeamParams {
     responses((status = 200, description = "The key, if it has spend", body = Vec<KeySpend>),
               (status = 400, description = "A missing or bad date, or over 366 days"),
               (status = 403, description = "Another key")))]
-pub async fn get_key_report(
+async fn get_key_report(
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((days, params)): Query<(DaysParams, KeyParams)>,
@@ -126,7 +137,7 @@ pub async fn get_key_report(
     responses((status = 200, description = "Keys, largest spend first", body = Vec<KeySpend>),
               (status = 400, description = "A missing or bad date, over 366 days, or a key without a user"),
               (status = 403, description = "Another user")))]
-pub async fn get_user_report(
+async fn get_user_report(
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((days, params)): Query<(DaysParams, UserParams)>,
@@ -143,7 +154,7 @@ pub async fn get_user_report(
     responses((status = 200, description = "Keys, largest spend first", body = Vec<KeySpend>),
               (status = 400, description = "A missing or bad date, over 366 days, or a key without a team"),
               (status = 403, description = "Another team")))]
-pub async fn get_team_report(
+async fn get_team_report(
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((days, params)): Query<(DaysParams, TeamParams)>,
