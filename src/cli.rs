@@ -10,6 +10,7 @@ pub mod import;
 pub mod indexes;
 pub mod keys;
 pub mod master_key;
+pub mod output;
 pub mod prices;
 pub mod rollups;
 pub mod serve;

@@ -10,6 +10,7 @@ use crate::accounts::Fields;
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::{check_owner, with_pool};
+use crate::cli::output::say;
 use crate::cli::table::{print_table, short_time};
 use crate::identity::key_filter;
 use crate::store::Connection;
@@ -135,7 +136,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
                 _ => "the key already exists",
             }))
         })?;
-        println!("{raw}");
+        say!("{raw}");
         Ok(())
     })
 }
@@ -199,7 +200,7 @@ fn change(args: &KeyArgs, change: Change) -> Result<(), Failure> {
         if !done {
             return Err(Failure::Runtime(anyhow::anyhow!("the key does not exist")));
         }
-        println!(
+        say!(
             "{}",
             match change {
                 Change::Block => "blocked",

@@ -9,6 +9,7 @@ use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::{check_owner, with_pool};
 use crate::cli::keys::{OwnerArgs, wrong};
+use crate::cli::output::say;
 use crate::cli::table::{print_table, short_time};
 use crate::store::accounts as store;
 use crate::store::accounts::{Row, TeamsOf, text};
@@ -66,7 +67,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
         let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
         let created = store::create_team(&mut connection, &team).await.map_err(anyhow::Error::from)?;
         created.map_err(|_| Failure::Runtime(anyhow::anyhow!("the team {} already exists", team.team_id)))?;
-        println!("{}", team.team_id);
+        say!("{}", team.team_id);
         Ok(())
     })
 }

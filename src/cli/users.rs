@@ -9,6 +9,7 @@ use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::{check_owner, with_pool};
 use crate::cli::keys::{OwnerArgs, wrong};
+use crate::cli::output::say;
 use crate::cli::table::{print_table, short_time};
 use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, text};
@@ -79,7 +80,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
                 _ => "the user already exists",
             }))
         })?;
-        println!("{}", user.user_id);
+        say!("{}", user.user_id);
         Ok(())
     })
 }
