@@ -19,6 +19,7 @@ use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::Query;
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::activity::daily::{SpendAnalyticsPaginatedResponse, bucket_of_key, log_window};
 use crate::http::routes::activity::scope::{
@@ -168,9 +169,8 @@ pub struct ModelTopKeysResponse {
 ///
 /// The response has sums by day and, within each day, by model, provider, key, endpoint, tool and user. It lists the
 /// `api_key_limit` keys with the largest spend. All other sums include all keys.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_user_daily_activity_aggregated", security(("APIKeyHeader" = [])),
-    params(UserActivityParams, TopKeysParams),
+#[utoipa::path(get, path = "/user/daily/activity/aggregated", tag = DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_aggregated", params(UserActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date"),
               (status = 403, description = "Another user's activity")))]
@@ -185,9 +185,8 @@ async fn get_user_activity(
 }
 
 /// Returns a page of the keys in a user's activity, sorted by descending spend.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated/keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_user_daily_activity_aggregated_keys", security(("APIKeyHeader" = [])),
-    params(UserActivityParams, KeyPageParams),
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/keys", tag = DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_aggregated_keys", params(UserActivityParams, KeyPageParams),
     responses((status = 200, description = "Keys", body = DailyActivityKeyPageResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 403, description = "Another user's activity")))]
@@ -214,9 +213,8 @@ async fn list_user_activity_keys(
 /// Returns a page of the users in the activity, sorted by descending spend.
 ///
 /// Users who are not admins see only themselves.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated/users", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_user_daily_activity_aggregated_users", security(("APIKeyHeader" = [])),
-    params(UserActivityParams, UserPageParams),
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/users", tag = DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_aggregated_users", params(UserActivityParams, UserPageParams),
     responses((status = 200, description = "Users", body = DailyActivityUserPageResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 403, description = "Another user's activity")))]
@@ -243,9 +241,8 @@ async fn list_user_activity_users(
 }
 
 /// Returns the keys with the largest spend on one model.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated/model_top_keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_user_daily_activity_model_top_keys", security(("APIKeyHeader" = [])),
-    params(UserActivityParams, ModelKeysParams),
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/model_top_keys", tag = DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_model_top_keys", params(UserActivityParams, ModelKeysParams),
     responses((status = 200, description = "Keys", body = ModelTopKeysResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 403, description = "Another user's activity")))]
@@ -269,9 +266,8 @@ async fn list_model_top_keys(
 ///
 /// Users who are not admins see their own teams. They see the usage of their own keys only, unless they may see the
 /// whole activity of each of these teams, as its admin or by the team's permissions.
-#[utoipa::path(get, path = "/team/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_team_daily_activity_aggregated", security(("APIKeyHeader" = [])),
-    params(TeamActivityParams, TopKeysParams),
+#[utoipa::path(get, path = "/team/daily/activity/aggregated", tag = DASHBOARD_TAG,
+    operation_id = "get_team_daily_activity_aggregated", params(TeamActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 404, description = "No such user, or a team that the caller is not in")))]
@@ -293,9 +289,8 @@ async fn get_team_activity(
 ///
 /// A request with several tags counts once for each of them. Users who are not admins see only the usage of their own
 /// keys.
-#[utoipa::path(get, path = "/tag/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_tag_daily_activity_aggregated", security(("APIKeyHeader" = [])),
-    params(TagActivityParams, TopKeysParams),
+#[utoipa::path(get, path = "/tag/daily/activity/aggregated", tag = DASHBOARD_TAG,
+    operation_id = "get_tag_daily_activity_aggregated", params(TagActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date, or over 400 days")))]
 async fn get_tag_activity(

@@ -21,6 +21,7 @@ use crate::booking::{Booking, Draft, MAX_RECORDS, fields};
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{check_object, declares_json, read_body};
+use crate::http::openapi::base::USAGE_TAG;
 use crate::http::state::AppState;
 use crate::identity::{Caller, hash_key};
 use litespend_pricing::Pricer;
@@ -109,8 +110,8 @@ pub enum UsageRefusal {
 /// the price table. The master key, admins, and keys with the permission `book_usage` may book for any key and state
 /// costs. Viewers may not book. If every record is refused, the status of the response is that of the records, or 422
 /// if they differ. If at least one was booked, now or before, it is 200.
-#[utoipa::path(post, path = "/spend/usage", tag = crate::http::openapi::base::USAGE_TAG, operation_id = "record_usage",
-    security(("APIKeyHeader" = [])), request_body = UsageRequest,
+#[utoipa::path(post, path = "/spend/usage", tag = USAGE_TAG, operation_id = "record_usage",
+    request_body = UsageRequest,
     responses((status = 200, description = "The result of each record", body = UsageResponse),
               (status = 403, description = "The caller may not book, or may not book any of these records", body = UsageRefusal),
               (status = 409, description = "Every id stands for another record, or the database is LiteLLM's and `litespend booking install` was not run", body = UsageRefusal),
@@ -134,8 +135,8 @@ async fn record_usage(
 /// From the master key, admins, and keys with the permission `book_usage`, the payload's own cost, key, user and team
 /// are booked unchanged. From other keys, a payload that states a cost, or a key, user or team other than the sender's,
 /// is refused with 403.
-#[utoipa::path(post, path = "/spend/usage/litellm", tag = crate::http::openapi::base::USAGE_TAG,
-    operation_id = "record_litellm_usage", security(("APIKeyHeader" = [])), request_body = CallbackRequest,
+#[utoipa::path(post, path = "/spend/usage/litellm", tag = USAGE_TAG, operation_id = "record_litellm_usage",
+    request_body = CallbackRequest,
     responses((status = 200, description = "The result of each payload", body = UsageResponse),
               (status = 403, description = "The caller may not book, or may not book any of these payloads", body = UsageRefusal),
               (status = 409, description = "Every id stands for another payload, or the database is LiteLLM's and `litespend booking install` was not run", body = UsageRefusal),

@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{BODY_LIMIT, FromQuery, Query, QueryReader, parse_object, read_body};
+use crate::http::openapi::base::TAG;
 use crate::http::state::AppState;
 use litespend_pricing::{CalculateRequest, Calculation, Component, PricingError};
 
@@ -109,8 +110,7 @@ pub struct CostComponent {
 }
 
 /// Returns the cost of a call: from `model` and `messages` before the call, or from `completion_response` after it.
-#[utoipa::path(post, path = "/spend/calculate", tag = crate::http::openapi::base::TAG,
-    operation_id = "calculate_spend_spend_calculate_post", security(("APIKeyHeader" = [])),
+#[utoipa::path(post, path = "/spend/calculate", tag = TAG, operation_id = "calculate_spend_spend_calculate_post",
     params(CalculateParams), request_body = SpendCalculateRequest,
     responses((status = 200, description = "The cost", body = SpendCalculateResponse),
               (status = 400, description = "No price, or not enough to price"),

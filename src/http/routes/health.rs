@@ -102,7 +102,6 @@ async fn get_readiness(State(state): State<AppState>) -> Response {
 ///
 /// The metrics cover requests and latency by route and status class, the connection pool, and the key cache.
 #[utoipa::path(get, path = "/metrics", tag = "Health", operation_id = "get_metrics",
-    security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
 async fn get_metrics(State(state): State<AppState>) -> Response {
     let prices = state.prices.status();

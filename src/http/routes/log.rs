@@ -26,6 +26,7 @@ use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::routes::log::formats::{CsvTexts, Format};
@@ -126,8 +127,8 @@ struct SpendLogDay {
 /// by user and model in nested objects. `limit` and `cursor` page through the rows. The `Accept` header selects JSON,
 /// JSON lines or CSV. A JSON column longer than 8 MiB is null. If the JSON columns of a row exceed 8 MiB together, the
 /// longest of them are null.
-#[utoipa::path(get, path = "/spend/logs", tag = crate::http::openapi::base::TAG,
-    operation_id = "view_spend_logs_spend_logs_get", security(("APIKeyHeader" = [])), params(LogsParams),
+#[utoipa::path(get, path = "/spend/logs", tag = TAG, operation_id = "view_spend_logs_spend_logs_get",
+    params(LogsParams),
     responses((status = 200, description = "Rows, newest first, or one summary per day", 
                content((Vec<SpendLogEntry> = "application/json"), (String = "application/x-ndjson"), (String = "text/csv")),
                headers(("x-litellm-spend-logs-truncated" = String, description = "`true` where rows were left out"),

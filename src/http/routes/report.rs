@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::TAG;
 use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
@@ -206,9 +207,8 @@ pub struct ReportModel {
 ///
 /// `api_key` and `internal_user_id` select a report by key. `team_id` together with `customer_id` selects the spend of
 /// that team for that customer.
-#[utoipa::path(get, path = "/global/spend/report", tag = crate::http::openapi::base::TAG,
-    operation_id = "get_global_spend_report_global_spend_report_get", security(("APIKeyHeader" = [])),
-    params(ReportParams),
+#[utoipa::path(get, path = "/global/spend/report", tag = TAG,
+    operation_id = "get_global_spend_report_global_spend_report_get", params(ReportParams),
     responses((status = 200, description = "Days ascending, or keys by falling spend", body = Vec<ReportEntry>),
               (status = 400, description = "A missing or bad date")))]
 async fn get_spend_report(

@@ -7,6 +7,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
+use crate::http::openapi::base::TAG;
 use crate::http::state::AppState;
 use crate::store;
 use crate::store::database;
@@ -36,8 +37,8 @@ impl StatusResponse {
 /// Sets the spend of all keys and teams to 0.
 ///
 /// The spend log and the daily tables do not change. Only the master key may do this.
-#[utoipa::path(post, path = "/global/spend/reset", tag = crate::http::openapi::base::TAG,
-    operation_id = "global_spend_reset_global_spend_reset_post", security(("APIKeyHeader" = [])),
+#[utoipa::path(post, path = "/global/spend/reset", tag = TAG,
+    operation_id = "global_spend_reset_global_spend_reset_post",
     responses((status = 200, description = "Reset", body = StatusResponse),
               (status = 401, description = "Not the master key")))]
 async fn reset_spend(State(state): State<AppState>) -> Result<Json<StatusResponse>, ApiError> {

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::state::AppState;
@@ -85,8 +86,8 @@ pub struct GlobalTag {
 /// Returns the spend of each request tag.
 ///
 /// Admins see all rows. Other users see their own rows, and those of teams whose log they may read.
-#[utoipa::path(get, path = "/spend/tags", tag = crate::http::openapi::base::TAG,
-    operation_id = "view_spend_tags_spend_tags_get", security(("APIKeyHeader" = [])), params(TagsParams),
+#[utoipa::path(get, path = "/spend/tags", tag = TAG, operation_id = "view_spend_tags_spend_tags_get",
+    params(TagsParams),
     responses((status = 200, description = "Spend of each tag", body = Vec<TagSpend>),
               (status = 400, description = "A bad date")))]
 async fn list_spend_tags(
@@ -111,9 +112,8 @@ async fn list_spend_tags(
 
 /// Returns the spend of each request tag over all rows, sorted by descending spend. LiteLLM's dashboard uses this
 /// route.
-#[utoipa::path(get, path = "/global/spend/tags", tag = crate::http::openapi::base::TAG,
-    operation_id = "global_view_spend_tags_global_spend_tags_get", security(("APIKeyHeader" = [])),
-    params(GlobalTagsParams),
+#[utoipa::path(get, path = "/global/spend/tags", tag = TAG,
+    operation_id = "global_view_spend_tags_global_spend_tags_get", params(GlobalTagsParams),
     responses((status = 200, description = "Spend of each tag", body = GlobalTagsResponse),
               (status = 400, description = "A missing or bad date")))]
 async fn list_global_spend_tags(

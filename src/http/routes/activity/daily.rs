@@ -22,6 +22,7 @@ use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
@@ -91,9 +92,8 @@ impl FromQuery for DailyActivityParams {
 /// Returns the daily activity of a user, from one page of LiteLLM's daily rows.
 ///
 /// The response has sums by day and, within each day, by model, provider, key, endpoint, tool and user.
-#[utoipa::path(get, path = "/user/daily/activity", tag = crate::http::openapi::base::TAG,
-    operation_id = "get_user_daily_activity_user_daily_activity_get", security(("APIKeyHeader" = [])),
-    params(DailyActivityParams),
+#[utoipa::path(get, path = "/user/daily/activity", tag = TAG,
+    operation_id = "get_user_daily_activity_user_daily_activity_get", params(DailyActivityParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date"),
               (status = 403, description = "Another user's activity")))]

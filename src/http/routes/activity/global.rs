@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::not_a_day;
 use crate::http::routes::log::params::parse_lenient_day;
@@ -141,8 +142,8 @@ pub struct EndUsersResponse {
 /// Returns requests and tokens by day.
 ///
 /// Users who are not admins see only their own calls.
-#[utoipa::path(get, path = "/global/activity", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_global_activity_global_activity_get", security(("APIKeyHeader" = [])), params(OverviewParams),
+#[utoipa::path(get, path = "/global/activity", tag = DASHBOARD_TAG,
+    operation_id = "get_global_activity_global_activity_get", params(OverviewParams),
     responses((status = 200, description = "Days", body = GlobalActivityResponse),
               (status = 400, description = "A missing or bad date")))]
 async fn get_global_activity(
@@ -163,9 +164,8 @@ async fn get_global_activity(
 /// Returns requests and tokens by day, for the ten models with the most requests.
 ///
 /// Users who are not admins see only their own calls.
-#[utoipa::path(get, path = "/global/activity/model", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_global_activity_model_global_activity_model_get", security(("APIKeyHeader" = [])),
-    params(OverviewParams),
+#[utoipa::path(get, path = "/global/activity/model", tag = DASHBOARD_TAG,
+    operation_id = "get_global_activity_model_global_activity_model_get", params(OverviewParams),
     responses((status = 200, description = "Models", body = Vec<ModelActivity>),
               (status = 400, description = "A missing or bad date")))]
 async fn list_model_activity(
@@ -192,9 +192,8 @@ async fn list_model_activity(
 ///
 /// litespend routes no calls and knows no deployments, so the list is empty. `/user/daily/activity/aggregated` has the
 /// spend by provider.
-#[utoipa::path(get, path = "/global/spend/provider", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_global_spend_provider_global_spend_provider_get", security(("APIKeyHeader" = [])),
-    params(OverviewParams),
+#[utoipa::path(get, path = "/global/spend/provider", tag = DASHBOARD_TAG,
+    operation_id = "get_global_spend_provider_global_spend_provider_get", params(OverviewParams),
     responses((status = 200, description = "Providers", body = Vec<ProviderSpend>),
               (status = 400, description = "A missing or bad date")))]
 async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result<Json<Vec<ProviderSpend>>, ApiError> {
@@ -203,8 +202,8 @@ async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result<Jso
 }
 
 /// Returns every tag in the log, at most 100,000.
-#[utoipa::path(get, path = "/global/spend/all_tag_names", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get", security(("APIKeyHeader" = [])),
+#[utoipa::path(get, path = "/global/spend/all_tag_names", tag = DASHBOARD_TAG,
+    operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get",
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
 async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
@@ -214,8 +213,8 @@ async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
 }
 
 /// Returns every end user in the log, at most 100,000.
-#[utoipa::path(get, path = "/global/all_end_users", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "global_view_all_end_users_global_all_end_users_get", security(("APIKeyHeader" = [])),
+#[utoipa::path(get, path = "/global/all_end_users", tag = DASHBOARD_TAG,
+    operation_id = "global_view_all_end_users_global_all_end_users_get",
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
 async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;

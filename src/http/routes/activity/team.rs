@@ -7,6 +7,7 @@ use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::activity::daily::{
     DailySpendMetadata, SpendAnalyticsPaginatedResponse, aggregate, date_range, known_keys,
@@ -50,9 +51,8 @@ impl FromQuery for RowPageParams {
 ///
 /// Users who are not admins see their own teams. They see the usage of their own keys only, unless they may see the
 /// whole activity of each of these teams, as its admin or by the team's permissions.
-#[utoipa::path(get, path = "/team/daily/activity", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_team_daily_activity_team_daily_activity_get", security(("APIKeyHeader" = [])),
-    params(TeamActivityParams, RowPageParams),
+#[utoipa::path(get, path = "/team/daily/activity", tag = DASHBOARD_TAG,
+    operation_id = "get_team_daily_activity_team_daily_activity_get", params(TeamActivityParams, RowPageParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date, or a page before the first"),
               (status = 404, description = "No such user, or a team that the caller is not in")))]

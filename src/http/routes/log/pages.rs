@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::Query;
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::log::answers;
 use crate::http::routes::log::answers::Page;
@@ -71,8 +72,8 @@ pub struct SessionPaging {
 /// team, the response is 403. Counts stop at 10,000 (`total_is_capped`). A request ID makes the dates optional. A JSON
 /// column longer than 1 MiB is null. After the first 16 MiB of a page, JSON columns longer than 1 KiB are null as well.
 /// 503 if too many large pages are being sent.
-#[utoipa::path(get, path = "/spend/logs/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "ui_view_spend_logs_spend_logs_ui_get", security(("APIKeyHeader" = [])), params(LogPageParams),
+#[utoipa::path(get, path = "/spend/logs/ui", tag = DASHBOARD_TAG, operation_id = "ui_view_spend_logs_spend_logs_ui_get",
+    params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
                headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20"))),
@@ -113,8 +114,8 @@ async fn list_dashboard_logs(
 /// team, the response is 403. Counts stop at 10,000 (`total_is_capped`). A JSON column longer than 1 MiB is null. After
 /// the first 16 MiB of a page, JSON columns longer than 1 KiB are null as well. 503 if too many large pages are being
 /// sent.
-#[utoipa::path(get, path = "/spend/logs/v2", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "ui_view_spend_logs_spend_logs_v2_get", security(("APIKeyHeader" = [])), params(LogPageParams),
+#[utoipa::path(get, path = "/spend/logs/v2", tag = DASHBOARD_TAG, operation_id = "ui_view_spend_logs_spend_logs_v2_get",
+    params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
                headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20"))),

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::log::answers;
 use crate::http::routes::log::answers::LeftOut;
@@ -104,8 +105,8 @@ pub struct SessionResponse {
 /// Null if the log has no such call. Users who are not admins get 403 unless the call is theirs, or is a call of a team
 /// whose log they may read. A text longer than 16 MiB is null. If the texts exceed 16 MiB together, the longest of them
 /// are null. 503 if too many large responses are being sent.
-#[utoipa::path(get, path = "/spend/logs/ui/{request_id}", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "ui_view_request_response_for_request_id", security(("APIKeyHeader" = [])),
+#[utoipa::path(get, path = "/spend/logs/ui/{request_id}", tag = DASHBOARD_TAG,
+    operation_id = "ui_view_request_response_for_request_id",
     params(("request_id" = String, Path, description = "The request's id, or LiteLLM's id of the call"),
            LogTextsParams),
     responses((status = 200, description = "The texts", body = Option<LogTexts>,
@@ -194,8 +195,8 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
 
 /// Users who are not admins see their own calls, and those of teams whose log they may read. A JSON column longer than
 /// 1 MiB is null. After the first 16 MiB of a page, JSON columns longer than 1 KiB are null as well.
-#[utoipa::path(get, path = "/spend/logs/session/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "ui_view_session_spend_logs", security(("APIKeyHeader" = [])), params(SessionParams),
+#[utoipa::path(get, path = "/spend/logs/session/ui", tag = DASHBOARD_TAG, operation_id = "ui_view_session_spend_logs",
+    params(SessionParams),
     responses((status = 200, description = "A page", body = SessionResponse,
                headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20")))))]

@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::log::params::parse_lenient_day;
 use crate::http::state::AppState;
@@ -113,9 +114,8 @@ impl FromQuery for TeamParams {
 }
 
 /// Returns the spend of the calling key, by model. Admins may name any key.
-#[utoipa::path(get, path = "/key/spend/report", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_key_spend_report_key_spend_report_get", security(("APIKeyHeader" = [])),
-    params(DaysParams, KeyParams),
+#[utoipa::path(get, path = "/key/spend/report", tag = DASHBOARD_TAG,
+    operation_id = "get_key_spend_report_key_spend_report_get", params(DaysParams, KeyParams),
     responses((status = 200, description = "The key, if it has spend", body = Vec<KeySpend>),
               (status = 400, description = "A missing or bad date, or over 366 days"),
               (status = 403, description = "Another key")))]
@@ -131,9 +131,8 @@ async fn get_key_report(
 }
 
 /// Returns the spend of the calling key's user, by key and model. Admins may name any user.
-#[utoipa::path(get, path = "/user/spend/report", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_user_spend_report_user_spend_report_get", security(("APIKeyHeader" = [])),
-    params(DaysParams, UserParams),
+#[utoipa::path(get, path = "/user/spend/report", tag = DASHBOARD_TAG,
+    operation_id = "get_user_spend_report_user_spend_report_get", params(DaysParams, UserParams),
     responses((status = 200, description = "Keys, largest spend first", body = Vec<KeySpend>),
               (status = 400, description = "A missing or bad date, over 366 days, or a key without a user"),
               (status = 403, description = "Another user")))]
@@ -148,9 +147,8 @@ async fn get_user_report(
 }
 
 /// Returns the spend of the calling key's team, by key and model. Admins may name any team.
-#[utoipa::path(get, path = "/team/spend/report", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_team_spend_report_team_spend_report_get", security(("APIKeyHeader" = [])),
-    params(DaysParams, TeamParams),
+#[utoipa::path(get, path = "/team/spend/report", tag = DASHBOARD_TAG,
+    operation_id = "get_team_spend_report_team_spend_report_get", params(DaysParams, TeamParams),
     responses((status = 200, description = "Keys, largest spend first", body = Vec<KeySpend>),
               (status = 400, description = "A missing or bad date, over 366 days, or a key without a team"),
               (status = 403, description = "Another team")))]
