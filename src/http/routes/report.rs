@@ -17,7 +17,7 @@ use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::openapi::base::TAG;
 use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
-use crate::http::routes::dates::{not_a_day, parse_day};
+use crate::http::routes::dates::{DaysParams, not_a_day, parse_day};
 use crate::http::state::AppState;
 use crate::http::stream::writer::name;
 use crate::http::stream::writer::{Name, Text, Writer};
@@ -59,14 +59,10 @@ pub enum GroupBy {
 /// The values of `group_by`, for error messages.
 const GROUPS: &str = "'team', 'customer', 'api_key', 'user' or 'model_name'";
 
-/// Parameters of `/global/spend/report`.
+/// Parameters of `/global/spend/report`, besides the days.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ReportParams {
-    /// Time from which to start viewing spend (YYYY-MM-DD)
-    start_date: Option<String>,
-    /// Time till which to view spend (YYYY-MM-DD)
-    end_date: Option<String>,
     /// Group spend by internal team, customer, api_key, user or model_name
     #[param(required = false, default = "team", inline)]
     group_by: GroupBy,
@@ -95,8 +91,6 @@ impl FromQuery for ReportParams {
             ("model", GroupBy::ModelName),
         ];
         Self {
-            start_date: reader.text("start_date"),
-            end_date: reader.text("end_date"),
             by_model: reader.text("group_by").as_deref() == Some("model"),
             group_by: reader.choice("group_by", &groups, GROUPS).unwrap_or(GroupBy::Team),
             api_key: reader.text("api_key"),
@@ -208,19 +202,19 @@ pub struct ReportModel {
 /// `api_key` and `internal_user_id` select a report by key. `team_id` together with `customer_id` selects the spend of
 /// that team for that customer.
 #[utoipa::path(get, path = "/global/spend/report", tag = TAG,
-    operation_id = "get_global_spend_report_global_spend_report_get", params(ReportParams),
+    operation_id = "get_global_spend_report_global_spend_report_get", params(DaysParams, ReportParams),
     responses((status = 200, description = "Days ascending, or keys by falling spend", body = Vec<ReportEntry>),
               (status = 400, description = "A missing or bad date")))]
 async fn get_spend_report(
     State(state): State<AppState>,
     reads: Reads,
-    Query(params): Query<ReportParams>,
+    Query((dates, params)): Query<(DaysParams, ReportParams)>,
 ) -> Result<Response, ApiError> {
     if params.by_model && !state.settings.group_by_model {
         let refusal = FieldError::query("group_by", "literal_error", format!("Input should be {GROUPS}"));
         return Err(ApiError::Validation(vec![refusal]));
     }
-    let (Some(start), Some(end)) = (params.start_date.as_deref(), params.end_date.as_deref()) else {
+    let (Some(start), Some(end)) = (dates.start_date.as_deref(), dates.end_date.as_deref()) else {
         return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
     };
     let range = DateRange { start: day("start_date", start)?, end: day("end_date", end)? };

@@ -135,12 +135,7 @@ async fn list_user_daily_activity(
     let keys = known_keys(connection, &rows).await?;
     let users = known_users(connection, &rows).await?;
     let (results, totals) = aggregate(&rows, &keys, &users);
-    let metadata = DailySpendMetadata {
-        page: params.page,
-        total_pages: count.div_euclid(params.page_size) + i64::from(count % params.page_size > 0),
-        has_more: params.page.saturating_mul(params.page_size) < count,
-        ..DailySpendMetadata::of(&totals)
-    };
+    let metadata = DailySpendMetadata::of(&totals).on_page(params.page, params.page_size, count);
     Ok(Json(SpendAnalyticsPaginatedResponse { results, metadata }))
 }
 

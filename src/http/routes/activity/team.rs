@@ -76,11 +76,6 @@ async fn list_team_activity(
         if offset < count { activity::row_page(connection, &filter, offset, page_size).await? } else { Vec::new() };
     let keys = known_keys(connection, &rows).await?;
     let (results, totals) = aggregate(&rows, &keys, &teams);
-    let metadata = DailySpendMetadata {
-        page,
-        total_pages: count.div_euclid(page_size) + i64::from(count % page_size > 0),
-        has_more: page.saturating_mul(page_size) < count,
-        ..DailySpendMetadata::of(&totals)
-    };
+    let metadata = DailySpendMetadata::of(&totals).on_page(page, page_size, count);
     Ok(Json(SpendAnalyticsPaginatedResponse { results, metadata }))
 }

@@ -20,6 +20,7 @@ use crate::http::routes::log::answers;
 use crate::http::routes::log::answers::Page;
 use crate::http::routes::log::params::{LogPageParams, LogRoute};
 use crate::http::routes::log::rows;
+use crate::http::routes::page_count::page_count;
 use crate::http::state::AppState;
 use crate::http::stream::answer_budget::AnswerBudget;
 use crate::identity::Caller;
@@ -199,7 +200,7 @@ fn response(params: &LogPageParams, counted: i64) -> LogPageResponse {
         total,
         page: params.page,
         page_size: params.page_size,
-        total_pages: total.div_euclid(params.page_size) + i64::from(total % params.page_size > 0),
+        total_pages: page_count(total, params.page_size),
         total_is_capped: counted > COUNT_CAP,
         sessions: None,
     }

@@ -20,6 +20,7 @@ use crate::http::reads::Reads;
 use crate::http::routes::log::answers;
 use crate::http::routes::log::answers::LeftOut;
 use crate::http::routes::log::params::parse_instant;
+use crate::http::routes::page_count::page_count;
 use crate::http::state::AppState;
 use crate::http::stream;
 use crate::http::stream::answer_budget::Share;
@@ -212,7 +213,7 @@ async fn list_session_logs(
     let scope = scope_of(connection, &caller).await?;
     let offset = (page - 1).saturating_mul(page_size);
     let total = rows::count_of_session(connection, &scope, &session_id).await?;
-    let total_pages = total.div_euclid(page_size) + i64::from(total % page_size > 0);
+    let total_pages = page_count(total, page_size);
     let mut query = Statement::default();
     let found = rows::of_session(connection, &mut query, &scope, &session_id, offset, page_size);
     let rows = answers::read(found, &state.answer_budget).await?;

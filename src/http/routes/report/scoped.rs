@@ -13,6 +13,7 @@ use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
+use crate::http::routes::dates::DaysParams;
 use crate::http::routes::log::params::parse_lenient_day;
 use crate::http::state::AppState;
 use crate::http::stream::writer::Writer;
@@ -34,41 +35,23 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 /// Maximum length of the range, in days: LiteLLM's limit.
 const MAX_DAYS: i64 = 366;
 
-/// Range of days of a report.
-#[derive(Debug, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct DaysParams {
-    /// Time from which to start viewing spend (YYYY-MM-DD)
-    start_date: Option<String>,
-    /// Time till which to view spend (YYYY-MM-DD)
-    end_date: Option<String>,
-}
-
-impl FromQuery for DaysParams {
-    fn from_query(reader: &mut QueryReader) -> Self {
-        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
+/// Parses both dates of a report. 400 if one is missing or invalid, if the end is before the start, or if the range
+/// exceeds 366 days.
+fn range(days: &DaysParams) -> Result<DateRange, ApiError> {
+    let refuse = |message: String| ApiError::detail(StatusCode::BAD_REQUEST, message);
+    let (Some(start), Some(end)) = (&days.start_date, &days.end_date) else {
+        return Err(refuse("Please provide start_date and end_date".to_owned()));
+    };
+    let (Some(start), Some(end)) = (parse_lenient_day(start), parse_lenient_day(end)) else {
+        return Err(refuse("start_date and end_date must be in YYYY-MM-DD format".to_owned()));
+    };
+    if end < start {
+        return Err(refuse("start_date must be on or before end_date".to_owned()));
     }
-}
-
-impl DaysParams {
-    /// Parses both dates. 400 if one is missing or invalid, if the end is before the start, or if the range exceeds 366
-    /// days.
-    fn range(&self) -> Result<DateRange, ApiError> {
-        let refuse = |message: String| ApiError::detail(StatusCode::BAD_REQUEST, message);
-        let (Some(start), Some(end)) = (&self.start_date, &self.end_date) else {
-            return Err(refuse("Please provide start_date and end_date".to_owned()));
-        };
-        let (Some(start), Some(end)) = (parse_lenient_day(start), parse_lenient_day(end)) else {
-            return Err(refuse("start_date and end_date must be in YYYY-MM-DD format".to_owned()));
-        };
-        if end < start {
-            return Err(refuse("start_date must be on or before end_date".to_owned()));
-        }
-        if (end - start).num_days() > MAX_DAYS {
-            return Err(refuse(format!("Date range too large; maximum is {MAX_DAYS} days")));
-        }
-        Ok(DateRange { start, end })
+    if (end - start).num_days() > MAX_DAYS {
+        return Err(refuse(format!("Date range too large; maximum is {MAX_DAYS} days")));
     }
+    Ok(DateRange { start, end })
 }
 
 /// The key whose spend is reported.
@@ -124,7 +107,7 @@ async fn get_key_report(
     Extension(caller): Extension<Caller>,
     Query((days, params)): Query<(DaysParams, KeyParams)>,
 ) -> Result<Response, ApiError> {
-    let range = days.range()?;
+    let range = range(&days)?;
     let asked = params.api_key.as_deref().map(key_filter);
     let key = resolve(&caller, asked, Some(&caller.key_hash), "api_key")?;
     respond(&reads, range, Spender::Key(key)).await
@@ -141,7 +124,7 @@ async fn get_user_report(
     Extension(caller): Extension<Caller>,
     Query((days, params)): Query<(DaysParams, UserParams)>,
 ) -> Result<Response, ApiError> {
-    let range = days.range()?;
+    let range = range(&days)?;
     let user = resolve(&caller, params.internal_user_id, caller.user_id.as_deref(), "internal_user_id")?;
     respond(&reads, range, Spender::User(user)).await
 }
@@ -157,7 +140,7 @@ async fn get_team_report(
     Extension(caller): Extension<Caller>,
     Query((days, params)): Query<(DaysParams, TeamParams)>,
 ) -> Result<Response, ApiError> {
-    let range = days.range()?;
+    let range = range(&days)?;
     let team = resolve(&caller, params.team_id, caller.team_id.as_deref(), "team_id")?;
     respond(&reads, range, Spender::Team(team)).await
 }
