@@ -93,6 +93,11 @@ pub fn run(command: KeyCommand) -> Result<(), Failure> {
     }
 }
 
+/// The fields of a key, team or user, as a request would send them.
+pub fn fields<const N: usize>(body: [(&str, Value); N]) -> Fields {
+    Fields::new(body.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
 /// Lists the wrong fields in one line.
 pub fn wrong(errors: &[crate::field_error::FieldError]) -> Failure {
     let part = |part: &Value| part.as_str().map_or_else(|| part.to_string(), str::to_owned);
