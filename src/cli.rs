@@ -11,6 +11,7 @@ pub mod indexes;
 pub mod keys;
 pub mod log;
 pub mod master_key;
+pub mod output;
 pub mod prices;
 pub mod rollups;
 pub mod serve;

@@ -3,8 +3,8 @@
 //! The map, from the top floor down. A module imports from lower floors only; `tests/layout.rs` checks that.
 //!
 //! 1. [`cli`]: the command line, a file a subcommand. `serve` turns settings into a listening server, and stops it.
-//! 2. [`http`]: requests in, answers out. `router` shows the handlers and the layers around them on one page; `routes` has
-//!    the handlers, a file a resource.
+//! 2. [`http`]: requests in, answers out. `routes` has the handlers, a file a resource; `router` shows the layers around
+//!    them on one page.
 //! 3. [`booking`] books usage that was measured elsewhere, exactly once. [`rollups`] is the background task that folds
 //!    changes of the log into the rollups. [`accounts`] makes keys, teams and users where there is no LiteLLM.
 //! 4. [`store`]: all SQL, a file a resource.

@@ -10,6 +10,7 @@ use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use litespend::cli;
 use litespend::cli::database::Failure;
+use litespend::cli::output;
 use litespend::cli::serve;
 use litespend::cli::{Cli, Command};
 
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
         Command::Openapi => serve::print_openapi(),
         Command::Healthcheck(args) => serve::healthcheck(&args),
     };
-    match result {
+    match result.and_then(|()| output::finish().map_err(Failure::Runtime)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Setting(error)) => {
             complain(&format!("{error:#}"));

@@ -196,3 +196,26 @@ impl Metrics {
         self.handle.render()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The names that stand behind `before` in a text.
+    fn names<'a>(text: &'a str, before: &str) -> BTreeSet<&'a str> {
+        let is_part = |character: char| character.is_ascii_alphanumeric() || character == '_';
+        let starts = text.match_indices(before).map(|(at, _)| text.split_at(at + before.len()).1);
+        let words = starts.map(|rest| rest.split(|character| !is_part(character)).next().unwrap_or_default());
+        words.filter(|word| word.starts_with("litespend_")).collect()
+    }
+
+    #[test]
+    fn the_manual_lists_every_metric_and_no_other() {
+        let this = include_str!("metrics.rs").split("#[cfg(test)]").next().unwrap();
+        let manual = include_str!("../docs/operations.md");
+        let defined = names(this, "\"");
+        assert!(defined.contains(super::REQUESTS), "{defined:?}");
+        assert_eq!(names(manual, "\n| `"), defined, "the table in docs/operations.md, and the names in src/metrics.rs");
+        assert!(names(manual, "`").is_subset(&defined), "docs/operations.md mentions a metric that does not exist");
+    }
+}

@@ -226,6 +226,13 @@ fn sql_outside_store(files: &[File]) -> Vec<String> {
     outside.filter(names).map(|file| file.module.clone()).collect()
 }
 
+/// Files other than `cli::output` that write to standard output.
+fn output_elsewhere(files: &[File]) -> Vec<String> {
+    let others = files.iter().filter(|file| file.module != "cli::output");
+    let writes = |file: &&File| ["print", "println", "stdout"].iter().any(|word| file.words.contains(*word));
+    others.filter(writes).map(|file| file.module.clone()).collect()
+}
+
 /// Statements that begin or end a transaction by hand. `begin_with` of the driver's own transaction does not count.
 fn transactions_by_hand(files: &[File]) -> Vec<String> {
     let is_statement = |text: &str| {
@@ -279,6 +286,11 @@ fn only_the_store_knows_the_driver() {
 }
 
 #[test]
+fn only_the_output_module_writes_to_standard_output() {
+    assert_eq!(output_elsewhere(&files()), NONE);
+}
+
+#[test]
 fn only_the_guards_begin_and_end_transactions_by_hand() {
     assert_eq!(transactions_by_hand(&files()), NONE);
 }
@@ -313,6 +325,12 @@ fn the_checks_find_violations() {
     assert_eq!(sql_outside_store(&[read("http::x", "fn f(e: sqlx::Error) {}")]), ["http::x"]);
     assert_eq!(sql_outside_store(&[read("booking", "fn f(q: &mut QueryBuilder) {}")]), ["booking"]);
     assert_eq!(sql_outside_store(&[read("store::x", "use sqlx::Error;")]), NONE);
+
+    assert_eq!(output_elsewhere(&[read("cli::x", "fn f() { println!(\"a\") }")]), ["cli::x"]);
+    assert_eq!(output_elsewhere(&[read("cli::x", "fn f() { print!(\"a\") }")]), ["cli::x"]);
+    assert_eq!(output_elsewhere(&[read("http::x", "fn f() { std::io::stdout().lock(); }")]), ["http::x"]);
+    assert_eq!(output_elsewhere(&[read("cli::x", "fn f() { say!(\"a\"); eprintln!(\"b\") }")]), NONE);
+    assert_eq!(output_elsewhere(&[read("cli::output", "fn f() { std::io::stdout().lock(); }")]), NONE);
 
     for statement in
         ["BEGIN", " begin isolation level serializable", "COMMIT", "rollback to a", "SAVEPOINT a", "START TRANSACTION"]

@@ -8,6 +8,7 @@ use clap::Subcommand;
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::with_connection;
+use crate::cli::output::say;
 use crate::store::Connection;
 use crate::store::booking::ids;
 use crate::store::booking::ids::Access;
@@ -50,11 +51,11 @@ pub async fn install(connection: &mut Connection, kind: DatabaseKind) -> Result<
             return Err(elsewhere());
         }
     }
-    println!("usage can be booked");
+    say!("usage can be booked");
     let tables = Tables::find(connection).await.context("cannot read the tables")?;
     let missing: Vec<&str> = tables.missing().collect();
     if !missing.is_empty() {
-        println!("LiteLLM's tables are older than what is booked. These columns are left out: {}", missing.join(", "));
+        say!("LiteLLM's tables are older than what is booked. These columns are left out: {}", missing.join(", "));
     }
     Ok(())
 }
@@ -78,21 +79,21 @@ pub async fn remove(connection: &mut Connection, kind: DatabaseKind) -> Result<(
     if !attached && elsewhere.is_none() && renamed.is_none() {
         rollups::remove(connection).await.context("cannot remove the schema now; try again")?;
     }
-    println!("removed: usage can no longer be booked");
+    say!("removed: usage can no longer be booked");
     Ok(())
 }
 
 async fn print_status(connection: &mut Connection) -> Result<(), Failure> {
     match ids::access(connection).await.context("cannot read the state of booking")? {
         Access::NotInstalled => {
-            println!("usage cannot be booked: run `litespend booking install` to enable booking");
+            say!("usage cannot be booked: run `litespend booking install` to enable booking");
             return Ok(());
         }
-        Access::Installed => println!("usage can be booked by keys with the permission book_usage"),
-        Access::Own => println!("usage can be booked"),
+        Access::Installed => say!("usage can be booked by keys with the permission book_usage"),
+        Access::Own => say!("usage can be booked"),
     }
     let (count, bytes) = ids::size(connection).await.context("no size")?;
-    println!("ids remembered  about {count}");
-    println!("size            {:.1} MB", bytes as f64 / 1e6);
+    say!("ids remembered  about {count}");
+    say!("size            {:.1} MB", bytes as f64 / 1e6);
     Ok(())
 }

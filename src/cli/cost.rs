@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::cli::database::Failure;
+use crate::cli::output::say;
 use crate::prices::Prices;
 use crate::settings::ConfigFile;
 use litespend_pricing::{CalculateRequest, Calculation};
@@ -57,7 +58,7 @@ pub fn run(args: &CostArgs) -> Result<(), Failure> {
     })?;
     let calculation =
         prices.current().calculate(&request, Utc::now()).map_err(|error| Failure::Runtime(error.into()))?;
-    print(&calculation, args.json);
+    print_calculation(&calculation, args.json);
     Ok(())
 }
 
@@ -96,9 +97,9 @@ fn body(args: &CostArgs) -> anyhow::Result<Map<String, Value>> {
     }
 }
 
-fn print(calculation: &Calculation, as_json: bool) {
+fn print_calculation(calculation: &Calculation, as_json: bool) {
     if as_json {
-        println!(
+        say!(
             "{}",
             json!({ "cost": calculation.cost_f64(), "model": calculation.model, "provider": calculation.provider,
             "price_entry": calculation.price_entry, "retired": calculation.retired, "last_version": calculation.last_version,
@@ -111,10 +112,10 @@ fn print(calculation: &Calculation, as_json: bool) {
         (true, None) => ", no longer in LiteLLM's list".to_owned(),
         (true, Some(version)) => format!(", in LiteLLM's list until {version}"),
     };
-    println!("{} ({}{retired})", calculation.model, calculation.provider);
+    say!("{} ({}{retired})", calculation.model, calculation.provider);
     for line in &calculation.components {
         let kind = serde_json::to_value(line.kind).unwrap_or_default();
-        println!(
+        say!(
             "  {:<24} {:>12} x {:<14} = {}",
             kind.as_str().unwrap_or_default(),
             line.quantity.normalize(),
@@ -122,5 +123,5 @@ fn print(calculation: &Calculation, as_json: bool) {
             line.cost.normalize()
         );
     }
-    println!("{} USD", calculation.cost.normalize());
+    say!("{} USD", calculation.cost.normalize());
 }

@@ -15,6 +15,7 @@ use crate::booking::{Draft, Identity, Owner};
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::{check_owner, with_pool};
+use crate::cli::output::say;
 use crate::identity::hash_key;
 use crate::prices::Prices;
 use crate::settings::BookingLimits;
@@ -124,9 +125,9 @@ pub fn run(args: &DemoDataArgs) -> Result<(), Failure> {
             booked += drafts.len();
             booker.book("demo", drafts).await.context("cannot book the data")?;
         }
-        println!("{booked} calls of {} days by {} keys of {} teams", args.days, KEYS.len(), TEAMS.len());
+        say!("{booked} calls of {} days by {} keys of {} teams", args.days, KEYS.len(), TEAMS.len());
         for (key, alias, ..) in KEYS {
-            println!("  {key}  {alias}");
+            say!("  {key}  {alias}");
         }
         Ok(())
     })

@@ -25,6 +25,7 @@ use crate::cli::database::Failure;
 use crate::cli::database::with_pool;
 use crate::cli::import::report::Report;
 use crate::cli::import::rows::Rows;
+use crate::cli::output::say;
 use crate::settings::BookingLimits;
 
 /// The number of rows per transaction.
@@ -126,10 +127,10 @@ async fn import(booker: &Booker, file: &Path, errors: Option<&Path>) -> Result<u
     }
     bar.finish_and_clear();
     let read = reader.await.context("the reader failed")?;
-    println!("{}: {}", file.display(), rate(&counts, started.elapsed()));
+    say!("{}: {}", file.display(), rate(&counts, started.elapsed()));
     read.with_context(|| format!("cannot read {} to the end", file.display()))?;
     if let Some(path) = report.finish()? {
-        println!("{}: lines that were not imported are in {}", file.display(), path.display());
+        say!("{}: lines that were not imported are in {}", file.display(), path.display());
     }
     Ok(counts.bad)
 }

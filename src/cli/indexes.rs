@@ -6,6 +6,7 @@ use clap::Subcommand;
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::with_connection;
+use crate::cli::output::say;
 use crate::store::indexes;
 use crate::store::indexes::WANTED;
 
@@ -28,15 +29,15 @@ pub fn run(command: IndexesCommand) -> Result<(), Failure> {
             for wanted in &WANTED {
                 if let Some(plan) = indexes::missing(&mut connection, wanted).await.context("cannot explain a query")? {
                     any = true;
-                    println!("-- {}\n-- now: {plan}", wanted.reason);
+                    say!("-- {}\n-- now: {plan}", wanted.reason);
                     for statement in indexes::creation(&mut connection, wanted).await.context(wanted.name)? {
-                        println!("{statement};");
+                        say!("{statement};");
                     }
-                    println!();
+                    say!();
                 }
             }
             if !any {
-                println!("-- every read has its index, or the tables are too small for one to matter");
+                say!("-- every read has its index, or the tables are too small for one to matter");
             }
             Ok(())
         }),
@@ -48,7 +49,7 @@ pub fn run(command: IndexesCommand) -> Result<(), Failure> {
                 for statement in indexes::creation(&mut connection, wanted).await.context(wanted.name)? {
                     indexes::run(&mut connection, &statement).await.context(wanted.name)?;
                 }
-                println!("{} created", wanted.name);
+                say!("{} created", wanted.name);
             }
             Ok(())
         }),
@@ -56,7 +57,7 @@ pub fn run(command: IndexesCommand) -> Result<(), Failure> {
             for wanted in &WANTED {
                 indexes::drop(&mut connection, wanted).await.context(wanted.name)?;
             }
-            println!("removed");
+            say!("removed");
             Ok(())
         }),
     }

@@ -10,6 +10,7 @@ use crate::accounts::Fields;
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::{check_owner, with_pool};
+use crate::cli::output::say;
 use crate::cli::table::{print_table, short_time};
 use crate::identity::key_filter;
 use crate::store::Connection;
@@ -92,6 +93,11 @@ pub fn run(command: KeyCommand) -> Result<(), Failure> {
     }
 }
 
+/// The fields of a key, team or user, as a request would send them.
+pub fn fields<const N: usize>(body: [(&str, Value); N]) -> Fields {
+    Fields::new(body.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
 /// Lists the wrong fields in one line.
 pub fn wrong(errors: &[crate::field_error::FieldError]) -> Failure {
     let part = |part: &Value| part.as_str().map_or_else(|| part.to_string(), str::to_owned);
@@ -135,7 +141,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
                 _ => "the key already exists",
             }))
         })?;
-        println!("{raw}");
+        say!("{raw}");
         Ok(())
     })
 }
@@ -199,7 +205,7 @@ fn change(args: &KeyArgs, change: Change) -> Result<(), Failure> {
         if !done {
             return Err(Failure::Runtime(anyhow::anyhow!("the key does not exist")));
         }
-        println!(
+        say!(
             "{}",
             match change {
                 Change::Block => "blocked",

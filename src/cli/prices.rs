@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 
 use crate::cli::database::Failure;
+use crate::cli::output::say;
 use crate::prices::{PriceSource, SAVED_TABLE};
 use litespend_pricing::{PriceTable, diff};
 
@@ -45,11 +46,11 @@ fn status(args: &StatusArgs) -> Result<(), Failure> {
     let built_in = PriceTable::embedded().context("the built-in table is unusable")?;
     let retired = built_in.len() - built_in.current_models();
     let version = PriceTable::embedded_version();
-    println!("built in    LiteLLM {version}: {} names, {retired} of retired models", built_in.len());
+    say!("built in    LiteLLM {version}: {} names, {retired} of retired models", built_in.len());
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let (label, path) = match &source {
         None => {
-            println!("in use      the built-in table: --prices names no other");
+            say!("in use      the built-in table: --prices names no other");
             return Ok(());
         }
         Some(PriceSource::File(path)) => ("file", path.clone()),
@@ -61,8 +62,8 @@ fn status(args: &StatusArgs) -> Result<(), Failure> {
     let read = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()));
     let table = read.and_then(|bytes| Ok(PriceTable::from_json(&bytes)?));
     match table {
-        Ok(table) => println!("{label:<11} {}: {} names, {}", path.display(), table.len(), age(&path)),
-        Err(error) => println!("{label:<11} {}: unusable: {error:#}", path.display()),
+        Ok(table) => say!("{label:<11} {}: {} names, {}", path.display(), table.len(), age(&path)),
+        Err(error) => say!("{label:<11} {}: unusable: {error:#}", path.display()),
     }
     Ok(())
 }
@@ -86,23 +87,23 @@ fn check(file: &Path) -> Result<(), Failure> {
     let old = PriceTable::embedded().context("the built-in table is unusable")?;
     let changes = diff(&old, &new);
     for model in &changes.added {
-        println!("+ {model}");
+        say!("+ {model}");
     }
     for model in &changes.removed {
-        println!("- {model}");
+        say!("- {model}");
     }
     for (model, fields) in &changes.changed {
         for field in fields {
             let show = |value: &Option<serde_json::Value>| {
                 value.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
             };
-            println!("~ {model}: {} {} -> {}", field.field, show(&field.old), show(&field.new));
+            say!("~ {model}: {} {} -> {}", field.field, show(&field.old), show(&field.new));
         }
     }
     for entry in new.skipped() {
-        println!("! {}: left out: {}", entry.model, entry.reason);
+        say!("! {}: left out: {}", entry.model, entry.reason);
     }
-    println!(
+    say!(
         "{} models: {} added, {} removed, {} changed, {} left out",
         new.len(),
         changes.added.len(),

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::with_connection;
+use crate::cli::output::say;
 use crate::rollups::folding::Batches;
 use crate::store::Connection;
 use crate::store::booking::ids;
@@ -95,7 +96,7 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
                 )));
             }
             rollups::remove(&mut connection).await.context("cannot remove the rollups now; try again")?;
-            println!("removed: the database is as LiteLLM made it");
+            say!("removed: the database is as LiteLLM made it");
             Ok(())
         }),
     }
@@ -133,7 +134,7 @@ async fn install(connection: &mut Connection, kind: DatabaseKind, pause: Duratio
     }
     if !rollups::attached(connection).await.context("cannot read the state of the rollups")? {
         rollups::attach(connection).await.context("cannot add the triggers now (is the log locked?); try again")?;
-        println!("counting every change of the spend log from now on");
+        say!("counting every change of the spend log from now on");
     }
     partitions::follow(connection).await.context("cannot add the triggers of the partitions now; try again")?;
     rollups::attach_activity(connection)
@@ -153,7 +154,7 @@ async fn count(connection: &mut Connection, pause: Duration) -> Result<(), Failu
                 days += 1;
                 idle = 0;
                 let left = rollups::status(connection).await.context("no status")?.dirty_days;
-                println!("{day} counted, {left} days left ({:.0} s)", started.elapsed().as_secs_f64());
+                say!("{day} counted, {left} days left ({:.0} s)", started.elapsed().as_secs_f64());
                 rollups::vacuum(connection).await.context("cannot vacuum the deltas")?;
                 tokio::time::sleep(pause).await;
             }
@@ -177,7 +178,7 @@ async fn count(connection: &mut Connection, pause: Duration) -> Result<(), Failu
     }
     let mut batches = Batches::default();
     while batches.fold(connection).await.context("cannot fold the deltas")? > 0 {}
-    println!("done: {days} days counted in {:.1} s", started.elapsed().as_secs_f64());
+    say!("done: {days} days counted in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -185,17 +186,17 @@ async fn print_status(connection: &mut Connection) -> Result<(), Failure> {
     require_attached(connection).await?;
     let status = rollups::status(connection).await.context("no status")?;
     let day = |day: Option<NaiveDate>| day.map_or_else(|| "-".to_owned(), |day| day.to_string());
-    println!("days counted    {} ({} to {})", status.days, day(status.first_day), day(status.last_day));
+    say!("days counted    {} ({} to {})", status.days, day(status.first_day), day(status.last_day));
     let dirty = if status.all_dirty { "all".to_owned() } else { status.dirty_days.to_string() };
-    println!("days to count   {dirty}");
-    println!("deltas waiting  {}", status.pending);
+    say!("days to count   {dirty}");
+    say!("deltas waiting  {}", status.pending);
     if rollups::can_pack(connection).await.context("no status")? {
         let today = chrono::Utc::now().date_naive();
         let waiting = backlog::backlog(connection, today).await.context("no status")?;
-        println!("days to pack    {}", waiting.days_to_pack);
-        println!("days to sum     {}", waiting.days_to_sum);
+        say!("days to pack    {}", waiting.days_to_pack);
+        say!("days to sum     {}", waiting.days_to_sum);
     }
-    println!("size            {:.1} MB", status.bytes as f64 / 1e6);
+    say!("size            {:.1} MB", status.bytes as f64 / 1e6);
     Ok(())
 }
 
@@ -219,7 +220,7 @@ async fn verify(connection: &mut Connection, from: Option<NaiveDate>, to: Option
         )));
     }
     let Some(range) = span(connection, from, to).await? else {
-        println!("the spend log is empty");
+        say!("the spend log is empty");
         return Ok(());
     };
     let started = Instant::now();
@@ -236,6 +237,6 @@ async fn verify(connection: &mut Connection, from: Option<NaiveDate>, to: Option
             )));
         }
     }
-    println!("{} to {}: no difference ({:.1} s)", range.start, range.end, started.elapsed().as_secs_f64());
+    say!("{} to {}: no difference ({:.1} s)", range.start, range.end, started.elapsed().as_secs_f64());
     Ok(())
 }

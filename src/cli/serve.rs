@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::args::{DatabaseArgs, HealthcheckArgs, ServeArgs};
 use crate::cli::database::{Failure, OpenDatabase, home, read_config};
+use crate::cli::output;
+use crate::cli::output::say;
 use crate::clock::Clock;
 use crate::http::dashboard;
 use crate::http::replica::Replica;
@@ -196,8 +198,7 @@ fn print_block(address: SocketAddr, open: &OpenDatabase, kind: DatabaseKind, ver
         env!("CARGO_PKG_VERSION"),
         open.location(),
     );
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(block.as_bytes()).and_then(|()| out.flush());
+    output::offer(&block);
 }
 
 /// Runs `litespend migrate`.
@@ -210,8 +211,8 @@ pub fn migrate(args: &DatabaseArgs) -> Result<(), Failure> {
         let pool = open.pool().map_err(Failure::Setting)?;
         let (kind, version) = open.prepare(&pool).await?;
         match kind {
-            DatabaseKind::Own => println!("{version}, {}: up to date", open.location()),
-            DatabaseKind::LiteLlm => println!("{version}, {}: LiteLLM's tables, nothing to do", open.location()),
+            DatabaseKind::Own => say!("{version}, {}: up to date", open.location()),
+            DatabaseKind::LiteLlm => say!("{version}, {}: LiteLLM's tables, nothing to do", open.location()),
         }
         pool.close().await;
         Ok(())
@@ -223,7 +224,7 @@ pub fn migrate(args: &DatabaseArgs) -> Result<(), Failure> {
 /// Runs `litespend openapi`.
 pub fn print_openapi() -> Result<(), Failure> {
     let text = openapi::yaml()?;
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write")?;
+    output::text(format_args!("{text}"));
     Ok(())
 }
 
@@ -241,7 +242,7 @@ pub fn healthcheck(args: &HealthcheckArgs) -> Result<(), Failure> {
     });
     asked.with_context(|| format!("no answer from {address}"))?;
     if answer.starts_with("HTTP/1.1 200") {
-        println!("ready");
+        say!("ready");
         return Ok(());
     }
     let status = answer.lines().next().unwrap_or("no status");

@@ -1,5 +1,7 @@
 //! Prints tables for people.
 
+use crate::cli::output::say;
+
 /// Prints rows under their headings, each column as wide as its widest value.
 pub fn print_table(headings: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
@@ -9,7 +11,7 @@ pub fn print_table(headings: &[&str], rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", padded.join("  ").trim_end());
+        say!("{}", padded.join("  ").trim_end());
     };
     line(&mut headings.iter().copied());
     for row in rows {

@@ -1,14 +1,14 @@
 //! `litespend team`: teams without LiteLLM.
 
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::accounts;
-use crate::accounts::Fields;
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::{check_owner, with_pool};
-use crate::cli::keys::{OwnerArgs, wrong};
+use crate::cli::keys::{OwnerArgs, fields, wrong};
+use crate::cli::output::say;
 use crate::cli::table::{print_table, short_time};
 use crate::store::accounts as store;
 use crate::store::accounts::{Row, TeamsOf, text};
@@ -57,8 +57,11 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
     let member = |role: &'static str| move |user: &String| json!({"user_id": user, "role": role});
     let members: Vec<Value> =
         args.admins.iter().map(member("admin")).chain(args.members.iter().map(member("user"))).collect();
-    let body = [("team_id", json!(args.id)), ("team_alias", json!(args.alias)), ("members_with_roles", members.into())];
-    let mut fields = Fields::new(body.map(|(name, value)| (name.to_owned(), value)).into_iter().collect::<Map<_, _>>());
+    let mut fields = fields([
+        ("team_id", json!(args.id)),
+        ("team_alias", json!(args.alias)),
+        ("members_with_roles", members.into()),
+    ]);
     let team = accounts::new_team(&mut fields);
     let team = fields.finish(team).map_err(|errors| wrong(&errors))?;
     with_pool(&args.database, async |pool, kind| {
@@ -66,7 +69,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
         let mut connection = pool.acquire().await.map_err(anyhow::Error::from)?;
         let created = store::create_team(&mut connection, &team).await.map_err(anyhow::Error::from)?;
         created.map_err(|_| Failure::Runtime(anyhow::anyhow!("the team {} already exists", team.team_id)))?;
-        println!("{}", team.team_id);
+        say!("{}", team.team_id);
         Ok(())
     })
 }

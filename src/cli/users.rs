@@ -1,14 +1,15 @@
 //! `litespend user`: users without LiteLLM.
 
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::accounts;
-use crate::accounts::{Fields, ROLES};
+use crate::accounts::ROLES;
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::{check_owner, with_pool};
-use crate::cli::keys::{OwnerArgs, wrong};
+use crate::cli::keys::{OwnerArgs, fields, wrong};
+use crate::cli::output::say;
 use crate::cli::table::{print_table, short_time};
 use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, Row, text};
@@ -58,14 +59,13 @@ pub fn run(command: UserCommand) -> Result<(), Failure> {
 }
 
 fn create(args: &CreateArgs) -> Result<(), Failure> {
-    let body = [
+    let mut fields = fields([
         ("user_id", json!(args.id)),
         ("user_email", json!(args.email)),
         ("user_alias", json!(args.alias)),
         ("user_role", json!(args.role)),
         ("teams", json!(args.teams)),
-    ];
-    let mut fields = Fields::new(body.map(|(name, value)| (name.to_owned(), value)).into_iter().collect::<Map<_, _>>());
+    ]);
     let user = accounts::new_user(&mut fields);
     let user = fields.finish(user).map_err(|errors| wrong(&errors))?;
     with_pool(&args.database, async |pool, kind| {
@@ -79,7 +79,7 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
                 _ => "the user already exists",
             }))
         })?;
-        println!("{}", user.user_id);
+        say!("{}", user.user_id);
         Ok(())
     })
 }

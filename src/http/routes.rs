@@ -1,6 +1,7 @@
-//! The request handlers, one file per resource. Each file has the parameters, the response types and the handlers. A
-//! handler extracts and checks the parameters, calls a function of the store or of the pricing crate, converts the
-//! result, and returns it. The table of routes in `router` says who may call which handler.
+//! The request handlers, one file per resource. Each file has the parameters, the response types and the handlers, and
+//! its `routes` enters the handlers in the router and in the OpenAPI document. A handler extracts and checks the
+//! parameters, calls a function of the store or of the pricing crate, converts the result, and returns it. The table in
+//! `route_table` says who may call which path.
 
 pub mod accounts;
 pub mod activity;
@@ -10,6 +11,7 @@ pub mod calculate;
 pub mod dates;
 pub mod health;
 pub mod log;
+pub mod page_count;
 pub mod report;
 pub mod reset;
 pub mod tags;

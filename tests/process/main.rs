@@ -28,4 +28,5 @@ mod startup;
 mod stopping;
 mod subcommands;
 mod tls;
+mod unread_output;
 mod weak_master_key;

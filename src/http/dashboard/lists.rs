@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::reads::Reads;
-use crate::http::routes::dates::{not_a_day, parse_day};
+use crate::http::routes::dates::{DaysParams, not_a_day, parse_day};
 use crate::http::routes::log::search_text;
+use crate::http::routes::page_count::page_count;
 use crate::http::state::AppState;
 use crate::identity::{Caller, key_filter};
 use crate::store::accounts;
@@ -88,7 +89,7 @@ impl ListParams {
     }
 
     fn pages(&self, total: i64) -> i64 {
-        (total + self.size - 1) / self.size
+        page_count(total, self.size)
     }
 }
 
@@ -241,30 +242,18 @@ pub(super) async fn get_team(
     Ok(Json(json!({ "team_id": team_id, "team_info": team, "keys": keys, "team_memberships": memberships })))
 }
 
-/// The parameters of a range of days.
-pub(super) struct RangeParams {
-    start_date: Option<String>,
-    end_date: Option<String>,
-}
-
-impl FromQuery for RangeParams {
-    fn from_query(reader: &mut QueryReader) -> Self {
-        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
-    }
-}
-
 /// `GET /gateway/daily/activity`: the numbers of successful and failed calls, by day and by route. LiteLLM counts the
 /// requests that it receives; litespend counts the calls that were booked.
 pub(super) async fn count_calls(
     reads: Reads,
     Extension(caller): Extension<Caller>,
-    Query(params): Query<RangeParams>,
+    Query(days): Query<DaysParams>,
 ) -> Result<Json<Value>, ApiError> {
     let day = |name: &str, text: Option<String>| {
         let text = text.unwrap_or_default();
         parse_day(&text).ok_or_else(|| ApiError::bad_request(ErrorType::BadRequest, not_a_day(name)))
     };
-    let (start, end) = (day("start_date", params.start_date)?, day("end_date", params.end_date)?);
+    let (start, end) = (day("start_date", days.start_date)?, day("end_date", days.end_date)?);
     let mut reading = reads.start().await?;
     let connection = reading.connection();
     let calls = store::calls(connection, &start.to_string(), &end.to_string(), caller.own_rows_only()).await?;

@@ -1,11 +1,15 @@
-//! The parts that all operations of the document share: their error answers, in the shape that `ApiError` gives them,
-//! and the schema of parameters that have a default.
+//! The parts that all operations of the document share: the key that they need, their error answers, in the shape that
+//! `ApiError` gives them, and the schema of parameters that have a default.
 
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::openapi::path::{Operation, Parameter};
+use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
+
+use crate::http::openapi::base::SECURITY;
+use crate::route_table;
 
 /// An error answer, in one of the two envelopes that LiteLLM's clients know.
 #[derive(Serialize, ToSchema)]
@@ -55,7 +59,8 @@ const OF_EVERY_KEY: [(&str, &str); 4] = [
     ("504", "No answer in time"),
 ];
 
-/// Gives every error answer its body schema, and every operation the error answers that all operations share.
+/// Gives every operation its key, if the route table says that it needs one, and the error answers that all operations
+/// share; and gives every error answer its body schema.
 pub fn complete_document(document: &mut OpenApi) {
     if let Some(components) = &mut document.components {
         for (name, schema) in [
@@ -69,7 +74,9 @@ pub fn complete_document(document: &mut OpenApi) {
         crate::http::openapi::parameters::complete_records(components);
     }
     for (path, item) in &mut document.paths.paths {
+        let is_open = route_table::find(path).is_some_and(|route| route.access.is_open());
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            operation.security = (!is_open).then(|| vec![SecurityRequirement::new(SECURITY, Vec::<String>::new())]);
             complete(operation);
             crate::http::openapi::parameters::complete(path, operation);
         }

@@ -8,18 +8,36 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::accounts;
 use crate::accounts::{Fields, LITELLM_OWNS};
 use crate::http::auth::grant;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, JsonObject, Query, QueryReader};
+use crate::http::openapi::base::MANAGEMENT_TAG;
 use crate::http::state::AppState;
 use crate::identity::{Caller, key_filter};
 use crate::store::accounts as store;
 use crate::store::accounts::{Conflict, DeletedBy, Row, TeamsOf, text};
 use crate::store::database;
 use crate::store::database::DatabaseKind;
+
+/// The routes of this file and of the files below it.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(generate_key))
+        .routes(routes!(delete_keys))
+        .routes(routes!(block_key))
+        .routes(routes!(unblock_key))
+        .routes(routes!(get_key_info))
+        .routes(routes!(create_team))
+        .routes(routes!(list_teams))
+        .routes(routes!(create_user))
+        .routes(routes!(get_user_info))
+        .merge(tables::routes())
+}
 
 /// Maximum number of teams, and of keys, in one response.
 const MAX: i64 = 10_000;
@@ -72,13 +90,13 @@ fn name_of(caller: &Caller) -> &str {
 /// Creates a key.
 ///
 /// The response is the only place that contains the raw key: the database stores only its hash.
-#[utoipa::path(post, path = "/key/generate", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "generate_key",
-    security(("APIKeyHeader" = [])), request_body(content = Object, description = "`key_alias`, `user_id`, `team_id`, \
+#[utoipa::path(post, path = "/key/generate", tag = MANAGEMENT_TAG, operation_id = "generate_key",
+    request_body(content = Object, description = "`key_alias`, `user_id`, `team_id`, \
     `organization_id`, `duration` (`30d`), `models`, `allowed_routes`, `key_type`, `max_budget`, `metadata`, \
     `permissions`, `blocked`, `key`; all optional"),
     responses((status = 200, description = "The key", body = Object),
               (status = 409, description = "LiteLLM owns the database")))]
-pub async fn generate_key(
+async fn generate_key(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -102,11 +120,11 @@ fn refuse_master_key(state: &AppState, raw: &str) -> Result<(), ApiError> {
 }
 
 /// Deletes keys, given as raw keys, hashes or aliases. If one of them does not exist, deletes none.
-#[utoipa::path(post, path = "/key/delete", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "delete_keys",
-    security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeysRequest),
+#[utoipa::path(post, path = "/key/delete", tag = MANAGEMENT_TAG, operation_id = "delete_keys",
+    request_body(content = crate::http::openapi::bodies::KeysRequest),
     responses((status = 200, description = "Deleted", body = Object),
               (status = 404, description = "One of the keys does not exist")))]
-pub async fn delete_keys(
+async fn delete_keys(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -134,11 +152,11 @@ pub async fn delete_keys(
 }
 
 /// Blocks a key, given as a raw key or a hash.
-#[utoipa::path(post, path = "/key/block", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "block_key",
-    security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
+#[utoipa::path(post, path = "/key/block", tag = MANAGEMENT_TAG, operation_id = "block_key",
+    request_body(content = crate::http::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
-pub async fn block_key(
+async fn block_key(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -148,11 +166,11 @@ pub async fn block_key(
 }
 
 /// Unblocks a key, given as a raw key or a hash.
-#[utoipa::path(post, path = "/key/unblock", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "unblock_key",
-    security(("APIKeyHeader" = [])), request_body(content = crate::http::openapi::bodies::KeyRequest),
+#[utoipa::path(post, path = "/key/unblock", tag = MANAGEMENT_TAG, operation_id = "unblock_key",
+    request_body(content = crate::http::openapi::bodies::KeyRequest),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
-pub async fn unblock_key(
+async fn unblock_key(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -193,11 +211,11 @@ impl FromQuery for KeyInfoParams {
 }
 
 /// Returns the row of a key, which may be a deleted one.
-#[utoipa::path(get, path = "/key/info", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "get_key_info",
-    security(("APIKeyHeader" = [])), params(KeyInfoParams),
+#[utoipa::path(get, path = "/key/info", tag = MANAGEMENT_TAG, operation_id = "get_key_info",
+    params(KeyInfoParams),
     responses((status = 200, description = "The key", body = Object),
               (status = 404, description = "There is no such key")))]
-pub async fn get_key_info(
+async fn get_key_info(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Query(params): Query<KeyInfoParams>,
@@ -221,13 +239,13 @@ pub async fn get_key_info(
 }
 
 /// Creates a team with its members. The caller becomes an admin of the team.
-#[utoipa::path(post, path = "/team/new", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "create_team",
-    security(("APIKeyHeader" = [])), request_body(content = Object, description = "`team_alias`, `team_id`, \
+#[utoipa::path(post, path = "/team/new", tag = MANAGEMENT_TAG, operation_id = "create_team",
+    request_body(content = Object, description = "`team_alias`, `team_id`, \
     `organization_id`, `members_with_roles`, `models`, `max_budget`, `metadata`, `blocked`; all optional"),
     responses((status = 200, description = "The team", body = Object),
               (status = 400, description = "The id is taken"),
               (status = 409, description = "LiteLLM owns the database")))]
-pub async fn create_team(
+async fn create_team(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -265,10 +283,10 @@ impl FromQuery for UserParams {
 
 /// Returns teams, newest first, with their keys and memberships. With `user_id`, returns the teams that list the user
 /// as a member.
-#[utoipa::path(get, path = "/team/list", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "list_teams",
-    security(("APIKeyHeader" = [])), params(UserParams),
+#[utoipa::path(get, path = "/team/list", tag = MANAGEMENT_TAG, operation_id = "list_teams",
+    params(UserParams),
     responses((status = 200, description = "The teams", body = Vec<Object>)))]
-pub async fn list_teams(
+async fn list_teams(
     State(state): State<AppState>,
     Query(params): Query<UserParams>,
 ) -> Result<Json<Vec<Row>>, ApiError> {
@@ -278,13 +296,13 @@ pub async fn list_teams(
 }
 
 /// Creates a user and, unless `auto_create_key` is false, a key for the user.
-#[utoipa::path(post, path = "/user/new", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "create_user",
-    security(("APIKeyHeader" = [])), request_body(content = Object, description = "`user_id`, `user_email`, \
+#[utoipa::path(post, path = "/user/new", tag = MANAGEMENT_TAG, operation_id = "create_user",
+    request_body(content = Object, description = "`user_id`, `user_email`, \
     `user_alias`, `user_role`, `teams`, `models`, `max_budget`, `metadata`, `auto_create_key`, `key_alias`, `duration`; \
     all optional"),
     responses((status = 200, description = "The user", body = Object),
               (status = 409, description = "The id or address is taken, or LiteLLM owns the database")))]
-pub async fn create_user(
+async fn create_user(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
@@ -326,11 +344,11 @@ pub async fn create_user(
 }
 
 /// Returns a user with their keys and teams. Without `user_id`, returns the caller, with all keys and teams.
-#[utoipa::path(get, path = "/user/info", tag = crate::http::openapi::base::MANAGEMENT_TAG, operation_id = "get_user_info",
-    security(("APIKeyHeader" = [])), params(UserParams),
+#[utoipa::path(get, path = "/user/info", tag = MANAGEMENT_TAG, operation_id = "get_user_info",
+    params(UserParams),
     responses((status = 200, description = "The user", body = Object),
               (status = 404, description = "There is no such user")))]
-pub async fn get_user_info(
+async fn get_user_info(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Query(params): Query<UserParams>,

@@ -14,9 +14,12 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::{Extension, Json};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::Query;
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::activity::daily::{SpendAnalyticsPaginatedResponse, bucket_of_key, log_window};
 use crate::http::routes::activity::scope::{
@@ -35,6 +38,20 @@ use crate::store::activity::figures::Figures;
 use crate::store::activity::{KeySums, UserSums};
 use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
+
+/// The routes of this file and of the files below it.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(get_user_activity))
+        .routes(routes!(list_user_activity_keys))
+        .routes(routes!(list_user_activity_users))
+        .routes(routes!(list_model_top_keys))
+        .routes(routes!(get_team_activity))
+        .routes(routes!(get_tag_activity))
+        .merge(daily::routes())
+        .merge(global::routes())
+        .merge(team::routes())
+}
 
 /// Sums of one key in a list of keys.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -152,13 +169,12 @@ pub struct ModelTopKeysResponse {
 ///
 /// The response has sums by day and, within each day, by model, provider, key, endpoint, tool and user. It lists the
 /// `api_key_limit` keys with the largest spend. All other sums include all keys.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_user_daily_activity_aggregated", security(("APIKeyHeader" = [])),
-    params(UserActivityParams, TopKeysParams),
+#[utoipa::path(get, path = "/user/daily/activity/aggregated", tag = DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_aggregated", params(UserActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date"),
               (status = 403, description = "Another user's activity")))]
-pub async fn get_user_activity(
+async fn get_user_activity(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -169,13 +185,12 @@ pub async fn get_user_activity(
 }
 
 /// Returns a page of the keys in a user's activity, sorted by descending spend.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated/keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_user_daily_activity_aggregated_keys", security(("APIKeyHeader" = [])),
-    params(UserActivityParams, KeyPageParams),
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/keys", tag = DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_aggregated_keys", params(UserActivityParams, KeyPageParams),
     responses((status = 200, description = "Keys", body = DailyActivityKeyPageResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 403, description = "Another user's activity")))]
-pub async fn list_user_activity_keys(
+async fn list_user_activity_keys(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -198,13 +213,12 @@ pub async fn list_user_activity_keys(
 /// Returns a page of the users in the activity, sorted by descending spend.
 ///
 /// Users who are not admins see only themselves.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated/users", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_user_daily_activity_aggregated_users", security(("APIKeyHeader" = [])),
-    params(UserActivityParams, UserPageParams),
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/users", tag = DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_aggregated_users", params(UserActivityParams, UserPageParams),
     responses((status = 200, description = "Users", body = DailyActivityUserPageResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 403, description = "Another user's activity")))]
-pub async fn list_user_activity_users(
+async fn list_user_activity_users(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -227,13 +241,12 @@ pub async fn list_user_activity_users(
 }
 
 /// Returns the keys with the largest spend on one model.
-#[utoipa::path(get, path = "/user/daily/activity/aggregated/model_top_keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_user_daily_activity_model_top_keys", security(("APIKeyHeader" = [])),
-    params(UserActivityParams, ModelKeysParams),
+#[utoipa::path(get, path = "/user/daily/activity/aggregated/model_top_keys", tag = DASHBOARD_TAG,
+    operation_id = "get_user_daily_activity_model_top_keys", params(UserActivityParams, ModelKeysParams),
     responses((status = 200, description = "Keys", body = ModelTopKeysResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 403, description = "Another user's activity")))]
-pub async fn list_model_top_keys(
+async fn list_model_top_keys(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -253,13 +266,12 @@ pub async fn list_model_top_keys(
 ///
 /// Users who are not admins see their own teams. They see the usage of their own keys only, unless they may see the
 /// whole activity of each of these teams, as its admin or by the team's permissions.
-#[utoipa::path(get, path = "/team/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_team_daily_activity_aggregated", security(("APIKeyHeader" = [])),
-    params(TeamActivityParams, TopKeysParams),
+#[utoipa::path(get, path = "/team/daily/activity/aggregated", tag = DASHBOARD_TAG,
+    operation_id = "get_team_daily_activity_aggregated", params(TeamActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date, or over 400 days"),
               (status = 404, description = "No such user, or a team that the caller is not in")))]
-pub async fn get_team_activity(
+async fn get_team_activity(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -277,12 +289,11 @@ pub async fn get_team_activity(
 ///
 /// A request with several tags counts once for each of them. Users who are not admins see only the usage of their own
 /// keys.
-#[utoipa::path(get, path = "/tag/daily/activity/aggregated", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_tag_daily_activity_aggregated", security(("APIKeyHeader" = [])),
-    params(TagActivityParams, TopKeysParams),
+#[utoipa::path(get, path = "/tag/daily/activity/aggregated", tag = DASHBOARD_TAG,
+    operation_id = "get_tag_daily_activity_aggregated", params(TagActivityParams, TopKeysParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date, or over 400 days")))]
-pub async fn get_tag_activity(
+async fn get_tag_activity(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,

@@ -6,17 +6,28 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::field_error::FieldError;
 use crate::http::client_ip::AllowedAddresses;
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, JsonObject, Query, QueryReader};
+use crate::http::openapi::base::TAG;
 use crate::http::routes::reset::StatusResponse;
 use crate::http::state::AppState;
 use crate::http::telemetry::ClientAddress;
 use crate::settings::network::parse_network;
 use crate::store;
 use crate::store::database;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(add_allowed_ip))
+        .routes(routes!(delete_allowed_ip))
+        .routes(routes!(list_allowed_ips))
+}
 
 /// An address or a range of addresses.
 #[derive(Debug, utoipa::ToSchema)]
@@ -53,14 +64,13 @@ impl FromQuery for ChangeParams {
 /// Adds an address or range to the list.
 ///
 /// An empty list allows every address. The first entry restricts access to the entries of the list.
-#[utoipa::path(post, path = "/add/allowed_ip", tag = crate::http::openapi::base::TAG,
-    operation_id = "add_allowed_ip_add_allowed_ip_post", security(("APIKeyHeader" = [])),
+#[utoipa::path(post, path = "/add/allowed_ip", tag = TAG, operation_id = "add_allowed_ip_add_allowed_ip_post",
     params(ChangeParams), request_body = IpAddressRequest,
     responses((status = 200, description = "Added", body = StatusResponse),
               (status = 400, description = "Already on the list"),
               (status = 409, description = "The change would lock the caller out"),
               (status = 422, description = "Not an address or range")))]
-pub async fn add_allowed_ip(
+async fn add_allowed_ip(
     State(state): State<AppState>,
     sender: Option<Extension<ClientAddress>>,
     Query(params): Query<ChangeParams>,
@@ -84,13 +94,12 @@ pub async fn add_allowed_ip(
 }
 
 /// Removes an entry from the list. Removing the last entry lifts the restriction.
-#[utoipa::path(post, path = "/delete/allowed_ip", tag = crate::http::openapi::base::TAG,
-    operation_id = "delete_allowed_ip_delete_allowed_ip_post", security(("APIKeyHeader" = [])),
+#[utoipa::path(post, path = "/delete/allowed_ip", tag = TAG, operation_id = "delete_allowed_ip_delete_allowed_ip_post",
     params(ChangeParams), request_body = IpAddressRequest,
     responses((status = 200, description = "Removed", body = StatusResponse),
               (status = 404, description = "Not on the list"),
               (status = 409, description = "The change would lock the caller out")))]
-pub async fn delete_allowed_ip(
+async fn delete_allowed_ip(
     State(state): State<AppState>,
     sender: Option<Extension<ClientAddress>>,
     Query(params): Query<ChangeParams>,
@@ -108,9 +117,9 @@ pub async fn delete_allowed_ip(
 }
 
 /// Returns the list as it is in the database.
-#[utoipa::path(get, path = "/get/allowed_ips", tag = crate::http::openapi::base::TAG, operation_id = "get_allowed_ips",
-    security(("APIKeyHeader" = [])), responses((status = 200, description = "The list", body = AllowedIpsResponse)))]
-pub async fn list_allowed_ips(State(state): State<AppState>) -> Result<Json<AllowedIpsResponse>, ApiError> {
+#[utoipa::path(get, path = "/get/allowed_ips", tag = TAG, operation_id = "get_allowed_ips",
+    responses((status = 200, description = "The list", body = AllowedIpsResponse)))]
+async fn list_allowed_ips(State(state): State<AppState>) -> Result<Json<AllowedIpsResponse>, ApiError> {
     state.refresh_allow_list().await?;
     Ok(Json(AllowedIpsResponse { data: state.allow_list.current().entries.clone() }))
 }

@@ -10,6 +10,8 @@ use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::booking::booker::{BookingError, Outcome};
 use crate::booking::limits::Refusal;
@@ -19,9 +21,15 @@ use crate::booking::{Booking, Draft, MAX_RECORDS, fields};
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{check_object, declares_json, read_body};
+use crate::http::openapi::base::USAGE_TAG;
 use crate::http::state::AppState;
 use crate::identity::{Caller, hash_key};
 use litespend_pricing::Pricer;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(record_usage)).routes(routes!(record_litellm_usage))
+}
 
 /// Maximum size of a request body: 16 MiB.
 pub const USAGE_BODY_LIMIT: usize = 16 * 1024 * 1024;
@@ -102,8 +110,8 @@ pub enum UsageRefusal {
 /// the price table. The master key, admins, and keys with the permission `book_usage` may book for any key and state
 /// costs. Viewers may not book. If every record is refused, the status of the response is that of the records, or 422
 /// if they differ. If at least one was booked, now or before, it is 200.
-#[utoipa::path(post, path = "/spend/usage", tag = crate::http::openapi::base::USAGE_TAG, operation_id = "record_usage",
-    security(("APIKeyHeader" = [])), request_body = UsageRequest,
+#[utoipa::path(post, path = "/spend/usage", tag = USAGE_TAG, operation_id = "record_usage",
+    request_body = UsageRequest,
     responses((status = 200, description = "The result of each record", body = UsageResponse),
               (status = 403, description = "The caller may not book, or may not book any of these records", body = UsageRefusal),
               (status = 409, description = "Every id stands for another record, or the database is LiteLLM's and `litespend booking install` was not run", body = UsageRefusal),
@@ -111,7 +119,7 @@ pub enum UsageRefusal {
               (status = 422, description = "Not a record, nor a list of at most 10,000; or every record is wrong", body = UsageRefusal),
               (status = 429, description = "Every record brings more new names than the key may bring today", body = UsageRefusal),
               (status = 503, description = "The database is not available; sending again is safe", body = UsageRefusal)))]
-pub async fn record_usage(
+async fn record_usage(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     request: Request,
@@ -127,8 +135,8 @@ pub async fn record_usage(
 /// From the master key, admins, and keys with the permission `book_usage`, the payload's own cost, key, user and team
 /// are booked unchanged. From other keys, a payload that states a cost, or a key, user or team other than the sender's,
 /// is refused with 403.
-#[utoipa::path(post, path = "/spend/usage/litellm", tag = crate::http::openapi::base::USAGE_TAG,
-    operation_id = "record_litellm_usage", security(("APIKeyHeader" = [])), request_body = CallbackRequest,
+#[utoipa::path(post, path = "/spend/usage/litellm", tag = USAGE_TAG, operation_id = "record_litellm_usage",
+    request_body = CallbackRequest,
     responses((status = 200, description = "The result of each payload", body = UsageResponse),
               (status = 403, description = "The caller may not book, or may not book any of these payloads", body = UsageRefusal),
               (status = 409, description = "Every id stands for another payload, or the database is LiteLLM's and `litespend booking install` was not run", body = UsageRefusal),
@@ -136,7 +144,7 @@ pub async fn record_usage(
               (status = 422, description = "Neither an array of at most 10,000 nor JSON lines; or every payload is wrong", body = UsageRefusal),
               (status = 429, description = "Every payload brings more new names than the key may bring today", body = UsageRefusal),
               (status = 503, description = "The database is not available; sending again is safe", body = UsageRefusal)))]
-pub async fn record_litellm_usage(
+async fn record_litellm_usage(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     request: Request,

@@ -7,12 +7,20 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{BODY_LIMIT, FromQuery, Query, QueryReader, parse_object, read_body};
+use crate::http::openapi::base::TAG;
 use crate::http::state::AppState;
 use litespend_pricing::{CalculateRequest, Calculation, Component, PricingError};
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(calculate_spend))
+}
 
 /// Bodies of at least this size, in bytes, are priced outside the async runtime, because counting their tokens takes
 /// more than about a millisecond.
@@ -102,13 +110,12 @@ pub struct CostComponent {
 }
 
 /// Returns the cost of a call: from `model` and `messages` before the call, or from `completion_response` after it.
-#[utoipa::path(post, path = "/spend/calculate", tag = crate::http::openapi::base::TAG,
-    operation_id = "calculate_spend_spend_calculate_post", security(("APIKeyHeader" = [])),
+#[utoipa::path(post, path = "/spend/calculate", tag = TAG, operation_id = "calculate_spend_spend_calculate_post",
     params(CalculateParams), request_body = SpendCalculateRequest,
     responses((status = 200, description = "The cost", body = SpendCalculateResponse),
               (status = 400, description = "No price, or not enough to price"),
               (status = 422, description = "A field of the wrong type")))]
-pub async fn calculate_spend(
+async fn calculate_spend(
     State(state): State<AppState>,
     Query(params): Query<CalculateParams>,
     request: Request,

@@ -1,6 +1,24 @@
-//! Strict parsing of dates in the query string: `YYYY-MM-DD`. Each route decides how it refuses an invalid date.
+//! Dates in the query string, and their strict parsing: `YYYY-MM-DD`. Each route decides how it refuses an invalid date.
 
 use chrono::NaiveDate;
+
+use crate::http::extract::{FromQuery, QueryReader};
+
+/// A range of days, both ends included.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DaysParams {
+    /// Time from which to start viewing spend (YYYY-MM-DD)
+    pub start_date: Option<String>,
+    /// Time till which to view spend (YYYY-MM-DD)
+    pub end_date: Option<String>,
+}
+
+impl FromQuery for DaysParams {
+    fn from_query(reader: &mut QueryReader) -> Self {
+        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
+    }
+}
 
 /// Parses a date. `None` unless the text is exactly `YYYY-MM-DD` and the day exists.
 pub fn parse_day(text: &str) -> Option<NaiveDate> {

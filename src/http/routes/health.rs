@@ -5,12 +5,23 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::Cause;
 use crate::http::state::AppState;
 use crate::http::telemetry;
 use crate::metrics::Now;
 use crate::store;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(get_liveliness))
+        .routes(routes!(get_liveness))
+        .routes(routes!(get_readiness))
+        .routes(routes!(get_metrics))
+}
 
 /// Readiness: whether the server can use its database.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -47,14 +58,14 @@ pub struct PricesReadiness {
 /// Returns 200 if the process is alive. Checks nothing else.
 #[utoipa::path(get, path = "/health/liveliness", tag = "Health", operation_id = "get_health_liveliness",
     responses((status = 200, description = "Alive", body = String, content_type = "application/json")))]
-pub async fn get_liveliness() -> Json<&'static str> {
+async fn get_liveliness() -> Json<&'static str> {
     Json("I'm alive!")
 }
 
 /// Returns 200 if the process is alive. Checks nothing else.
 #[utoipa::path(get, path = "/health/liveness", tag = "Health", operation_id = "get_health_liveness",
     responses((status = 200, description = "Alive", body = String, content_type = "application/json")))]
-pub async fn get_liveness() -> Json<&'static str> {
+async fn get_liveness() -> Json<&'static str> {
     Json("I'm alive!")
 }
 
@@ -62,7 +73,7 @@ pub async fn get_liveness() -> Json<&'static str> {
 #[utoipa::path(get, path = "/health/readiness", tag = "Health", operation_id = "get_health_readiness",
     responses((status = 200, description = "Ready", body = ReadinessResponse),
               (status = 503, description = "The database is not available", body = ReadinessResponse)))]
-pub async fn get_readiness(State(state): State<AppState>) -> Response {
+async fn get_readiness(State(state): State<AppState>) -> Response {
     let result = store::database::ping(&state.pool).await;
     let (code, status, db) = match &result {
         Ok(()) => (StatusCode::OK, "healthy", "connected"),
@@ -91,9 +102,8 @@ pub async fn get_readiness(State(state): State<AppState>) -> Response {
 ///
 /// The metrics cover requests and latency by route and status class, the connection pool, and the key cache.
 #[utoipa::path(get, path = "/metrics", tag = "Health", operation_id = "get_metrics",
-    security(("APIKeyHeader" = [])),
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
-pub async fn get_metrics(State(state): State<AppState>) -> Response {
+async fn get_metrics(State(state): State<AppState>) -> Response {
     let prices = state.prices.status();
     let text = state.metrics.render(&Now {
         connections: state.pool.size(),

@@ -21,9 +21,12 @@ use futures_util::{Stream, TryStreamExt};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::routes::log::formats::{CsvTexts, Format};
@@ -38,6 +41,11 @@ use crate::store::log::{DaySpend, LogPosition, ROW_CAP, SpendLog, SpendLogFilter
 use crate::store::rollups::days;
 use crate::store::rollups::days::{DayEntries, DaysRequest};
 use crate::store::rollups::reads::{EntryFilter, Rollup};
+
+/// The routes of this file and of the files below it.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_spend_logs)).merge(pages::routes()).merge(rows::routes())
+}
 
 /// Parameters of `/spend/logs`.
 #[derive(Debug, utoipa::IntoParams)]
@@ -119,14 +127,14 @@ struct SpendLogDay {
 /// by user and model in nested objects. `limit` and `cursor` page through the rows. The `Accept` header selects JSON,
 /// JSON lines or CSV. A JSON column longer than 8 MiB is null. If the JSON columns of a row exceed 8 MiB together, the
 /// longest of them are null.
-#[utoipa::path(get, path = "/spend/logs", tag = crate::http::openapi::base::TAG,
-    operation_id = "view_spend_logs_spend_logs_get", security(("APIKeyHeader" = [])), params(LogsParams),
+#[utoipa::path(get, path = "/spend/logs", tag = TAG, operation_id = "view_spend_logs_spend_logs_get",
+    params(LogsParams),
     responses((status = 200, description = "Rows, newest first, or one summary per day", 
                content((Vec<SpendLogEntry> = "application/json"), (String = "application/x-ndjson"), (String = "text/csv")),
                headers(("x-litellm-spend-logs-truncated" = String, description = "`true` where rows were left out"),
                        ("Link" = String, description = "The next page, with `rel=\"next\"`, where there is one"))),
               (status = 400, description = "A bad date")))]
-pub async fn list_spend_logs(
+async fn list_spend_logs(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,

@@ -8,13 +8,16 @@ use chrono::NaiveDate;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::TAG;
 use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
-use crate::http::routes::dates::{not_a_day, parse_day};
+use crate::http::routes::dates::{DaysParams, not_a_day, parse_day};
 use crate::http::state::AppState;
 use crate::http::stream::writer::name;
 use crate::http::stream::writer::{Name, Text, Writer};
@@ -31,6 +34,11 @@ mod writer;
 
 use crate::http::routes::report::from_rollups::{AT_ONCE, EntriesWriter, Labels, keys_request, write_keys};
 use crate::http::routes::report::writer::{DaysWriter, close_key, open_key, write_model};
+
+/// The routes of this file and of the files below it.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get_spend_report)).merge(scoped::routes())
+}
 
 /// Grouping of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -51,14 +59,10 @@ pub enum GroupBy {
 /// The values of `group_by`, for error messages.
 const GROUPS: &str = "'team', 'customer', 'api_key', 'user' or 'model_name'";
 
-/// Parameters of `/global/spend/report`.
+/// Parameters of `/global/spend/report`, besides the days.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ReportParams {
-    /// Time from which to start viewing spend (YYYY-MM-DD)
-    start_date: Option<String>,
-    /// Time till which to view spend (YYYY-MM-DD)
-    end_date: Option<String>,
     /// Group spend by internal team, customer, api_key, user or model_name
     #[param(required = false, default = "team", inline)]
     group_by: GroupBy,
@@ -87,8 +91,6 @@ impl FromQuery for ReportParams {
             ("model", GroupBy::ModelName),
         ];
         Self {
-            start_date: reader.text("start_date"),
-            end_date: reader.text("end_date"),
             by_model: reader.text("group_by").as_deref() == Some("model"),
             group_by: reader.choice("group_by", &groups, GROUPS).unwrap_or(GroupBy::Team),
             api_key: reader.text("api_key"),
@@ -199,21 +201,20 @@ pub struct ReportModel {
 ///
 /// `api_key` and `internal_user_id` select a report by key. `team_id` together with `customer_id` selects the spend of
 /// that team for that customer.
-#[utoipa::path(get, path = "/global/spend/report", tag = crate::http::openapi::base::TAG,
-    operation_id = "get_global_spend_report_global_spend_report_get", security(("APIKeyHeader" = [])),
-    params(ReportParams),
+#[utoipa::path(get, path = "/global/spend/report", tag = TAG,
+    operation_id = "get_global_spend_report_global_spend_report_get", params(DaysParams, ReportParams),
     responses((status = 200, description = "Days ascending, or keys by falling spend", body = Vec<ReportEntry>),
               (status = 400, description = "A missing or bad date")))]
-pub async fn get_spend_report(
+async fn get_spend_report(
     State(state): State<AppState>,
     reads: Reads,
-    Query(params): Query<ReportParams>,
+    Query((dates, params)): Query<(DaysParams, ReportParams)>,
 ) -> Result<Response, ApiError> {
     if params.by_model && !state.settings.group_by_model {
         let refusal = FieldError::query("group_by", "literal_error", format!("Input should be {GROUPS}"));
         return Err(ApiError::Validation(vec![refusal]));
     }
-    let (Some(start), Some(end)) = (params.start_date.as_deref(), params.end_date.as_deref()) else {
+    let (Some(start), Some(end)) = (dates.start_date.as_deref(), dates.end_date.as_deref()) else {
         return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
     };
     let range = DateRange { start: day("start_date", start)?, end: day("end_date", end)? };

@@ -3,11 +3,19 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
+use crate::http::openapi::base::TAG;
 use crate::http::state::AppState;
 use crate::store;
 use crate::store::database;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(reset_spend))
+}
 
 /// Result of a change.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -29,11 +37,11 @@ impl StatusResponse {
 /// Sets the spend of all keys and teams to 0.
 ///
 /// The spend log and the daily tables do not change. Only the master key may do this.
-#[utoipa::path(post, path = "/global/spend/reset", tag = crate::http::openapi::base::TAG,
-    operation_id = "global_spend_reset_global_spend_reset_post", security(("APIKeyHeader" = [])),
+#[utoipa::path(post, path = "/global/spend/reset", tag = TAG,
+    operation_id = "global_spend_reset_global_spend_reset_post",
     responses((status = 200, description = "Reset", body = StatusResponse),
               (status = 401, description = "Not the master key")))]
-pub async fn reset_spend(State(state): State<AppState>) -> Result<Json<StatusResponse>, ApiError> {
+async fn reset_spend(State(state): State<AppState>) -> Result<Json<StatusResponse>, ApiError> {
     let mut connection = database::acquire(&state.pool).await?;
     let (keys, teams) = store::reset::reset(&mut connection).await?;
     tracing::info!(keys, teams, "spend of all keys and teams reset");

@@ -7,9 +7,12 @@ use bytes::Bytes;
 use chrono::NaiveDate;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
 use crate::http::state::AppState;
@@ -23,37 +26,38 @@ use crate::store::tags;
 use crate::store::tags::{TagFilter, TagSpend};
 use crate::store::{day_after, midnight};
 
-/// Parameters of `/spend/tags`.
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_spend_tags)).routes(routes!(list_global_spend_tags))
+}
+
+/// The days of `/spend/tags` and `/global/spend/tags`.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct TagsParams {
+pub struct TagDaysParams {
     /// Time from which to start viewing key spend (YYYY-MM-DD)
     start_date: Option<String>,
     /// Time till which to view key spend (YYYY-MM-DD)
     end_date: Option<String>,
 }
 
-impl FromQuery for TagsParams {
+impl FromQuery for TagDaysParams {
     fn from_query(reader: &mut QueryReader) -> Self {
         Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
     }
 }
 
-/// Parameters of `/global/spend/tags`.
+/// Parameters of `/global/spend/tags`, besides the days.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct GlobalTagsParams {
-    /// Time from which to start viewing key spend (YYYY-MM-DD)
-    start_date: Option<String>,
-    /// Time till which to view key spend (YYYY-MM-DD)
-    end_date: Option<String>,
     /// Comma-separated tags to filter on; `all-tags` among them lifts the filter
     tags: Option<String>,
 }
 
 impl FromQuery for GlobalTagsParams {
     fn from_query(reader: &mut QueryReader) -> Self {
-        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date"), tags: reader.text("tags") }
+        Self { tags: reader.text("tags") }
     }
 }
 
@@ -78,18 +82,18 @@ pub struct GlobalTag {
 /// Returns the spend of each request tag.
 ///
 /// Admins see all rows. Other users see their own rows, and those of teams whose log they may read.
-#[utoipa::path(get, path = "/spend/tags", tag = crate::http::openapi::base::TAG,
-    operation_id = "view_spend_tags_spend_tags_get", security(("APIKeyHeader" = [])), params(TagsParams),
+#[utoipa::path(get, path = "/spend/tags", tag = TAG, operation_id = "view_spend_tags_spend_tags_get",
+    params(TagDaysParams),
     responses((status = 200, description = "Spend of each tag", body = Vec<TagSpend>),
               (status = 400, description = "A bad date")))]
-pub async fn list_spend_tags(
+async fn list_spend_tags(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
-    Query(params): Query<TagsParams>,
+    Query(days): Query<TagDaysParams>,
 ) -> Result<Response, ApiError> {
-    let start = optional_day("start_date", params.start_date.as_deref())?;
-    let end = optional_day("end_date", params.end_date.as_deref())?;
+    let start = optional_day("start_date", days.start_date.as_deref())?;
+    let end = optional_day("end_date", days.end_date.as_deref())?;
     let mut reading = reads.start().await?;
     let scope = if caller.role.sees_everything() {
         Scope::All
@@ -104,17 +108,16 @@ pub async fn list_spend_tags(
 
 /// Returns the spend of each request tag over all rows, sorted by descending spend. LiteLLM's dashboard uses this
 /// route.
-#[utoipa::path(get, path = "/global/spend/tags", tag = crate::http::openapi::base::TAG,
-    operation_id = "global_view_spend_tags_global_spend_tags_get", security(("APIKeyHeader" = [])),
-    params(GlobalTagsParams),
+#[utoipa::path(get, path = "/global/spend/tags", tag = TAG,
+    operation_id = "global_view_spend_tags_global_spend_tags_get", params(TagDaysParams, GlobalTagsParams),
     responses((status = 200, description = "Spend of each tag", body = GlobalTagsResponse),
               (status = 400, description = "A missing or bad date")))]
-pub async fn list_global_spend_tags(
+async fn list_global_spend_tags(
     State(state): State<AppState>,
     reads: Reads,
-    Query(params): Query<GlobalTagsParams>,
+    Query((days, params)): Query<(TagDaysParams, GlobalTagsParams)>,
 ) -> Result<Response, ApiError> {
-    let (Some(start), Some(end)) = (params.start_date.as_deref(), params.end_date.as_deref()) else {
+    let (Some(start), Some(end)) = (days.start_date.as_deref(), days.end_date.as_deref()) else {
         return Err(ApiError::bad_request(ErrorType::BadRequest, "Please provide start_date and end_date"));
     };
     let tags: Option<Vec<String>> =

@@ -56,14 +56,19 @@ impl DailyFilter {
         if let Some(api_key) = &self.api_key {
             query.push(" AND api_key = ").push_bind(api_key.clone());
         }
-        match self.model.as_deref() {
-            None | Some("") => {}
-            Some(UNKNOWN_MODEL) => {
-                query.push(" AND (model IS NULL OR model IN ('', ").push_bind(UNKNOWN_MODEL).push("))");
-            }
-            Some(model) => {
-                query.push(" AND model = ").push_bind(model.to_owned());
-            }
+        push_model(query, self.model.as_deref());
+    }
+}
+
+/// Pushes the condition for a model: none for all models. [`UNKNOWN_MODEL`] also matches rows without a model.
+pub(super) fn push_model(query: &mut QueryBuilder<Postgres>, model: Option<&str>) {
+    match model {
+        None | Some("") => {}
+        Some(UNKNOWN_MODEL) => {
+            query.push(" AND (model IS NULL OR model IN ('', ").push_bind(UNKNOWN_MODEL).push("))");
+        }
+        Some(model) => {
+            query.push(" AND model = ").push_bind(model.to_owned());
         }
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{Days, NaiveDate};
 use sqlx::{Postgres, QueryBuilder};
 
-use crate::store::activity::daily::UNKNOWN_MODEL;
+use crate::store::activity::daily::push_model;
 use crate::store::activity::figures;
 
 /// Approximate number of parts into which a range of days is split.
@@ -53,7 +53,8 @@ pub struct ActivityFilter {
     pub excluded: Vec<String>,
     /// Only keys with these hashes; `None` for all.
     pub api_keys: Option<Vec<String>>,
-    /// Only this model; `None` or the empty string for all. [`UNKNOWN_MODEL`] also matches rows without a model.
+    /// Only this model; `None` or the empty string for all.
+    /// [`UNKNOWN_MODEL`](crate::store::activity::daily::UNKNOWN_MODEL) also matches rows without a model.
     pub model: Option<String>,
     /// Days that are read from the precomputed sums of the rollups. [`begin_snapshot`] fills this field.
     ///
@@ -156,15 +157,7 @@ impl ActivityFilter {
         if let Some(api_keys) = &self.api_keys {
             query.push(" AND api_key = ANY (").push_bind(api_keys.clone()).push(")");
         }
-        match self.model.as_deref() {
-            None | Some("") => {}
-            Some(UNKNOWN_MODEL) => {
-                query.push(" AND (model IS NULL OR model IN ('', ").push_bind(UNKNOWN_MODEL).push("))");
-            }
-            Some(model) => {
-                query.push(" AND model = ").push_bind(model.to_owned());
-            }
-        }
+        push_model(query, self.model.as_deref());
         query.push(") AS daily) AS daily");
     }
 

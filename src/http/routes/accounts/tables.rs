@@ -8,16 +8,25 @@ use bytes::Bytes;
 use chrono::NaiveDateTime;
 use futures_util::{Stream, TryStreamExt};
 use serde_json::{Map, Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
+use crate::http::state::AppState;
 use crate::http::stream::writer::Writer;
 use crate::identity::Caller;
 use crate::store::accounts::tables;
 use crate::store::log::Timestamp;
 use crate::store::log::rows::Instant;
 use crate::store::reading::Reading;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_spend_keys)).routes(routes!(list_spend_users))
+}
 
 /// Format of a column in the response.
 #[derive(Clone, Copy)]
@@ -187,10 +196,9 @@ impl FromQuery for SpendUsersParams {
 /// Returns keys by their hash, with all columns of LiteLLM's table.
 ///
 /// Keys are sorted by descending spend. Users who are not admins see only their own keys.
-#[utoipa::path(get, path = "/spend/keys", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "spend_key_fn_spend_keys_get", security(("APIKeyHeader" = [])),
+#[utoipa::path(get, path = "/spend/keys", tag = DASHBOARD_TAG, operation_id = "spend_key_fn_spend_keys_get",
     responses((status = 200, description = "Keys", body = Vec<Object>)))]
-pub async fn list_spend_keys(reads: Reads, Extension(caller): Extension<Caller>) -> Result<Response, ApiError> {
+async fn list_spend_keys(reads: Reads, Extension(caller): Extension<Caller>) -> Result<Response, ApiError> {
     let rows = match caller.own_rows_only() {
         None => Rows::Keys,
         Some("") => return Ok(Json(json!([])).into_response()),
@@ -203,11 +211,11 @@ pub async fn list_spend_keys(reads: Reads, Extension(caller): Extension<Caller>)
 /// Returns users, with all columns of LiteLLM's table except the password.
 ///
 /// Users are sorted by descending spend. Users who are not admins see only themselves.
-#[utoipa::path(get, path = "/spend/users", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "spend_user_fn_spend_users_get", security(("APIKeyHeader" = [])), params(SpendUsersParams),
+#[utoipa::path(get, path = "/spend/users", tag = DASHBOARD_TAG, operation_id = "spend_user_fn_spend_users_get",
+    params(SpendUsersParams),
     responses((status = 200, description = "Users; null in place of one that does not exist", body = Vec<Option<Object>>),
               (status = 403, description = "Another user")))]
-pub async fn list_spend_users(
+async fn list_spend_users(
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query(params): Query<SpendUsersParams>,

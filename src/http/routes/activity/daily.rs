@@ -17,9 +17,12 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::parse_day;
 use crate::http::state::AppState;
@@ -31,6 +34,11 @@ use crate::store::activity::daily::{DailyFilter, DailyRow};
 use crate::store::key_metadata;
 use crate::store::key_metadata::KeyMetadata;
 use crate::store::midnight;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_user_daily_activity))
+}
 
 /// Name of rows without a key in reports.
 const UNATTRIBUTED: &str = "unattributed";
@@ -84,13 +92,12 @@ impl FromQuery for DailyActivityParams {
 /// Returns the daily activity of a user, from one page of LiteLLM's daily rows.
 ///
 /// The response has sums by day and, within each day, by model, provider, key, endpoint, tool and user.
-#[utoipa::path(get, path = "/user/daily/activity", tag = crate::http::openapi::base::TAG,
-    operation_id = "get_user_daily_activity_user_daily_activity_get", security(("APIKeyHeader" = [])),
-    params(DailyActivityParams),
+#[utoipa::path(get, path = "/user/daily/activity", tag = TAG,
+    operation_id = "get_user_daily_activity_user_daily_activity_get", params(DailyActivityParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date"),
               (status = 403, description = "Another user's activity")))]
-pub async fn list_user_daily_activity(
+async fn list_user_daily_activity(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -128,12 +135,7 @@ pub async fn list_user_daily_activity(
     let keys = known_keys(connection, &rows).await?;
     let users = known_users(connection, &rows).await?;
     let (results, totals) = aggregate(&rows, &keys, &users);
-    let metadata = DailySpendMetadata {
-        page: params.page,
-        total_pages: count.div_euclid(params.page_size) + i64::from(count % params.page_size > 0),
-        has_more: params.page.saturating_mul(params.page_size) < count,
-        ..DailySpendMetadata::of(&totals)
-    };
+    let metadata = DailySpendMetadata::of(&totals).on_page(params.page, params.page_size, count);
     Ok(Json(SpendAnalyticsPaginatedResponse { results, metadata }))
 }
 

@@ -8,12 +8,16 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
-use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::extract::Query;
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
-use crate::http::routes::dates::not_a_day;
+use crate::http::routes::dates::{DaysParams, not_a_day};
 use crate::http::routes::log::params::parse_lenient_day;
+use crate::http::state::AppState;
 use crate::http::stream::writer::Writer;
 use crate::identity::Caller;
 use crate::store;
@@ -23,37 +27,29 @@ use crate::store::activity::global;
 use crate::store::activity::global::DayRequests;
 use crate::store::reading::Reading;
 
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(get_global_activity))
+        .routes(routes!(list_model_activity))
+        .routes(routes!(list_provider_spend))
+        .routes(routes!(list_tag_names))
+        .routes(routes!(list_end_users))
+}
+
 /// Maximum number of models in one response; those with the most requests are listed.
 const MODELS: i64 = 10;
 
-/// Range of days of an overview.
-#[derive(Debug, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct OverviewParams {
-    /// Time from which to start viewing spend (YYYY-MM-DD)
-    start_date: Option<String>,
-    /// Time till which to view spend (YYYY-MM-DD)
-    end_date: Option<String>,
-}
-
-impl FromQuery for OverviewParams {
-    fn from_query(reader: &mut QueryReader) -> Self {
-        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
-    }
-}
-
-impl OverviewParams {
-    /// Parses both dates. If the end is before the start, the range contains no days.
-    fn range(&self) -> Result<DateRange, ApiError> {
-        let (Some(start), Some(end)) = (&self.start_date, &self.end_date) else {
-            return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
-        };
-        let day = |name, text: &str| {
-            let refusal = || ApiError::bad_request(ErrorType::InternalServerError, not_a_day(name));
-            parse_lenient_day(text).ok_or_else(refusal)
-        };
-        Ok(DateRange { start: day("start_date", start)?, end: day("end_date", end)? })
-    }
+/// Parses both dates of an overview. If the end is before the start, the range contains no days.
+fn range(days: &DaysParams) -> Result<DateRange, ApiError> {
+    let (Some(start), Some(end)) = (&days.start_date, &days.end_date) else {
+        return Err(ApiError::nested(StatusCode::BAD_REQUEST, "Please provide start_date and end_date"));
+    };
+    let day = |name, text: &str| {
+        let refusal = || ApiError::bad_request(ErrorType::InternalServerError, not_a_day(name));
+        parse_lenient_day(text).ok_or_else(refusal)
+    };
+    Ok(DateRange { start: day("start_date", start)?, end: day("end_date", end)? })
 }
 
 /// Requests and tokens by day.
@@ -128,16 +124,16 @@ pub struct EndUsersResponse {
 /// Returns requests and tokens by day.
 ///
 /// Users who are not admins see only their own calls.
-#[utoipa::path(get, path = "/global/activity", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_global_activity_global_activity_get", security(("APIKeyHeader" = [])), params(OverviewParams),
+#[utoipa::path(get, path = "/global/activity", tag = DASHBOARD_TAG,
+    operation_id = "get_global_activity_global_activity_get", params(DaysParams),
     responses((status = 200, description = "Days", body = GlobalActivityResponse),
               (status = 400, description = "A missing or bad date")))]
-pub async fn get_global_activity(
+async fn get_global_activity(
     reads: Reads,
     Extension(caller): Extension<Caller>,
-    Query(params): Query<OverviewParams>,
+    Query(days): Query<DaysParams>,
 ) -> Result<Json<GlobalActivityResponse>, ApiError> {
-    let range = params.range()?;
+    let range = range(&days)?;
     let mut reading = reads.start().await?;
     let connection = reading.connection();
     let rows = global::by_day(connection, range, caller.own_rows_only()).await?;
@@ -150,17 +146,16 @@ pub async fn get_global_activity(
 /// Returns requests and tokens by day, for the ten models with the most requests.
 ///
 /// Users who are not admins see only their own calls.
-#[utoipa::path(get, path = "/global/activity/model", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_global_activity_model_global_activity_model_get", security(("APIKeyHeader" = [])),
-    params(OverviewParams),
+#[utoipa::path(get, path = "/global/activity/model", tag = DASHBOARD_TAG,
+    operation_id = "get_global_activity_model_global_activity_model_get", params(DaysParams),
     responses((status = 200, description = "Models", body = Vec<ModelActivity>),
               (status = 400, description = "A missing or bad date")))]
-pub async fn list_model_activity(
+async fn list_model_activity(
     reads: Reads,
     Extension(caller): Extension<Caller>,
-    Query(params): Query<OverviewParams>,
+    Query(days): Query<DaysParams>,
 ) -> Result<Json<Vec<ModelActivity>>, ApiError> {
-    let range = params.range()?;
+    let range = range(&days)?;
     let mut reading = reads.start().await?;
     let connection = reading.connection();
     let rows = global::by_model_and_day(connection, range, caller.own_rows_only(), MODELS).await?;
@@ -179,21 +174,20 @@ pub async fn list_model_activity(
 ///
 /// litespend routes no calls and knows no deployments, so the list is empty. `/user/daily/activity/aggregated` has the
 /// spend by provider.
-#[utoipa::path(get, path = "/global/spend/provider", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_global_spend_provider_global_spend_provider_get", security(("APIKeyHeader" = [])),
-    params(OverviewParams),
+#[utoipa::path(get, path = "/global/spend/provider", tag = DASHBOARD_TAG,
+    operation_id = "get_global_spend_provider_global_spend_provider_get", params(DaysParams),
     responses((status = 200, description = "Providers", body = Vec<ProviderSpend>),
               (status = 400, description = "A missing or bad date")))]
-pub async fn list_provider_spend(Query(params): Query<OverviewParams>) -> Result<Json<Vec<ProviderSpend>>, ApiError> {
-    params.range()?;
+async fn list_provider_spend(Query(days): Query<DaysParams>) -> Result<Json<Vec<ProviderSpend>>, ApiError> {
+    range(&days)?;
     Ok(Json(Vec::new()))
 }
 
 /// Returns every tag in the log, at most 100,000.
-#[utoipa::path(get, path = "/global/spend/all_tag_names", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get", security(("APIKeyHeader" = [])),
+#[utoipa::path(get, path = "/global/spend/all_tag_names", tag = DASHBOARD_TAG,
+    operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get",
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
-pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
+async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
     let mut writer = Writer::new();
     writer.open_list_of(&TagNamesResponse { tag_names: Vec::new() }, "tag_names")?;
@@ -201,10 +195,10 @@ pub async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
 }
 
 /// Returns every end user in the log, at most 100,000.
-#[utoipa::path(get, path = "/global/all_end_users", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "global_view_all_end_users_global_all_end_users_get", security(("APIKeyHeader" = [])),
+#[utoipa::path(get, path = "/global/all_end_users", tag = DASHBOARD_TAG,
+    operation_id = "global_view_all_end_users_global_all_end_users_get",
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
-pub async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
+async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
     let mut writer = Writer::new();
     writer.open_list_of(&EndUsersResponse { end_users: Vec::new() }, "end_users")?;

@@ -2,17 +2,26 @@
 
 use axum::http::StatusCode;
 use axum::{Extension, Json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::ApiError;
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::activity::daily::{
     DailySpendMetadata, SpendAnalyticsPaginatedResponse, aggregate, date_range, known_keys,
 };
 use crate::http::routes::activity::scope;
 use crate::http::routes::activity::scope::TeamActivityParams;
+use crate::http::state::AppState;
 use crate::identity::Caller;
 use crate::store::activity;
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_team_activity))
+}
 
 /// Maximum number of rows per page. LiteLLM has no limit.
 const MAX_ROWS: i64 = 10_000;
@@ -42,13 +51,12 @@ impl FromQuery for RowPageParams {
 ///
 /// Users who are not admins see their own teams. They see the usage of their own keys only, unless they may see the
 /// whole activity of each of these teams, as its admin or by the team's permissions.
-#[utoipa::path(get, path = "/team/daily/activity", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "get_team_daily_activity_team_daily_activity_get", security(("APIKeyHeader" = [])),
-    params(TeamActivityParams, RowPageParams),
+#[utoipa::path(get, path = "/team/daily/activity", tag = DASHBOARD_TAG,
+    operation_id = "get_team_daily_activity_team_daily_activity_get", params(TeamActivityParams, RowPageParams),
     responses((status = 200, description = "Days, newest first", body = SpendAnalyticsPaginatedResponse),
               (status = 400, description = "A missing or bad date, or a page before the first"),
               (status = 404, description = "No such user, or a team that the caller is not in")))]
-pub async fn list_team_activity(
+async fn list_team_activity(
     reads: Reads,
     Extension(caller): Extension<Caller>,
     Query((params, page)): Query<(TeamActivityParams, RowPageParams)>,
@@ -68,11 +76,6 @@ pub async fn list_team_activity(
         if offset < count { activity::row_page(connection, &filter, offset, page_size).await? } else { Vec::new() };
     let keys = known_keys(connection, &rows).await?;
     let (results, totals) = aggregate(&rows, &keys, &teams);
-    let metadata = DailySpendMetadata {
-        page,
-        total_pages: count.div_euclid(page_size) + i64::from(count % page_size > 0),
-        has_more: page.saturating_mul(page_size) < count,
-        ..DailySpendMetadata::of(&totals)
-    };
+    let metadata = DailySpendMetadata::of(&totals).on_page(page, page_size, count);
     Ok(Json(SpendAnalyticsPaginatedResponse { results, metadata }))
 }

@@ -9,14 +9,18 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::NaiveDateTime;
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::Query;
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::log::answers;
 use crate::http::routes::log::answers::Page;
 use crate::http::routes::log::params::{LogPageParams, LogRoute};
 use crate::http::routes::log::rows;
+use crate::http::routes::page_count::page_count;
 use crate::http::state::AppState;
 use crate::http::stream::answer_budget::AnswerBudget;
 use crate::identity::Caller;
@@ -25,6 +29,11 @@ use crate::store::log::pages;
 use crate::store::log::pages::{COUNT_CAP, Order, SESSION_MODELS, SessionCursor, SortKey};
 use crate::store::log::rows::{PagedLog, SessionFields, SessionSums, SessionTotals};
 use crate::store::{Connection, Statement};
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(list_dashboard_logs)).routes(routes!(list_log_page))
+}
 
 /// A page of the log.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -64,14 +73,14 @@ pub struct SessionPaging {
 /// team, the response is 403. Counts stop at 10,000 (`total_is_capped`). A request ID makes the dates optional. A JSON
 /// column longer than 1 MiB is null. After the first 16 MiB of a page, JSON columns longer than 1 KiB are null as well.
 /// 503 if too many large pages are being sent.
-#[utoipa::path(get, path = "/spend/logs/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "ui_view_spend_logs_spend_logs_ui_get", security(("APIKeyHeader" = [])), params(LogPageParams),
+#[utoipa::path(get, path = "/spend/logs/ui", tag = DASHBOARD_TAG, operation_id = "ui_view_spend_logs_spend_logs_ui_get",
+    params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
                headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20"))),
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's or user's rows")))]
-pub async fn list_dashboard_logs(
+async fn list_dashboard_logs(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -106,14 +115,14 @@ pub async fn list_dashboard_logs(
 /// team, the response is 403. Counts stop at 10,000 (`total_is_capped`). A JSON column longer than 1 MiB is null. After
 /// the first 16 MiB of a page, JSON columns longer than 1 KiB are null as well. 503 if too many large pages are being
 /// sent.
-#[utoipa::path(get, path = "/spend/logs/v2", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "ui_view_spend_logs_spend_logs_v2_get", security(("APIKeyHeader" = [])), params(LogPageParams),
+#[utoipa::path(get, path = "/spend/logs/v2", tag = DASHBOARD_TAG, operation_id = "ui_view_spend_logs_spend_logs_v2_get",
+    params(LogPageParams),
     responses((status = 200, description = "A page", body = LogPageResponse,
                headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20"))),
               (status = 400, description = "A missing or bad date, order or choice"),
               (status = 403, description = "Another team's rows")))]
-pub async fn list_log_page(
+async fn list_log_page(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -191,7 +200,7 @@ fn response(params: &LogPageParams, counted: i64) -> LogPageResponse {
         total,
         page: params.page,
         page_size: params.page_size,
-        total_pages: total.div_euclid(params.page_size) + i64::from(total % params.page_size > 0),
+        total_pages: page_count(total, params.page_size),
         total_is_capped: counted > COUNT_CAP,
         sessions: None,
     }

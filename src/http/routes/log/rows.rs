@@ -9,14 +9,18 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::field_error::FieldError;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
+use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::log::answers;
 use crate::http::routes::log::answers::LeftOut;
 use crate::http::routes::log::params::parse_instant;
+use crate::http::routes::page_count::page_count;
 use crate::http::state::AppState;
 use crate::http::stream;
 use crate::http::stream::answer_budget::Share;
@@ -28,6 +32,11 @@ use crate::store::log::rows;
 use crate::store::log::rows::{LONG_TEXTS, ListedLog, LogTexts, SHORT_TEXTS};
 use crate::store::{Connection, Statement};
 use crate::store::{keys, team_views};
+
+/// The routes of this file.
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get_log_texts)).routes(routes!(list_session_logs))
+}
 
 /// The permission of a team that lets its members read the team's log.
 const PERMISSION: &str = "/spend/logs";
@@ -97,8 +106,8 @@ pub struct SessionResponse {
 /// Null if the log has no such call. Users who are not admins get 403 unless the call is theirs, or is a call of a team
 /// whose log they may read. A text longer than 16 MiB is null. If the texts exceed 16 MiB together, the longest of them
 /// are null. 503 if too many large responses are being sent.
-#[utoipa::path(get, path = "/spend/logs/ui/{request_id}", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "ui_view_request_response_for_request_id", security(("APIKeyHeader" = [])),
+#[utoipa::path(get, path = "/spend/logs/ui/{request_id}", tag = DASHBOARD_TAG,
+    operation_id = "ui_view_request_response_for_request_id",
     params(("request_id" = String, Path, description = "The request's id, or LiteLLM's id of the call"),
            LogTextsParams),
     responses((status = 200, description = "The texts", body = Option<LogTexts>,
@@ -106,7 +115,7 @@ pub struct SessionResponse {
                `request_id/column`, the first 20"))),
               (status = 400, description = "A bad date"),
               (status = 403, description = "The row belongs to somebody else")))]
-pub async fn get_log_texts(
+async fn get_log_texts(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -187,12 +196,12 @@ fn write_texts(texts: Option<LogTexts>, share: Option<Share>) -> impl Stream<Ite
 
 /// Users who are not admins see their own calls, and those of teams whose log they may read. A JSON column longer than
 /// 1 MiB is null. After the first 16 MiB of a page, JSON columns longer than 1 KiB are null as well.
-#[utoipa::path(get, path = "/spend/logs/session/ui", tag = crate::http::openapi::base::DASHBOARD_TAG,
-    operation_id = "ui_view_session_spend_logs", security(("APIKeyHeader" = [])), params(SessionParams),
+#[utoipa::path(get, path = "/spend/logs/session/ui", tag = DASHBOARD_TAG, operation_id = "ui_view_session_spend_logs",
+    params(SessionParams),
     responses((status = 200, description = "A page", body = SessionResponse,
                headers(("x-litespend-left-out" = String, description = "The JSON columns that are null because they were too long: \
                `request_id/column`, the first 20")))))]
-pub async fn list_session_logs(
+async fn list_session_logs(
     State(state): State<AppState>,
     reads: Reads,
     Extension(caller): Extension<Caller>,
@@ -204,7 +213,7 @@ pub async fn list_session_logs(
     let scope = scope_of(connection, &caller).await?;
     let offset = (page - 1).saturating_mul(page_size);
     let total = rows::count_of_session(connection, &scope, &session_id).await?;
-    let total_pages = total.div_euclid(page_size) + i64::from(total % page_size > 0);
+    let total_pages = page_count(total, page_size);
     let mut query = Statement::default();
     let found = rows::of_session(connection, &mut query, &scope, &session_id, offset, page_size);
     let rows = answers::read(found, &state.answer_budget).await?;

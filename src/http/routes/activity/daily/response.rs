@@ -7,6 +7,7 @@ use chrono::NaiveDate;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::http::routes::page_count::page_count;
 use crate::store::activity::figures::Figures;
 use crate::store::key_metadata::KeyMetadata;
 
@@ -219,6 +220,11 @@ impl DailySpendMetadata {
             total_timed_requests: totals.timed_requests,
             ..Self::default()
         }
+    }
+
+    /// The same totals, of a page of at most `size` of `rows` rows.
+    pub fn on_page(self, page: i64, size: i64, rows: i64) -> Self {
+        Self { page, total_pages: page_count(rows, size), has_more: page.saturating_mul(size) < rows, ..self }
     }
 }
 
