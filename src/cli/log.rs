@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::with_pool;
+use crate::cli::output::say;
 use crate::store::Connection;
 use crate::store::database;
 use crate::store::log::months;
@@ -45,7 +46,7 @@ pub fn run(command: LogCommand) -> Result<(), Failure> {
             database::lift_statement_timeout(&mut connection).await.context("cannot prepare the session")?;
             if args.cancel {
                 months::cancel_copy(&mut connection).await.context("cannot remove the copy now; try again")?;
-                println!("removed: the log is as it was");
+                say!("removed: the log is as it was");
                 return Ok(());
             }
             partition(&mut connection, Duration::from_millis(args.pause)).await
@@ -66,7 +67,7 @@ const SWAP_PAUSE: Duration = Duration::from_secs(3);
 async fn partition(connection: &mut Connection, pause: Duration) -> Result<(), Failure> {
     match months::layout(connection).await.context("cannot read the tables")? {
         Layout::Partitioned => {
-            println!("the log is partitioned");
+            say!("the log is partitioned");
             return Ok(());
         }
         Layout::LiteLlm => {
@@ -88,14 +89,14 @@ async fn partition(connection: &mut Connection, pause: Duration) -> Result<(), F
             Ok(true) => break,
             Ok(false) => return Err(Failure::Runtime(anyhow!(BROKEN))),
             Err(error) if months::is_lock_timeout(&error) && started.elapsed() < SWAP_LIMIT => {
-                println!("waiting for readers and writers of the log");
+                say!("waiting for readers and writers of the log");
                 tokio::time::sleep(SWAP_PAUSE).await;
             }
             Err(error) => return Err(Failure::Runtime(anyhow!(error).context("cannot replace the log; try again"))),
         }
     }
     months::analyze(connection).await.context("cannot analyze the log")?;
-    println!("done: the log is partitioned by month");
+    say!("done: the log is partitioned by month");
     Ok(())
 }
 
@@ -108,7 +109,7 @@ async fn copy(connection: &mut Connection, pause: Duration) -> Result<(), Failur
     let mut state = match found {
         Some(state) if state.broken => return Err(Failure::Runtime(anyhow!(BROKEN))),
         Some(state) => {
-            println!("going on after {} rows", state.copied);
+            say!("going on after {} rows", state.copied);
             state
         }
         None => {
@@ -123,11 +124,11 @@ async fn copy(connection: &mut Connection, pause: Duration) -> Result<(), Failur
         let reached = state.after.as_ref().map(|(time, _)| months::month_of(time.date()));
         if reached != month {
             month = reached;
-            println!("{} rows copied, now in {} ({:.0} s)", state.copied, name(month), started.elapsed().as_secs_f64());
+            say!("{} rows copied, now in {} ({:.0} s)", state.copied, name(month), started.elapsed().as_secs_f64());
         }
         tokio::time::sleep(pause).await;
     }
-    println!("{} rows copied", state.copied);
+    say!("{} rows copied", state.copied);
     months::complete_copy(connection, Utc::now().date_naive())
         .await
         .context("cannot create the partitions of the coming months now; try again")?;
@@ -147,7 +148,7 @@ async fn compare(connection: &mut Connection) -> Result<(), Failure> {
             let month = name(Some(*month));
             return Err(Failure::Runtime(anyhow!("the copy differs from the log in {month}: {BROKEN}")));
         }
-        println!("{} compared", name(Some(*month)));
+        say!("{} compared", name(Some(*month)));
     }
     if !months::copy_has_only(connection, &all).await.context("cannot compare the log and the copy")? {
         return Err(Failure::Runtime(anyhow!("the copy has rows that the log does not have: {BROKEN}")));
@@ -157,11 +158,11 @@ async fn compare(connection: &mut Connection) -> Result<(), Failure> {
 
 async fn print_status(connection: &mut Connection) -> Result<(), Failure> {
     match months::layout(connection).await.context("cannot read the tables")? {
-        Layout::LiteLlm => println!("the log is LiteLLM's; litespend does not change its partitions"),
+        Layout::LiteLlm => say!("the log is LiteLLM's; litespend does not change its partitions"),
         Layout::Plain => {
-            println!("the log is one table: run `litespend log partition` to partition it by month");
+            say!("the log is one table: run `litespend log partition` to partition it by month");
             if let Some(state) = months::copying(connection).await.context("cannot read the state of the copy")? {
-                println!("{} rows are copied", state.copied);
+                say!("{} rows are copied", state.copied);
             }
         }
         Layout::Partitioned => {
@@ -171,11 +172,11 @@ async fn print_status(connection: &mut Connection) -> Result<(), Failure> {
                     _ => "all other days".to_owned(),
                 };
                 let size = partition.bytes as f64 / 1e6;
-                println!("{:32} {days:24} about {:>10} rows {size:>10.1} MB", partition.name, partition.rows);
+                say!("{:32} {days:24} about {:>10} rows {size:>10.1} MB", partition.name, partition.rows);
             }
             let misplaced = months::misplaced_rows(connection).await.context("cannot read the partitions")?;
             if misplaced > 0 {
-                println!("{misplaced} rows are in no partition of a month; a running server moves them");
+                say!("{misplaced} rows are in no partition of a month; a running server moves them");
             }
         }
     }

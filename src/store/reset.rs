@@ -6,14 +6,18 @@ use sqlx::{Connection, PgConnection};
 /// the number of changed keys and of changed teams.
 pub async fn reset(connection: &mut PgConnection) -> Result<(u64, u64), sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    let keys = sqlx::query(r#"UPDATE "LiteLLM_VerificationToken" SET spend = 0 WHERE spend <> 0"#)
-        .execute(&mut *transaction)
-        .await?
-        .rows_affected();
-    let teams = sqlx::query(r#"UPDATE "LiteLLM_TeamTable" SET spend = 0 WHERE spend <> 0"#)
-        .execute(&mut *transaction)
-        .await?
-        .rows_affected();
+    let keys = sqlx::query(
+        r#"UPDATE "LiteLLM_VerificationToken" SET spend = 0, updated_at = now() AT TIME ZONE 'UTC' WHERE spend <> 0"#,
+    )
+    .execute(&mut *transaction)
+    .await?
+    .rows_affected();
+    let teams = sqlx::query(
+        r#"UPDATE "LiteLLM_TeamTable" SET spend = 0, updated_at = now() AT TIME ZONE 'UTC' WHERE spend <> 0"#,
+    )
+    .execute(&mut *transaction)
+    .await?
+    .rows_affected();
     transaction.commit().await?;
     Ok((keys, teams))
 }

@@ -13,6 +13,7 @@ import time
 import psycopg
 
 import tables
+from deliberate import check_words
 from judge import Judge, ask_both, compare
 from reference import MASTER_KEY, Reference, add_prices, package
 from requests_at_random import Requests, pricing
@@ -107,6 +108,7 @@ def main():
     arguments.add_argument("--shown", type=int, default=20, help="how many differences are printed in full")
     arguments.add_argument("--report", help="a file of Markdown that every kind of difference is appended to")
     arguments = arguments.parse_args()
+    check_words()
     with open("tests/conformance/seed.json") as file:
         seed = json.load(file)
     if arguments.prepare:

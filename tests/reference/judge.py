@@ -165,11 +165,17 @@ class Judge:
         self.different = collections.Counter()
         self.groups = collections.Counter()
         self.examples = {}
+        # Differences that the documentation states, by the names of their rules.
+        self.deliberate = collections.Counter()
         self.failures = collections.Counter()
 
-    def judge(self, name, request, expected, found, parts):
+    def judge(self, name, request, expected, found, parts, rule=None):
+        """Counts an answer. With a rule of deliberate.py, its differences are deliberate."""
         if not parts:
             self.same[name] += 1
+            return
+        if rule:
+            self.deliberate[rule.name] += 1
             return
         self.different[name] += 1
         for place, kind in sorted({kind_of(part) for part in parts}):
@@ -189,7 +195,10 @@ class Judge:
     def summary(self, title):
         for name, number in sorted(self.same.items()):
             print(f"{number:8} {name}")
-        print(f"{sum(self.same.values())} answers are {title}'s, {sum(self.different.values())} are not")
+        for name, number in sorted(self.deliberate.items()):
+            print(f"{number:8} deliberate: {name}")
+        deliberate = f"{sum(self.deliberate.values())} differ deliberately, " if self.deliberate else ""
+        print(f"{sum(self.same.values())} answers are {title}'s, {deliberate}{sum(self.different.values())} are not")
         for (name, place, kind), number in self.groups.most_common(60):
             print(f"{number:8} {name}: {place} ({kind})")
         if self.failures:

@@ -104,6 +104,12 @@ class Reference:
             raise StandInFailed(self.database.failures[0])
         return answer
 
+    def allow(self, addresses):
+        """Puts a list of allowed addresses in the place of the one that it remembers; none for None."""
+        self.proxy_server.general_settings.pop("allowed_ips", None)
+        if addresses is not None:
+            self.proxy_server.general_settings["allowed_ips"] = list(addresses)
+
     def price(self, body):
         """What /spend/calculate answers, from its own function, without the way through the proxy to it."""
         return self.runner.run(self.price_directly(body))

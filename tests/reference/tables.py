@@ -185,7 +185,11 @@ def load(connection, seed, number):
            WHERE key_alias = 'ishaan key';
            UPDATE "LiteLLM_VerificationToken" SET allowed_routes = '{management_routes}' WHERE key_alias = 'team-only key';
            UPDATE "LiteLLM_UserTable" SET max_budget = 0.000001, models = '{gpt-4}' WHERE user_id = 'u-norole';
-           UPDATE "LiteLLM_TeamTable" SET blocked = true WHERE team_id = 'team-beta'"""
+           UPDATE "LiteLLM_TeamTable" SET blocked = true WHERE team_id = 'team-beta';
+           -- LiteLLM always writes the address of a member, too.
+           UPDATE "LiteLLM_TeamTable" SET members_with_roles = (SELECT jsonb_agg('{"user_email": null}' || member)
+               FROM jsonb_array_elements(members_with_roles) AS member)
+           WHERE jsonb_array_length(members_with_roles) > 0"""
     )
 
 

@@ -307,7 +307,8 @@ async fn create_user(
     Extension(caller): Extension<Caller>,
     JsonObject(body): JsonObject,
 ) -> Result<RowResponse, ApiError> {
-    let mut of_key: Map<String, Value> = ["key_alias", "duration", "key"]
+    // The new user's models and metadata are also those of the key.
+    let mut of_key: Map<String, Value> = ["key_alias", "duration", "key", "models", "metadata"]
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), body.get(*name)?.clone())))
         .collect();

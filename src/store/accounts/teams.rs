@@ -96,8 +96,8 @@ pub async fn create_team(connection: &mut PgConnection, team: &NewTeam) -> Resul
         r#"INSERT INTO "LiteLLM_UserTable" AS t (user_id, teams, user_role, models)
            SELECT DISTINCT new.id, ARRAY[$2::text], 'internal_user'::text, '{}'::text[]
            FROM unnest($1::text[]) AS new (id) ORDER BY new.id
-           ON CONFLICT (user_id) DO UPDATE SET teams = array_append(t.teams, $2)
-           WHERE NOT COALESCE($2 = ANY (t.teams), false)"#,
+           ON CONFLICT (user_id) DO UPDATE SET updated_at = now() AT TIME ZONE 'UTC',
+               teams = CASE WHEN $2 = ANY (t.teams) THEN t.teams ELSE array_append(t.teams, $2) END"#,
         r#"INSERT INTO "LiteLLM_TeamMembership" (user_id, team_id)
            SELECT DISTINCT new.id, $2 FROM unnest($1::text[]) AS new (id) ORDER BY new.id
            ON CONFLICT (user_id, team_id) DO NOTHING"#,

@@ -72,7 +72,8 @@ pub async fn create_user(connection: &mut PgConnection, user: &NewUser) -> Resul
                SET members_with_roles = CASE
                    WHEN members_with_roles @> jsonb_build_array(jsonb_build_object('user_id', $2::text)) THEN members_with_roles
                    WHEN jsonb_typeof(members_with_roles) = 'array' THEN members_with_roles || $3
-                   ELSE $3 END
+                   ELSE $3 END,
+                   updated_at = now() AT TIME ZONE 'UTC'
                WHERE team_id = $1"#,
         )
         .bind(team_id)
