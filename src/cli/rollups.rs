@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use chrono::NaiveDate;
+use chrono::{Months, NaiveDate};
 use clap::{Args, Subcommand};
 
 use crate::cli::args::DatabaseArgs;
@@ -16,6 +16,7 @@ use crate::store::Connection;
 use crate::store::booking::ids;
 use crate::store::database;
 use crate::store::database::DatabaseKind;
+use crate::store::log::months;
 use crate::store::rollups::backlog;
 use crate::store::rollups::partitions;
 use crate::store::{DateRange, rollups};
@@ -28,9 +29,11 @@ pub enum RollupsCommand {
     Install(InstallArgs),
     /// Print the progress of counting.
     Status(DatabaseArgs),
-    /// Compare the rollups with the log and print the first difference. The exit code is 1 if there is one.
+    /// Compare the rollups with the log, partition by partition, and print the first difference. The exit code is 1 if
+    /// there is one. After an interruption, --from continues.
     Verify(RangeArgs),
-    /// Count days again from the log: all days, or a range.
+    /// Count days again from the log, partition by partition: all days, or a range. Reads of the other days keep using
+    /// the rollups. After an interruption, --from continues.
     Rebuild(RangeArgs),
     /// Remove the triggers and the schema from LiteLLM's database. Nothing of litespend remains.
     Remove(DatabaseArgs),
@@ -74,14 +77,7 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
             with_connection(&args.database, async |mut connection, _| verify(&mut connection, args.from, args.to).await)
         }
         RollupsCommand::Rebuild(args) => with_connection(&args.database, async |mut connection, _| {
-            require_attached(&mut connection).await?;
-            let range = match (args.from, args.to) {
-                (None, None) => None,
-                _ => span(&mut connection, args.from, args.to).await?,
-            };
-            partitions::follow(&mut connection).await.context("cannot follow the partitions of the log")?;
-            rollups::mark_dirty(&mut connection, range).await.context("cannot mark the days")?;
-            count(&mut connection, Duration::ZERO).await
+            rebuild(&mut connection, args.from, args.to).await
         }),
         RollupsCommand::Remove(args) => with_connection(&args, async |mut connection, kind| {
             if kind == DatabaseKind::Own {
@@ -224,19 +220,120 @@ async fn verify(connection: &mut Connection, from: Option<NaiveDate>, to: Option
         return Ok(());
     };
     let started = Instant::now();
-    for day in range.start.iter_days().take_while(|day| *day <= range.end) {
-        let found = rollups::verify_day(connection, day).await.context("cannot compare a day")?;
-        if let Some(found) = found {
-            return Err(Failure::Runtime(anyhow!(
-                "the rollup by {} differs from the log on {}: {}: counted {}, logged {}",
-                found.rollup,
-                found.day,
-                found.entry,
-                found.counted,
-                found.logged
-            )));
+    let pieces = pieces(connection, range).await?;
+    for piece in &pieces {
+        for day in piece.range.start.iter_days().take_while(|day| *day <= piece.range.end) {
+            let found = rollups::verify_day(connection, day).await.context("cannot compare a day")?;
+            if let Some(found) = found {
+                return Err(Failure::Runtime(anyhow!(
+                    "the rollup by {} differs from the log on {}: {}: counted {}, logged {}",
+                    found.rollup,
+                    found.day,
+                    found.entry,
+                    found.counted,
+                    found.logged
+                )));
+            }
+        }
+        if pieces.len() > 1 {
+            say!("{}: no difference ({:.0} s)", piece.name, started.elapsed().as_secs_f64());
         }
     }
     say!("{} to {}: no difference ({:.1} s)", range.start, range.end, started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The longest span of days that is divided into pieces: about thirty years.
+const LONGEST_SPAN: i64 = 11_000;
+
+/// Counts the days of a range again, one piece after the other.
+async fn rebuild(connection: &mut Connection, from: Option<NaiveDate>, to: Option<NaiveDate>) -> Result<(), Failure> {
+    require_attached(connection).await?;
+    partitions::follow(connection).await.context("cannot follow the partitions of the log")?;
+    let Some(logged) = span(connection, from, to).await? else {
+        // The log is empty, so the rollups must be.
+        rollups::mark_dirty(connection, None).await.context("cannot mark the days")?;
+        return count(connection, Duration::ZERO).await;
+    };
+    // Days that the log has lost may still have sums.
+    let counted = rollups::status(connection).await.context("no status")?;
+    let start = from.unwrap_or(logged.start.min(counted.first_day.unwrap_or(logged.start)));
+    let end = to.unwrap_or(logged.end.max(counted.last_day.unwrap_or(logged.end)));
+    if (end - start).num_days() > LONGEST_SPAN {
+        // A few rows with strange dates.
+        rollups::mark_dirty(connection, None).await.context("cannot mark the days")?;
+        return count(connection, Duration::ZERO).await;
+    }
+    let pieces = pieces(connection, DateRange { start, end }).await?;
+    for piece in &pieces {
+        rollups::mark_dirty(connection, Some(piece.range)).await.context("cannot mark the days")?;
+        count(connection, Duration::ZERO).await?;
+        if pieces.len() > 1 {
+            say!("{}: counted", piece.name);
+        }
+    }
+    Ok(())
+}
+
+/// Days that are compared or counted together.
+struct Piece {
+    /// The partition, or the days.
+    name: String,
+    range: DateRange,
+}
+
+impl Piece {
+    fn of_days(start: NaiveDate, end: NaiveDate) -> Self {
+        Self { name: format!("{start} to {end}"), range: DateRange { start, end } }
+    }
+}
+
+/// Divides a range at the bounds of the log's partitions. Days outside of them, and a log without any, are divided by
+/// month.
+async fn pieces(connection: &mut Connection, range: DateRange) -> Result<Vec<Piece>, Failure> {
+    let bounds = partitions::bounds(connection).await.context("cannot read the partitions of the log")?;
+    let mut pieces = Vec::new();
+    let mut next = range.start;
+    for partition in bounds {
+        let (start, end) = (partition.first_day.max(next), partition.last_day.min(range.end));
+        if start > end {
+            continue;
+        }
+        pieces.extend(months_between(next, start.pred_opt().unwrap_or(start)));
+        pieces.push(Piece { name: partition.name, range: DateRange { start, end } });
+        next = end.succ_opt().unwrap_or(end);
+    }
+    pieces.extend(months_between(next, range.end));
+    Ok(pieces)
+}
+
+/// The days from `start` to `end`, month by month. Empty if `start` is after `end`.
+fn months_between(start: NaiveDate, end: NaiveDate) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut next = start;
+    while next <= end {
+        let following = months::month_of(next).checked_add_months(Months::new(1));
+        let last = following.and_then(|following| following.pred_opt()).unwrap_or(end).min(end);
+        pieces.push(Piece::of_days(next, last));
+        let Some(day) = last.succ_opt() else { break };
+        next = day;
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_divided_by_month() {
+        let day = |text: &str| text.parse::<NaiveDate>().unwrap_or_default();
+        let names =
+            |start, end| months_between(day(start), day(end)).into_iter().map(|piece| piece.name).collect::<Vec<_>>();
+        assert_eq!(
+            names("2026-01-30", "2026-03-01"),
+            ["2026-01-30 to 2026-01-31", "2026-02-01 to 2026-02-28", "2026-03-01 to 2026-03-01"]
+        );
+        assert!(names("2026-02-02", "2026-02-01").is_empty());
+    }
 }

@@ -1,6 +1,7 @@
 //! Rollups on a partitioned log. PostgreSQL says nothing when a partition is attached, detached or dropped, so the
 //! partitions that are counted are remembered. While they differ from the log's, reads use the log.
 
+use chrono::NaiveDate;
 use sqlx::{Connection, Executor, FromRow, PgConnection};
 
 /// SQL expression: whether a read can compare the partitions. NULL if it need not: the log has none, and no other table
@@ -86,4 +87,30 @@ pub async fn follow_now(connection: &mut PgConnection) -> Result<Changed, sqlx::
         sqlx::query_as("SELECT came, went FROM litespend.follow_partitions()").fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(changed)
+}
+
+/// The days of a partition.
+#[derive(Clone, Debug, FromRow)]
+pub struct Bounds {
+    /// Name of the partition's table.
+    pub name: String,
+    /// First day.
+    pub first_day: NaiveDate,
+    /// Last day, included.
+    pub last_day: NaiveDate,
+}
+
+/// The partitions of the log that are counted and whose days are known, in the order of their days. Empty if the log is
+/// not partitioned.
+pub async fn bounds(connection: &mut PgConnection) -> Result<Vec<Bounds>, sqlx::Error> {
+    if !can_follow(connection).await? {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(
+        "SELECT c.relname::text AS name, p.first_day, p.last_day
+         FROM litespend.partitions AS p JOIN pg_class AS c ON c.oid = p.relation
+         WHERE p.first_day IS NOT NULL AND p.last_day IS NOT NULL ORDER BY p.first_day",
+    )
+    .fetch_all(connection)
+    .await
 }
