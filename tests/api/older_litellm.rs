@@ -120,6 +120,17 @@ async fn a_role_that_may_only_read_is_enough_for_reads() {
         assert!(!answer.text.contains("permission") && !answer.text.contains("read-only"), "{}", answer.text);
     }
     pool.close().await;
+    // A role that could write, but lacks the right, is the operator's mistake: 403 says so.
+    let statement = format!("ALTER ROLE {role} RESET default_transaction_read_only");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
+    let pool = litespend::store::database::pool(&format!("{start}://{role}@{address}"), limits).unwrap();
+    let reader = TestApp::on_pool(Arc::clone(&app.database), pool.clone(), settings(), Clock::system()).await;
+    for (path, body) in [("/add/allowed_ip", json!({ "ip": "127.0.0.1" })), ("/global/spend/reset", json!({}))] {
+        let answer = reader.post(path, MASTER_KEY, &body).await;
+        assert_eq!(answer.status, 403, "{path}: {}", answer.text);
+        assert!(answer.text.contains("right") && !answer.text.contains("LiteLLM_"), "{}", answer.text);
+    }
+    pool.close().await;
     let statement = format!("GRANT {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}");
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
 }

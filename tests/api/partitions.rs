@@ -1,17 +1,21 @@
 //! LiteLLM's log, partitioned as its runbook does. The primary key includes the start of the call, so an ID may occur
 //! twice; and PostgreSQL fires no trigger when a partition comes or goes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use litespend::clock::Clock;
 use litespend::rollups::folding;
 use litespend::store::booking::ids;
 use litespend::store::database;
 use litespend::store::database::PoolLimits;
+use litespend::store::error::is_denied;
 use litespend::store::indexes;
 use litespend::store::rollups;
 use litespend::store::rollups::partitions;
 use litespend::store::rollups::partitions::Changed;
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 
 use crate::rollups::{READS, answers};
 use crate::support::answers::{Lists, difference};
@@ -302,4 +306,35 @@ async fn indexes_are_built_partition_by_partition() {
     }
     let left = app.scalar("SELECT count(*)::text FROM pg_class WHERE relname LIKE 'litespend_spend_logs%'").await;
     assert_eq!(left, "0");
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_create_triggers_reads_exactly_all_the_same() {
+    let app = partitioned().await;
+    install(&app).await;
+    let role = format!("follower_{}", std::process::id());
+    let statement = format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA public, litespend TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA public, litespend TO {role}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
+    let (start, rest) = app.database.url().split_once("://").unwrap();
+    let address = rest.split_once('@').map_or(rest, |(_, address)| address);
+    let limits = PoolLimits { connections: 3, wait: Duration::from_secs(5) };
+    let pool = database::pool(&format!("{start}://{role}@{address}"), limits).unwrap();
+    let reader = TestApp::on_pool(Arc::clone(&app.database), pool.clone(), settings(), Clock::system()).await;
+    reader.state.refresh_rollups().await.unwrap();
+    assert!(reader.state.has_rollups());
+    app.execute(r#"DROP TABLE "LiteLLM_SpendLogs_p20260202""#).await;
+    let mut connection = pool.acquire().await.unwrap();
+    let refused = partitions::follow(&mut connection).await.unwrap_err();
+    assert!(is_denied(&refused), "{refused}");
+    expect_exact(&reader, "not followed").await;
+    // Whoever owns the triggers follows.
+    assert_eq!(follow(&app).await, Changed { came: 0, went: 1 });
+    expect_exact(&reader, "followed").await;
+    drop(connection);
+    pool.close().await;
+    let statement = format!("GRANT {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&app.pool).await.unwrap();
 }
