@@ -1,4 +1,4 @@
-//! Standard output of the subcommands, all of which print with [`say`].
+//! Standard output of the subcommands, all of which print with `say!`.
 //!
 //! Whoever reads the output may stop early, as in `litespend cost gpt-4o | head -1`. The rest is then dropped, and the
 //! command finishes its work as if the output were still read: an import must not end half-way because of its reader.
