@@ -1,5 +1,5 @@
-//! Keeps the partitions of a log that litespend owns: one for each month up to three months ahead. Several servers may do
-//! this at the same time.
+//! Maintains the partitions of a log that litespend owns: one for each month up to three months ahead. Several servers may
+//! do this at the same time.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,30 +14,33 @@ use crate::store::log::months;
 use crate::store::log::months::Layout;
 use crate::store::{Connection, Pool};
 
-/// The pause between two looks at the partitions.
+/// The pause between two checks of the partitions.
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// The pause after a partition could not be created.
+/// The pause after a partition could not be created, or rows could not be moved.
 const AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Creates missing partitions until cancelled, and moves rows out of the default partition.
 pub async fn run(pool: Pool, stop: CancellationToken) {
     let mut warned = false;
     loop {
-        let pause = match keep(&pool, Utc::now().date_naive()).await {
-            Ok(Kept { misplaced: 0, .. }) => {
+        let pause = match maintain(&pool, Utc::now().date_naive()).await {
+            Ok(Maintained { misplaced: 0, .. }) => {
                 warned = false;
                 PAUSE
             }
-            Ok(Kept { misplaced, .. }) => {
+            Ok(Maintained { misplaced, .. }) => {
                 if !warned {
-                    tracing::warn!(rows = misplaced, "rows of the log are in no partition of a month; trying again");
+                    tracing::warn!(
+                        rows = misplaced,
+                        "some rows of the log are in the default partition; trying again to move them"
+                    );
                 }
                 warned = true;
                 AFTER_FAILURE
             }
             Err(error) => {
-                tracing::warn!(cause = %error, "cannot create a partition of the log; trying again");
+                tracing::warn!(cause = %error, "cannot maintain the partitions of the log; trying again");
                 AFTER_FAILURE
             }
         };
@@ -48,45 +51,44 @@ pub async fn run(pool: Pool, stop: CancellationToken) {
     }
 }
 
-/// The result of one look at the partitions.
+/// The result of one check of the partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct Maintained {
     /// Number of partitions that were created.
     pub created: u32,
     /// Number of rows that are left in the default partition, at most 10,000.
     pub misplaced: i64,
 }
 
-/// Creates the partitions of the coming months, and those of months that have rows in the default partition. Does nothing
-/// if the log is not partitioned, or if LiteLLM owns it.
-pub async fn keep(pool: &Pool, today: NaiveDate) -> Result<Kept, store::Error> {
+/// Creates the partitions of the coming months, and those of months that have rows in the default partition, with these
+/// rows. Then updates the planner's statistics. Does nothing if the log is not partitioned, or if LiteLLM owns it. If some
+/// partition can't be created, the others are, and the error is returned.
+pub async fn maintain(pool: &Pool, today: NaiveDate) -> Result<Maintained, store::Error> {
     let mut connection = pool.acquire().await?;
     if months::layout(&mut connection).await? != Layout::Partitioned {
-        return Ok(Kept::default());
+        return Ok(Maintained::default());
     }
-    let present: BTreeSet<NaiveDate> = months::present(&mut connection).await?.into_iter().collect();
-    let missing = months::coming(today).into_iter().filter(|month| !present.contains(month));
+    let existing: BTreeSet<NaiveDate> = months::with_partition(&mut connection).await?.into_iter().collect();
+    let missing = months::months_ahead(today).into_iter().filter(|month| !existing.contains(month));
     let mut wanted: BTreeSet<NaiveDate> = missing.collect();
     wanted.extend(months::misplaced(&mut connection).await?);
-    let mut created = 0;
+    let (mut created, mut failed) = (0, None);
     for month in wanted {
         match months::add(&mut connection, month).await {
             Ok(added) => created += u32::from(added),
-            // A reader holds the default partition. There is time: the partitions are created months ahead.
-            Err(error) if months::is_lock_timeout(&error) => {}
-            Err(error) => return Err(error),
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
+    let misplaced = months::misplaced_rows(&mut connection).await?;
+    Metrics::record_misplaced_rows(misplaced);
     if created > 0 {
         tracing::info!(created, "created partitions of the log");
         months::analyze(&mut connection).await?;
     }
-    let misplaced = months::misplaced_rows(&mut connection).await?;
-    Metrics::record_misplaced_rows(misplaced);
-    Ok(Kept { created, misplaced })
+    failed.map_or(Ok(Maintained { created, misplaced }), Err)
 }
 
-/// The months whose partitions are known to exist.
+/// The months for which this server need not look whether there is a partition.
 #[derive(Debug, Default)]
 pub struct KnownMonths(Mutex<BTreeSet<NaiveDate>>);
 
@@ -106,19 +108,18 @@ impl KnownMonths {
         if wanted.is_empty() || months::layout(connection).await? != Layout::Partitioned {
             return Ok(());
         }
-        let present: BTreeSet<NaiveDate> = months::present(connection).await?.into_iter().collect();
-        for month in &wanted {
-            if present.contains(month) {
-                continue;
-            }
+        let existing: BTreeSet<NaiveDate> = months::with_partition(connection).await?.into_iter().collect();
+        for month in wanted.difference(&existing) {
             match months::add(connection, *month).await {
                 Ok(_) => {}
-                Err(error) if months::is_lock_timeout(&error) => {
-                    tracing::info!(month = %month.format("%Y-%m"), "cannot create a partition of the log now");
+                // Any error of the database: the records can be booked all the same.
+                Err(error @ store::Error::Database(_)) => {
+                    tracing::info!(month = %month.format("%Y-%m"), cause = %error, "cannot create a partition now");
                 }
                 Err(error) => return Err(error),
             }
         }
+        // Also those that could not be created: `run` tries them again.
         self.0.lock().extend(wanted);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `litespend log`: the spend log of a database that litespend owns, which is partitioned by month.
+//! `litespend log`: the spend log of a database that litespend owns.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use crate::store::log::months::{Copying, Layout};
 /// The subcommands of `log`.
 #[derive(Debug, Subcommand)]
 pub enum LogCommand {
-    /// Partition by month a log that an earlier version created as one table. The servers keep running. Needs the space
-    /// of the log a second time. Can be interrupted and run again.
+    /// Partition the log by month if an earlier version created it as one table. Servers keep running. Needs free space
+    /// for a second copy of the log. Can be interrupted and run again.
     Partition(PartitionArgs),
     /// Print the partitions with their days, rows and sizes.
     Status(DatabaseArgs),
@@ -44,10 +44,11 @@ pub fn run(command: LogCommand) -> Result<(), Failure> {
         LogCommand::Partition(args) => with_pool(&args.database, async |pool, _| {
             let mut connection = pool.acquire().await.context("no connection")?;
             database::lift_statement_timeout(&mut connection).await.context("cannot prepare the session")?;
+            if !months::lock_copying(&mut connection).await.context("cannot lock the log against a second copy")? {
+                return Err(Failure::Runtime(anyhow!("another session is partitioning the log")));
+            }
             if args.cancel {
-                months::cancel_copy(&mut connection).await.context("cannot remove the copy now; try again")?;
-                say!("removed: the log is as it was");
-                return Ok(());
+                return cancel(&mut connection).await;
             }
             partition(&mut connection, Duration::from_millis(args.pause)).await
         }),
@@ -58,7 +59,7 @@ pub fn run(command: LogCommand) -> Result<(), Failure> {
     }
 }
 
-/// How long the whole command tries to replace the log, which needs a moment without readers and writers.
+/// How long the command keeps trying to swap the tables, which needs a moment without readers and writers.
 const SWAP_LIMIT: Duration = Duration::from_secs(600);
 
 /// The pause between two tries.
@@ -67,7 +68,7 @@ const SWAP_PAUSE: Duration = Duration::from_secs(3);
 async fn partition(connection: &mut Connection, pause: Duration) -> Result<(), Failure> {
     match months::layout(connection).await.context("cannot read the tables")? {
         Layout::Partitioned => {
-            say!("the log is partitioned");
+            say!("the log is already partitioned");
             return Ok(());
         }
         Layout::LiteLlm => {
@@ -77,9 +78,6 @@ async fn partition(connection: &mut Connection, pause: Duration) -> Result<(), F
             )));
         }
         Layout::Plain => {}
-    }
-    if !months::lock_copying(connection).await.context("cannot lock the log against a second copy")? {
-        return Err(Failure::Runtime(anyhow!("another session is partitioning the log")));
     }
     copy(connection, pause).await?;
     compare(connection).await?;
@@ -103,13 +101,25 @@ async fn partition(connection: &mut Connection, pause: Duration) -> Result<(), F
 const BROKEN: &str =
     "the copy missed a change of the log: run `litespend log partition --cancel`, then `litespend log partition` again";
 
+async fn cancel(connection: &mut Connection) -> Result<(), Failure> {
+    if months::layout(connection).await.context("cannot read the tables")? != Layout::Plain
+        || months::copying(connection).await.context("cannot read the state of the copy")?.is_none()
+    {
+        say!("there is no copy to remove");
+        return Ok(());
+    }
+    months::cancel_copy(connection).await.context("cannot remove the copy now; try again")?;
+    say!("removed: the log is as it was");
+    Ok(())
+}
+
 /// Copies all rows, from where an interrupted run stopped.
 async fn copy(connection: &mut Connection, pause: Duration) -> Result<(), Failure> {
     let found = months::copying(connection).await.context("cannot read the state of the copy")?;
     let mut state = match found {
         Some(state) if state.broken => return Err(Failure::Runtime(anyhow!(BROKEN))),
         Some(state) => {
-            say!("going on after {} rows", state.copied);
+            say!("continuing after {} rows", state.copied);
             state
         }
         None => {
@@ -119,8 +129,16 @@ async fn copy(connection: &mut Connection, pause: Duration) -> Result<(), Failur
     };
     let started = Instant::now();
     let mut month = None;
-    while let Some(next) = months::copy_batch(connection, &state).await.context("cannot copy rows; try again")? {
+    loop {
+        let (count, next) = months::copy_batch(connection, &state).await.context("cannot copy rows; try again")?;
         state = next;
+        if state.broken {
+            return Err(Failure::Runtime(anyhow!(BROKEN)));
+        }
+        // Rows that arrive from now on are copied by the triggers.
+        if count < months::BATCH {
+            break;
+        }
         let reached = state.after.as_ref().map(|(time, _)| months::month_of(time.date()));
         if reached != month {
             month = reached;
@@ -141,17 +159,16 @@ fn name(month: Option<NaiveDate>) -> String {
 
 /// Compares the log and the copy month by month.
 async fn compare(connection: &mut Connection) -> Result<(), Failure> {
-    let all = months::months_of_log(connection).await.context("cannot read the log")?;
-    for month in &all {
-        let agrees = months::copy_agrees(connection, *month).await.context("cannot compare the log and the copy")?;
+    for month in months::months_of_either(connection).await.context("cannot read the log")? {
+        let agrees = months::copy_agrees(connection, month).await.context("cannot compare the log and the copy")?;
+        let month = name(Some(month));
         if !agrees {
-            let month = name(Some(*month));
-            return Err(Failure::Runtime(anyhow!("the copy differs from the log in {month}: {BROKEN}")));
+            return Err(Failure::Runtime(anyhow!(
+                "the copy differs from the log in {month}: run `litespend log partition --cancel`, then `litespend log \
+                 partition` again"
+            )));
         }
-        say!("{} compared", name(Some(*month)));
-    }
-    if !months::copy_has_only(connection, &all).await.context("cannot compare the log and the copy")? {
-        return Err(Failure::Runtime(anyhow!("the copy has rows that the log does not have: {BROKEN}")));
+        say!("{month} compared");
     }
     Ok(())
 }
@@ -162,7 +179,8 @@ async fn print_status(connection: &mut Connection) -> Result<(), Failure> {
         Layout::Plain => {
             say!("the log is one table: run `litespend log partition` to partition it by month");
             if let Some(state) = months::copying(connection).await.context("cannot read the state of the copy")? {
-                say!("{} rows are copied", state.copied);
+                let broken = if state.broken { "; the copy missed a change, so remove it with --cancel" } else { "" };
+                say!("{} rows are copied{broken}", state.copied);
             }
         }
         Layout::Partitioned => {

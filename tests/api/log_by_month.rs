@@ -2,7 +2,7 @@
 
 use chrono::{Datelike, Months, NaiveDate, Utc};
 use litespend::booking::months as keeper;
-use litespend::booking::months::Kept;
+use litespend::booking::months::Maintained;
 use litespend::rollups::folding;
 use litespend::store::log::months;
 use litespend::store::log::months::{Copying, Layout};
@@ -44,13 +44,13 @@ async fn a_new_log_has_a_partition_for_each_month_of_its_records_and_for_the_com
     assert_eq!(book(&app, "old", today).await, "conflict");
     assert_eq!(book(&app, "old", old).await, "duplicate");
 
-    let kept = keeper::keep(&app.pool, today).await.unwrap();
-    assert_eq!(kept, Kept { created: months::AHEAD, misplaced: 0 });
+    let kept = keeper::maintain(&app.pool, today).await.unwrap();
+    assert_eq!(kept, Maintained { created: months::AHEAD, misplaced: 0 });
     for ahead in 1..=months::AHEAD {
         expected.insert(1 + ahead as usize, name_of(today + Months::new(ahead)));
     }
     assert_eq!(names(&app).await, expected);
-    assert_eq!(keeper::keep(&app.pool, today).await.unwrap(), Kept::default());
+    assert_eq!(keeper::maintain(&app.pool, today).await.unwrap(), Maintained::default());
     // Nothing had to be counted again.
     assert!(is_read_from_rollups(&app, "2024-02-29", "2024-02-29").await);
     expect_exact(&app, "created").await;
@@ -64,7 +64,7 @@ async fn rows_outside_the_months_wait_in_the_default_partition_and_are_moved() {
     assert!(all > 100, "{all}");
     let mut connection = app.pool.acquire().await.unwrap();
     folding::settle(&mut connection).await.unwrap();
-    let kept = keeper::keep(&app.pool, NaiveDate::from_ymd_opt(2026, 2, 10).unwrap()).await.unwrap();
+    let kept = keeper::maintain(&app.pool, NaiveDate::from_ymd_opt(2026, 2, 10).unwrap()).await.unwrap();
     assert!(kept.created >= 4, "{kept:?}");
     assert_eq!((kept.misplaced, app.scalar(rest).await.as_str()), (0, "0"));
     assert_eq!(app.scalar(r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs""#).await, all.to_string());
@@ -84,7 +84,7 @@ async fn rows_outside_the_months_wait_in_the_default_partition_and_are_moved() {
 #[tokio::test]
 async fn a_month_is_pruned_by_dropping_its_partition() {
     let app = TestApp::seeded().await;
-    keeper::keep(&app.pool, NaiveDate::from_ymd_opt(2026, 2, 10).unwrap()).await.unwrap();
+    keeper::maintain(&app.pool, NaiveDate::from_ymd_opt(2026, 2, 10).unwrap()).await.unwrap();
     app.execute(r#"DROP TABLE "LiteLLM_SpendLogs_2026_01""#).await;
     expect_exact(&app, "dropped").await;
     let mut connection = app.pool.acquire().await.unwrap();
@@ -125,26 +125,23 @@ async fn a_plain_log_is_partitioned_while_it_changes() {
         app.execute(change).await;
     }
     let mut state = Copying { copied: 0, after: None, broken: false };
-    while let Some(next) = months::copy_batch(&mut connection, &state).await.unwrap() {
-        state = next;
+    for _ in 0..3 {
+        (_, state) = months::copy_batch(&mut connection, &state).await.unwrap();
         for change in CHANGES {
             app.execute(change).await;
-        }
-        if state.copied > 20_000 {
-            break;
         }
     }
     // What was copied is known after an interruption.
     let known = months::copying(&mut connection).await.unwrap().unwrap();
     assert_eq!((known.copied, &known.after), (state.copied, &state.after));
-    while let Some(next) = months::copy_batch(&mut connection, &state).await.unwrap() {
+    while let (1.., next) = months::copy_batch(&mut connection, &state).await.unwrap() {
         state = next;
     }
     months::complete_copy(&mut connection, NaiveDate::from_ymd_opt(2026, 3, 1).unwrap()).await.unwrap();
     for change in CHANGES {
         app.execute(change).await;
     }
-    for month in months::months_of_log(&mut connection).await.unwrap() {
+    for month in months::months_of_either(&mut connection).await.unwrap() {
         assert!(months::copy_agrees(&mut connection, month).await.unwrap(), "{month}");
     }
     let rows = app.scalar(r#"SELECT count(*) || ' ' || round(sum(spend)::numeric, 9) FROM "LiteLLM_SpendLogs""#).await;
@@ -192,4 +189,38 @@ async fn a_copy_that_missed_a_change_is_not_used() {
                       || ' ' || (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'litespend\_mirror%')"#;
     assert_eq!(app.scalar(left).await, "0 0");
     expect_exact(&app, "cancelled").await;
+}
+
+#[tokio::test]
+async fn a_month_whose_name_is_taken_holds_nobody_up() {
+    let app = TestApp::new().await;
+    let today = Utc::now().date_naive();
+    let old = NaiveDate::from_ymd_opt(2024, 2, 29).unwrap();
+    assert_eq!(book(&app, "first", old).await, "recorded");
+    app.execute(r#"ALTER TABLE "LiteLLM_SpendLogs" DETACH PARTITION "LiteLLM_SpendLogs_2024_02""#).await;
+    // Another server, which has not seen the partition.
+    let other = app.another().await;
+    assert_eq!(book(&other, "second", old).await, "recorded");
+    let kept = keeper::maintain(&app.pool, today).await.unwrap();
+    assert_eq!(kept, Maintained { created: 1 + months::AHEAD, misplaced: 1 });
+    expect_exact(&app, "a detached month").await;
+}
+
+#[tokio::test]
+async fn who_may_read_the_log_may_read_the_partitioned_one() {
+    let app = plain().await;
+    app.execute(r#"GRANT SELECT ON "LiteLLM_SpendLogs" TO pg_monitor"#).await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    months::begin_copy(&mut connection).await.unwrap();
+    let mut state = Copying { copied: 0, after: None, broken: false };
+    while let (1.., next) = months::copy_batch(&mut connection, &state).await.unwrap() {
+        state = next;
+    }
+    // An index that came meanwhile would be lost.
+    app.execute(r#"CREATE INDEX later ON "LiteLLM_SpendLogs" (model)"#).await;
+    assert!(months::swap(&mut connection).await.unwrap_err().to_string().contains("indexes of the log changed"));
+    app.execute("DROP INDEX later").await;
+    assert!(months::swap(&mut connection).await.unwrap());
+    let may = r#"SELECT has_table_privilege('pg_monitor', '"LiteLLM_SpendLogs"', 'SELECT')::text"#;
+    assert_eq!(app.scalar(may).await, "true");
 }

@@ -1,5 +1,5 @@
-//! The partitions of a log that litespend owns: one for each month, and a default partition for rows of other months,
-//! which stays empty. The SQL functions that create them are in `migrations/litespend/0012_log_by_month.sql`.
+//! The partitions of a log that litespend owns: one for each month, and a default partition for all other rows, which is
+//! normally empty. The SQL functions that create them are in `migrations/litespend/0012_log_by_month.sql`.
 
 use chrono::{Datelike, Months, NaiveDate, NaiveDateTime};
 use sqlx::{Connection, Executor, FromRow, PgConnection};
@@ -16,7 +16,7 @@ pub fn month_of(day: NaiveDate) -> NaiveDate {
 }
 
 /// The current month and the [`AHEAD`] months after it, as their first days.
-pub fn coming(today: NaiveDate) -> Vec<NaiveDate> {
+pub fn months_ahead(today: NaiveDate) -> Vec<NaiveDate> {
     (0..=AHEAD).filter_map(|months| month_of(today).checked_add_months(Months::new(months))).collect()
 }
 
@@ -44,9 +44,10 @@ pub async fn layout(connection: &mut PgConnection) -> Result<Layout, sqlx::Error
     Ok(if partitioned { Layout::Partitioned } else { Layout::Plain })
 }
 
-/// Creates the partition of a month, and moves the month's rows out of the default partition. Returns false if the
-/// partition exists, or if another session is creating partitions. If the default partition has readers, this call waits
-/// 0.3 s for them at most, and new readers queue behind it; then the error is 55P03.
+/// Creates the partition of a month, and moves the month's rows out of the default partition. Returns false if a partition
+/// has days of the month, if another session is creating partitions, or if the partition's name is taken. Waits at most
+/// 0.3 s for each lock on the default partition, during which its new readers and writers queue; when the wait is over, the
+/// error is 55P03.
 pub async fn add(connection: &mut PgConnection, month: NaiveDate) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '300ms'").await?;
@@ -58,13 +59,13 @@ pub async fn add(connection: &mut PgConnection, month: NaiveDate) -> Result<bool
     Ok(added)
 }
 
-/// Whether an error means that a lock could not be had in time (55P03).
+/// Whether an error means that a lock could not be acquired in time (55P03).
 pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "55P03")
 }
 
 /// The months that have a partition of their own, as their first days.
-pub async fn present(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, sqlx::Error> {
+pub async fn with_partition(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, sqlx::Error> {
     sqlx::query_scalar(
         r#"SELECT days.first_day
            FROM litespend.partitions_of(to_regclass('"LiteLLM_SpendLogs"')) AS partition,
@@ -75,7 +76,7 @@ pub async fn present(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, sq
     .await
 }
 
-/// The months of which the default partition has rows.
+/// The months that have rows in the default partition, as their first days.
 pub async fn misplaced(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, sqlx::Error> {
     sqlx::query_scalar(
         r#"SELECT month FROM litespend.default_partition(to_regclass('"LiteLLM_SpendLogs"')) AS rest,
@@ -96,7 +97,7 @@ pub async fn misplaced_rows(connection: &mut PgConnection) -> Result<i64, sqlx::
     sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_one(connection).await
 }
 
-/// Updates the statistics that the planner has of the log as a whole. Autovacuum only looks after the partitions.
+/// Updates the planner's statistics for the whole log. Autovacuum analyzes only the partitions.
 pub async fn analyze(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     connection.execute(r#"ANALYZE "LiteLLM_SpendLogs""#).await.map(|_| ())
 }
@@ -136,7 +137,7 @@ pub struct Copying {
     pub copied: i64,
     /// Start and ID of the last row that was copied.
     pub after: Option<(NaiveDateTime, String)>,
-    /// Whether the copy missed a change of the log. It is then useless.
+    /// Whether the copy missed a change of the log. If so, it must be discarded.
     pub broken: bool,
 }
 
@@ -175,44 +176,47 @@ pub async fn begin_copy(connection: &mut PgConnection) -> Result<(), sqlx::Error
 }
 
 /// Number of rows that are copied in one transaction.
-const BATCH: i64 = 5_000;
+pub const BATCH: i64 = 5_000;
 
-/// Copies the next rows, and returns how many rows have been copied in all. `None` if there are no more. The rows are
-/// locked against changes until they are copied; readers and new rows do not wait.
-pub async fn copy_batch(connection: &mut PgConnection, from: &Copying) -> Result<Option<Copying>, sqlx::Error> {
+/// Copies the next rows, at most [`BATCH`], and returns how many, with the new state of the copy. The rows are locked
+/// against changes until they are copied; readers and new rows do not wait.
+pub async fn copy_batch(connection: &mut PgConnection, from: &Copying) -> Result<(i64, Copying), sqlx::Error> {
     let (time, id) = from.after.clone().unzip();
     let mut transaction = connection.begin().await?;
-    // The triggers do the rest if a row changes before it is locked.
+    // A change that was committed before its row is locked has been applied to the copy already.
     let last: Option<(i64, NaiveDateTime, String)> = sqlx::query_as(
-        r#"WITH batch AS (
-               SELECT * FROM "LiteLLM_SpendLogs"
+        r#"WITH next AS MATERIALIZED (
+               SELECT "startTime", request_id FROM "LiteLLM_SpendLogs"
                WHERE ("startTime", request_id) > (COALESCE($1::timestamp, '-infinity'), $2)
-               ORDER BY "startTime", request_id LIMIT $3 FOR SHARE),
+               ORDER BY "startTime", request_id LIMIT $3),
+           batch AS (
+               SELECT log.* FROM next JOIN "LiteLLM_SpendLogs" AS log
+                   ON log.request_id = next.request_id AND log."startTime" = next."startTime" FOR SHARE OF log),
            copied AS (INSERT INTO "LiteLLM_SpendLogs_by_month" SELECT * FROM batch ON CONFLICT DO NOTHING)
-           SELECT count(*) OVER (), "startTime", request_id FROM batch ORDER BY "startTime" DESC, request_id DESC LIMIT 1"#,
+           SELECT count(*) OVER (), "startTime", request_id FROM next ORDER BY "startTime" DESC, request_id DESC LIMIT 1"#,
     )
     .bind(time)
     .bind(id.unwrap_or_default())
     .bind(BATCH)
     .fetch_optional(&mut *transaction)
     .await?;
-    let Some((count, time, id)) = last else { return Ok(None) };
+    let Some((count, time, id)) = last else { return Ok((0, from.clone())) };
     let copied = from.copied + count;
-    sqlx::query(
+    let broken: bool = sqlx::query_scalar(
         "UPDATE litespend.settings
          SET value = value || jsonb_build_object('copied', $1::bigint, 'after_time', $2::text, 'after_id', $3::text)
-         WHERE name = 'log_by_month'",
+         WHERE name = 'log_by_month' RETURNING value ? 'broken'",
     )
     .bind(copied)
     .bind(time.format(TIME_FORMAT).to_string())
     .bind(&id)
-    .execute(&mut *transaction)
+    .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(Some(Copying { copied, after: Some((time, id)), broken: from.broken }))
+    Ok((count, Copying { copied, after: Some((time, id)), broken }))
 }
 
-/// Creates partitions in the copy for the months that its default partition has rows of, and for the coming months.
+/// Creates partitions in the copy for the months found in its default partition, and for the coming months.
 pub async fn complete_copy(connection: &mut PgConnection, today: NaiveDate) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
@@ -222,17 +226,21 @@ pub async fn complete_copy(connection: &mut PgConnection, today: NaiveDate) -> R
                                    litespend.months_of(rest) AS month
                  UNION SELECT unnest($1::date[])) AS months (month) ORDER BY month"#,
     )
-    .bind(coming(today))
+    .bind(months_ahead(today))
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await
 }
 
-/// The months of which the log has rows, as their first days.
-pub async fn months_of_log(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, sqlx::Error> {
-    sqlx::query_scalar(r#"SELECT month FROM litespend.months_of(to_regclass('"LiteLLM_SpendLogs"')) AS month"#)
-        .fetch_all(connection)
-        .await
+/// The months of which the log or its copy has rows, as their first days.
+pub async fn months_of_either(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"SELECT month FROM litespend.months_of(to_regclass('"LiteLLM_SpendLogs"')) AS month
+           UNION SELECT month FROM litespend.months_of(to_regclass('"LiteLLM_SpendLogs_by_month"')) AS month
+           ORDER BY month"#,
+    )
+    .fetch_all(connection)
+    .await
 }
 
 /// Whether the log and the copy have the same rows in a month, in one snapshot: their number, and a sum of hashes of
@@ -250,19 +258,8 @@ pub async fn copy_agrees(connection: &mut PgConnection, month: NaiveDate) -> Res
     .await
 }
 
-/// Whether the copy has no rows of other months than these.
-pub async fn copy_has_only(connection: &mut PgConnection, months: &[NaiveDate]) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        r#"SELECT NOT EXISTS (SELECT FROM litespend.months_of(to_regclass('"LiteLLM_SpendLogs_by_month"')) AS month
-                              WHERE month <> ALL ($1))"#,
-    )
-    .bind(months)
-    .fetch_one(connection)
-    .await
-}
-
 /// Puts the copy in place of the log, which is dropped. Returns false, and changes nothing, if the copy has missed a
-/// change. Waits at most two seconds for the readers and writers of the log; when the wait is over, the error is 55P03.
+/// change, or is gone. Waits at most two seconds for the readers and writers of the log; when the wait is over, the error is 55P03.
 pub async fn swap(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
@@ -281,7 +278,7 @@ pub async fn swap(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     Ok(true)
 }
 
-/// Removes the copy. The log stays as it is. Waits at most five seconds for the writers of the log.
+/// Removes the copy. The log stays as it is. Waits at most five seconds for the readers and writers of the log.
 pub async fn cancel_copy(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
@@ -292,8 +289,11 @@ pub async fn cancel_copy(connection: &mut PgConnection) -> Result<(), sqlx::Erro
 /// Takes the lock that lets one session at a time partition the log. The session holds it until it ends. Returns false
 /// if another session holds it.
 pub async fn lock_copying(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT pg_try_advisory_lock(7811884303)").fetch_one(connection).await
+    sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(COPYING_LOCK).fetch_one(connection).await
 }
+
+/// Key of the advisory lock of [`lock_copying`].
+const COPYING_LOCK: i64 = 7_811_884_303;
 
 #[cfg(test)]
 mod tests {
@@ -303,6 +303,6 @@ mod tests {
     fn the_coming_months_cross_the_year() {
         let day = |year, month, day| NaiveDate::from_ymd_opt(year, month, day).unwrap_or_default();
         let expected = [(2026, 11), (2026, 12), (2027, 1), (2027, 2)].map(|(year, month)| day(year, month, 1));
-        assert_eq!(coming(day(2026, 11, 30)), expected);
+        assert_eq!(months_ahead(day(2026, 11, 30)), expected);
     }
 }
