@@ -36,6 +36,8 @@ pub struct Options {
     pub block_cache_bytes: u64,
     /// Memory for the metadata of Parquet files, fan-out tables and manifests, in bytes.
     pub metadata_cache_bytes: u64,
+    /// The most digests of ids that are kept in memory while a day is written; 8 bytes each.
+    pub digests_in_memory: usize,
     /// The directory for temporary files. They hold digests of ids while a day is written.
     pub scratch: PathBuf,
     /// The most rows of a Parquet file.
@@ -52,6 +54,7 @@ impl Default for Options {
             retries: 3,
             block_cache_bytes: 32 * 1024 * 1024,
             metadata_cache_bytes: 32 * 1024 * 1024,
+            digests_in_memory: 1 << 20,
             scratch: std::env::temp_dir(),
             rows_per_part: 4_000_000,
             rows_per_group: 131_072,
@@ -100,6 +103,8 @@ pub(crate) struct DayListing {
     pub(crate) abandoned: Vec<u32>,
     /// Parquet files, with their number and the revision that wrote them.
     pub(crate) parts: Vec<(String, u32, u32)>,
+    /// Files of a local archive that are not finished, with the revision that writes them.
+    pub(crate) unfinished: Vec<(PathBuf, u32)>,
 }
 
 impl DayListing {
@@ -165,7 +170,7 @@ impl Archive {
     pub async fn open(url: &str, options: Options) -> Result<Self> {
         let location = Location::parse(url)?;
         let store = location.store(&options)?;
-        let store = Store::new(store, options.time_limit);
+        let store = Store::new(store, options.time_limit, location.directory());
         let damage = Damage::load(store.clone()).await?;
         let reader = BlockReader::new(store.clone(), damage.clone(), options.block_cache_bytes);
         let share = options.metadata_cache_bytes / 4;
@@ -206,7 +211,7 @@ impl Archive {
     /// [`Error::Unavailable`].
     pub async fn probe(&self) -> Result<()> {
         let store = &self.inner.store;
-        let path = format!("_probe/{}", token());
+        let path = format!("_probe-{}", token());
         let bytes = Bytes::from_static(b"litespend\n");
         if store.create(&path, bytes.clone()).await? == Created::Exists {
             return Err(Error::Unavailable("an object that was not there before exists".to_owned()));
@@ -246,7 +251,10 @@ impl Archive {
     }
 
     pub(crate) async fn listing(&self, day: NaiveDate) -> Result<DayListing> {
-        Ok(DayListing::of(&self.inner.store.list(&day_directory(day)).await?))
+        let mut listing = DayListing::of(&self.inner.store.list(&day_directory(day)).await?);
+        let unfinished = self.inner.store.unfinished(&day_directory(day)).into_iter();
+        listing.unfinished = unfinished.filter_map(|(path, name)| Some((path, part_numbers(&name)?.1))).collect();
+        Ok(listing)
     }
 
     /// The newest revision of a day. `None` if the day is not in the archive. Asks the store.
@@ -349,16 +357,27 @@ impl Archive {
                 store.delete(path).await?;
             }
         }
+        for (path, _) in listing.unfinished.iter().filter(|(_, revision)| *revision <= newest) {
+            store.delete_unfinished(path)?;
+        }
         self.remove_ids(day, newest, Some(&manifest.ids.path)).await
     }
 
     async fn remove_ids(&self, day: NaiveDate, newest: u32, kept: Option<&str>) -> Result<()> {
-        let prefix = format!("{IDS}/{day}-");
-        for object in self.inner.store.list(IDS).await? {
-            let revision = object.path.strip_prefix(&prefix).and_then(|rest| rest.get(..5)?.parse::<u32>().ok());
-            if revision.is_some_and(|revision| revision <= newest) && Some(object.path.as_str()) != kept {
-                self.inner.store.delete(&object.path).await?;
+        let prefix = format!("{day}-");
+        let is_old = |name: &str| {
+            let revision = name.strip_prefix(&prefix).and_then(|rest| rest.get(..5)?.parse::<u32>().ok());
+            revision.is_some_and(|revision| revision <= newest)
+        };
+        let store = &self.inner.store;
+        for object in store.list(IDS).await? {
+            let name = object.path.rsplit('/').next().unwrap_or_default();
+            if is_old(name) && Some(object.path.as_str()) != kept {
+                store.delete(&object.path).await?;
             }
+        }
+        for (path, _) in store.unfinished(IDS).into_iter().filter(|(_, name)| is_old(name)) {
+            store.delete_unfinished(&path)?;
         }
         Ok(())
     }
@@ -386,6 +405,9 @@ impl Archive {
         }
         for (path, ..) in &listing.parts {
             store.delete(path).await?;
+        }
+        for (path, _) in &listing.unfinished {
+            store.delete_unfinished(path)?;
         }
         self.remove_ids(day, newest + 1, None).await
     }

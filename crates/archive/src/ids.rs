@@ -31,8 +31,6 @@ const TRAILER: u64 = 32;
 const MOST_BITS: u32 = 16;
 /// Entries that a lookup reads at most, on average.
 const ENTRIES_PER_LOOKUP: u64 = 2_048;
-/// Digests that are sorted in memory.
-const RUN: usize = 1 << 20;
 /// Values of a kind that are known to be in the file.
 const KNOWN: usize = 1 << 16;
 /// Bytes that a source reads at once.
@@ -81,7 +79,7 @@ pub(crate) fn digest(kind: IdKind, value: &str) -> u64 {
     sha256.finalize().as_slice().get_u64()
 }
 
-/// Collects the digests of a day. Beyond a million, they wait in a temporary file.
+/// Collects the digests of a day. Beyond a number of them, they wait in a temporary file.
 pub(crate) struct DigestCollector {
     digests: Vec<u64>,
     known: [FxHashSet<Box<str>>; 5],
@@ -89,11 +87,12 @@ pub(crate) struct DigestCollector {
     /// Where each sorted run ends in the file.
     ends: Vec<u64>,
     scratch: Arc<std::path::Path>,
+    most: usize,
 }
 
 impl DigestCollector {
-    pub(crate) fn new(scratch: Arc<std::path::Path>) -> Self {
-        Self { digests: Vec::new(), known: Default::default(), spilled: None, ends: Vec::new(), scratch }
+    pub(crate) fn new(scratch: Arc<std::path::Path>, most: usize) -> Self {
+        Self { digests: Vec::new(), known: Default::default(), spilled: None, ends: Vec::new(), scratch, most }
     }
 
     /// Adds an id that hardly ever repeats.
@@ -102,7 +101,7 @@ impl DigestCollector {
             return Ok(());
         }
         self.digests.push(digest(kind, value));
-        if self.digests.len() >= RUN { self.spill() } else { Ok(()) }
+        if self.digests.len() >= self.most { self.spill() } else { Ok(()) }
     }
 
     /// Adds an id that repeats from row to row.

@@ -129,6 +129,14 @@ impl Location {
         })
     }
 
+    /// The directory of a local archive.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        match self {
+            Self::Directory(root) => Some(root.clone()),
+            Self::Bucket { .. } => None,
+        }
+    }
+
     /// The archive's URL, for engines that read it.
     pub(crate) fn url(&self) -> String {
         match self {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,11 +32,34 @@ pub(crate) enum Created {
 pub(crate) struct Store {
     inner: Arc<dyn ObjectStore>,
     limit: Duration,
+    /// The directory of a local archive.
+    root: Option<PathBuf>,
 }
 
 impl Store {
-    pub(crate) fn new(inner: Arc<dyn ObjectStore>, limit: Duration) -> Self {
-        Self { inner, limit }
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>, limit: Duration, root: Option<PathBuf>) -> Self {
+        Self { inner, limit, root }
+    }
+
+    /// Files in a local directory that are not finished, with the names that they would get. A process that ended
+    /// while it wrote leaves them behind, and listings do not show them.
+    pub(crate) fn unfinished(&self, directory: &str) -> Vec<(PathBuf, String)> {
+        let Some(root) = &self.root else { return Vec::new() };
+        // The directory may not exist yet.
+        let entries = std::fs::read_dir(root.join(directory)).into_iter().flatten().flatten();
+        let unfinished = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let (final_name, number) = name.rsplit_once('#')?;
+            number.bytes().all(|byte| byte.is_ascii_digit()).then(|| (entry.path(), final_name.to_owned()))
+        });
+        unfinished.collect()
+    }
+
+    pub(crate) fn delete_unfinished(&self, path: &std::path::Path) -> Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::Unavailable(error.to_string())),
+            _ => Ok(()),
+        }
     }
 
     async fn bounded<T>(&self, path: &str, operation: impl Future<Output = object_store::Result<T>>) -> Result<T> {

@@ -181,15 +181,22 @@ impl Archive {
         }
         self.remove_superseded(day).await?;
         let mut last = listing.newest();
-        let strays: Vec<_> = listing.parts.iter().filter(|(.., revision)| *revision > newest.unwrap_or(0)).collect();
-        if let Some(highest) = strays.iter().map(|(.., revision)| *revision).max() {
+        // Traces of an attempt at a revision that nobody has committed.
+        let is_stray = |revision: u32| revision > newest.unwrap_or_default();
+        let strays: Vec<_> = listing.parts.iter().filter(|(.., revision)| is_stray(*revision)).collect();
+        let unfinished: Vec<_> = listing.unfinished.iter().filter(|(_, revision)| is_stray(*revision)).collect();
+        let revisions = strays.iter().map(|(.., revision)| *revision);
+        if let Some(highest) = revisions.chain(unfinished.iter().map(|(_, revision)| *revision)).max() {
             for revision in last + 1..=highest {
                 self.abandon(day, revision).await?;
             }
             last = last.max(highest);
-            for (path, ..) in strays {
-                self.inner.store.delete(path).await?;
-            }
+        }
+        for (path, ..) in strays {
+            self.inner.store.delete(path).await?;
+        }
+        for (path, _) in unfinished {
+            self.inner.store.delete_unfinished(path)?;
         }
         let numbers = listing.parts.iter().map(|(_, number, _)| number + 1);
         let sums = base.map_or_else(SumsBuilder::default, |base| SumsBuilder::from_sums(&base.sums));
@@ -207,7 +214,10 @@ impl Archive {
             part: None,
             parts: Vec::new(),
             next_number: numbers.max().unwrap_or_default(),
-            digests: Some(DigestCollector::new(Arc::from(self.inner.options.scratch.as_path()))),
+            digests: Some(DigestCollector::new(
+                Arc::from(self.inner.options.scratch.as_path()),
+                self.inner.options.digests_in_memory,
+            )),
             pending: None,
         })
     }

@@ -172,7 +172,10 @@ async fn an_interrupted_attempt_counts_nowhere_and_is_cleared_away() {
         drop(writer);
         assert!(archive.days().await.unwrap().is_empty(), "after {pushed} rows");
     }
+    let unfinished = root.path().join("spend_logs/day=2026-10-09/part-00009-00008-00000000.parquet#1");
+    std::fs::write(&unfinished, "a process ended here").unwrap();
     let mut writer = archive.write_day(day(9), None, true).await.unwrap();
+    assert!(!unfinished.exists());
     for row in &written {
         writer.push(&row.as_row()).await.unwrap();
     }

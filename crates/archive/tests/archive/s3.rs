@@ -10,7 +10,7 @@ use futures_util::stream;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use litespend_archive::{Archive, Error, IdKind, Options, Query};
@@ -127,28 +127,24 @@ async fn answer(
         Some(Fault::Stalls) => tokio::time::sleep(Duration::from_secs(10)).await,
         _ => {}
     }
-    let (head, body) = service.call(request).await.map_err(|error| format!("{error:?}"))?.into_parts();
-    let body = body.map_err(|error| -> BoxError { error });
+    let (head, body) =
+        service.call(request.map(s3s::Body::from)).await.map_err(|error| format!("{error:?}"))?.into_parts();
+    let bytes = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let whole = |bytes: Bytes| Full::new(bytes).map_err(|never: Infallible| match never {}).boxed();
     match fault {
         Some(Fault::LosesTheAnswer) => Err("cut".into()),
         Some(Fault::BreaksOff) => {
-            let bytes = body.collect().await?.to_bytes();
             let half = Frame::data(bytes.slice(..bytes.len() / 2));
-            let body = StreamBody::new(stream::iter([Ok(half), Err::<Frame<Bytes>, BoxError>("cut".into())]));
-            Ok(Response::from_parts(head, BodyExt::boxed(body)))
+            let frames = stream::iter([Ok(half), Err::<Frame<Bytes>, BoxError>("cut".into())]);
+            Ok(Response::from_parts(head, BodyExt::boxed(StreamBody::new(frames))))
         }
         Some(Fault::Lies) => {
-            let mut bytes = body.collect().await?.to_bytes().to_vec();
+            let mut bytes = bytes.to_vec();
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
-            let body = Full::new(Bytes::from(bytes)).map_err(|never: Infallible| match never {});
-            Ok(Response::from_parts(head, body.boxed()))
+            Ok(Response::from_parts(head, whole(Bytes::from(bytes))))
         }
-        _ => {
-            let bytes = body.collect().await?.to_bytes();
-            let body = Full::new(bytes).map_err(|never: Infallible| match never {});
-            Ok(Response::from_parts(head, body.boxed()))
-        }
+        _ => Ok(Response::from_parts(head, whole(bytes))),
     }
 }
 

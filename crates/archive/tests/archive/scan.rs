@@ -6,6 +6,7 @@ use chrono::NaiveDate;
 use futures_util::{StreamExt, TryStreamExt};
 use litespend_archive::{Archive, Column, Error, Options, Order, OwnedRow, Query, RowPredicate};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use tempfile::tempdir;
 
 use crate::support::{DAY_MICROSECONDS, day, open, read, row, rows, small, sort, start, write};

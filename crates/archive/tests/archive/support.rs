@@ -7,27 +7,27 @@ use futures_util::TryStreamExt;
 use litespend_archive::{Archive, Manifest, Options, OwnedRow, Query};
 use serde_json::Value;
 
-pub const DAY_MICROSECONDS: i64 = 86_400_000_000;
+pub(crate) const DAY_MICROSECONDS: i64 = 86_400_000_000;
 
-pub fn day(number: u32) -> NaiveDate {
+pub(crate) fn day(number: u32) -> NaiveDate {
     NaiveDate::from_ymd_opt(2026, 10, number).unwrap()
 }
 
-pub fn start(day: NaiveDate) -> i64 {
+pub(crate) fn start(day: NaiveDate) -> i64 {
     day.and_hms_opt(0, 0, 0).unwrap().and_utc().timestamp_micros()
 }
 
 /// Small files and row groups, so that few rows have many of them.
-pub fn small() -> Options {
+pub(crate) fn small() -> Options {
     Options { rows_per_part: 20, rows_per_group: 7, ..Options::default() }
 }
 
-pub async fn open(root: &Path, options: Options) -> Archive {
+pub(crate) async fn open(root: &Path, options: Options) -> Archive {
     Archive::open(root.to_str().unwrap(), options).await.unwrap()
 }
 
 /// A row whose values depend on a number. Every column has values and, if it can, nulls.
-pub fn row(number: u64, start_time: i64) -> OwnedRow {
+pub(crate) fn row(number: u64, start_time: i64) -> OwnedRow {
     let some = |every: u64, text: String| (number % every != 0).then_some(text);
     OwnedRow {
         request_id: format!("req-{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
@@ -70,17 +70,17 @@ pub fn row(number: u64, start_time: i64) -> OwnedRow {
 }
 
 /// Rows of a day at a regular distance.
-pub fn rows(day: NaiveDate, count: u64) -> Vec<OwnedRow> {
+pub(crate) fn rows(day: NaiveDate, count: u64) -> Vec<OwnedRow> {
     let step = DAY_MICROSECONDS / count.max(1) as i64;
     (0..count).map(|number| row(number + start(day).unsigned_abs() % 1000, start(day) + number as i64 * step)).collect()
 }
 
-pub fn sort(rows: &mut [OwnedRow]) {
+pub(crate) fn sort(rows: &mut [OwnedRow]) {
     rows.sort_by(|a, b| (a.start_time, &a.request_id).cmp(&(b.start_time, &b.request_id)));
 }
 
 /// Writes, verifies and commits a day with bodies.
-pub async fn write(archive: &Archive, day: NaiveDate, base: Option<&Manifest>, rows: &[OwnedRow]) -> Manifest {
+pub(crate) async fn write(archive: &Archive, day: NaiveDate, base: Option<&Manifest>, rows: &[OwnedRow]) -> Manifest {
     let mut writer = archive.write_day(day, base, true).await.unwrap();
     for row in rows {
         writer.push(&row.as_row()).await.unwrap();
@@ -90,7 +90,7 @@ pub async fn write(archive: &Archive, day: NaiveDate, base: Option<&Manifest>, r
     Manifest::clone(&*archive.commit(&prepared, Value::Null).await.unwrap())
 }
 
-pub async fn read(
+pub(crate) async fn read(
     archive: &Archive,
     days: &[(NaiveDate, u32)],
     query: Query,
@@ -99,7 +99,7 @@ pub async fn read(
 }
 
 /// The files below a directory, relative to it.
-pub fn files(root: &Path) -> Vec<String> {
+pub(crate) fn files(root: &Path) -> Vec<String> {
     fn walk(directory: &Path, root: &Path, files: &mut Vec<String>) {
         let Ok(entries) = std::fs::read_dir(directory) else { return };
         for entry in entries {
@@ -117,11 +117,11 @@ pub fn files(root: &Path) -> Vec<String> {
     files
 }
 
-pub fn parquet_files(root: &Path) -> Vec<String> {
+pub(crate) fn parquet_files(root: &Path) -> Vec<String> {
     files(root).into_iter().filter(|file| file.ends_with(".parquet")).collect()
 }
 
-pub fn flip(path: &PathBuf, position: usize) {
+pub(crate) fn flip(path: &PathBuf, position: usize) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[position] ^= 0x10;
     std::fs::write(path, bytes).unwrap();
