@@ -82,8 +82,12 @@ fn make(numbers: &mut Numbers, start: i64) -> Made {
         team: format!("team-{}", key % 20),
         model: format!("model-{model}"),
         metadata,
-        tags: ["[]", "[\"prod\"]", "[\"prod\", \"chat\"]"][numbers.below(3) as usize],
-        api_base: ["https://api.openai.com", "https://api.anthropic.com"][model as usize % 2],
+        tags: match numbers.below(3) {
+            0 => "[]",
+            1 => "[\"prod\"]",
+            _ => "[\"prod\", \"chat\"]",
+        },
+        api_base: if model % 2 == 0 { "https://api.openai.com" } else { "https://api.anthropic.com" },
         spend,
         prompt,
         completion,
@@ -254,12 +258,15 @@ async fn main() -> Outcome<()> {
     for (what, archive) in [("cold", Archive::open(&directory, Options::default()).await?), ("warm", archive.clone())] {
         for (round, (id, call)) in ids.iter().take(4).enumerate() {
             let start = Instant::now();
+            let processors = processor_time();
             let row = archive.row(id, &days).await?.ok_or("the row is missing")?;
-            println!("{what} by request_id, {}: {:.1?}", round + 1, start.elapsed());
+            let processors = processor_time() - processors;
+            println!("{what} by request_id, {}: {:.1?} ({processors:.1?} of processors)", round + 1, start.elapsed());
             assert_eq!(row.litellm_call_id.as_deref(), Some(call.as_str()));
         }
         let start = Instant::now();
-        let found = archive.find(IdKind::CallId, &ids[0].1, &days).await?;
+        let call = &ids.first().ok_or("no ids")?.1;
+        let found = archive.find(IdKind::CallId, call, &days).await?;
         println!("{what} find by call id: {:.1?}, {} days", start.elapsed(), found.len());
     }
 
@@ -272,11 +279,11 @@ async fn main() -> Outcome<()> {
     }
     spent.report("30 days, made and committed", rows);
     let spent = Spent::start();
-    archive.compact_month(month[0].0).await?;
+    archive.compact_month(NaiveDate::from_ymd_opt(2026, 9, 1).ok_or("no date")?).await?;
     spent.report("compact the month", rows);
     for (what, archive) in [("cold", Archive::open(&directory, Options::default()).await?), ("warm", archive.clone())] {
         for user in ["user-17", "user-17", "user-1234"] {
-            let start = Instant::now();
+            let (start, processors) = (Instant::now(), processor_time());
             let query = Query {
                 equals: vec![(Column::User, vec![user.to_owned()])],
                 order: Order::Descending,
@@ -287,7 +294,12 @@ async fn main() -> Outcome<()> {
             let found = start.elapsed();
             let days: Vec<_> = days.into_iter().map(|day| (day, 1)).collect();
             let read: Vec<_> = archive.scan(&days, query.clone()).try_collect().await?;
-            println!("{what} newest 1,000 of {user}: {:.1?} (find {found:.1?}), {} rows", start.elapsed(), read.len());
+            let used = processor_time() - processors;
+            println!(
+                "{what} newest 1,000 of {user}: {:.1?} ({used:.1?} of processors, find {found:.1?}), {} rows",
+                start.elapsed(),
+                read.len()
+            );
             let start = Instant::now();
             let columns: Vec<Column> = Column::ALL.into_iter().filter(|column| *column != Column::Metadata).collect();
             let read: Vec<_> = archive.scan(&days, Query { columns, ..query }).try_collect().await?;

@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, TryStreamExt, stream};
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_64;
@@ -16,12 +15,10 @@ use crate::error::{Error, Result};
 use crate::manifest::{StoredObject, hexadecimal};
 use crate::store::Store;
 
-/// The size of a block.
-pub(crate) const BLOCK: u64 = 256 * 1024;
-/// The most blocks in one request.
-const BLOCKS_PER_REQUEST: u64 = 32;
-/// Requests at once for one read.
-const REQUESTS: usize = 8;
+/// The size of a block. A row that is read alone needs a block of each of its columns.
+pub(crate) const BLOCK: u64 = 64 * 1024;
+/// The most blocks that are in memory twice while a large range is read.
+const BLOCKS_AT_ONCE: u64 = 128;
 
 fn hash(block: &[u8]) -> u64 {
     XxHash3_64::oneshot(block)
@@ -157,10 +154,13 @@ impl BlockReader {
                 None => drop(missing.insert(number)),
             }
         }
-        let fetched = stream::iter(runs(missing)).map(|run| self.fetch(object, run)).buffered(REQUESTS);
-        for (number, block) in fetched.try_concat().await? {
-            self.cache.insert((Arc::clone(object.path()), number), block.clone());
-            blocks.insert(number, block);
+        if !missing.is_empty() {
+            for (number, block) in self.fetch(object, &runs(missing)).await? {
+                // A copy: a slice would keep the whole answer in memory as long as one of its blocks is used.
+                let block = Bytes::copy_from_slice(&block);
+                self.cache.insert((Arc::clone(object.path()), number), block.clone());
+                blocks.insert(number, block);
+            }
         }
         ranges.iter().map(|range| cut(object, &blocks, range)).collect()
     }
@@ -168,18 +168,25 @@ impl BlockReader {
     /// Reads a range without keeping its blocks in memory.
     pub(crate) async fn read_once(&self, object: &VerifiedObject, range: Range<u64>) -> Result<Bytes> {
         self.damage.check(object.path())?;
-        let runs = runs(object.blocks_of(&range).collect());
-        let fetched = stream::iter(runs).map(|run| self.fetch(object, run)).buffered(2);
-        let blocks = fetched.try_concat().await?.into_iter().collect();
-        cut(object, &blocks, &range)
+        let mut joined = BytesMut::with_capacity(usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0));
+        let mut blocks = object.blocks_of(&range);
+        while !blocks.is_empty() {
+            let run = blocks.start..blocks.end.min(blocks.start + BLOCKS_AT_ONCE);
+            blocks.start = run.end;
+            let covered = object.bytes_of(&run);
+            let wanted = covered.start.max(range.start)..covered.end.min(range.end);
+            let fetched = self.fetch(object, std::slice::from_ref(&run)).await?.into_iter().collect();
+            joined.extend_from_slice(&cut(object, &fetched, &wanted)?);
+        }
+        Ok(joined.freeze())
     }
 
-    /// Fetches consecutive blocks. Wrong ones are fetched once more: if they are wrong again, the object is damaged.
-    async fn fetch(&self, object: &VerifiedObject, run: Range<u64>) -> Result<Vec<(u64, Bytes)>> {
-        let mut outcome = self.attempt(object, run.clone()).await?;
+    /// Fetches runs of blocks. Wrong ones are fetched once more: if they are wrong again, the object is damaged.
+    async fn fetch(&self, object: &VerifiedObject, runs: &[Range<u64>]) -> Result<Vec<(u64, Bytes)>> {
+        let mut outcome = self.attempt(object, runs).await?;
         if let Attempt::Failed(cause) = &outcome {
             tracing::warn!(path = %object.path(), cause, "an object is read once more");
-            outcome = self.attempt(object, run).await?;
+            outcome = self.attempt(object, runs).await?;
         }
         let (mut blocks, wrong) = match outcome {
             Attempt::Blocks(blocks, wrong) => (blocks, wrong),
@@ -187,27 +194,28 @@ impl BlockReader {
         };
         for number in wrong {
             tracing::warn!(path = %object.path(), number, "a block has the wrong bytes and is read once more");
-            match self.attempt(object, number..number + 1).await? {
+            match self.attempt(object, &[number..number + 1]).await? {
                 Attempt::Blocks(right, wrong) if wrong.is_empty() => blocks.extend(right),
                 Attempt::Blocks(..) => return Err(self.damage.mark(object.path()).await),
                 Attempt::Failed(cause) => return Err(Error::Unavailable(cause)),
             }
         }
-        blocks.sort_by_key(|(number, _)| *number);
         Ok(blocks)
     }
 
-    async fn attempt(&self, object: &VerifiedObject, run: Range<u64>) -> Result<Attempt> {
-        let range = object.bytes_of(&run);
-        let length = range.end.saturating_sub(range.start);
-        let cause = match self.store.get_range(object.path(), range).await {
-            Ok(bytes) if bytes.len() as u64 == length => return Ok(compare(object, run, &bytes)),
-            Ok(bytes) => format!("{} bytes of {length} arrived from {}", bytes.len(), object.path()),
+    async fn attempt(&self, object: &VerifiedObject, runs: &[Range<u64>]) -> Result<Attempt> {
+        let ranges: Vec<Range<u64>> = runs.iter().map(|run| object.bytes_of(run)).collect();
+        let cause = match self.store.get_ranges(object.path(), &ranges).await {
+            Ok(answers) => {
+                let lengths = ranges.iter().map(|range| range.end.saturating_sub(range.start));
+                if answers.iter().map(|bytes| bytes.len() as u64).eq(lengths) {
+                    return Ok(compare(object, runs, answers));
+                }
+                format!("fewer bytes than there are arrived from {}", object.path())
+            }
             Err(missing @ Error::NotFound { .. }) => return Err(missing),
-            Err(error) => match error {
-                Error::Unavailable(cause) => cause,
-                other => other.to_string(),
-            },
+            Err(Error::Unavailable(cause)) => cause,
+            Err(other) => other.to_string(),
         };
         // An object of another size cannot be what was written. Otherwise the answer failed, and not the object.
         match self.store.size(object.path()).await {
@@ -229,21 +237,17 @@ impl BlockReader {
     }
 }
 
-fn compare(object: &VerifiedObject, run: Range<u64>, bytes: &Bytes) -> Attempt {
-    let single = run.end - run.start == 1;
-    let mut wrong = Vec::new();
-    let mut blocks = Vec::new();
-    let mut rest = bytes.clone();
-    for number in run {
-        let size = usize::try_from(BLOCK).unwrap_or(usize::MAX).min(rest.len());
-        let block = rest.split_to(size);
-        if !object.is_right(number, &block) {
-            wrong.push(number);
-        } else if single {
-            blocks.push((number, block));
-        } else {
-            // A copy: a slice would keep the whole answer in memory as long as one of its blocks is used.
-            blocks.push((number, Bytes::copy_from_slice(&block)));
+fn compare(object: &VerifiedObject, runs: &[Range<u64>], answers: Vec<Bytes>) -> Attempt {
+    let (mut blocks, mut wrong) = (Vec::new(), Vec::new());
+    for (run, mut rest) in runs.iter().zip(answers) {
+        for number in run.clone() {
+            let size = usize::try_from(BLOCK).unwrap_or(usize::MAX).min(rest.len());
+            let block = rest.split_to(size);
+            if object.is_right(number, &block) {
+                blocks.push((number, block));
+            } else {
+                wrong.push(number);
+            }
         }
     }
     Attempt::Blocks(blocks, wrong)
@@ -254,7 +258,7 @@ fn runs(numbers: BTreeSet<u64>) -> Vec<Range<u64>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
     for number in numbers {
         match runs.last_mut() {
-            Some(run) if run.end == number && run.end - run.start < BLOCKS_PER_REQUEST => run.end += 1,
+            Some(run) if run.end == number => run.end += 1,
             _ => runs.push(number..number + 1),
         }
     }

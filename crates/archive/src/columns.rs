@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow_array::builder::{Float64Builder, Int32Builder, StringBuilder, TimestampMicrosecondBuilder};
+use arrow_array::builder::{ArrayBuilder, Float64Builder, Int32Builder, StringBuilder, TimestampMicrosecondBuilder};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
@@ -104,6 +104,25 @@ macro_rules! append {
     ($kind:ident, $builder:expr, $value:expr) => {
         $builder.append_value($value)
     };
+}
+
+/// The finished array, and a builder with room for another one like it.
+macro_rules! finish {
+    (required_text, $builder:expr) => {
+        finish_texts(&mut $builder)
+    };
+    (text, $builder:expr) => {
+        finish_texts(&mut $builder)
+    };
+    ($kind:ident, $builder:expr) => {
+        Arc::new($builder.finish()) as ArrayRef
+    };
+}
+
+fn finish_texts(builder: &mut StringBuilder) -> ArrayRef {
+    let (rows, bytes) = (builder.len(), builder.values_slice().len());
+    let mut full = std::mem::replace(builder, StringBuilder::with_capacity(rows, bytes + bytes / 16));
+    Arc::new(full.finish())
 }
 
 macro_rules! borrow {
@@ -212,7 +231,7 @@ macro_rules! columns {
             /// The rows that were appended since the last call.
             pub(crate) fn finish(&mut self) -> Result<RecordBatch, arrow_schema::ArrowError> {
                 self.rows = 0;
-                let arrays: Vec<ArrayRef> = vec![$(Arc::new(self.$field.finish()) as ArrayRef,)+];
+                let arrays: Vec<ArrayRef> = vec![$(finish!($kind, self.$field),)+];
                 let arrays = arrays.into_iter().zip(SCHEMA.fields()).map(|(array, field)| typed(array, field));
                 RecordBatch::try_new(Arc::clone(&SCHEMA), arrays.collect())
             }

@@ -59,7 +59,7 @@ pub struct StoredObject {
     pub bytes: u64,
     /// SHA-256 of the object, in hexadecimal digits.
     pub sha256: String,
-    /// A hash (XXH3-64) of each block of 256 KiB, in order. In JSON, each is a string of 16 hexadecimal digits.
+    /// A hash (XXH3-64) of each block of 64 KiB, in order. In JSON, each is a string of 16 hexadecimal digits.
     #[serde(serialize_with = "write_hashes", deserialize_with = "read_hashes")]
     pub blocks: Vec<u64>,
 }

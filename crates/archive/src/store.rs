@@ -96,8 +96,9 @@ impl Store {
         self.bounded(path, async { self.inner.get(&location).await?.bytes().await }).await
     }
 
-    pub(crate) async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
-        self.bounded(path, self.inner.get_range(&Path::from(path), range)).await
+    /// Reads ranges: of a file one by one, of an object in few requests, which may read what lies between them.
+    pub(crate) async fn get_ranges(&self, path: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.bounded(path, self.inner.get_ranges(&Path::from(path), ranges)).await
     }
 
     /// The object's size in bytes.

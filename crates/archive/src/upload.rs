@@ -42,8 +42,15 @@ impl Upload {
         Ok(())
     }
 
+    pub(crate) async fn write_all(&mut self, pieces: Vec<Vec<u8>>) -> Result<()> {
+        for piece in pieces {
+            self.write(&piece).await?;
+        }
+        Ok(())
+    }
+
     async fn send(&mut self) -> Result<()> {
-        let part = Bytes::from(std::mem::take(&mut self.buffer));
+        let part = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(PART)));
         let upload = match &mut self.upload {
             Some(upload) => upload,
             none => none.insert(self.store.start_upload(&self.path).await?),

@@ -23,7 +23,7 @@ use crate::sums::{Sums, SumsBuilder};
 use crate::write::BATCH;
 
 /// Bytes of a file of digests that are read at once.
-const PIECE: u64 = 16 * BLOCK;
+const PIECE: u64 = 64 * BLOCK;
 
 /// What is checked while a file is read from its start to its end.
 struct Check {

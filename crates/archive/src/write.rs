@@ -42,17 +42,28 @@ pub(crate) fn microseconds_of(day: NaiveDate) -> std::ops::Range<i64> {
 
 /// Takes what the Parquet writer writes.
 #[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
+struct Sink(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// Smaller writes are collected up to this size.
+const PIECE: usize = 256 * 1024;
 
 impl Sink {
-    fn take(&self) -> Vec<u8> {
+    fn take(&self) -> Vec<Vec<u8>> {
         std::mem::take(&mut *self.0.lock())
     }
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
+        let mut pieces = self.0.lock();
+        match pieces.last_mut() {
+            Some(piece) if piece.len() + bytes.len() <= PIECE => piece.extend_from_slice(bytes),
+            _ => {
+                let mut piece = Vec::with_capacity(bytes.len().max(PIECE));
+                piece.extend_from_slice(bytes);
+                pieces.push(piece);
+            }
+        }
         Ok(bytes.len())
     }
 
@@ -85,7 +96,7 @@ impl Encoder {
         self.writer.write(batch).map_err(|error| Error::of_parquet(&self.path, error))
     }
 
-    fn finish(mut self) -> Result<(Vec<u8>, String)> {
+    fn finish(mut self) -> Result<(Vec<Vec<u8>>, String)> {
         self.writer.finish().map_err(|error| Error::of_parquet(&self.path, error))?;
         Ok((self.sink.take(), self.content.finish()))
     }
@@ -95,7 +106,7 @@ impl Encoder {
 struct Encoded {
     encoder: Encoder,
     digests: DigestCollector,
-    bytes: Vec<u8>,
+    pieces: Vec<Vec<u8>>,
 }
 
 fn encode(mut encoder: Encoder, mut digests: DigestCollector, batch: &RecordBatch) -> Result<Encoded> {
@@ -112,8 +123,8 @@ fn encode(mut encoder: Encoder, mut digests: DigestCollector, batch: &RecordBatc
         digests.add_repeating(IdKind::EndUser, id(Column::EndUser))?;
         digests.add_repeating(IdKind::Team, id(Column::TeamId))?;
     }
-    let bytes = encoder.sink.take();
-    Ok(Encoded { encoder, digests, bytes })
+    let pieces = encoder.sink.take();
+    Ok(Encoded { encoder, digests, pieces })
 }
 
 /// A file that is being written.
@@ -293,7 +304,7 @@ impl DayWriter {
         let Some(part) = &mut self.part else { return Err(unusable()) };
         part.encoder = Some(encoded.encoder);
         self.digests = Some(encoded.digests);
-        part.upload.write(&encoded.bytes).await
+        part.upload.write_all(encoded.pieces).await
     }
 
     async fn close_part(&mut self) -> Result<()> {
@@ -304,8 +315,8 @@ impl DayWriter {
         let Some(mut part) = self.part.take() else { return Ok(()) };
         let encoder = part.encoder.take().ok_or_else(unusable)?;
         let finished = tokio::task::spawn_blocking(move || encoder.finish()).await.map_err(Error::local)?;
-        let (bytes, content) = finished?;
-        part.upload.write(&bytes).await?;
+        let (pieces, content) = finished?;
+        part.upload.write_all(pieces).await?;
         let object = part.upload.finish().await?;
         let (first_start, last_start) = (part.first_start, part.last_start);
         self.parts.push(Part { object, rows: part.rows, first_start, last_start, content });
