@@ -194,7 +194,8 @@ impl BlockReader {
         };
         for number in wrong {
             tracing::warn!(path = %object.path(), number, "a block has the wrong bytes and is read once more");
-            match self.attempt(object, &[number..number + 1]).await? {
+            let alone = number..number + 1;
+            match self.attempt(object, std::slice::from_ref(&alone)).await? {
                 Attempt::Blocks(right, wrong) if wrong.is_empty() => blocks.extend(right),
                 Attempt::Blocks(..) => return Err(self.damage.mark(object.path()).await),
                 Attempt::Failed(cause) => return Err(Error::Unavailable(cause)),

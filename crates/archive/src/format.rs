@@ -35,7 +35,7 @@ pub(crate) fn properties(rows_per_group: usize) -> Result<WriterProperties> {
     for column in Column::ALL {
         let path = || ColumnPath::from(column.name());
         // Ids and documents hardly ever repeat: a dictionary would only be given up after a while.
-        if matches!(column, Column::RequestId | Column::LitellmCallId) || column.is_document() {
+        if matches!(column, Column::RequestId | Column::LitellmCallId | Column::SessionId) || column.is_document() {
             properties = properties.set_column_dictionary_enabled(path(), false);
         }
         if column.is_document() {

@@ -53,6 +53,10 @@ async fn ids_are_found_on_their_days() {
         }
     }
     check(&archive, &model, &days).await;
+    // Ids of both revisions are in the file once.
+    let whole = tempdir().unwrap();
+    let at_once = write(&open(whole.path(), small()).await, day(1), None, &rows(day(1), 21)).await;
+    assert_eq!(archive.manifest(day(1)).await.unwrap().unwrap().ids.sha256, at_once.ids.sha256);
     archive.compact_month(day(17)).await.unwrap();
     check(&archive, &model, &days).await;
     let months = || files(&root.path().join("ids")).into_iter().filter(|file| file.starts_with("2026-10-00")).count();

@@ -33,6 +33,8 @@ enum Fault {
     Stalls,
     /// Ends the answer in the middle.
     BreaksOff,
+    /// Sends half of the answer, and then nothing for ten seconds.
+    Drips,
     /// Does what is asked, and cuts the connection before the answer.
     LosesTheAnswer,
     /// Changes a byte of the answer.
@@ -138,6 +140,20 @@ async fn answer(
             let frames = stream::iter([Ok(half), Err::<Frame<Bytes>, BoxError>("cut".into())]);
             Ok(Response::from_parts(head, BodyExt::boxed(StreamBody::new(frames))))
         }
+        Some(Fault::Drips) => {
+            let half = Frame::data(bytes.slice(..bytes.len() / 2));
+            let (sender, rest) = tokio::sync::oneshot::channel::<()>();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                drop(sender);
+            });
+            let rest = stream::once(async move {
+                let _ = rest.await;
+                Err::<Frame<Bytes>, BoxError>("cut".into())
+            });
+            let frames = futures_util::StreamExt::chain(stream::iter([Ok(half)]), rest);
+            Ok(Response::from_parts(head, BodyExt::boxed(StreamBody::new(frames))))
+        }
         Some(Fault::Lies) => {
             let mut bytes = bytes.to_vec();
             let middle = bytes.len() / 2;
@@ -224,7 +240,7 @@ async fn a_failing_store_is_tried_again_and_then_named() {
     }
     write(&archive, day(1), None, &written).await;
     store.heal();
-    for fault in [Fault::Fails, Fault::Stalls] {
+    for fault in [Fault::Fails, Fault::Stalls, Fault::Drips] {
         let archive = store.open(brief()).await;
         store.fail(Method::GET, "", fault, 1_000);
         let start = Instant::now();
@@ -274,7 +290,7 @@ async fn a_store_that_lies_once_is_asked_again() {
     let error = read(&archive, &[(day(1), 1)], Query::default()).await.unwrap_err();
     assert_eq!(error, Error::Damaged { path: file.clone() });
     flip(&path.to_path_buf(), 1_000);
-    assert_eq!(store.open(brief()).await.damaged(), [file.clone()]);
+    assert_eq!(store.open(brief()).await.damaged(), std::slice::from_ref(&file));
     assert!(read(&archive, &[(day(1), 1)], Query::default()).await.is_err());
     archive.clear_damage(&file).await.unwrap();
     assert_eq!(read(&archive, &[(day(1), 1)], Query::default()).await.unwrap(), written);

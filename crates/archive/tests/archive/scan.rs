@@ -225,6 +225,21 @@ async fn pages_continue_where_the_last_one_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bounds_of_the_time_are_inclusive_and_exclusive() {
+    let root = tempdir().unwrap();
+    let archive = open(root.path(), small()).await;
+    let rows = rows(day(1), 30);
+    let days = write_all(&archive, 1, &rows, 1).await;
+    for row in &rows {
+        // Among them are the first and the last rows of row groups and files.
+        let query = Query { from: Some(row.start_time), to: Some(row.start_time + 1), ..Query::default() };
+        assert_eq!(read(&archive, &days, query).await.unwrap(), std::slice::from_ref(row));
+        let query = Query { from: Some(row.start_time), to: Some(row.start_time), ..Query::default() };
+        assert!(read(&archive, &days, query).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_columns_of_the_projection_are_there() {
     let root = tempdir().unwrap();
     let archive = open(root.path(), small()).await;

@@ -28,7 +28,7 @@ pub(crate) async fn open(root: &Path, options: Options) -> Archive {
 
 /// A row whose values depend on a number. Every column has values and, if it can, nulls.
 pub(crate) fn row(number: u64, start_time: i64) -> OwnedRow {
-    let some = |every: u64, text: String| (number % every != 0).then_some(text);
+    let some = |every: u64, text: String| (!number.is_multiple_of(every)).then_some(text);
     OwnedRow {
         request_id: format!("req-{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         call_type: ["acompletion", "aembedding", ""][number as usize % 3].to_owned(),
@@ -39,7 +39,7 @@ pub(crate) fn row(number: u64, start_time: i64) -> OwnedRow {
         completion_tokens: (number % 100) as i32 * 2,
         start_time,
         end_time: Some(start_time + 1_500_000),
-        completion_start_time: (number % 4 != 0).then_some(start_time + 500_000),
+        completion_start_time: (!number.is_multiple_of(4)).then_some(start_time + 500_000),
         model: format!("gpt-{}", number % 7),
         model_id: some(2, format!("deployment-{}", number % 7)),
         model_group: some(3, format!("group-{}", number % 2)),
@@ -61,9 +61,9 @@ pub(crate) fn row(number: u64, start_time: i64) -> OwnedRow {
         mcp_namespaced_tool_name: some(2, "tool/search".to_owned()),
         organization_id: some(2, "organisation".to_owned()),
         agent_id: some(2, format!("agent-{}", number % 2)),
-        request_duration_ms: (number % 3 != 0).then_some((number % 50) as i32 * 10),
+        request_duration_ms: (!number.is_multiple_of(3)).then_some((number % 50) as i32 * 10),
         created_at: Some(start_time + 2_000_000),
-        updated_at: (number % 2 == 0).then_some(start_time + 3_000_000),
+        updated_at: number.is_multiple_of(2).then_some(start_time + 3_000_000),
         litellm_call_id: some(8, format!("call-{number}")),
         billing_agent_id: some(2, "billed".to_owned()),
     }
