@@ -1,0 +1,62 @@
+//! HTTP for object stores, with hyper and rustls as elsewhere in litespend.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http_body_util::BodyExt;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
+use hyper_util::rt::TokioExecutor;
+use object_store::client::{
+    ClientConfigKey, ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
+    HttpResponse, HttpResponseBody, HttpService,
+};
+
+/// Makes clients whose requests end after a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connector {
+    /// Until the connection stands.
+    pub(crate) connect_timeout: Duration,
+    /// Until the head of the answer is there.
+    pub(crate) answer_timeout: Duration,
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let mut tcp = TcpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(self.connect_timeout));
+        let builder = HttpsConnectorBuilder::new().with_webpki_roots();
+        let plain = options.get_config_value(&ClientConfigKey::AllowHttp).as_deref() == Some("true");
+        let builder = if plain { builder.https_or_http() } else { builder.https_only() };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build(builder.enable_http1().wrap_connector(tcp));
+        Ok(HttpClient::new(Service { client, answer_timeout: self.answer_timeout }))
+    }
+}
+
+#[derive(Debug)]
+struct Service {
+    client: Client<HttpsConnector<TcpConnector>, HttpRequestBody>,
+    answer_timeout: Duration,
+}
+
+#[async_trait]
+impl HttpService for Service {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let answer = tokio::time::timeout(self.answer_timeout, self.client.request(request)).await;
+        let answer = answer.map_err(|elapsed| HttpError::new(HttpErrorKind::Timeout, elapsed))?;
+        let (head, body) = answer.map_err(request_error)?.into_parts();
+        let body = HttpResponseBody::new(body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error)));
+        Ok(HttpResponse::from_parts(head, body))
+    }
+}
+
+fn request_error(error: hyper_util::client::legacy::Error) -> HttpError {
+    // A request that was cut off may have been carried out: only a failed connection is surely without effect.
+    let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Interrupted };
+    HttpError::new(kind, error)
+}

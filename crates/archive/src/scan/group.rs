@@ -1,0 +1,220 @@
+//! The rows of one row group: conditions first, and then the columns of the rows that fulfil them.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int32Type, TimestampMicrosecondType};
+use parquet::arrow::arrow_reader::RowSelection;
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::statistics::Statistics;
+
+use crate::columns::{Column, OwnedRow};
+use crate::error::Result;
+use crate::part::PartFile;
+use crate::row::{Positions, RowView};
+use crate::scan::Plan;
+use crate::scan::cursor::CHUNK;
+use crate::scan::prune::candidate_rows;
+
+/// Memory for the rows that are read at once, roughly.
+const CHUNK_BYTES: u64 = 4 * 1024 * 1024;
+/// Rows whose conditions are tested at once: at first, and at most.
+const FIRST_SLICE: usize = 8_192;
+const MOST_SLICE: usize = 65_536;
+
+/// A row group that is being read.
+pub(super) struct Group {
+    group: usize,
+    rows: usize,
+    /// Rows whose conditions were not tested yet, ascending.
+    candidates: Vec<Range<usize>>,
+    /// Rows that fulfil the conditions, in the order of the query.
+    matches: VecDeque<usize>,
+    /// Columns that conditions read in this row group.
+    filter_columns: Vec<Column>,
+    slice: usize,
+    most_slice: usize,
+    chunk: usize,
+}
+
+impl Group {
+    pub(super) fn new(file: &PartFile, group: usize, plan: &Plan) -> Option<Self> {
+        let metadata = file.row_group(group)?;
+        let rows = usize::try_from(metadata.num_rows()).ok()?;
+        let mut filter_columns = plan.filter_columns.clone();
+        if !lies_within(metadata, &plan.times) {
+            filter_columns.push(Column::StartTime);
+            filter_columns.sort();
+            filter_columns.dedup();
+        }
+        let most_slice = rows_in_memory(metadata, &filter_columns).clamp(256, MOST_SLICE);
+        let chunk = rows_in_memory(metadata, &plan.output_columns).clamp(1, CHUNK);
+        Some(Self {
+            group,
+            rows,
+            candidates: candidate_rows(plan, file, group, rows),
+            matches: VecDeque::new(),
+            filter_columns,
+            slice: FIRST_SLICE.min(most_slice),
+            most_slice,
+            chunk: plan.query.limit.map_or(chunk, |limit| chunk.min(limit.max(1))),
+        })
+    }
+
+    /// The next rows in the order of the query, some hundred at most. They may be none. `None` at the end.
+    pub(super) async fn next_rows(&mut self, file: &PartFile, plan: &Plan) -> Result<Option<Vec<OwnedRow>>> {
+        if self.matches.is_empty() {
+            let slice = self.next_slice(plan.descending());
+            if slice.is_empty() {
+                return Ok(None);
+            }
+            self.matches = self.test(file, plan, slice).await?;
+            if plan.descending() {
+                self.matches = self.matches.drain(..).rev().collect();
+            }
+            self.slice = (self.slice * 2).min(self.most_slice);
+            return Ok(Some(Vec::new()));
+        }
+        let count = self.chunk.min(self.matches.len());
+        let mut chosen: Vec<usize> = self.matches.drain(..count).collect();
+        chosen.sort_unstable();
+        let selection = selection(consecutive(&chosen), self.rows);
+        let batches = file.read(self.group, selection, &plan.output_columns, CHUNK).await?;
+        let positions = Positions::of(&plan.output_columns);
+        let mut rows = Vec::with_capacity(count);
+        for batch in &batches {
+            for row in 0..batch.num_rows() {
+                let view = RowView::new(batch, &positions, row);
+                let time = view.integer(Column::StartTime).unwrap_or_default();
+                if plan.is_after(time, view.text(Column::RequestId).unwrap_or_default()) {
+                    rows.push(OwnedRow::of(&view));
+                }
+            }
+        }
+        if plan.descending() {
+            rows.reverse();
+        }
+        Ok(Some(rows))
+    }
+
+    /// Takes the next rows to be tested from the candidates.
+    fn next_slice(&mut self, descending: bool) -> Vec<Range<usize>> {
+        let mut slice = Vec::new();
+        let mut room = self.slice;
+        if !descending {
+            self.candidates.reverse();
+        }
+        while room > 0
+            && let Some(range) = self.candidates.pop()
+        {
+            let count = range.len().min(room);
+            room -= count;
+            let (now, later) = if descending {
+                (range.end - count..range.end, range.start..range.end - count)
+            } else {
+                (range.start..range.start + count, range.start + count..range.end)
+            };
+            slice.push(now);
+            if !later.is_empty() {
+                self.candidates.push(later);
+            }
+        }
+        if descending {
+            slice.reverse();
+        } else {
+            self.candidates.reverse();
+        }
+        slice
+    }
+
+    /// The rows of a slice that fulfil the conditions, ascending.
+    async fn test(&self, file: &PartFile, plan: &Plan, slice: Vec<Range<usize>>) -> Result<VecDeque<usize>> {
+        if self.filter_columns.is_empty() {
+            return Ok(slice.into_iter().flatten().collect());
+        }
+        let selection = selection(slice.iter().cloned(), self.rows);
+        let batches = file.read(self.group, selection, &self.filter_columns, self.slice).await?;
+        let positions = Positions::of(&self.filter_columns);
+        let mut rows = slice.into_iter().flatten();
+        let mut matches = VecDeque::new();
+        for batch in &batches {
+            let fulfilled = fulfilled(plan, batch, &positions);
+            matches.extend(rows.by_ref().zip(fulfilled).filter(|(_, fulfilled)| *fulfilled).map(|(row, _)| row));
+        }
+        Ok(matches)
+    }
+}
+
+/// For each row of a batch whether it fulfils all conditions.
+fn fulfilled(plan: &Plan, batch: &RecordBatch, positions: &Positions) -> Vec<bool> {
+    let query = &plan.query;
+    let mut fulfilled = vec![true; batch.num_rows()];
+    if let Some(times) = positions.array(batch, Column::StartTime) {
+        keep(&mut fulfilled, times.as_primitive::<TimestampMicrosecondType>().iter(), |time| {
+            plan.times.contains(&time)
+        });
+    }
+    for (column, values) in &query.equals {
+        let Some(texts) = positions.array(batch, *column) else { continue };
+        keep(&mut fulfilled, texts.as_string::<i32>().iter(), |text| values.iter().any(|value| value == text));
+    }
+    if (query.min_spend.is_some() || query.max_spend.is_some())
+        && let Some(spend) = positions.array(batch, Column::Spend)
+    {
+        keep(&mut fulfilled, spend.as_primitive::<Float64Type>().iter(), |spend| {
+            query.min_spend.is_none_or(|limit| spend >= limit) && query.max_spend.is_none_or(|limit| spend <= limit)
+        });
+    }
+    if (query.min_duration_ms.is_some() || query.max_duration_ms.is_some())
+        && let Some(durations) = positions.array(batch, Column::RequestDurationMs)
+    {
+        keep(&mut fulfilled, durations.as_primitive::<Int32Type>().iter(), |duration| {
+            query.min_duration_ms.is_none_or(|limit| duration >= limit)
+                && query.max_duration_ms.is_none_or(|limit| duration <= limit)
+        });
+    }
+    if let Some(predicate) = &query.predicate {
+        for (row, fulfilled) in fulfilled.iter_mut().enumerate() {
+            *fulfilled = *fulfilled && (predicate.test)(&RowView::new(batch, positions, row));
+        }
+    }
+    fulfilled
+}
+
+/// Keeps the rows whose value is not null and passes the test.
+fn keep<T>(fulfilled: &mut [bool], values: impl Iterator<Item = Option<T>>, test: impl Fn(T) -> bool) {
+    for (fulfilled, value) in fulfilled.iter_mut().zip(values) {
+        *fulfilled = *fulfilled && value.is_some_and(&test);
+    }
+}
+
+fn lies_within(group: &RowGroupMetaData, times: &Range<i64>) -> bool {
+    let statistics = group.columns().get(Column::StartTime.index()).and_then(|chunk| chunk.statistics());
+    match statistics {
+        Some(Statistics::Int64(own)) => {
+            own.min_opt().is_some_and(|first| times.contains(first))
+                && own.max_opt().is_some_and(|last| times.contains(last))
+        }
+        _ => false,
+    }
+}
+
+/// How many rows of these columns fit into the memory for rows, on average.
+fn rows_in_memory(group: &RowGroupMetaData, columns: &[Column]) -> usize {
+    let sizes = columns.iter().filter_map(|column| group.columns().get(column.index()));
+    let bytes: u64 = sizes.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or_default()).sum();
+    let rows = u64::try_from(group.num_rows()).unwrap_or_default();
+    let fitting = CHUNK_BYTES.saturating_mul(rows).checked_div(bytes.max(1)).unwrap_or_default();
+    usize::try_from(fitting).unwrap_or(usize::MAX)
+}
+
+/// Ascending numbers as ranges.
+fn consecutive(numbers: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {
+    numbers.chunk_by(|a, b| a + 1 == *b).filter_map(|run| Some(*run.first()?..run.last()? + 1))
+}
+
+fn selection(ranges: impl Iterator<Item = Range<usize>>, rows: usize) -> RowSelection {
+    RowSelection::from_consecutive_ranges(ranges, rows)
+}

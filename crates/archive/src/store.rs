@@ -1,0 +1,162 @@
+//! The store of an archive: every operation ends within a time, and its errors are those of this crate.
+
+use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use crate::error::{Error, Result};
+
+/// An object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) path: String,
+    pub(crate) bytes: u64,
+}
+
+/// The outcome of a conditional write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Created {
+    Yes,
+    /// There is an object of that name.
+    Exists,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    inner: Arc<dyn ObjectStore>,
+    limit: Duration,
+    /// The directory of a local archive.
+    root: Option<PathBuf>,
+}
+
+impl Store {
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>, limit: Duration, root: Option<PathBuf>) -> Self {
+        Self { inner, limit, root }
+    }
+
+    /// Files in a local directory that are not finished, with the names that they would get. A process that ended
+    /// while it wrote leaves them behind, and listings do not show them.
+    pub(crate) fn unfinished(&self, directory: &str) -> Vec<(PathBuf, String)> {
+        let Some(root) = &self.root else { return Vec::new() };
+        // The directory may not exist yet.
+        let entries = std::fs::read_dir(root.join(directory)).into_iter().flatten().flatten();
+        let unfinished = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let (final_name, number) = name.rsplit_once('#')?;
+            number.bytes().all(|byte| byte.is_ascii_digit()).then(|| (entry.path(), final_name.to_owned()))
+        });
+        unfinished.collect()
+    }
+
+    pub(crate) fn delete_unfinished(&self, path: &std::path::Path) -> Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::Unavailable(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    async fn bounded<T>(&self, path: &str, operation: impl Future<Output = object_store::Result<T>>) -> Result<T> {
+        match tokio::time::timeout(self.limit, operation).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(object_store::Error::NotFound { .. })) => Err(Error::NotFound { path: path.to_owned() }),
+            Ok(Err(error)) => Err(Error::Unavailable(describe(&error))),
+            Err(_) => Err(Error::Unavailable(format!("no answer within {:?} for {path}", self.limit))),
+        }
+    }
+
+    pub(crate) async fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.bounded(path, self.inner.put(&Path::from(path), PutPayload::from(bytes))).await.map(drop)
+    }
+
+    /// Writes an object unless there is one of that name.
+    pub(crate) async fn create(&self, path: &str, bytes: Bytes) -> Result<Created> {
+        let location = Path::from(path);
+        let options = PutOptions::from(PutMode::Create);
+        let put = async {
+            match self.inner.put_opts(&location, PutPayload::from(bytes), options).await {
+                Ok(_) => Ok(Created::Yes),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                    Ok(Created::Exists)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        self.bounded(path, put).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Bytes> {
+        let location = Path::from(path);
+        self.bounded(path, async { self.inner.get(&location).await?.bytes().await }).await
+    }
+
+    /// Reads ranges: of a file one by one, of an object in few requests, which may read what lies between them.
+    pub(crate) async fn get_ranges(&self, path: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.bounded(path, self.inner.get_ranges(&Path::from(path), ranges)).await
+    }
+
+    /// The object's size in bytes.
+    pub(crate) async fn size(&self, path: &str) -> Result<u64> {
+        self.bounded(path, self.inner.head(&Path::from(path))).await.map(|head| head.size)
+    }
+
+    /// The objects below a directory, by name.
+    pub(crate) async fn list(&self, directory: &str) -> Result<Vec<Listed>> {
+        let prefix = Path::from(directory);
+        let mut listed: Vec<Listed> = self
+            .bounded(directory, async {
+                let objects = self.inner.list(Some(&prefix));
+                let objects = objects.map_ok(|meta| Listed { path: meta.location.to_string(), bytes: meta.size });
+                objects.try_collect().await
+            })
+            .await
+            .or_else(|error| if matches!(error, Error::NotFound { .. }) { Ok(Vec::new()) } else { Err(error) })?;
+        listed.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(listed)
+    }
+
+    /// Deletes an object, if it is there.
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
+        match self.bounded(path, self.inner.delete(&Path::from(path))).await {
+            Err(Error::NotFound { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(crate) async fn start_upload(&self, path: &str) -> Result<Box<dyn MultipartUpload>> {
+        self.bounded(path, self.inner.put_multipart(&Path::from(path))).await
+    }
+
+    /// Ends an upload's operation within the time of an operation.
+    pub(crate) async fn bounded_upload<T>(
+        &self,
+        path: &str,
+        operation: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T> {
+        self.bounded(path, operation).await
+    }
+}
+
+/// The cause of an error in one line, without the query strings of URLs: some of them are signed.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    let words = text.split_whitespace().map(|word| match (word.contains("://"), word.split_once('?')) {
+        (true, Some((address, _))) => address,
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,468 @@
+//! Writing a day: rows come in order, Parquet files go out, and a manifest makes them count.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use parking_lot::Mutex;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use arrow_array::RecordBatch;
+
+use crate::archive::{Archive, ids_path, manifest_path, part_path, token};
+use crate::columns::{Column, LogRow, RowBuilders, SCHEMA, SCHEMA_VERSION};
+use crate::content::ContentHasher;
+use crate::error::{Error, Result};
+use crate::format::properties;
+use crate::ids::{DigestCollector, IdKind, Source, merge};
+use crate::manifest::{Manifest, Part, StoredObject, seal};
+use crate::row::{Positions, RowView};
+use crate::store::Created;
+use crate::sums::{Sums, SumsBuilder};
+use crate::upload::Upload;
+
+/// Rows that are encoded at once.
+pub(crate) const BATCH: usize = 8_192;
+const MICROSECONDS_PER_DAY: i64 = 86_400_000_000;
+
+/// The first microsecond of a day, since 1970-01-01 UTC.
+pub(crate) fn start_of(day: NaiveDate) -> i64 {
+    day.and_time(NaiveTime::MIN).and_utc().timestamp_micros()
+}
+
+/// The microseconds of a day.
+pub(crate) fn microseconds_of(day: NaiveDate) -> std::ops::Range<i64> {
+    let start = start_of(day);
+    start..start.saturating_add(MICROSECONDS_PER_DAY)
+}
+
+/// Takes what the Parquet writer writes.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// Smaller writes are collected up to this size.
+const PIECE: usize = 256 * 1024;
+
+impl Sink {
+    fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut pieces = self.0.lock();
+        match pieces.last_mut() {
+            Some(piece) if piece.len() + bytes.len() <= PIECE => piece.extend_from_slice(bytes),
+            _ => {
+                let mut piece = Vec::with_capacity(bytes.len().max(PIECE));
+                piece.extend_from_slice(bytes);
+                pieces.push(piece);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Encodes the rows of one file.
+struct Encoder {
+    writer: ArrowWriter<Sink>,
+    sink: Sink,
+    content: ContentHasher,
+    path: String,
+}
+
+impl Encoder {
+    fn new(path: &str, rows_per_group: usize) -> Result<Self> {
+        let sink = Sink::default();
+        // The Arrow schema in the metadata would only say again what the Parquet schema says.
+        let options =
+            ArrowWriterOptions::new().with_properties(properties(rows_per_group)?).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(sink.clone(), Arc::clone(&SCHEMA), options);
+        let writer = writer.map_err(|error| Error::of_parquet(path, error))?;
+        Ok(Self { writer, sink, content: ContentHasher::new(), path: path.to_owned() })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.content.update(batch);
+        self.writer.write(batch).map_err(|error| Error::of_parquet(&self.path, error))
+    }
+
+    fn finish(mut self) -> Result<(Vec<Vec<u8>>, String)> {
+        self.writer.finish().map_err(|error| Error::of_parquet(&self.path, error))?;
+        Ok((self.sink.take(), self.content.finish()))
+    }
+}
+
+/// What a batch leaves behind when it is encoded.
+struct Encoded {
+    encoder: Encoder,
+    digests: DigestCollector,
+    pieces: Vec<Vec<u8>>,
+}
+
+fn encode(mut encoder: Encoder, mut digests: DigestCollector, batch: &RecordBatch) -> Result<Encoded> {
+    encoder.write(batch)?;
+    let positions = Positions::of(&Column::ALL);
+    for row in 0..batch.num_rows() {
+        let view = RowView::new(batch, &positions, row);
+        let id = |column| view.text(column).unwrap_or_default();
+        digests.add(IdKind::RequestId, id(Column::RequestId))?;
+        digests.add(IdKind::CallId, id(Column::LitellmCallId))?;
+        digests.add_repeating(IdKind::Session, id(Column::SessionId))?;
+        digests.add_repeating(IdKind::ApiKey, id(Column::ApiKey))?;
+        digests.add_repeating(IdKind::User, id(Column::User))?;
+        digests.add_repeating(IdKind::EndUser, id(Column::EndUser))?;
+        digests.add_repeating(IdKind::Team, id(Column::TeamId))?;
+    }
+    let pieces = encoder.sink.take();
+    Ok(Encoded { encoder, digests, pieces })
+}
+
+/// A file that is being written.
+struct OpenPart {
+    upload: Upload,
+    encoder: Option<Encoder>,
+    rows: u64,
+    first_start: i64,
+    last_start: i64,
+}
+
+/// Writes the rows of a day. Nothing counts until [`Archive::commit`]; a writer that is dropped leaves nothing that
+/// counts.
+pub struct DayWriter {
+    archive: Archive,
+    day: NaiveDate,
+    revision: u32,
+    base: Option<Manifest>,
+    bodies: bool,
+    token: String,
+    microseconds: std::ops::Range<i64>,
+    builders: RowBuilders,
+    last: Option<(i64, String)>,
+    sums: SumsBuilder,
+    part: Option<OpenPart>,
+    parts: Vec<Part>,
+    next_number: u32,
+    digests: Option<DigestCollector>,
+    pending: Option<JoinHandle<Result<Encoded>>>,
+}
+
+impl std::fmt::Debug for DayWriter {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let writer = &mut formatter.debug_struct("DayWriter");
+        writer.field("day", &self.day).field("revision", &self.revision).finish_non_exhaustive()
+    }
+}
+
+/// A day that is written and does not count yet.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    archive: Archive,
+    base_parts: Vec<Part>,
+    base_sums: Option<Sums>,
+    manifest: Manifest,
+}
+
+impl Archive {
+    /// Starts a new revision of a day. With `base`, the newest revision, the day keeps the files of that revision and
+    /// gets the new rows in addition. Without it, the new rows replace everything. `bodies` says whether `messages`,
+    /// `response` and `proxy_server_request` are written; otherwise they are null.
+    ///
+    /// Deletes what interrupted attempts left. If such an attempt is in fact alive, it can no longer be committed, so
+    /// of two writers at most one succeeds.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if `base` is not the newest revision, or [`Error::Unavailable`].
+    pub async fn write_day(&self, day: NaiveDate, base: Option<&Manifest>, bodies: bool) -> Result<DayWriter> {
+        let listing = self.listing(day).await?;
+        let newest = listing.committed.last().copied();
+        if let Some(base) = base
+            && (base.day != day || newest != Some(base.revision))
+        {
+            return Err(Error::Exists { day, revision: newest.unwrap_or_default() });
+        }
+        self.remove_superseded(day).await?;
+        let mut last = listing.newest();
+        // Traces of an attempt at a revision that nobody has committed.
+        let is_stray = |revision: u32| revision > newest.unwrap_or_default();
+        let strays: Vec<_> = listing.parts.iter().filter(|(.., revision)| is_stray(*revision)).collect();
+        let unfinished: Vec<_> = listing.unfinished.iter().filter(|(_, revision)| is_stray(*revision)).collect();
+        let revisions = strays.iter().map(|(.., revision)| *revision);
+        if let Some(highest) = revisions.chain(unfinished.iter().map(|(_, revision)| *revision)).max() {
+            for revision in last + 1..=highest {
+                self.abandon(day, revision).await?;
+            }
+            last = last.max(highest);
+        }
+        for (path, ..) in strays {
+            self.inner.store.delete(path).await?;
+        }
+        for (path, _) in unfinished {
+            self.inner.store.delete_unfinished(path)?;
+        }
+        let numbers = listing.parts.iter().map(|(_, number, _)| number + 1);
+        let sums = base.map_or_else(SumsBuilder::default, |base| SumsBuilder::from_sums(&base.sums));
+        Ok(DayWriter {
+            archive: self.clone(),
+            day,
+            revision: last + 1,
+            base: base.cloned(),
+            bodies,
+            token: token(),
+            microseconds: microseconds_of(day),
+            builders: RowBuilders::default(),
+            last: None,
+            sums,
+            part: None,
+            parts: Vec::new(),
+            next_number: numbers.max().unwrap_or_default(),
+            digests: Some(DigestCollector::new(
+                Arc::from(self.inner.options.scratch.as_path()),
+                self.inner.options.digests_in_memory,
+            )),
+            pending: None,
+        })
+    }
+}
+
+impl DayWriter {
+    /// The revision that is written.
+    pub fn revision(&self) -> u32 {
+        self.revision
+    }
+
+    /// Adds a row. Rows come in ascending order of `startTime`, and of the bytes of `request_id` where the times are
+    /// equal (`ORDER BY "startTime", request_id COLLATE "C"`).
+    ///
+    /// # Errors
+    /// [`Error::OutOfOrder`] and [`Error::OtherDay`] leave the row out. After any other error, the writer is of no use.
+    pub async fn push(&mut self, row: &LogRow<'_>) -> Result<()> {
+        if !self.microseconds.contains(&row.start_time) {
+            return Err(Error::OtherDay { request_id: row.request_id.to_owned(), day: self.day });
+        }
+        match &mut self.last {
+            Some((time, id)) => {
+                if (*time, id.as_str()) >= (row.start_time, row.request_id) {
+                    return Err(Error::OutOfOrder { request_id: row.request_id.to_owned() });
+                }
+                *time = row.start_time;
+                id.clear();
+                id.push_str(row.request_id);
+            }
+            none => *none = Some((row.start_time, row.request_id.to_owned())),
+        }
+        if self.part.is_none() {
+            self.open_part(row.start_time)?;
+        }
+        if self.bodies {
+            self.builders.append(row);
+        } else {
+            self.builders.append(&LogRow { messages: None, response: None, proxy_server_request: None, ..*row });
+        }
+        self.sums.add(row);
+        let Some(part) = &mut self.part else { return Err(unusable()) };
+        part.rows += 1;
+        part.last_start = row.start_time;
+        let part_ends = part.rows >= self.archive.inner.options.rows_per_part;
+        if part_ends || self.builders.rows() >= BATCH {
+            self.encode_batch().await?;
+        }
+        if part_ends { self.close_part().await } else { Ok(()) }
+    }
+
+    fn open_part(&mut self, first_start: i64) -> Result<()> {
+        let path = part_path(self.day, self.next_number, self.revision, &self.token);
+        self.next_number += 1;
+        let encoder = Some(Encoder::new(&path, self.archive.inner.options.rows_per_group)?);
+        let upload = Upload::new(self.archive.inner.store.clone(), path);
+        self.part = Some(OpenPart { upload, encoder, rows: 0, first_start, last_start: first_start });
+        Ok(())
+    }
+
+    /// Hands the collected rows to another thread. Waits for the batch before.
+    async fn encode_batch(&mut self) -> Result<()> {
+        let batch = self.builders.finish().map_err(Error::local)?;
+        self.settle().await?;
+        let encoder = self.part.as_mut().and_then(|part| part.encoder.take());
+        let (Some(encoder), Some(digests)) = (encoder, self.digests.take()) else { return Err(unusable()) };
+        self.pending = Some(tokio::task::spawn_blocking(move || encode(encoder, digests, &batch)));
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        let Some(pending) = self.pending.take() else { return Ok(()) };
+        let encoded = pending.await.map_err(Error::local)??;
+        let Some(part) = &mut self.part else { return Err(unusable()) };
+        part.encoder = Some(encoded.encoder);
+        self.digests = Some(encoded.digests);
+        part.upload.write_all(encoded.pieces).await
+    }
+
+    async fn close_part(&mut self) -> Result<()> {
+        if self.builders.rows() > 0 {
+            self.encode_batch().await?;
+        }
+        self.settle().await?;
+        let Some(mut part) = self.part.take() else { return Ok(()) };
+        let encoder = part.encoder.take().ok_or_else(unusable)?;
+        let finished = tokio::task::spawn_blocking(move || encoder.finish()).await.map_err(Error::local)?;
+        let (pieces, content) = finished?;
+        part.upload.write_all(pieces).await?;
+        let object = part.upload.finish().await?;
+        let (first_start, last_start) = (part.first_start, part.last_start);
+        self.parts.push(Part { object, rows: part.rows, first_start, last_start, content });
+        Ok(())
+    }
+
+    /// Ends the writing. All files are in the store, and on the disk if it is a directory.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Local`].
+    pub async fn finish(mut self) -> Result<Prepared> {
+        self.close_part().await?;
+        let mut sources = self.digests.take().ok_or_else(unusable)?.sources()?;
+        if let Some(base) = &self.base {
+            sources.push(Source::of_object(&self.archive.inner.reader, &base.ids, None).await?);
+        }
+        let path = ids_path(self.day, self.revision, &self.token);
+        let (ids, _) = merge(sources, Upload::new(self.archive.inner.store.clone(), path)).await?;
+        let (base_parts, base_sums, base_bodies) = match self.base.take() {
+            Some(base) => (base.parts, Some(base.sums), base.bodies),
+            None => (Vec::new(), None, false),
+        };
+        let manifest = Manifest {
+            schema_version: SCHEMA_VERSION,
+            day: self.day,
+            revision: self.revision,
+            created_at: now(),
+            bodies: self.bodies || base_bodies,
+            parts: self.parts,
+            ids,
+            sums: self.sums.finish(),
+            extra: Value::Null,
+        };
+        Ok(Prepared { archive: self.archive, base_parts, base_sums, manifest })
+    }
+}
+
+fn unusable() -> Error {
+    Error::Local("the writer failed before".to_owned())
+}
+
+/// The time, in whole microseconds.
+fn now() -> DateTime<Utc> {
+    let now = Utc::now();
+    DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
+}
+
+impl Prepared {
+    /// The day.
+    pub fn day(&self) -> NaiveDate {
+        self.manifest.day
+    }
+
+    /// The revision that [`Archive::commit`] will commit.
+    pub fn revision(&self) -> u32 {
+        self.manifest.revision
+    }
+
+    /// The sums over all rows, including those of the revision that this one is based on.
+    pub fn sums(&self) -> &Sums {
+        &self.manifest.sums
+    }
+
+    /// The files that were written for this revision.
+    pub fn parts(&self) -> &[Part] {
+        &self.manifest.parts
+    }
+
+    /// Reads back everything that was written: compares each file with its SHA-256, decodes all rows, and compares
+    /// their values and their sums with those that were pushed. Returns the sums.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] names the file that is not what was written.
+    pub async fn verify(&self) -> Result<Sums> {
+        let mut sums = self.base_sums.as_ref().map_or_else(SumsBuilder::default, SumsBuilder::from_sums);
+        for part in &self.manifest.parts {
+            self.archive.verify_part(part, &mut sums).await?;
+        }
+        self.archive.verify_ids(&self.manifest.ids).await?;
+        let sums = sums.finish();
+        if sums != self.manifest.sums {
+            let path = self.manifest.parts.last().map_or(&self.manifest.ids.path, |part| &part.object.path);
+            return Err(Error::schema(path, "its rows have other sums than those that were written"));
+        }
+        Ok(sums)
+    }
+
+    /// Deletes what was written. It must not have been committed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]. What is left is deleted when the day is written again.
+    pub async fn discard(self) -> Result<()> {
+        self.archive.discard(&self).await
+    }
+}
+
+impl Archive {
+    /// Makes a day count, with `extra` in its manifest. It is safe to call this again after an error: if the manifest
+    /// was written although the answer was lost, that is success.
+    ///
+    /// Files of earlier revisions that no longer count stay until [`Archive::remove_superseded`].
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if another writer took the revision (what was written is deleted), or [`Error::Unavailable`].
+    pub async fn commit(&self, prepared: &Prepared, extra: Value) -> Result<Arc<Manifest>> {
+        let mut manifest = Manifest { extra, ..prepared.manifest.clone() };
+        manifest.parts.splice(0..0, prepared.base_parts.iter().cloned());
+        let (day, revision) = (manifest.day, manifest.revision);
+        let path = manifest_path(day, revision);
+        let text = Bytes::from(seal(&manifest)?);
+        let store = &self.inner.store;
+        match store.create(&path, text.clone()).await {
+            Ok(Created::Yes) => {}
+            // The request may have been carried out and its answer lost: what is stored decides.
+            Ok(Created::Exists) | Err(Error::Unavailable(_)) => match store.get(&path).await {
+                Ok(stored) if stored == text => {}
+                Ok(_) => {
+                    if let Err(error) = self.discard(prepared).await {
+                        tracing::warn!(%day, %error, "files of a revision that lost stay behind");
+                    }
+                    return Err(Error::Exists { day, revision });
+                }
+                Err(Error::NotFound { .. }) => {
+                    return Err(Error::Unavailable(format!("{path} could not be written")));
+                }
+                Err(error) => return Err(error),
+            },
+            Err(error) => return Err(error),
+        }
+        let manifest = Arc::new(manifest);
+        self.inner.manifests.insert((day, revision), Arc::clone(&manifest));
+        Ok(manifest)
+    }
+
+    async fn discard(&self, prepared: &Prepared) -> Result<()> {
+        let objects = prepared.manifest.parts.iter().map(|part| &part.object);
+        for object in objects.chain([&prepared.manifest.ids]) {
+            self.inner.store.delete(&object.path).await?;
+        }
+        Ok(())
+    }
+}
+
+impl StoredObject {
+    /// The object's name without its directory.
+    pub fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+}

@@ -1,0 +1,10 @@
+//! Archives in directories and behind HTTP, with everything that can go wrong.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod damage;
+mod days;
+mod find;
+mod s3;
+mod scan;
+mod support;
