@@ -17,10 +17,10 @@ use crate::store::{Connection, Pool};
 /// The pause between two checks of the partitions.
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// The pause after a partition could not be created, or rows could not be moved.
+/// The pause after a partition could not be created.
 const AFTER_FAILURE: Duration = Duration::from_secs(30);
 
-/// Creates missing partitions until cancelled, and moves rows out of the default partition.
+/// Creates missing partitions until cancelled, and watches the default partition.
 pub async fn run(pool: Pool, stop: CancellationToken) {
     let mut warned = false;
     loop {
@@ -33,11 +33,11 @@ pub async fn run(pool: Pool, stop: CancellationToken) {
                 if !warned {
                     tracing::warn!(
                         rows = misplaced,
-                        "some rows of the log are in the default partition; trying again to move them"
+                        "some rows of the log are in the default partition: run `litespend log partition` to move them"
                     );
                 }
                 warned = true;
-                AFTER_FAILURE
+                PAUSE
             }
             Err(error) => {
                 tracing::warn!(cause = %error, "cannot maintain the partitions of the log; trying again");
@@ -60,8 +60,8 @@ pub struct Maintained {
     pub misplaced: i64,
 }
 
-/// Creates the partitions of the coming months, and those of months that have rows in the default partition, with these
-/// rows. Then updates the planner's statistics. Does nothing if the log is not partitioned, or if LiteLLM owns it. If some
+/// Creates the partitions of the coming months, and counts the rows in the default partition. Then updates the planner's
+/// statistics. Does nothing if the log is not partitioned, or if LiteLLM owns it. If some
 /// partition can't be created, the others are, and the error is returned.
 pub async fn maintain(pool: &Pool, today: NaiveDate) -> Result<Maintained, store::Error> {
     let mut connection = pool.acquire().await?;
@@ -69,12 +69,9 @@ pub async fn maintain(pool: &Pool, today: NaiveDate) -> Result<Maintained, store
         return Ok(Maintained::default());
     }
     let existing: BTreeSet<NaiveDate> = months::with_partition(&mut connection).await?.into_iter().collect();
-    let missing = months::months_ahead(today).into_iter().filter(|month| !existing.contains(month));
-    let mut wanted: BTreeSet<NaiveDate> = missing.collect();
-    wanted.extend(months::misplaced(&mut connection).await?);
     let (mut created, mut failed) = (0, None);
-    for month in wanted {
-        match months::add(&mut connection, month).await {
+    for month in months::months_ahead(today).into_iter().filter(|month| !existing.contains(month)) {
+        match months::add(&mut connection, month, false).await {
             Ok(added) => created += u32::from(added),
             Err(error) => failed = failed.or(Some(error)),
         }
@@ -94,7 +91,7 @@ pub struct KnownMonths(Mutex<BTreeSet<NaiveDate>>);
 
 impl KnownMonths {
     /// Creates the partitions of these days' months, as far as they are not known to exist. If one cannot be created
-    /// now, its rows go to the default partition, and [`run`] moves them later.
+    /// now, its rows go to the default partition.
     pub async fn create(
         &self,
         connection: &mut Connection,
@@ -110,7 +107,7 @@ impl KnownMonths {
         }
         let existing: BTreeSet<NaiveDate> = months::with_partition(connection).await?.into_iter().collect();
         for month in wanted.difference(&existing) {
-            match months::add(connection, *month).await {
+            match months::add(connection, *month, false).await {
                 Ok(_) => {}
                 // Any error of the database: the records can be booked all the same.
                 Err(error @ store::Error::Database(_)) => {
@@ -119,7 +116,7 @@ impl KnownMonths {
                 Err(error) => return Err(error),
             }
         }
-        // Also those that could not be created: `run` tries them again.
+        // Also those that could not be created: they are not tried at every booking.
         self.0.lock().extend(wanted);
         Ok(())
     }

@@ -68,8 +68,7 @@ const SWAP_PAUSE: Duration = Duration::from_secs(3);
 async fn partition(connection: &mut Connection, pause: Duration) -> Result<(), Failure> {
     match months::layout(connection).await.context("cannot read the tables")? {
         Layout::Partitioned => {
-            say!("the log is already partitioned");
-            return Ok(());
+            return move_rows(connection).await;
         }
         Layout::LiteLlm => {
             return Err(Failure::Setting(anyhow!(
@@ -95,6 +94,25 @@ async fn partition(connection: &mut Connection, pause: Duration) -> Result<(), F
     }
     months::analyze(connection).await.context("cannot analyze the log")?;
     say!("done: the log is partitioned by month");
+    Ok(())
+}
+
+/// Gives the rows in the default partition partitions of their months.
+async fn move_rows(connection: &mut Connection) -> Result<(), Failure> {
+    let months = months::misplaced(connection).await.context("cannot read the default partition")?;
+    if months.is_empty() {
+        say!("the log is already partitioned");
+    }
+    for month in months {
+        let moved = months::add(connection, month, true).await;
+        let moved = moved.context("cannot move rows out of the default partition now (is it read?); try again")?;
+        let month = name(Some(month));
+        if moved {
+            say!("{month} has a partition now");
+        } else {
+            say!("{month} cannot have a partition: a table has its name, or a partition has some of its days");
+        }
+    }
     Ok(())
 }
 
@@ -194,7 +212,7 @@ async fn print_status(connection: &mut Connection) -> Result<(), Failure> {
             }
             let misplaced = months::misplaced_rows(connection).await.context("cannot read the partitions")?;
             if misplaced > 0 {
-                say!("{misplaced} rows are in no partition of a month; a running server moves them");
+                say!("{misplaced} rows are in no partition of a month: run `litespend log partition` to move them");
             }
         }
     }

@@ -57,16 +57,21 @@ async fn a_new_log_has_a_partition_for_each_month_of_its_records_and_for_the_com
 }
 
 #[tokio::test]
-async fn rows_outside_the_months_wait_in_the_default_partition_and_are_moved() {
+async fn rows_outside_the_months_wait_in_the_default_partition_until_they_are_moved() {
     let app = TestApp::seeded().await;
     let rest = r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs_default""#;
     let all: i64 = app.scalar(rest).await.parse().unwrap();
     assert!(all > 100, "{all}");
     let mut connection = app.pool.acquire().await.unwrap();
     folding::settle(&mut connection).await.unwrap();
+    // The server creates no partition for which it would have to move rows, but says that there are some.
     let kept = keeper::maintain(&app.pool, NaiveDate::from_ymd_opt(2026, 2, 10).unwrap()).await.unwrap();
-    assert!(kept.created >= 4, "{kept:?}");
-    assert_eq!((kept.misplaced, app.scalar(rest).await.as_str()), (0, "0"));
+    assert!((1..4).contains(&kept.created) && kept.misplaced > 100, "{kept:?}");
+    assert_eq!(app.scalar(rest).await, all.to_string());
+    for month in months::misplaced(&mut connection).await.unwrap() {
+        assert!(months::add(&mut connection, month, true).await.unwrap(), "{month}");
+    }
+    assert_eq!(app.scalar(rest).await, "0");
     assert_eq!(app.scalar(r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs""#).await, all.to_string());
     assert_eq!(rollups::status(&mut connection).await.unwrap().pending, 0, "moved rows were counted again");
     assert!(is_read_from_rollups(&app, WHOLE.0, WHOLE.1).await);
@@ -84,10 +89,12 @@ async fn rows_outside_the_months_wait_in_the_default_partition_and_are_moved() {
 #[tokio::test]
 async fn a_month_is_pruned_by_dropping_its_partition() {
     let app = TestApp::seeded().await;
-    keeper::maintain(&app.pool, NaiveDate::from_ymd_opt(2026, 2, 10).unwrap()).await.unwrap();
+    let mut connection = app.pool.acquire().await.unwrap();
+    for month in months::misplaced(&mut connection).await.unwrap() {
+        assert!(months::add(&mut connection, month, true).await.unwrap(), "{month}");
+    }
     app.execute(r#"DROP TABLE "LiteLLM_SpendLogs_2026_01""#).await;
     expect_exact(&app, "dropped").await;
-    let mut connection = app.pool.acquire().await.unwrap();
     rollups::partitions::follow(&mut connection).await.unwrap();
     folding::settle(&mut connection).await.unwrap();
     assert!(is_read_from_rollups(&app, WHOLE.0, WHOLE.1).await);

@@ -27,7 +27,7 @@ const MAX_COLUMNS: usize = 1000;
 /// The bounds of a row that is parsed into a tree.
 const TREE: Bounds = Bounds::of_tree(200_000, 100);
 
-/// Receives a row: its line number, a function that returns its text, and its fields or the error in it. If it returns
+/// Receives a row: its number (its line, or its place in an array, from 1), a function that returns its text, and its fields or the error in it. If it returns
 /// an error, reading ends.
 pub(super) type TakeRow<'a> =
     dyn FnMut(u64, &dyn Fn() -> String, Result<Map<String, Value>, String>) -> anyhow::Result<()> + 'a;
@@ -52,7 +52,7 @@ impl<R: Read> Read for Counting<R> {
     }
 }
 
-/// Fails when a row is too long. A small compressed file may expand without end.
+/// Fails when a row is too long. A small compressed file may expand to an enormous row.
 struct OneRow<R> {
     inner: R,
     left: Rc<Cell<u64>>,
@@ -104,34 +104,40 @@ impl Rows {
 
     /// Reads all rows and passes each to `take`.
     pub(super) fn for_each(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
+        let mut empty_lines = 0;
         let first = loop {
             let buffer = self.input.fill_buf().context("cannot read")?;
             match buffer.first() {
                 None => return Ok(()),
                 // Spreadsheets write a byte-order mark.
                 Some(0xef) if buffer.starts_with(&[0xef, 0xbb, 0xbf]) => self.input.consume(3),
+                Some(byte) if byte.is_ascii_whitespace() => {
+                    empty_lines += u64::from(*byte == b'\n');
+                    self.input.consume(1);
+                }
                 Some(byte) => break *byte,
             }
         };
         match first {
             b'[' => self.array(take),
-            b'{' | b' ' | b'\t' | b'\r' | b'\n' => self.lines(take),
-            _ => self.csv(take),
+            b'{' => self.lines(empty_lines, take),
+            _ => self.csv(empty_lines, take),
         }
     }
 
-    fn lines(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
+    /// Reads JSON lines, after some empty lines.
+    fn lines(&mut self, empty_lines: u64, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
         let mut line = Vec::new();
-        for number in 1.. {
+        for number in empty_lines + 1.. {
             line.clear();
-            let read = self.input.by_ref().take(LONGEST_ROW).read_until(b'\n', &mut line).context("cannot read")?;
-            if read == 0 {
+            let mut input = self.input.by_ref().take(LONGEST_ROW + 2);
+            if input.read_until(b'\n', &mut line).context("cannot read")? == 0 {
                 return Ok(());
             }
-            if read as u64 == LONGEST_ROW && !line.ends_with(b"\n") {
+            let text = line.trim_ascii();
+            if text.len() as u64 > LONGEST_ROW || (line.len() as u64 > LONGEST_ROW + 1 && !line.ends_with(b"\n")) {
                 bail!("line {number} is longer than {LONGEST_ROW} bytes");
             }
-            let text = line.trim_ascii();
             if text.is_empty() {
                 continue;
             }
@@ -140,7 +146,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Reads an array. It counts as one line, so its rows are numbered from 1.
+    /// Reads an array, with which the file must end.
     fn array(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
         let mut failed = None;
         let left = Rc::new(Cell::new(LONGEST_ROW));
@@ -150,10 +156,12 @@ impl Rows {
         if let Some(error) = failed {
             return Err(error);
         }
-        result.context("not a JSON array")
+        result.context("not a JSON array")?;
+        deserializer.end().context("something follows the JSON array")
     }
 
-    fn csv(&mut self, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
+    /// Reads CSV, after some empty lines.
+    fn csv(&mut self, empty_lines: u64, take: &mut TakeRow<'_>) -> anyhow::Result<()> {
         let left = Rc::new(Cell::new(LONGEST_ROW));
         let input = OneRow { inner: &mut self.input, left: Rc::clone(&left) };
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(input);
@@ -163,7 +171,10 @@ impl Rows {
         }
         let headers: Vec<String> = headers.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
         if !headers.iter().any(|name| name == "request_id") {
-            bail!("neither JSON nor CSV with a header that names request_id (\\copy ... WITH (FORMAT csv, HEADER))");
+            bail!(
+                "the file is neither JSON nor CSV whose header has the column request_id (\\copy ... WITH (FORMAT csv, \
+                 HEADER))"
+            );
         }
         let mut record = csv::ByteRecord::new();
         loop {
@@ -175,7 +186,7 @@ impl Rows {
             let line = record.position().map_or(line, csv::Position::line);
             let row = csv_row(&headers, &record);
             let text = || record.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join(",");
-            take(line, &text, row)?;
+            take(empty_lines + line, &text, row)?;
         }
     }
 }
@@ -230,3 +241,55 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
 
 #[cfg(test)]
 mod fuzz;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers and ids of the rows of a file, and the error at its end.
+    fn read(text: &str) -> (Vec<(u64, Option<String>)>, Option<String>) {
+        let mut rows = Rows { input: Box::new(std::io::Cursor::new(text.to_owned())), size: None };
+        let mut found = Vec::new();
+        let result = rows.for_each(&mut |number, _, row| {
+            let id = row.ok().and_then(|row| Some(row.get("request_id")?.as_str()?.to_owned()));
+            found.push((number, id));
+            Ok(())
+        });
+        (found, result.err().map(|error| error.to_string()))
+    }
+
+    fn rows(found: &[(u64, &str)]) -> Vec<(u64, Option<String>)> {
+        found.iter().map(|(number, id)| (*number, Some((*id).to_owned()))).collect()
+    }
+
+    #[test]
+    fn an_array_is_the_whole_file() {
+        let array = r#"[{"request_id": "a"}, {"request_id": "b"}]"#;
+        assert_eq!(read(&format!("{array}\n \n")), (rows(&[(1, "a"), (2, "b")]), None));
+        let (found, error) = read(&format!("{array}{array}"));
+        assert_eq!(found, rows(&[(1, "a"), (2, "b")]));
+        assert_eq!(error.as_deref(), Some("something follows the JSON array"));
+    }
+
+    #[test]
+    fn white_space_before_the_first_row_does_not_change_the_form() {
+        assert_eq!(read("\n  [{\"request_id\": \"a\"}]"), (rows(&[(1, "a")]), None));
+        assert_eq!(read("\n\n{\"request_id\": \"a\"}\n\n{\"request_id\": \"b\"}"), (rows(&[(3, "a"), (5, "b")]), None));
+        assert_eq!(read("\nrequest_id,model\na,m\n"), (rows(&[(3, "a")]), None));
+    }
+
+    #[test]
+    fn a_row_may_be_as_long_as_the_limit() {
+        let line = |length: usize| {
+            let frame = r#"{"request_id": "a", "x": ""}"#.len();
+            format!(r#"{{"request_id": "a", "x": "{}"}}"#, "y".repeat(length - frame))
+        };
+        let limit = usize::try_from(LONGEST_ROW).unwrap_or_default();
+        for end in ["", "\n", "\r\n"] {
+            let (found, error) = read(&(line(limit) + end));
+            assert_eq!((found.len(), error), (1, None), "{end:?}");
+        }
+        let (found, error) = read(&line(limit + 1));
+        assert_eq!((found.len(), error.as_deref()), (0, Some("line 1 is longer than 16777216 bytes")));
+    }
+}

@@ -44,15 +44,17 @@ pub async fn layout(connection: &mut PgConnection) -> Result<Layout, sqlx::Error
     Ok(if partitioned { Layout::Partitioned } else { Layout::Plain })
 }
 
-/// Creates the partition of a month, and moves the month's rows out of the default partition. Returns false if a partition
-/// has days of the month, if another session is creating partitions, or if the partition's name is taken. Waits at most
+/// Creates the partition of a month. Returns false if a partition has days of the month, if another session is creating
+/// partitions, or if the partition's name is taken. If the default partition has rows of the month, they are moved; without
+/// `move_rows`, nothing happens, and the result is false. A read that runs during the move may miss these rows. Waits at most
 /// 0.3 s for each lock on the default partition, during which its new readers and writers queue; when the wait is over, the
 /// error is 55P03.
-pub async fn add(connection: &mut PgConnection, month: NaiveDate) -> Result<bool, sqlx::Error> {
+pub async fn add(connection: &mut PgConnection, month: NaiveDate, move_rows: bool) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '300ms'").await?;
-    let added = sqlx::query_scalar(r#"SELECT litespend.add_month(to_regclass('"LiteLLM_SpendLogs"'), $1)"#)
+    let added = sqlx::query_scalar(r#"SELECT litespend.add_month(to_regclass('"LiteLLM_SpendLogs"'), $1, $2)"#)
         .bind(month)
+        .bind(move_rows)
         .fetch_one(&mut *transaction)
         .await?;
     transaction.commit().await?;
@@ -221,7 +223,7 @@ pub async fn complete_copy(connection: &mut PgConnection, today: NaiveDate) -> R
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
     sqlx::query(
-        r#"SELECT litespend.add_month(to_regclass('"LiteLLM_SpendLogs_by_month"'), month)
+        r#"SELECT litespend.add_month(to_regclass('"LiteLLM_SpendLogs_by_month"'), month, true)
            FROM (SELECT month FROM litespend.default_partition(to_regclass('"LiteLLM_SpendLogs_by_month"')) AS rest,
                                    litespend.months_of(rest) AS month
                  UNION SELECT unnest($1::date[])) AS months (month) ORDER BY month"#,
