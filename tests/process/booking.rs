@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::support::{MASTER_KEY, Run, Server, database, program, run};
+use crate::support::{AS_LITELLM, MASTER_KEY, Run, Server, database, program, run};
 
 /// Lists all objects in the database that belong to litespend.
 const TRACES: &str = r#"
@@ -25,13 +25,7 @@ async fn booking_comes_and_goes_on_litellms_database() {
     let database = database().await;
     let url = database.url();
     let pool = PgPool::connect(url).await.unwrap();
-    sqlx::raw_sql(concat!(
-        "SET search_path = public; DROP SCHEMA litespend CASCADE; CREATE TABLE public._prisma_migrations (id text);",
-        include_str!("../fixtures/plain_log.sql")
-    ))
-    .execute(&pool)
-    .await
-    .unwrap();
+    sqlx::raw_sql(AS_LITELLM).execute(&pool).await.unwrap();
     let count = async |query: &'static str| sqlx::query_scalar::<_, i64>(query).fetch_one(&pool).await.unwrap();
     const ROWS: &str = r#"SELECT count(*) FROM "LiteLLM_SpendLogs""#;
     let server = Server::on(url, &["--manage-litellm-keys"]);

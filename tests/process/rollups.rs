@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::support::{Run, Server, database, eventually, program, run};
+use crate::support::{AS_LITELLM, Run, Server, database, eventually, program, run};
 
 const REPORT: &str = "/global/spend/report?start_date=2026-03-01&end_date=2026-03-09&group_by=customer";
 const ACTIVITY: &str = "/user/daily/activity/aggregated?start_date=2026-03-01&end_date=2026-03-09";
@@ -49,13 +49,7 @@ async fn rollups_come_and_go_on_litellms_database_while_it_writes() {
     let database = database().await;
     let url = database.url();
     let mut connection = PgConnection::connect(url).await.unwrap();
-    sqlx::raw_sql(concat!(
-        "SET search_path = public; DROP SCHEMA litespend CASCADE; CREATE TABLE public._prisma_migrations (id text);",
-        include_str!("../fixtures/plain_log.sql")
-    ))
-    .execute(&mut connection)
-    .await
-    .unwrap();
+    sqlx::raw_sql(AS_LITELLM).execute(&mut connection).await.unwrap();
     assert_eq!(traces(&mut connection).await, 0);
     add(&mut connection, "before", 200).await;
     for arguments in [["status"], ["verify"], ["rebuild"]] {

@@ -1,6 +1,6 @@
 //! `migrate`, `openapi`, `healthcheck`, help and version.
 
-use crate::support::{Directory, Server, database, program, run};
+use crate::support::{AS_LITELLM, Directory, Server, database, program, run};
 
 #[tokio::test]
 async fn migrate_says_what_it_did() {
@@ -10,13 +10,7 @@ async fn migrate_says_what_it_did() {
     assert!(said.stdout.contains("up to date") && said.stdout.starts_with("PostgreSQL "), "{}", said.stdout);
 
     let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(database.url()).await.unwrap();
-    sqlx::raw_sql(concat!(
-        "SET search_path = public; DROP SCHEMA litespend CASCADE; CREATE TABLE public._prisma_migrations (id text);",
-        include_str!("../fixtures/plain_log.sql")
-    ))
-    .execute(&mut connection)
-    .await
-    .unwrap();
+    sqlx::raw_sql(AS_LITELLM).execute(&mut connection).await.unwrap();
     let said = run(program().arg("migrate").env("DATABASE_URL", database.url()));
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert!(said.stdout.contains("LiteLLM's tables, nothing to do"), "{}", said.stdout);

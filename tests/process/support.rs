@@ -61,6 +61,12 @@ impl Drop for Directory {
     }
 }
 
+/// Makes a database of litespend's own one that LiteLLM owns: its ledger, its log as one table, and nothing of litespend.
+pub(crate) const AS_LITELLM: &str = concat!(
+    "SET search_path = public; DROP SCHEMA litespend CASCADE; CREATE TABLE public._prisma_migrations (id text);",
+    include_str!("../fixtures/plain_log.sql")
+);
+
 /// An empty database with all migrations applied.
 pub(crate) async fn database() -> TestDatabase {
     // A separate template, because the program's own migrations create it.
