@@ -1,8 +1,10 @@
 //! The command line, with one file per subcommand. The output is written for people. Exit code 1 means that something
 //! failed; exit code 2 means that a setting is wrong.
 
+pub mod archive;
 pub mod args;
 pub mod booking;
+pub mod books;
 pub mod cost;
 pub mod database;
 pub mod demo_data;
@@ -62,6 +64,12 @@ pub enum Command {
     /// The spend log of litespend's own database: partition it by month, show its partitions.
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Closed days: close, show, compare, remove their rows from the log, reopen.
+    #[command(subcommand)]
+    Books(books::BooksCommand),
+    /// The archive of closed days: read it with other engines.
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
     /// Indexes for LiteLLM's database: advise, install, remove.
     #[command(subcommand)]
     Indexes(indexes::IndexesCommand),

@@ -59,6 +59,8 @@ fn main() -> ExitCode {
         Command::Rollups(command) => cli::rollups::run(command),
         Command::Indexes(command) => cli::indexes::run(command),
         Command::Log(command) => cli::log::run(command),
+        Command::Books(command) => cli::books::run(command),
+        Command::Archive(command) => cli::archive::run(command),
         Command::Prices(command) => cli::prices::run(&command),
         Command::Cost(args) => cli::cost::run(&args),
         Command::Openapi => serve::print_openapi(),

@@ -23,6 +23,8 @@ const FOLD_FAILURES: &str = "litespend_rollups_failures_total";
 const LOCK_HELD: &str = "litespend_rollups_lock_held_seconds";
 const ROLLUPS_LOST: &str = "litespend_rollups_lost";
 const MISPLACED_ROWS: &str = "litespend_log_default_partition_rows";
+const CLOSED_THROUGH: &str = "litespend_books_closed_through_timestamp_seconds";
+const BOOKS_FAILURES: &str = "litespend_books_failures_total";
 const PRICES_AGE: &str = "litespend_prices_age_seconds";
 const PRICES_MODELS: &str = "litespend_prices_models";
 const PRICES_FAILED: &str = "litespend_prices_refresh_failed";
@@ -108,6 +110,15 @@ impl Metrics {
             );
             metrics::describe_gauge!(ROLLUPS_LOST, "1 if the rollups count a table that is not the log any more");
             metrics::describe_gauge!(
+                CLOSED_THROUGH,
+                metrics::Unit::Seconds,
+                "The end of the last closed day, as seconds since 1970; 0 while no day is closed"
+            );
+            metrics::describe_counter!(
+                BOOKS_FAILURES,
+                "Failures of this server to close, archive or prune days, and to read the archive"
+            );
+            metrics::describe_gauge!(
                 PRICES_AGE,
                 metrics::Unit::Seconds,
                 "How long ago the price table was read, by source; 0 for the built-in one"
@@ -175,6 +186,16 @@ impl Metrics {
     /// Sets how many rows of the log are in no partition of a month.
     pub fn record_misplaced_rows(rows: i64) {
         metrics::gauge!(MISPLACED_ROWS).set(rows as f64);
+    }
+
+    /// Sets the end of the last closed day, in seconds since 1970.
+    pub fn record_closed_through(seconds: i64) {
+        metrics::gauge!(CLOSED_THROUGH).set(seconds as f64);
+    }
+
+    /// Counts a failure to close, archive or prune days, or to read the archive.
+    pub fn record_books_failure() {
+        metrics::counter!(BOOKS_FAILURES).increment(1);
     }
 
     /// Records whether the rollups count a table that is not the log any more.

@@ -140,6 +140,21 @@ impl Default for BookingLimits {
     }
 }
 
+/// What a server does with closed days.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BooksSettings {
+    /// Close a day when it has been over for this number of days. `None` means that the server closes none.
+    pub close_after: Option<u32>,
+    /// Remove the rows of closed days from the log when they are older than this number of days.
+    pub prune_after: Option<u32>,
+    /// Empty messages, responses and requests of rows that are older than this number of days.
+    pub strip_after: Option<u32>,
+    /// Whether the archive gets messages, responses and requests.
+    pub archive_bodies: bool,
+    /// Whether rows may leave a log that LiteLLM owns.
+    pub prune_litellm_logs: bool,
+}
+
 /// Limits of reads.
 #[derive(Clone, Debug)]
 pub struct ReadSettings {

@@ -12,6 +12,7 @@ pub mod activity;
 pub mod allowed_ips;
 pub mod authority;
 pub mod booking;
+pub mod books;
 pub mod database;
 pub mod database_url;
 mod earlier_migrations;
@@ -56,8 +57,26 @@ pub async fn begin(connection: &mut Connection) -> Result<Transaction<'_>, Error
     sqlx::Connection::begin(connection).await
 }
 
+/// Ends a connection that does not belong to a pool.
+pub async fn close(connection: Connection) -> Result<(), Error> {
+    sqlx::Connection::close(connection).await
+}
+
 /// Maximum duration of one statement, in seconds: the session's `statement_timeout`.
 pub const STATEMENT_TIMEOUT_SECONDS: u64 = 60;
+
+/// A day before every day that can occur in the log.
+pub const FIRST_DAY: NaiveDate = day_of(-4000);
+
+/// A day after every day that can occur in the log.
+pub const LAST_DAY: NaiveDate = day_of(9999);
+
+const fn day_of(year: i32) -> NaiveDate {
+    match NaiveDate::from_ymd_opt(year, 1, 1) {
+        Some(day) => day,
+        None => NaiveDate::MIN,
+    }
+}
 
 /// A closed range of days, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

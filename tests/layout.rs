@@ -14,7 +14,7 @@ use syn::visit::{self, Visit};
 const FLOORS: [&[&str]; 7] = [
     &["cli"],
     &["http"],
-    &["accounts", "booking", "rollups"],
+    &["accounts", "booking", "books", "rollups"],
     &["store"],
     &["prices"],
     &["identity", "settings"],

@@ -15,6 +15,7 @@ use crate::settings::upstream::covers;
 
 use crate::route_table;
 use crate::settings::BookingLimits;
+use crate::settings::BooksSettings;
 use crate::settings::ConnectionLimits;
 use crate::settings::ReadSettings;
 use crate::settings::network::parse_network;
@@ -38,6 +39,67 @@ pub struct DatabaseArgs {
     /// LiteLLM's config.yaml.
     #[arg(long, short, env = "CONFIG_FILE_PATH", value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// The argument that names the archive of closed days.
+#[derive(Clone, Debug, Args)]
+pub struct ArchiveArgs {
+    /// Archive of closed days: a directory, or a URL that starts with s3://, gs:// or az://. Object stores take their
+    /// settings from their usual environment variables.
+    #[arg(long, env = "LITESPEND_ARCHIVE_URL", hide_env_values = true, value_name = "URL")]
+    pub archive: Option<String>,
+}
+
+impl ArchiveArgs {
+    /// The URL. An empty one counts as none.
+    pub fn url(&self) -> Option<&str> {
+        self.archive.as_deref().map(str::trim).filter(|url| !url.is_empty())
+    }
+}
+
+/// The arguments for what a server does with closed days.
+#[derive(Clone, Debug, Args)]
+pub struct BooksArgs {
+    /// The archive.
+    #[command(flatten)]
+    pub archive: ArchiveArgs,
+
+    /// Close a day when it has been over for this number of days. Off by default.
+    #[arg(long, env = "LITESPEND_CLOSE_AFTER", requires = "archive", value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(2..=36_500))]
+    pub close_after: Option<u32>,
+
+    /// Remove the rows of closed days from the log when they are older than this number of days. Off by default.
+    #[arg(long, env = "LITESPEND_PRUNE_AFTER", requires = "close_after", value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(2..=36_500))]
+    pub prune_after: Option<u32>,
+
+    /// Empty messages, responses and requests of rows of the log that are older than this number of days. With
+    /// --archive-bodies, only of closed days. Off by default.
+    #[arg(long, env = "LITESPEND_STRIP_AFTER", requires = "close_after", value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub strip_after: Option<u32>,
+
+    /// Archive messages, responses and requests, too.
+    #[arg(long, env = "LITESPEND_ARCHIVE_BODIES", value_parser = clap::builder::FalseyValueParser::new())]
+    pub archive_bodies: bool,
+
+    /// Allow --prune-after and --strip-after to change a log that LiteLLM owns.
+    #[arg(long, env = "LITESPEND_PRUNE_LITELLM_LOGS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub prune_litellm_logs: bool,
+}
+
+impl BooksArgs {
+    /// The settings of a running server.
+    pub fn settings(&self) -> BooksSettings {
+        BooksSettings {
+            close_after: self.close_after,
+            prune_after: self.prune_after,
+            strip_after: self.strip_after,
+            archive_bodies: self.archive_bodies,
+            prune_litellm_logs: self.prune_litellm_logs,
+        }
+    }
 }
 
 /// The arguments of `serve`.
@@ -145,6 +207,9 @@ pub struct ServeArgs {
           value_name = "PATH,...")]
     pub serve_only: Vec<String>,
 
+    /// Closed days.
+    #[command(flatten)]
+    pub books: BooksArgs,
     /// Limits of client connections.
     #[command(flatten)]
     pub connections: ConnectionArgs,

@@ -7,7 +7,8 @@ use anyhow::{Context, anyhow};
 use chrono::{Months, NaiveDate};
 use clap::{Args, Subcommand};
 
-use crate::cli::args::DatabaseArgs;
+use crate::cli;
+use crate::cli::args::{ArchiveArgs, DatabaseArgs};
 use crate::cli::database::Failure;
 use crate::cli::database::with_connection;
 use crate::cli::output::say;
@@ -19,7 +20,7 @@ use crate::store::database::DatabaseKind;
 use crate::store::log::months;
 use crate::store::rollups::backlog;
 use crate::store::rollups::partitions;
-use crate::store::{DateRange, rollups};
+use crate::store::{DateRange, FIRST_DAY, LAST_DAY, books, rollups};
 
 /// The subcommands of `rollups`.
 #[derive(Debug, Subcommand)]
@@ -31,12 +32,22 @@ pub enum RollupsCommand {
     Status(DatabaseArgs),
     /// Compare the rollups with the log, partition by partition, and print the first difference. The exit code is 1 if
     /// there is one. After an interruption, --from continues.
-    Verify(RangeArgs),
+    Verify(VerifyArgs),
     /// Count days again from the log, partition by partition: all days, or a range. Reads of the other days keep using
     /// the rollups. After an interruption, --from continues.
     Rebuild(RangeArgs),
     /// Remove the triggers and the schema from LiteLLM's database. Nothing of litespend remains.
-    Remove(DatabaseArgs),
+    Remove(RemoveArgs),
+}
+
+/// The arguments of `rollups remove`.
+#[derive(Clone, Debug, Args)]
+pub struct RemoveArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Remove the totals of closed days, too. Reports then read the log only; the archive stays.
+    #[arg(long)]
+    forget_closed_days: bool,
 }
 
 /// The arguments of `rollups install`.
@@ -48,6 +59,15 @@ pub struct InstallArgs {
     /// Pause in milliseconds after each day, during which LiteLLM has the database to itself.
     #[arg(long, default_value_t = 0, value_name = "MILLISECONDS")]
     pause: u64,
+}
+
+/// The arguments of `rollups verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    range: RangeArgs,
+    #[command(flatten)]
+    archive: ArchiveArgs,
 }
 
 /// The arguments that state a range of days.
@@ -74,12 +94,12 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
             with_connection(&args, async |mut connection, _| print_status(&mut connection).await)
         }
         RollupsCommand::Verify(args) => {
-            with_connection(&args.database, async |mut connection, _| verify(&mut connection, args.from, args.to).await)
+            with_connection(&args.range.database, async |mut connection, _| verify(&mut connection, &args).await)
         }
         RollupsCommand::Rebuild(args) => with_connection(&args.database, async |mut connection, _| {
             rebuild(&mut connection, args.from, args.to).await
         }),
-        RollupsCommand::Remove(args) => with_connection(&args, async |mut connection, kind| {
+        RollupsCommand::Remove(args) => with_connection(&args.database, async |mut connection, kind| {
             if kind == DatabaseKind::Own {
                 return Err(Failure::Setting(anyhow!(
                     "this database is litespend's own: its rollups cannot be removed"
@@ -89,6 +109,13 @@ pub fn run(command: RollupsCommand) -> Result<(), Failure> {
             if ids::is_installed(&mut connection).await.context("cannot read the state of booking")? {
                 return Err(Failure::Setting(anyhow!(
                     "the same schema holds the IDs of booked records: run `litespend booking remove` first"
+                )));
+            }
+            let closed = books::is_any_closed(&mut connection).await.context("cannot read the state of the books")?;
+            if closed && !args.forget_closed_days {
+                return Err(Failure::Setting(anyhow!(
+                    "days are closed: their totals would be lost, and the log may not have their rows any more; \
+                     --forget-closed-days removes them all the same"
                 )));
             }
             rollups::remove(&mut connection).await.context("cannot remove the rollups now; try again")?;
@@ -207,7 +234,8 @@ async fn span(
     Ok(start.zip(end).map(|(start, end)| DateRange { start, end }))
 }
 
-async fn verify(connection: &mut Connection, from: Option<NaiveDate>, to: Option<NaiveDate>) -> Result<(), Failure> {
+async fn verify(connection: &mut Connection, args: &VerifyArgs) -> Result<(), Failure> {
+    let (from, to) = (args.range.from, args.range.to);
     require_attached(connection).await?;
     if !partitions::are_counted(connection).await.context("cannot compare the partitions")? {
         return Err(Failure::Runtime(anyhow!(
@@ -215,6 +243,7 @@ async fn verify(connection: &mut Connection, from: Option<NaiveDate>, to: Option
              counts them soon, or run `litespend rollups install`"
         )));
     }
+    verify_closed(connection, args).await?;
     let Some(range) = span(connection, from, to).await? else {
         say!("the spend log is empty");
         return Ok(());
@@ -241,6 +270,20 @@ async fn verify(connection: &mut Connection, from: Option<NaiveDate>, to: Option
     }
     say!("{} to {}: no difference ({:.1} s)", range.start, range.end, started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Compares the closed days with the archive, if one is given. The log may have lost their rows.
+async fn verify_closed(connection: &mut Connection, args: &VerifyArgs) -> Result<(), Failure> {
+    if !books::is_any_closed(connection).await.context("cannot read the state of the books")? {
+        return Ok(());
+    }
+    if args.archive.url().is_none() {
+        say!("closed days are not compared: that needs --archive");
+        return Ok(());
+    }
+    let archive = cli::archive::open(&args.archive, false).await?;
+    let (start, end) = (args.range.from.unwrap_or(FIRST_DAY), args.range.to.unwrap_or(LAST_DAY));
+    cli::books::compare(connection, &archive, DateRange { start, end }).await
 }
 
 /// The longest span of days that is divided into pieces: about thirty years.

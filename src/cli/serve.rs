@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use litespend_archive::Archive;
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::args::{DatabaseArgs, HealthcheckArgs, ServeArgs};
+use crate::cli::args::{BooksArgs, DatabaseArgs, HealthcheckArgs, ServeArgs};
 use crate::cli::database::{Failure, OpenDatabase, home, read_config};
 use crate::cli::output;
 use crate::cli::output::say;
@@ -133,6 +134,10 @@ async fn run(
             .map_err(|error| Failure::Setting(anyhow::anyhow!("DATABASE_URL_READ_REPLICA: {error}")))?;
         state.use_replica(replica);
     }
+    let books = open_books(&args.books, kind).await?;
+    if let Some(archive) = &books {
+        state.use_archive(archive.clone());
+    }
     state.refresh_allow_list().await.context("cannot read the allow list")?;
     state.refresh_rollups().await.context("cannot read the state of the rollups")?;
     for weakness in weaknesses {
@@ -147,6 +152,9 @@ async fn run(
     let fold = tokio::spawn(crate::rollups::folding::run(pool.clone(), Arc::clone(&state.folding), stop.clone()));
     let ids = tokio::spawn(crate::booking::retention::run(pool.clone(), state.settings.booking, stop.clone()));
     let months = tokio::spawn(crate::booking::months::run(pool.clone(), stop.clone()));
+    let books = books.map(|archive| {
+        tokio::spawn(crate::books::background::run(pool.clone(), archive, args.books.settings(), stop.clone()))
+    });
     let sessions = tokio::spawn(end_sessions(state.clone(), stop.clone()));
     let (follower, until) = (state.clone(), stop.clone());
     let watch = tokio::spawn(async move {
@@ -159,10 +167,27 @@ async fn run(
         .await;
     stop.cancel();
     let _ = tokio::join!(refresh, fold, ids, months, watch, sessions, async { prices.abort() });
+    if let Some(books) = books {
+        let _ = books.await;
+    }
     // A request that was cut off may still hold a connection. Do not wait for it any longer.
     let _ = tokio::time::timeout(Duration::from_secs(5), pool.close()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Opens the archive, if one is given, and checks that it can be used.
+async fn open_books(args: &BooksArgs, kind: DatabaseKind) -> Result<Option<Archive>, Failure> {
+    if args.archive.url().is_none() {
+        return Ok(None);
+    }
+    let removes = args.prune_after.is_some() || args.strip_after.is_some();
+    if kind == DatabaseKind::LiteLlm && removes && !args.prune_litellm_logs {
+        return Err(Failure::Setting(anyhow::anyhow!(
+            "the log belongs to LiteLLM: --prune-litellm-logs says that --prune-after and --strip-after may change it"
+        )));
+    }
+    crate::cli::archive::open(&args.archive, args.close_after.is_some()).await.map(Some)
 }
 
 /// The number of task steps between two checks of the sockets.

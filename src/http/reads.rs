@@ -49,6 +49,12 @@ impl Reads {
         Ok(self.pool().start(permits).await?)
     }
 
+    /// A connection to the database that the server writes to.
+    pub async fn start_on_primary(&self) -> Result<Reading, ApiError> {
+        let permits = self.state.read_limits.connection(&self.key, Length::Short).await?;
+        Ok(self.state.read_pool.start(permits).await?)
+    }
+
     /// A second connection, if a connection and a permit are free at once; `None` otherwise.
     pub async fn try_start(&self) -> Result<Option<Reading>, ApiError> {
         let Some(permits) = self.state.read_limits.try_connection(&self.key) else { return Ok(None) };

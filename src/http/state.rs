@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use litespend_archive::Archive;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,7 @@ pub struct Inner {
     /// The table that the rollups count instead of the log, as of the last check.
     renamed_log: parking_lot::Mutex<Option<String>>,
     replica: OnceLock<Replica>,
+    archive: OnceLock<Archive>,
 }
 
 impl std::ops::Deref for AppState {
@@ -111,6 +113,7 @@ impl AppState {
             folding: Arc::default(),
             renamed_log: parking_lot::Mutex::default(),
             replica: OnceLock::new(),
+            archive: OnceLock::new(),
         })))
     }
 
@@ -135,15 +138,27 @@ impl AppState {
         self.replica.get()
     }
 
-    /// Whether the rollups count every change of the spend log, as of the last check.
+    /// From now on, reads rows of closed days from `archive`.
+    pub fn use_archive(&self, archive: Archive) {
+        // An archive that was set earlier stays in use; a second one is ignored.
+        let _ = self.archive.set(archive);
+    }
+
+    /// The archive of closed days, if one is configured.
+    pub fn archive(&self) -> Option<&Archive> {
+        self.archive.get()
+    }
+
+    /// Whether reads of sums use the rollups, as of the last check: they count every change of the spend log, or days are
+    /// closed.
     pub fn has_rollups(&self) -> bool {
-        self.folding.is_attached()
+        self.folding.is_attached() || self.folding.has_closed_days()
     }
 
     /// The state of the rollups, as of the last check: `counting`, `not installed`, or `lost` if they count a table that
     /// is not the log any more.
     pub fn rollups_state(&self) -> &'static str {
-        match (self.has_rollups(), self.renamed_log.lock().is_some()) {
+        match (self.folding.is_attached(), self.renamed_log.lock().is_some()) {
             (true, _) => "counting",
             (false, true) => "lost",
             (false, false) => "not installed",
@@ -154,7 +169,9 @@ impl AppState {
     pub async fn refresh_rollups(&self) -> Result<(), store::Error> {
         let mut connection = self.pool.acquire().await?;
         let attached = store::rollups::attached(&mut connection).await?;
-        if self.folding.attach(attached) && !attached {
+        let closed = store::books::is_any_closed(&mut connection).await?;
+        self.folding.close(closed);
+        if self.folding.attach(attached) && !attached && !closed {
             self.dictionary.clear();
         }
         let renamed = if attached { None } else { store::rollups::renamed_log(&mut connection).await? };

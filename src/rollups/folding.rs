@@ -111,6 +111,7 @@ fn is_timeout(error: &store::Error) -> bool {
 #[derive(Debug, Default)]
 pub struct Signals {
     attached: AtomicBool,
+    closed: AtomicBool,
     wake: Notify,
 }
 
@@ -123,6 +124,17 @@ impl Signals {
     /// Sets whether the rollups count every change. Returns the previous value.
     pub fn attach(&self, attached: bool) -> bool {
         self.attached.swap(attached, Ordering::Relaxed)
+    }
+
+    /// Whether days are closed, as of the last check. Their sums are read from the rollups even if these do not count the
+    /// log any more.
+    pub fn has_closed_days(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether days are closed.
+    pub fn close(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Relaxed);
     }
 
     /// Wakes the folding task, because this server has changed the log.

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDateTime;
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, QueryBuilder};
+
+use crate::store::books;
 
 /// Metadata of a key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, FromRow, utoipa::ToSchema)]
@@ -158,7 +160,8 @@ async fn hashed_twice(
 }
 
 /// Metadata from the log's own rows. Reads the first hundred and the last hundred rows of each key, and takes the first
-/// and the last row that names the key. A value on which these two rows disagree stays unknown.
+/// and the last row that names the key. A value on which these two rows disagree stays unknown. What such rows of closed
+/// days said is stored beside the log.
 async fn named_in_log(
     connection: &mut PgConnection,
     keys: &[String],
@@ -168,18 +171,26 @@ async fn named_in_log(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    sqlx::query_as(
+    let closed = if books::is_any_closed(connection).await? {
+        r#"UNION ALL
+            SELECT api_key, is_first, alias, team, owner, "startTime"
+            FROM litespend.closed_key_names JOIN litespend.closed_days USING (day)
+            WHERE api_key = ANY ($1) AND day >= $2::date AND day < $3::date"#
+    } else {
+        ""
+    };
+    let statement = format!(
         r#"
         WITH edges AS (
             SELECT keys.key, edge.ascending, named.*
             FROM unnest($1::text[]) AS keys(key)
             CROSS JOIN (VALUES (true), (false)) AS edge(ascending)
             CROSS JOIN LATERAL (
-                SELECT NULLIF(CASE WHEN jsonb_typeof(alias) NOT IN ('array', 'object') THEN alias #>> '{}' END, '') AS alias,
+                SELECT NULLIF(CASE WHEN jsonb_typeof(alias) NOT IN ('array', 'object') THEN alias #>> '{{}}' END, '') AS alias,
                        COALESCE(NULLIF(team_id, ''), NULLIF(CASE WHEN jsonb_typeof(team) NOT IN ('array', 'object')
-                                                                 THEN team #>> '{}' END, '')) AS team,
+                                                                 THEN team #>> '{{}}' END, '')) AS team,
                        COALESCE(NULLIF("user", ''), NULLIF(CASE WHEN jsonb_typeof(owner) NOT IN ('array', 'object')
-                                                                THEN owner #>> '{}' END, '')) AS owner,
+                                                                THEN owner #>> '{{}}' END, '')) AS owner,
                        "startTime"
                 FROM (
                     SELECT metadata -> 'user_api_key_alias' AS alias, metadata -> 'user_api_key_team_id' AS team,
@@ -197,6 +208,7 @@ async fn named_in_log(
                 ) AS rows
             ) AS named
             WHERE COALESCE(named.alias, named.team, named.owner) IS NOT NULL
+            {closed}
         ), first AS (
             SELECT DISTINCT ON (key) key, alias, team, owner FROM edges WHERE ascending ORDER BY key, "startTime"
         ), last AS (
@@ -213,13 +225,9 @@ async fn named_in_log(
                         THEN COALESCE(first.owner, last.owner) END AS user_id
             FROM first JOIN last USING (key)
         ) AS names WHERE COALESCE(key_alias, team_id, user_id) IS NOT NULL
-        "#,
-    )
-    .bind(keys)
-    .bind(from)
-    .bind(until)
-    .fetch_all(connection)
-    .await
+        "#
+    );
+    sqlx::query_as(AssertSqlSafe(statement)).bind(keys).bind(from).bind(until).fetch_all(connection).await
 }
 
 /// Adds the owners of keys that do not exist and whose owner is still unknown. An owner comes from the daily table, if

@@ -12,6 +12,7 @@ use std::fmt;
 
 use chrono::{NaiveDate, NaiveDateTime};
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use serde::{Serialize, Serializer};
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
@@ -278,7 +279,7 @@ const COLUMNS: Columns = Columns {
 };
 
 /// Limit on the JSON of one row, in bytes. A row is held in memory as a whole while it is sent.
-const ROW_BOUNDS: Bounds = Bounds { column: 8 * 1024 * 1024, row: 8 * 1024 * 1024 };
+pub const ROW_BOUNDS: Bounds = Bounds { column: 8 * 1024 * 1024, row: 8 * 1024 * 1024 };
 
 /// Which rows of the log to read. `None` in a field means no restriction.
 #[derive(Clone, Debug, Default)]
@@ -295,6 +296,8 @@ pub struct SpendLogFilter {
     pub to: Option<NaiveDateTime>,
     /// Only rows after this position in the order of the response, which means older rows.
     pub after: Option<LogPosition>,
+    /// Whether request IDs are ordered by their bytes, as in the archive, and not by the database's collation.
+    pub by_bytes: bool,
 }
 
 /// Position of a row in the log, which is ordered by start of the call and then by request ID.
@@ -326,9 +329,21 @@ impl SpendLogFilter {
             query.push(r#" AND "startTime" <= "#).push_bind(to);
         }
         if let Some(after) = &self.after {
-            query.push(r#" AND ("startTime", request_id) < ("#).push_bind(after.start_time);
-            query.push(", ").push_bind(after.request_id.clone()).push(")");
+            if self.by_bytes {
+                // For the index, which has another collation.
+                query.push(r#" AND "startTime" <= "#).push_bind(after.start_time);
+            }
+            query.push(r#" AND ("startTime", request_id"#).push(self.collation()).push(") < (");
+            query.push_bind(after.start_time).push(", ").push_bind(after.request_id.clone()).push(")");
         }
+    }
+
+    fn collation(&self) -> &'static str {
+        if self.by_bytes { r#" COLLATE "C""# } else { "" }
+    }
+
+    fn push_order(&self, query: &mut QueryBuilder<Postgres>) {
+        query.push(r#" ORDER BY "startTime" DESC, request_id"#).push(self.collation()).push(" DESC");
     }
 }
 
@@ -347,8 +362,9 @@ pub fn newest<'q, 'c: 'q>(
         }
         query.push(r#" FROM "LiteLLM_SpendLogs""#);
         filter.push(query);
-        query.push(r#" ORDER BY "startTime" DESC, request_id DESC LIMIT "#).push_bind(limit);
-        query.push(r#") AS log ORDER BY log."startTime" DESC, log.request_id DESC"#);
+        filter.push_order(query);
+        query.push(" LIMIT ").push_bind(limit);
+        query.push(r#") AS log ORDER BY log."startTime" DESC, log.request_id"#).push(filter.collation()).push(" DESC");
     });
     query.build_query_as().fetch(connection)
 }
@@ -375,12 +391,33 @@ pub async fn end_of_page(
            CROSS JOIN LATERAL (SELECT "startTime", request_id FROM "LiteLLM_SpendLogs""#,
     );
     filter.push(&mut query);
-    query.push(r#" ORDER BY "startTime" DESC, request_id DESC OFFSET "#).push_bind(limit.saturating_sub(1));
-    query.push(r#" LIMIT 2) AS log ORDER BY log."startTime" DESC, log.request_id DESC"#);
+    filter.push_order(&mut query);
+    query.push(" OFFSET ").push_bind(limit.saturating_sub(1));
+    query.push(r#" LIMIT 2) AS log ORDER BY log."startTime" DESC, log.request_id"#);
+    query.push(filter.collation()).push(" DESC");
     let found: Vec<(UtcTimestamp, String)> = query.build_query_as().fetch_all(connection).await?;
     let mut found = found.into_iter();
     let last = found.next().map(|(UtcTimestamp(start_time), request_id)| LogPosition { start_time, request_id });
     Ok(last.filter(|_| found.next().is_some()))
+}
+
+/// Streams the positions of the newest `limit` rows, newest first.
+pub fn positions<'q, 'c: 'q>(
+    connection: &'c mut PgConnection,
+    query: &'q mut QueryBuilder<Postgres>,
+    filter: &SpendLogFilter,
+    limit: i64,
+) -> BoxStream<'q, Result<LogPosition, sqlx::Error>> {
+    query.push(
+        r#"SELECT log.* FROM (SELECT NULL::text AS litellm_call_id) AS defaults
+           CROSS JOIN LATERAL (SELECT "startTime", request_id FROM "LiteLLM_SpendLogs""#,
+    );
+    filter.push(query);
+    filter.push_order(query);
+    query.push(" LIMIT ").push_bind(limit);
+    query.push(r#") AS log ORDER BY log."startTime" DESC, log.request_id"#).push(filter.collation()).push(" DESC");
+    let found = query.build_query_as::<(UtcTimestamp, String)>().fetch(connection);
+    found.map_ok(|(UtcTimestamp(start_time), request_id)| LogPosition { start_time, request_id }).boxed()
 }
 
 /// Spend of one combination of key, user and model on one day.

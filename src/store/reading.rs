@@ -70,7 +70,15 @@ impl ReadPool {
     ) -> Result<Reading, sqlx::Error> {
         let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
         let connection = Some(connection);
-        Ok(Reading { connection, backend, permits, pool: self.clone(), snapshot: false, copies: CopyMark::default() })
+        Ok(Reading {
+            connection,
+            backend,
+            permits,
+            pool: self.clone(),
+            snapshot: false,
+            scratch: false,
+            copies: CopyMark::default(),
+        })
     }
 
     /// Closes all connections, including those for cancellations.
@@ -118,6 +126,8 @@ pub struct Reading {
     permits: ReadPermits,
     pool: ReadPool,
     snapshot: bool,
+    /// Whether the transaction has temporary tables, and is rolled back at its end.
+    scratch: bool,
     copies: CopyMark,
 }
 
@@ -143,6 +153,18 @@ impl Reading {
         Ok(self)
     }
 
+    /// Starts a snapshot in which temporary tables and views can be created. They disappear at its end. A view with the name
+    /// of a table takes its place for later statements, so statements that were prepared before are forgotten. Not possible
+    /// on a replica.
+    pub async fn scratch(mut self) -> Result<Self, sqlx::Error> {
+        self = self.without_snapshot().await?;
+        self.connection().clear_cached_statements().await?;
+        self.snapshot = true;
+        self.scratch = true;
+        sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ").execute(self.connection()).await?;
+        Ok(self)
+    }
+
     /// Ends a snapshot in which a statement failed. Each later statement sees the state of the database at its own
     /// start.
     pub async fn without_snapshot(mut self) -> Result<Self, sqlx::Error> {
@@ -156,7 +178,8 @@ impl Reading {
     /// Ends the read normally, and commits its snapshot.
     pub async fn finish(mut self) -> Result<(), sqlx::Error> {
         if self.snapshot {
-            sqlx::raw_sql("COMMIT").execute(self.connection()).await?;
+            let end = if self.scratch { "ROLLBACK" } else { "COMMIT" };
+            sqlx::raw_sql(end).execute(self.connection()).await?;
             self.snapshot = false;
         }
         Ok(())

@@ -20,6 +20,7 @@ use chrono::NaiveDate;
 use sqlx::{AssertSqlSafe, Connection, Executor, FromRow, PgConnection};
 
 use crate::store::DateRange;
+use crate::store::books;
 pub use crate::store::rollups::verify::{Difference, verify_day};
 
 /// Maximum number of deltas folded in one transaction. A batch is smaller if its deltas have many tags or long strings.
@@ -142,19 +143,27 @@ pub async fn remove(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     transaction.commit().await
 }
 
-/// Marks the days of the range dirty, so that they are recounted. Without a range, marks every day.
+/// Marks the days of the range dirty, so that they are recounted, except closed days. Without a range, marks every day.
 pub async fn mark_dirty(connection: &mut PgConnection, range: Option<DateRange>) -> Result<(), sqlx::Error> {
     match range {
         None => {
             sqlx::query("INSERT INTO litespend.deltas (sign, day) VALUES (0, NULL)").execute(&mut *connection).await?
         }
         Some(range) => {
+            let closed: Vec<NaiveDate> = if books::is_possible(connection).await? {
+                let days = books::closed_days(connection, Some(range)).await?;
+                days.into_iter().map(|closed| closed.day).collect()
+            } else {
+                Vec::new()
+            };
             sqlx::query(
                 "INSERT INTO litespend.deltas (sign, day)
-                 SELECT 0, day::date FROM generate_series($1::timestamp, $2::timestamp, interval '1 day') AS day",
+                 SELECT 0, day::date FROM generate_series($1::timestamp, $2::timestamp, interval '1 day') AS day
+                 WHERE day::date <> ALL ($3)",
             )
             .bind(crate::store::midnight(range.start))
             .bind(crate::store::midnight(range.end))
+            .bind(closed)
             .execute(&mut *connection)
             .await?
         }

@@ -1,14 +1,14 @@
 //! Spend by request tag, from `LiteLLM_SpendLogs.request_tags` or the rollups. As in LiteLLM, a tag that a request
 //! carries twice counts twice. A row whose tags are not a list has no tags.
 
-use chrono::{NaiveDate, NaiveDateTime};
+use chrono::NaiveDateTime;
 use futures_util::stream::BoxStream;
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 use crate::identity::Scope;
-use crate::store::DateRange;
 use crate::store::rollups::reads::Snapshot;
+use crate::store::{DateRange, FIRST_DAY, LAST_DAY};
 
 /// Spend of one tag.
 #[derive(Clone, Debug, PartialEq, FromRow, Serialize, utoipa::ToSchema)]
@@ -124,19 +124,6 @@ fn push_rollups(query: &mut QueryBuilder<Postgres>, filter: &TagFilter, snapshot
         query.push(" AND individual_request_tag = ANY (").push_bind(tags.clone()).push(")");
     }
     query.push(" GROUP BY 1 HAVING sum(log_count) > 0 ORDER BY total_spend DESC, 1");
-}
-
-/// A day before every day that can occur in the log.
-const FIRST_DAY: NaiveDate = day_of(-4000);
-
-/// A day after every day that can occur in the log.
-const LAST_DAY: NaiveDate = day_of(9999);
-
-const fn day_of(year: i32) -> NaiveDate {
-    match NaiveDate::from_ymd_opt(year, 1, 1) {
-        Some(day) => day,
-        None => NaiveDate::MIN,
-    }
 }
 
 /// Restricts a query on the spend log to the rows of a scope.

@@ -9,6 +9,7 @@ mod activity_sums;
 mod allowed_ips;
 mod authority;
 mod authority_chains;
+mod books;
 mod conformance;
 mod cursors;
 mod dates;

@@ -27,6 +27,7 @@ UNSAYABLE = {
     "No user_id associated": "an id that is needed where the key has none",
     "IP address already exists": "an address that is on the list already",
     "Start date and end date are required": "days that are needed unless another parameter is given",
+    "customer_id requires team_id": "an id that goes with another one only",
     "session_cursor must be": "a cursor that no page has given",
     "Input should be the cursor": "a cursor that no page has given",
     "summarize=false": "pages that go with rows only",

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::store::{self, Connection};
+use chrono::NaiveDate;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -21,6 +22,7 @@ use crate::store::booking::ids;
 use crate::store::booking::ids::{Access, Claim, Known};
 use crate::store::booking::tables::Tables;
 use crate::store::booking::{ExistingRow, UsageRow, names};
+use crate::store::books;
 
 /// The reason why an attempt failed.
 pub(super) enum Failed {
@@ -89,6 +91,7 @@ pub(super) async fn run(
         bound_names(&mut transaction, &mut items, limits).await?;
     }
     claim(&mut transaction, &mut items, booking).await?;
+    leave_out_archived(&mut transaction, &mut items).await?;
     insert(&mut transaction, tables, &mut items, booking).await?;
     transaction.commit().await?;
     Ok(outcomes(items))
@@ -287,6 +290,21 @@ async fn claim(connection: &mut Connection, items: &mut [Item<'_>], booking: Uui
             Some(known) => judge(item, known, booking),
             // The id was deleted between the two statements, because it was old.
             None => item.outcome = Some(Outcome::Rejected(Refusal::unavailable("not booked: send the record again"))),
+        }
+    }
+    Ok(())
+}
+
+/// Settles rows of an exported log that a closed day already counted and that have left the log since: they are duplicates.
+async fn leave_out_archived(connection: &mut Connection, items: &mut [Item<'_>]) -> Result<(), Failed> {
+    let is_logged = |item: &&Item<'_>| item.is_open() && matches!(item.draft.identity, Identity::Logged);
+    let rows: Vec<(&str, NaiveDate)> =
+        items.iter().filter(is_logged).map(|item| (item.row.request_id.as_str(), item.row.start_time.date())).collect();
+    let archived = books::archived_ids(connection, &rows).await?;
+    for item in items.iter_mut().filter(|item| is_logged(&&**item)) {
+        if archived.contains(&item.row.request_id) {
+            let (request_id, spend) = (item.row.request_id.clone(), item.row.spend);
+            item.outcome = Some(Outcome::Duplicate { request_id, spend });
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `GET /spend/logs`: rows of the log, or sums by day.
 
 pub mod answers;
+pub mod archived;
 pub mod formats;
 pub mod pages;
 pub mod paging;
@@ -75,6 +76,9 @@ pub struct LogsParams {
     /// dashboard
     #[param(inline)]
     csv: Option<CsvTexts>,
+    /// Whether to include rows of closed days that are only in the archive
+    #[param(required = false, default = true)]
+    archive: bool,
 }
 
 impl FromQuery for LogsParams {
@@ -89,6 +93,7 @@ impl FromQuery for LogsParams {
             limit: reader.optional_integer("limit", 1, paging::PAGE_LIMIT),
             cursor: paging::read_cursor(reader),
             csv: reader.choice("csv", &[("safe", CsvTexts::Safe), ("plain", CsvTexts::Plain)], "'safe' or 'plain'"),
+            archive: reader.boolean("archive", true),
         }
     }
 }
@@ -157,6 +162,7 @@ async fn list_spend_logs(
         from: range.map(|range| range.from()),
         // LiteLLM's end of the range: midnight at the start of the end day, included.
         to: range.map(|range| crate::store::midnight(range.end)),
+        by_bytes: false,
     };
     match range {
         Some(_) if params.summarize && is_page => {
@@ -185,7 +191,8 @@ async fn list_spend_logs(
         }
         _ => {
             let limit = is_page.then(|| params.limit.unwrap_or(ROW_CAP));
-            paging::respond(&reads, filter, limit, texts, &headers, &uri).await
+            let archive = params.archive.then_some(&state);
+            paging::respond(&reads, archive, filter, limit, texts, &headers, &uri).await
         }
     }
 }

@@ -22,6 +22,11 @@ pub enum JsonField {
 }
 
 impl JsonField {
+    /// The value of a JSON column that is not in PostgreSQL.
+    pub fn from_text(text: Option<String>) -> Self {
+        text.map_or(Self::Null, |text| JsonRawValue::from_string(text).map_or(Self::LeftOut, Self::Value))
+    }
+
     /// The JSON text; `None` if the column is NULL or left out.
     pub fn text(&self) -> Option<&str> {
         match self {
@@ -94,6 +99,27 @@ pub struct Bounds {
     /// Limit for the texts of all columns of a row together. If they exceed it, every column that is longer than an
     /// equal share of this limit is left out.
     pub row: usize,
+}
+
+impl Bounds {
+    /// Leaves out columns that are too long, as statements of [`Columns::push`] do.
+    pub fn apply(self, columns: &mut [&mut JsonField]) {
+        let share = self.row / columns.len().max(1);
+        let total: usize = columns.iter().map(|field| field.bytes()).filter(|bytes| *bytes <= self.column).sum();
+        for field in columns {
+            if field.bytes() > self.column || field.bytes() > share && total > self.row {
+                field.leave_out();
+            }
+        }
+    }
+}
+
+/// Shortens a long string, as statements of [`Columns::push`] do.
+pub fn shortened(text: String) -> String {
+    if text.len() <= LONG_TEXT {
+        return text;
+    }
+    text.chars().take(SHORT_TEXT).chain(['…']).collect()
 }
 
 /// A string of more than this many bytes is shortened to its first [`SHORT_TEXT`] characters.

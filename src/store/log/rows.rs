@@ -386,6 +386,14 @@ pub async fn texts(
     query.build_query_as().fetch_optional(connection).await
 }
 
+/// Whether the log has a row with this request ID.
+pub async fn exists(connection: &mut PgConnection, request_id: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM "LiteLLM_SpendLogs" WHERE request_id = $1)"#)
+        .bind(request_id)
+        .fetch_one(connection)
+        .await
+}
+
 /// Whether the user may read at least one of the rows with this request ID or LiteLLM call ID. A user may read their
 /// own rows. A user may also read a team's rows as admin of the team, or as a member if the team has the `permission`.
 pub async fn may_read(

@@ -3,18 +3,20 @@
 //! strings as dictionary IDs; [`Dictionary`] resolves the IDs.
 //!
 //! If more than two days of the range are dirty, or more than 200,000 deltas are waiting, [`snapshot`] returns `None`
-//! and the caller reads the log itself.
+//! and the caller reads the log itself. Where days are closed, it returns a snapshot in which all other days are dirty
+//! instead: the log may have lost the rows of closed days.
 
 use std::collections::HashMap;
 
 use bytes::{Buf, Bytes};
-use chrono::{Days, NaiveDate, NaiveDateTime};
+use chrono::{NaiveDate, NaiveDateTime};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, QueryBuilder};
 
-use crate::store::DateRange;
+use crate::store::books;
 use crate::store::rollups::COUNTED;
 use crate::store::rollups::dictionary::Dictionary;
 use crate::store::rollups::partitions;
+use crate::store::{DateRange, FIRST_DAY, LAST_DAY};
 
 /// Maximum number of dirty days in a range that are worth reading one by one from the log.
 const DIRTY_LIMIT: i64 = 2;
@@ -37,6 +39,8 @@ pub struct Snapshot {
     pub has_deltas: bool,
     /// Whether packed days can be read. The rollups of an older version have none that this version can read.
     pub may_be_packed: bool,
+    /// Whether days can be closed. The rollups of an older version have no tables for that.
+    pub may_be_closed: bool,
 }
 
 #[derive(FromRow)]
@@ -47,6 +51,7 @@ struct Pending {
     dirty_count: i64,
     deltas: i64,
     may_be_packed: bool,
+    may_be_closed: bool,
     /// Whether the partitions of the log can be compared; `None` if it has none.
     comparable: Option<bool>,
 }
@@ -56,6 +61,7 @@ pub async fn snapshot(
     connection: &mut PgConnection,
     range: Option<DateRange>,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
+    let days = range.unwrap_or(DateRange { start: FIRST_DAY, end: LAST_DAY });
     // Checks that the rollups count the log in the search path and not that of another schema: they may just have been
     // installed there.
     let pending: Pending = sqlx::query_as(AssertSqlSafe(format!(
@@ -65,27 +71,38 @@ pub async fn snapshot(
                 count(*) FILTER (WHERE sign <> 0 AND day BETWEEN $1 AND $2) AS deltas,
                 EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('litespend.packed_days')
                                                      AND attname = 'layout') AS may_be_packed,
+                to_regclass('litespend.closed_midnights') IS NOT NULL AS may_be_closed,
                 {} AS comparable
          FROM litespend.deltas",
         partitions::COMPARABLE
     )))
-    .bind(range.map_or(NaiveDate::MIN.max(EPOCH - Days::new(700_000)), |range| range.start))
-    .bind(range.map_or(EPOCH + Days::new(2_000_000), |range| range.end))
+    .bind(days.start)
+    .bind(days.end)
     .fetch_one(&mut *connection)
     .await?;
-    if !pending.counted || pending.all_dirty || pending.dirty_count > DIRTY_LIMIT || pending.deltas > DELTA_LIMIT {
-        return Ok(None);
+    let mut usable =
+        pending.counted && !pending.all_dirty && pending.dirty_count <= DIRTY_LIMIT && pending.deltas <= DELTA_LIMIT;
+    if let (true, Some(comparable)) = (usable, pending.comparable) {
+        usable = comparable && partitions::compare(connection).await?;
     }
-    if let Some(comparable) = pending.comparable
-        && (!comparable || !partitions::compare(connection).await?)
-    {
-        return Ok(None);
-    }
-    Ok(Some(Snapshot {
+    let snapshot = Snapshot {
         dirty: pending.dirty.unwrap_or_default(),
         has_deltas: pending.deltas > 0,
         may_be_packed: pending.may_be_packed,
-    }))
+        may_be_closed: pending.may_be_closed,
+    };
+    if usable {
+        return Ok(Some(snapshot));
+    }
+    if !pending.may_be_closed || !books::is_any_closed(connection).await? {
+        return Ok(None);
+    }
+    let dirty = sqlx::query_scalar(r#"SELECT litespend.open_days(to_regclass('"LiteLLM_SpendLogs"'), $1, $2)"#)
+        .bind(days.start)
+        .bind(days.end)
+        .fetch_all(connection)
+        .await?;
+    Ok(Some(Snapshot { dirty, ..snapshot }))
 }
 
 /// Which entries of a rollup to read. `None` in a field means no restriction.
@@ -229,6 +246,18 @@ pub async fn unfolded(
                      completion_tokens, total_tokens FROM "LiteLLM_SpendLogs" WHERE "startTime" = "#,
         );
         query.push_bind(instant);
+        if snapshot.may_be_closed {
+            // The first instant of a closed day is stored beside the log.
+            query.push(" AND NOT EXISTS (SELECT FROM litespend.closed_days WHERE day = ").push_bind(instant.date());
+            query.push(
+                ") UNION ALL
+              SELECT requests, day, team_id, user_id, api_key, model, end_user, spend, prompt_tokens, completion_tokens,
+                     total_tokens
+              FROM litespend.closed_midnights
+              WHERE EXISTS (SELECT FROM litespend.closed_days AS c WHERE c.day = closed_midnights.day) AND day = ",
+            );
+            query.push_bind(instant.date());
+        }
     }
     query.push(") AS entries WHERE true");
     for (column, value) in [

@@ -3,6 +3,7 @@
 use chrono::NaiveDate;
 use sqlx::{Connection, Executor, FromRow, PgConnection};
 
+use crate::store::books;
 use crate::store::rollups::Attempts;
 
 /// A difference between the rollups and the log.
@@ -21,7 +22,8 @@ pub struct Difference {
 }
 
 /// The first difference between the rollups, including unfolded deltas, and the log on one day. Everything is read in
-/// one snapshot. Returns `None` for a dirty day. Spend values count as equal within 1e-9, relative or absolute.
+/// one snapshot. Returns `None` for a dirty day and for a
+/// closed one. Spend values count as equal within 1e-9, relative or absolute.
 pub async fn verify_day(connection: &mut PgConnection, day: NaiveDate) -> Result<Option<Difference>, sqlx::Error> {
     let mut attempts = Attempts::default();
     loop {
@@ -40,11 +42,11 @@ async fn compare_day(connection: &mut PgConnection, day: NaiveDate) -> Result<Op
             .bind(day)
             .fetch_one(&mut *transaction)
             .await?;
-    if dirty {
+    if dirty || is_closed(&mut transaction, day).await? {
         return Ok(None);
     }
     let mut found = None;
-    for statement in VERIFY {
+    for statement in VERIFY_LOG.into_iter().chain(VERIFY_DAILY_ROWS) {
         found = sqlx::query_as(statement).bind(day).fetch_optional(&mut *transaction).await?;
         if found.is_some() {
             break;
@@ -54,13 +56,23 @@ async fn compare_day(connection: &mut PgConnection, day: NaiveDate) -> Result<Op
     Ok(found)
 }
 
-/// Each statement compares one rollup with its source on the day `$1`, column by column. Counts and tokens must be
+/// Whether the day is closed. The log may have lost its rows.
+async fn is_closed(connection: &mut PgConnection, day: NaiveDate) -> Result<bool, sqlx::Error> {
+    if !books::is_possible(connection).await? {
+        return Ok(false);
+    }
+    Ok(books::closed_day(connection, day).await?.is_some())
+}
+
+/// Each statement compares one rollup of the log with the log on the day `$1`, column by column. Counts and tokens must be
 /// equal exactly.
-const VERIFY: [&str; 6] = [
+pub(in crate::store) const VERIFY_LOG: [&str; 4] = [
     include_str!("verify/usage.sql"),
     include_str!("verify/customer.sql"),
     include_str!("verify/tag.sql"),
     include_str!("verify/tag_owner.sql"),
-    include_str!("verify/activity_groups.sql"),
-    include_str!("verify/activity_members.sql"),
 ];
+
+/// The same for the sums of LiteLLM's daily rows.
+const VERIFY_DAILY_ROWS: [&str; 2] =
+    [include_str!("verify/activity_groups.sql"), include_str!("verify/activity_members.sql")];

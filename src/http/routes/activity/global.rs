@@ -5,7 +5,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,11 +19,9 @@ use crate::http::routes::log::params::parse_lenient_day;
 use crate::http::state::AppState;
 use crate::http::stream::writer::Writer;
 use crate::identity::Caller;
-use crate::store;
-use crate::store::Connection;
 use crate::store::DateRange;
 use crate::store::activity::global;
-use crate::store::activity::global::DayRequests;
+use crate::store::activity::global::{DayRequests, NameList};
 use crate::store::reading::Reading;
 
 /// The routes of this file.
@@ -183,7 +180,7 @@ async fn list_provider_spend(Query(days): Query<DaysParams>) -> Result<Json<Vec<
     Ok(Json(Vec::new()))
 }
 
-/// Returns every tag in the log, at most 100,000.
+/// Returns every tag in the log and on closed days, at most 100,000.
 #[utoipa::path(get, path = "/global/spend/all_tag_names", tag = DASHBOARD_TAG,
     operation_id = "global_get_all_tag_names_global_spend_all_tag_names_get",
     responses((status = 200, description = "Tags", body = TagNamesResponse)))]
@@ -191,10 +188,10 @@ async fn list_tag_names(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
     let mut writer = Writer::new();
     writer.open_list_of(&TagNamesResponse { tag_names: Vec::new() }, "tag_names")?;
-    reads.send(write_names(reading, writer, global::tag_names), "application/json").await
+    reads.send(write_names(reading, writer, NameList::Tags), "application/json").await
 }
 
-/// Returns every end user in the log, at most 100,000.
+/// Returns every end user in the log and on closed days, at most 100,000.
 #[utoipa::path(get, path = "/global/all_end_users", tag = DASHBOARD_TAG,
     operation_id = "global_view_all_end_users_global_all_end_users_get",
     responses((status = 200, description = "End users", body = EndUsersResponse)))]
@@ -202,18 +199,18 @@ async fn list_end_users(reads: Reads) -> Result<Response, ApiError> {
     let reading = reads.start().await?;
     let mut writer = Writer::new();
     writer.open_list_of(&EndUsersResponse { end_users: Vec::new() }, "end_users")?;
-    reads.send(write_names(reading, writer, global::end_users), "application/json").await
+    reads.send(write_names(reading, writer, NameList::EndUsers), "application/json").await
 }
 
 /// Streams names into the open list while they arrive from the database.
 fn write_names(
     mut reading: Reading,
     mut writer: Writer,
-    names: impl Fn(&mut Connection) -> BoxStream<'_, Result<Option<String>, store::Error>> + Send + 'static,
+    list: NameList,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
         {
-            let mut rows = names(reading.connection());
+            let mut rows = global::names(reading.connection(), list).await?;
             while let Some(name) = rows.try_next().await? {
                 writer.value(&name)?;
                 if let Some(chunk) = writer.chunk() {

@@ -18,6 +18,7 @@ use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::log::answers;
 use crate::http::routes::log::answers::Page;
+use crate::http::routes::log::archived;
 use crate::http::routes::log::params::{LogPageParams, LogRoute};
 use crate::http::routes::log::rows;
 use crate::http::routes::page_count::page_count;
@@ -89,11 +90,13 @@ async fn list_dashboard_logs(
     let order = params.order()?;
     let mut filter = params.filter(LogRoute::Dashboard)?;
     let mut reading = reads.start().await?;
+    let limited = limit_to_caller(reading.connection(), &caller, &params, &mut filter).await;
+    reading = archived::with_archived_rows(&state, &reads, reading, &filter, params.archive).await?;
     let connection = reading.connection();
     if let Some(id) = params.request_id.as_deref() {
         rows::may_read(connection, &caller, id).await.map_err(in_error_envelope)?;
     }
-    limit_to_caller(connection, &caller, &params, &mut filter).await?;
+    limited?;
     let by_activity = params.group_by_session
         && order.key == SortKey::StartTime
         && params.search.is_none()
@@ -131,8 +134,9 @@ async fn list_log_page(
     let order = params.order()?;
     let mut filter = params.filter(LogRoute::Public)?;
     let mut reading = reads.start().await?;
+    limit_to_caller(reading.connection(), &caller, &params, &mut filter).await?;
+    reading = archived::with_archived_rows(&state, &reads, reading, &filter, params.archive).await?;
     let connection = reading.connection();
-    limit_to_caller(connection, &caller, &params, &mut filter).await?;
     let (page, around) = rows(connection, &params, &filter, order, &state.answer_budget).await?;
     reading.finish().await?;
     page.respond(&reads, &around).await

@@ -6,19 +6,25 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::DateTime;
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
+use litespend_archive::{Column, OwnedRow};
 
+use crate::books;
+use crate::books::rows::{ArchivedDays, is_before, log_row, position};
 use crate::field_error::FieldError;
 use crate::http::error::ApiError;
 use crate::http::extract::QueryReader;
 use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
+use crate::http::routes::log::archived::archived_days;
 use crate::http::routes::log::formats::{CsvTexts, Format, RowWriter};
+use crate::http::state::AppState;
 use crate::identity::key_filter;
-use crate::store::Statement;
 use crate::store::log;
 use crate::store::log::{LogPosition, ROW_CAP, SpendLogFilter};
 use crate::store::reading::Reading;
+use crate::store::{Connection, Statement};
 
 /// Response header that says that the response contains only the newest rows.
 const TRUNCATED: &str = "x-litellm-spend-logs-truncated";
@@ -63,7 +69,7 @@ fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
             "api_key" => {
                 query.append_pair(&name, &key_filter(&value));
             }
-            "user_id" | "request_id" | "start_date" | "end_date" | "summarize" | "limit" | "csv" => {
+            "user_id" | "request_id" | "start_date" | "end_date" | "summarize" | "limit" | "csv" | "archive" => {
                 query.append_pair(&name, &value);
             }
             // Parameters that the route does not know are dropped, because they may contain anything, even a key.
@@ -75,9 +81,12 @@ fn next_link(uri: &Uri, position: &LogPosition) -> Option<HeaderValue> {
 }
 
 /// Sends rows, newest first: a page of `page` rows, or without `page` as many as LiteLLM returns.
+///
+/// With `archive`, rows of closed days come from the archive as far as the log does not have them.
 pub async fn respond(
     reads: &Reads,
-    filter: SpendLogFilter,
+    archive: Option<&AppState>,
+    mut filter: SpendLogFilter,
     page: Option<i64>,
     texts: CsvTexts,
     headers: &HeaderMap,
@@ -86,16 +95,36 @@ pub async fn respond(
     let format = Format::of(headers);
     let length = if page.is_some_and(|limit| limit <= SHORT_PAGE) { Length::Short } else { Length::Long };
     let mut reading = reads.start_for(length).await?;
+    let mut archived = None;
+    if let Some(state) = archive {
+        let to = filter.after.as_ref().map(|after| after.start_time).or(filter.to);
+        archived = archived_days(state, reading.connection(), filter.from, to).await?;
+    }
     let (mut truncated, mut next) = (false, None);
-    if let Some(limit) = page {
-        // The page and its link are read in one snapshot, so that the page ends where the link starts.
+    if page.is_some() || archived.is_some() {
+        // The page and its link are read in one snapshot, so that the page ends where the link starts. The archived days
+        // are those of the same moment, so that no row is lost that leaves the log meanwhile.
         reading = reading.snapshot().await?;
+    }
+    if let (Some(_), Some(state)) = (&archived, archive) {
+        let to = filter.after.as_ref().map(|after| after.start_time).or(filter.to);
+        archived = archived_days(state, reading.connection(), filter.from, to).await?;
+    }
+    filter.by_bytes = archived.is_some();
+    if let Some(limit) = page {
         next = log::end_of_page(reading.connection(), &filter, limit).await?;
+        if let Some(days) = archived.as_ref().filter(|days| !is_after(next.as_ref(), days)) {
+            next = merged_end(reading.connection(), &filter, days.clone(), limit).await?;
+        }
     } else if filter.request_id.is_none() {
         // One request has one row or a few, so nothing can be cut off.
         truncated = log::reaches(reading.connection(), &filter, ROW_CAP).await?;
+        if let (false, Some(days)) = (truncated, &archived) {
+            truncated = merged_end(reading.connection(), &filter, days.clone(), ROW_CAP - 1).await?.is_some();
+        }
     }
-    let mut response = reads.send(rows(reading, filter, page, format, texts), format.media_type()).await?;
+    let rows = rows(reading, filter, archived, page, format, texts);
+    let mut response = reads.send(rows, format.media_type()).await?;
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("accept"));
     if truncated {
@@ -107,9 +136,100 @@ pub async fn respond(
     Ok(response)
 }
 
+/// Whether a position is newer than all archived days.
+fn is_after(position: Option<&LogPosition>, days: &ArchivedDays) -> bool {
+    position.is_some_and(|position| days.end().is_none_or(|end| position.start_time >= end))
+}
+
+/// Like [`log::end_of_page`], for the rows of the log and the archive together.
+async fn merged_end(
+    connection: &mut Connection,
+    filter: &SpendLogFilter,
+    days: ArchivedDays,
+    limit: i64,
+) -> Result<Option<LogPosition>, ApiError> {
+    let most = usize::try_from(limit.saturating_add(1)).unwrap_or(usize::MAX);
+    let mut archived = days.rows(filter, Vec::new(), most).await?.map_ok(|row| position(&row));
+    let mut query = Statement::default();
+    let mut logged = log::positions(connection, &mut query, filter, limit.saturating_add(1));
+    let (mut one, mut other) = (logged.try_next().await?, archived.try_next().await?);
+    let mut last = None;
+    let mut count = 0;
+    loop {
+        let next = match (&one, &other) {
+            (None, None) => return Ok(None),
+            (Some(left), Some(right)) if left == right => {
+                other = archived.try_next().await?;
+                std::mem::replace(&mut one, logged.try_next().await?)
+            }
+            (Some(left), Some(right)) if is_before(left, right) => {
+                std::mem::replace(&mut one, logged.try_next().await?)
+            }
+            (Some(_), None) => std::mem::replace(&mut one, logged.try_next().await?),
+            (_, Some(_)) => std::mem::replace(&mut other, archived.try_next().await?),
+        };
+        count += 1;
+        if count > limit {
+            return Ok(last);
+        }
+        last = next;
+    }
+}
+
+/// The archived rows of an answer, opened when they are first needed.
+struct Archived {
+    days: Option<ArchivedDays>,
+    rows: Option<BoxStream<'static, Result<OwnedRow, books::Error>>>,
+    next: Option<OwnedRow>,
+}
+
+impl Archived {
+    fn new(days: Option<ArchivedDays>) -> Self {
+        Self { days, rows: None, next: None }
+    }
+
+    /// The next archived row if it comes before this row of the log; or, without one, the next. Leaves out the row itself.
+    /// `None` if the answer has no room for more rows (`limit`).
+    async fn before(
+        &mut self,
+        logged: Option<&LogPosition>,
+        filter: &SpendLogFilter,
+        limit: i64,
+    ) -> Result<Option<OwnedRow>, books::Error> {
+        if limit <= 0 {
+            return Ok(None);
+        }
+        if let Some(days) = self.days.take_if(|days| !is_after(logged, days)) {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            self.rows = Some(days.rows(filter, Column::ALL.to_vec(), limit).await?);
+            self.advance().await?;
+        }
+        if self.next.as_ref().is_some_and(|next| Some(&position(next)) == logged) {
+            self.advance().await?;
+        }
+        let is_next = |next: &mut OwnedRow| logged.is_none_or(|logged| is_before(&position(next), logged));
+        match self.next.take_if(is_next) {
+            Some(row) => {
+                self.advance().await?;
+                Ok(Some(row))
+            }
+            None => Ok(None),
+        }
+    }
+
+    async fn advance(&mut self) -> Result<(), books::Error> {
+        self.next = match &mut self.rows {
+            Some(rows) => rows.try_next().await?,
+            None => None,
+        };
+        Ok(())
+    }
+}
+
 fn rows(
     mut reading: Reading,
     mut filter: SpendLogFilter,
+    archived: Option<ArchivedDays>,
     page: Option<i64>,
     format: Format,
     texts: CsvTexts,
@@ -118,6 +238,8 @@ fn rows(
         let mut writer = RowWriter::new(format, texts)?;
         let mut left = page.unwrap_or(ROW_CAP);
         let mut left_out = 0;
+        let whole = filter.clone();
+        let mut archived = Archived::new(archived);
         while left > 0 {
             // A statement sorts its rows, so each one reads at most this many, however long the page is.
             let size = left.min(ROW_CAP);
@@ -127,21 +249,41 @@ fn rows(
                 let mut query = Statement::default();
                 let mut rows = log::newest(reading.connection(), &mut query, &filter, size);
                 while let Some(row) = rows.try_next().await? {
+                    let here = LogPosition { start_time: row.start_time.0, request_id: row.request_id.clone() };
+                    while let Some(row) = archived.before(Some(&here), &whole, left).await? {
+                        left -= 1;
+                        let row = log_row(row);
+                        left_out += row.left_out();
+                        if let Some(chunk) = writer.row(&row)? {
+                            yield chunk;
+                        }
+                    }
+                    if left == 0 {
+                        break;
+                    }
                     found += 1;
+                    left -= 1;
                     left_out += row.left_out();
                     if let Some(chunk) = writer.row(&row)? {
                         yield chunk;
                     }
                     if found == size {
-                        last = Some(LogPosition { start_time: row.start_time.0, request_id: row.request_id });
+                        last = Some(here);
                     }
                 }
             }
-            left -= found;
             if last.is_none() {
                 break;
             }
             filter.after = last;
+        }
+        while let Some(row) = archived.before(None, &whole, left).await? {
+            left -= 1;
+            let row = log_row(row);
+            left_out += row.left_out();
+            if let Some(chunk) = writer.row(&row)? {
+                yield chunk;
+            }
         }
         if left_out > 0 {
             tracing::warn!(columns = left_out, "the response contains null for JSON columns of the log that are too long");

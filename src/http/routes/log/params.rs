@@ -85,6 +85,9 @@ pub struct LogPageParams {
     /// Find rows by any of their IDs: request, call, key, team, user, end user, session or deployment; up to 1,000
     /// characters
     pub search: Option<String>,
+    /// Whether to include rows of closed days that are only in the archive
+    #[param(required = false, default = true)]
+    pub archive: bool,
 }
 
 impl FromQuery for LogPageParams {
@@ -118,6 +121,7 @@ impl FromQuery for LogPageParams {
             group_by_session: reader.boolean("group_by_session", false),
             session_cursor: reader.text("session_cursor"),
             search: reader.text("search"),
+            archive: reader.boolean("archive", true),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::http::openapi::base::DASHBOARD_TAG;
 use crate::http::reads::Reads;
 use crate::http::routes::log::answers;
 use crate::http::routes::log::answers::LeftOut;
+use crate::http::routes::log::archived;
 use crate::http::routes::log::params::parse_instant;
 use crate::http::routes::page_count::page_count;
 use crate::http::state::AppState;
@@ -28,6 +29,7 @@ use crate::http::stream::writer::Writer;
 use crate::http::stream::writer::name;
 use crate::identity::{Caller, Scope};
 use crate::store;
+use crate::store::log::filter::{Column, LogFilter};
 use crate::store::log::rows;
 use crate::store::log::rows::{LONG_TEXTS, ListedLog, LogTexts, SHORT_TEXTS};
 use crate::store::{Connection, Statement};
@@ -41,8 +43,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 /// The permission of a team that lets its members read the team's log.
 const PERMISSION: &str = "/spend/logs";
 
-/// Parameters of `/spend/logs/ui/{request_id}`. They are checked but have no effect, because a request ID needs no
-/// dates.
+/// Parameters of `/spend/logs/ui/{request_id}`. The dates are checked but have no effect, because a request ID needs none.
 #[derive(Debug, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LogTextsParams {
@@ -50,11 +51,18 @@ pub struct LogTextsParams {
     start_date: Option<String>,
     /// YYYY-MM-DD HH:MM:SS
     end_date: Option<String>,
+    /// Whether to look for calls of closed days that are only in the archive
+    #[param(required = false, default = true)]
+    archive: bool,
 }
 
 impl FromQuery for LogTextsParams {
     fn from_query(reader: &mut QueryReader) -> Self {
-        Self { start_date: reader.text("start_date"), end_date: reader.text("end_date") }
+        Self {
+            start_date: reader.text("start_date"),
+            end_date: reader.text("end_date"),
+            archive: reader.boolean("archive", true),
+        }
     }
 }
 
@@ -70,6 +78,9 @@ pub struct SessionParams {
     /// Number of items per page
     #[param(required = false, default = 50, minimum = 1, maximum = 100)]
     page_size: i64,
+    /// Whether to include calls of closed days that are only in the archive
+    #[param(required = false, default = true)]
+    archive: bool,
 }
 
 impl FromQuery for SessionParams {
@@ -82,6 +93,7 @@ impl FromQuery for SessionParams {
             session_id: session_id.unwrap_or_default(),
             page: reader.integer("page", 1, 1, i64::MAX),
             page_size: reader.integer("page_size", 50, 1, 100),
+            archive: reader.boolean("archive", true),
         }
     }
 }
@@ -129,7 +141,9 @@ async fn get_log_texts(
     if request_id.contains('\0') {
         return respond_with_texts(&reads, None, None).await;
     }
-    let mut reading = reads.start().await?;
+    let filter = LogFilter { request_id: Some(request_id.clone()), ..LogFilter::of(Scope::All) };
+    let reading = reads.start().await?;
+    let mut reading = archived::with_archived_rows(&state, &reads, reading, &filter, params.archive).await?;
     let connection = reading.connection();
     may_read(connection, &caller, &request_id).await?;
     for (name, text) in [("start_date", &params.start_date), ("end_date", &params.end_date)] {
@@ -207,10 +221,13 @@ async fn list_session_logs(
     Extension(caller): Extension<Caller>,
     Query(params): Query<SessionParams>,
 ) -> Result<Response, ApiError> {
-    let SessionParams { session_id, page, page_size } = params;
+    let SessionParams { session_id, page, page_size, archive } = params;
     let mut reading = reads.start().await?;
+    let scope = scope_of(reading.connection(), &caller).await?;
+    let equal = vec![(Column::Session, session_id.clone())];
+    let filter = LogFilter { equal, ..LogFilter::of(scope.clone()) };
+    reading = archived::with_archived_rows(&state, &reads, reading, &filter, archive).await?;
     let connection = reading.connection();
-    let scope = scope_of(connection, &caller).await?;
     let offset = (page - 1).saturating_mul(page_size);
     let total = rows::count_of_session(connection, &scope, &session_id).await?;
     let total_pages = page_count(total, page_size);

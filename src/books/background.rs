@@ -1,0 +1,117 @@
+//! The background task that closes days, archives late rows and prunes the log. Several servers may run it on one database:
+//! an advisory lock lets one of them work at a time.
+
+use std::time::Duration;
+
+use chrono::{Days, NaiveDate, Utc};
+use litespend_archive::Archive;
+use tokio_util::sync::CancellationToken;
+
+use crate::books::closing::close_through;
+use crate::books::pruning;
+use crate::books::{Error, last_closable};
+use crate::metrics::Metrics;
+use crate::settings::BooksSettings;
+use crate::store;
+use crate::store::books;
+use crate::store::database;
+use crate::store::database::DatabaseKind;
+use crate::store::rollups;
+use crate::store::{Connection, Pool};
+
+/// The pause between two looks.
+const PAUSE: Duration = Duration::from_secs(600);
+
+/// The pause after a failure.
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+/// Works until cancelled. Does nothing unless the settings ask for it.
+pub async fn run(pool: Pool, archive: Archive, settings: BooksSettings, stop: CancellationToken) {
+    if settings.close_after.is_none() {
+        return;
+    }
+    loop {
+        // A step that is cut short leaves nothing that counts.
+        let worked = tokio::select! {
+            () = stop.cancelled() => return,
+            worked = work(&pool, &archive, settings, &stop) => worked,
+        };
+        let pause = match worked {
+            Ok(()) => PAUSE,
+            Err(error) => {
+                Metrics::record_books_failure();
+                tracing::warn!(cause = %error, "cannot close the books; trying again");
+                AFTER_FAILURE
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Closes and prunes what is due.
+async fn work(pool: &Pool, archive: &Archive, settings: BooksSettings, stop: &CancellationToken) -> Result<(), Error> {
+    // A connection of its own: the lock belongs to its session, and it has no statement timeout.
+    let mut connection = pool.acquire().await?.detach();
+    database::lift_statement_timeout(&mut connection).await?;
+    if !books::is_possible(&mut connection).await? || !rollups::attached(&mut connection).await? {
+        return Err(Error::Refused("the database has no rollups: run `litespend rollups install`".to_owned()));
+    }
+    if books::lock(&mut connection).await? {
+        close_and_prune(&mut connection, archive, settings, stop).await?;
+    }
+    record_state(&mut connection).await?;
+    store::close(connection).await?;
+    Ok(())
+}
+
+async fn close_and_prune(
+    connection: &mut Connection,
+    archive: &Archive,
+    settings: BooksSettings,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    if let Some(days) = settings.close_after {
+        let through = last_closable(Utc::now(), days);
+        let closed = close_through(connection, archive, through, settings.archive_bodies, |day| {
+            tracing::info!(day = %day.day, rows = day.archived_rows, spend = day.totals.spend, "closed a day");
+            !stop.is_cancelled()
+        });
+        closed.await?;
+    }
+    if database::kind(connection).await? == DatabaseKind::LiteLlm && !settings.prune_litellm_logs {
+        return Ok(());
+    }
+    if let Some(days) = settings.strip_after {
+        let go_on = || !stop.is_cancelled();
+        let rows = pruning::strip(connection, before(days), settings.archive_bodies, go_on).await?;
+        if rows > 0 {
+            tracing::info!(rows, "emptied messages and responses of the log");
+        }
+    }
+    if let Some(days) = settings.prune_after {
+        pruning::prune(connection, archive, before(days), |step| {
+            match step {
+                pruning::Step::Partition(partition) => tracing::info!(table = partition.table, "dropped a partition"),
+                pruning::Step::Day(day, rows) => tracing::info!(%day, rows, "deleted the rows of a closed day"),
+            }
+            !stop.is_cancelled()
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The last day of which no row is younger than this number of days.
+pub fn before(days: u32) -> NaiveDate {
+    Utc::now().date_naive().checked_sub_days(Days::new(u64::from(days) + 1)).unwrap_or(NaiveDate::MIN)
+}
+
+/// Sets the metrics.
+async fn record_state(connection: &mut Connection) -> Result<(), Error> {
+    let last = books::last_closed_day(connection).await?;
+    Metrics::record_closed_through(last.map_or(0, |day| store::day_after(day).and_utc().timestamp()));
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! Closing a day: fold, compare the rollups with the log, write the archive, read it back, and record the day as closed.
+//! It can be interrupted anywhere and run again: until the last step, nothing that was done has any effect.
+
+use std::time::Duration;
+
+use chrono::{Datelike, NaiveDate};
+use futures_util::TryStreamExt;
+use litespend_archive::{Archive, IdKind, Manifest};
+use serde_json::json;
+
+use crate::books::names::NamesCollector;
+use crate::books::{Error, describe, totals_of};
+use crate::store::Connection;
+use crate::store::books;
+use crate::store::books::closing;
+use crate::store::books::closing::{Closing, Selection};
+use crate::store::books::{ClosedDay, Totals};
+use crate::store::log::months;
+use crate::store::rollups;
+use crate::store::rollups::partitions;
+
+/// How often a day is exported again because the log changed meanwhile.
+const ATTEMPTS: u32 = 3;
+
+/// How long to wait for the folding of a day's changes.
+const SETTLE_LIMIT: Duration = Duration::from_secs(600);
+
+/// The pause between two looks at the folding, which a server may be doing.
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often to wait for the writers of the log, two seconds each.
+const LOCK_ATTEMPTS: u32 = 30;
+
+/// The pause between two of these attempts, in which the writers go on.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Closes a day. The caller holds the lock of the books and a connection without a statement timeout.
+pub async fn close_day(
+    connection: &mut Connection,
+    archive: &Archive,
+    day: NaiveDate,
+    bodies: bool,
+) -> Result<ClosedDay, Error> {
+    if let Some(closed) = books::closed_day(connection, day).await? {
+        return Ok(closed);
+    }
+    for _ in 0..ATTEMPTS {
+        settle(connection, day).await?;
+        let closing = export(connection, archive, day, bodies).await?;
+        if record(connection, &closing).await? {
+            tidy(archive, day).await;
+            return books::closed_day(connection, day)
+                .await?
+                .ok_or(Error::Busy { day, reason: "another session reopened the day" });
+        }
+    }
+    Err(Error::Busy { day, reason: "the log of the day kept changing" })
+}
+
+/// Waits until the rollups have all changes of the day, and folds and counts as far as no server does.
+async fn settle(connection: &mut Connection, day: NaiveDate) -> Result<(), Error> {
+    let started = tokio::time::Instant::now();
+    loop {
+        let Some(reason) = closing::readiness(connection, day).await? else { return Ok(()) };
+        partitions::follow(connection).await?;
+        let folded = rollups::fold(connection).await?;
+        let counted = rollups::recount(connection).await?;
+        if folded == 0 && counted.is_none() {
+            if started.elapsed() > SETTLE_LIMIT {
+                return Err(Error::busy(day, reason));
+            }
+            tokio::time::sleep(SETTLE_PAUSE).await;
+        }
+    }
+}
+
+/// Compares the rollups with the log and writes the archive, all in one snapshot; then reads the archive back.
+async fn export(
+    connection: &mut Connection,
+    archive: &Archive,
+    day: NaiveDate,
+    bodies: bool,
+) -> Result<Closing, Error> {
+    let mut transaction = closing::begin_export(connection).await?;
+    if let Some(reason) = closing::readiness(&mut transaction, day).await? {
+        return Err(Error::busy(day, reason));
+    }
+    if let Some(found) = closing::difference(&mut transaction, day).await? {
+        return Err(Error::Differs(Box::new(found)));
+    }
+    let totals = closing::totals(&mut transaction, day).await?;
+    let fingerprint = closing::fingerprint(&mut transaction, day).await?;
+    let mut writer = archive.write_day(day, None, bodies).await?;
+    let mut names = NamesCollector::default();
+    {
+        let statement = closing::export_statement(Selection::All, bodies);
+        let mut rows = closing::rows(&mut transaction, day, &statement);
+        while let Some(row) = rows.try_next().await? {
+            let row = closing::exported(&row)?;
+            names.add(&row);
+            writer.push(&row).await?;
+        }
+    }
+    let prepared = writer.finish().await?;
+    expect(day, "the archive", &totals_of(prepared.sums()), &totals)?;
+    let buckets = closing::buckets(totals.requests);
+    closing::store_details(&mut transaction, day, buckets, &names.finish()).await?;
+    transaction.commit().await?;
+    expect(day, "the archive, read back,", &totals_of(&prepared.verify().await?), &totals)?;
+    let manifest = archive.commit(&prepared, json!({"requests": totals.requests, "spend": totals.spend})).await?;
+    Ok(Closing {
+        day,
+        totals,
+        fingerprint,
+        revision: manifest.revision,
+        archived_rows: i64::try_from(manifest.sums.rows).unwrap_or(i64::MAX),
+        buckets,
+    })
+}
+
+fn expect(day: NaiveDate, place: &'static str, found: &Totals, expected: &Totals) -> Result<(), Error> {
+    // The sum of numbers that are not finite is none; the archive leaves them out.
+    let comparable = if expected.spend.is_finite() { *found } else { Totals { spend: expected.spend, ..*found } };
+    if expected.agrees_with(&comparable) {
+        return Ok(());
+    }
+    Err(Error::Figures { day, place, found: describe(found), expected: describe(expected) })
+}
+
+/// Records the day as closed. Returns false if the log changed since the export.
+async fn record(connection: &mut Connection, closing: &Closing) -> Result<bool, Error> {
+    let mut attempt = 1;
+    loop {
+        match closing::close(connection, closing).await {
+            Err(error) if months::is_lock_timeout(&error) && attempt < LOCK_ATTEMPTS => {
+                attempt += 1;
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Deletes superseded files of the day. What cannot be deleted now is deleted when the day is next written.
+async fn tidy(archive: &Archive, day: NaiveDate) {
+    if let Err(error) = archive.remove_superseded(day).await {
+        tracing::warn!(%day, cause = %error, "superseded files of the archive stay for now");
+    }
+}
+
+/// Brings rows into the archive that arrived after their day was closed. Returns their number. Their sums already count.
+pub async fn archive_late_rows(connection: &mut Connection, archive: &Archive, day: NaiveDate) -> Result<u64, Error> {
+    let Some(closed) = books::closed_day(connection, day).await? else { return Ok(0) };
+    let recorded = u32::try_from(closed.revision).unwrap_or_default();
+    let newest = archive.manifest(day).await?;
+    let Some(newest) = newest.filter(|manifest| manifest.revision >= recorded) else {
+        return Err(Error::Refused(format!("{day}: the archive does not have revision {recorded} of this day")));
+    };
+    if newest.revision > recorded {
+        adopt(connection, archive, day, &newest).await?;
+    }
+    if closing::late_ids(connection, day).await?.is_empty() {
+        return Ok(0);
+    }
+    let mut transaction = closing::begin_export(connection).await?;
+    let late = closing::late_ids(&mut transaction, day).await?;
+    let mut writer = archive.write_day(day, Some(&newest), newest.bodies).await?;
+    let mut count = 0;
+    {
+        let statement = closing::export_statement(Selection::Late, newest.bodies);
+        let mut rows = closing::rows(&mut transaction, day, &statement);
+        while let Some(row) = rows.try_next().await? {
+            writer.push(&closing::exported(&row)?).await?;
+            count += 1;
+        }
+    }
+    transaction.commit().await?;
+    if count == 0 {
+        // The log lost them before they could be archived. Their sums stay.
+        closing::record_late_rows(connection, day, newest.revision, closed.archived_rows, &late).await?;
+        return Ok(0);
+    }
+    let prepared = writer.finish().await?;
+    prepared.verify().await?;
+    let manifest = archive.commit(&prepared, json!({"late_rows": count})).await?;
+    let rows = i64::try_from(manifest.sums.rows).unwrap_or(i64::MAX);
+    closing::record_late_rows(connection, day, manifest.revision, rows, &late).await?;
+    tidy(archive, day).await;
+    Ok(count)
+}
+
+/// Records a revision with late rows that an interrupted attempt committed to the archive but not to the database.
+async fn adopt(connection: &mut Connection, archive: &Archive, day: NaiveDate, newest: &Manifest) -> Result<(), Error> {
+    let revision = [(day, newest.revision)];
+    let mut archived = Vec::new();
+    for (id, digest) in closing::late_rows(connection, day).await? {
+        let found = archive.find(IdKind::RequestId, &id, &revision).await?;
+        if !found.is_empty() && archive.row(&id, &revision).await?.is_some() {
+            archived.push(digest);
+        }
+    }
+    let rows = i64::try_from(newest.sums.rows).unwrap_or(i64::MAX);
+    closing::record_late_rows(connection, day, newest.revision, rows, &archived).await?;
+    Ok(())
+}
+
+/// What [`close_through`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Number of days that were closed.
+    pub days: u32,
+    /// Number of rows that were archived.
+    pub rows: u64,
+}
+
+/// Closes all days up to `through`, oldest first, and archives late rows of closed days. `report` is called after each
+/// day, and returns whether to go on.
+pub async fn close_through(
+    connection: &mut Connection,
+    archive: &Archive,
+    through: NaiveDate,
+    bodies: bool,
+    mut report: impl FnMut(&ClosedDay) -> bool,
+) -> Result<Closed, Error> {
+    let mut done = Closed::default();
+    for day in closing::days_with_late_rows(connection).await? {
+        done.rows += archive_late_rows(connection, archive, day).await?;
+    }
+    let mut months = Vec::new();
+    for day in books::open_days(connection, through).await? {
+        let closed = close_day(connection, archive, day, bodies).await?;
+        done.days += 1;
+        done.rows += closed.archived_rows.unsigned_abs();
+        let month = months::month_of(day);
+        if months.last() != Some(&month) {
+            months.push(month);
+        }
+        if !report(&closed) {
+            break;
+        }
+    }
+    for month in months {
+        // The month of the last day is not complete yet; the files of its days serve as well.
+        if (month.year(), month.month()) < (through.year(), through.month())
+            || through.succ_opt().is_some_and(|next| next.day() == 1)
+        {
+            compact(archive, month).await;
+        }
+    }
+    Ok(done)
+}
+
+async fn compact(archive: &Archive, month: NaiveDate) {
+    match archive.compact_month(month).await {
+        Ok(()) | Err(litespend_archive::Error::Exists { .. }) => {}
+        Err(error) => tracing::warn!(%month, cause = %error, "the index of a month's ids could not be written"),
+    }
+}

@@ -1,0 +1,130 @@
+//! Removing rows from the log: of days that are closed, archived and verified, and of no others. A partition with such
+//! days only is dropped; other rows are deleted in small batches.
+
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use litespend_archive::Archive;
+
+use crate::books::Error;
+use crate::books::closing::archive_late_rows;
+use crate::books::verifying::read_back;
+use crate::store::Connection;
+use crate::store::books;
+use crate::store::books::closing;
+use crate::store::books::pruning;
+use crate::store::books::pruning::Partition;
+use crate::store::log::months;
+
+/// How often to wait for the readers and writers of the log, two seconds each.
+const LOCK_ATTEMPTS: u32 = 30;
+
+/// The pause between two of these attempts.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// A step of pruning.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A partition is dropped.
+    Partition(Partition),
+    /// The rows of a day are deleted: the day, and the number of rows.
+    Day(NaiveDate, i64),
+}
+
+/// The steps that [`prune`] would take.
+pub async fn plan(connection: &mut Connection, through: NaiveDate) -> Result<Vec<Step>, Error> {
+    let partitions = pruning::closed_partitions(connection, through).await?;
+    let mut days = Vec::new();
+    for closed in books::closed_days(connection, None).await? {
+        let is_in_partition =
+            partitions.iter().any(|partition| (partition.first_day..=partition.last_day).contains(&closed.day));
+        if closed.day > through || is_in_partition {
+            continue;
+        }
+        let rows = books::logged_rows(connection, closed.day).await?;
+        if rows > 0 {
+            days.push(Step::Day(closed.day, rows));
+        } else if closed.pruned_at.is_none() {
+            pruning::record_pruned(connection, closed.day, closed.day).await?;
+        }
+    }
+    let mut steps: Vec<Step> = partitions.into_iter().map(Step::Partition).collect();
+    steps.extend(days);
+    Ok(steps)
+}
+
+/// Removes the rows of closed days up to `through` from the log. Archives late rows and reads the archive back before.
+/// `report` is called after each step, and returns whether to go on. The caller holds the lock of the books and a
+/// connection without a statement timeout.
+pub async fn prune(
+    connection: &mut Connection,
+    archive: &Archive,
+    through: NaiveDate,
+    mut report: impl FnMut(&Step) -> bool,
+) -> Result<(), Error> {
+    for day in closing::days_with_late_rows(connection).await?.into_iter().filter(|day| *day <= through) {
+        archive_late_rows(connection, archive, day).await?;
+    }
+    for step in plan(connection, through).await? {
+        match &step {
+            Step::Partition(partition) => {
+                for closed in books::closed_days(connection, Some(partition.days())).await? {
+                    read_back(archive, &closed).await?;
+                }
+                drop_partition(connection, partition).await?;
+            }
+            Step::Day(day, _) => {
+                let Some(closed) = books::closed_day(connection, *day).await? else { continue };
+                read_back(archive, &closed).await?;
+                while pruning::delete_rows(connection, *day).await? > 0 {}
+                pruning::record_pruned(connection, *day, *day).await?;
+            }
+        }
+        if !report(&step) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn drop_partition(connection: &mut Connection, partition: &Partition) -> Result<(), Error> {
+    let mut attempt = 1;
+    loop {
+        match pruning::drop_partition(connection, partition).await {
+            // Rows arrived meanwhile: the next run archives them first.
+            Ok(_) => return Ok(()),
+            Err(error) if months::is_lock_timeout(&error) && attempt < LOCK_ATTEMPTS => {
+                attempt += 1;
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Empties messages, responses and requests of the rows up to `through`. With `closed_only`, only of closed days. Returns
+/// the number of rows. `go_on` is asked after each batch.
+pub async fn strip(
+    connection: &mut Connection,
+    through: NaiveDate,
+    closed_only: bool,
+    go_on: impl Fn() -> bool,
+) -> Result<u64, Error> {
+    let mut rows = 0;
+    for day in pruning::logged_days(connection, through).await? {
+        if closed_only && books::closed_day(connection, day).await?.is_none() {
+            continue;
+        }
+        loop {
+            let stripped = pruning::strip_rows(connection, day).await?;
+            rows += stripped;
+            if stripped == 0 {
+                break;
+            }
+            if !go_on() {
+                return Ok(rows);
+            }
+        }
+    }
+    Ok(rows)
+}

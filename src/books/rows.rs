@@ -1,0 +1,305 @@
+//! Rows of the archive in the form of the log's, and the merging of both. The log wins: a row that both have is the log's.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use litespend_archive::{Archive, Column, IdKind, Order, OwnedRow, Query, RowPredicate};
+
+use crate::books::Error;
+use crate::identity::Scope;
+use crate::store::Connection;
+use crate::store::books::restoring::Beside;
+use crate::store::log::fields::{JsonField, shortened};
+use crate::store::log::filter;
+use crate::store::log::filter::LogFilter;
+use crate::store::log::{LogPosition, ROW_BOUNDS, SpendLog, SpendLogFilter, Timestamp};
+
+/// The closed days that a read covers, with their revisions in the archive.
+#[derive(Clone, Debug)]
+pub struct ArchivedDays {
+    archive: Archive,
+    days: Vec<(NaiveDate, u32)>,
+}
+
+impl ArchivedDays {
+    /// These days of an archive, in ascending order.
+    pub fn new(archive: Archive, days: Vec<(NaiveDate, u32)>) -> Self {
+        Self { archive, days }
+    }
+
+    /// The first instant after the newest of the days. `None` if there are no days.
+    pub fn end(&self) -> Option<NaiveDateTime> {
+        self.days.last().map(|(day, _)| crate::store::day_after(*day))
+    }
+
+    /// Leaves out the days that have no row of an ID.
+    async fn narrow(&mut self, kind: IdKind, value: &str) -> Result<(), Error> {
+        let found = self.archive.find(kind, value, &self.days).await?;
+        self.days.retain(|(day, _)| found.contains(day));
+        Ok(())
+    }
+
+    /// Streams the rows that match a filter, newest first.
+    pub async fn rows(
+        mut self,
+        filter: &SpendLogFilter,
+        columns: Vec<Column>,
+        limit: usize,
+    ) -> Result<BoxStream<'static, Result<OwnedRow, Error>>, Error> {
+        let mut equals = Vec::new();
+        for (kind, column, value) in
+            [(IdKind::ApiKey, Column::ApiKey, &filter.api_key), (IdKind::User, Column::User, &filter.user_id)]
+        {
+            if let Some(value) = value {
+                self.narrow(kind, value).await?;
+                equals.push((column, vec![value.clone()]));
+            }
+        }
+        let mut predicate = None;
+        if let Some(id) = &filter.request_id {
+            let mut found = self.archive.find(IdKind::RequestId, id, &self.days).await?;
+            let by_call = self.archive.find(IdKind::CallId, id, &self.days).await?;
+            if by_call.is_empty() {
+                equals.push((Column::RequestId, vec![id.clone()]));
+            } else {
+                predicate = Some(either_id(id.clone()));
+            }
+            found.extend(by_call);
+            self.days.retain(|(day, _)| found.contains(day));
+        }
+        let query = Query {
+            from: filter.from.map(microseconds),
+            to: filter.to.map(|to| microseconds(to).saturating_add(1)),
+            order: Order::Descending,
+            after: filter.after.as_ref().map(|after| (microseconds(after.start_time), after.request_id.clone())),
+            equals,
+            predicate,
+            columns,
+            limit: Some(limit),
+            ..Query::default()
+        };
+        Ok(self.archive.scan(&self.days, query).map_err(Error::from).boxed())
+    }
+}
+
+/// The most archived rows that one page of the dashboard's log may look at.
+const MOST_BESIDE: usize = 100_000;
+
+/// Rows of one statement that inserts.
+const BATCH: usize = 1_000;
+
+impl ArchivedDays {
+    /// Puts the archived rows that may match a filter beside the log's, for the statements of a transaction that is rolled
+    /// back. The statements apply the filter themselves.
+    pub async fn put_beside(self, connection: &mut Connection, filter: &LogFilter) -> Result<(), Error> {
+        let beside = Beside::begin(connection).await?;
+        let mut batch: Vec<OwnedRow> = Vec::new();
+        let mut count = 0;
+        for query in self.queries(filter).await? {
+            let (days, query) = query;
+            let mut rows = self.archive.scan(&days, query);
+            while let Some(row) = rows.try_next().await? {
+                count += 1;
+                if count > MOST_BESIDE {
+                    return Err(Error::Refused(format!(
+                        "more than {MOST_BESIDE} archived rows may match: choose a shorter time or further filters, or set \
+                         archive=false"
+                    )));
+                }
+                batch.push(row);
+                if batch.len() == BATCH {
+                    beside.add(connection, &batch).await?;
+                    batch.clear();
+                }
+            }
+        }
+        if !batch.is_empty() {
+            beside.add(connection, &batch).await?;
+        }
+        beside.finish(connection).await?;
+        Ok(())
+    }
+
+    /// Queries that find every archived row that a filter can match, each row once.
+    async fn queries(&self, filter: &LogFilter) -> Result<Vec<(Vec<(NaiveDate, u32)>, Query)>, Error> {
+        let mut days = self.clone();
+        let mut equals = Vec::new();
+        for (column, value) in &filter.equal {
+            let (column, kind) = archived_column(*column);
+            if let Some(kind) = kind {
+                days.narrow(kind, value).await?;
+            }
+            equals.push((column, vec![value.clone()]));
+        }
+        let mut ids = Vec::new();
+        if let Some(id) = &filter.request_id {
+            let mut found = days.archive.find(IdKind::RequestId, id, &days.days).await?;
+            found.extend(days.archive.find(IdKind::CallId, id, &days.days).await?);
+            days.days.retain(|(day, _)| found.contains(day));
+            ids.push(id.clone());
+        }
+        let window = filter.window.or(filter.search.as_ref().map(|(_, from, to)| (*from, *to)));
+        let mut queries = Vec::new();
+        if let Some((id, from, to)) = &filter.search {
+            // The request ID matches at any time, and other IDs within the times.
+            let mut outside = days.clone();
+            outside.narrow(IdKind::RequestId, id).await?;
+            let (from, to) = (microseconds(*from), microseconds(*to));
+            let by_id = Query { equals: vec![(Column::RequestId, vec![id.clone()])], ..Query::default() };
+            queries.push((outside.days.clone(), Query { to: Some(from), ..by_id.clone() }));
+            queries.push((outside.days, Query { from: Some(to.saturating_add(1)), ..by_id }));
+            ids.push(id.clone());
+        }
+        let query = Query {
+            from: window.map(|(from, _)| microseconds(from)),
+            to: window.map(|(_, to)| microseconds(to).saturating_add(1)),
+            order: Order::Descending,
+            equals,
+            min_spend: filter.min_spend,
+            max_spend: filter.max_spend,
+            predicate: predicate(&filter.scope, ids, filter.search.is_some()),
+            ..Query::default()
+        };
+        queries.push((days.days, query));
+        Ok(queries)
+    }
+}
+
+/// The columns that a search for an ID looks at.
+const SEARCHED: [Column; 8] = [
+    Column::RequestId,
+    Column::LitellmCallId,
+    Column::ApiKey,
+    Column::TeamId,
+    Column::User,
+    Column::EndUser,
+    Column::SessionId,
+    Column::ModelId,
+];
+
+/// The condition that a row belongs to the scope and has one of the IDs.
+fn predicate(scope: &Scope, ids: Vec<String>, is_search: bool) -> Option<RowPredicate> {
+    if *scope == Scope::All && ids.is_empty() {
+        return None;
+    }
+    let searched: &[Column] = if is_search { &SEARCHED } else { SEARCHED.get(..2).unwrap_or_default() };
+    let mut columns = if ids.is_empty() { Vec::new() } else { searched.to_vec() };
+    columns.extend([Column::User, Column::TeamId]);
+    columns.sort();
+    columns.dedup();
+    let scope = scope.clone();
+    Some(RowPredicate {
+        columns,
+        test: Arc::new(move |row| {
+            let is_visible = match &scope {
+                Scope::All => true,
+                Scope::Owned { user_id, team_ids } => {
+                    user_id.is_some() && row.text(Column::User) == user_id.as_deref()
+                        || row.text(Column::TeamId).is_some_and(|team| team_ids.iter().any(|id| id == team))
+                }
+            };
+            let has = |id: &String| searched.iter().any(|column| row.text(*column) == Some(id.as_str()));
+            is_visible && ids.iter().all(has)
+        }),
+    })
+}
+
+/// The archive's column for a column of a filter, and its kind of ID if days can be looked up by it.
+fn archived_column(column: filter::Column) -> (Column, Option<IdKind>) {
+    match column {
+        filter::Column::Team => (Column::TeamId, None),
+        filter::Column::User => (Column::User, Some(IdKind::User)),
+        filter::Column::ApiKey => (Column::ApiKey, Some(IdKind::ApiKey)),
+        filter::Column::Model => (Column::Model, None),
+        filter::Column::ModelId => (Column::ModelId, None),
+        filter::Column::ModelGroup => (Column::ModelGroup, None),
+        filter::Column::EndUser => (Column::EndUser, Some(IdKind::EndUser)),
+        filter::Column::Session => (Column::SessionId, Some(IdKind::Session)),
+    }
+}
+
+/// The condition that a row has this request ID or call ID.
+fn either_id(id: String) -> RowPredicate {
+    RowPredicate {
+        columns: vec![Column::RequestId, Column::LitellmCallId],
+        test: Arc::new(move |row| {
+            row.text(Column::RequestId) == Some(id.as_str()) || row.text(Column::LitellmCallId) == Some(id.as_str())
+        }),
+    }
+}
+
+fn microseconds(time: NaiveDateTime) -> i64 {
+    time.and_utc().timestamp_micros()
+}
+
+fn timestamp(microseconds: i64) -> Timestamp {
+    Timestamp(DateTime::from_timestamp_micros(microseconds).unwrap_or_default().naive_utc())
+}
+
+/// The position of a row of the archive.
+pub fn position(row: &OwnedRow) -> LogPosition {
+    LogPosition { start_time: timestamp(row.start_time).0, request_id: row.request_id.clone() }
+}
+
+/// Whether one position comes before another in the order of the log's rows, newest first.
+pub fn is_before(one: &LogPosition, other: &LogPosition) -> bool {
+    (one.start_time, &one.request_id) > (other.start_time, &other.request_id)
+}
+
+/// A column of texts that are archived only on request. LiteLLM's default is an empty object.
+fn body(text: Option<String>) -> JsonField {
+    JsonField::from_text(Some(text.unwrap_or_else(|| "{}".to_owned())))
+}
+
+/// The row as the log had it. What is too long is left out or shortened, as in rows of the log.
+pub fn log_row(row: OwnedRow) -> SpendLog {
+    let text = |text: Option<String>| text.map(shortened);
+    let mut row = SpendLog {
+        request_id: row.request_id,
+        call_type: shortened(row.call_type),
+        api_key: shortened(row.api_key),
+        spend: row.spend,
+        total_tokens: row.total_tokens,
+        prompt_tokens: row.prompt_tokens,
+        completion_tokens: row.completion_tokens,
+        start_time: timestamp(row.start_time),
+        end_time: timestamp(row.end_time.unwrap_or(row.start_time)),
+        request_duration_ms: row.request_duration_ms,
+        completion_start_time: row.completion_start_time.map(timestamp),
+        model: shortened(row.model),
+        model_id: text(row.model_id),
+        model_group: text(row.model_group),
+        custom_llm_provider: text(row.custom_llm_provider),
+        api_base: text(row.api_base),
+        user: text(row.user),
+        metadata: JsonField::from_text(row.metadata),
+        cache_hit: text(row.cache_hit),
+        cache_key: text(row.cache_key),
+        request_tags: JsonField::from_text(row.request_tags),
+        team_id: text(row.team_id),
+        organization_id: text(row.organization_id),
+        end_user: text(row.end_user),
+        requester_ip_address: text(row.requester_ip_address),
+        messages: body(row.messages),
+        response: body(row.response),
+        session_id: text(row.session_id),
+        status: text(row.status),
+        mcp_namespaced_tool_name: text(row.mcp_namespaced_tool_name),
+        billing_agent_id: text(row.billing_agent_id),
+        agent_id: text(row.agent_id),
+        proxy_server_request: body(row.proxy_server_request),
+        litellm_call_id: text(row.litellm_call_id),
+        created_at: row.created_at.map(timestamp),
+        updated_at: row.updated_at.map(timestamp),
+    };
+    ROW_BOUNDS.apply(&mut [
+        &mut row.metadata,
+        &mut row.request_tags,
+        &mut row.messages,
+        &mut row.response,
+        &mut row.proxy_server_request,
+    ]);
+    row
+}

@@ -1,0 +1,223 @@
+//! Closed days: days whose totals stay although the log loses their rows. `migrations/litespend/0013_closed_days.sql`
+//! has the tables and the rules of the triggers. [`closing`] has what closing a day reads and writes, [`pruning`] how its
+//! rows leave the log, and [`restoring`] how they come back.
+
+pub mod closing;
+pub mod pruning;
+pub mod restoring;
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::{FromRow, PgConnection};
+
+use crate::store::DateRange;
+
+/// The figures of a day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, FromRow)]
+pub struct Totals {
+    /// Number of requests.
+    pub requests: i64,
+    /// Spend in USD.
+    pub spend: f64,
+    /// Prompt tokens.
+    pub prompt_tokens: i64,
+    /// Completion tokens.
+    pub completion_tokens: i64,
+    /// Prompt and completion tokens.
+    pub total_tokens: i64,
+}
+
+impl Totals {
+    /// Whether the figures are equal: counts and tokens exactly, spend within 1e-9, relative or absolute. Sums that are
+    /// not finite count as equal.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let equal_spend = (self.spend - other.spend).abs() <= 1e-9 * self.spend.abs().max(1.0);
+        (self.requests, self.prompt_tokens, self.completion_tokens, self.total_tokens)
+            == (other.requests, other.prompt_tokens, other.completion_tokens, other.total_tokens)
+            && (equal_spend || !(self.spend.is_finite() || other.spend.is_finite()))
+    }
+
+    /// The sum of both.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            spend: self.spend + other.spend,
+            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
+            completion_tokens: self.completion_tokens + other.completion_tokens,
+            total_tokens: self.total_tokens + other.total_tokens,
+        }
+    }
+}
+
+/// A closed day.
+#[derive(Clone, Debug, FromRow)]
+pub struct ClosedDay {
+    /// Day, UTC.
+    pub day: NaiveDate,
+    /// When it was closed.
+    pub closed_at: DateTime<Utc>,
+    /// Its figures when it was closed.
+    #[sqlx(flatten)]
+    pub totals: Totals,
+    /// Revision of its manifest in the archive.
+    pub revision: i32,
+    /// Number of rows in the archive.
+    pub archived_rows: i64,
+    /// When the archive was last read back and compared.
+    pub verified_at: DateTime<Utc>,
+    /// When its rows were removed from the log.
+    pub pruned_at: Option<DateTime<Utc>>,
+}
+
+/// Whether this database can have closed days: the schema `litespend` has migration 13.
+pub async fn is_possible(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT to_regprocedure('litespend.has_closed_days(regclass)') IS NOT NULL")
+        .fetch_one(connection)
+        .await
+}
+
+/// Whether a day of the log in the search path is closed.
+pub async fn is_any_closed(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    if !is_possible(connection).await? {
+        return Ok(false);
+    }
+    sqlx::query_scalar(r#"SELECT litespend.has_closed_days(to_regclass('"LiteLLM_SpendLogs"'))"#)
+        .fetch_one(connection)
+        .await
+}
+
+/// The schema whose days are closed, if it is not the current one.
+pub async fn closed_elsewhere(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"SELECT value ->> 'schema' FROM litespend.settings
+           WHERE name = 'books' AND value ->> 'schema' <> current_schema()::text
+             AND EXISTS (SELECT FROM litespend.closed_days)"#,
+    )
+    .fetch_optional(connection)
+    .await
+}
+
+/// All closed days, ascending; only those of the range, if one is given.
+pub async fn closed_days(
+    connection: &mut PgConnection,
+    range: Option<DateRange>,
+) -> Result<Vec<ClosedDay>, sqlx::Error> {
+    sqlx::query_as("SELECT * FROM litespend.closed_days WHERE $1::date IS NULL OR day BETWEEN $1 AND $2 ORDER BY day")
+        .bind(range.map(|range| range.start))
+        .bind(range.map(|range| range.end))
+        .fetch_all(connection)
+        .await
+}
+
+/// One closed day. `None` if the day is not closed.
+pub async fn closed_day(connection: &mut PgConnection, day: NaiveDate) -> Result<Option<ClosedDay>, sqlx::Error> {
+    sqlx::query_as("SELECT * FROM litespend.closed_days WHERE day = $1").bind(day).fetch_optional(connection).await
+}
+
+/// The days up to `through` that have rows or sums and are not closed, ascending.
+pub async fn open_days(connection: &mut PgConnection, through: NaiveDate) -> Result<Vec<NaiveDate>, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"SELECT day FROM litespend.open_days(to_regclass('"LiteLLM_SpendLogs"'), date '0001-01-01', $1) AS day
+           ORDER BY day"#,
+    )
+    .bind(through)
+    .fetch_all(connection)
+    .await
+}
+
+/// Takes the lock that lets one session at a time close, prune and reopen days. The session holds it until it ends or
+/// calls [`unlock`]. Returns false if another session holds it.
+pub async fn lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_lock(7811884305)").fetch_one(connection).await
+}
+
+/// Releases the lock of [`lock`].
+pub async fn unlock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_unlock(7811884305)").execute(connection).await.map(|_| ())
+}
+
+/// What was added to a closed day.
+#[derive(Clone, Debug, FromRow)]
+pub struct Adjustment {
+    /// Day, UTC.
+    pub day: NaiveDate,
+    /// When it was first noted.
+    pub first_noted_at: DateTime<Utc>,
+    /// When it was last noted.
+    pub last_noted_at: DateTime<Utc>,
+    /// `late` rows, differences of `updated` rows, or `missed` changes, whose figures are unknown.
+    pub kind: String,
+    /// The sums of what was added.
+    #[sqlx(flatten)]
+    pub totals: Totals,
+}
+
+/// The adjustments of closed days, summed by day and kind; of all days, or of one.
+pub async fn adjustments(
+    connection: &mut PgConnection,
+    day: Option<NaiveDate>,
+) -> Result<Vec<Adjustment>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT a.day, min(noted_at) AS first_noted_at, max(noted_at) AS last_noted_at, kind,
+                COALESCE(sum(a.requests), 0)::bigint AS requests, COALESCE(sum(a.spend), 0)::float8 AS spend,
+                COALESCE(sum(a.prompt_tokens), 0)::bigint AS prompt_tokens,
+                COALESCE(sum(a.completion_tokens), 0)::bigint AS completion_tokens,
+                COALESCE(sum(a.total_tokens), 0)::bigint AS total_tokens
+         FROM litespend.adjustments AS a JOIN litespend.closed_days AS c ON c.day = a.day
+         WHERE $1::date IS NULL OR a.day = $1 GROUP BY a.day, kind ORDER BY a.day, kind",
+    )
+    .bind(day)
+    .fetch_all(connection)
+    .await
+}
+
+/// A day that was reopened.
+#[derive(Clone, Debug, FromRow)]
+pub struct ReopenedDay {
+    /// Day, UTC.
+    pub day: NaiveDate,
+    /// When it was reopened.
+    pub reopened_at: DateTime<Utc>,
+    /// Why, as given by the user.
+    pub reason: String,
+}
+
+/// The days that were reopened, in the order of time.
+pub async fn reopened_days(connection: &mut PgConnection) -> Result<Vec<ReopenedDay>, sqlx::Error> {
+    sqlx::query_as("SELECT * FROM litespend.reopened_days ORDER BY reopened_at").fetch_all(connection).await
+}
+
+/// Number of rows of the log on a day.
+pub async fn logged_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(r#"SELECT count(*) FROM "LiteLLM_SpendLogs" WHERE "startTime" >= $1 AND "startTime" < $1 + 1"#)
+        .bind(day)
+        .fetch_one(connection)
+        .await
+}
+
+/// Those of these IDs, each with the day of its row, that a closed day counts although the log does not have them.
+pub async fn archived_ids(
+    connection: &mut PgConnection,
+    rows: &[(&str, NaiveDate)],
+) -> Result<HashSet<String>, sqlx::Error> {
+    if rows.is_empty() || !is_any_closed(connection).await? {
+        return Ok(HashSet::new());
+    }
+    let found: Vec<String> = sqlx::query_scalar(
+        r#"SELECT id FROM unnest($1::text[], $2::date[]) AS asked (id, day) JOIN litespend.closed_days AS c USING (day)
+           WHERE litespend.is_known(c.day, id, c.buckets)
+             AND NOT EXISTS (SELECT FROM "LiteLLM_SpendLogs" WHERE request_id = id)"#,
+    )
+    .bind(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .bind(rows.iter().map(|(_, day)| *day).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(found.into_iter().collect())
+}
+
+/// The last closed day.
+pub async fn last_closed_day(connection: &mut PgConnection) -> Result<Option<NaiveDate>, sqlx::Error> {
+    sqlx::query_scalar("SELECT max(day) FROM litespend.closed_days").fetch_one(connection).await
+}

@@ -1,0 +1,432 @@
+//! What closing a day reads and writes.
+
+use chrono::{NaiveDate, NaiveDateTime};
+use futures_util::stream::BoxStream;
+use litespend_archive::LogRow;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, ValueRef};
+
+use crate::store::books::Totals;
+use crate::store::rollups::verify::VERIFY_LOG;
+use crate::store::rollups::{Difference, partitions};
+
+/// Why a day can't be closed at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotReady {
+    /// Changes of the day are not folded yet.
+    Unfolded,
+    /// The day has to be counted again from the log.
+    Dirty,
+    /// Partitions of the log came or went and are not counted yet.
+    Partitions,
+}
+
+/// Whether the rollups have the day as the log has it, as far as they know.
+pub async fn readiness(connection: &mut PgConnection, day: NaiveDate) -> Result<Option<NotReady>, sqlx::Error> {
+    let (dirty, waiting): (bool, bool) = sqlx::query_as(
+        "SELECT COALESCE(bool_or(sign = 0), false), COALESCE(bool_or(sign <> 0), false)
+         FROM litespend.deltas WHERE day = $1 OR day IS NULL",
+    )
+    .bind(day)
+    .fetch_one(&mut *connection)
+    .await?;
+    if dirty {
+        return Ok(Some(NotReady::Dirty));
+    }
+    if waiting {
+        return Ok(Some(NotReady::Unfolded));
+    }
+    Ok((!partitions::are_counted(connection).await?).then_some(NotReady::Partitions))
+}
+
+/// The figures that the rollups have of a day, with what is not folded yet.
+pub async fn totals(connection: &mut PgConnection, day: NaiveDate) -> Result<Totals, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT COALESCE(sum(requests), 0)::bigint AS requests, COALESCE(sum(spend), 0)::float8 AS spend,
+                COALESCE(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
+                COALESCE(sum(completion_tokens), 0)::bigint AS completion_tokens,
+                COALESCE(sum(total_tokens), 0)::bigint AS total_tokens
+         FROM (SELECT requests, spend, prompt_tokens, completion_tokens, total_tokens FROM litespend.day_usage
+               WHERE day = $1
+               UNION ALL
+               SELECT sign, spend, prompt_tokens, completion_tokens, total_tokens FROM litespend.deltas
+               WHERE day = $1 AND sign <> 0) AS parts",
+    )
+    .bind(day)
+    .fetch_one(connection)
+    .await
+}
+
+/// A hash of the day's sums by team, user, key and model: it changes with them.
+pub async fn fingerprint(connection: &mut PgConnection, day: NaiveDate) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT COALESCE(sum(hashtextextended(d::text, 0)::numeric), 0)::text FROM litespend.day_usage AS d WHERE day = $1",
+    )
+    .bind(day)
+    .fetch_one(connection)
+    .await
+}
+
+/// The first difference between the rollups and the log on a day, within the caller's transaction.
+pub async fn difference(connection: &mut PgConnection, day: NaiveDate) -> Result<Option<Difference>, sqlx::Error> {
+    for statement in VERIFY_LOG {
+        let found = sqlx::query_as(statement).bind(day).fetch_optional(&mut *connection).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// Begins the transaction in which a day is compared and exported: one snapshot, without a limit of time.
+pub async fn begin_export(connection: &mut PgConnection) -> Result<sqlx::Transaction<'_, sqlx::Postgres>, sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+    transaction.execute("SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+    Ok(transaction)
+}
+
+/// Which rows of a day to export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// All rows of the log.
+    All,
+    /// The rows that arrived after the day was closed and are not in the archive yet.
+    Late,
+}
+
+/// The statement that reads the rows of the day `$1` for the archive, in the order of start and ID. JSON columns are text.
+/// With `bodies`, the texts of requests and responses are included; otherwise they are null. Columns that an older LiteLLM
+/// lacks are null.
+pub fn export_statement(selection: Selection, bodies: bool) -> String {
+    let body = |column: &str| if bodies { format!("{column}::text") } else { format!("NULL::text AS {column}") };
+    let late = match selection {
+        Selection::All => "",
+        Selection::Late => {
+            "AND substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) IN
+                 (SELECT digest FROM litespend.late_ids WHERE day = $1)"
+        }
+    };
+    format!(
+        r#"SELECT rows.* FROM
+               (SELECT NULL::text AS model_id, NULL::text AS organization_id, NULL::text AS requester_ip_address,
+                       NULL::text AS session_id, NULL::text AS status, NULL::text AS mcp_namespaced_tool_name,
+                       NULL::text AS billing_agent_id, NULL::text AS agent_id, NULL::text AS litellm_call_id,
+                       NULL::int AS request_duration_ms, NULL::timestamp AS created_at, NULL::timestamp AS updated_at,
+                       NULL::jsonb AS messages, NULL::jsonb AS response, NULL::jsonb AS proxy_server_request) AS defaults
+           CROSS JOIN LATERAL (
+               SELECT request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens,
+                      "startTime"::timestamp, "endTime"::timestamp, "completionStartTime"::timestamp, model, model_id,
+                      model_group, custom_llm_provider, api_base, "user", metadata::text, cache_hit, cache_key,
+                      request_tags::text, team_id, organization_id, end_user, requester_ip_address, {}, {}, {}, session_id,
+                      status, mcp_namespaced_tool_name, billing_agent_id, agent_id, litellm_call_id, request_duration_ms,
+                      created_at::timestamp, updated_at::timestamp
+               FROM "LiteLLM_SpendLogs"
+               WHERE "startTime" >= $1 AND "startTime" < $1 + 1 {late}
+               ORDER BY "startTime", request_id COLLATE "C") AS rows"#,
+        body("messages"),
+        body("response"),
+        body("proxy_server_request"),
+    )
+}
+
+/// Streams the rows of a day with a statement of [`export_statement`].
+pub fn rows<'c>(
+    connection: &'c mut PgConnection,
+    day: NaiveDate,
+    statement: &'c str,
+) -> BoxStream<'c, Result<PgRow, sqlx::Error>> {
+    sqlx::query(AssertSqlSafe(statement)).bind(day).fetch(connection)
+}
+
+/// The row as the archive stores it.
+pub fn exported(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {
+    let required = |column: usize| row.try_get_unchecked::<&str, _>(column);
+    let text = |column: usize| row.try_get_unchecked::<Option<&str>, _>(column);
+    let number = |column: usize| row.try_get_unchecked::<i32, _>(column);
+    Ok(LogRow {
+        request_id: required(0)?,
+        call_type: required(1)?,
+        api_key: required(2)?,
+        spend: row.try_get_unchecked(3)?,
+        total_tokens: number(4)?,
+        prompt_tokens: number(5)?,
+        completion_tokens: number(6)?,
+        start_time: microseconds(row, 7)?.unwrap_or_default(),
+        end_time: microseconds(row, 8)?,
+        completion_start_time: microseconds(row, 9)?,
+        model: required(10)?,
+        model_id: text(11)?,
+        model_group: text(12)?,
+        custom_llm_provider: text(13)?,
+        api_base: text(14)?,
+        user: text(15)?,
+        metadata: text(16)?,
+        cache_hit: text(17)?,
+        cache_key: text(18)?,
+        request_tags: text(19)?,
+        team_id: text(20)?,
+        organization_id: text(21)?,
+        end_user: text(22)?,
+        requester_ip_address: text(23)?,
+        messages: text(24)?,
+        response: text(25)?,
+        proxy_server_request: text(26)?,
+        session_id: text(27)?,
+        status: text(28)?,
+        mcp_namespaced_tool_name: text(29)?,
+        billing_agent_id: text(30)?,
+        agent_id: text(31)?,
+        litellm_call_id: text(32)?,
+        request_duration_ms: row.try_get_unchecked(33)?,
+        created_at: microseconds(row, 34)?,
+        updated_at: microseconds(row, 35)?,
+    })
+}
+
+/// Microseconds from 1970, the start of Unix time, to 2000, the start of PostgreSQL's.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// A timestamp in microseconds since 1970-01-01 UTC. Infinite times become the largest and the smallest number.
+fn microseconds(row: &PgRow, column: usize) -> Result<Option<i64>, sqlx::Error> {
+    let value = row.try_get_raw(column)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
+    let number = bytes.try_into().map(i64::from_be_bytes).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    Ok(Some(if number == i64::MIN || number == i64::MAX { number } else { number.saturating_add(EPOCH) }))
+}
+
+/// Number of buckets for the IDs of a day.
+pub fn buckets(rows: i64) -> i32 {
+    i32::try_from(rows / 500 + 1).unwrap_or(i32::MAX).min(1 << 20)
+}
+
+/// The names that the first or the last row of a key on a day gives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyNames {
+    /// Start of the row's call.
+    pub start_time: NaiveDateTime,
+    /// Alias of the key.
+    pub alias: Option<String>,
+    /// Team ID.
+    pub team: Option<String>,
+    /// User ID of the owner.
+    pub owner: Option<String>,
+}
+
+/// Names of a key: its hash, whether they are those of the day's first row that has any (or else of the last), and the
+/// names.
+pub type NamedKey = (String, bool, KeyNames);
+
+/// Stores what a closed day needs beside the day tables, from the log and from the names that its rows gave. Belongs into
+/// the transaction of the export. Has no effect while the day is not closed.
+pub async fn store_details(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    buckets: i32,
+    names: &[NamedKey],
+) -> Result<(), sqlx::Error> {
+    delete_details(&mut *connection, day).await?;
+    sqlx::query(
+        r#"INSERT INTO litespend.closed_ids (day, bucket, digests)
+           SELECT $1, litespend.id_bucket(digest, $2), string_agg(digest, '')
+           FROM (SELECT substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) AS digest FROM "LiteLLM_SpendLogs"
+                 WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS ids
+           GROUP BY 2"#,
+    )
+    .bind(day)
+    .bind(buckets)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        r#"INSERT INTO litespend.closed_activity (day, user_id, model_group, model_id, requests, spend, total_tokens)
+           SELECT $1, log."user", log.model_group, log.model_id, count(*), sum(log.spend), sum(log.total_tokens)
+           FROM (SELECT NULL::text AS model_id) AS defaults
+           CROSS JOIN LATERAL (SELECT "user", model_group, model_id, spend, total_tokens FROM "LiteLLM_SpendLogs"
+                               WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS log
+           GROUP BY 2, 3, 4"#,
+    )
+    .bind(day)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        r#"INSERT INTO litespend.closed_midnights
+           SELECT $1, team_id, "user", api_key, model, end_user, count(*), sum(spend), sum(prompt_tokens),
+                  sum(completion_tokens), sum(total_tokens)
+           FROM "LiteLLM_SpendLogs" WHERE "startTime" = $1 GROUP BY 2, 3, 4, 5, 6"#,
+    )
+    .bind(day)
+    .execute(&mut *connection)
+    .await?;
+    store_key_names(connection, day, names).await
+}
+
+async fn store_key_names(connection: &mut PgConnection, day: NaiveDate, names: &[NamedKey]) -> Result<(), sqlx::Error> {
+    macro_rules! column {
+        ($take:expr) => {
+            names.iter().map($take).collect::<Vec<_>>()
+        };
+    }
+    sqlx::query(
+        r#"INSERT INTO litespend.closed_key_names (day, api_key, is_first, "startTime", alias, team, owner)
+           SELECT $1, names.* FROM unnest($2::text[], $3::bool[], $4::timestamp[], $5::text[], $6::text[], $7::text[]) AS names"#,
+    )
+    .bind(day)
+    .bind(column!(|(key, ..)| key.as_str()))
+    .bind(column!(|(_, is_first, _)| *is_first))
+    .bind(column!(|(.., names)| names.start_time))
+    .bind(column!(|(.., names)| names.alias.as_deref()))
+    .bind(column!(|(.., names)| names.team.as_deref()))
+    .bind(column!(|(.., names)| names.owner.as_deref()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Deletes what is stored of a day beside the day tables.
+pub(super) async fn delete_details(connection: &mut PgConnection, day: NaiveDate) -> Result<(), sqlx::Error> {
+    for statement in [
+        "DELETE FROM litespend.closed_ids WHERE day = $1",
+        "DELETE FROM litespend.late_ids WHERE day = $1",
+        "DELETE FROM litespend.closed_activity WHERE day = $1",
+        "DELETE FROM litespend.closed_midnights WHERE day = $1",
+        "DELETE FROM litespend.closed_key_names WHERE day = $1",
+        "DELETE FROM litespend.adjustments WHERE day = $1",
+    ] {
+        sqlx::query(statement).bind(day).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// What is recorded of a day that is closed.
+#[derive(Clone, Debug)]
+pub struct Closing {
+    /// Day, UTC.
+    pub day: NaiveDate,
+    /// Its figures in the rollups, the log and the archive.
+    pub totals: Totals,
+    /// The [`fingerprint`] of its rollups when it was exported.
+    pub fingerprint: String,
+    /// Revision of its manifest.
+    pub revision: u32,
+    /// Number of rows in the archive.
+    pub archived_rows: i64,
+    /// Number of buckets of its IDs.
+    pub buckets: i32,
+}
+
+/// Records the day as closed. Returns false, and changes nothing, if the log changed after it was exported. Waits at most
+/// two seconds for the writers of the log; when the wait is over, the error is 55P03.
+pub async fn close(connection: &mut PgConnection, closing: &Closing) -> Result<bool, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
+    // Every writer that began before has its deltas committed now, and every later one sees the closed day.
+    transaction.execute(r#"LOCK TABLE "LiteLLM_SpendLogs" IN SHARE MODE"#).await?;
+    if readiness(&mut transaction, closing.day).await?.is_some()
+        || !totals(&mut transaction, closing.day).await?.agrees_with(&closing.totals)
+        || fingerprint(&mut transaction, closing.day).await? != closing.fingerprint
+    {
+        return Ok(false);
+    }
+    let Closing { day, totals, revision, archived_rows, buckets, .. } = closing;
+    sqlx::query(
+        r#"INSERT INTO litespend.settings (name, value)
+           SELECT 'books', jsonb_build_object('schema', relnamespace::regnamespace::text)
+           FROM pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"')
+           ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value"#,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query(
+        "INSERT INTO litespend.closed_days (day, requests, spend, prompt_tokens, completion_tokens, total_tokens,
+             revision, archived_rows, buckets)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(day)
+    .bind(totals.requests)
+    .bind(totals.spend)
+    .bind(totals.prompt_tokens)
+    .bind(totals.completion_tokens)
+    .bind(totals.total_tokens)
+    .bind(i32::try_from(*revision).unwrap_or(i32::MAX))
+    .bind(archived_rows)
+    .bind(buckets)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Digests of the IDs of rows that arrived after the day was closed and are not recorded as archived.
+pub async fn late_ids(connection: &mut PgConnection, day: NaiveDate) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+    sqlx::query_scalar("SELECT digest FROM litespend.late_ids WHERE day = $1").bind(day).fetch_all(connection).await
+}
+
+/// IDs and digests of rows that arrived after the day was closed, are not recorded as archived, and are in the log.
+pub async fn late_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<Vec<(String, Vec<u8>)>, sqlx::Error> {
+    sqlx::query_as(
+        r#"SELECT log.request_id, late.digest
+           FROM (SELECT request_id, substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) AS digest
+                 FROM "LiteLLM_SpendLogs" WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS log
+           JOIN (SELECT digest FROM litespend.late_ids WHERE day = $1) AS late USING (digest)"#,
+    )
+    .bind(day)
+    .fetch_all(connection)
+    .await
+}
+
+/// Records that late rows of a closed day are in the archive: the revision that has them, the number of rows that it has,
+/// and the digests of their IDs.
+pub async fn record_late_rows(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    revision: u32,
+    archived_rows: i64,
+    digests: &[Vec<u8>],
+) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query(
+        "INSERT INTO litespend.closed_ids AS ids (day, bucket, digests)
+         SELECT $1, litespend.id_bucket(digest, buckets), string_agg(digest, '')
+         FROM unnest($2::bytea[]) AS digest, litespend.closed_days WHERE day = $1
+         GROUP BY 2
+         ON CONFLICT (day, bucket) DO UPDATE SET digests = ids.digests || EXCLUDED.digests",
+    )
+    .bind(day)
+    .bind(digests)
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query("DELETE FROM litespend.late_ids WHERE day = $1 AND digest = ANY ($2)")
+        .bind(day)
+        .bind(digests)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query(
+        "UPDATE litespend.closed_days SET revision = $2, archived_rows = $3, verified_at = now() WHERE day = $1",
+    )
+    .bind(day)
+    .bind(i32::try_from(revision).unwrap_or(i32::MAX))
+    .bind(archived_rows)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await
+}
+
+/// Records that the archive of a day was read back and compared.
+pub async fn record_verified(connection: &mut PgConnection, day: NaiveDate) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE litespend.closed_days SET verified_at = now() WHERE day = $1")
+        .bind(day)
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
+/// The closed days with rows that arrived later and are not recorded as archived, ascending.
+pub async fn days_with_late_rows(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT DISTINCT day FROM litespend.late_ids JOIN litespend.closed_days USING (day) ORDER BY day",
+    )
+    .fetch_all(connection)
+    .await
+}

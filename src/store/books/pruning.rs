@@ -1,0 +1,172 @@
+//! How rows of closed days leave the log, and how texts leave its rows.
+
+use chrono::NaiveDate;
+use sqlx::{AssertSqlSafe, Connection, Executor, FromRow, PgConnection};
+
+use crate::store::DateRange;
+
+/// Rows of one statement that deletes.
+pub const BATCH: i64 = 5_000;
+
+/// Rows of one statement that empties texts. They are longer.
+pub const STRIP_BATCH: i64 = 500;
+
+/// A partition of the log and its days.
+#[derive(Clone, Debug, FromRow)]
+pub struct Partition {
+    /// Name of the table, with its schema, quoted for SQL.
+    pub table: String,
+    /// First day.
+    pub first_day: NaiveDate,
+    /// Last day, included.
+    pub last_day: NaiveDate,
+}
+
+impl Partition {
+    /// The days of the partition.
+    pub fn days(&self) -> DateRange {
+        DateRange { start: self.first_day, end: self.last_day }
+    }
+}
+
+/// The partitions of the log with rows of closed days up to `through` and of no other days, in the order of their days.
+/// Days with late rows that the archive does not have count as not closed.
+pub async fn closed_partitions(
+    connection: &mut PgConnection,
+    through: NaiveDate,
+) -> Result<Vec<Partition>, sqlx::Error> {
+    let partitions: Vec<Partition> = sqlx::query_as(
+        r#"SELECT partition::text AS table, days.first_day, days.last_day
+           FROM litespend.partitions_of(to_regclass('"LiteLLM_SpendLogs"')) AS partition,
+                litespend.partition_days(partition) AS days
+           WHERE days.last_day <= $1 ORDER BY days.first_day"#,
+    )
+    .bind(through)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut closed = Vec::new();
+    for partition in partitions {
+        if has_closed_rows_only(connection, &partition).await? {
+            closed.push(partition);
+        }
+    }
+    Ok(closed)
+}
+
+async fn has_closed_rows_only(connection: &mut PgConnection, partition: &Partition) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT NOT EXISTS (SELECT FROM litespend.open_days($1::regclass, $2, $3))
+            AND NOT EXISTS (SELECT FROM litespend.late_ids WHERE day BETWEEN $2 AND $3)
+            AND EXISTS (SELECT FROM litespend.closed_days WHERE day BETWEEN $2 AND $3)",
+    )
+    .bind(&partition.table)
+    .bind(partition.first_day)
+    .bind(partition.last_day)
+    .fetch_one(connection)
+    .await
+}
+
+/// Drops a partition that has rows of closed days only. Returns false, and changes nothing, if it has others by now. Waits
+/// at most two seconds for the readers and writers of the log; when the wait is over, the error is 55P03.
+pub async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<bool, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
+    let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", partition.table);
+    transaction.execute(AssertSqlSafe(lock)).await?;
+    if !has_closed_rows_only(&mut transaction, partition).await? {
+        return Ok(false);
+    }
+    sqlx::query("DELETE FROM litespend.partitions WHERE relation = $1::regclass")
+        .bind(&partition.table)
+        .execute(&mut *transaction)
+        .await?;
+    let drop = format!("DROP TABLE {}", partition.table);
+    transaction.execute(AssertSqlSafe(drop)).await?;
+    record_pruned(&mut transaction, partition.first_day, partition.last_day).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Records the closed days of a range that have no rows in the log as pruned.
+pub async fn record_pruned(
+    connection: &mut PgConnection,
+    first: NaiveDate,
+    last: NaiveDate,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"UPDATE litespend.closed_days AS c SET pruned_at = now()
+           WHERE day BETWEEN $1 AND $2 AND pruned_at IS NULL
+             AND NOT EXISTS (SELECT FROM "LiteLLM_SpendLogs" WHERE "startTime" >= c.day AND "startTime" < c.day + 1)"#,
+    )
+    .bind(first)
+    .bind(last)
+    .execute(connection)
+    .await
+    .map(|_| ())
+}
+
+/// Deletes up to [`BATCH`] rows of a closed day from the log, and returns how many. Leaves rows that the archive does not
+/// have.
+pub async fn delete_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        r#"WITH batch AS (
+               SELECT request_id, "startTime" FROM "LiteLLM_SpendLogs"
+               WHERE "startTime" >= $1 AND "startTime" < $1 + 1
+                 AND substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) NOT IN
+                     (SELECT digest FROM litespend.late_ids WHERE day = $1)
+                 AND EXISTS (SELECT FROM litespend.closed_days WHERE day = $1)
+               LIMIT $2)
+           DELETE FROM "LiteLLM_SpendLogs" AS log USING batch
+           WHERE log.request_id = batch.request_id AND log."startTime" = batch."startTime"
+             AND log."startTime" >= $1 AND log."startTime" < $1 + 1"#,
+    )
+    .bind(day)
+    .bind(BATCH)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Empties messages, responses and requests of up to [`STRIP_BATCH`] rows of a day, and returns of how many.
+pub async fn strip_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<u64, sqlx::Error> {
+    let columns: Vec<String> = sqlx::query_scalar(
+        r#"SELECT attname::text FROM pg_attribute
+           WHERE attrelid = to_regclass('"LiteLLM_SpendLogs"') AND NOT attisdropped
+             AND attname IN ('messages', 'response', 'proxy_server_request') ORDER BY attname"#,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    if columns.is_empty() {
+        return Ok(0);
+    }
+    let list = |form: &dyn Fn(&str) -> String, separator| {
+        columns.iter().map(|column| form(column)).collect::<Vec<_>>().join(separator)
+    };
+    let statement = format!(
+        r#"WITH batch AS (
+               SELECT request_id, "startTime" FROM "LiteLLM_SpendLogs"
+               WHERE "startTime" >= $1 AND "startTime" < $1 + 1 AND ({}) LIMIT $2)
+           UPDATE "LiteLLM_SpendLogs" AS log SET {} FROM batch
+           WHERE log.request_id = batch.request_id AND log."startTime" = batch."startTime"
+             AND log."startTime" >= $1 AND log."startTime" < $1 + 1"#,
+        list(&|column| format!("{column} <> '{{}}'"), " OR "),
+        list(&|column| format!("{column} = '{{}}'"), ", "),
+    );
+    let done = sqlx::query(AssertSqlSafe(statement)).bind(day).bind(STRIP_BATCH).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+/// The days up to `through` that have rows in the log, ascending.
+pub async fn logged_days(connection: &mut PgConnection, through: NaiveDate) -> Result<Vec<NaiveDate>, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"WITH RECURSIVE logged AS (
+               SELECT min("startTime")::date AS day FROM "LiteLLM_SpendLogs" WHERE "startTime" > '-infinity'
+               UNION ALL
+               SELECT (SELECT min("startTime")::date FROM "LiteLLM_SpendLogs" WHERE "startTime" >= logged.day + 1)
+               FROM logged WHERE logged.day IS NOT NULL AND logged.day < $1)
+           SELECT day FROM logged WHERE day <= $1"#,
+    )
+    .bind(through)
+    .fetch_all(connection)
+    .await
+}

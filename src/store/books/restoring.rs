@@ -1,0 +1,249 @@
+//! How archived rows come back into the log, and how a day is opened again.
+
+use chrono::{DateTime, NaiveDate};
+use litespend_archive::OwnedRow;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use crate::store::books::closing::delete_details;
+
+/// A row of the archive in the form that PostgreSQL reads with `json_populate_recordset`. Columns that are not archived are
+/// left out.
+#[derive(Serialize)]
+struct Restored<'a> {
+    request_id: &'a str,
+    call_type: &'a str,
+    api_key: &'a str,
+    spend: String,
+    total_tokens: i32,
+    prompt_tokens: i32,
+    completion_tokens: i32,
+    #[serde(rename = "startTime")]
+    start_time: Option<String>,
+    #[serde(rename = "endTime")]
+    end_time: Option<String>,
+    #[serde(rename = "completionStartTime")]
+    completion_start_time: Option<String>,
+    model: &'a str,
+    model_id: Option<&'a str>,
+    model_group: Option<&'a str>,
+    custom_llm_provider: Option<&'a str>,
+    api_base: Option<&'a str>,
+    user: Option<&'a str>,
+    metadata: Option<&'a RawValue>,
+    cache_hit: Option<&'a str>,
+    cache_key: Option<&'a str>,
+    request_tags: Option<&'a RawValue>,
+    team_id: Option<&'a str>,
+    organization_id: Option<&'a str>,
+    end_user: Option<&'a str>,
+    requester_ip_address: Option<&'a str>,
+    messages: Option<&'a RawValue>,
+    response: Option<&'a RawValue>,
+    proxy_server_request: Option<&'a RawValue>,
+    session_id: Option<&'a str>,
+    status: Option<&'a str>,
+    mcp_namespaced_tool_name: Option<&'a str>,
+    billing_agent_id: Option<&'a str>,
+    agent_id: Option<&'a str>,
+    litellm_call_id: Option<&'a str>,
+    request_duration_ms: Option<i32>,
+    created_at: Option<String>,
+    updated_at: Option<String>,
+}
+
+/// Columns of texts that an archive without bodies does not have.
+const BODIES: [&str; 3] = ["messages", "response", "proxy_server_request"];
+
+/// The columns of [`Restored`].
+const COLUMNS: [&str; 33] = [
+    "request_id",
+    "call_type",
+    "api_key",
+    "spend",
+    "total_tokens",
+    "prompt_tokens",
+    "completion_tokens",
+    "startTime",
+    "endTime",
+    "completionStartTime",
+    "model",
+    "model_id",
+    "model_group",
+    "custom_llm_provider",
+    "api_base",
+    "user",
+    "metadata",
+    "cache_hit",
+    "cache_key",
+    "request_tags",
+    "team_id",
+    "organization_id",
+    "end_user",
+    "requester_ip_address",
+    "session_id",
+    "status",
+    "mcp_namespaced_tool_name",
+    "billing_agent_id",
+    "agent_id",
+    "litellm_call_id",
+    "request_duration_ms",
+    "created_at",
+    "updated_at",
+];
+
+/// Microseconds since 1970 as a text that PostgreSQL reads as a timestamp.
+fn timestamp(microseconds: i64) -> Option<String> {
+    match microseconds {
+        i64::MAX => Some("infinity".to_owned()),
+        i64::MIN => Some("-infinity".to_owned()),
+        _ => DateTime::from_timestamp_micros(microseconds)
+            .map(|time| time.naive_utc().format("%Y-%m-%dT%H:%M:%S%.6f").to_string()),
+    }
+}
+
+/// JSON text as it stands. PostgreSQL wrote it, so it is valid.
+fn json(text: &Option<String>) -> Option<&RawValue> {
+    text.as_deref().and_then(|text| serde_json::from_str(text).ok())
+}
+
+/// A column of texts that are archived only on request. LiteLLM's default is an empty object.
+fn body(text: &Option<String>) -> Option<&RawValue> {
+    text.as_deref().or(Some("{}")).and_then(|text| serde_json::from_str(text).ok())
+}
+
+impl<'a> Restored<'a> {
+    fn new(row: &'a OwnedRow) -> Self {
+        Self {
+            request_id: &row.request_id,
+            call_type: &row.call_type,
+            api_key: &row.api_key,
+            spend: row.spend.to_string(),
+            total_tokens: row.total_tokens,
+            prompt_tokens: row.prompt_tokens,
+            completion_tokens: row.completion_tokens,
+            start_time: timestamp(row.start_time),
+            end_time: row.end_time.and_then(timestamp),
+            completion_start_time: row.completion_start_time.and_then(timestamp),
+            model: &row.model,
+            model_id: row.model_id.as_deref(),
+            model_group: row.model_group.as_deref(),
+            custom_llm_provider: row.custom_llm_provider.as_deref(),
+            api_base: row.api_base.as_deref(),
+            user: row.user.as_deref(),
+            metadata: json(&row.metadata),
+            cache_hit: row.cache_hit.as_deref(),
+            cache_key: row.cache_key.as_deref(),
+            request_tags: json(&row.request_tags),
+            team_id: row.team_id.as_deref(),
+            organization_id: row.organization_id.as_deref(),
+            end_user: row.end_user.as_deref(),
+            requester_ip_address: row.requester_ip_address.as_deref(),
+            messages: body(&row.messages),
+            response: body(&row.response),
+            proxy_server_request: body(&row.proxy_server_request),
+            session_id: row.session_id.as_deref(),
+            status: row.status.as_deref(),
+            mcp_namespaced_tool_name: row.mcp_namespaced_tool_name.as_deref(),
+            billing_agent_id: row.billing_agent_id.as_deref(),
+            agent_id: row.agent_id.as_deref(),
+            litellm_call_id: row.litellm_call_id.as_deref(),
+            request_duration_ms: row.request_duration_ms,
+            created_at: row.created_at.and_then(timestamp),
+            updated_at: row.updated_at.and_then(timestamp),
+        }
+    }
+}
+
+/// Inserts rows of the archive that the log does not have, and returns how many. With `bodies`, also messages, responses
+/// and requests; otherwise these columns get their defaults. While the day is closed, this changes no sums.
+pub async fn insert_rows(connection: &mut PgConnection, rows: &[OwnedRow], bodies: bool) -> Result<u64, sqlx::Error> {
+    let columns = columns(connection, bodies).await?;
+    insert_into(connection, r#""LiteLLM_SpendLogs""#, &columns, rows).await
+}
+
+/// The columns of the log that rows of the archive have, as SQL.
+async fn columns(connection: &mut PgConnection, bodies: bool) -> Result<String, sqlx::Error> {
+    let wanted = COLUMNS.into_iter().chain(BODIES.into_iter().filter(|_| bodies)).collect::<Vec<_>>();
+    sqlx::query_scalar(
+        r#"SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+           WHERE attrelid = to_regclass('"LiteLLM_SpendLogs"') AND NOT attisdropped AND attname = ANY ($1)"#,
+    )
+    .bind(wanted)
+    .fetch_one(connection)
+    .await
+}
+
+async fn insert_into(
+    connection: &mut PgConnection,
+    table: &str,
+    columns: &str,
+    rows: &[OwnedRow],
+) -> Result<u64, sqlx::Error> {
+    let restored: Vec<Restored<'_>> = rows.iter().map(Restored::new).collect();
+    let text = serde_json::to_string(&restored).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    let statement = format!(
+        "INSERT INTO {table} ({columns}) SELECT {columns} FROM json_populate_recordset(NULL::{table}, $1::json)
+         ON CONFLICT DO NOTHING"
+    );
+    let done = sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(text).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+/// Rows of the archive that stand beside the log's for the statements of one transaction.
+#[derive(Debug)]
+pub struct Beside {
+    columns: String,
+}
+
+/// Name of the temporary table with the archive's rows.
+const ARCHIVED: &str = "pg_temp.litespend_archived_logs";
+
+impl Beside {
+    /// Creates the table for the archive's rows. Belongs into a transaction that is rolled back.
+    pub async fn begin(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let columns = columns(connection, true).await?;
+        connection
+            .execute(r#"CREATE TEMPORARY TABLE litespend_archived_logs (LIKE "LiteLLM_SpendLogs" INCLUDING DEFAULTS)"#)
+            .await?;
+        Ok(Self { columns })
+    }
+
+    /// Adds rows.
+    pub async fn add(&self, connection: &mut PgConnection, rows: &[OwnedRow]) -> Result<(), sqlx::Error> {
+        insert_into(connection, ARCHIVED, &self.columns, rows).await.map(|_| ())
+    }
+
+    /// From now on, `"LiteLLM_SpendLogs"` means the log with these rows, as far as it does not have them itself.
+    pub async fn finish(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let log: String = sqlx::query_scalar(
+            r#"SELECT format('%I.%I', relnamespace::regnamespace, relname)
+                                  FROM pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"')"#,
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let statements = format!(
+            r#"DELETE FROM {ARCHIVED} AS archived USING {log} AS log
+               WHERE log.request_id = archived.request_id AND log."startTime" = archived."startTime";
+               ANALYZE {ARCHIVED};
+               CREATE TEMPORARY VIEW "LiteLLM_SpendLogs" AS
+               SELECT * FROM {log} UNION ALL SELECT * FROM {ARCHIVED}"#
+        );
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map(|_| ())
+    }
+}
+
+/// Opens a closed day again: its sums are counted from the log from now on. Its rows must be in the log.
+pub async fn reopen(connection: &mut PgConnection, day: NaiveDate, reason: &str) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    delete_details(&mut transaction, day).await?;
+    sqlx::query("DELETE FROM litespend.closed_days WHERE day = $1").bind(day).execute(&mut *transaction).await?;
+    sqlx::query("INSERT INTO litespend.reopened_days (day, reopened_at, reason) VALUES ($1, now(), $2)")
+        .bind(day)
+        .bind(reason)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("SELECT litespend.mark_dirty($1, $1)").bind(day).execute(&mut *transaction).await?;
+    transaction.commit().await
+}

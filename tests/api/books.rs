@@ -1,0 +1,215 @@
+//! Closed days: their totals stay whatever happens to the log, and their rows are answered from the archive. A second
+//! database with the same rows, in which nothing is closed, says what the answers are.
+
+use chrono::NaiveDate;
+use litespend::books;
+use litespend::books::{closing, pruning, reopening, verifying};
+use litespend::rollups::folding;
+use litespend::store::PooledConnection;
+use litespend::store::books as tables;
+use litespend_archive::{Archive, Options};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::rollups::{READS, answers};
+use crate::support::answers::{Lists, difference};
+use crate::support::{MASTER_KEY, TestApp};
+
+/// Reads of rows and of figures that come from the log itself.
+const ROWS: [&str; 12] = [
+    "/spend/logs",
+    "/spend/logs?limit=7",
+    "/spend/logs?start_date=2026-02-01&end_date=2026-02-28&summarize=false",
+    "/spend/logs?user_id=u-int",
+    "/spend/logs/v2?start_date=2026-01-01%2000:00:00&end_date=2026-04-30%2000:00:00&page_size=1000",
+    "/spend/logs/v2?start_date=2026-01-01%2000:00:00&end_date=2026-04-30%2000:00:00&sort_by=spend&page_size=20&page=2",
+    "/spend/logs/ui?start_date=2026-01-01%2000:00:00&end_date=2026-04-30%2000:00:00&page_size=1000",
+    "/spend/logs/ui?start_date=2026-01-01%2000:00:00&end_date=2026-04-30%2000:00:00&group_by_session=true",
+    "/global/activity?start_date=2026-01-01&end_date=2026-04-30",
+    "/global/activity/model?start_date=2026-01-01&end_date=2026-04-30",
+    "/global/spend/all_tag_names",
+    "/global/all_end_users",
+];
+
+struct Books {
+    app: TestApp,
+    /// The same rows, with nothing closed.
+    model: TestApp,
+    archive: Archive,
+    directory: TempDir,
+}
+
+fn day(text: &str) -> NaiveDate {
+    text.parse().unwrap()
+}
+
+impl Books {
+    async fn new() -> Self {
+        let (app, model) = (TestApp::seeded().await, TestApp::seeded().await);
+        let directory = tempfile::tempdir().unwrap();
+        let archive = Archive::open(directory.path().to_str().unwrap(), Options::default()).await.unwrap();
+        app.state.use_archive(archive.clone());
+        Self { app, model, archive, directory }
+    }
+
+    async fn connection(&self) -> PooledConnection {
+        self.app.pool.acquire().await.unwrap()
+    }
+
+    async fn close(&self, through: &str) -> u32 {
+        let mut connection = self.connection().await;
+        closing::close_through(&mut connection, &self.archive, day(through), false, |_| true).await.unwrap().days
+    }
+
+    async fn settle(&self) {
+        folding::settle(&mut *self.connection().await).await.unwrap();
+    }
+
+    async fn both(&self, statement: &'static str) {
+        self.app.execute(statement).await;
+        self.model.execute(statement).await;
+    }
+
+    async fn expect_sums(&self, step: &str) {
+        self.app.state.refresh_rollups().await.unwrap();
+        let (ours, expected) = (answers(&self.app).await, answers(&self.model).await);
+        for ((path, ours), expected) in READS.iter().zip(&ours).zip(&expected) {
+            if let Some(difference) = difference(ours, expected, Lists::AsSets) {
+                panic!("{step}: {path}: {difference}\nours: {ours}\nexpected: {expected}");
+            }
+        }
+    }
+
+    async fn expect_rows(&self, step: &str) {
+        for path in ROWS {
+            let ours = self.app.get(path, MASTER_KEY).await;
+            assert_eq!(ours.status, 200, "{step}: {path}: {}", ours.text);
+            let expected = self.model.get(path, MASTER_KEY).await;
+            if let Some(difference) = difference(&ours.json(), &expected.json(), Lists::InOrder) {
+                panic!("{step}: {path}: {difference}");
+            }
+            assert_eq!(ours.headers.get("link").is_some(), expected.headers.get("link").is_some(), "{step}: {path}");
+        }
+    }
+
+    async fn verify(&self) -> Result<(), books::Error> {
+        let mut connection = self.connection().await;
+        for closed in tables::closed_days(&mut connection, None).await.unwrap() {
+            verifying::verify_day(&mut connection, &self.archive, &closed).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A row that arrives after its day was closed.
+const LATE: &str = r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, prompt_tokens,
+        completion_tokens, "startTime", "endTime", model, "user", request_tags, end_user, created_at, updated_at)
+    SELECT 'late-' || n, 'acompletion', 'k-late', 0.25, 30, 20, 10, timestamp '2026-02-02' + n * interval '6 hours',
+           '2026-02-02 01:00', 'gpt-4o', 'u-int', '["late"]', 'cust-1', '2026-02-09', '2026-02-09' FROM generate_series(0, 3) AS n"#;
+
+#[tokio::test]
+async fn totals_of_closed_days_stay_whatever_happens_to_the_log() {
+    let books = Books::new().await;
+    books.settle().await;
+    assert!(books.close("2026-04-30").await > 3);
+    books.expect_sums("closed").await;
+    books.verify().await.unwrap();
+    books.app.execute(r#"DELETE FROM "LiteLLM_SpendLogs" WHERE md5(request_id) < '8'"#).await;
+    books.expect_sums("deleted").await;
+    books.settle().await;
+    books.expect_sums("deleted and folded").await;
+    books.app.execute(r#"TRUNCATE "LiteLLM_SpendLogs""#).await;
+    books.expect_sums("truncated").await;
+    books.settle().await;
+    books.expect_sums("truncated and counted").await;
+    books.both(LATE).await;
+    books.expect_sums("late rows").await;
+    books.settle().await;
+    books.expect_sums("late rows, folded").await;
+    books.expect_rows("late rows").await;
+    // The same rows again add nothing, neither before nor after they are archived.
+    books.app.execute(r#"TRUNCATE "LiteLLM_SpendLogs""#).await;
+    books.app.execute(LATE).await;
+    books.settle().await;
+    books.expect_sums("late rows again").await;
+    assert_eq!(books.close("2026-04-30").await, 0);
+    books.app.execute(r#"TRUNCATE "LiteLLM_SpendLogs""#).await;
+    books.app.execute(LATE).await;
+    books.settle().await;
+    books.expect_sums("archived late rows again").await;
+    books.expect_rows("archived late rows again").await;
+    books.verify().await.unwrap();
+    books
+        .both(r#"UPDATE "LiteLLM_SpendLogs" SET spend = spend + 1, model_group = 'm' WHERE request_id LIKE 'late-%'"#)
+        .await;
+    books.expect_sums("updated").await;
+    books.settle().await;
+    books.expect_sums("updated and folded").await;
+    let adjustments = tables::adjustments(&mut *books.connection().await, None).await.unwrap();
+    let late = adjustments.iter().find(|adjustment| adjustment.kind == "late").unwrap();
+    assert_eq!((late.totals.requests, late.totals.spend), (4, 1.0));
+    let updated = adjustments.iter().find(|adjustment| adjustment.kind == "updated").unwrap();
+    assert_eq!((updated.totals.requests, updated.totals.spend), (0, 4.0));
+}
+
+#[tokio::test]
+async fn rows_leave_the_log_and_come_back() {
+    let books = Books::new().await;
+    books.settle().await;
+    books.expect_rows("before").await;
+    books.close("2026-02-28").await;
+    books.expect_rows("closed").await;
+    let mut connection = books.connection().await;
+    pruning::prune(&mut connection, &books.archive, day("2026-02-28"), |_| true).await.unwrap();
+    let left =
+        books.app.scalar(r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs" WHERE "startTime" < '2026-03-01'"#).await;
+    assert_eq!(left, "0");
+    books.expect_sums("pruned").await;
+    books.expect_rows("pruned").await;
+    let id = books
+        .model
+        .scalar(r#"SELECT request_id FROM "LiteLLM_SpendLogs" WHERE "startTime" < '2026-03-01' LIMIT 1"#)
+        .await;
+    for path in [format!("/spend/logs?request_id={id}"), format!("/spend/logs/ui/{id}")] {
+        assert_eq!(
+            books.app.get(&path, MASTER_KEY).await.text,
+            books.model.get(&path, MASTER_KEY).await.text,
+            "{path}"
+        );
+    }
+    let without = format!("/spend/logs?request_id={id}&archive=false");
+    assert_eq!(books.app.get(&without, MASTER_KEY).await.json(), Value::Array(Vec::new()));
+    let closed = tables::closed_days(&mut connection, None).await.unwrap();
+    assert!(closed.iter().all(|closed| closed.pruned_at.is_some()), "{closed:?}");
+    for closed in closed {
+        reopening::reopen(&mut connection, &books.archive, closed.day, "a test").await.unwrap();
+    }
+    books.expect_sums("reopened").await;
+    books.settle().await;
+    books.expect_sums("reopened and counted").await;
+    books.expect_rows("reopened").await;
+    assert!(!tables::is_any_closed(&mut connection).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_named_and_not_answered_from() {
+    let books = Books::new().await;
+    books.settle().await;
+    books.close("2026-02-28").await;
+    let mut connection = books.connection().await;
+    pruning::prune(&mut connection, &books.archive, day("2026-02-28"), |_| true).await.unwrap();
+    let closed = tables::closed_days(&mut connection, None).await.unwrap();
+    let folder = books.directory.path().join(format!("spend_logs/day={}", closed[0].day));
+    let file = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let file = file.into_iter().find(|path| path.extension().is_some_and(|end| end == "parquet")).unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = books.verify().await.unwrap_err().to_string();
+    assert!(error.contains(file.file_name().unwrap().to_str().unwrap()), "{error}");
+    let answer = books.app.get("/spend/logs", MASTER_KEY).await;
+    assert!(answer.status == 503 && answer.text.contains("damaged"), "{answer:?}");
+    assert_eq!(books.app.get("/spend/logs?archive=false", MASTER_KEY).await.status, 200);
+    books.expect_sums("damaged").await;
+}
