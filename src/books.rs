@@ -5,7 +5,7 @@
 //!
 //! The rule: a day is closed when its figures in the rollups, in the log and in the archive agree. From then on, nobody
 //! counts it again from the log. Deleted rows change nothing, late rows add, and an update counts by its difference.
-//! `migrations/litespend/0013_closed_days.sql` has the triggers that see to that.
+//! `migrations/litespend/0014_closed_days.sql` has the triggers that see to that.
 
 pub mod background;
 pub mod closing;

@@ -2,10 +2,8 @@
 -- functions here change only what they are called for; LiteLLM's own log is never partitioned by them.
 --
 -- A partition is created apart from the log and then attached. That locks only the default partition, and briefly: queries
--- that read it wait. Rows of a month without a partition go to the default partition. A partition cannot be attached while
--- the default partition has rows of its range, so these rows must be moved with it. A read whose snapshot is older than the
--- move may miss them: it does not look into the default partition for days that have a partition. So they are moved only
--- when somebody asks for it.
+-- that read it wait. Rows of a month without a partition go to the default partition. They are moved when the partition is
+-- created, because a partition cannot be attached while the default partition has rows of its range.
 
 -- The default partition of a log; NULL if it has none.
 CREATE FUNCTION litespend.default_partition(log regclass) RETURNS regclass
@@ -13,10 +11,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT NULLIF(partdefid, 0)::regclass FROM pg_partitioned_table WHERE partrelid = log
 $$;
 
--- Creates the partition of one month. Returns whether it did: false if a partition has days of the month, if another
--- session is creating partitions, or if a table that is no partition has the name. If the default partition has rows of
--- the month, they are moved, or, without "move_rows", nothing happens. Waits for each lock as long as "lock_timeout" says.
-CREATE FUNCTION litespend.add_month(log regclass, month date, move_rows boolean) RETURNS boolean
+-- Creates the partition of one month, with the rows of that month from the default partition. Returns whether it did:
+-- false if a partition has days of the month, if another session is creating partitions, or if a table that is no partition
+-- has the name. Waits for each lock as long as "lock_timeout" says.
+CREATE FUNCTION litespend.add_month(log regclass, month date) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
 DECLARE
     month_start date := date_trunc('month', month);
@@ -40,23 +38,20 @@ BEGIN
         RAISE WARNING 'litespend: % exists, but is no partition of the log', partition;
         RETURN false;
     END IF;
+    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING CONSTRAINTS)', partition, log);
     IF default_part IS NOT NULL THEN
         -- No more rows come while the lock is held. Readers do not wait for it.
         EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', default_part);
         EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE "startTime" >= $1 AND "startTime" < $2)', default_part)
         INTO has_rows_to_move USING month_start::timestamp, next_month::timestamp;
-        IF has_rows_to_move AND NOT move_rows THEN
-            RETURN false;
+        IF has_rows_to_move THEN
+            -- The rows stay in the log, so the triggers must not count them as deleted.
+            EXECUTE format('ALTER TABLE %s DISABLE TRIGGER USER', default_part);
+            EXECUTE format('WITH moved AS (DELETE FROM %s WHERE "startTime" >= $1 AND "startTime" < $2 RETURNING *)
+                            INSERT INTO %s SELECT * FROM moved', default_part, partition)
+            USING month_start::timestamp, next_month::timestamp;
+            EXECUTE format('ALTER TABLE %s ENABLE TRIGGER USER', default_part);
         END IF;
-    END IF;
-    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING CONSTRAINTS)', partition, log);
-    IF has_rows_to_move THEN
-        -- The rows stay in the log, so the triggers must not count them as deleted.
-        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER USER', default_part);
-        EXECUTE format('WITH moved AS (DELETE FROM %s WHERE "startTime" >= $1 AND "startTime" < $2 RETURNING *)
-                        INSERT INTO %s SELECT * FROM moved', default_part, partition)
-        USING month_start::timestamp, next_month::timestamp;
-        EXECUTE format('ALTER TABLE %s ENABLE TRIGGER USER', default_part);
     END IF;
     IF has_rollup_triggers THEN
         PERFORM litespend.create_triggers(partition::regclass);
@@ -227,7 +222,7 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     by_month := litespend.create_by_month(log);
-    PERFORM litespend.add_month(by_month, month, true) FROM litespend.months_of(log) AS month;
+    PERFORM litespend.add_month(by_month, month) FROM litespend.months_of(log) AS month;
     EXECUTE format($q$
         CREATE TRIGGER litespend_mirror_inserted AFTER INSERT ON %1$s
             REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION litespend.log_mirrored();

@@ -1,4 +1,4 @@
-//! Closed days: days whose totals stay although the log loses their rows. `migrations/litespend/0013_closed_days.sql`
+//! Closed days: days whose totals stay although the log loses their rows. `migrations/litespend/0014_closed_days.sql`
 //! has the tables and the rules of the triggers. [`closing`] has what closing a day reads and writes, [`pruning`] how its
 //! rows leave the log, and [`restoring`] how they come back.
 
@@ -71,7 +71,7 @@ pub struct ClosedDay {
     pub pruned_at: Option<DateTime<Utc>>,
 }
 
-/// Whether this database can have closed days: the schema `litespend` has migration 13.
+/// Whether this database can have closed days: the schema `litespend` has migration 14.
 pub async fn is_possible(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT to_regprocedure('litespend.has_closed_days(regclass)') IS NOT NULL")
         .fetch_one(connection)
