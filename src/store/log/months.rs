@@ -1,5 +1,6 @@
 //! The partitions of a log that litespend owns: one for each month, and a default partition for all other rows, which is
-//! normally empty. The SQL functions that create them are in `migrations/litespend/0012_log_by_month.sql`.
+//! normally empty. The SQL functions that create them are in `migrations/litespend`:
+//! `0012_log_by_month.sql` and `0013_add_month.sql`.
 
 use chrono::{Datelike, Months, NaiveDate, NaiveDateTime};
 use sqlx::{Connection, Executor, FromRow, PgConnection};

@@ -135,7 +135,7 @@ pub fn session_page<'q, 'c: 'q>(
     query.build_query_as().persistent(false).fetch(connection)
 }
 
-/// Cursor in a list of sessions: the next page starts after this session.
+/// Cursor in a list of sessions: the last one of the page before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionCursor {
     /// Start of the session's latest call.
