@@ -59,6 +59,9 @@ async fn work(pool: &Pool, archive: &Archive, settings: BooksSettings, stop: &Ca
     if !books::is_possible(&mut connection).await? || !rollups::attached(&mut connection).await? {
         return Err(Error::Refused("the database has no rollups: run `litespend rollups install`".to_owned()));
     }
+    if let Some(schema) = books::closed_elsewhere(&mut connection).await? {
+        return Err(Error::Refused(format!("the closed days of this database are those of the schema {schema}")));
+    }
     if books::lock(&mut connection).await? {
         close_and_prune(&mut connection, archive, settings, stop).await?;
     }
@@ -73,16 +76,22 @@ async fn close_and_prune(
     settings: BooksSettings,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
+    let mut closed = Ok(());
     if let Some(days) = settings.close_after {
         let through = last_closable(Utc::now(), days);
-        let closed = close_through(connection, archive, through, settings.archive_bodies, |day| {
+        closed = close_through(connection, archive, through, settings.archive_bodies, |day| {
             tracing::info!(day = %day.day, rows = day.archived_rows, spend = day.totals.spend, "closed a day");
             !stop.is_cancelled()
-        });
-        closed.await?;
+        })
+        .await
+        .map(drop);
+        // A day that cannot be closed does not keep the rows of other days.
+        if let Err(Error::Database(_) | Error::Archive(_)) = closed {
+            return closed;
+        }
     }
     if database::kind(connection).await? == DatabaseKind::LiteLlm && !settings.prune_litellm_logs {
-        return Ok(());
+        return closed;
     }
     if let Some(days) = settings.strip_after {
         let go_on = || !stop.is_cancelled();
@@ -96,12 +105,15 @@ async fn close_and_prune(
             match step {
                 pruning::Step::Partition(partition) => tracing::info!(table = partition.table, "dropped a partition"),
                 pruning::Step::Day(day, rows) => tracing::info!(%day, rows, "deleted the rows of a closed day"),
+                pruning::Step::Kept(day, rows) => {
+                    tracing::warn!(%day, rows, "rows of a closed day stay in the log: the archive does not have them");
+                }
             }
             !stop.is_cancelled()
         })
         .await?;
     }
-    Ok(())
+    closed
 }
 
 /// The last day of which no row is younger than this number of days.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::books::names::NamesCollector;
 use crate::books::{Error, describe, totals_of};
+use crate::store;
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
@@ -90,6 +91,11 @@ async fn export(
     }
     let totals = closing::totals(&mut transaction, day).await?;
     let fingerprint = closing::fingerprint(&mut transaction, day).await?;
+    let database = books::database_id(&mut transaction).await?;
+    let existing = archive.manifest(day).await?;
+    expect_own(day, existing.as_deref(), &database)?;
+    // A day that was archived with bodies keeps them.
+    let bodies = bodies || existing.is_some_and(|existing| existing.bodies);
     let mut writer = archive.write_day(day, None, bodies).await?;
     let mut names = NamesCollector::default();
     {
@@ -107,18 +113,29 @@ async fn export(
     closing::store_details(&mut transaction, day, buckets, &names.finish()).await?;
     transaction.commit().await?;
     expect(day, "the archive, read back,", &totals_of(&prepared.verify().await?), &totals)?;
-    let manifest = archive.commit(&prepared, json!({"requests": totals.requests, "spend": totals.spend})).await?;
+    let manifest = archive.commit(&prepared, json!({"database": database})).await?;
     Ok(Closing {
         day,
         totals,
         fingerprint,
         revision: manifest.revision,
-        archived_rows: i64::try_from(manifest.sums.rows).unwrap_or(i64::MAX),
+        archived: totals_of(&manifest.sums),
         buckets,
     })
 }
 
-fn expect(day: NaiveDate, place: &'static str, found: &Totals, expected: &Totals) -> Result<(), Error> {
+/// Refuses the archive of another database: its days must not be replaced by ours.
+pub(super) fn expect_own(day: NaiveDate, manifest: Option<&Manifest>, database: &str) -> Result<(), Error> {
+    let owner = manifest.and_then(|manifest| manifest.extra.get("database")).and_then(serde_json::Value::as_str);
+    match owner {
+        Some(owner) if owner != database => Err(Error::Refused(format!(
+            "{day}: the archive has this day from another database: each database needs an archive of its own"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn expect(day: NaiveDate, place: &'static str, found: &Totals, expected: &Totals) -> Result<(), Error> {
     // The sum of numbers that are not finite is none; the archive leaves them out.
     let comparable = if expected.spend.is_finite() { *found } else { Totals { spend: expected.spend, ..*found } };
     if expected.agrees_with(&comparable) {
@@ -132,7 +149,9 @@ async fn record(connection: &mut Connection, closing: &Closing) -> Result<bool, 
     let mut attempt = 1;
     loop {
         match closing::close(connection, closing).await {
-            Err(error) if months::is_lock_timeout(&error) && attempt < LOCK_ATTEMPTS => {
+            Err(error)
+                if (months::is_lock_timeout(&error) || store::error::is_conflict(&error)) && attempt < LOCK_ATTEMPTS =>
+            {
                 attempt += 1;
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
@@ -156,6 +175,8 @@ pub async fn archive_late_rows(connection: &mut Connection, archive: &Archive, d
     let Some(newest) = newest.filter(|manifest| manifest.revision >= recorded) else {
         return Err(Error::Refused(format!("{day}: the archive does not have revision {recorded} of this day")));
     };
+    let database = books::database_id(connection).await?;
+    expect_own(day, Some(&newest), &database)?;
     if newest.revision > recorded {
         adopt(connection, archive, day, &newest).await?;
     }
@@ -177,14 +198,13 @@ pub async fn archive_late_rows(connection: &mut Connection, archive: &Archive, d
     transaction.commit().await?;
     if count == 0 {
         // The log lost them before they could be archived. Their sums stay.
-        closing::record_late_rows(connection, day, newest.revision, closed.archived_rows, &late).await?;
+        closing::record_late_rows(connection, day, newest.revision, &totals_of(&newest.sums), &late).await?;
         return Ok(0);
     }
     let prepared = writer.finish().await?;
     prepared.verify().await?;
-    let manifest = archive.commit(&prepared, json!({"late_rows": count})).await?;
-    let rows = i64::try_from(manifest.sums.rows).unwrap_or(i64::MAX);
-    closing::record_late_rows(connection, day, manifest.revision, rows, &late).await?;
+    let manifest = archive.commit(&prepared, json!({"database": database})).await?;
+    closing::record_late_rows(connection, day, manifest.revision, &totals_of(&manifest.sums), &late).await?;
     tidy(archive, day).await;
     Ok(count)
 }
@@ -199,8 +219,7 @@ async fn adopt(connection: &mut Connection, archive: &Archive, day: NaiveDate, n
             archived.push(digest);
         }
     }
-    let rows = i64::try_from(newest.sums.rows).unwrap_or(i64::MAX);
-    closing::record_late_rows(connection, day, newest.revision, rows, &archived).await?;
+    closing::record_late_rows(connection, day, newest.revision, &totals_of(&newest.sums), &archived).await?;
     Ok(())
 }
 
@@ -214,7 +233,8 @@ pub struct Closed {
 }
 
 /// Closes all days up to `through`, oldest first, and archives late rows of closed days. `report` is called after each
-/// day, and returns whether to go on.
+/// day, and returns whether to go on. A day that cannot be closed does not keep the other days open; its error is returned
+/// at the end.
 pub async fn close_through(
     connection: &mut Connection,
     archive: &Archive,
@@ -223,12 +243,22 @@ pub async fn close_through(
     mut report: impl FnMut(&ClosedDay) -> bool,
 ) -> Result<Closed, Error> {
     let mut done = Closed::default();
+    let mut first_error = None;
     for day in closing::days_with_late_rows(connection).await? {
-        done.rows += archive_late_rows(connection, archive, day).await?;
+        match archive_late_rows(connection, archive, day).await {
+            Ok(rows) => done.rows += rows,
+            Err(error) => keep(&mut first_error, error)?,
+        }
     }
     let mut months = Vec::new();
     for day in books::open_days(connection, through).await? {
-        let closed = close_day(connection, archive, day, bodies).await?;
+        let closed = match close_day(connection, archive, day, bodies).await {
+            Ok(closed) => closed,
+            Err(error) => {
+                keep(&mut first_error, error)?;
+                continue;
+            }
+        };
         done.days += 1;
         done.rows += closed.archived_rows.unsigned_abs();
         let month = months::month_of(day);
@@ -247,7 +277,17 @@ pub async fn close_through(
             compact(archive, month).await;
         }
     }
-    Ok(done)
+    first_error.map_or(Ok(done), Err)
+}
+
+/// Keeps the first error that concerns a single day. Returns an error that concerns all days.
+fn keep(first: &mut Option<Error>, error: Error) -> Result<(), Error> {
+    match error {
+        Error::Database(_) | Error::Archive(_) => return Err(error),
+        error if first.is_none() => *first = Some(error),
+        error => tracing::warn!(cause = %error, "cannot close a day"),
+    }
+    Ok(())
 }
 
 async fn compact(archive: &Archive, month: NaiveDate) {

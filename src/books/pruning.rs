@@ -7,8 +7,9 @@ use chrono::NaiveDate;
 use litespend_archive::Archive;
 
 use crate::books::Error;
-use crate::books::closing::archive_late_rows;
+use crate::books::closing::{archive_late_rows, expect_own};
 use crate::books::verifying::read_back;
+use crate::store;
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
@@ -29,6 +30,8 @@ pub enum Step {
     Partition(Partition),
     /// The rows of a day are deleted: the day, and the number of rows.
     Day(NaiveDate, i64),
+    /// Rows of a closed day stay, because the archive does not have them: the day, and their number.
+    Kept(NaiveDate, i64),
 }
 
 /// The steps that [`prune`] would take.
@@ -44,8 +47,6 @@ pub async fn plan(connection: &mut Connection, through: NaiveDate) -> Result<Vec
         let rows = books::logged_rows(connection, closed.day).await?;
         if rows > 0 {
             days.push(Step::Day(closed.day, rows));
-        } else if closed.pruned_at.is_none() {
-            pruning::record_pruned(connection, closed.day, closed.day).await?;
         }
     }
     let mut steps: Vec<Step> = partitions.into_iter().map(Step::Partition).collect();
@@ -65,35 +66,58 @@ pub async fn prune(
     for day in closing::days_with_late_rows(connection).await?.into_iter().filter(|day| *day <= through) {
         archive_late_rows(connection, archive, day).await?;
     }
+    let database = books::database_id(connection).await?;
     for step in plan(connection, through).await? {
+        let mut done = Vec::new();
         match &step {
             Step::Partition(partition) => {
                 for closed in books::closed_days(connection, Some(partition.days())).await? {
-                    read_back(archive, &closed).await?;
+                    expect_own(closed.day, Some(read_back(archive, &closed).await?.as_ref()), &database)?;
+                    let kept = pruning::unarchived_rows(connection, closed.day).await?;
+                    if kept > 0 {
+                        done.push(Step::Kept(closed.day, kept));
+                    }
                 }
-                drop_partition(connection, partition).await?;
+                if done.is_empty() && drop_partition(connection, partition).await? {
+                    done.push(step);
+                }
             }
             Step::Day(day, _) => {
                 let Some(closed) = books::closed_day(connection, *day).await? else { continue };
-                read_back(archive, &closed).await?;
-                while pruning::delete_rows(connection, *day).await? > 0 {}
-                pruning::record_pruned(connection, *day, *day).await?;
+                expect_own(*day, Some(read_back(archive, &closed).await?.as_ref()), &database)?;
+                let mut deleted = 0;
+                loop {
+                    let batch = pruning::delete_rows(connection, *day).await?;
+                    if batch == 0 {
+                        break;
+                    }
+                    deleted += i64::try_from(batch).unwrap_or(i64::MAX);
+                }
+                done.push(Step::Day(*day, deleted));
+                let kept = books::logged_rows(connection, *day).await?;
+                if kept > 0 {
+                    done.push(Step::Kept(*day, kept));
+                }
             }
+            Step::Kept(..) => {}
         }
-        if !report(&step) {
+        if !done.iter().all(&mut report) {
             break;
         }
     }
+    pruning::record_pruned(connection, store::FIRST_DAY, through).await?;
     Ok(())
 }
 
-async fn drop_partition(connection: &mut Connection, partition: &Partition) -> Result<(), Error> {
+async fn drop_partition(connection: &mut Connection, partition: &Partition) -> Result<bool, Error> {
     let mut attempt = 1;
     loop {
         match pruning::drop_partition(connection, partition).await {
-            // Rows arrived meanwhile: the next run archives them first.
-            Ok(_) => return Ok(()),
-            Err(error) if months::is_lock_timeout(&error) && attempt < LOCK_ATTEMPTS => {
+            // False: rows arrived meanwhile, and the next run archives them first.
+            Ok(dropped) => return Ok(dropped),
+            Err(error)
+                if (months::is_lock_timeout(&error) || store::error::is_conflict(&error)) && attempt < LOCK_ATTEMPTS =>
+            {
                 attempt += 1;
                 tokio::time::sleep(LOCK_PAUSE).await;
             }

@@ -234,7 +234,13 @@ async fn print_status(pool: &Pool) -> Result<(), Failure> {
         say!("reopened:");
     }
     for day in reopened {
-        say!("{}  {}  {}", day.day, day.reopened_at.format("%Y-%m-%d %H:%M"), day.reason.escape_debug());
+        let counted = match (day.requests, day.spend, day.total_tokens) {
+            (Some(requests), Some(spend), Some(tokens)) => {
+                format!("  (had counted {requests} requests, {spend} USD and {tokens} tokens)")
+            }
+            _ => String::new(),
+        };
+        say!("{}  {}  {}{counted}", day.day, day.reopened_at.format("%Y-%m-%d %H:%M"), day.reason.escape_debug());
     }
     Ok(())
 }
@@ -283,7 +289,8 @@ async fn prune(pool: &Pool, kind: DatabaseKind, args: &PruneArgs) -> Result<(), 
     if args.keep_days.is_none() && args.strip_after.is_none() {
         return Err(Failure::Setting(anyhow!("set --keep-days, --strip-after, or both")));
     }
-    let archive = archive::open(&args.archive, false).await?;
+    // Late rows are archived first, so the archive is written.
+    let archive = archive::open(&args.archive, !args.dry_run).await?;
     let mut connection = locked(pool).await?;
     if let Some(days) = args.keep_days {
         let through = before(days);
@@ -302,7 +309,7 @@ async fn prune(pool: &Pool, kind: DatabaseKind, args: &PruneArgs) -> Result<(), 
             })
             .await
             .map_err(failed)?;
-            say!("done: the log has no rows of closed days up to {through}");
+            say!("done: the rows of closed days up to {through} that the archive has are no longer in the log");
         }
     }
     match args.strip_after {
@@ -324,6 +331,7 @@ fn described(step: &Step, drop: &str, delete: &str) -> String {
             format!("{drop} the partition {} ({} to {})", partition.table, partition.first_day, partition.last_day)
         }
         Step::Day(day, rows) => format!("{delete} {rows} rows of {day}"),
+        Step::Kept(day, rows) => format!("kept {rows} rows of {day}: the archive does not have them"),
     }
 }
 

@@ -12,6 +12,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{FromRow, PgConnection};
 
 use crate::store::DateRange;
+use crate::store::rollups::partitions;
 
 /// The figures of a day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, FromRow)]
@@ -65,15 +66,37 @@ pub struct ClosedDay {
     pub revision: i32,
     /// Number of rows in the archive.
     pub archived_rows: i64,
+    /// The sums of the rows in the archive, as far as they were recorded: spend in USD, prompt tokens, completion tokens
+    /// and both.
+    pub archived_spend: Option<f64>,
+    /// Prompt tokens of the rows in the archive.
+    pub archived_prompt_tokens: Option<i64>,
+    /// Completion tokens of the rows in the archive.
+    pub archived_completion_tokens: Option<i64>,
+    /// Prompt and completion tokens of the rows in the archive.
+    pub archived_total_tokens: Option<i64>,
     /// When the archive was last read back and compared.
     pub verified_at: DateTime<Utc>,
     /// When its rows were removed from the log.
     pub pruned_at: Option<DateTime<Utc>>,
 }
 
-/// Whether this database can have closed days: the schema `litespend` has migration 14.
+impl ClosedDay {
+    /// The figures of the rows in the archive. `None` if they were not recorded.
+    pub fn archived(&self) -> Option<Totals> {
+        Some(Totals {
+            requests: self.archived_rows,
+            spend: self.archived_spend?,
+            prompt_tokens: self.archived_prompt_tokens?,
+            completion_tokens: self.archived_completion_tokens?,
+            total_tokens: self.archived_total_tokens?,
+        })
+    }
+}
+
+/// Whether this database can have closed days: the schema `litespend` has migration 15.
 pub async fn is_possible(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT to_regprocedure('litespend.has_closed_days(regclass)') IS NOT NULL")
+    sqlx::query_scalar("SELECT to_regclass('litespend.incomplete_days') IS NOT NULL")
         .fetch_one(connection)
         .await
 }
@@ -109,6 +132,39 @@ pub async fn closed_days(
         .bind(range.map(|range| range.end))
         .fetch_all(connection)
         .await
+}
+
+/// The closed days of a range of which the log may lack rows, ascending. All closed days if partitions of the log came or
+/// went and nobody looked at them yet.
+pub async fn incomplete_days(connection: &mut PgConnection, range: DateRange) -> Result<Vec<ClosedDay>, sqlx::Error> {
+    let are_partitions_known = partitions::are_counted(&mut *connection).await?;
+    let mut closed = closed_days(&mut *connection, Some(range)).await?;
+    if are_partitions_known && !closed.is_empty() {
+        let incomplete: HashSet<NaiveDate> =
+            sqlx::query_scalar("SELECT DISTINCT day FROM litespend.incomplete_days WHERE day BETWEEN $1 AND $2")
+                .bind(range.start)
+                .bind(range.end)
+                .fetch_all(connection)
+                .await?
+                .into_iter()
+                .collect();
+        closed.retain(|closed| incomplete.contains(&closed.day));
+    }
+    Ok(closed)
+}
+
+/// The ID by which the archive knows this database. It is made when the first day is closed.
+pub async fn database_id(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    sqlx::query(
+        r#"INSERT INTO litespend.settings (name, value)
+           SELECT 'books', jsonb_build_object('schema', relnamespace::regnamespace::text, 'id', gen_random_uuid())
+           FROM pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"')
+           ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value || settings.value || jsonb_build_object(
+               'schema', EXCLUDED.value -> 'schema')"#,
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query_scalar("SELECT value ->> 'id' FROM litespend.settings WHERE name = 'books'").fetch_one(connection).await
 }
 
 /// One closed day. `None` if the day is not closed.
@@ -182,6 +238,12 @@ pub struct ReopenedDay {
     pub reopened_at: DateTime<Utc>,
     /// Why, as given by the user.
     pub reason: String,
+    /// Number of requests that the day had counted; `None` for days that an earlier version reopened.
+    pub requests: Option<i64>,
+    /// Spend in USD that the day had counted.
+    pub spend: Option<f64>,
+    /// Tokens that the day had counted.
+    pub total_tokens: Option<i64>,
 }
 
 /// The days that were reopened, in the order of time.

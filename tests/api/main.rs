@@ -10,6 +10,7 @@ mod allowed_ips;
 mod authority;
 mod authority_chains;
 mod books;
+mod books_random;
 mod conformance;
 mod cursors;
 mod dates;

@@ -293,6 +293,7 @@ pub(super) async fn delete_details(connection: &mut PgConnection, day: NaiveDate
         "DELETE FROM litespend.closed_midnights WHERE day = $1",
         "DELETE FROM litespend.closed_key_names WHERE day = $1",
         "DELETE FROM litespend.adjustments WHERE day = $1",
+        "DELETE FROM litespend.incomplete_days WHERE day = $1",
     ] {
         sqlx::query(statement).bind(day).execute(&mut *connection).await?;
     }
@@ -310,8 +311,8 @@ pub struct Closing {
     pub fingerprint: String,
     /// Revision of its manifest.
     pub revision: u32,
-    /// Number of rows in the archive.
-    pub archived_rows: i64,
+    /// The figures of the rows in the archive.
+    pub archived: Totals,
     /// Number of buckets of its IDs.
     pub buckets: i32,
 }
@@ -321,6 +322,8 @@ pub struct Closing {
 pub async fn close(connection: &mut PgConnection, closing: &Closing) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
+    // Whoever counts or folds at this moment is waited for, or begins again and sees the closed day.
+    transaction.execute("UPDATE litespend.turn SET taken = taken + 1").await?;
     // Every writer that began before has its deltas committed now, and every later one sees the closed day.
     transaction.execute(r#"LOCK TABLE "LiteLLM_SpendLogs" IN SHARE MODE"#).await?;
     if readiness(&mut transaction, closing.day).await?.is_some()
@@ -329,19 +332,13 @@ pub async fn close(connection: &mut PgConnection, closing: &Closing) -> Result<b
     {
         return Ok(false);
     }
-    let Closing { day, totals, revision, archived_rows, buckets, .. } = closing;
-    sqlx::query(
-        r#"INSERT INTO litespend.settings (name, value)
-           SELECT 'books', jsonb_build_object('schema', relnamespace::regnamespace::text)
-           FROM pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"')
-           ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value"#,
-    )
-    .execute(&mut *transaction)
-    .await?;
+    let Closing { day, totals, revision, archived, buckets, .. } = closing;
+    sqlx::query("DELETE FROM litespend.incomplete_days WHERE day = $1").bind(day).execute(&mut *transaction).await?;
     sqlx::query(
         "INSERT INTO litespend.closed_days (day, requests, spend, prompt_tokens, completion_tokens, total_tokens,
-             revision, archived_rows, buckets)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             revision, archived_rows, archived_spend, archived_prompt_tokens, archived_completion_tokens,
+             archived_total_tokens, buckets)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(day)
     .bind(totals.requests)
@@ -350,7 +347,11 @@ pub async fn close(connection: &mut PgConnection, closing: &Closing) -> Result<b
     .bind(totals.completion_tokens)
     .bind(totals.total_tokens)
     .bind(i32::try_from(*revision).unwrap_or(i32::MAX))
-    .bind(archived_rows)
+    .bind(archived.requests)
+    .bind(archived.spend)
+    .bind(archived.prompt_tokens)
+    .bind(archived.completion_tokens)
+    .bind(archived.total_tokens)
     .bind(buckets)
     .execute(&mut *transaction)
     .await?;
@@ -376,13 +377,13 @@ pub async fn late_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<
     .await
 }
 
-/// Records that late rows of a closed day are in the archive: the revision that has them, the number of rows that it has,
-/// and the digests of their IDs.
+/// Records that late rows of a closed day are in the archive: the revision that has them, the figures of all its rows, and
+/// the digests of the late rows' IDs.
 pub async fn record_late_rows(
     connection: &mut PgConnection,
     day: NaiveDate,
     revision: u32,
-    archived_rows: i64,
+    archived: &Totals,
     digests: &[Vec<u8>],
 ) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
@@ -403,11 +404,17 @@ pub async fn record_late_rows(
         .execute(&mut *transaction)
         .await?;
     sqlx::query(
-        "UPDATE litespend.closed_days SET revision = $2, archived_rows = $3, verified_at = now() WHERE day = $1",
+        "UPDATE litespend.closed_days SET revision = $2, archived_rows = $3, archived_spend = $4, archived_prompt_tokens = $5,
+             archived_completion_tokens = $6, archived_total_tokens = $7, verified_at = now()
+         WHERE day = $1",
     )
     .bind(day)
     .bind(i32::try_from(revision).unwrap_or(i32::MAX))
-    .bind(archived_rows)
+    .bind(archived.requests)
+    .bind(archived.spend)
+    .bind(archived.prompt_tokens)
+    .bind(archived.completion_tokens)
+    .bind(archived.total_tokens)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await

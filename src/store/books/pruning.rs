@@ -66,11 +66,31 @@ async fn has_closed_rows_only(connection: &mut PgConnection, partition: &Partiti
     .await
 }
 
+/// Number of rows of a closed day in the log that the archive does not have.
+pub async fn unarchived_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<i64, sqlx::Error> {
+    // The digests are read as a whole first: each piece of a stored value costs a read.
+    sqlx::query_scalar(
+        r#"WITH archived AS MATERIALIZED (
+               SELECT substring(whole FROM 8 * n + 1 FOR 8) AS digest
+               FROM (SELECT digests || ''::bytea AS whole FROM litespend.closed_ids WHERE day = $1 OFFSET 0) AS buckets,
+                    generate_series(0, octet_length(whole) / 8 - 1) AS n)
+           SELECT count(*)
+           FROM (SELECT substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) AS digest FROM "LiteLLM_SpendLogs"
+                 WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS logged
+           LEFT JOIN archived USING (digest) WHERE archived IS NULL"#,
+    )
+    .bind(day)
+    .fetch_one(connection)
+    .await
+}
+
 /// Drops a partition that has rows of closed days only. Returns false, and changes nothing, if it has others by now. Waits
 /// at most two seconds for the readers and writers of the log; when the wait is over, the error is 55P03.
 pub async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
+    // The log first, as every query locks it before its partitions.
+    transaction.execute(r#"LOCK TABLE ONLY "LiteLLM_SpendLogs" IN ACCESS EXCLUSIVE MODE"#).await?;
     let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", partition.table);
     transaction.execute(AssertSqlSafe(lock)).await?;
     if !has_closed_rows_only(&mut transaction, partition).await? {
@@ -78,6 +98,11 @@ pub async fn drop_partition(connection: &mut PgConnection, partition: &Partition
     }
     sqlx::query("DELETE FROM litespend.partitions WHERE relation = $1::regclass")
         .bind(&partition.table)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("SELECT litespend.mark_incomplete($1, $2)")
+        .bind(partition.first_day)
+        .bind(partition.last_day)
         .execute(&mut *transaction)
         .await?;
     let drop = format!("DROP TABLE {}", partition.table);
@@ -110,11 +135,8 @@ pub async fn record_pruned(
 pub async fn delete_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
         r#"WITH batch AS (
-               SELECT request_id, "startTime" FROM "LiteLLM_SpendLogs"
-               WHERE "startTime" >= $1 AND "startTime" < $1 + 1
-                 AND substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) NOT IN
-                     (SELECT digest FROM litespend.late_ids WHERE day = $1)
-                 AND EXISTS (SELECT FROM litespend.closed_days WHERE day = $1)
+               SELECT request_id, "startTime" FROM "LiteLLM_SpendLogs" JOIN litespend.closed_days AS c ON c.day = $1
+               WHERE "startTime" >= $1 AND "startTime" < $1 + 1 AND litespend.is_archived($1, request_id, c.buckets)
                LIMIT $2)
            DELETE FROM "LiteLLM_SpendLogs" AS log USING batch
            WHERE log.request_id = batch.request_id AND log."startTime" = batch."startTime"

@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::store::books::closing::delete_details;
+use crate::store::books::closing::{delete_details, totals};
+use crate::store::books::logged_rows;
 
 /// A row of the archive in the form that PostgreSQL reads with `json_populate_recordset`. Columns that are not archived are
 /// left out.
@@ -160,7 +161,50 @@ impl<'a> Restored<'a> {
 /// and requests; otherwise these columns get their defaults. While the day is closed, this changes no sums.
 pub async fn insert_rows(connection: &mut PgConnection, rows: &[OwnedRow], bodies: bool) -> Result<u64, sqlx::Error> {
     let columns = columns(connection, bodies).await?;
-    insert_into(connection, r#""LiteLLM_SpendLogs""#, &columns, rows).await
+    // The ID alone decides: the log may have the row at another time.
+    let missing = r#"WHERE NOT EXISTS (SELECT FROM "LiteLLM_SpendLogs" AS log WHERE log.request_id = archived.request_id)"#;
+    let inserted = insert_into(connection, r#""LiteLLM_SpendLogs""#, &columns, missing, rows).await?;
+    if bodies {
+        restore_bodies(connection, rows).await?;
+    }
+    Ok(inserted)
+}
+
+/// Puts messages, responses and requests back into rows of the log that were emptied after they were archived.
+async fn restore_bodies(connection: &mut PgConnection, rows: &[OwnedRow]) -> Result<(), sqlx::Error> {
+    let has_bodies = |row: &&OwnedRow| {
+        [&row.messages, &row.response, &row.proxy_server_request].into_iter().flatten().any(|text| text != "{}")
+    };
+    let text = as_json(rows.iter().filter(has_bodies))?;
+    let columns: Vec<String> = sqlx::query_scalar(
+        r#"SELECT attname::text FROM pg_attribute
+           WHERE attrelid = to_regclass('"LiteLLM_SpendLogs"') AND NOT attisdropped AND attname = ANY ($1)"#,
+    )
+    .bind(BODIES.as_slice())
+    .fetch_all(&mut *connection)
+    .await?;
+    if columns.is_empty() {
+        return Ok(());
+    }
+    let empty = |column: &String| format!("log.{column} = '{{}}' AND archived.{column} <> '{{}}'");
+    let set = |column: &String| {
+        format!("{column} = CASE WHEN {} THEN archived.{column} ELSE log.{column} END", empty(column))
+    };
+    let statement = format!(
+        r#"UPDATE "LiteLLM_SpendLogs" AS log SET {}
+           FROM json_populate_recordset(NULL::"LiteLLM_SpendLogs", $1::json) AS archived
+           WHERE log.request_id = archived.request_id AND log."startTime" = archived."startTime" AND ({})"#,
+        columns.iter().map(set).collect::<Vec<_>>().join(", "),
+        columns.iter().map(empty).collect::<Vec<_>>().join(" OR "),
+    );
+    sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(text).execute(connection).await?;
+    Ok(())
+}
+
+/// Rows as JSON that `json_populate_recordset` reads.
+fn as_json<'a>(rows: impl Iterator<Item = &'a OwnedRow>) -> Result<String, sqlx::Error> {
+    let restored: Vec<Restored<'_>> = rows.map(Restored::new).collect();
+    serde_json::to_string(&restored).map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }
 
 /// The columns of the log that rows of the archive have, as SQL.
@@ -179,13 +223,13 @@ async fn insert_into(
     connection: &mut PgConnection,
     table: &str,
     columns: &str,
+    condition: &str,
     rows: &[OwnedRow],
 ) -> Result<u64, sqlx::Error> {
-    let restored: Vec<Restored<'_>> = rows.iter().map(Restored::new).collect();
-    let text = serde_json::to_string(&restored).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    let text = as_json(rows.iter())?;
     let statement = format!(
-        "INSERT INTO {table} ({columns}) SELECT {columns} FROM json_populate_recordset(NULL::{table}, $1::json)
-         ON CONFLICT DO NOTHING"
+        "INSERT INTO {table} ({columns}) SELECT {columns} FROM json_populate_recordset(NULL::{table}, $1::json) AS archived
+         {condition} ON CONFLICT DO NOTHING"
     );
     let done = sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(text).execute(connection).await?;
     Ok(done.rows_affected())
@@ -212,7 +256,7 @@ impl Beside {
 
     /// Adds rows.
     pub async fn add(&self, connection: &mut PgConnection, rows: &[OwnedRow]) -> Result<(), sqlx::Error> {
-        insert_into(connection, ARCHIVED, &self.columns, rows).await.map(|_| ())
+        insert_into(connection, ARCHIVED, &self.columns, "", rows).await.map(|_| ())
     }
 
     /// From now on, `"LiteLLM_SpendLogs"` means the log with these rows, as far as it does not have them itself.
@@ -225,7 +269,7 @@ impl Beside {
         .await?;
         let statements = format!(
             r#"DELETE FROM {ARCHIVED} AS archived USING {log} AS log
-               WHERE log.request_id = archived.request_id AND log."startTime" = archived."startTime";
+               WHERE log.request_id = archived.request_id;
                ANALYZE {ARCHIVED};
                CREATE TEMPORARY VIEW "LiteLLM_SpendLogs" AS
                SELECT * FROM {log} UNION ALL SELECT * FROM {ARCHIVED}"#
@@ -234,16 +278,37 @@ impl Beside {
     }
 }
 
-/// Opens a closed day again: its sums are counted from the log from now on. Its rows must be in the log.
-pub async fn reopen(connection: &mut PgConnection, day: NaiveDate, reason: &str) -> Result<(), sqlx::Error> {
+/// Opens a closed day again: its sums are counted from the log from now on. Returns false, and changes nothing, if the log
+/// has fewer rows of the day than `rows`. Waits at most two seconds for the writers of the log; when the wait is over, the
+/// error is 55P03.
+pub async fn reopen(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    rows: i64,
+    reason: &str,
+) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
+    // Every writer that began before and took the day for closed has committed now.
+    transaction.execute(r#"LOCK TABLE "LiteLLM_SpendLogs" IN SHARE MODE"#).await?;
+    if logged_rows(&mut transaction, day).await? < rows {
+        return Ok(false);
+    }
+    let counted = totals(&mut transaction, day).await?;
     delete_details(&mut transaction, day).await?;
     sqlx::query("DELETE FROM litespend.closed_days WHERE day = $1").bind(day).execute(&mut *transaction).await?;
-    sqlx::query("INSERT INTO litespend.reopened_days (day, reopened_at, reason) VALUES ($1, now(), $2)")
-        .bind(day)
-        .bind(reason)
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query(
+        "INSERT INTO litespend.reopened_days (day, reopened_at, reason, requests, spend, total_tokens)
+         VALUES ($1, now(), $2, $3, $4, $5)",
+    )
+    .bind(day)
+    .bind(reason)
+    .bind(counted.requests)
+    .bind(counted.spend)
+    .bind(counted.total_tokens)
+    .execute(&mut *transaction)
+    .await?;
     sqlx::query("SELECT litespend.mark_dirty($1, $1)").bind(day).execute(&mut *transaction).await?;
-    transaction.commit().await
+    transaction.commit().await?;
+    Ok(true)
 }

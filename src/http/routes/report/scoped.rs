@@ -173,7 +173,7 @@ fn write(mut reading: Reading, range: DateRange, spender: Spender) -> impl Strea
         writer.open_list();
         {
             let mut query = Statement::default();
-            let mut rows = scoped::by_key(reading.connection(), &mut query, range, &spender);
+            let mut rows = scoped::by_key(reading.connection(), &mut query, range, &spender).await?;
             while let Some(row) = rows.try_next().await? {
                 writer.value(&row)?;
                 if let Some(chunk) = writer.chunk() {

@@ -40,5 +40,5 @@ WHERE EXISTS (SELECT FROM litespend.activity_summed($1::text, $1::text))
     OR c.cache_creation_input_tokens IS DISTINCT FROM l.cache_creation_input_tokens
     OR c.successful_requests IS DISTINCT FROM l.successful_requests
     OR c.failed_requests IS DISTINCT FROM l.failed_requests
-    OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)))
+    OR c.spend IS DISTINCT FROM l.spend AND abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)))
 LIMIT 1

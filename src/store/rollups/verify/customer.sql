@@ -33,5 +33,5 @@ FROM counted c
 FULL JOIN logged l ON ROW(c.customer, c.team, c.key, c.model)::text = ROW(l.customer, l.team, l.key, l.model)::text
 WHERE (c.requests IS DISTINCT FROM l.requests
     OR c.total_tokens IS DISTINCT FROM l.total_tokens
-    OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)))
+    OR c.spend IS DISTINCT FROM l.spend AND abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)))
 LIMIT 1

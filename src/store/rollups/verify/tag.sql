@@ -30,5 +30,5 @@ SELECT 'tag' AS rollup,
 FROM counted c
 FULL JOIN logged l ON ROW(c.tag)::text = ROW(l.tag)::text
 WHERE (c.requests IS DISTINCT FROM l.requests
-    OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)))
+    OR c.spend IS DISTINCT FROM l.spend AND abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)))
 LIMIT 1

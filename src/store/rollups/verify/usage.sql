@@ -37,5 +37,5 @@ WHERE (c.requests IS DISTINCT FROM l.requests
     OR c.total_tokens IS DISTINCT FROM l.total_tokens
     OR c.prompt_tokens IS DISTINCT FROM l.prompt_tokens
     OR c.completion_tokens IS DISTINCT FROM l.completion_tokens
-    OR abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)))
+    OR c.spend IS DISTINCT FROM l.spend AND abs(c.spend - l.spend) > 1e-9 * greatest(1, abs(l.spend)))
 LIMIT 1
