@@ -114,14 +114,7 @@ async fn export(
     transaction.commit().await?;
     expect(day, "the archive, read back,", &totals_of(&prepared.verify().await?), &totals)?;
     let manifest = archive.commit(&prepared, json!({"database": database})).await?;
-    Ok(Closing {
-        day,
-        totals,
-        fingerprint,
-        revision: manifest.revision,
-        archived: totals_of(&manifest.sums),
-        buckets,
-    })
+    Ok(Closing { day, totals, fingerprint, revision: manifest.revision, archived: totals_of(&manifest.sums), buckets })
 }
 
 /// Refuses the archive of another database: its days must not be replaced by ours.
@@ -150,7 +143,8 @@ async fn record(connection: &mut Connection, closing: &Closing) -> Result<bool, 
     loop {
         match closing::close(connection, closing).await {
             Err(error)
-                if (months::is_lock_timeout(&error) || store::error::is_conflict(&error)) && attempt < LOCK_ATTEMPTS =>
+                if (months::is_lock_timeout(&error) || store::error::is_conflict(&error))
+                    && attempt < LOCK_ATTEMPTS =>
             {
                 attempt += 1;
                 tokio::time::sleep(LOCK_PAUSE).await;

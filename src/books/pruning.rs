@@ -116,7 +116,8 @@ async fn drop_partition(connection: &mut Connection, partition: &Partition) -> R
             // False: rows arrived meanwhile, and the next run archives them first.
             Ok(dropped) => return Ok(dropped),
             Err(error)
-                if (months::is_lock_timeout(&error) || store::error::is_conflict(&error)) && attempt < LOCK_ATTEMPTS =>
+                if (months::is_lock_timeout(&error) || store::error::is_conflict(&error))
+                    && attempt < LOCK_ATTEMPTS =>
             {
                 attempt += 1;
                 tokio::time::sleep(LOCK_PAUSE).await;

@@ -61,7 +61,8 @@ pub async fn reopen(
             Ok(true) => return Ok(restored),
             Ok(false) => return Err(Error::Busy { day, reason: "rows of the day left the log meanwhile" }),
             Err(error)
-                if (months::is_lock_timeout(&error) || store::error::is_conflict(&error)) && attempt < LOCK_ATTEMPTS =>
+                if (months::is_lock_timeout(&error) || store::error::is_conflict(&error))
+                    && attempt < LOCK_ATTEMPTS =>
             {
                 attempt += 1;
                 tokio::time::sleep(LOCK_PAUSE).await;

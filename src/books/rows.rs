@@ -77,6 +77,7 @@ impl ArchivedDays {
             equals,
             predicate,
             columns,
+            missing_bodies: Some(NO_BODY.to_owned()),
             limit: Some(limit),
             ..Query::default()
         };
@@ -84,11 +85,30 @@ impl ArchivedDays {
     }
 }
 
+/// LiteLLM's default for messages, responses and requests that are not kept.
+const NO_BODY: &str = "{}";
+
 /// The most archived rows that one page of the dashboard's log may look at.
 const MOST_BESIDE: usize = 100_000;
 
 /// Rows of one statement that inserts.
 const BATCH: usize = 1_000;
+
+/// Bytes of long columns of one statement that inserts.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// The columns of a list of rows: all but messages, responses and requests.
+fn listed_columns() -> Vec<Column> {
+    let is_listed =
+        |column: &Column| !matches!(column, Column::Messages | Column::Response | Column::ProxyServerRequest);
+    Column::ALL.into_iter().filter(is_listed).collect()
+}
+
+/// Number of bytes in the long columns of a row.
+fn bytes_of(row: &OwnedRow) -> usize {
+    let texts = [&row.metadata, &row.request_tags, &row.messages, &row.response, &row.proxy_server_request];
+    texts.into_iter().flatten().map(String::len).sum()
+}
 
 impl ArchivedDays {
     /// Puts the archived rows that may match a filter beside the log's, for the statements of a transaction that is rolled
@@ -96,7 +116,7 @@ impl ArchivedDays {
     pub async fn put_beside(self, connection: &mut Connection, filter: &LogFilter) -> Result<(), Error> {
         let beside = Beside::begin(connection).await?;
         let mut batch: Vec<OwnedRow> = Vec::new();
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         for query in self.queries(filter).await? {
             let (days, query) = query;
             let mut rows = self.archive.scan(&days, query);
@@ -108,10 +128,12 @@ impl ArchivedDays {
                          archive=false"
                     )));
                 }
+                bytes += bytes_of(&row);
                 batch.push(row);
-                if batch.len() == BATCH {
+                if batch.len() == BATCH || bytes >= BATCH_BYTES {
                     beside.add(connection, &batch).await?;
                     batch.clear();
+                    bytes = 0;
                 }
             }
         }
@@ -133,13 +155,9 @@ impl ArchivedDays {
             }
             equals.push((column, vec![value.clone()]));
         }
+        // One row is shown with all its texts, a list without.
+        let columns = if filter.request_id.is_some() { Column::ALL.to_vec() } else { listed_columns() };
         let mut ids = Vec::new();
-        if let Some(id) = &filter.request_id {
-            let mut found = days.archive.find(IdKind::RequestId, id, &days.days).await?;
-            found.extend(days.archive.find(IdKind::CallId, id, &days.days).await?);
-            days.days.retain(|(day, _)| found.contains(day));
-            ids.push(id.clone());
-        }
         let window = filter.window.or(filter.search.as_ref().map(|(_, from, to)| (*from, *to)));
         let mut queries = Vec::new();
         if let Some((id, from, to)) = &filter.search {
@@ -147,9 +165,19 @@ impl ArchivedDays {
             let mut outside = days.clone();
             outside.narrow(IdKind::RequestId, id).await?;
             let (from, to) = (microseconds(*from), microseconds(*to));
-            let by_id = Query { equals: vec![(Column::RequestId, vec![id.clone()])], ..Query::default() };
-            queries.push((outside.days.clone(), Query { to: Some(from), ..by_id.clone() }));
-            queries.push((outside.days, Query { from: Some(to.saturating_add(1)), ..by_id }));
+            let equals = vec![(Column::RequestId, vec![id.clone()])];
+            let by_id = Query {
+                equals,
+                columns: columns.clone(),
+                missing_bodies: Some(NO_BODY.to_owned()),
+                ..Query::default()
+            };
+            if from > to {
+                queries.push((outside.days, by_id));
+            } else {
+                queries.push((outside.days.clone(), Query { to: Some(from), ..by_id.clone() }));
+                queries.push((outside.days, Query { from: Some(to.saturating_add(1)), ..by_id }));
+            }
             ids.push(id.clone());
         }
         let query = Query {
@@ -159,10 +187,28 @@ impl ArchivedDays {
             equals,
             min_spend: filter.min_spend,
             max_spend: filter.max_spend,
-            predicate: predicate(&filter.scope, ids, filter.search.is_some()),
+            predicate: predicate(&filter.scope, ids),
+            columns,
+            missing_bodies: Some(NO_BODY.to_owned()),
             ..Query::default()
         };
-        queries.push((days.days, query));
+        let Some(id) = &filter.request_id else {
+            queries.push((days.days, query));
+            return Ok(queries);
+        };
+        // The days and files of an ID are found by it. A row with this ID may also have it as its call ID.
+        for (kind, column) in [(IdKind::RequestId, Column::RequestId), (IdKind::CallId, Column::LitellmCallId)] {
+            let mut of_kind = days.clone();
+            of_kind.narrow(kind, id).await?;
+            let mut query = query.clone();
+            query.equals.push((column, vec![id.clone()]));
+            if column == Column::LitellmCallId {
+                query.predicate = Some(without_id(query.predicate, id.clone()));
+            }
+            if !of_kind.days.is_empty() {
+                queries.push((of_kind.days, query));
+            }
+        }
         Ok(queries)
     }
 }
@@ -180,12 +226,11 @@ const SEARCHED: [Column; 8] = [
 ];
 
 /// The condition that a row belongs to the scope and has one of the IDs.
-fn predicate(scope: &Scope, ids: Vec<String>, is_search: bool) -> Option<RowPredicate> {
+fn predicate(scope: &Scope, ids: Vec<String>) -> Option<RowPredicate> {
     if *scope == Scope::All && ids.is_empty() {
         return None;
     }
-    let searched: &[Column] = if is_search { &SEARCHED } else { SEARCHED.get(..2).unwrap_or_default() };
-    let mut columns = if ids.is_empty() { Vec::new() } else { searched.to_vec() };
+    let mut columns = if ids.is_empty() { Vec::new() } else { SEARCHED.to_vec() };
     columns.extend([Column::User, Column::TeamId]);
     columns.sort();
     columns.dedup();
@@ -200,10 +245,25 @@ fn predicate(scope: &Scope, ids: Vec<String>, is_search: bool) -> Option<RowPred
                         || row.text(Column::TeamId).is_some_and(|team| team_ids.iter().any(|id| id == team))
                 }
             };
-            let has = |id: &String| searched.iter().any(|column| row.text(*column) == Some(id.as_str()));
+            let has = |id: &String| SEARCHED.iter().any(|column| row.text(*column) == Some(id.as_str()));
             is_visible && ids.iter().all(has)
         }),
     })
+}
+
+/// A condition, and that the row does not have this request ID.
+fn without_id(condition: Option<RowPredicate>, id: String) -> RowPredicate {
+    let mut columns = condition.as_ref().map_or_else(Vec::new, |condition| condition.columns.clone());
+    columns.push(Column::RequestId);
+    columns.sort();
+    columns.dedup();
+    RowPredicate {
+        columns,
+        test: Arc::new(move |row| {
+            row.text(Column::RequestId) != Some(id.as_str())
+                && condition.as_ref().is_none_or(|condition| (condition.test)(row))
+        }),
+    }
 }
 
 /// The archive's column for a column of a filter, and its kind of ID if days can be looked up by it.
@@ -248,11 +308,6 @@ pub fn is_before(one: &LogPosition, other: &LogPosition) -> bool {
     (one.start_time, &one.request_id) > (other.start_time, &other.request_id)
 }
 
-/// A column of texts that are archived only on request. LiteLLM's default is an empty object.
-fn body(text: Option<String>) -> JsonField {
-    JsonField::from_text(Some(text.unwrap_or_else(|| "{}".to_owned())))
-}
-
 /// The row as the log had it. What is too long is left out or shortened, as in rows of the log.
 pub fn log_row(row: OwnedRow) -> SpendLog {
     let text = |text: Option<String>| text.map(shortened);
@@ -282,14 +337,14 @@ pub fn log_row(row: OwnedRow) -> SpendLog {
         organization_id: text(row.organization_id),
         end_user: text(row.end_user),
         requester_ip_address: text(row.requester_ip_address),
-        messages: body(row.messages),
-        response: body(row.response),
+        messages: JsonField::from_text(row.messages),
+        response: JsonField::from_text(row.response),
         session_id: text(row.session_id),
         status: text(row.status),
         mcp_namespaced_tool_name: text(row.mcp_namespaced_tool_name),
         billing_agent_id: text(row.billing_agent_id),
         agent_id: text(row.agent_id),
-        proxy_server_request: body(row.proxy_server_request),
+        proxy_server_request: JsonField::from_text(row.proxy_server_request),
         litellm_call_id: text(row.litellm_call_id),
         created_at: row.created_at.map(timestamp),
         updated_at: row.updated_at.map(timestamp),

@@ -93,7 +93,7 @@ pub(crate) async fn open(args: &ArchiveArgs, is_written: bool) -> Result<Archive
 }
 
 fn unusable(url: &str, error: litespend_archive::Error) -> Failure {
-    // A URL may contain credentials.
-    let shown = if url.contains('@') { "the URL" } else { url };
+    // A URL may contain credentials, before an @ or as parameters.
+    let shown = if url.contains(['@', '?', '#']) { "the URL" } else { url };
     Failure::Setting(anyhow!("--archive: {shown}: {error}"))
 }

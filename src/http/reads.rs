@@ -49,9 +49,9 @@ impl Reads {
         Ok(self.pool().start(permits).await?)
     }
 
-    /// A connection to the database that the server writes to.
+    /// A connection to the database that the server writes to, for a read that may take long.
     pub async fn start_on_primary(&self) -> Result<Reading, ApiError> {
-        let permits = self.state.read_limits.connection(&self.key, Length::Short).await?;
+        let permits = self.state.read_limits.connection(&self.key, Length::Long).await?;
         Ok(self.state.read_pool.start(permits).await?)
     }
 

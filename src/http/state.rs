@@ -198,6 +198,11 @@ impl AppState {
             match self.refresh_allow_list().await {
                 Ok(()) => {
                     away = false;
+                    if let Some(archive) = self.archive()
+                        && let Err(error) = archive.refresh_damage().await
+                    {
+                        tracing::warn!(cause = %error, "cannot read which files of the archive are damaged");
+                    }
                     if let Err(error) = self.refresh_rollups().await {
                         tracing::warn!(cause = %error, "cannot read the state of the rollups");
                     }

@@ -96,9 +96,7 @@ impl ClosedDay {
 
 /// Whether this database can have closed days: the schema `litespend` has migration 15.
 pub async fn is_possible(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT to_regclass('litespend.incomplete_days') IS NOT NULL")
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar("SELECT to_regclass('litespend.incomplete_days') IS NOT NULL").fetch_one(connection).await
 }
 
 /// Whether a day of the log in the search path is closed.

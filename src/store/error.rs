@@ -37,6 +37,12 @@ pub fn is_denied(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("42501"))
 }
 
+/// Whether temporary tables cannot be created: the role lacks the right (42501), or nothing can be written (25006).
+pub fn forbids_tables(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| matches!(code.as_ref(), "42501" | "25006"))
+}
+
 /// Whether the transaction conflicted with another one and can be retried: deadlock or serialization failure.
 pub fn is_conflict(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);

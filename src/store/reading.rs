@@ -161,8 +161,14 @@ impl Reading {
         self.connection().clear_cached_statements().await?;
         self.snapshot = true;
         self.scratch = true;
-        sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ").execute(self.connection()).await?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL idle_in_transaction_session_timeout = 0";
+        sqlx::raw_sql(begin).execute(self.connection()).await?;
         Ok(self)
+    }
+
+    /// Lets the transaction of a snapshot wait for something else than the database, without a limit of time.
+    pub async fn may_be_idle(&mut self) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("SET LOCAL idle_in_transaction_session_timeout = 0").execute(self.connection()).await.map(drop)
     }
 
     /// Ends a snapshot in which a statement failed. Each later statement sees the state of the database at its own

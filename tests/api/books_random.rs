@@ -241,9 +241,8 @@ impl World {
                 .execute(&self.app.pool)
                 .await
                 .unwrap();
-                self.model.remove(|_, row| {
-                    day_of(row) == day(any_day) && row["prompt_tokens"].as_u64().unwrap() % 2 == 0
-                });
+                self.model
+                    .remove(|_, row| day_of(row) == day(any_day) && row["prompt_tokens"].as_u64().unwrap() % 2 == 0);
                 format!("delete on {any_day}")
             }
             70..82 => {

@@ -56,7 +56,7 @@ async fn the_recorded_answers_match_while_days_are_dirty() {
 }
 
 /// Reads that use the rollups.
-pub(crate) const READS: [&str; 20] = [
+pub(crate) const READS: [&str; 23] = [
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30",
     "/global/spend/report?start_date=2026-02-01&end_date=2026-02-03&group_by=customer",
     "/global/spend/report?start_date=2026-01-01&end_date=2026-04-30&group_by=customer",
@@ -77,6 +77,9 @@ pub(crate) const READS: [&str; 20] = [
     "/spend/tags?end_date=2026-02-02",
     "/spend/logs?start_date=2026-01-01&end_date=2026-02-28",
     "/spend/logs?start_date=2026-01-31&end_date=2026-02-01&user_id=u-int",
+    "/team/spend/report?start_date=2026-01-01&end_date=2026-04-30&team_id=team-alpha",
+    "/user/spend/report?start_date=2026-01-31&end_date=2026-03-01&user_id=u-int",
+    "/key/spend/report?start_date=2026-01-01&end_date=2026-04-30&api_key=k1",
 ];
 
 /// An application's answers to all of [`READS`].

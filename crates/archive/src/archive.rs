@@ -268,6 +268,29 @@ impl Archive {
         }
     }
 
+    /// A revision of a day that the caller knows of, or the newest one if that was replaced meanwhile. A later revision has
+    /// all rows of an earlier one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is neither, or any [`Error`] about the manifest.
+    pub(crate) async fn manifest_from(&self, day: NaiveDate, revision: u32) -> Result<Arc<Manifest>> {
+        match self.manifest_at(day, revision).await {
+            Err(Error::NotFound { path }) => match self.manifest(day).await? {
+                Some(newest) if newest.revision > revision => Ok(newest),
+                _ => Err(Error::NotFound { path }),
+            },
+            result => result,
+        }
+    }
+
+    /// Learns which objects are still set aside: another process may have put some right.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn refresh_damage(&self) -> Result<()> {
+        self.inner.damage.refresh().await
+    }
+
     /// A revision of a day that the caller knows of. Asks the store at most once for each revision.
     ///
     /// # Errors

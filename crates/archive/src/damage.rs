@@ -20,12 +20,19 @@ pub(crate) struct Damage {
 impl Damage {
     /// Reads the markers that earlier processes left.
     pub(crate) async fn load(store: Store) -> Result<Self> {
-        let mut paths = HashSet::new();
-        for marker in store.list(DIRECTORY).await? {
-            let path = store.get(&marker.path).await?;
-            paths.insert(String::from_utf8_lossy(&path).trim().to_owned());
-        }
+        let paths = marked(&store).await?;
         Ok(Self { store, paths: Arc::new(Mutex::new(paths)) })
+    }
+
+    /// Forgets what is no longer marked. Does not ask the store if nothing is set aside.
+    pub(crate) async fn refresh(&self) -> Result<()> {
+        let before = self.paths.lock().clone();
+        if before.is_empty() {
+            return Ok(());
+        }
+        let marked = marked(&self.store).await?;
+        self.paths.lock().retain(|path| !before.contains(path) || marked.contains(path));
+        Ok(())
     }
 
     pub(crate) fn paths(&self) -> Vec<String> {
@@ -53,6 +60,15 @@ impl Damage {
         self.paths.lock().remove(path);
         Ok(())
     }
+}
+
+async fn marked(store: &Store) -> Result<HashSet<String>> {
+    let mut paths = HashSet::new();
+    for marker in store.list(DIRECTORY).await? {
+        let path = store.get(&marker.path).await?;
+        paths.insert(String::from_utf8_lossy(&path).trim().to_owned());
+    }
+    Ok(paths)
 }
 
 fn marker(path: &str) -> String {

@@ -91,7 +91,7 @@ impl Archive {
     }
 
     async fn is_in_day(&self, day: NaiveDate, revision: u32, digest: u64) -> Result<bool> {
-        let manifest = self.manifest_at(day, revision).await?;
+        let manifest = self.manifest_from(day, revision).await?;
         let object = VerifiedObject::from(&manifest.ids);
         let found = async { self.fan_out(&object).await?.contains(&self.inner.reader, &object, digest).await };
         match found.await {

@@ -74,6 +74,8 @@ pub struct Query {
     pub predicate: Option<RowPredicate>,
     /// The columns that are read. `startTime` and `request_id` always are.
     pub columns: Vec<Column>,
+    /// What rows have as `messages`, `response` and `proxy_server_request` if their day was archived without these columns.
+    pub missing_bodies: Option<String>,
     /// The most rows to read.
     pub limit: Option<usize>,
 }
@@ -93,6 +95,7 @@ impl Default for Query {
             max_duration_ms: None,
             predicate: None,
             columns: Column::ALL.to_vec(),
+            missing_bodies: None,
             limit: None,
         }
     }
@@ -173,7 +176,7 @@ impl Ahead {
     fn start(archive: &Archive, day: (NaiveDate, u32), plan: &Arc<Plan>) -> Self {
         let (archive, plan) = (archive.clone(), Arc::clone(plan));
         Self(tokio::spawn(async move {
-            let manifest = archive.manifest_at(day.0, day.1).await?;
+            let manifest = archive.manifest_from(day.0, day.1).await?;
             let mut cursor = DayCursor::new(Arc::clone(&archive.inner), &manifest, plan);
             let rows = cursor.next_rows().await?;
             Ok((cursor, rows))

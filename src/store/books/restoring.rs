@@ -109,11 +109,6 @@ fn json(text: &Option<String>) -> Option<&RawValue> {
     text.as_deref().and_then(|text| serde_json::from_str(text).ok())
 }
 
-/// A column of texts that are archived only on request. LiteLLM's default is an empty object.
-fn body(text: &Option<String>) -> Option<&RawValue> {
-    text.as_deref().or(Some("{}")).and_then(|text| serde_json::from_str(text).ok())
-}
-
 impl<'a> Restored<'a> {
     fn new(row: &'a OwnedRow) -> Self {
         Self {
@@ -141,9 +136,9 @@ impl<'a> Restored<'a> {
             organization_id: row.organization_id.as_deref(),
             end_user: row.end_user.as_deref(),
             requester_ip_address: row.requester_ip_address.as_deref(),
-            messages: body(&row.messages),
-            response: body(&row.response),
-            proxy_server_request: body(&row.proxy_server_request),
+            messages: json(&row.messages),
+            response: json(&row.response),
+            proxy_server_request: json(&row.proxy_server_request),
             session_id: row.session_id.as_deref(),
             status: row.status.as_deref(),
             mcp_namespaced_tool_name: row.mcp_namespaced_tool_name.as_deref(),
@@ -162,7 +157,8 @@ impl<'a> Restored<'a> {
 pub async fn insert_rows(connection: &mut PgConnection, rows: &[OwnedRow], bodies: bool) -> Result<u64, sqlx::Error> {
     let columns = columns(connection, bodies).await?;
     // The ID alone decides: the log may have the row at another time.
-    let missing = r#"WHERE NOT EXISTS (SELECT FROM "LiteLLM_SpendLogs" AS log WHERE log.request_id = archived.request_id)"#;
+    let missing =
+        r#"WHERE NOT EXISTS (SELECT FROM "LiteLLM_SpendLogs" AS log WHERE log.request_id = archived.request_id)"#;
     let inserted = insert_into(connection, r#""LiteLLM_SpendLogs""#, &columns, missing, rows).await?;
     if bodies {
         restore_bodies(connection, rows).await?;

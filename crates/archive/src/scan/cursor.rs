@@ -23,15 +23,29 @@ const FILTERS: usize = 16;
 pub(super) struct DayCursor {
     parts: Vec<PartCursor>,
     plan: Arc<Plan>,
+    /// Whether the day was archived with messages, responses and requests.
+    bodies: bool,
 }
 
 impl DayCursor {
     pub(super) fn new(inner: Arc<Inner>, manifest: &Manifest, plan: Arc<Plan>) -> Self {
-        Self { parts: super::cursors(&inner, manifest, &plan), plan }
+        Self { parts: super::cursors(&inner, manifest, &plan), plan, bodies: manifest.bodies }
     }
 
     /// The next rows, [`CHUNK`] at most. None are left if there are none.
     pub(super) async fn next_rows(&mut self) -> Result<Vec<OwnedRow>> {
+        let mut rows = self.next_stored_rows().await?;
+        if let (false, Some(default)) = (self.bodies, &self.plan.query.missing_bodies) {
+            for row in &mut rows {
+                for column in [&mut row.messages, &mut row.response, &mut row.proxy_server_request] {
+                    *column = Some(default.clone());
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn next_stored_rows(&mut self) -> Result<Vec<OwnedRow>> {
         if let [only] = self.parts.as_mut_slice() {
             only.fill().await?;
             return Ok(only.ready.drain(..).collect());

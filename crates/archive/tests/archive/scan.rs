@@ -128,6 +128,7 @@ fn query(days: u32, rows: usize) -> impl Strategy<Value = Query> {
                     test: Arc::new(|row| row.text(Column::Metadata).is_some_and(|metadata| metadata.contains('7'))),
                 }),
                 columns: Column::ALL.to_vec(),
+                missing_bodies: None,
                 limit,
             }
         })

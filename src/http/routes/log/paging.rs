@@ -99,6 +99,13 @@ pub async fn respond(
     if let Some(state) = archive {
         let to = filter.after.as_ref().map(|after| after.start_time).or(filter.to);
         archived = archived_days(state, reading.connection(), filter.from, to).await?;
+        // All pages of a list are in one order, also those that no closed day concerns.
+        filter.by_bytes = state.folding.has_closed_days();
+        if archived.is_some() && length == Length::Short {
+            // The archive may keep the connection waiting.
+            drop(reading);
+            reading = reads.start_for(Length::Long).await?;
+        }
     }
     let (mut truncated, mut next) = (false, None);
     if page.is_some() || archived.is_some() {
@@ -109,8 +116,9 @@ pub async fn respond(
     if let (Some(_), Some(state)) = (&archived, archive) {
         let to = filter.after.as_ref().map(|after| after.start_time).or(filter.to);
         archived = archived_days(state, reading.connection(), filter.from, to).await?;
+        reading.may_be_idle().await?;
     }
-    filter.by_bytes = archived.is_some();
+    filter.by_bytes |= archived.is_some();
     if let Some(limit) = page {
         next = log::end_of_page(reading.connection(), &filter, limit).await?;
         if let Some(days) = archived.as_ref().filter(|days| !is_after(next.as_ref(), days)) {
@@ -277,6 +285,8 @@ fn rows(
             }
             filter.after = last;
         }
+        // The rest comes from the archive alone.
+        reading.finish().await?;
         while let Some(row) = archived.before(None, &whole, left).await? {
             left -= 1;
             let row = log_row(row);
@@ -288,7 +298,6 @@ fn rows(
         if left_out > 0 {
             tracing::warn!(columns = left_out, "the response contains null for JSON columns of the log that are too long");
         }
-        reading.finish().await?;
         yield writer.end()?;
     }
 }
