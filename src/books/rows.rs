@@ -86,7 +86,7 @@ impl ArchivedDays {
 }
 
 /// LiteLLM's default for messages, responses and requests that are not kept.
-const NO_BODY: &str = "{}";
+pub const NO_BODY: &str = "{}";
 
 /// The most archived rows that one page of the dashboard's log may look at.
 const MOST_BESIDE: usize = 100_000;

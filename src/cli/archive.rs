@@ -85,15 +85,20 @@ pub(crate) async fn open(args: &ArchiveArgs, is_written: bool) -> Result<Archive
     let Some(url) = args.url() else {
         return Err(Failure::Setting(anyhow!("no archive: set --archive or LITESPEND_ARCHIVE_URL")));
     };
-    let archive = Archive::open(url, Options::default()).await.map_err(|error| unusable(url, error))?;
+    let archive = open_url("--archive:", url).await?;
     if is_written {
-        archive.probe().await.map_err(|error| unusable(url, error))?;
+        archive.probe().await.map_err(|error| unusable("--archive:", url, error))?;
     }
     Ok(archive)
 }
 
-fn unusable(url: &str, error: litespend_archive::Error) -> Failure {
+/// Opens the archive at a URL, for reading. `name` is what errors call it.
+pub(crate) async fn open_url(name: &str, url: &str) -> Result<Archive, Failure> {
+    Archive::open(url, Options::default()).await.map_err(|error| unusable(name, url, error))
+}
+
+fn unusable(name: &str, url: &str, error: litespend_archive::Error) -> Failure {
     // A URL may contain credentials, before an @ or as parameters.
     let shown = if url.contains(['@', '?', '#']) { "the URL" } else { url };
-    Failure::Setting(anyhow!("--archive: {shown}: {error}"))
+    Failure::Setting(anyhow!("{name} {shown}: {error}"))
 }

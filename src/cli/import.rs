@@ -1,6 +1,7 @@
 //! `litespend import`: books the rows of a spend log from files, in the same way as all other records. The rows' ids
 //! make it idempotent: after an interruption, or after bad lines have been corrected, the same import can be run again.
 
+mod archive;
 mod report;
 mod rows;
 
@@ -38,7 +39,8 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Clone, Debug, Args)]
 pub struct ImportArgs {
     /// Files to import: JSON lines, a JSON array as GET /spend/logs returns it, or CSV with a header. They may be
-    /// compressed (.gz). - is standard input.
+    /// compressed (.gz). - is standard input. An archive of closed days (a directory, or a URL such as s3://bucket/path) is
+    /// read as a whole.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// File that receives the lines that could not be imported. Default: FILE.errors.jsonl.
@@ -50,7 +52,7 @@ pub struct ImportArgs {
 
 /// Runs `litespend import`.
 pub fn run(args: &ImportArgs) -> Result<(), Failure> {
-    for file in args.files.iter().filter(|file| !is_stdin(file)) {
+    for file in args.files.iter().filter(|file| !is_stdin(file) && archive::url(file).is_none()) {
         File::open(file).with_context(|| format!("cannot read {}", file.display())).map_err(Failure::Setting)?;
     }
     with_pool(&args.database, async |pool, _| {
@@ -78,11 +80,36 @@ struct Line {
 }
 
 impl Line {
+    fn new(number: u64, text: &dyn Fn() -> String, draft: Result<Draft, Refusal>) -> Self {
+        let text = if draft.is_err() { text().chars().take(2000).collect() } else { String::new() };
+        Self { number, text, draft }
+    }
+
     /// The number of bytes in its long strings.
     fn bytes(&self) -> usize {
         let Ok(draft) = &self.draft else { return self.text.len() };
         let texts = [&draft.row.messages, &draft.row.response, &draft.row.proxy_server_request];
         draft.row.metadata.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+}
+
+/// Lines that are booked in one transaction.
+#[derive(Default)]
+struct Batch {
+    lines: Vec<Line>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Adds a line. Returns all lines if they are enough for a transaction.
+    fn push(&mut self, line: Line) -> Option<Vec<Line>> {
+        self.bytes += line.bytes();
+        self.lines.push(line);
+        if self.lines.len() < BATCH && self.bytes < BATCH_BYTES {
+            return None;
+        }
+        self.bytes = 0;
+        Some(std::mem::take(&mut self.lines))
     }
 }
 
@@ -93,31 +120,33 @@ struct Counts {
     bad: u64,
 }
 
-/// Imports one file. Returns the number of rows that were not imported.
+/// Reads the rows of a file and sends them in batches.
+fn read(rows: &mut Rows, sender: &mpsc::Sender<Vec<Line>>) -> anyhow::Result<()> {
+    let (now, mut batch) = (Utc::now(), Batch::default());
+    rows.for_each(&mut |number, text, row| {
+        let draft = row.map_err(Refusal::from).and_then(|row| log_row::into_draft(row, now));
+        match batch.push(Line::new(number, text, draft)) {
+            // The receiver is gone only if booking has failed, and that error is reported instead.
+            Some(full) => sender.blocking_send(full).context("stopped"),
+            None => Ok(()),
+        }
+    })?;
+    sender.blocking_send(batch.lines).context("stopped")
+}
+
+/// Imports one file or archive. Returns the number of rows that were not imported.
 async fn import(booker: &Booker, file: &Path, errors: Option<&Path>) -> Result<u64, Failure> {
     let position = Arc::new(AtomicU64::new(0));
-    let mut rows = Rows::open(file, Arc::clone(&position)).map_err(Failure::Setting)?;
-    let bar = progress_bar(rows.size());
     let (sender, mut batches) = mpsc::channel::<Vec<Line>>(2);
-    let reader = tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
-        let now = Utc::now();
-        let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
-        rows.for_each(&mut |number, text, row| {
-            let draft = row.map_err(Refusal::from).and_then(|row| log_row::into_draft(row, now));
-            let text = if draft.is_err() { text().chars().take(2000).collect() } else { String::new() };
-            let line = Line { number, text, draft };
-            bytes += line.bytes();
-            batch.push(line);
-            if batch.len() < BATCH && bytes < BATCH_BYTES {
-                return Ok(());
-            }
-            bytes = 0;
-            // The receiver is gone only if booking has failed, and that error is reported instead.
-            sender.blocking_send(std::mem::take(&mut batch)).context("stopped")
-        })?;
-        sender.blocking_send(batch).context("stopped")
-    });
-    let mut report = Report::new(file, errors).map_err(Failure::Setting)?;
+    let (bar, reader, input) = if let Some(url) = archive::url(file) {
+        let archive = crate::cli::archive::open_url("the archive", url).await?;
+        (progress_bar(None), tokio::spawn(archive::read(archive, sender)), Path::new("archive"))
+    } else {
+        let mut rows = Rows::open(file, Arc::clone(&position)).map_err(Failure::Setting)?;
+        let bar = progress_bar(rows.size());
+        (bar, tokio::task::spawn_blocking(move || read(&mut rows, &sender)), file)
+    };
+    let mut report = Report::new(input, errors).map_err(Failure::Setting)?;
     let mut counts = Counts::default();
     let started = Instant::now();
     while let Some(batch) = batches.recv().await {

@@ -30,7 +30,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Starts the log. `RUST_LOG` sets its level; the default is `info`. Dropping the guard writes the lines that are still
 /// queued.
 pub fn start(format: LogFormat) -> LogGuard {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,object_store=warn"));
     let writer = match writer::start() {
         Ok(writer) => BoxMakeWriter::new(writer),
         Err(_) => BoxMakeWriter::new(std::io::stderr),

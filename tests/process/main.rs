@@ -8,6 +8,7 @@ mod cluster;
 mod sums;
 mod support;
 
+mod archive_import;
 mod booking;
 mod database_away;
 mod exactly_once;

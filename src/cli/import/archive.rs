@@ -1,0 +1,38 @@
+//! The rows of an archive of closed days.
+
+use std::path::Path;
+
+use anyhow::Context;
+use chrono::Utc;
+use futures_util::TryStreamExt;
+use litespend_archive::{Archive, Query};
+use tokio::sync::mpsc;
+
+use crate::booking::limits::Refusal;
+use crate::booking::log_row;
+use crate::books::rows;
+use crate::cli::import::rows::fields;
+use crate::cli::import::{Batch, Line};
+
+/// The URL of the archive that an argument names: a URL, or a directory.
+pub(super) fn url(file: &Path) -> Option<&str> {
+    file.to_str().filter(|text| text.contains("://") || file.is_dir())
+}
+
+/// Reads all rows, oldest first, and sends them in batches.
+pub(super) async fn read(archive: Archive, sender: mpsc::Sender<Vec<Line>>) -> anyhow::Result<()> {
+    let days = archive.days().await?;
+    anyhow::ensure!(!days.is_empty(), "the archive has no days");
+    let (now, mut number, mut batch) = (Utc::now(), 0, Batch::default());
+    let mut found = archive.scan(&days, Query { missing_bodies: Some(rows::NO_BODY.to_owned()), ..Query::default() });
+    while let Some(row) = found.try_next().await? {
+        number += 1;
+        let text = serde_json::to_string(&rows::log_row(row)).context("a row of the archive")?;
+        let draft = fields(text.as_bytes()).map_err(Refusal::from).and_then(|row| log_row::into_draft(row, now));
+        if let Some(full) = batch.push(Line::new(number, &|| text.clone(), draft)) {
+            // The receiver is gone only if booking has failed, and that error is reported instead.
+            sender.send(full).await.context("stopped")?;
+        }
+    }
+    sender.send(batch.lines).await.context("stopped")
+}
