@@ -7,6 +7,7 @@ use litespend::books::{closing, pruning, reopening, verifying};
 use litespend::rollups::folding;
 use litespend::store::PooledConnection;
 use litespend::store::books as tables;
+use litespend::store::rollups::partitions;
 use litespend_archive::{Archive, Options};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -212,4 +213,124 @@ async fn a_damaged_file_is_named_and_not_answered_from() {
     assert!(answer.status == 503 && answer.text.contains("damaged"), "{answer:?}");
     assert_eq!(books.app.get("/spend/logs?archive=false", MASTER_KEY).await.status, 200);
     books.expect_sums("damaged").await;
+}
+
+#[tokio::test]
+async fn rows_that_come_by_other_ways_than_insert_count_and_are_archived() {
+    let books = Books::new().await;
+    books
+        .both(
+            r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, spend, total_tokens, "startTime", "endTime", model, created_at, updated_at)
+               VALUES ('moved', 'acompletion', 0.5, 7, '2026-05-05', '2026-05-05', 'gpt-4o', '2026-05-05', '2026-05-05')"#,
+        )
+        .await;
+    books.settle().await;
+    books.close("2026-02-28").await;
+    books.both(r#"UPDATE "LiteLLM_SpendLogs" SET "startTime" = '2026-02-02 05:00' WHERE request_id = 'moved'"#).await;
+    books.expect_sums("moved into a closed day").await;
+    books.settle().await;
+    books.expect_sums("moved and folded").await;
+    let mut connection = books.connection().await;
+    pruning::prune(&mut connection, &books.archive, day("2026-02-28"), |_| true).await.unwrap();
+    books.expect_sums("moved and pruned").await;
+    books.expect_rows("moved and pruned").await;
+    // A partition brings a row that the closed day does not count, and one that it does.
+    let row = r#"INSERT INTO "LiteLLM_SpendLogs_2026_02" (request_id, call_type, spend, total_tokens, "startTime", "endTime", model, created_at, updated_at)
+        VALUES ('brought', 'acompletion', 0.25, 9, '2026-02-02', '2026-02-02', 'gpt-4o', '2026-02-02', '2026-02-02'),
+               ('moved', 'acompletion', 0.5, 7, '2026-02-02 05:00', '2026-05-05', 'gpt-4o', '2026-05-05', '2026-05-05')"#;
+    books
+        .app
+        .execute(
+            r#"CREATE TABLE "LiteLLM_SpendLogs_2026_02" (LIKE "LiteLLM_SpendLogs" INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"#,
+        )
+        .await;
+    books.app.execute(row).await;
+    books
+        .app
+        .execute(
+            r#"ALTER TABLE "LiteLLM_SpendLogs" ATTACH PARTITION "LiteLLM_SpendLogs_2026_02" FOR VALUES FROM ('2026-02-01') TO ('2026-03-01')"#,
+        )
+        .await;
+    books
+        .model
+        .execute(
+            r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, spend, total_tokens, "startTime", "endTime", model, created_at, updated_at)
+               VALUES ('brought', 'acompletion', 0.25, 9, '2026-02-02', '2026-02-02', 'gpt-4o', '2026-02-02', '2026-02-02')"#,
+        )
+        .await;
+    partitions::follow(&mut connection).await.unwrap();
+    books.expect_sums("brought by a partition").await;
+    books.settle().await;
+    books.expect_sums("brought and folded").await;
+    let mut steps = Vec::new();
+    pruning::prune(&mut connection, &books.archive, day("2026-02-28"), |step| {
+        steps.push(step.clone());
+        true
+    })
+    .await
+    .unwrap();
+    assert!(matches!(steps.as_slice(), [pruning::Step::Partition(_)]), "{steps:?}");
+    books.expect_sums("dropped").await;
+    books.expect_rows("dropped").await;
+    books.verify().await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_that_the_archive_does_not_have_are_never_pruned() {
+    let books = Books::new().await;
+    books.settle().await;
+    books.close("2026-02-28").await;
+    // As by a writer that no trigger sees.
+    books
+        .app
+        .execute(
+            r#"ALTER TABLE "LiteLLM_SpendLogs" DISABLE TRIGGER USER;
+               INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime")
+               VALUES ('unseen', 'acompletion', '2026-02-02', '2026-02-02');
+               ALTER TABLE "LiteLLM_SpendLogs" ENABLE TRIGGER USER"#,
+        )
+        .await;
+    let mut kept = Vec::new();
+    let mut connection = books.connection().await;
+    pruning::prune(&mut connection, &books.archive, day("2026-02-28"), |step| {
+        kept.extend(if let pruning::Step::Kept(day, rows) = step { Some((*day, *rows)) } else { None });
+        true
+    })
+    .await
+    .unwrap();
+    assert_eq!(kept, [(day("2026-02-02"), 1)]);
+    let left = r#"SELECT string_agg(request_id, ',') FROM "LiteLLM_SpendLogs" WHERE "startTime" < '2026-03-01'"#;
+    assert_eq!(books.app.scalar(left).await, "unseen");
+}
+
+#[tokio::test]
+async fn an_archive_belongs_to_one_database() {
+    let books = Books::new().await;
+    books.settle().await;
+    books.close("2026-02-28").await;
+    let mut connection = books.model.pool.acquire().await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    let closed = closing::close_through(&mut connection, &books.archive, day("2026-02-28"), false, |_| true).await;
+    let Err(books::Error::Refused(refusal)) = closed else { panic!("{closed:?}") };
+    assert!(refusal.contains("another database"), "{refusal}");
+    assert!(!tables::is_any_closed(&mut connection).await.unwrap());
+    books.verify().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_spend_that_is_not_finite_keeps_no_day_open() {
+    for spend in ["Infinity", "NaN"] {
+        let books = Books::new().await;
+        sqlx::query(
+            r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, spend, "startTime", "endTime", model)
+               VALUES ('endless', 'acompletion', $1::text::float8, '2026-02-02', '2026-02-02', 'gpt-4o')"#,
+        )
+        .bind(spend)
+        .execute(&books.app.pool)
+        .await
+        .unwrap();
+        books.settle().await;
+        assert!(books.close("2026-02-28").await > 2, "{spend}");
+        books.verify().await.unwrap();
+    }
 }

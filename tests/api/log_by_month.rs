@@ -231,3 +231,40 @@ async fn who_may_read_the_log_may_read_the_partitioned_one() {
     let may = r#"SELECT has_table_privilege('pg_monitor', '"LiteLLM_SpendLogs"', 'SELECT')::text"#;
     assert_eq!(app.scalar(may).await, "true");
 }
+
+#[tokio::test]
+async fn a_row_that_comes_while_its_partition_is_created_gets_into_it() {
+    let app = TestApp::new().await;
+    let month = NaiveDate::from_ymd_opt(2024, 5, 1).unwrap();
+    // A reader of the default partition keeps the new partition waiting.
+    let mut reader = app.pool.begin().await.unwrap();
+    sqlx::query(r#"SELECT FROM "LiteLLM_SpendLogs_default""#).execute(&mut *reader).await.unwrap();
+    let (mut creator, writer) = (app.pool.acquire().await.unwrap(), app.pool.clone());
+    let created = tokio::spawn(async move {
+        sqlx::query_scalar::<_, bool>(r#"SELECT litespend.add_month(to_regclass('"LiteLLM_SpendLogs"'), $1, false)"#)
+            .bind(month)
+            .fetch_one(&mut *creator)
+            .await
+    });
+    let waiting = "SELECT count(*)::text FROM pg_locks
+                   WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    while app.scalar(waiting).await != "1" {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let written = tokio::spawn(async move {
+        sqlx::query(
+            r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime")
+               VALUES ('while', 'acompletion', '2024-05-10', '2024-05-10')"#,
+        )
+        .execute(&writer)
+        .await
+    });
+    while app.scalar(waiting).await != "2" {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    reader.commit().await.unwrap();
+    assert!(created.await.unwrap().unwrap());
+    written.await.unwrap().unwrap();
+    let place = r#"SELECT tableoid::regclass::text FROM "LiteLLM_SpendLogs""#;
+    assert_eq!(app.scalar(place).await, r#""LiteLLM_SpendLogs_2024_05""#);
+}
