@@ -27,7 +27,7 @@ enum Today {
     Part,
 }
 
-const EARLIER: [Earlier; 6] = [
+const EARLIER: [Earlier; 7] = [
     Earlier {
         version: 2,
         checksum: "4f0d74fc543563d73a2e21eb127eb57523c52c5345e64136517174559571d24dd2a0079228033f3cc2dc32429da0ced9",
@@ -58,6 +58,12 @@ const EARLIER: [Earlier; 6] = [
         checksum: "28b501a287578d7c8f633e044e6b21ceab45e9da745f0c5070c9d0e7c1bf4b5360997adfc772856f2164dae9a179c46d",
         today: Today::Number(4),
     },
+    // Its function "add_month" has the parameter that migration 13 adds today.
+    Earlier {
+        version: 12,
+        checksum: "54082002e735eed8a074a01f05522b02198fa46c8ddb8780acc08c9a5cae0bd004c8b8dc244f753be7f5a76db523acbf",
+        today: Today::Same,
+    },
 ];
 
 /// Migration 2 as it is today. Earlier versions of it define the function `litespend.absorb` with other parameters.
@@ -87,6 +93,16 @@ pub(super) async fn adopt(connection: &mut PgConnection, today: &Migrator) -> Re
                          CREATE INDEX IF NOT EXISTS day_customer_pair
                              ON litespend.day_customer (end_user, team_id, day);
                          DELETE FROM litespend.packed_days",
+                    )
+                    .await?;
+            }
+            12 => {
+                // Migration 13 drops the function with two parameters and creates the other.
+                transaction
+                    .execute(
+                        "DROP FUNCTION litespend.add_month(regclass, date, boolean);
+                         CREATE FUNCTION litespend.add_month(log regclass, month date) RETURNS boolean
+                         LANGUAGE sql AS 'SELECT false'",
                     )
                     .await?;
             }

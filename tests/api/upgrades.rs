@@ -109,7 +109,17 @@ async fn the_recorded_answers_match_on_a_database_of_099c889() {
     the_recorded_answers_match("099c889").await;
 }
 
+#[tokio::test]
+async fn the_recorded_answers_match_on_a_database_of_the_first_closed_days() {
+    the_recorded_answers_match("4d43905").await;
+}
+
 // Migrations were still edited after these commits.
+
+#[tokio::test]
+async fn the_recorded_answers_match_on_a_database_of_the_first_log_by_month() {
+    the_recorded_answers_match("ffdd985").await;
+}
 
 #[tokio::test]
 async fn the_recorded_answers_match_on_a_database_of_the_first_rollups() {
