@@ -35,24 +35,24 @@ const LOCK_ATTEMPTS: u32 = 30;
 /// The pause between two of these attempts, in which the writers go on.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
-/// Closes a day. The caller holds the lock of the books and a connection without a statement timeout.
+/// Closes a day. A day without rows stays open, and there is nothing to return. The caller holds the lock of the books and
+/// a connection without a statement timeout.
 pub async fn close_day(
     connection: &mut Connection,
     archive: &Archive,
     day: NaiveDate,
     bodies: bool,
-) -> Result<ClosedDay, Error> {
+) -> Result<Option<ClosedDay>, Error> {
     if let Some(closed) = books::closed_day(connection, day).await? {
-        return Ok(closed);
+        return Ok(Some(closed));
     }
     for _ in 0..ATTEMPTS {
         settle(connection, day).await?;
-        let closing = export(connection, archive, day, bodies).await?;
+        let Some(closing) = export(connection, archive, day, bodies).await? else { return Ok(None) };
         if record(connection, &closing).await? {
             tidy(archive, day).await;
-            return books::closed_day(connection, day)
-                .await?
-                .ok_or(Error::Busy { day, reason: "another session reopened the day" });
+            let closed = books::closed_day(connection, day).await?;
+            return closed.map(Some).ok_or(Error::Busy { day, reason: "another session reopened the day" });
         }
     }
     Err(Error::Busy { day, reason: "the log of the day kept changing" })
@@ -75,13 +75,14 @@ async fn settle(connection: &mut Connection, day: NaiveDate) -> Result<(), Error
     }
 }
 
-/// Compares the rollups with the log and writes the archive, all in one snapshot; then reads the archive back.
+/// Compares the rollups with the log and writes the archive, all in one snapshot; then reads the archive back. Of a day
+/// without rows, nothing is written.
 async fn export(
     connection: &mut Connection,
     archive: &Archive,
     day: NaiveDate,
     bodies: bool,
-) -> Result<Closing, Error> {
+) -> Result<Option<Closing>, Error> {
     let mut transaction = closing::begin_export(connection).await?;
     if let Some(reason) = closing::readiness(&mut transaction, day).await? {
         return Err(Error::busy(day, reason));
@@ -90,6 +91,9 @@ async fn export(
         return Err(Error::Differs(Box::new(found)));
     }
     let totals = closing::totals(&mut transaction, day).await?;
+    if totals.requests == 0 {
+        return Ok(None);
+    }
     let fingerprint = closing::fingerprint(&mut transaction, day).await?;
     let database = books::database_id(&mut transaction).await?;
     let existing = archive.manifest(day).await?;
@@ -114,7 +118,8 @@ async fn export(
     transaction.commit().await?;
     expect(day, "the archive, read back,", &totals_of(&prepared.verify().await?), &totals)?;
     let manifest = archive.commit(&prepared, json!({"database": database})).await?;
-    Ok(Closing { day, totals, fingerprint, revision: manifest.revision, archived: totals_of(&manifest.sums), buckets })
+    let (revision, archived) = (manifest.revision, totals_of(&manifest.sums));
+    Ok(Some(Closing { day, totals, fingerprint, revision, archived, buckets }))
 }
 
 /// Refuses the archive of another database: its days must not be replaced by ours.
@@ -247,7 +252,9 @@ pub async fn close_through(
     let mut months = Vec::new();
     for day in books::open_days(connection, through).await? {
         let closed = match close_day(connection, archive, day, bodies).await {
-            Ok(closed) => closed,
+            Ok(Some(closed)) => closed,
+            // The log has just lost the rows that it had.
+            Ok(None) => continue,
             Err(error) => {
                 keep(&mut first_error, error)?;
                 continue;
