@@ -351,11 +351,15 @@ impl Archive {
     /// Declares a revision abandoned, so that nobody can commit it any more.
     pub(crate) async fn abandon(&self, day: NaiveDate, revision: u32) -> Result<()> {
         let path = manifest_path(day, revision);
-        match self.inner.store.create(&path, Bytes::new()).await {
-            Ok(Created::Yes) => Ok(()),
-            Ok(Created::Exists) if self.inner.store.size(&path).await? > 0 => Err(Error::Exists { day, revision }),
-            Ok(Created::Exists) => Ok(()),
-            Err(error) => Err(error),
+        let created = self.inner.store.create(&path, Bytes::new()).await;
+        if created == Ok(Created::Yes) {
+            return Ok(());
+        }
+        // The request may have been carried out and its answer lost: what is stored decides.
+        match (self.inner.store.size(&path).await, created) {
+            (Ok(0), _) => Ok(()),
+            (Ok(_), _) => Err(Error::Exists { day, revision }),
+            (Err(Error::NotFound { .. }), Err(error)) | (Err(error), _) => Err(error),
         }
     }
 

@@ -6,5 +6,6 @@ mod damage;
 mod days;
 mod find;
 mod s3;
+mod s3_store;
 mod scan;
 mod support;

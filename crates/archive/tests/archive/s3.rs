@@ -1,167 +1,19 @@
 //! An archive behind S3's protocol, over HTTP that fails, stalls, breaks off and lies.
 
-use std::convert::Infallible;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use litespend_archive::{Archive, Error, IdKind, Options, Query};
-use s3s::auth::SimpleAuth;
-use s3s::service::{S3Service, S3ServiceBuilder};
 use serde_json::{Value, json};
-use tempfile::{TempDir, tempdir};
-use tokio::net::TcpListener;
 
+use crate::s3_store::{ARCHIVE_URL, Fault, Store};
 use crate::support::{day, flip, read, rows, small, write};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Body = BoxBody<Bytes, BoxError>;
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fault {
-    /// Answers 500 without doing anything.
-    Fails,
-    /// Answers after ten seconds.
-    Stalls,
-    /// Ends the answer in the middle.
-    BreaksOff,
-    /// Sends half of the answer, and then nothing for ten seconds.
-    Drips,
-    /// Does what is asked, and cuts the connection before the answer.
-    LosesTheAnswer,
-    /// Changes a byte of the answer.
-    Lies,
-}
-
-/// What goes wrong with requests of a method to paths that contain a text, and how often.
-struct Rule {
-    method: Method,
-    path: &'static str,
-    fault: Fault,
-    times: usize,
-}
-
-struct Store {
-    root: TempDir,
-    url: String,
-    rules: Arc<Mutex<Vec<Rule>>>,
-}
-
-impl Store {
-    async fn start() -> Self {
-        let root = tempdir().unwrap();
-        std::fs::create_dir(root.path().join("bucket")).unwrap();
-        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
-        service.set_auth(SimpleAuth::from_single("access", "hunter2"));
-        let service = service.build();
-        let rules: Arc<Mutex<Vec<Rule>>> = Arc::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let faults = Arc::clone(&rules);
-        tokio::spawn(async move {
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                let (service, faults) = (service.clone(), Arc::clone(&faults));
-                let answer = service_fn(move |request| answer(service.clone(), Arc::clone(&faults), request));
-                let connection = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(async move { connection.serve_connection(TokioIo::new(socket), answer).await });
-            }
-        });
-        Self { root, url, rules }
-    }
-
-    fn bucket(&self) -> std::path::PathBuf {
-        self.root.path().join("bucket/some/place")
-    }
-
-    async fn open(&self, options: Options) -> Archive {
-        let settings = [
-            ("AWS_ENDPOINT_URL", self.url.as_str()),
-            ("AWS_ALLOW_HTTP", "true"),
-            ("AWS_REGION", "us-east-1"),
-            ("AWS_ACCESS_KEY_ID", "access"),
-            ("AWS_SECRET_ACCESS_KEY", "hunter2"),
-        ];
-        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        let options = Options { settings, ..options };
-        assert!(!format!("{options:?}").contains("hunter2"));
-        Archive::open("s3://bucket/some/place", options).await.unwrap()
-    }
-
-    fn fail(&self, method: Method, path: &'static str, fault: Fault, times: usize) {
-        self.rules.lock().unwrap().push(Rule { method, path, fault, times });
-    }
-
-    fn heal(&self) {
-        self.rules.lock().unwrap().clear();
-    }
-}
-
-async fn answer(
-    service: S3Service,
-    rules: Arc<Mutex<Vec<Rule>>>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, BoxError> {
-    let fault = {
-        let mut rules = rules.lock().unwrap();
-        let path = request.uri().path();
-        let rule = rules
-            .iter_mut()
-            .find(|rule| rule.times > 0 && rule.method == *request.method() && path.contains(rule.path));
-        rule.map(|rule| {
-            rule.times -= 1;
-            rule.fault
-        })
-    };
-    match fault {
-        Some(Fault::Fails) => {
-            let body = Full::new(Bytes::from_static(b"broken")).map_err(|never: Infallible| match never {}).boxed();
-            return Ok(Response::builder().status(500).body(body).unwrap());
-        }
-        Some(Fault::Stalls) => tokio::time::sleep(Duration::from_secs(10)).await,
-        _ => {}
-    }
-    let (head, body) =
-        service.call(request.map(s3s::Body::from)).await.map_err(|error| format!("{error:?}"))?.into_parts();
-    let bytes = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
-    let whole = |bytes: Bytes| Full::new(bytes).map_err(|never: Infallible| match never {}).boxed();
-    match fault {
-        Some(Fault::LosesTheAnswer) => Err("cut".into()),
-        Some(Fault::BreaksOff) => {
-            let half = Frame::data(bytes.slice(..bytes.len() / 2));
-            let frames = stream::iter([Ok(half), Err::<Frame<Bytes>, BoxError>("cut".into())]);
-            Ok(Response::from_parts(head, BodyExt::boxed(StreamBody::new(frames))))
-        }
-        Some(Fault::Drips) => {
-            let half = Frame::data(bytes.slice(..bytes.len() / 2));
-            let (sender, rest) = tokio::sync::oneshot::channel::<()>();
-            tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_secs(10)).await;
-                drop(sender);
-            });
-            let rest = stream::once(async move {
-                let _ = rest.await;
-                Err::<Frame<Bytes>, BoxError>("cut".into())
-            });
-            let frames = futures_util::StreamExt::chain(stream::iter([Ok(half)]), rest);
-            Ok(Response::from_parts(head, BodyExt::boxed(StreamBody::new(frames))))
-        }
-        Some(Fault::Lies) => {
-            let mut bytes = bytes.to_vec();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            Ok(Response::from_parts(head, whole(Bytes::from(bytes))))
-        }
-        _ => Ok(Response::from_parts(head, whole(bytes))),
-    }
+async fn open(store: &Store, options: Options) -> Archive {
+    let options = Options { settings: store.settings(), ..options };
+    assert!(!format!("{options:?}").contains("hunter2"));
+    Archive::open(ARCHIVE_URL, options).await.unwrap()
 }
 
 fn brief() -> Options {
@@ -171,14 +23,14 @@ fn brief() -> Options {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_store_does_what_a_directory_does() {
     let store = Store::start().await;
-    let archive = store.open(small()).await;
+    let archive = open(&store, small()).await;
     archive.probe().await.unwrap();
     let written = rows(day(1), 50);
     let manifest = write(&archive, day(1), None, &written[..30]).await;
     let manifest = write(&archive, day(1), Some(&manifest), &written[30..]).await;
     archive.remove_superseded(day(1)).await.unwrap();
     archive.compact_month(day(1)).await.unwrap();
-    let archive = store.open(small()).await;
+    let archive = open(&store, small()).await;
     let days = archive.days().await.unwrap();
     assert_eq!(days, [(day(1), 2)]);
     assert_eq!(read(&archive, &days, Query::default()).await.unwrap(), written);
@@ -195,7 +47,7 @@ async fn an_object_store_does_what_a_directory_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_objects_are_uploaded_in_parts() {
     let store = Store::start().await;
-    let archive = store.open(Options::default()).await;
+    let archive = open(&store, Options::default()).await;
     let mut written = rows(day(1), 3_000);
     // Text that does not compress.
     let mut state = 1u64;
@@ -214,7 +66,7 @@ async fn large_objects_are_uploaded_in_parts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_to_the_manifest_is_no_conflict() {
     let store = Store::start().await;
-    let archive = store.open(brief()).await;
+    let archive = open(&store, brief()).await;
     for times in [1, 100] {
         let number = if times == 1 { 1 } else { 2 };
         let mut writer = archive.write_day(day(number), None, true).await.unwrap();
@@ -226,14 +78,34 @@ async fn a_lost_answer_to_the_manifest_is_no_conflict() {
         let manifest = archive.commit(&prepared, json!({"sum": 1})).await.unwrap();
         store.heal();
         assert_eq!(manifest.revision, 1);
-        assert_eq!(*store.open(brief()).await.manifest(day(number)).await.unwrap().unwrap(), *manifest);
+        assert_eq!(*open(&store, brief()).await.manifest(day(number)).await.unwrap().unwrap(), *manifest);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_the_end_of_an_attempt_is_no_failure() {
+    let store = Store::start().await;
+    let archive = open(&store, brief()).await;
+    // Its process ended before it committed.
+    let mut attempt = archive.write_day(day(1), None, true).await.unwrap();
+    attempt.push(&rows(day(1), 1)[0].as_row()).await.unwrap();
+    drop(attempt.finish().await.unwrap());
+    store.fail(Method::PUT, "_manifest", Fault::LosesTheAnswer, 1);
+    let manifest = write(&open(&store, brief()).await, day(1), None, &rows(day(1), 5)).await;
+    assert_eq!((manifest.revision, manifest.sums.rows), (2, 5));
+    // While it can't be written at all, nothing goes on.
+    let mut attempt = archive.write_day(day(2), None, true).await.unwrap();
+    attempt.push(&rows(day(2), 1)[0].as_row()).await.unwrap();
+    drop(attempt.finish().await.unwrap());
+    store.fail(Method::PUT, "_manifest", Fault::Fails, usize::MAX);
+    let outcome = open(&store, brief()).await.write_day(day(2), None, true).await.map(drop);
+    assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_store_is_tried_again_and_then_named() {
     let store = Store::start().await;
-    let archive = store.open(brief()).await;
+    let archive = open(&store, brief()).await;
     let written = rows(day(1), 30);
     for method in [Method::PUT, Method::GET, Method::HEAD] {
         store.fail(method, "", Fault::Fails, 2);
@@ -241,7 +113,7 @@ async fn a_failing_store_is_tried_again_and_then_named() {
     write(&archive, day(1), None, &written).await;
     store.heal();
     for fault in [Fault::Fails, Fault::Stalls, Fault::Drips] {
-        let archive = store.open(brief()).await;
+        let archive = open(&store, brief()).await;
         store.fail(Method::GET, "", fault, 1_000);
         let start = Instant::now();
         let error = read(&archive, &[(day(1), 1)], Query::default()).await.unwrap_err();
@@ -258,9 +130,9 @@ async fn a_failing_store_is_tried_again_and_then_named() {
 async fn an_answer_that_breaks_off_says_nothing_about_the_object() {
     let store = Store::start().await;
     let written = rows(day(1), 30);
-    write(&store.open(brief()).await, day(1), None, &written).await;
+    write(&open(&store, brief()).await, day(1), None, &written).await;
     for times in [1, 1_000] {
-        let archive = store.open(brief()).await;
+        let archive = open(&store, brief()).await;
         store.fail(Method::GET, ".parquet", Fault::BreaksOff, times);
         let outcome = read(&archive, &[(day(1), 1)], Query::default()).await;
         match times {
@@ -276,9 +148,9 @@ async fn an_answer_that_breaks_off_says_nothing_about_the_object() {
 async fn a_store_that_lies_once_is_asked_again() {
     let store = Store::start().await;
     let written = rows(day(1), 15);
-    let manifest = write(&store.open(brief()).await, day(1), None, &written).await;
+    let manifest = write(&open(&store, brief()).await, day(1), None, &written).await;
     let file = manifest.parts[0].object.path.clone();
-    let archive = store.open(brief()).await;
+    let archive = open(&store, brief()).await;
     store.fail(Method::GET, ".parquet", Fault::Lies, 1);
     assert_eq!(read(&archive, &[(day(1), 1)], Query::default()).await.unwrap(), written);
     assert!(archive.damaged().is_empty());
@@ -286,11 +158,11 @@ async fn a_store_that_lies_once_is_asked_again() {
     // A file that is wrong in the store is wrong every time.
     let path: &Path = &store.bucket().join(&file);
     flip(&path.to_path_buf(), 1_000);
-    let archive = store.open(brief()).await;
+    let archive = open(&store, brief()).await;
     let error = read(&archive, &[(day(1), 1)], Query::default()).await.unwrap_err();
     assert_eq!(error, Error::Damaged { path: file.clone() });
     flip(&path.to_path_buf(), 1_000);
-    assert_eq!(store.open(brief()).await.damaged(), std::slice::from_ref(&file));
+    assert_eq!(open(&store, brief()).await.damaged(), std::slice::from_ref(&file));
     assert!(read(&archive, &[(day(1), 1)], Query::default()).await.is_err());
     archive.clear_damage(&file).await.unwrap();
     assert_eq!(read(&archive, &[(day(1), 1)], Query::default()).await.unwrap(), written);
