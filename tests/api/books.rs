@@ -1,6 +1,8 @@
 //! Closed days: their totals stay whatever happens to the log, and their rows are answered from the archive. A second
 //! database with the same rows, in which nothing is closed, says what the answers are.
 
+use std::path::PathBuf;
+
 use chrono::NaiveDate;
 use litespend::books;
 use litespend::books::{closing, pruning, reopening, verifying};
@@ -32,48 +34,58 @@ const ROWS: [&str; 12] = [
     "/global/all_end_users",
 ];
 
-struct Books {
-    app: TestApp,
+/// A database with closed days, and one without.
+pub(crate) struct Books {
+    pub app: TestApp,
     /// The same rows, with nothing closed.
-    model: TestApp,
-    archive: Archive,
-    directory: TempDir,
+    pub model: TestApp,
+    pub archive: Archive,
+    pub directory: TempDir,
 }
 
-fn day(text: &str) -> NaiveDate {
+pub(crate) fn day(text: &str) -> NaiveDate {
     text.parse().unwrap()
 }
 
 impl Books {
-    async fn new() -> Self {
-        let (app, model) = (TestApp::seeded().await, TestApp::seeded().await);
+    pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let archive = Archive::open(directory.path().to_str().unwrap(), Options::default()).await.unwrap();
+        Self::with(archive, directory).await
+    }
+
+    pub(crate) async fn with(archive: Archive, directory: TempDir) -> Self {
+        let (app, model) = (TestApp::seeded().await, TestApp::seeded().await);
         app.state.use_archive(archive.clone());
         Self { app, model, archive, directory }
     }
 
-    async fn connection(&self) -> PooledConnection {
+    pub(crate) async fn connection(&self) -> PooledConnection {
         self.app.pool.acquire().await.unwrap()
     }
 
-    async fn close(&self, through: &str) -> u32 {
+    pub(crate) async fn close(&self, through: &str) -> u32 {
         let mut connection = self.connection().await;
         closing::close_through(&mut connection, &self.archive, day(through), false, |_| true).await.unwrap().days
     }
 
-    async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         folding::settle(&mut *self.connection().await).await.unwrap();
     }
 
-    async fn both(&self, statement: &'static str) {
+    pub(crate) async fn both(&self, statement: &'static str) {
         self.app.execute(statement).await;
         self.model.execute(statement).await;
     }
 
-    async fn expect_sums(&self, step: &str) {
-        self.app.state.refresh_rollups().await.unwrap();
-        let (ours, expected) = (answers(&self.app).await, answers(&self.model).await);
+    pub(crate) async fn expect_sums(&self, step: &str) {
+        self.expect_sums_of(&self.app, step).await;
+    }
+
+    /// Whether a server on the database with closed days answers the sums of the other database.
+    pub(crate) async fn expect_sums_of(&self, app: &TestApp, step: &str) {
+        app.state.refresh_rollups().await.unwrap();
+        let (ours, expected) = (answers(app).await, answers(&self.model).await);
         for ((path, ours), expected) in READS.iter().zip(&ours).zip(&expected) {
             if let Some(difference) = difference(ours, expected, Lists::AsSets) {
                 panic!("{step}: {path}: {difference}\nours: {ours}\nexpected: {expected}");
@@ -81,9 +93,14 @@ impl Books {
         }
     }
 
-    async fn expect_rows(&self, step: &str) {
+    pub(crate) async fn expect_rows(&self, step: &str) {
+        self.expect_rows_of(&self.app, step).await;
+    }
+
+    /// Whether a server on the database with closed days answers the rows of the other database.
+    pub(crate) async fn expect_rows_of(&self, app: &TestApp, step: &str) {
         for path in ROWS {
-            let ours = self.app.get(path, MASTER_KEY).await;
+            let ours = app.get(path, MASTER_KEY).await;
             assert_eq!(ours.status, 200, "{step}: {path}: {}", ours.text);
             let expected = self.model.get(path, MASTER_KEY).await;
             if let Some(difference) = difference(&ours.json(), &expected.json(), Lists::InOrder) {
@@ -93,7 +110,14 @@ impl Books {
         }
     }
 
-    async fn verify(&self) -> Result<(), books::Error> {
+    /// A file with rows of the day in the archive.
+    pub(crate) fn parquet_file(&self, day: NaiveDate) -> PathBuf {
+        let folder = self.directory.path().join(format!("spend_logs/day={day}"));
+        let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files.find(|path| path.extension().is_some_and(|end| end == "parquet")).unwrap()
+    }
+
+    pub(crate) async fn verify(&self) -> Result<(), books::Error> {
         let mut connection = self.connection().await;
         for closed in tables::closed_days(&mut connection, None).await.unwrap() {
             verifying::verify_day(&mut connection, &self.archive, &closed).await?;
@@ -103,7 +127,7 @@ impl Books {
 }
 
 /// A row that arrives after its day was closed.
-const LATE: &str = r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, prompt_tokens,
+pub(crate) const LATE: &str = r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, prompt_tokens,
         completion_tokens, "startTime", "endTime", model, "user", request_tags, end_user, created_at, updated_at)
     SELECT 'late-' || n, 'acompletion', 'k-late', 0.25, 30, 20, 10, timestamp '2026-02-02' + n * interval '6 hours',
            '2026-02-02 01:00', 'gpt-4o', 'u-int', '["late"]', 'cust-1', '2026-02-09', '2026-02-09' FROM generate_series(0, 3) AS n"#;
@@ -200,9 +224,7 @@ async fn a_damaged_file_is_named_and_not_answered_from() {
     let mut connection = books.connection().await;
     pruning::prune(&mut connection, &books.archive, day("2026-02-28"), |_| true).await.unwrap();
     let closed = tables::closed_days(&mut connection, None).await.unwrap();
-    let folder = books.directory.path().join(format!("spend_logs/day={}", closed[0].day));
-    let file = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let file = file.into_iter().find(|path| path.extension().is_some_and(|end| end == "parquet")).unwrap();
+    let file = books.parquet_file(closed[0].day);
     let mut bytes = std::fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

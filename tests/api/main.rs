@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+#[path = "../../crates/archive/tests/archive/s3_store.rs"]
+mod s3_store;
 mod support;
 
 mod activity;
@@ -11,6 +13,8 @@ mod authority;
 mod authority_chains;
 mod books;
 mod books_random;
+mod books_storage;
+mod books_together;
 mod conformance;
 mod cursors;
 mod dates;

@@ -10,6 +10,7 @@ mod support;
 
 mod archive_import;
 mod booking;
+mod books;
 mod database_away;
 mod exactly_once;
 mod http2;

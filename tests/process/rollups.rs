@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::support::{AS_LITELLM, Run, Server, database, eventually, program, run};
 
-const REPORT: &str = "/global/spend/report?start_date=2026-03-01&end_date=2026-03-09&group_by=customer";
+pub(crate) const REPORT: &str = "/global/spend/report?start_date=2026-03-01&end_date=2026-03-09&group_by=customer";
 const ACTIVITY: &str = "/user/daily/activity/aggregated?start_date=2026-03-01&end_date=2026-03-09";
 
 /// Lists all objects in the database that belong to litespend.
@@ -18,7 +18,7 @@ const TRACES: &str = r#"
          + (SELECT count(*) FROM pg_proc WHERE proname LIKE '%litespend%')"#;
 
 /// Inserts rows on nine days, `rows` on each, with ids that begin with `name`, and the daily rows that match them.
-async fn add(connection: &mut PgConnection, name: &str, rows: u32) {
+pub(crate) async fn add(connection: &mut PgConnection, name: &str, rows: u32) {
     sqlx::raw_sql(AssertSqlSafe(format!(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, "startTime", "endTime",
                model, end_user, team_id, request_tags)
@@ -36,7 +36,8 @@ async fn add(connection: &mut PgConnection, name: &str, rows: u32) {
     .unwrap();
 }
 
-async fn traces(connection: &mut PgConnection) -> i64 {
+/// The number of objects in the database that belong to litespend.
+pub(crate) async fn traces(connection: &mut PgConnection) -> i64 {
     sqlx::query_scalar(TRACES).fetch_one(connection).await.unwrap()
 }
 
@@ -154,7 +155,7 @@ async fn rollups_of_one_schema_are_not_touched_from_another() {
 }
 
 /// The sum of all spend that an answer lists.
-async fn sums(server: &Server, path: &str) -> f64 {
+pub(crate) async fn sums(server: &Server, path: &str) -> f64 {
     let answer = server.get(path).await;
     assert_eq!(answer.status(), 200, "{path}");
     let answer: serde_json::Value = answer.json().await.unwrap();

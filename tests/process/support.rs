@@ -90,6 +90,7 @@ pub(crate) fn program() -> Command {
 }
 
 /// The output and exit code of a run that has ended by itself.
+#[derive(Debug)]
 pub(crate) struct Run {
     pub code: Option<i32>,
     pub stdout: String,

@@ -1,0 +1,102 @@
+//! `litespend books` on databases that LiteLLM owns.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::{Connection, Executor, PgConnection};
+
+use crate::rollups::{REPORT, add, sums, traces};
+use crate::support::{AS_LITELLM, Run, Server, database, eventually, program, run};
+
+const COUNT: &str = r#"SELECT count(*) FROM "LiteLLM_SpendLogs""#;
+
+fn litespend(url: &str, archive: &Path, arguments: &[&str]) -> Run {
+    run(program().args(arguments).env("DATABASE_URL", url).env("LITESPEND_ARCHIVE_URL", archive))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn litellms_rows_and_closed_totals_stay_unless_it_is_insisted() {
+    let (database, home) = (database().await, tempfile::tempdir().unwrap());
+    let (url, archive) = (database.url(), home.path().join("archive"));
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    sqlx::raw_sql(AS_LITELLM).execute(&mut connection).await.unwrap();
+    add(&mut connection, "r", 20).await;
+    let litespend = |arguments: &[&str]| tokio::task::block_in_place(|| litespend(url, &archive, arguments));
+    let said = litespend(&["books", "close", "--through", "2026-03-08"]);
+    assert!(said.code == Some(2) && said.stderr.contains("rollups install"), "{said:?}");
+    assert_eq!(litespend(&["rollups", "install"]).code, Some(0));
+    let said = litespend(&["books", "close", "--through", "2026-03-08"]);
+    assert!(said.code == Some(0) && said.stdout.contains("8 days closed, 160 rows"), "{said:?}");
+    for arguments in [["--keep-days", "0"], ["--strip-after", "0"]] {
+        let said = litespend(&[["books", "prune"], arguments].concat());
+        assert!(said.code == Some(2) && said.stderr.contains("--prune-litellm-logs"), "{said:?}");
+    }
+    let said = litespend(&["rollups", "remove"]);
+    assert!(said.code == Some(2) && said.stderr.contains("--forget-closed-days"), "{said:?}");
+    assert_eq!(sqlx::query_scalar::<_, i64>(COUNT).fetch_one(&mut connection).await.unwrap(), 180);
+    let server = Server::on(url, &[]);
+    let before = sums(&server, REPORT).await;
+    let said = litespend(&["books", "prune", "--keep-days", "0", "--prune-litellm-logs"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(sqlx::query_scalar::<_, i64>(COUNT).fetch_one(&mut connection).await.unwrap(), 20);
+    assert_eq!(sums(&server, REPORT).await, before);
+    assert_eq!(litespend(&["rollups", "remove"]).code, Some(2));
+    assert_eq!(litespend(&["rollups", "rebuild"]).code, Some(0));
+    assert_eq!(sums(&server, REPORT).await, before);
+    let said = litespend(&["rollups", "remove", "--forget-closed-days"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(traces(&mut connection).await, 0);
+    // What is left of the days is what the log has.
+    assert_eq!(sums(&server, REPORT).await, 20.0 * 0.25);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closed_days_of_one_schema_are_not_touched_from_another() {
+    let (database, home) = (database().await, tempfile::tempdir().unwrap());
+    let (tenants, publics) = (home.path().join("tenant"), home.path().join("public"));
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    sqlx::raw_sql(
+        r#"DROP SCHEMA litespend CASCADE; CREATE TABLE public._prisma_migrations (id text);
+           CREATE SCHEMA tenant; CREATE TABLE tenant._prisma_migrations (id text);
+           CREATE TABLE tenant."LiteLLM_SpendLogs" (LIKE public."LiteLLM_SpendLogs" INCLUDING ALL);
+           CREATE TABLE tenant."LiteLLM_DailyUserSpend" (LIKE public."LiteLLM_DailyUserSpend" INCLUDING ALL)"#,
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    add(&mut connection, "public", 20).await;
+    connection.execute("SET search_path = tenant").await.unwrap();
+    add(&mut connection, "tenant", 10).await;
+    let separator = if database.url().contains('?') { '&' } else { '?' };
+    let tenant = format!("{}{separator}schema=tenant", database.url());
+    let litespend = |url: &str, archive: &Path, arguments: &[&str]| {
+        tokio::task::block_in_place(|| litespend(url, archive, arguments))
+    };
+    assert_eq!(litespend(&tenant, &tenants, &["rollups", "install"]).code, Some(0));
+    let said = litespend(&tenant, &tenants, &["books", "close", "--through", "2026-03-08"]);
+    assert!(said.code == Some(0) && said.stdout.contains("8 days closed, 80 rows"), "{said:?}");
+    for arguments in [
+        &["close", "--through", "2026-03-09"][..],
+        &["status"],
+        &["verify"],
+        &["prune", "--keep-days", "0", "--prune-litellm-logs"],
+        &["reopen", "2026-03-03", "--why", "a test"],
+    ] {
+        let said = litespend(database.url(), &publics, &[&["books"], arguments].concat());
+        assert!(said.code == Some(2) && said.stderr.contains("schema tenant"), "{arguments:?}: {said:?}");
+    }
+    // A server in the background neither.
+    let server = Server::on(
+        database.url(),
+        &["--archive", publics.to_str().unwrap(), "--close-after", "2", "--prune-after", "3", "--prune-litellm-logs"],
+    );
+    let refused = eventually(Duration::from_secs(10), async || server.log().contains("cannot close the books"));
+    assert!(refused.await, "{}", server.log());
+    let rows: i64 = sqlx::query_scalar(r#"SELECT count(*) FROM public."LiteLLM_SpendLogs""#)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(rows, 180);
+    let said = litespend(&tenant, &tenants, &["books", "verify"]);
+    assert!(said.code == Some(0) && said.stdout.contains("8"), "{said:?}");
+}
