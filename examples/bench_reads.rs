@@ -9,8 +9,12 @@
     reason = "a measuring program fails by panicking"
 )]
 
+#[path = "common/data.rs"]
+mod data;
 #[path = "common/figures.rs"]
 mod figures;
+#[path = "common/reads.rs"]
+mod reads;
 #[path = "common/server.rs"]
 mod server;
 
@@ -29,108 +33,6 @@ use litespend::store::embedded_roles::local_postgres_options;
 use private_postgres::{LocalPostgres, LocalPostgresOptions};
 use server::{MASTER_KEY, Server};
 use sqlx::{Executor, PgPool};
-
-/// A read of the API, and plain SQL that groups the same rows.
-struct Read {
-    name: &'static str,
-    path: Cow<'static, str>,
-    plain: Option<&'static str>,
-}
-
-const fn read(name: &'static str, path: &'static str, plain: Option<&'static str>) -> Read {
-    Read { name, path: Cow::Borrowed(path), plain }
-}
-
-const BY_TEAM: &str = r#"SELECT s."startTime"::date, t.team_alias, s.model, s.api_key, sum(s.spend), sum(s.total_tokens)
-    FROM "LiteLLM_SpendLogs" s LEFT JOIN "LiteLLM_TeamTable" t USING (team_id)
-    WHERE s."startTime" >= '2026-03-01' AND s."startTime" < '2026-03-31' GROUP BY 1, 2, 3, 4 ORDER BY 1, 2"#;
-const BY_TEAM_90: &str = r#"SELECT s."startTime"::date, t.team_alias, s.model, s.api_key, sum(s.spend), sum(s.total_tokens)
-    FROM "LiteLLM_SpendLogs" s LEFT JOIN "LiteLLM_TeamTable" t USING (team_id)
-    WHERE s."startTime" >= '2026-01-01' AND s."startTime" < '2026-04-01' GROUP BY 1, 2, 3, 4 ORDER BY 1, 2"#;
-const BY_CUSTOMER: &str = r#"SELECT "startTime"::date, end_user, model, api_key, sum(spend), sum(total_tokens)
-    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-03-01' AND "startTime" < '2026-03-31'
-    GROUP BY 1, 2, 3, 4 ORDER BY 1, 2"#;
-const BY_KEY: &str = r#"SELECT api_key, model, sum(spend), sum(prompt_tokens), sum(completion_tokens)
-    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-01-01' AND "startTime" < '2026-04-01' GROUP BY 1, 2"#;
-const BY_USER: &str = r#"SELECT api_key, model, sum(spend), sum(prompt_tokens), sum(completion_tokens)
-    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-01-01' AND "startTime" < '2026-04-01' AND "user" = 'user-250'
-    GROUP BY 1, 2"#;
-const ONE_KEY: &str = r#"SELECT api_key, model, sum(spend), sum(prompt_tokens), sum(completion_tokens)
-    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-01-01' AND "startTime" < '2026-04-01'
-    AND api_key = encode(sha256('sk-bench-key-7'), 'hex') GROUP BY 1, 2"#;
-const PAIR: &str = r#"SELECT "startTime"::date, model, api_key, sum(spend), sum(total_tokens)
-    FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-01-01' AND "startTime" < '2026-04-01'
-    AND team_id = 'team-3' AND end_user = 'customer-9' GROUP BY 1, 2, 3 ORDER BY 1"#;
-const TAGS: &str = r#"SELECT jsonb_array_elements_text(request_tags), count(*), sum(spend) FROM "LiteLLM_SpendLogs"
-    WHERE "startTime" >= '2026-03-01' AND "startTime" < '2026-03-31' GROUP BY 1"#;
-const TAGS_ALL: &str =
-    r#"SELECT jsonb_array_elements_text(request_tags), count(*), sum(spend) FROM "LiteLLM_SpendLogs" GROUP BY 1"#;
-const BY_DAY: &str = r#"SELECT "startTime"::date, api_key, "user", model, sum(spend) FROM "LiteLLM_SpendLogs"
-    WHERE "startTime" >= '2026-03-01' AND "startTime" <= '2026-03-30' GROUP BY 1, 2, 3, 4 ORDER BY 1"#;
-const BY_DAY_90: &str = r#"SELECT "startTime"::date, api_key, "user", model, sum(spend) FROM "LiteLLM_SpendLogs"
-    WHERE "startTime" >= '2026-01-01' AND "startTime" <= '2026-03-31' GROUP BY 1, 2, 3, 4 ORDER BY 1"#;
-
-/// The reads, in the order of the table.
-const READS: [Read; 22] = [
-    read("report team 30d", "/global/spend/report?start_date=2026-03-01&end_date=2026-03-30", Some(BY_TEAM)),
-    read("report team 90d", "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31", Some(BY_TEAM_90)),
-    read(
-        "report customer 30d",
-        "/global/spend/report?start_date=2026-03-01&end_date=2026-03-30&group_by=customer",
-        Some(BY_CUSTOMER),
-    ),
-    read(
-        "report api_key 90d",
-        "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31&group_by=api_key",
-        Some(BY_KEY),
-    ),
-    read(
-        "report one user 90d",
-        "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31&internal_user_id=user-250",
-        Some(BY_USER),
-    ),
-    read(
-        "report one key 90d",
-        "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31&api_key=sk-bench-key-7",
-        Some(ONE_KEY),
-    ),
-    read(
-        "report team+customer 90d",
-        "/global/spend/report?start_date=2026-01-01&end_date=2026-03-31&team_id=team-3&customer_id=customer-9",
-        Some(PAIR),
-    ),
-    read("report user 30d", "/global/spend/report?start_date=2026-03-01&end_date=2026-03-30&group_by=user", None),
-    read(
-        "report model 30d",
-        "/global/spend/report?start_date=2026-03-01&end_date=2026-03-30&group_by=model_name",
-        None,
-    ),
-    read("global tags 30d", "/global/spend/tags?start_date=2026-03-01&end_date=2026-03-30", Some(TAGS)),
-    read(
-        "global tags 90d filtered",
-        "/global/spend/tags?start_date=2026-01-01&end_date=2026-03-31&tags=prod,job-3",
-        Some(TAGS_ALL),
-    ),
-    read("tags all", "/spend/tags", Some(TAGS_ALL)),
-    read("tags 30d", "/spend/tags?start_date=2026-03-01&end_date=2026-03-30", Some(TAGS)),
-    read("logs by day 30d", "/spend/logs?start_date=2026-03-01&end_date=2026-03-30", Some(BY_DAY)),
-    read("logs by day 90d", "/spend/logs?start_date=2026-01-01&end_date=2026-03-31", Some(BY_DAY_90)),
-    read("logs by day 90d one user", "/spend/logs?start_date=2026-01-01&end_date=2026-03-31&user_id=user-250", None),
-    read("logs rows, newest 10000", "/spend/logs", None),
-    read("logs rows, one user", "/spend/logs?user_id=user-250", None),
-    read("logs one request", "/spend/logs?request_id=chatcmpl-c4ca4238a0b923820dcc509a6f75849b", None),
-    read(
-        "daily activity 30d p1000",
-        "/user/daily/activity?start_date=2026-03-01&end_date=2026-03-30&page_size=1000",
-        None,
-    ),
-    read("daily activity 7d p50", "/user/daily/activity?start_date=2026-03-01&end_date=2026-03-07", None),
-    read(
-        "daily activity one user 90d",
-        "/user/daily/activity?start_date=2026-01-01&end_date=2026-03-31&user_id=user-250&page_size=1000",
-        None,
-    ),
-];
 
 /// A month of LiteLLM's daily rows that ends today, with four models per key as in the log for the other reads.
 const DAILY: &str = r#"
@@ -188,21 +90,6 @@ fn options() -> Options {
     options
 }
 
-/// The milliseconds to the first byte and to the last byte, and the number of bytes.
-async fn fetch(client: &reqwest::Client, url: &str) -> (f64, f64, usize) {
-    let started = Instant::now();
-    let response = client.get(url).header("authorization", format!("Bearer {MASTER_KEY}")).send().await.unwrap();
-    assert!(response.status().is_success(), "{url}: {}", response.status());
-    let mut body = response.bytes_stream();
-    let (mut first, mut bytes) = (None, 0);
-    while let Some(piece) = body.next().await {
-        first.get_or_insert_with(|| started.elapsed());
-        bytes += piece.unwrap().len();
-    }
-    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
-    (ms(first.unwrap_or_else(|| started.elapsed())), ms(started.elapsed()), bytes)
-}
-
 async fn plain(pool: &PgPool, statement: &'static str) -> f64 {
     let started = Instant::now();
     let mut rows = pool.fetch(statement);
@@ -210,32 +97,6 @@ async fn plain(pool: &PgPool, statement: &'static str) -> f64 {
         drop(row.unwrap());
     }
     started.elapsed().as_secs_f64() * 1000.0
-}
-
-async fn load(pool: &PgPool, url: &str, rows: u64) {
-    let loaded: i64 = sqlx::query_scalar(r#"SELECT count(*) FROM "LiteLLM_SpendLogs""#).fetch_one(pool).await.unwrap();
-    if u64::try_from(loaded).unwrap() != rows {
-        eprintln!("loading {rows} rows");
-        let started = Instant::now();
-        let status = Command::new("psql")
-            .args(["-q", "-v", &format!("rows={rows}"), "-f", "bench/generate.sql", url])
-            .stdout(Stdio::null())
-            .status()
-            .expect("psql runs");
-        assert!(status.success());
-        eprintln!("loaded in {:.0} s", started.elapsed().as_secs_f64());
-    }
-    let started = Instant::now();
-    let mut connection = pool.acquire().await.unwrap();
-    connection.execute("SET statement_timeout = 0").await.unwrap();
-    let status = litespend::store::rollups::status(&mut connection).await.unwrap();
-    if status.pending > 1_000_000 {
-        // Counting the days from the log is faster than folding the deltas of a whole load.
-        litespend::store::rollups::mark_dirty(&mut connection, None).await.unwrap();
-    }
-    folding::settle(&mut connection).await.unwrap();
-    connection.execute("VACUUM ANALYZE").await.unwrap();
-    eprintln!("rollups settled in {:.0} s", started.elapsed().as_secs_f64());
 }
 
 /// Loads the daily rows and sums them as a running server does: all days except the last two.
@@ -374,10 +235,4 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(measure(&options, postgres.url()));
     postgres.stop().unwrap();
-}
-
-/// If this runs as root, PostgreSQL runs as another account, which must be able to reach the directory.
-fn home(name: &str) -> PathBuf {
-    let base = std::env::var_os("BENCH_DIR").map_or_else(|| Path::new("target").to_path_buf(), PathBuf::from);
-    std::path::absolute(base.join(format!("bench-{name}"))).unwrap()
 }

@@ -6,6 +6,11 @@ use std::process::{Child, Command, Stdio};
 /// The master key of the measured servers.
 pub(crate) const MASTER_KEY: &str = "sk-bench-master";
 
+/// The program, built in the same directory as this one.
+pub(crate) fn command() -> Command {
+    Command::new(std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend"))
+}
+
 /// A server, built in the same directory as this program; stopped when dropped.
 pub(crate) struct Server {
     child: Child,
@@ -16,8 +21,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server on a free port, with this environment and these additional arguments.
     pub(crate) fn start(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
-        let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
-        let mut child = Command::new(program)
+        let mut child = command()
             .args(["serve", "--port", "0"])
             .args(arguments)
             .env_remove("DATABASE_URL")
@@ -34,13 +38,17 @@ impl Server {
         Self { child, address }
     }
 
-    /// The value of a line of `/proc/PID/status` in megabytes (Linux): `VmRSS` is the resident memory, `VmHWM` its
-    /// peak.
+    /// A line of the server's [`memory_of`].
     pub(crate) fn memory(&self, line: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let found = status.lines().find(|found| found.starts_with(line)).unwrap_or("0 0 kB");
-        found.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
+        memory_of(self.child.id(), line)
     }
+}
+
+/// The value of a line of `/proc/PID/status` in megabytes (Linux): `VmRSS` is the resident memory, `VmHWM` its peak.
+pub(crate) fn memory_of(process: u32, line: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let found = status.lines().find(|found| found.starts_with(line)).unwrap_or("0 0 kB");
+    found.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
 }
 
 impl Drop for Server {
