@@ -74,6 +74,9 @@ impl Error {
     }
 }
 
+/// For how many days a day must have been over before it is closed, if nothing else is set.
+pub const GRACE_DAYS: u32 = 2;
+
 /// The last day that may be closed at this time: it has been over for `grace_days`.
 pub fn last_closable(now: DateTime<Utc>, grace_days: u32) -> NaiveDate {
     now.date_naive().checked_sub_days(Days::new(u64::from(grace_days) + 1)).unwrap_or(NaiveDate::MIN)

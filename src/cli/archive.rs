@@ -85,10 +85,13 @@ pub(crate) async fn open(args: &ArchiveArgs, is_written: bool) -> Result<Archive
     let Some(url) = args.url() else {
         return Err(Failure::Setting(anyhow!("no archive: set --archive or LITESPEND_ARCHIVE_URL")));
     };
-    let archive = open_url("--archive:", url).await?;
-    if is_written {
-        archive.probe().await.map_err(|error| unusable("--archive:", url, error))?;
-    }
+    if is_written { open_writable("--archive:", url).await } else { open_url("--archive:", url).await }
+}
+
+/// Opens the archive at a URL, and checks that objects can be written. `name` is what errors call it.
+pub(crate) async fn open_writable(name: &str, url: &str) -> Result<Archive, Failure> {
+    let archive = open_url(name, url).await?;
+    archive.probe().await.map_err(|error| unusable(name, url, error))?;
     Ok(archive)
 }
 

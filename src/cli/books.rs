@@ -48,7 +48,7 @@ pub struct CloseArgs {
     #[arg(long, value_name = "DAY")]
     through: NaiveDate,
     /// For how many days a day must have been over.
-    #[arg(long, default_value_t = 2, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    #[arg(long, default_value_t = books::GRACE_DAYS, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
     grace_days: u32,
     /// Archive messages, responses and requests, too.
     #[arg(long, env = "LITESPEND_ARCHIVE_BODIES", value_parser = clap::builder::FalseyValueParser::new())]
@@ -174,9 +174,19 @@ async fn close(pool: &Pool, args: &CloseArgs) -> Result<(), Failure> {
         )));
     }
     let archive = archive::open(&args.archive, true).await?;
+    close_through(pool, &archive, args.through, args.archive_bodies).await
+}
+
+/// Closes all days up to `through`, and prints each.
+pub(crate) async fn close_through(
+    pool: &Pool,
+    archive: &Archive,
+    through: NaiveDate,
+    bodies: bool,
+) -> Result<(), Failure> {
     let mut connection = locked(pool).await?;
     let started = Instant::now();
-    let closed = closing::close_through(&mut connection, &archive, args.through, args.archive_bodies, |day| {
+    let closed = closing::close_through(&mut connection, archive, through, bodies, |day| {
         say!("{} closed: {}", day.day, describe(&day.totals));
         true
     })

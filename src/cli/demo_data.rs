@@ -1,8 +1,8 @@
-//! `litespend demo-data`: a month of made-up usage that ends today, booked like any other usage. The figures for a day
+//! `litespend demo-data`: made-up usage of this month and the last one, booked like any other usage. The figures for a day
 //! are always the same, so the command can be repeated: records that exist are not booked twice.
 
 use anyhow::Context;
-use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::Args;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -12,10 +12,12 @@ use crate::accounts::shortened;
 use crate::booking::booker::Booker;
 use crate::booking::price::price_record;
 use crate::booking::{Draft, Identity, Owner};
+use crate::books::{GRACE_DAYS, last_closable};
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
 use crate::cli::database::{check_owner, with_pool};
 use crate::cli::output::say;
+use crate::cli::{archive, books};
 use crate::identity::hash_key;
 use crate::prices::Prices;
 use crate::settings::BookingLimits;
@@ -29,12 +31,15 @@ use litespend_pricing::Usage;
 /// The arguments of `demo-data`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoDataArgs {
-    /// Number of days. The last day is today.
-    #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u64).range(1..=366))]
-    days: u64,
+    /// Number of days. The last day is today. Default: from the first day of last month.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=366))]
+    days: Option<u64>,
     /// Approximate number of calls on a working day.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     calls: u32,
+    /// Also close last month, with this archive: a directory, or a URL as for `books close`.
+    #[arg(long, value_name = "URL")]
+    archive: Option<String>,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -116,18 +121,34 @@ pub fn run(args: &DemoDataArgs) -> Result<(), Failure> {
         check_owner(kind, false)?;
         owners(&pool).await?;
         let now = Utc::now();
+        let today = now.date_naive();
+        let first_of_month = today.with_day(1).context("the day is out of range")?;
+        let days = match args.days {
+            Some(days) => days,
+            None => {
+                let first = first_of_month.checked_sub_months(Months::new(1)).context("the day is out of range")?;
+                (today - first).num_days().unsigned_abs() + 1
+            }
+        };
         let prices = Prices::new(&ConfigFile::default(), None, None)?;
-        let booker = Booker::new(pool, BookingLimits::default());
+        let booker = Booker::new(pool.clone(), BookingLimits::default());
         let mut booked = 0;
-        for back in (0..args.days).rev() {
-            let day = now.date_naive().checked_sub_days(Days::new(back)).context("the day is out of range")?;
+        for back in (0..days).rev() {
+            let day = today.checked_sub_days(Days::new(back)).context("the day is out of range")?;
             let drafts = calls(day, args.calls, now, &prices.current());
             booked += drafts.len();
             booker.book("demo", drafts).await.context("cannot book the data")?;
         }
-        say!("{booked} calls of {} days by {} keys of {} teams", args.days, KEYS.len(), TEAMS.len());
+        say!("{booked} calls of {days} days by {} keys of {} teams", KEYS.len(), TEAMS.len());
         for (key, alias, ..) in KEYS {
             say!("  {key}  {alias}");
+        }
+        if let Some(url) = &args.archive {
+            let last_of_month = first_of_month.pred_opt().context("the day is out of range")?;
+            // In the first days of a month, the end of last month can't be closed yet.
+            let through = last_of_month.min(last_closable(now, GRACE_DAYS));
+            let archive = archive::open_writable("--archive:", url).await?;
+            books::close_through(&pool, &archive, through, false).await?;
         }
         Ok(())
     })
@@ -176,7 +197,6 @@ async fn owners(pool: &Pool) -> anyhow::Result<()> {
 
 /// The calls of one day: fewer at weekends and at night, more from week to week, and a few failures.
 fn calls(day: NaiveDate, usual: u32, now: DateTime<Utc>, pricer: &litespend_pricing::Pricer) -> Vec<Draft> {
-    use chrono::Datelike;
     let days = u64::try_from(day.num_days_from_ce()).unwrap_or(0);
     let mut random = StdRng::seed_from_u64(days);
     let weekend = day.weekday().number_from_monday() > 5;
