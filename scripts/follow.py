@@ -2,11 +2,13 @@
 
 It merges the release's prices, answers the requests of the release's dashboard that the server does not know, runs the tests
 that compare with LiteLLM, and writes target/follow/report.md. What it changes in the checkout is for a maintainer to read:
-tests/reference/VERSION, the price table, data/dashboard_shapes.json, and the lines with `.stub()` in src/route_table.rs.
+tests/reference/VERSION, the price table, data/dashboard_shapes.json, data/dashboard.sha256, and the lines with `.stub()` in
+src/route_table.rs.
 """
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -19,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 OUT = TARGET / "follow"
 VERSION = ROOT / "tests/reference/VERSION"
+DASHBOARD = ROOT / "data/dashboard.sha256"
 SHAPES = ROOT / "data/dashboard_shapes.json"
 ROUTES = ROOT / "src/route_table.rs"
 PRICES = "litellm/model_prices_and_context_window_backup.json"
@@ -376,6 +379,14 @@ def report(old, new, prices, dashboard, results):
     (OUT / "report.md").write_text("\n".join(lines) + "\n")
 
 
+def digest_of(export):
+    """The digest of a dashboard's export, as src/cli/dashboard_export.rs computes it."""
+    lines = []
+    for path in sorted(path.relative_to(export).as_posix() for path in export.rglob("*") if path.is_file()):
+        lines.append(f"{hashlib.sha256((export / path).read_bytes()).hexdigest()}  {path}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("version", nargs="?", help="of LiteLLM; the newest one on the package index, if not given")
@@ -388,7 +399,9 @@ def main():
     prices = merge_prices(new)
     VERSION.write_text(new + "\n")
     server = os.environ.get("LITESPEND_BIN", TARGET / "debug/litespend")
-    dashboard = Dashboard(output("./dev", "fetch-ui").strip(), server)
+    export = output("./dev", "fetch-ui").strip()
+    DASHBOARD.write_text(f"{digest_of(ROOT / export)}  {new}\n")
+    dashboard = Dashboard(export, server)
     dashboard.follow()
     results = {} if arguments.skip_tests else run_tests(arguments.requests)
     report(old, new, prices, dashboard, results)

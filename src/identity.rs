@@ -251,7 +251,7 @@ pub fn key_filter(value: &str) -> String {
     if value.starts_with("sk-") { hash_key(value) } else { value.to_owned() }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

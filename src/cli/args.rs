@@ -36,6 +36,11 @@ pub struct DatabaseArgs {
     #[arg(long, env = "LITESPEND_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
+    /// Memory that the private PostgreSQL may use. Half of it becomes its `shared_buffers`. Default: a quarter of this
+    /// machine's, or of its control group's.
+    #[arg(long, env = "LITESPEND_DATABASE_MEMORY_MB", value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
+    pub database_memory_mb: Option<u32>,
+
     /// LiteLLM's config.yaml.
     #[arg(long, short, env = "CONFIG_FILE_PATH", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -182,8 +187,14 @@ pub struct ServeArgs {
     #[arg(long, env = "PRICES_REFRESH", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=604_800))]
     pub prices_refresh: Option<u64>,
 
-    /// Folder of the static export of LiteLLM's dashboard, which is served under /ui.
-    #[arg(long, env = "LITELLM_UI_PATH", value_name = "DIR")]
+    /// Serve made-up usage of this month and the last one, in a home of its own (default: litespend-demo beside the usual
+    /// one). No other database is touched.
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    pub demo: Option<Option<PathBuf>>,
+
+    /// Folder of the static export of LiteLLM's dashboard, which is served under /ui. Without a folder, it is fetched with
+    /// Python's pip, and kept for the next start.
+    #[arg(long, env = "LITELLM_UI_PATH", value_name = "DIR", num_args = 0..=1, default_missing_value = FETCH_UI)]
     pub ui: Option<PathBuf>,
 
     /// Name with which the admin logs in to the dashboard.
@@ -224,6 +235,9 @@ pub struct ServeArgs {
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
+
+/// The value of `--ui` without a folder. No folder has this name.
+pub const FETCH_UI: &str = "\u{1}";
 
 /// The arguments for authentication.
 #[derive(Clone, Debug, Args)]

@@ -54,7 +54,8 @@ pub fn url(args: &DatabaseArgs, config: &ConfigFile) -> Option<String> {
 }
 
 fn start(args: &DatabaseArgs) -> Result<LocalPostgres, LocalPostgresError> {
-    LocalPostgres::start(LocalPostgresOptions { home: Some(home(args)), ..local_postgres_options() })
+    let memory = args.database_memory_mb.map(|mebibytes| u64::from(mebibytes) * 1024 * 1024);
+    LocalPostgres::start(LocalPostgresOptions { home: Some(home(args)), memory, ..local_postgres_options() })
 }
 
 impl OpenDatabase {

@@ -35,7 +35,7 @@ pub struct DemoDataArgs {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=366))]
     days: Option<u64>,
     /// Approximate number of calls on a working day.
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = USUAL_CALLS, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     calls: u32,
     /// Also close last month, with this archive: a directory, or a URL as for `books close`.
     #[arg(long, value_name = "URL")]
@@ -43,6 +43,16 @@ pub struct DemoDataArgs {
     #[command(flatten)]
     database: DatabaseArgs,
 }
+
+impl DemoDataArgs {
+    /// The usual usage in this database, with last month closed into this archive.
+    pub fn of_demo(database: &DatabaseArgs, archive: &str) -> Self {
+        Self { days: None, calls: USUAL_CALLS, archive: Some(archive.to_owned()), database: database.clone() }
+    }
+}
+
+/// Approximate number of calls on a working day, if none is given.
+const USUAL_CALLS: u32 = 600;
 
 /// The users and their roles.
 const USERS: [(&str, &str); 7] = [

@@ -12,10 +12,11 @@ use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::args::{BooksArgs, DatabaseArgs, HealthcheckArgs, ServeArgs};
+use crate::cli::args::{BooksArgs, DatabaseArgs, FETCH_UI, HealthcheckArgs, ServeArgs};
 use crate::cli::database::{Failure, OpenDatabase, home, read_config};
 use crate::cli::output;
 use crate::cli::output::say;
+use crate::cli::{dashboard_export, demo};
 use crate::clock::Clock;
 use crate::http::dashboard;
 use crate::http::replica::Replica;
@@ -35,8 +36,11 @@ pub fn in_one_line(message: &str) -> String {
 }
 
 /// Runs `litespend serve`.
-pub fn serve(args: ServeArgs) -> Result<(), Failure> {
+pub fn serve(mut args: ServeArgs) -> Result<(), Failure> {
     let _log = telemetry::start(args.log_format);
+    if args.demo.is_some() {
+        demo::prepare(&mut args)?;
+    }
     let config = read_config(&args.database)?;
     if !config.ignored.is_empty() {
         tracing::warn!(settings = config.ignored.join(", "), "litespend ignores some settings of the config file");
@@ -91,9 +95,12 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
 }
 
 fn ui_settings(args: &ServeArgs) -> anyhow::Result<Option<UiSettings>> {
-    let Some(directory) = args.ui.clone().filter(|directory| !directory.as_os_str().is_empty()) else {
+    let Some(mut directory) = args.ui.clone().filter(|directory| !directory.as_os_str().is_empty()) else {
         return Ok(None);
     };
+    if directory.as_os_str() == FETCH_UI {
+        directory = dashboard_export::folder()?;
+    }
     anyhow::ensure!(
         dashboard::is_export(&directory),
         "--ui: {} is not the dashboard's static export (index.html and _next)",

@@ -7,12 +7,14 @@ mod parameters;
 pub mod shared;
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
+use flate2::read::GzDecoder;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use utoipa::openapi::OpenApi;
@@ -56,7 +58,7 @@ pub async fn docs_page(headers: HeaderMap) -> Result<Response, ApiError> {
     let file = FILE.get_or_try_init(|| {
         prepare(|| {
             let file = file("index.html")?;
-            let page = String::from_utf8_lossy(&file.bytes).replace("\"./", "\"/docs/");
+            let page = String::from_utf8_lossy(&content(file)?).replace("\"./", "\"/docs/");
             Ok(StaticFile::new(HeaderValue::from_static("text/html; charset=utf-8"), page.into()))
         })
     });
@@ -76,7 +78,7 @@ pub async fn docs_file(name: Result<Path<String>, PathRejection>, headers: Heade
         prepare(move || {
             let file = file(&name)?;
             let content_type = HeaderValue::from_str(&file.content_type).map_err(|_| not_found())?;
-            Ok(StaticFile::new(content_type, file.bytes.into_owned().into()))
+            Ok(StaticFile::new(content_type, content(file)?.into()))
         })
     });
     Ok(ready.await?.answer(&headers))
@@ -97,4 +99,15 @@ fn file(name: &str) -> Result<SwaggerFile<'static>, ApiError> {
         Ok(None) => Err(not_found()),
         Err(error) => Err(ApiError::Internal(error.to_string())),
     }
+}
+
+/// The bytes of a file, unpacked.
+fn content(file: SwaggerFile<'static>) -> Result<Vec<u8>, ApiError> {
+    if !file.gzpipped {
+        return Ok(file.bytes.into_owned());
+    }
+    let mut unpacked = Vec::new();
+    let read = GzDecoder::new(&*file.bytes).read_to_end(&mut unpacked);
+    read.map_err(|error| ApiError::Internal(error.to_string()))?;
+    Ok(unpacked)
 }

@@ -9,7 +9,6 @@ pub(crate) mod custom;
 pub(crate) mod off_peak;
 pub(crate) mod prices;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
@@ -18,8 +17,10 @@ use serde_json::{Map, Value};
 
 use crate::names::catalog::Resolved;
 use crate::table::prices::ModelPrices;
+use crate::tokens::encoding::unpack;
 
-static EMBEDDED: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/model_prices.json"));
+/// `data/model_prices.json`, compressed by the build script.
+static EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/model_prices.json.zlib"));
 
 const EMBEDDED_VERSION: &str = include_str!("../data/model_prices.version");
 
@@ -61,7 +62,7 @@ pub struct PriceTable {
     /// name.
     openai_models: Vec<Box<str>>,
     skipped: Vec<SkippedEntry>,
-    source: Cow<'static, [u8]>,
+    source: Vec<u8>,
     resolved: RwLock<FxHashMap<Box<str>, Arc<Resolved>>>,
 }
 
@@ -71,7 +72,7 @@ impl PriceTable {
     /// # Errors
     /// None in a release: a test reads the embedded file.
     pub fn embedded() -> Result<Self, TableError> {
-        Self::read(Cow::Borrowed(EMBEDDED))
+        Self::read(unpack(EMBEDDED))
     }
 
     /// Reads a price table from JSON.
@@ -79,7 +80,7 @@ impl PriceTable {
     /// # Errors
     /// If the bytes are not a JSON object, or no entry has a price.
     pub fn from_json(bytes: &[u8]) -> Result<Self, TableError> {
-        Self::read(Cow::Owned(bytes.to_vec()))
+        Self::read(bytes.to_vec())
     }
 
     /// The version of LiteLLM whose table is compiled into the program.
@@ -98,7 +99,7 @@ impl PriceTable {
                 models.entry(name).or_insert(entry);
             }
         }
-        Self::read(Cow::Owned(Value::Object(models).to_string().into_bytes()))
+        Self::read(Value::Object(models).to_string().into_bytes())
     }
 
     /// The number of models that are not marked `retired`.
@@ -106,7 +107,7 @@ impl PriceTable {
         self.entries.values().filter(|prices| !prices.retired).count()
     }
 
-    fn read(source: Cow<'static, [u8]>) -> Result<Self, TableError> {
+    fn read(source: Vec<u8>) -> Result<Self, TableError> {
         let Value::Object(models) = serde_json::from_slice(&source)? else {
             return Err(TableError::NotAnObject);
         };

@@ -1,5 +1,5 @@
-//! Finds `postgres` and `initdb`: in `PG_BIN_DIR` if it is set, otherwise through `pg_config`, `PATH` and the
-//! directories of package managers. Existing data determine the major version; without data, the newest version is
+//! Finds `postgres` and `initdb`: in `PG_BIN_DIR` if it is set, otherwise in a Python package beside this program, through
+//! `pg_config`, `PATH` and the directories of package managers. Existing data determine the major version; without data, the newest version is
 //! used. To support another packaging, add its directory to [`VERSIONED_DIRECTORIES`].
 
 use std::ffi::OsString;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::LocalPostgresError;
+use crate::packaged;
 
 /// The first version with `CREATE DATABASE ... STRATEGY` and the other features that this crate needs.
 const OLDEST_SUPPORTED: u32 = 15;
@@ -39,6 +40,7 @@ pub(crate) struct Binaries {
 pub(crate) struct SearchPaths {
     /// If set, no other place is searched.
     only: Option<PathBuf>,
+    packaged: Option<PathBuf>,
     path: OsString,
     versioned: Vec<(PathBuf, &'static str, &'static str)>,
 }
@@ -49,6 +51,7 @@ impl SearchPaths {
         let variable = || std::env::var_os("PG_BIN_DIR").filter(|value| !value.is_empty());
         Self {
             only: bin_dir.or_else(|| variable().map(PathBuf::from)),
+            packaged: packaged::directory(),
             path: std::env::var_os("PATH").unwrap_or_default(),
             versioned: VERSIONED_DIRECTORIES
                 .into_iter()
@@ -60,8 +63,8 @@ impl SearchPaths {
     fn directories(&self) -> Vec<PathBuf> {
         let on_path: Vec<PathBuf> =
             std::env::split_paths(&self.path).filter(|directory| directory.is_absolute()).collect();
-        let mut found: Vec<PathBuf> =
-            on_path.iter().find_map(|directory| said_by_pg_config(&directory.join("pg_config"))).into_iter().collect();
+        let mut found: Vec<PathBuf> = self.packaged.iter().cloned().collect();
+        found.extend(on_path.iter().find_map(|directory| said_by_pg_config(&directory.join("pg_config"))));
         found.extend(on_path);
         for (parent, prefix, rest) in &self.versioned {
             let Ok(entries) = parent.read_dir() else {
@@ -118,7 +121,7 @@ impl Binaries {
         })
     }
 
-    fn in_directory(directory: &Path) -> Option<Self> {
+    pub(crate) fn in_directory(directory: &Path) -> Option<Self> {
         if !directory.join("initdb").is_file() || !directory.join("postgres").is_file() {
             return None;
         }
@@ -178,6 +181,7 @@ mod tests {
     fn paths(root: &Path) -> SearchPaths {
         SearchPaths {
             only: None,
+            packaged: Some(root.join("packaged")),
             path: root.join("path").into_os_string(),
             versioned: vec![(root.join("debian"), "", "bin"), (root.join("homebrew"), "postgresql@", "bin")],
         }
@@ -200,6 +204,9 @@ mod tests {
         let paths = paths(root.path());
 
         assert_eq!(find(&paths, None), Ok("17.2".to_owned()));
+        install(&root.path().join("packaged"), "18.6");
+        assert_eq!(find(&paths, None), Ok("18.6".to_owned()));
+        std::fs::remove_dir_all(root.path().join("packaged")).unwrap();
         assert_eq!(find(&paths, Some(15)), Ok("15.18".to_owned()));
         assert_eq!(
             find(&paths, Some(14)),

@@ -33,6 +33,15 @@ pub enum LocalPostgresError {
         /// The requested directory.
         directory: PathBuf,
     },
+    /// PostgreSQL's programs are in a directory that the account that runs them can't enter.
+    #[error(
+        "PostgreSQL's account cannot run {}: install it for all users, or set PG_BIN_DIR, or set DATABASE_URL",
+        program.display()
+    )]
+    OutOfReach {
+        /// The path of `postgres`.
+        program: PathBuf,
+    },
     /// The data was written by a major version that is not installed.
     #[error(
         "the data in {} belongs to PostgreSQL {data_version}, but only {installed} is installed: \

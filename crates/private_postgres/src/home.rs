@@ -5,6 +5,7 @@
 //! data/         PostgreSQL's data directory; `data.new` while it is being created
 //! run/          the socket; a link to a directory in /tmp if this path is too long for a socket
 //! postgres.log  PostgreSQL's log; postgres.log.1 is the previous part of it
+//! postgresql-*  a copy of PostgreSQL's programs, where its account could not run the original
 //! ```
 //!
 //! If root runs the server, the home belongs to root, and root opens its own files there without following links.
@@ -67,6 +68,11 @@ impl Home {
 
     pub(crate) fn account(&self) -> Account {
         self.account
+    }
+
+    /// Whether this process's own user owns the home, and no other user can replace files in it.
+    pub(crate) fn belongs_to_this_process(&self) -> bool {
+        self.rights == Rights::OWN
     }
 
     /// The rights with which the home's own files are accessed.

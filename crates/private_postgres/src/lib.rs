@@ -7,6 +7,7 @@
 //! | module       | owns                                                                |
 //! |--------------|---------------------------------------------------------------------|
 //! | `binaries`   | finding `postgres` and `initdb`, and the version that fits the data |
+//! | `packaged`   | programs from a Python package beside this program                  |
 //! | `account`    | the user that PostgreSQL runs as (it refuses root); a safe home     |
 //! | `rights`     | accessing files with the rights of a given user                     |
 //! | `secrets`    | secrets that are kept in the home                                   |
@@ -30,6 +31,7 @@ mod binaries;
 mod error;
 mod home;
 mod options;
+mod packaged;
 mod pid_file;
 mod rights;
 mod secrets;
@@ -93,6 +95,7 @@ impl LocalPostgres {
 
         let mut home = Home::open(path)?;
         let account = home.account();
+        let binaries = packaged::within_reach(binaries, &home)?;
         home.stop_left_over_server()?;
         if !home.is_initialised()? {
             home.initialise(&binaries, options.durability)?;
@@ -223,16 +226,20 @@ pub fn url_of_running(home: &Path, limit: Duration) -> Option<String> {
 /// The default home: `LITESPEND_DATA_DIR` if it is set. Otherwise `/var/lib/litespend` for root, because PostgreSQL's
 /// account could not enter root's own home. For other users, `litespend` in the XDG data directory.
 pub fn default_home() -> PathBuf {
-    if let Some(home) = absolute_directory("LITESPEND_DATA_DIR") {
-        return home;
-    }
+    absolute_directory("LITESPEND_DATA_DIR").unwrap_or_else(|| default_home_of("litespend"))
+}
+
+/// A home beside the default one, for data of another kind: the directory `name` in `/var/lib` for root, and in the XDG data
+/// directory for other users.
+pub fn default_home_of(name: &str) -> PathBuf {
+    let shared = || PathBuf::from("/var/lib");
     if nix::unistd::geteuid().is_root() {
-        return PathBuf::from("/var/lib/litespend");
+        return shared().join(name);
     }
     absolute_directory("XDG_DATA_HOME")
         .or_else(|| Some(std::env::home_dir()?.join(".local/share")))
-        .unwrap_or_else(|| PathBuf::from("/var/lib"))
-        .join("litespend")
+        .unwrap_or_else(shared)
+        .join(name)
 }
 
 fn absolute_directory(variable: &str) -> Option<PathBuf> {

@@ -15,6 +15,9 @@ pub struct LocalPostgresOptions {
     pub durability: Durability,
     /// PostgreSQL's `max_connections`.
     pub max_connections: u16,
+    /// Memory that PostgreSQL may use, in bytes, of which half becomes `shared_buffers`. A quarter of this machine's, or of
+    /// its control group's, if `None`. A throwaway cluster is small in any case.
+    pub memory: Option<u64>,
     /// Called by every [`LocalPostgres::start`], after the cluster has started. It gives the application's role the
     /// attributes that it should have. The error is PostgreSQL's message.
     ///
@@ -47,6 +50,7 @@ impl Default for LocalPostgresOptions {
             bin_dir: None,
             durability: Durability::Durable,
             max_connections: DEFAULT_MAX_CONNECTIONS,
+            memory: None,
             prepare: None,
         }
     }

@@ -41,9 +41,10 @@ static O200K: LazyLock<Ranks> = LazyLock::new(|| Ranks::read(&unpack(vocabulary!
 static ANTHROPIC: LazyLock<Merges> = LazyLock::new(|| Merges::read(&unpack(vocabulary!("anthropic.merges"))));
 static DEEPSEEK: LazyLock<Merges> = LazyLock::new(|| Merges::read(&unpack(vocabulary!("deepseek.merges"))));
 
-fn unpack(data: &[u8]) -> Vec<u8> {
+/// Unpacks data that is compiled into the program.
+pub(crate) fn unpack(data: &[u8]) -> Vec<u8> {
     let mut unpacked = Vec::new();
-    // Errors are ignored: the vocabularies are part of the program, and a test unpacks all of them.
+    // Errors are ignored: a test unpacks all of the data.
     let _ = flate2::read::ZlibDecoder::new(data).read_to_end(&mut unpacked);
     unpacked
 }
