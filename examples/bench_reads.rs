@@ -19,19 +19,18 @@ mod reads;
 mod server;
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use data::{home, load};
 use figures::percentile;
 use futures_util::StreamExt;
-use litespend::rollups::folding;
 use litespend::store::database::PoolLimits;
 use litespend::store::embedded_roles::local_postgres_options;
 use private_postgres::{LocalPostgres, LocalPostgresOptions};
-use server::{MASTER_KEY, Server};
+use reads::{READS, Read, fetch};
+use server::Server;
 use sqlx::{Executor, PgPool};
 
 /// A month of LiteLLM's daily rows that ends today, with four models per key as in the log for the other reads.

@@ -34,6 +34,7 @@ pub mod rollups;
 pub mod route_table;
 pub mod settings;
 pub mod shutdown;
+pub mod spend_metrics;
 pub mod store;
 
 #[cfg(test)]

@@ -25,9 +25,49 @@ const ROLLUPS_LOST: &str = "litespend_rollups_lost";
 const MISPLACED_ROWS: &str = "litespend_log_default_partition_rows";
 const CLOSED_THROUGH: &str = "litespend_books_closed_through_timestamp_seconds";
 const BOOKS_FAILURES: &str = "litespend_books_failures_total";
+const BOOKED: &str = "litespend_booked_records_total";
+const REFUSALS: &str = "litespend_refusals_total";
+const DATABASE_WAITS: &str = "litespend_database_waits_total";
+const DATABASE_WAIT_TIMEOUTS: &str = "litespend_database_wait_timeouts_total";
+const SLOW_CLIENTS: &str = "litespend_slow_clients_disconnected_total";
 const PRICES_AGE: &str = "litespend_prices_age_seconds";
 const PRICES_MODELS: &str = "litespend_prices_models";
 const PRICES_FAILED: &str = "litespend_prices_refresh_failed";
+
+/// Why requests are refused or fail.
+const REASONS: [&str; 13] = [
+    "invalid",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "method_not_allowed",
+    "conflict",
+    "too_large",
+    "too_many_requests",
+    "other",
+    "failure",
+    "upstream",
+    "unavailable",
+    "timeout",
+];
+
+fn reason(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 | 422 => "invalid",
+        401 => "unauthorized",
+        403 => "forbidden",
+        404 => "not_found",
+        405 => "method_not_allowed",
+        409 => "conflict",
+        413 => "too_large",
+        429 => "too_many_requests",
+        500 => "failure",
+        502 => "upstream",
+        503 => "unavailable",
+        504 => "timeout",
+        _ => "other",
+    }
+}
 
 /// The upper bounds of the latency histogram's buckets, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -125,6 +165,28 @@ impl Metrics {
             );
             metrics::describe_gauge!(PRICES_MODELS, "Names in the price table in use, by source");
             metrics::describe_gauge!(PRICES_FAILED, "1 if the last attempt to read newer prices failed");
+            metrics::describe_counter!(BOOKED, "Records sent to this server for booking, by outcome");
+            metrics::describe_counter!(REFUSALS, "Answers that refuse a request, or say that it failed, by reason");
+            metrics::describe_counter!(DATABASE_WAITS, "Requests that waited for a database connection");
+            metrics::describe_counter!(
+                DATABASE_WAIT_TIMEOUTS,
+                "Requests that waited in vain for a database connection"
+            );
+            metrics::describe_counter!(SLOW_CLIENTS, "Connections closed because the client did not read its answer");
+            // A rate can't be computed of the first event if the counter begins with it.
+            for counter in [FOLDED, FOLD_FAILURES, BOOKS_FAILURES, DATABASE_WAITS, DATABASE_WAIT_TIMEOUTS, SLOW_CLIENTS]
+            {
+                metrics::counter!(counter).increment(0);
+            }
+            for limit in ["address", "all", "replaced"] {
+                metrics::counter!(CONNECTIONS_REFUSED, "limit" => limit).increment(0);
+            }
+            for status in ["recorded", "duplicate", "error"] {
+                metrics::counter!(BOOKED, "status" => status).increment(0);
+            }
+            for reason in REASONS {
+                metrics::counter!(REFUSALS, "reason" => reason).increment(0);
+            }
             metrics::describe_gauge!(
                 LOCK_HELD,
                 metrics::Unit::Seconds,
@@ -146,6 +208,33 @@ impl Metrics {
         };
         metrics::counter!(REQUESTS, "route" => route.to_owned(), "status" => class).increment(1);
         metrics::histogram!(LATENCY, "route" => route.to_owned(), "status" => class).record(elapsed.as_secs_f64());
+    }
+
+    /// Counts an answer that refuses a request or says that it failed.
+    pub fn record_refusal(status: StatusCode) {
+        metrics::counter!(REFUSALS, "reason" => reason(status)).increment(1);
+    }
+
+    /// Counts records that were sent for booking.
+    pub fn record_booked(recorded: usize, duplicate: usize, error: usize) {
+        for (status, count) in [("recorded", recorded), ("duplicate", duplicate), ("error", error)] {
+            metrics::counter!(BOOKED, "status" => status).increment(u64::try_from(count).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Counts a request that waits for a database connection.
+    pub fn record_database_wait() {
+        metrics::counter!(DATABASE_WAITS).increment(1);
+    }
+
+    /// Counts a request that waited in vain for a database connection.
+    pub fn record_database_wait_timeout() {
+        metrics::counter!(DATABASE_WAIT_TIMEOUTS).increment(1);
+    }
+
+    /// Counts a connection that was closed because the client did not read its answer.
+    pub fn record_slow_client() {
+        metrics::counter!(SLOW_CLIENTS).increment(1);
     }
 
     /// Sets the number of open client connections.

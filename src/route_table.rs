@@ -215,6 +215,7 @@ pub const ROUTES: &[Route] = &[
     get("/health/liveness", Access::Probe, NONE),
     get("/health/readiness", Access::Public, NONE),
     get("/metrics", Access::AdminRead, NONE),
+    get("/metrics/spend", Access::AdminRead, NONE),
     get("/openapi.json", Access::Public, NONE),
     get("/", Access::Public, NONE),
     get("/docs", Access::Public, NONE),

@@ -13,6 +13,8 @@ use anyhow::bail;
 use ipnetwork::IpNetwork;
 use secrecy::SecretString;
 
+use crate::spend_metrics::SpendMetricsSettings;
+
 pub use config_file::ConfigFile;
 pub use upstream::Target;
 
@@ -37,8 +39,10 @@ pub struct Settings {
     pub group_by_model: bool,
     /// Whether strings in CSV are made safe for spreadsheets by default.
     pub csv_safe: bool,
-    /// Whether `/metrics` is served without a key.
+    /// Whether `/metrics` and `/metrics/spend` are served without a key.
     pub metrics_public: bool,
+    /// Which series `/metrics/spend` lists.
+    pub spend_metrics: SpendMetricsSettings,
     /// Whether keys, teams and users may be changed in a database that LiteLLM owns.
     pub manage_litellm_keys: bool,
     /// The largest time until the first byte of an answer.

@@ -27,6 +27,7 @@ pub mod report;
 pub mod reset;
 pub mod rollups;
 pub mod secrets;
+pub mod spend_metrics;
 pub mod tags;
 pub mod team_views;
 mod utc;

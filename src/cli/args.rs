@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::settings::AuthoritySettings;
 use crate::settings::LogFormat;
 use crate::settings::upstream::covers;
+use crate::spend_metrics::Label;
 
 use crate::route_table;
 use crate::settings::BookingLimits;
@@ -147,7 +148,18 @@ pub struct ServeArgs {
     #[arg(long, env = "LITESPEND_CSV_SAFE", value_parser = clap::builder::FalseyValueParser::new())]
     pub csv_safe: bool,
 
-    /// Serve /metrics without a key.
+    /// Labels of the counters of /metrics/spend: hashed_api_key, api_key_alias, model, team, team_alias, user, user_email. With
+    /// end_user, the budgets of customers are listed.
+    #[arg(long, env = "LITESPEND_METRICS_LABELS", value_delimiter = ',', value_enum, default_value = Label::DEFAULT,
+          hide_possible_values = true, value_name = "LABEL,...")]
+    pub metrics_labels: Vec<Label>,
+
+    /// Most series of each metric of /metrics/spend. Later ones are summed in one series with the value `other` in all labels.
+    #[arg(long, env = "LITESPEND_METRICS_SERIES", default_value_t = 10_000, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub metrics_series: u32,
+
+    /// Serve /metrics and /metrics/spend without a key.
     #[arg(long, env = "METRICS_PUBLIC", value_parser = clap::builder::FalseyValueParser::new())]
     pub metrics_public: bool,
 

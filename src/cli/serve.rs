@@ -27,6 +27,7 @@ use crate::prices::{PriceSource, Prices};
 use crate::settings::Settings;
 use crate::settings::UiSettings;
 use crate::shutdown;
+use crate::spend_metrics::SpendMetricsSettings;
 use crate::store::database::{DatabaseKind, PoolLimits};
 
 /// Reduces a message of the command-line parser to its first paragraph, in one line.
@@ -69,6 +70,10 @@ pub fn serve(mut args: ServeArgs) -> Result<(), Failure> {
         group_by_model: args.group_by_model,
         csv_safe: args.csv_safe,
         metrics_public: args.metrics_public,
+        spend_metrics: SpendMetricsSettings {
+            labels: args.metrics_labels.clone(),
+            series: usize::try_from(args.metrics_series).unwrap_or(usize::MAX),
+        },
         manage_litellm_keys: args.manage_litellm_keys,
         request_timeout: Duration::from_secs(args.request_timeout),
         authority: args.authority.settings(),

@@ -28,9 +28,13 @@ pub fn is_served_here(settings: &Settings, request: &Request) -> bool {
     if route.left_to_litellm && !settings.manage_litellm_keys {
         return false;
     }
-    let of_process = route.path.starts_with("/health/") || route.path == "/metrics";
+    let of_process = route.path.starts_with("/health/") || is_metrics(route.path);
     let only = &settings.serve_only;
     of_process || only.is_empty() || only.iter().any(|entry| covers(entry, route.path))
+}
+
+fn is_metrics(path: &str) -> bool {
+    matches!(path, "/metrics" | "/metrics/spend")
 }
 
 /// Middleware: checks address, method, key and access, in this order. Stores the [`Caller`] in the request's extensions
@@ -54,7 +58,7 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> 
     if !route.allows(request.method().as_str()) {
         return Err(ApiError::MethodNotAllowed(route.method));
     }
-    if route.access.is_open() || (route.path == "/metrics" && state.settings.metrics_public) {
+    if route.access.is_open() || (is_metrics(route.path) && state.settings.metrics_public) {
         return Ok(());
     }
     let caller = authenticate(state, request.headers(), route).await?;

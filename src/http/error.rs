@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::field_error::FieldError;
+use crate::metrics::Metrics;
 use crate::store;
 use crate::store::error::{is_denied, is_stale_plan, is_statement_timeout, is_unavailable};
 
@@ -269,6 +270,7 @@ pub struct Repeatable;
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        Metrics::record_refusal(self.status());
         let mut response = (self.status(), Json(self.body())).into_response();
         match &self {
             Self::MethodNotAllowed(allow) => {

@@ -3,14 +3,17 @@
 //! space is limited per answer and in total.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::error::ApiError;
 use crate::http::stream::spool::SpoolBudget;
+use crate::metrics::Metrics;
 use crate::settings::ReadSettings;
 use crate::store::reading::ReadPermits;
 
@@ -105,7 +108,15 @@ impl ReadLimits {
             self.connections.take(key, &mut permits).await;
             permits
         };
-        tokio::time::timeout(self.wait, wait).await.map_err(|_| ApiError::Unavailable(None))
+        let mut wait = pin!(wait);
+        if let Some(permits) = wait.as_mut().now_or_never() {
+            return Ok(permits);
+        }
+        Metrics::record_database_wait();
+        tokio::time::timeout(self.wait, wait).await.map_err(|_| {
+            Metrics::record_database_wait_timeout();
+            ApiError::Unavailable(None)
+        })
     }
 
     /// Like [`Self::connection`] for a short read, but returns `None` instead of waiting.

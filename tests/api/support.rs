@@ -71,6 +71,7 @@ pub(crate) fn settings() -> Settings {
         group_by_model: false,
         csv_safe: false,
         metrics_public: false,
+        spend_metrics: Default::default(),
         manage_litellm_keys: false,
         request_timeout: Duration::from_secs(30),
         authority: Default::default(),

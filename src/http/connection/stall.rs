@@ -12,6 +12,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::http::connection::limiter::ConnectionSlot;
 use crate::http::connection::progress_budget::ProgressBudget;
+use crate::metrics::Metrics;
 
 /// How long the server still reads from a client after its last answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -41,6 +42,7 @@ impl<S> StallLimit<S> {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 ready!(self.budget.poll_out(context));
+                Metrics::record_slow_client();
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read the response")))
             }
         }

@@ -24,6 +24,7 @@ use crate::http::extract::{check_object, declares_json, read_body};
 use crate::http::openapi::base::USAGE_TAG;
 use crate::http::state::AppState;
 use crate::identity::{Caller, hash_key};
+use crate::metrics::Metrics;
 use litespend_pricing::Pricer;
 
 /// The routes of this file.
@@ -309,6 +310,7 @@ async fn book(state: &AppState, caller: &Caller, reads: Vec<Read>) -> Result<Res
     }
     let count = |status: &str| results.iter().filter(|result| result.status == status).count();
     let (recorded, duplicate, error) = (count("recorded"), count("duplicate"), count("error"));
+    Metrics::record_booked(recorded, duplicate, error);
     let status = status(&results);
     Ok((status, Json(UsageResponse { results, recorded, duplicate, error })).into_response())
 }

@@ -8,11 +8,14 @@ use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::http::error::Cause;
+use crate::http::error::{ApiError, Cause};
+use crate::http::reads::Reads;
 use crate::http::state::AppState;
 use crate::http::telemetry;
 use crate::metrics::Now;
+use crate::spend_metrics::{Directory, Gathered, Label, render_budgets};
 use crate::store;
+use crate::store::spend_metrics::Holder;
 
 /// The routes of this file.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
@@ -21,6 +24,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(get_liveness))
         .routes(routes!(get_readiness))
         .routes(routes!(get_metrics))
+        .routes(routes!(get_spend_metrics))
 }
 
 /// Readiness: whether the server can use its database.
@@ -98,6 +102,9 @@ async fn get_readiness(State(state): State<AppState>) -> Response {
     response
 }
 
+/// The text format of Prometheus.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// Returns metrics in the text format of Prometheus.
 ///
 /// The metrics cover requests and latency by route and status class, the connection pool, and the key cache.
@@ -115,5 +122,41 @@ async fn get_metrics(State(state): State<AppState>) -> Response {
         prices_age: prices.read_at.map(|read| read.elapsed()),
         prices_failed: prices.failure.is_some(),
     });
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    ([(header::CONTENT_TYPE, TEXT)], text).into_response()
+}
+
+/// Returns spend, tokens, requests and budgets as metrics in the text format of Prometheus.
+///
+/// Names, types and labels are LiteLLM's. The counters have everything that was ever logged, whichever server is asked: they do
+/// not fall when rows of the log are deleted. Without rollups there are no counters.
+#[utoipa::path(get, path = "/metrics/spend", tag = "Health", operation_id = "get_spend_metrics",
+    responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
+async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Result<Response, ApiError> {
+    let settings = &state.settings.spend_metrics;
+    let mut reading = reads.start_on_primary().await?.snapshot().await?;
+    let connection = reading.connection();
+    let mut text = String::new();
+    if state.has_rollups() && store::spend_metrics::is_kept(connection).await? {
+        let (mut keys, mut teams, mut users) = (Vec::new(), Vec::new(), Vec::new());
+        if settings.has(Label::ApiKeyAlias) {
+            keys = store::spend_metrics::key_aliases(connection).await?;
+        }
+        if settings.has(Label::TeamAlias) {
+            teams = store::spend_metrics::team_aliases(connection).await?;
+        }
+        if settings.has(Label::UserEmail) {
+            users = store::spend_metrics::user_emails(connection).await?;
+        }
+        let mut gathered = Gathered::default();
+        store::spend_metrics::logged(connection, |row| gathered.add(row)).await?;
+        text = gathered.render(settings, &Directory::new(keys, teams, users));
+    }
+    let limit = i64::try_from(settings.series).unwrap_or(i64::MAX);
+    for of in [Holder::Team, Holder::Organization, Holder::Key, Holder::User, Holder::Customer] {
+        if of != Holder::Customer || settings.has(Label::EndUser) {
+            text += &render_budgets(of, &store::spend_metrics::budgets(connection, of, limit).await?);
+        }
+    }
+    reading.finish().await?;
+    Ok(([(header::CONTENT_TYPE, TEXT)], text).into_response())
 }

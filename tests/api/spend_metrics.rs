@@ -1,0 +1,282 @@
+//! `GET /metrics/spend`: counters of everything that was ever logged, and budgets.
+
+use std::collections::BTreeMap;
+
+use litespend::rollups::folding;
+use litespend::settings::Settings;
+use litespend::spend_metrics::{Label, SpendMetricsSettings};
+use litespend::store::log::months;
+use litespend::store::rollups;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+
+use crate::support::{MASTER_KEY, TestApp, insert, randomness, settings};
+
+/// The samples of a metric by their labels.
+type Samples = BTreeMap<String, f64>;
+
+async fn samples(app: &TestApp, metric: &str) -> Samples {
+    let answer = app.get("/metrics/spend", MASTER_KEY).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let lines = answer.text.lines().filter_map(|line| line.strip_prefix(metric)?.strip_prefix('{'));
+    lines
+        .map(|line| {
+            let (labels, value) = line.rsplit_once("} ").unwrap();
+            (labels.to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+fn labels(team: &str, user: &str, key: &str, model: &str) -> String {
+    let none = |text: &str| if text.is_empty() { "None".to_owned() } else { text.to_owned() };
+    format!(
+        r#"hashed_api_key="{}",api_key_alias="None",model="{}",team="{}",team_alias="None",user="{}""#,
+        none(key),
+        none(model),
+        none(team),
+        none(user)
+    )
+}
+
+struct World {
+    random: StdRng,
+    app: TestApp,
+    other: TestApp,
+    /// Rows of the log: their series, and what they count.
+    log: BTreeMap<String, (String, f64, i64)>,
+    /// What was ever logged of each series: spend, tokens and requests.
+    ever: BTreeMap<String, (f64, i64, i64)>,
+    /// What deleted rows had spent.
+    deleted: f64,
+    next_id: u32,
+}
+
+impl World {
+    async fn change(&mut self) -> &'static str {
+        match self.random.random_range(0..100) {
+            0..45 => {
+                let mut rows = Vec::new();
+                for _ in 0..self.random.random_range(1..8) {
+                    self.next_id += 1;
+                    let id = format!("r-{}", self.next_id);
+                    let mut pick = |from: &[&'static str]| from[self.random.random_range(0..from.len())];
+                    let (team, user) = (pick(&["t1", "t2", ""]), pick(&["u1", ""]));
+                    let (key, model) = (pick(&["k1", "k2"]), pick(&["gpt-4o", "模型 \\\"\n", ""]));
+                    let day = pick(&["2026-01-31", "2026-02-01", "2026-03-01"]);
+                    let spend = f64::from(self.random.random_range(0..64_u32)) / 64.0;
+                    let tokens = self.random.random_range(1..100_i64);
+                    let time = format!("{day}T12:00:00");
+                    rows.push(json!({"request_id": id, "call_type": "acompletion", "startTime": time, "endTime": time,
+                        "api_key": key, "model": model, "user": user, "team_id": team, "spend": spend,
+                        "prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}));
+                    let escaped = model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                    let series = labels(team, user, key, &escaped);
+                    let ever = self.ever.entry(series.clone()).or_default();
+                    *ever = (ever.0 + spend, ever.1 + tokens, ever.2 + 1);
+                    self.log.insert(id, (series, spend, tokens));
+                }
+                insert(&mut self.app.pool.acquire().await.unwrap(), "LiteLLM_SpendLogs", &rows.into()).await;
+                "insert"
+            }
+            45..60 => {
+                let digit = self.random.random_range(0..4);
+                sqlx::query(r#"DELETE FROM "LiteLLM_SpendLogs" WHERE prompt_tokens % 4 = $1"#)
+                    .bind(digit)
+                    .execute(&self.app.pool)
+                    .await
+                    .unwrap();
+                self.forget(|tokens| tokens % 4 == i64::from(digit));
+                "delete"
+            }
+            60..75 => {
+                sqlx::query(r#"UPDATE "LiteLLM_SpendLogs" SET spend = spend + 0.5 WHERE prompt_tokens % 3 = 0"#)
+                    .execute(&self.app.pool)
+                    .await
+                    .unwrap();
+                for (series, spend, tokens) in self.log.values_mut().filter(|(_, _, tokens)| tokens % 3 == 0) {
+                    assert!(*tokens > 0);
+                    *spend += 0.5;
+                    self.ever.get_mut(series).unwrap().0 += 0.5;
+                }
+                "update"
+            }
+            75..80 => {
+                self.app.execute(r#"TRUNCATE "LiteLLM_SpendLogs""#).await;
+                self.forget(|_| true);
+                "truncate"
+            }
+            80..88 => {
+                rollups::mark_dirty(&mut self.app.pool.acquire().await.unwrap(), None).await.unwrap();
+                "mark all days dirty"
+            }
+            88..94 => {
+                let range = Some(litespend::store::DateRange {
+                    start: "2026-02-01".parse().unwrap(),
+                    end: "2026-02-01".parse().unwrap(),
+                });
+                rollups::mark_dirty(&mut self.app.pool.acquire().await.unwrap(), range).await.unwrap();
+                "mark a day dirty"
+            }
+            _ => {
+                let mut connection = self.app.pool.acquire().await.unwrap();
+                months::add(&mut connection, "2026-01-01".parse().unwrap(), true).await.unwrap();
+                "add a partition"
+            }
+        }
+    }
+
+    fn forget(&mut self, which: impl Fn(i64) -> bool) {
+        let deleted = &mut self.deleted;
+        self.log.retain(|_, (_, spend, tokens)| {
+            let goes = which(*tokens);
+            if goes {
+                *deleted += *spend;
+            }
+            !goes
+        });
+    }
+
+    async fn compare(&self, step: &str) {
+        self.app.state.refresh_rollups().await.unwrap();
+        let expected = |value: fn(&(f64, i64, i64)) -> f64| -> Samples {
+            self.ever.iter().map(|(labels, ever)| (labels.clone(), value(ever))).collect()
+        };
+        assert_eq!(samples(&self.app, "litellm_spend_metric_total").await, expected(|ever| ever.0), "{step}");
+        assert_eq!(
+            samples(&self.app, "litellm_total_tokens_metric_total").await,
+            expected(|ever| ever.1 as f64),
+            "{step}"
+        );
+        assert_eq!(
+            samples(&self.app, "litellm_input_tokens_metric_total").await,
+            expected(|ever| ever.1 as f64),
+            "{step}"
+        );
+        assert_eq!(samples(&self.app, "litellm_requests_metric_total").await, expected(|ever| ever.2 as f64), "{step}");
+        let report = self.app.get("/global/spend/report?start_date=2026-01-01&end_date=2026-04-01", MASTER_KEY).await;
+        let report = report.json();
+        let teams = report.as_array().unwrap().iter().flat_map(|day| day["teams"].as_array().unwrap());
+        let reported: f64 = teams.map(|team| team["total_spend"].as_f64().unwrap()).sum();
+        let counted: f64 = samples(&self.app, "litellm_spend_metric_total").await.values().sum();
+        assert_eq!(counted, reported + self.deleted, "{step}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counters_have_everything_that_was_ever_logged() {
+    let app = TestApp::new().await;
+    let other = app.beside(settings());
+    let random = StdRng::seed_from_u64(randomness::seed());
+    let (log, ever) = (BTreeMap::new(), BTreeMap::new());
+    let mut world = World { random, app, other, log, ever, deleted: 0.0, next_id: 0 };
+    for _ in 0..80 {
+        let step = world.change().await;
+        println!("{step}");
+        if world.random.random_range(0..3) == 0 {
+            folding::settle(&mut world.app.pool.acquire().await.unwrap()).await.unwrap();
+        }
+        if world.random.random_range(0..2) == 0 {
+            world.compare(step).await;
+        }
+    }
+    world.compare("at the end").await;
+    folding::settle(&mut world.app.pool.acquire().await.unwrap()).await.unwrap();
+    world.compare("folded").await;
+    // Every server says the same.
+    world.other.state.refresh_rollups().await.unwrap();
+    let (one, two) =
+        (world.app.get("/metrics/spend", MASTER_KEY).await, world.other.get("/metrics/spend", MASTER_KEY).await);
+    assert_eq!(one.text, two.text);
+}
+
+#[tokio::test]
+async fn a_counter_never_falls_when_spend_is_corrected() {
+    let app = TestApp::new().await;
+    app.execute(
+        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, spend, "startTime", "endTime")
+           VALUES ('r', 'acompletion', 'k', 'm', 2.0, '2026-02-01', '2026-02-01')"#,
+    )
+    .await;
+    app.state.refresh_rollups().await.unwrap();
+    let spend = async || samples(&app, "litellm_spend_metric_total").await.into_values().sum::<f64>();
+    let settle = async || folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
+    assert_eq!(spend().await, 2.0);
+    settle().await;
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 0.5"#).await;
+    assert_eq!(spend().await, 2.0);
+    settle().await;
+    assert_eq!(spend().await, 2.0);
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 3.0"#).await;
+    assert_eq!(spend().await, 3.0);
+    settle().await;
+    assert_eq!(spend().await, 3.0);
+    // What is no finite number is no part of a counter.
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 'NaN'"#).await;
+    assert_eq!(spend().await, 3.0);
+    settle().await;
+    assert_eq!(spend().await, 3.0);
+}
+
+#[tokio::test]
+async fn labels_and_the_number_of_series_are_chosen() {
+    let app = TestApp::seeded().await;
+    let chosen = |labels: &[Label], series| Settings {
+        spend_metrics: SpendMetricsSettings { labels: labels.to_vec(), series },
+        metrics_public: true,
+        ..settings()
+    };
+    folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
+    let server = app.beside(chosen(&[Label::Team, Label::UserEmail, Label::EndUser], 3));
+    server.state.refresh_rollups().await.unwrap();
+    let few = samples(&server, "litellm_spend_metric_total").await;
+    assert_eq!(few.len(), 4, "{few:?}");
+    assert!(few.contains_key(r#"team="other",user_email="other""#), "{few:?}");
+    let all = app.beside(chosen(&[Label::Team, Label::UserEmail], 1_000));
+    all.state.refresh_rollups().await.unwrap();
+    let all = samples(&all, "litellm_spend_metric_total").await;
+    assert!(all.len() > 4 && all.keys().any(|labels| labels.contains('@')), "{all:?}");
+    assert!((all.values().sum::<f64>() - few.values().sum::<f64>()).abs() < 1e-9);
+    let answer = server.get("/metrics/spend", "").await;
+    assert!(
+        answer.status == 200 && answer.text.contains("litellm_remaining_customer_budget_metric"),
+        "{}",
+        answer.text
+    );
+    assert_eq!(app.get("/metrics/spend", "").await.status, 401);
+}
+
+#[tokio::test]
+async fn budgets_of_all_kinds_are_listed() {
+    let app = TestApp::new().await;
+    // The tables of litespend's own database have no budgets of organisations.
+    app.execute(
+        r#"INSERT INTO "LiteLLM_TeamTable" (team_id, team_alias, max_budget, spend, budget_reset_at)
+           VALUES ('t', 'Team', 10, 4, now() AT TIME ZONE 'UTC' + interval '90 minutes'), ('free', NULL, NULL, 4, NULL);
+           INSERT INTO "LiteLLM_UserTable" (user_id, max_budget, spend) VALUES ('u', 1, 3);
+           INSERT INTO "LiteLLM_VerificationToken" (token, key_alias, max_budget, spend, team_id)
+           VALUES ('hash', 'key', 5, 1.5, 't'), ('session', NULL, 1, 0, 'litellm-dashboard');
+           CREATE TABLE "LiteLLM_BudgetTable" (budget_id text PRIMARY KEY, max_budget float8, budget_reset_at timestamp(3));
+           INSERT INTO "LiteLLM_BudgetTable" VALUES ('b', 7);
+           INSERT INTO "LiteLLM_OrganizationTable" (organization_id, organization_alias, budget_id, spend, metadata, models,
+               created_by, updated_by)
+           VALUES ('o', 'Org', 'b', 2, '{}', '{}', '', '')"#,
+    )
+    .await;
+    let text = app.get("/metrics/spend", MASTER_KEY).await.text;
+    for line in [
+        r#"litellm_remaining_team_budget_metric{team="t",team_alias="Team"} 6"#,
+        r#"litellm_remaining_team_budget_metric{team="free",team_alias=""} +Inf"#,
+        r#"litellm_team_max_budget_metric{team="t",team_alias="Team"} 10"#,
+        r#"litellm_remaining_user_budget_metric{user="u"} -2"#,
+        r#"litellm_remaining_api_key_budget_metric{hashed_api_key="hash",api_key_alias="key"} 3.5"#,
+        r#"litellm_remaining_org_budget_metric{org_id="o",org_alias="Org"} 5"#,
+        r#"litellm_org_max_budget_metric{org_id="o",org_alias="Org"} 7"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(!text.contains("session"), "{text}");
+    let hours = samples(&app, "litellm_team_budget_remaining_hours_metric").await;
+    let (labels, hours) = hours.first_key_value().unwrap();
+    assert!(labels.contains("Team") && (hours - 1.5).abs() < 0.1, "{labels} {hours}");
+}
