@@ -16,7 +16,7 @@ const FLOORS: [&[&str]; 7] = [
     &["http"],
     &["accounts", "booking", "books", "rollups"],
     &["store"],
-    &["prices"],
+    &["otlp", "prices"],
     &["identity", "settings"],
     &["clock", "field_error", "json_bounds", "metrics", "randomness", "route_table", "shutdown"],
 ];

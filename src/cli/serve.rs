@@ -74,6 +74,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
         connections: (&args.connections).into(),
         reads: args.reads.settings(),
         booking: args.booking.limits(),
+        otlp: args.otlp.settings(),
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?.trusting(args.prices_trust));
