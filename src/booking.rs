@@ -9,6 +9,7 @@
 //! | `record`           | a record of `POST /spend/usage`                                  |
 //! | `standard_logging` | LiteLLM's `StandardLoggingPayload`                               |
 //! | `log_row`          | an exported row of the spend log                                 |
+//! | `span`             | an inference span of OpenTelemetry                               |
 //! | `metadata`         | reducing metadata from other systems to what can be stored       |
 //! | `fields`           | the limits of single fields                                      |
 //! | `price`            | the cost of a record that states none                            |
@@ -29,6 +30,7 @@ pub mod price;
 pub mod record;
 pub mod retention;
 pub mod sent;
+pub mod span;
 pub mod standard_logging;
 
 use chrono::TimeDelta;

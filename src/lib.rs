@@ -9,7 +9,7 @@
 //!    changes of the log into the rollups. [`books`] closes days: their totals stay, and their rows go into an archive.
 //!    [`accounts`] makes keys, teams and users where there is no LiteLLM.
 //! 4. [`store`]: all SQL, a file a resource.
-//! 5. [`prices`]: the price table in use and its refresh.
+//! 5. [`prices`]: the price table in use and its refresh. [`otlp`]: what OpenTelemetry's traces say of calls to models.
 //! 6. [`settings`]: the settings of a running server. [`identity`]: roles, callers, keys, and which rows a caller may see.
 //! 7. [`route_table`]: every route, and who may call it. [`metrics`], [`json_bounds`], [`field_error`], [`clock`],
 //!    [`shutdown`].
@@ -29,6 +29,7 @@ pub mod http;
 pub mod identity;
 pub mod json_bounds;
 pub mod metrics;
+pub mod otlp;
 pub mod prices;
 pub mod rollups;
 pub mod route_table;

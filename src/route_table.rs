@@ -177,6 +177,7 @@ pub const ROUTES: &[Route] = &[
     post("/global/spend/reset", Access::MasterKey, RESET),
     post("/spend/usage", Access::AnyKey, BOOKING),
     post("/spend/usage/litellm", Access::AnyKey, BOOKING),
+    post("/v1/traces", Access::AnyKey, BOOKING),
     get("/user/daily/activity", Access::AnyKey, USER_ACTIVITY).may_lag().needs_days(),
     post("/add/allowed_ip", Access::AdminWrite, NONE),
     post("/delete/allowed_ip", Access::AdminWrite, NONE),
@@ -347,9 +348,17 @@ pub const ROUTES: &[Route] = &[
     get("/vector_store/list", Access::AnyKey, NONE).stub(),
 ];
 
-/// Finds the route with a path pattern. The route is served only if its part is served.
+/// Finds the route with a path pattern. The route is served only if its part is served. Where the API and the dashboard
+/// have routes with the same path, this is the API's.
 pub fn find(path: &str) -> Option<&'static Route> {
     ROUTES.iter().find(|route| route.path == path)
+}
+
+/// Finds the route for a path pattern and a method, among all routes or only those of the API. If none answers the
+/// method, this is the first one with the path.
+pub fn find_for(path: &str, method: &str, with_dashboard: bool) -> Option<&'static Route> {
+    let mut served = ROUTES.iter().filter(|route| route.path == path && (with_dashboard || route.part == Part::Api));
+    served.clone().find(|route| route.allows(method)).or_else(|| served.next())
 }
 
 /// The routes that are always served.

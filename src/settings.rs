@@ -3,6 +3,7 @@
 
 pub mod config_file;
 pub mod network;
+pub mod spend_metrics;
 pub mod upstream;
 
 use clap::ValueEnum;
@@ -13,9 +14,8 @@ use anyhow::bail;
 use ipnetwork::IpNetwork;
 use secrecy::SecretString;
 
-use crate::spend_metrics::SpendMetricsSettings;
-
 pub use config_file::ConfigFile;
+pub use spend_metrics::SpendMetricsSettings;
 pub use upstream::Target;
 
 /// The largest cost of one record in USD, whatever the settings are. The sum of many such costs stays far within the
@@ -61,6 +61,8 @@ pub struct Settings {
     pub booking: BookingLimits,
     /// Limits of reads.
     pub reads: ReadSettings,
+    /// What becomes of OpenTelemetry's traces.
+    pub otlp: OtlpSettings,
 }
 
 /// Settings of authentication.
@@ -141,6 +143,26 @@ impl Default for BookingLimits {
             new_names_a_day: 10_000,
             keep_ids_days: 400,
         }
+    }
+}
+
+/// What becomes of OpenTelemetry's traces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpSettings {
+    /// Whether traces are booked in a database that LiteLLM owns, too. A LiteLLM that serves the same calls books them
+    /// itself, so they would count twice.
+    pub on_litellm_database: bool,
+    /// The attributes that name the customer. The first one that a span or its resource has counts. Default:
+    /// `enduser.id`, then `user.id`.
+    pub customer_attributes: Vec<String>,
+    /// The attributes that become tags. Default: none.
+    pub tag_attributes: Vec<String>,
+}
+
+impl Default for OtlpSettings {
+    fn default() -> Self {
+        let customer_attributes = vec!["enduser.id".to_owned(), "user.id".to_owned()];
+        Self { on_litellm_database: false, customer_attributes, tag_attributes: Vec::new() }
     }
 }
 

@@ -14,9 +14,9 @@ use syn::visit::{self, Visit};
 const FLOORS: [&[&str]; 7] = [
     &["cli"],
     &["http"],
-    &["accounts", "booking", "books", "rollups"],
+    &["accounts", "booking", "books", "rollups", "spend_metrics"],
     &["store"],
-    &["prices"],
+    &["otlp", "prices"],
     &["identity", "settings"],
     &["clock", "field_error", "json_bounds", "metrics", "randomness", "route_table", "shutdown"],
 ];

@@ -11,13 +11,14 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::settings::AuthoritySettings;
 use crate::settings::LogFormat;
+use crate::settings::spend_metrics::Label;
 use crate::settings::upstream::covers;
-use crate::spend_metrics::Label;
 
 use crate::route_table;
 use crate::settings::BookingLimits;
 use crate::settings::BooksSettings;
 use crate::settings::ConnectionLimits;
+use crate::settings::OtlpSettings;
 use crate::settings::ReadSettings;
 use crate::settings::network::parse_network;
 use crate::settings::upstream::Target;
@@ -242,6 +243,9 @@ pub struct ServeArgs {
     /// Limits of reads.
     #[command(flatten)]
     pub reads: ReadArgs,
+    /// OpenTelemetry's traces.
+    #[command(flatten)]
+    pub otlp: OtlpArgs,
 
     /// Format of the log.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
@@ -331,6 +335,47 @@ impl BookingArgs {
             keep_ids_days: self.keep_ids_days,
         }
     }
+}
+
+/// The arguments for OpenTelemetry's traces.
+#[derive(Clone, Debug, Args)]
+pub struct OtlpArgs {
+    /// Book the inference spans of POST /v1/traces in a database that LiteLLM owns, too. Calls that LiteLLM serves and
+    /// books itself would count twice. In litespend's own database, spans are always booked.
+    #[arg(long, env = "LITESPEND_OTLP", value_parser = clap::builder::FalseyValueParser::new())]
+    pub otlp: bool,
+
+    /// Attribute of spans or resources that names the customer. Repeatable: the first one that is there counts.
+    #[arg(long, env = "LITESPEND_OTLP_CUSTOMER_ATTRIBUTE", value_delimiter = ',', value_parser = attribute,
+          default_values = ["enduser.id", "user.id"], value_name = "NAME")]
+    pub otlp_customer_attribute: Vec<String>,
+
+    /// Attribute of spans or resources that becomes a tag, `NAME:VALUE`. Repeatable. For example service.name or
+    /// deployment.environment.name.
+    #[arg(long, env = "LITESPEND_OTLP_TAG_ATTRIBUTE", value_delimiter = ',', value_parser = attribute,
+          value_name = "NAME")]
+    pub otlp_tag_attribute: Vec<String>,
+}
+
+impl OtlpArgs {
+    /// The settings of a running server.
+    pub fn settings(&self) -> OtlpSettings {
+        let names = |names: &[String]| names.iter().filter(|name| !name.is_empty()).cloned().collect();
+        OtlpSettings {
+            on_litellm_database: self.otlp,
+            customer_attributes: names(&self.otlp_customer_attribute),
+            tag_attributes: names(&self.otlp_tag_attribute),
+        }
+    }
+}
+
+/// The name of an attribute. An empty variable counts as no name.
+fn attribute(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    if name.len() > 100 || name.chars().any(|character| character.is_control() || character.is_whitespace()) {
+        return Err("not the name of an attribute: at most 100 bytes, without spaces".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 /// The arguments for the limits of reads.

@@ -69,7 +69,7 @@ fn download(version: &str, wheels: &Path, export: &Path) -> anyhow::Result<()> {
     let mut reasons = Vec::new();
     for mut command in pythons() {
         let name = command.get_program().to_string_lossy().into_owned();
-        command.args(["-c", SCRIPT, version]).arg(wheels).arg(export).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(["-c", SCRIPT, version]).arg(wheels).arg(export).stdin(Stdio::null());
         match command.output() {
             Ok(output) if output.status.success() => return Ok(()),
             Ok(output) => {

@@ -25,9 +25,9 @@ use crate::http::state::AppState;
 use crate::http::{openapi, telemetry};
 use crate::prices::{PriceSource, Prices};
 use crate::settings::Settings;
+use crate::settings::SpendMetricsSettings;
 use crate::settings::UiSettings;
 use crate::shutdown;
-use crate::spend_metrics::SpendMetricsSettings;
 use crate::store::database::{DatabaseKind, PoolLimits};
 
 /// Reduces a message of the command-line parser to its first paragraph, in one line.
@@ -83,6 +83,7 @@ pub fn serve(mut args: ServeArgs) -> Result<(), Failure> {
         connections: (&args.connections).into(),
         reads: args.reads.settings(),
         booking: args.booking.limits(),
+        otlp: args.otlp.settings(),
     };
     let source = args.prices.as_deref().filter(|text| !text.is_empty()).map(PriceSource::parse);
     let prices = Arc::new(Prices::new(&config, source, Some(&home(&args.database)))?.trusting(args.prices_trust));

@@ -12,9 +12,12 @@ use crate::http::error::ApiError;
 use crate::http::state::AppState;
 use crate::http::telemetry::KeyPrefix;
 use crate::identity::Caller;
-use crate::route_table::{self, Access, Route};
+use crate::route_table::{self, Access, Part, Route};
 use crate::settings::Settings;
 use crate::settings::upstream::covers;
+
+/// The path of OpenTelemetry's traces.
+const TRACES: &str = "/v1/traces";
 
 /// Whether litespend answers the request itself, and does not forward it to the upstream LiteLLM. The path, the method
 /// and the settings decide. Without an upstream, litespend answers every request. The setting `serve_only` does not
@@ -23,7 +26,11 @@ pub fn is_served_here(settings: &Settings, request: &Request) -> bool {
     if settings.upstream.is_none() {
         return true;
     }
-    let Some(route) = served_route(request) else { return false };
+    let Some(route) = served_route(settings, request) else { return false };
+    // LiteLLM has traces of its own under this path.
+    if route.path == TRACES && route.part == Part::Api && !settings.otlp.on_litellm_database {
+        return false;
+    }
     // The upstream LiteLLM caches its keys, so it manages them itself unless the settings say otherwise.
     if route.left_to_litellm && !settings.manage_litellm_keys {
         return false;
@@ -48,7 +55,8 @@ pub async fn authorize(State(state): State<AppState>, mut request: Request, next
 
 async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let route = path.as_ref().and_then(|path| route_table::find(path));
+    let with_dashboard = state.settings.ui.is_some();
+    let route = path.as_ref().and_then(|path| route_table::find_for(path, request.method().as_str(), with_dashboard));
     if route.is_none_or(|route| route.access != Access::Probe) {
         check_address(state, request)?;
     }
@@ -72,9 +80,9 @@ async fn admit(state: &AppState, request: &mut Request) -> Result<(), ApiError> 
 }
 
 /// The entry of the route table that matches the request's path and method.
-pub fn served_route(request: &Request) -> Option<&'static Route> {
-    let path = request.extensions().get::<MatchedPath>()?;
-    route_table::find(path.as_str()).filter(|route| route.allows(request.method().as_str()))
+pub fn served_route(settings: &Settings, request: &Request) -> Option<&'static Route> {
+    let (path, method) = (request.extensions().get::<MatchedPath>()?, request.method().as_str());
+    route_table::find_for(path.as_str(), method, settings.ui.is_some()).filter(|route| route.allows(method))
 }
 
 /// Returns a 403 if the allow list excludes the client's address. An absent or empty list allows every address.

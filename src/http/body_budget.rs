@@ -4,6 +4,7 @@
 //! deadlock.
 
 pub mod charging;
+pub mod unpacking;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -201,6 +201,14 @@ impl ApiError {
         }
     }
 
+    /// The message that the client gets, without its envelope.
+    pub fn public_message(&self) -> String {
+        let body = self.body();
+        let places = ["/error/message", "/detail/error", "/detail"];
+        let message = places.iter().find_map(|place| body.pointer(place).and_then(Value::as_str));
+        message.or(self.status().canonical_reason()).unwrap_or_default().to_owned()
+    }
+
     fn body(&self) -> Value {
         let status = self.status();
         match self {

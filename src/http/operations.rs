@@ -3,7 +3,9 @@
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::http::openapi::base;
-use crate::http::routes::{accounts, activity, allowed_ips, booking, calculate, health, log, report, reset, tags};
+use crate::http::routes::{
+    accounts, activity, allowed_ips, booking, calculate, health, log, otlp, report, reset, tags,
+};
 use crate::http::state::AppState;
 
 /// The routes that the OpenAPI document contains.
@@ -16,6 +18,7 @@ pub fn documented() -> OpenApiRouter<AppState> {
         .merge(calculate::routes())
         .merge(health::routes())
         .merge(log::routes())
+        .merge(otlp::routes())
         .merge(report::routes())
         .merge(reset::routes())
         .merge(tags::routes())

@@ -11,6 +11,7 @@ pub mod calculate;
 pub mod dates;
 pub mod health;
 pub mod log;
+pub mod otlp;
 pub mod page_count;
 pub mod report;
 pub mod reset;

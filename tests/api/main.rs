@@ -29,6 +29,7 @@ mod lost_commit;
 mod management;
 mod older_litellm;
 mod openapi;
+mod otlp;
 mod overviews;
 mod pages;
 mod partitions;

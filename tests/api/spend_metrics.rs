@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use litespend::rollups::folding;
 use litespend::settings::Settings;
-use litespend::spend_metrics::{Label, SpendMetricsSettings};
+use litespend::settings::spend_metrics::{Label, SpendMetricsSettings};
 use litespend::store::log::months;
 use litespend::store::rollups;
 use rand::rngs::StdRng;

@@ -23,6 +23,7 @@ use litespend::http::state::AppState;
 use litespend::prices::Prices;
 use litespend::settings::BookingLimits;
 use litespend::settings::ConnectionLimits;
+use litespend::settings::OtlpSettings;
 use litespend::settings::ReadSettings;
 use litespend::settings::{ConfigFile, Settings};
 use litespend::store::database;
@@ -81,6 +82,7 @@ pub(crate) fn settings() -> Settings {
         connections: ConnectionLimits::default(),
         reads: ReadSettings::default(),
         booking: BookingLimits::default(),
+        otlp: OtlpSettings::default(),
     }
 }
 

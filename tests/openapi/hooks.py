@@ -38,6 +38,7 @@ UNSAYABLE = {
     "contains a number of more than": "numbers within an object of any form",
     "id: is missing": "an id that either of two fields may give",
     "cost: is missing, and: ": "a model, a message or a response that can't be priced",
+    "is not an ExportTraceServiceRequest": "spans within objects of any form",
     "Bad Request - ": "a model, a message or a response that can't be priced",
 }
 dropped = collections.Counter()

@@ -30,7 +30,9 @@ pub async fn charge(State(state): State<AppState>, request: Request, next: Next)
         None => client_ip::of_request(&state.settings, &request).map(|address| address.to_string()).unwrap_or_default(),
     };
     let charge = Arc::new(state.body_budget.begin(&key));
-    let request = request.map(|body| Body::new(ChargedBody { body, charge: Arc::clone(&charge), waiting: None }));
+    let mut request = request.map(|body| Body::new(ChargedBody { body, charge: Arc::clone(&charge), waiting: None }));
+    // A handler that unpacks the body charges what it unpacks.
+    request.extensions_mut().insert(Arc::clone(&charge));
     let response = next.run(request).await;
     if charge.was_refused() { budget_exhausted() } else { response }
 }

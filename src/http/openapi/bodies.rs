@@ -1,5 +1,6 @@
 //! Schemas of request bodies that the handlers read field by field. They are used in the OpenAPI document only.
 
+use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::ArrayItems;
@@ -27,6 +28,58 @@ pub struct KeysRequest {
     /// Aliases of keys.
     #[schema(required = false, schema_with = names)]
     key_aliases: Option<Vec<String>>,
+}
+
+/// `ExportTraceServiceRequest`, in JSON by the rules of OTLP.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the shape for the OpenAPI document; bodies are read field by field")]
+pub struct TracesRequest {
+    /// Spans by resource and scope: `[{resource, scopeSpans: [{scope, spans: [...]}]}]`.
+    #[schema(required = false, value_type = Option<Vec<Object>>)]
+    resource_spans: Option<Vec<Value>>,
+}
+
+/// `ExportTraceServiceResponse`, in JSON by the rules of OTLP.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the shape for the OpenAPI document; answers are encoded by `otlp::answer`")]
+pub struct TracesResponse {
+    /// Missing if all inference spans were booked, now or before.
+    #[schema(required = false)]
+    partial_success: Option<TracesPartialSuccess>,
+}
+
+/// The inference spans that were not booked.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the shape for the OpenAPI document; answers are encoded by `otlp::answer`")]
+pub struct TracesPartialSuccess {
+    /// Their number, as a string.
+    #[schema(example = "1", pattern = "^[0-9]+$")]
+    rejected_spans: String,
+    /// The reasons.
+    error_message: String,
+}
+
+/// `google.rpc.Status`, in JSON.
+#[derive(Serialize, ToSchema)]
+pub struct TracesStatus {
+    /// `google.rpc.Code`.
+    #[schema(example = 3)]
+    code: u8,
+    /// The message for people.
+    message: String,
+}
+
+/// The refusal of a whole request.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum TracesRefusal {
+    /// By the handler.
+    Status(TracesStatus),
+    /// By a layer that all routes share, such as the check of the key.
+    Request(crate::http::openapi::shared::ErrorResponse),
 }
 
 fn names() -> Schema {

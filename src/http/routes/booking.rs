@@ -36,7 +36,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 pub const USAGE_BODY_LIMIT: usize = 16 * 1024 * 1024;
 
 /// Bodies of at most this many bytes are parsed on the async runtime. Larger ones would delay other requests there.
-const SMALL_BODY: usize = 64 * 1024;
+pub(super) const SMALL_BODY: usize = 64 * 1024;
 
 /// One record, or a list of records.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -338,7 +338,8 @@ fn status(results: &[UsageResult]) -> StatusCode {
     StatusCode::from_u16(first).ok().filter(|_| alike).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY)
 }
 
-fn failure(error: BookingError) -> ApiError {
+/// The answer to a request of which nothing was booked.
+pub(super) fn failure(error: BookingError) -> ApiError {
     tracing::error!(cause = %error, "cannot book usage");
     let again = "It is safe to send the same records again: those with an idempotency_key (for LiteLLM: an id) are \
                  never counted twice.";

@@ -13,7 +13,8 @@ use crate::http::reads::Reads;
 use crate::http::state::AppState;
 use crate::http::telemetry;
 use crate::metrics::Now;
-use crate::spend_metrics::{Directory, Gathered, Label, render_budgets};
+use crate::settings::spend_metrics::Label;
+use crate::spend_metrics::{Directory, Gathered, render_budgets};
 use crate::store;
 use crate::store::spend_metrics::Holder;
 

@@ -1,0 +1,488 @@
+//! Requests in JSON, by the rules of <https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>: names in camel
+//! case, ids in hexadecimal, enums as numbers, and 64-bit numbers as numbers or strings. Unknown fields are skipped.
+//!
+//! Every object is read field by field into its place. No tree of the text is built.
+
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, de::Error as _};
+
+use crate::otlp::DecodeError;
+use crate::otlp::protobuf::STATUS_ERROR;
+use crate::otlp::traces::{Attributes, Collector, ResourceSpans, Span, Value, Wanted};
+use crate::settings::OtlpSettings;
+
+/// Decodes an `ExportTraceServiceRequest`. Keeps the inference spans, and the attributes that the mapping reads.
+pub fn decode(body: &[u8], settings: &OtlpSettings) -> Result<Vec<ResourceSpans>, DecodeError> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(DecodeError::malformed("it is not a JSON object"));
+    }
+    let mut request = Request { wanted: Wanted(settings), collector: Collector::default(), failure: None };
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let read = Read(&mut request).deserialize(&mut deserializer).and_then(|()| deserializer.end());
+    match (read, request.failure) {
+        (_, Some(failure)) => Err(failure),
+        // The message of the parser may repeat what the client wrote.
+        (Err(error), None) => {
+            Err(DecodeError::malformed(format!("JSON error at line {} column {}", error.line(), error.column())))
+        }
+        (Ok(()), None) => Ok(request.collector.finish()),
+    }
+}
+
+/// An object that is read field by field.
+trait Object {
+    /// Reads the value of a field. Must read it, or skip it with [`skip`].
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error>;
+}
+
+/// A list whose elements are read one by one.
+trait List {
+    /// Reads the next element. Returns false at the end.
+    fn element<'de, A: SeqAccess<'de>>(&mut self, elements: &mut A) -> Result<bool, A::Error>;
+}
+
+fn skip<'de, A: MapAccess<'de>>(fields: &mut A) -> Result<(), A::Error> {
+    fields.next_value::<IgnoredAny>().map(|_| ())
+}
+
+/// Reads an object, or null, which counts as an empty object.
+struct Read<'a, T>(&'a mut T);
+
+impl<'de, T: Object> DeserializeSeed<'de> for Read<'_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T: Object> Visitor<'de> for Read<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some(name) = fields.next_key::<String>()? {
+            self.0.field(&name, &mut fields)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads an object that is the element of a list.
+struct ReadElement<'a, T>(&'a mut T);
+
+impl<'de, T: Object> DeserializeSeed<'de> for ReadElement<'_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(Read(self.0))
+    }
+}
+
+/// Reads a list, or null, which counts as an empty list.
+struct ReadEach<T>(T);
+
+impl<'de, T: List> DeserializeSeed<'de> for ReadEach<T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T: List> Visitor<'de> for ReadEach<T> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
+        while self.0.element(&mut elements)? {}
+        Ok(())
+    }
+}
+
+/// `ExportTraceServiceRequest`.
+struct Request<'a> {
+    wanted: Wanted<'a>,
+    collector: Collector,
+    /// The error that ended the reading, if it is not one of the parser.
+    failure: Option<DecodeError>,
+}
+
+impl Object for Request<'_> {
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+        match name {
+            "resourceSpans" => fields.next_value_seed(ReadEach(ResourceSpansList(self))),
+            _ => skip(fields),
+        }
+    }
+}
+
+struct ResourceSpansList<'a, 'b>(&'a mut Request<'b>);
+
+impl List for ResourceSpansList<'_, '_> {
+    fn element<'de, A: SeqAccess<'de>>(&mut self, elements: &mut A) -> Result<bool, A::Error> {
+        let mut place = Place { request: self.0, resource: ResourceSpans::default() };
+        let is_read = elements.next_element_seed(ReadElement(&mut place))?.is_some();
+        let resource = place.resource;
+        self.0.collector.add_resource(resource);
+        Ok(is_read)
+    }
+}
+
+/// `ResourceSpans`, and `ScopeSpans` within it.
+struct Place<'a, 'b> {
+    request: &'a mut Request<'b>,
+    resource: ResourceSpans,
+}
+
+impl Object for Place<'_, '_> {
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+        match name {
+            "resource" => {
+                let (wanted, attributes) = (self.request.wanted, &mut self.resource.attributes);
+                fields.next_value_seed(Read(&mut Resource { wanted, attributes }))
+            }
+            "scopeSpans" => fields.next_value_seed(ReadEach(ScopeSpansList(self))),
+            _ => skip(fields),
+        }
+    }
+}
+
+struct ScopeSpansList<'a, 'b, 'c>(&'a mut Place<'b, 'c>);
+
+impl List for ScopeSpansList<'_, '_, '_> {
+    fn element<'de, A: SeqAccess<'de>>(&mut self, elements: &mut A) -> Result<bool, A::Error> {
+        Ok(elements.next_element_seed(ReadElement(&mut ScopeSpans(self.0)))?.is_some())
+    }
+}
+
+struct ScopeSpans<'a, 'b, 'c>(&'a mut Place<'b, 'c>);
+
+impl Object for ScopeSpans<'_, '_, '_> {
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+        match name {
+            "spans" => fields.next_value_seed(ReadEach(SpanList(self.0))),
+            _ => skip(fields),
+        }
+    }
+}
+
+struct SpanList<'a, 'b, 'c>(&'a mut Place<'b, 'c>);
+
+impl List for SpanList<'_, '_, '_> {
+    fn element<'de, A: SeqAccess<'de>>(&mut self, elements: &mut A) -> Result<bool, A::Error> {
+        let mut reader = SpanReader { wanted: self.0.request.wanted, span: Span::default() };
+        if elements.next_element_seed(ReadElement(&mut reader))?.is_none() {
+            return Ok(false);
+        }
+        let Place { request, resource } = &mut *self.0;
+        request.collector.add_span(resource, reader.span).map_err(|failure| {
+            request.failure = Some(failure);
+            A::Error::custom("over a bound")
+        })?;
+        Ok(true)
+    }
+}
+
+struct SpanReader<'a> {
+    wanted: Wanted<'a>,
+    span: Span,
+}
+
+impl Object for SpanReader<'_> {
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+        let Self { wanted, span } = self;
+        match name {
+            "traceId" => span.trace_id = id(fields)?,
+            "spanId" => span.span_id = id(fields)?,
+            "startTimeUnixNano" => span.start_time = number(fields)?,
+            "endTimeUnixNano" => span.end_time = number(fields)?,
+            "attributes" => {
+                let (wanted, attributes) = (*wanted, &mut span.attributes);
+                fields.next_value_seed(ReadEach(AttributeList { wanted, attributes }))?;
+            }
+            "status" => fields.next_value_seed(Read(&mut Status(&mut span.is_error)))?,
+            _ => skip(fields)?,
+        }
+        Ok(())
+    }
+}
+
+struct Status<'a>(&'a mut bool);
+
+impl Object for Status<'_> {
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+        match name {
+            "code" => *self.0 = number::<A, u64>(fields)? == STATUS_ERROR,
+            _ => skip(fields)?,
+        }
+        Ok(())
+    }
+}
+
+struct Resource<'a> {
+    wanted: Wanted<'a>,
+    attributes: &'a mut Attributes,
+}
+
+impl Object for Resource<'_> {
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+        match name {
+            "attributes" => {
+                let (wanted, attributes) = (self.wanted, &mut *self.attributes);
+                fields.next_value_seed(ReadEach(AttributeList { wanted, attributes }))
+            }
+            _ => skip(fields),
+        }
+    }
+}
+
+struct AttributeList<'a> {
+    wanted: Wanted<'a>,
+    attributes: &'a mut Attributes,
+}
+
+impl List for AttributeList<'_> {
+    fn element<'de, A: SeqAccess<'de>>(&mut self, elements: &mut A) -> Result<bool, A::Error> {
+        let mut attribute = KeyValue::default();
+        if elements.next_element_seed(ReadElement(&mut attribute))?.is_none() {
+            return Ok(false);
+        }
+        if let (true, Some(value)) = (self.wanted.contains(&attribute.key), attribute.value.0) {
+            self.attributes.add(&attribute.key, value);
+        }
+        Ok(true)
+    }
+}
+
+#[derive(Default)]
+struct KeyValue {
+    key: String,
+    value: AnyValue,
+}
+
+impl Object for KeyValue {
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+        match name {
+            "key" => self.key = fields.next_value::<Option<String>>()?.unwrap_or_default(),
+            "value" => fields.next_value_seed(Read(&mut self.value))?,
+            _ => skip(fields)?,
+        }
+        Ok(())
+    }
+}
+
+/// `None` for a value of a kind that is not kept.
+#[derive(Default)]
+struct AnyValue(Option<Value>);
+
+impl Object for AnyValue {
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+        let value = match name {
+            "stringValue" => fields.next_value::<Option<String>>()?.map(|text| Value::text(&text)),
+            "boolValue" => fields.next_value::<Option<bool>>()?.map(Value::Boolean),
+            "intValue" => match fields.next_value::<Option<Whole>>()? {
+                Some(Whole(number)) => {
+                    let number = i64::try_from(number).map_err(|_| A::Error::custom("a number out of range"))?;
+                    Some(Value::Integer(number))
+                }
+                None => None,
+            },
+            "doubleValue" => fields.next_value::<Option<Double>>()?.map(|Double(number)| Value::Double(number)),
+            _ => return skip(fields),
+        };
+        self.0 = value.or(self.0.take());
+        Ok(())
+    }
+}
+
+/// Reads an id in hexadecimal. An id of another form is no id.
+fn id<'de, A: MapAccess<'de>, const BYTES: usize>(fields: &mut A) -> Result<[u8; BYTES], A::Error> {
+    let text = fields.next_value::<Option<String>>()?.unwrap_or_default();
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let bytes: Option<Vec<u8>> = text
+        .as_bytes()
+        .chunks(2)
+        .take(BYTES + 1)
+        .map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        })
+        .collect();
+    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; BYTES]))
+}
+
+/// Reads a whole number. Null counts as 0.
+fn number<'de, A: MapAccess<'de>, T: TryFrom<i128> + Default>(fields: &mut A) -> Result<T, A::Error> {
+    match fields.next_value::<Option<Whole>>()? {
+        Some(Whole(number)) => T::try_from(number).map_err(|_| A::Error::custom("a number out of range")),
+        None => Ok(T::default()),
+    }
+}
+
+/// A whole number, as a number or as a string.
+struct Whole(i128);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WholeVisitor;
+        impl Visitor<'_> for WholeVisitor {
+            type Value = Whole;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a whole number")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Whole, E> {
+                Ok(Whole(number.into()))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Whole, E> {
+                Ok(Whole(number.into()))
+            }
+
+            #[expect(clippy::cast_possible_truncation, reason = "whole; a number that is too large stays too large")]
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Whole, E> {
+                if number.fract() == 0.0 { Ok(Whole(number as i128)) } else { Err(E::custom("not a whole number")) }
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Whole, E> {
+                text.parse().map(Whole).map_err(|_| E::custom("not a whole number"))
+            }
+        }
+        deserializer.deserialize_any(WholeVisitor)
+    }
+}
+
+/// A number with a fraction. JSON has no notation for infinity and the like, so these are strings.
+struct Double(f64);
+
+impl<'de> Deserialize<'de> for Double {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct DoubleVisitor;
+        impl Visitor<'_> for DoubleVisitor {
+            type Value = Double;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a number")
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "the sender chose this type")]
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Double, E> {
+                Ok(Double(number as f64))
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "the sender chose this type")]
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Double, E> {
+                Ok(Double(number as f64))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Double, E> {
+                Ok(Double(number))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Double, E> {
+                text.parse().map(Double).map_err(|_| E::custom("not a number"))
+            }
+        }
+        deserializer.deserialize_any(DoubleVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> OtlpSettings {
+        OtlpSettings { tag_attributes: vec!["service.name".to_owned()], ..OtlpSettings::default() }
+    }
+
+    #[test]
+    fn the_rules_of_otlp_json_are_followed() {
+        // The resource may come after its spans, and a value before its key.
+        let body = r#"{"later": [{}], "resourceSpans": [{"scopeSpans": [{"scope": {"name": "x"}, "spans": [
+            {"traceId": "5B8EFFF798038103D269B633813FC60C", "spanId": "eee19b7ec3c1b174", "kind": 3, "flags": 257,
+             "startTimeUnixNano": "1772323200000000001", "endTimeUnixNano": 1772323201500000000,
+             "attributes": [
+                {"value": {"stringValue": "chat"}, "key": "gen_ai.operation.name"},
+                {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "12"}},
+                {"key": "gen_ai.usage.output_tokens", "value": {"intValue": 7}},
+                {"key": "gen_ai.usage.reasoning_tokens", "value": {"doubleValue": 3.0}},
+                {"key": "gen_ai.input.messages", "value": {"arrayValue": {"values": [{"kvlistValue": {"values": []}}]}}},
+                {"key": "gen_ai.request.model", "value": {"newKind": {"a": 1}}},
+                {"key": "unknown", "value": {"intValue": "1"}}],
+             "status": {"code": 2, "message": "late"}},
+            {"traceId": "no", "attributes": [{"key": "gen_ai.operation.name", "value": {"stringValue": "invoke_agent"}}]},
+            {}]}], "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]}}]}"#;
+        let resources = decode(body.as_bytes(), &settings()).expect("a request");
+        let [resource] = resources.as_slice() else { panic!("{resources:?}") };
+        assert_eq!(resource.attributes.get("service.name"), Some(&Value::text("shop")));
+        let [span] = resource.spans.as_slice() else { panic!("{resources:?}") };
+        assert_eq!(u128::from_be_bytes(span.trace_id), 0x5b8e_fff7_9803_8103_d269_b633_813f_c60c);
+        assert_eq!(u64::from_be_bytes(span.span_id), 0xeee1_9b7e_c3c1_b174);
+        assert_eq!((span.start_time, span.end_time), (1_772_323_200_000_000_001, 1_772_323_201_500_000_000));
+        assert!(span.is_error);
+        assert_eq!(span.attributes.get("gen_ai.usage.input_tokens"), Some(&Value::Integer(12)));
+        assert_eq!(span.attributes.get("gen_ai.usage.output_tokens"), Some(&Value::Integer(7)));
+        assert_eq!(span.attributes.get("gen_ai.usage.reasoning_tokens"), Some(&Value::Double(3.0)));
+        for name in ["gen_ai.input.messages", "gen_ai.request.model", "unknown"] {
+            assert_eq!(span.attributes.get(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_without_repeating_it() {
+        let deep = format!(r#"{{"a": {}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        for body in [
+            "",
+            "null",
+            "[]",
+            "{",
+            "{} x",
+            r#"{"resourceSpans": {}}"#,
+            r#"{"resourceSpans": ["secret"]}"#,
+            r#"{"resourceSpans": [null]}"#,
+            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": "secret"}]}]}]}"#,
+            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": -1}]}]}]}"#,
+            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": 1e300}]}]}]}"#,
+            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"status": {"code": "secret"}}]}]}]}"#,
+        ] {
+            match decode(body.as_bytes(), &settings()) {
+                Err(DecodeError::Malformed(message)) => assert!(!message.contains("secret"), "{message}"),
+                other => panic!("{body}: {other:?}"),
+            }
+        }
+        // What is skipped may nest as deeply as it likes: skipping takes no stack.
+        let _ = decode(deep.as_bytes(), &settings());
+        for body in [" {}", r#"{"resourceSpans": null}"#, r#"{"resourceSpans": [{"resource": null}]}"#] {
+            assert_eq!(decode(body.as_bytes(), &settings()), Ok(Vec::new()));
+        }
+    }
+
+    #[test]
+    fn spans_beyond_the_bound_are_refused() {
+        let span = r#"{"attributes":[{"key":"gen_ai.operation.name","value":{"stringValue":"chat"}}]}"#;
+        let body = |spans: usize| {
+            format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{}]}}]}}]}}"#, vec![span; spans].join(","))
+        };
+        assert!(decode(body(crate::otlp::MAX_SPANS).as_bytes(), &settings()).is_ok());
+        let refused = decode(body(crate::otlp::MAX_SPANS + 1).as_bytes(), &settings());
+        assert_eq!(refused, Err(DecodeError::TooManySpans));
+    }
+}

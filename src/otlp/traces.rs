@@ -1,0 +1,130 @@
+//! A decoded request. Only inference spans are kept, and only the attributes that the mapping reads.
+
+use crate::otlp::conventions;
+use crate::otlp::conventions::Operation;
+use crate::otlp::{DecodeError, MAX_SPANS};
+use crate::settings::OtlpSettings;
+
+/// The largest number of bytes in the value of an attribute that is kept.
+const VALUE_BYTES: usize = 2048;
+
+/// The value of an attribute. Lists, maps and bytes are not kept, because no attribute that is read has such a value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A string.
+    Text(String),
+    /// A whole number.
+    Integer(i64),
+    /// A number with a fraction.
+    Double(f64),
+    /// A truth value.
+    Boolean(bool),
+    /// A string of more than 2,048 bytes, which is not kept.
+    TooLong,
+}
+
+impl Value {
+    /// A string, if it is short enough to be kept.
+    pub(super) fn text(text: &str) -> Self {
+        if text.len() > VALUE_BYTES { Self::TooLong } else { Self::Text(text.to_owned()) }
+    }
+}
+
+/// The attributes of a span or a resource that the mapping reads. A name occurs once: the first value counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attributes(Vec<(String, Value)>);
+
+impl Attributes {
+    /// The value of an attribute.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value)
+    }
+
+    pub(super) fn add(&mut self, name: &str, value: Value) {
+        if self.get(name).is_none() {
+            self.0.push((name.to_owned(), value));
+        }
+    }
+}
+
+/// An inference span.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Span {
+    /// The id of the trace. All zeros if the request states no valid id.
+    pub trace_id: [u8; 16],
+    /// The id of the span. All zeros if the request states no valid id.
+    pub span_id: [u8; 8],
+    /// The start, in nanoseconds since 1970. 0 if it is not stated.
+    pub start_time: u64,
+    /// The end, in nanoseconds since 1970. 0 if it is not stated.
+    pub end_time: u64,
+    /// Whether the span's status is an error.
+    pub is_error: bool,
+    /// The attributes.
+    pub attributes: Attributes,
+}
+
+impl Span {
+    /// The kind of inference that the span describes, if it describes one.
+    pub fn operation(&self) -> Option<Operation> {
+        match self.attributes.get(conventions::OPERATION) {
+            Some(Value::Text(name)) => Operation::named(name),
+            _ => None,
+        }
+    }
+}
+
+/// The inference spans of one resource.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ResourceSpans {
+    /// The attributes of the resource.
+    pub attributes: Attributes,
+    /// The spans.
+    pub spans: Vec<Span>,
+}
+
+/// The names of the attributes that are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a>(pub(super) &'a OtlpSettings);
+
+impl Wanted<'_> {
+    pub(super) fn contains(self, name: &str) -> bool {
+        let Self(settings) = self;
+        conventions::is_read(name)
+            || settings.customer_attributes.iter().any(|own| own == name)
+            || settings.tag_attributes.iter().any(|own| own == name)
+    }
+}
+
+/// Collects what a decoder finds.
+#[derive(Debug, Default)]
+pub(super) struct Collector {
+    resources: Vec<ResourceSpans>,
+    count: usize,
+}
+
+impl Collector {
+    /// Adds a span to a resource that is still being read, if the span describes an inference.
+    pub(super) fn add_span(&mut self, resource: &mut ResourceSpans, span: Span) -> Result<(), DecodeError> {
+        if span.operation().is_none() {
+            return Ok(());
+        }
+        self.count += 1;
+        if self.count > MAX_SPANS {
+            return Err(DecodeError::TooManySpans);
+        }
+        resource.spans.push(span);
+        Ok(())
+    }
+
+    /// Adds a resource that has been read, unless it has no spans.
+    pub(super) fn add_resource(&mut self, resource: ResourceSpans) {
+        if !resource.spans.is_empty() {
+            self.resources.push(resource);
+        }
+    }
+
+    pub(super) fn finish(self) -> Vec<ResourceSpans> {
+        self.resources
+    }
+}
