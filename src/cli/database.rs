@@ -169,7 +169,8 @@ pub fn home(args: &DatabaseArgs) -> PathBuf {
     args.data_dir.clone().unwrap_or_else(private_postgres::default_home)
 }
 
-/// Opens the database of the arguments, brings it up to date if litespend owns it, and runs `work` on one connection.
+/// Opens the database of the arguments, next to a running server if there is one. Brings it up to date if litespend owns it,
+/// and runs `work` on one connection.
 pub fn with_connection<F>(
     args: &DatabaseArgs,
     work: impl FnOnce(store::PooledConnection, DatabaseKind) -> F,
@@ -178,7 +179,7 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     let config = read_config(args)?;
-    let open = OpenDatabase::open(args, &config, PoolLimits { connections: 2, wait: Duration::from_secs(30) })?;
+    let open = OpenDatabase::open_beside(args, &config, PoolLimits { connections: 2, wait: Duration::from_secs(30) })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let result = runtime.block_on(async {
         let pool = open.pool().map_err(Failure::Setting)?;

@@ -48,6 +48,11 @@ async fn the_embedded_database_keeps_its_master_key_and_its_data() {
     let file = home.path().join("home/master_key");
     assert!(server.block.contains(&format!("created on this first start: {}", file.display())), "{}", server.block);
     assert!(server.block.contains(&format!("embedded in {}", home.path().join("home").display())), "{}", server.block);
+    // Commands work beside the server.
+    for arguments in [["rollups", "verify"], ["indexes", "advise"], ["books", "status"]] {
+        let said = run(program().args(arguments).env("LITESPEND_DATA_DIR", home.path().join("home")));
+        assert_eq!(said.code, Some(0), "{arguments:?}: {said:?}");
+    }
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let key = std::fs::read_to_string(&file).unwrap().trim().to_owned();
     assert!(key.starts_with("sk-") && key.len() > 40);
