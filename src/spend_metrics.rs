@@ -5,7 +5,6 @@
 //! do not have (such as `api_provider` or `service_tier`) are left out.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt::Write;
 
 use crate::settings::spend_metrics::{Label, SpendMetricsSettings};
@@ -56,84 +55,70 @@ impl Directory {
 /// A team, user, key and model.
 type Series = [Option<String>; 4];
 
-/// Gathers what was logged.
-#[derive(Debug, Default)]
-pub struct Gathered {
-    /// The folded series in their order.
-    rows: Vec<(Series, Logged)>,
-    places: HashMap<Series, usize>,
-    /// What is not folded yet, of series that are not folded yet.
-    new: Vec<(Series, Logged)>,
+/// Gathers what was logged, in as many series as are listed.
+#[derive(Debug)]
+pub struct Gathered<'a> {
+    names: &'a Directory,
+    labels: Vec<Label>,
+    limit: usize,
+    places: HashMap<String, usize>,
+    series: Vec<(String, Figures)>,
+    /// What is beyond the limit.
+    other: Option<Figures>,
+    /// Series that are not folded yet.
+    new: Vec<(String, Figures)>,
 }
 
-impl Gathered {
+impl<'a> Gathered<'a> {
+    /// Nothing yet.
+    pub fn new(settings: &SpendMetricsSettings, names: &'a Directory) -> Self {
+        let labels = settings.labels.iter().copied().filter(|label| *label != Label::EndUser).collect();
+        let limit = settings.series;
+        Self { names, labels, limit, places: HashMap::new(), series: Vec::new(), other: None, new: Vec::new() }
+    }
+
     /// Adds a row of [`crate::store::spend_metrics::logged`], which come in its order.
     pub fn add(&mut self, mut row: Logged) {
         let known = |text: Option<String>| text.filter(|text| !text.is_empty());
         let series =
             [known(row.team_id.take()), known(row.user_id.take()), known(row.api_key.take()), known(row.model.take())];
-        match self.places.entry(series.clone()) {
-            // An empty name and none are one.
-            Entry::Occupied(place) => {
-                if let Some((_, sum)) = self.rows.get_mut(*place.get()) {
-                    merge(sum, &row);
-                }
+        let labels = labels_of(&series, &self.labels, self.names);
+        let figures = figures(&row);
+        if let Some((_, sum)) = self.places.get(&labels).and_then(|place| self.series.get_mut(*place)) {
+            sum.add(figures);
+        } else if row.number.is_none() {
+            // It has no place in the order yet. More than there is room for are not listed anyway.
+            if self.new.len() <= self.limit {
+                self.new.push((labels, figures));
             }
-            Entry::Vacant(place) if row.number.is_some() => {
-                place.insert(self.rows.len());
-                self.rows.push((series, row));
-            }
-            Entry::Vacant(_) => self.new.push((series, row)),
+        } else if self.series.len() < self.limit {
+            self.places.insert(labels.clone(), self.series.len());
+            self.series.push((labels, figures));
+        } else {
+            self.other.get_or_insert_default().add(figures);
         }
     }
 
     /// The text of the counters.
-    pub fn render(&self, settings: &SpendMetricsSettings, names: &Directory) -> String {
-        let labels: Vec<Label> = settings.labels.iter().copied().filter(|label| *label != Label::EndUser).collect();
-        let mut places: HashMap<String, usize> = HashMap::new();
-        let mut groups: Vec<(String, Figures)> = Vec::new();
-        let mut other: Option<Figures> = None;
-        for (series, row) in &self.rows {
-            let key = labels_of(series, &labels, names);
-            let place = places.get(&key).copied().or_else(|| (groups.len() < settings.series).then_some(groups.len()));
-            match place {
-                Some(place) if place < groups.len() => {
-                    if let Some((_, figures)) = groups.get_mut(place) {
-                        figures.add(shown(row));
-                    }
+    pub fn render(mut self) -> String {
+        // A series that is not folded yet might not get a place of its own. Then it waits until it is folded.
+        if self.series.len() + self.new.len() <= self.limit {
+            for (labels, figures) in std::mem::take(&mut self.new) {
+                let place = *self.places.entry(labels.clone()).or_insert(self.series.len());
+                match self.series.get_mut(place) {
+                    Some((_, sum)) => sum.add(figures),
+                    None => self.series.push((labels, figures)),
                 }
-                Some(place) => {
-                    places.insert(key.clone(), place);
-                    groups.push((key, shown(row)));
-                }
-                None => other.get_or_insert_default().add(shown(row)),
             }
         }
-        // What is not folded yet has no place in the order. Where it might not get one, it waits until it is folded.
-        for (series, row) in &self.new {
-            let key = labels_of(series, &labels, names);
-            let has_room = groups.len() + self.new.len() <= settings.series;
-            match places.get(&key) {
-                Some(place) => {
-                    if let Some((_, figures)) = groups.get_mut(*place) {
-                        figures.add(shown(row));
-                    }
-                }
-                None if has_room => {
-                    places.insert(key.clone(), groups.len());
-                    groups.push((key, shown(row)));
-                }
-                None => {}
-            }
-        }
-        if let Some(figures) = other {
-            let all = labels.iter().map(|label| format!("{}=\"{OTHER}\"", label.name())).collect::<Vec<_>>().join(",");
-            groups.push((all, figures));
+        if let Some(figures) = self.other {
+            let all = self.labels.iter().map(|label| format!("{}=\"{OTHER}\"", label.name()));
+            self.series.push((all.collect::<Vec<_>>().join(","), figures));
         }
         let mut text = String::new();
         for (name, help, value) in COUNTERS {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-            for (labels, figures) in &groups {
+            for (labels, figures) in &self.series {
                 let _ = writeln!(text, "{name}{{{labels}}} {}", value(figures));
             }
         }
@@ -160,28 +145,13 @@ const COUNTERS: [Counter; 5] = [
     }),
 ];
 
-fn merge(sum: &mut Logged, row: &Logged) {
-    sum.requests += row.requests;
-    sum.spend += row.spend;
-    sum.prompt_tokens += row.prompt_tokens;
-    sum.completion_tokens += row.completion_tokens;
-    sum.total_tokens += row.total_tokens;
-    // A row that is folded brings the most that it has been.
-    sum.most_requests += row.most_requests;
-    sum.most_spend += row.most_spend;
-    sum.most_prompt_tokens += row.most_prompt_tokens;
-    sum.most_completion_tokens += row.most_completion_tokens;
-    sum.most_total_tokens += row.most_total_tokens;
-}
-
-/// What is shown of a series: never less than before.
-fn shown(row: &Logged) -> Figures {
+fn figures(row: &Logged) -> Figures {
     Figures {
-        requests: row.requests.max(row.most_requests),
-        spend: row.spend.max(row.most_spend),
-        prompt_tokens: row.prompt_tokens.max(row.most_prompt_tokens),
-        completion_tokens: row.completion_tokens.max(row.most_completion_tokens),
-        total_tokens: row.total_tokens.max(row.most_total_tokens),
+        requests: row.requests,
+        spend: row.spend,
+        prompt_tokens: row.prompt_tokens,
+        completion_tokens: row.completion_tokens,
+        total_tokens: row.total_tokens,
     }
 }
 
@@ -286,7 +256,7 @@ pub fn render_budgets(of: Holder, budgets: &[Budget]) -> String {
 mod tests {
     use super::*;
 
-    fn row(team: &str, key: &str, number: Option<i64>, spend: f64, most: f64) -> Logged {
+    fn row(team: &str, key: &str, number: Option<i64>, spend: f64) -> Logged {
         Logged {
             team_id: Some(team.to_owned()),
             user_id: None,
@@ -298,26 +268,22 @@ mod tests {
             prompt_tokens: 1,
             completion_tokens: 2,
             total_tokens: 3,
-            most_requests: 0,
-            most_spend: most,
-            most_prompt_tokens: 0,
-            most_completion_tokens: 0,
-            most_total_tokens: 0,
         }
     }
 
     fn spend(rows: Vec<Logged>, labels: &[Label], series: usize) -> Vec<String> {
-        let mut gathered = Gathered::default();
-        rows.into_iter().for_each(|row| gathered.add(row));
         let names = Directory::new(vec![("k1".into(), Some("a \"b\" \\ c\n".into()))], Vec::new(), Vec::new());
-        let text = gathered.render(&SpendMetricsSettings { labels: labels.to_vec(), series }, &names);
+        let settings = SpendMetricsSettings { labels: labels.to_vec(), series };
+        let mut gathered = Gathered::new(&settings, &names);
+        rows.into_iter().for_each(|row| gathered.add(row));
+        let text = gathered.render();
         let lines = text.lines().filter(|line| line.starts_with("litellm_spend_metric_total"));
         lines.map(|line| line.trim_start_matches("litellm_spend_metric_total").to_owned()).collect()
     }
 
     #[test]
     fn labels_are_escaped_and_what_is_not_known_is_none() {
-        let rows = vec![row("", "k1", Some(1), 0.5, 0.5)];
+        let rows = vec![row("", "k1", Some(1), 0.5)];
         assert_eq!(
             spend(rows, &[Label::Team, Label::ApiKeyAlias], 10),
             [r#"{team="None",api_key_alias="a \"b\" \\ c\n"} 0.5"#]
@@ -325,20 +291,16 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_keeps_the_most_that_it_was_and_adds_what_is_not_folded() {
-        let rows =
-            vec![row("t", "k", Some(1), 2.0, 3.0), row("t", "k", None, 0.5, 0.0), row("t", "new", None, 0.25, 0.0)];
-        assert_eq!(
-            spend(rows.clone(), &[Label::HashedApiKey], 10),
-            [r#"{hashed_api_key="k"} 3"#, r#"{hashed_api_key="new"} 0.25"#]
-        );
-        assert_eq!(spend(rows, &[Label::Team], 10), [r#"{team="t"} 3.25"#]);
+    fn series_with_the_same_labels_are_one() {
+        let rows = vec![row("t", "k", Some(1), 2.5), row("t", "j", Some(2), 0.5), row("t", "new", None, 0.25)];
+        assert_eq!(spend(rows.clone(), &[Label::Team], 10), [r#"{team="t"} 3.25"#]);
+        let by_key = spend(rows, &[Label::HashedApiKey], 10);
+        assert_eq!(by_key[1..], [r#"{hashed_api_key="j"} 0.5"#, r#"{hashed_api_key="new"} 0.25"#]);
     }
 
     #[test]
     fn series_beyond_the_limit_stay_in_one() {
-        let folded =
-            |count: i64| (1..=count).map(|n| row("t", &format!("k{n}x"), Some(n), 1.0, 1.0)).collect::<Vec<_>>();
+        let folded = |count: i64| (1..=count).map(|n| row("t", &format!("k{n}x"), Some(n), 1.0)).collect::<Vec<_>>();
         let labels = [Label::HashedApiKey, Label::Model];
         let two = [r#"{hashed_api_key="k1x",model="m"} 1"#, r#"{hashed_api_key="k2x",model="m"} 1"#];
         assert_eq!(spend(folded(2), &labels, 2), two);
@@ -347,7 +309,7 @@ mod tests {
         assert_eq!(all[2..], [r#"{hashed_api_key="other",model="other"} 2"#]);
         // A series that is not folded yet has no place: it must not be listed alone now and with the others later.
         let mut rows = folded(2);
-        rows.push(row("t", "late", None, 1.0, 0.0));
+        rows.push(row("t", "late", None, 1.0));
         assert_eq!(spend(rows, &labels, 2), two);
     }
 

@@ -9,7 +9,7 @@ CREATE TABLE litespend.lifetime_usage (
     api_key integer NOT NULL,
     model integer NOT NULL,
     -- The order in which they came.
-    number bigint GENERATED ALWAYS AS IDENTITY,
+    number bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     requests bigint NOT NULL,
     spend double precision NOT NULL,
     prompt_tokens bigint NOT NULL,

@@ -3,7 +3,7 @@
 use futures_util::TryStreamExt;
 use sqlx::{FromRow, PgConnection};
 
-/// What a series of calls has logged.
+/// What a series of calls has logged: never less than before.
 #[derive(Clone, Debug, FromRow)]
 pub struct Logged {
     /// Team ID.
@@ -14,7 +14,7 @@ pub struct Logged {
     pub api_key: Option<String>,
     /// Model name.
     pub model: Option<String>,
-    /// The place of the series in the order in which they came. `None` for changes that are not folded yet.
+    /// The place of the series in the order in which they came. `None` for a series that is not folded yet.
     pub number: Option<i64>,
     /// Number of rows.
     pub requests: i64,
@@ -26,16 +26,6 @@ pub struct Logged {
     pub completion_tokens: i64,
     /// All tokens.
     pub total_tokens: i64,
-    /// The most that these figures have been.
-    pub most_requests: i64,
-    /// The most that the spend has been, in USD.
-    pub most_spend: f64,
-    /// The most input tokens.
-    pub most_prompt_tokens: i64,
-    /// The most output tokens.
-    pub most_completion_tokens: i64,
-    /// The most tokens.
-    pub most_total_tokens: i64,
 }
 
 /// Whether what was ever logged is kept in this database. The rollups of an older version do not have it.
@@ -43,24 +33,43 @@ pub async fn is_kept(connection: &mut PgConnection) -> Result<bool, sqlx::Error>
     sqlx::query_scalar("SELECT to_regclass('litespend.lifetime_usage') IS NOT NULL").fetch_one(connection).await
 }
 
-/// What was ever logged, by team, user, key and model, in the order in which they came. Then what is not folded yet, with the
-/// same fields. All of one moment. `each` gets every row.
+/// What was ever logged, by team, user, key and model, with what is not folded yet, in the order in which the series came.
+/// Names are cut after [`NAME_LENGTH`] characters. All of one moment. `each` gets every row.
 pub async fn logged(connection: &mut PgConnection, mut each: impl FnMut(Logged)) -> Result<(), sqlx::Error> {
     let mut rows = sqlx::query_as::<_, Logged>(
-        "SELECT t.word AS team_id, u.word AS user_id, k.word AS api_key, m.word AS model, number, requests, spend, prompt_tokens,
-                completion_tokens, total_tokens, most_requests, most_spend, most_prompt_tokens, most_completion_tokens,
-                most_total_tokens
+        "WITH unfolded AS (
+             SELECT team_id AS team, user_id AS \"user\", api_key AS key, model AS model_name, sum(sign)::bigint AS requests,
+                    sum(litespend.finite(spend)) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
+                    sum(completion_tokens)::bigint AS completion_tokens, sum(total_tokens)::bigint AS total_tokens
+             FROM litespend.deltas WHERE sign > 0 OR is_update GROUP BY 1, 2, 3, 4),
+         numbered AS (
+             -- A word that has no number yet belongs to a new series.
+             SELECT CASE WHEN team IS NULL THEN 0 ELSE COALESCE(t.id, -1) END AS team_id,
+                    CASE WHEN \"user\" IS NULL THEN 0 ELSE COALESCE(u.id, -1) END AS user_id,
+                    CASE WHEN key IS NULL THEN 0 ELSE COALESCE(k.id, -1) END AS api_key,
+                    CASE WHEN model_name IS NULL THEN 0 ELSE COALESCE(m.id, -1) END AS model, unfolded.*
+             FROM unfolded
+             LEFT JOIN litespend.words t ON t.digest = litespend.digest(team)
+             LEFT JOIN litespend.words u ON u.digest = litespend.digest(\"user\")
+             LEFT JOIN litespend.words k ON k.digest = litespend.digest(key)
+             LEFT JOIN litespend.words m ON m.digest = litespend.digest(model_name))
+         SELECT left(COALESCE(t.word, n.team), $1) AS team_id, left(COALESCE(u.word, n.\"user\"), $1) AS user_id,
+                left(COALESCE(k.word, n.key), $1) AS api_key, left(COALESCE(m.word, n.model_name), $1) AS model, l.number,
+                GREATEST(l.most_requests, COALESCE(l.requests, 0) + COALESCE(n.requests, 0)) AS requests,
+                GREATEST(l.most_spend, COALESCE(l.spend, 0) + COALESCE(n.spend, 0)) AS spend,
+                GREATEST(l.most_prompt_tokens, COALESCE(l.prompt_tokens, 0) + COALESCE(n.prompt_tokens, 0)) AS prompt_tokens,
+                GREATEST(l.most_completion_tokens,
+                         COALESCE(l.completion_tokens, 0) + COALESCE(n.completion_tokens, 0)) AS completion_tokens,
+                GREATEST(l.most_total_tokens, COALESCE(l.total_tokens, 0) + COALESCE(n.total_tokens, 0)) AS total_tokens
          FROM litespend.lifetime_usage AS l
+         FULL JOIN numbered AS n USING (team_id, user_id, api_key, model)
          LEFT JOIN litespend.words t ON t.id = l.team_id
          LEFT JOIN litespend.words u ON u.id = l.user_id
          LEFT JOIN litespend.words k ON k.id = l.api_key
          LEFT JOIN litespend.words m ON m.id = l.model
-         UNION ALL
-         SELECT team_id, user_id, api_key, model, NULL, sum(sign)::bigint, sum(litespend.finite(spend)),
-                sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint, sum(total_tokens)::bigint, 0, 0, 0, 0, 0
-         FROM litespend.deltas WHERE sign > 0 OR is_update GROUP BY 1, 2, 3, 4
-         ORDER BY number NULLS LAST",
+         ORDER BY l.number NULLS LAST",
     )
+    .bind(NAME_LENGTH)
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
         each(row);
@@ -68,26 +77,34 @@ pub async fn logged(connection: &mut PgConnection, mut each: impl FnMut(Logged))
     Ok(())
 }
 
+/// The most characters of a name. Longer ones are cut: every series is in memory while metrics are written.
+pub const NAME_LENGTH: i32 = 128;
+
 /// Names of things by their IDs.
 pub type Names = Vec<(String, Option<String>)>;
 
 /// Aliases of keys by their hashes.
 pub async fn key_aliases(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
-    sqlx::query_as(r#"SELECT token, key_alias FROM "LiteLLM_VerificationToken" WHERE key_alias <> ''"#)
-        .fetch_all(connection)
-        .await
+    sqlx::query_as(
+        r#"SELECT left(token, $1), left(key_alias, $1) FROM "LiteLLM_VerificationToken" WHERE key_alias <> ''"#,
+    )
+    .bind(NAME_LENGTH)
+    .fetch_all(connection)
+    .await
 }
 
 /// Aliases of teams by their IDs.
 pub async fn team_aliases(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
-    sqlx::query_as(r#"SELECT team_id, team_alias FROM "LiteLLM_TeamTable" WHERE team_alias <> ''"#)
+    sqlx::query_as(r#"SELECT left(team_id, $1), left(team_alias, $1) FROM "LiteLLM_TeamTable" WHERE team_alias <> ''"#)
+        .bind(NAME_LENGTH)
         .fetch_all(connection)
         .await
 }
 
 /// Email addresses of users by their IDs.
 pub async fn user_emails(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
-    sqlx::query_as(r#"SELECT user_id, user_email FROM "LiteLLM_UserTable" WHERE user_email <> ''"#)
+    sqlx::query_as(r#"SELECT left(user_id, $1), left(user_email, $1) FROM "LiteLLM_UserTable" WHERE user_email <> ''"#)
+        .bind(NAME_LENGTH)
         .fetch_all(connection)
         .await
 }
@@ -186,5 +203,5 @@ pub async fn budgets(connection: &mut PgConnection, of: Holder, limit: i64) -> R
     if !exist {
         return Ok(Vec::new());
     }
-    sqlx::query_as(statement).bind(limit).fetch_all(connection).await
+    sqlx::query_as(statement).bind(limit).bind(NAME_LENGTH).fetch_all(connection).await
 }

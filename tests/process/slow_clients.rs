@@ -293,6 +293,10 @@ async fn static_files_for_clients_that_take_nothing_cost_little() {
 async fn one_stream_that_is_not_taken_leaves_its_neighbours_alone() {
     let database = database().await;
     let server = Server::on(database.url(), &LIMITS);
+    // A file is unpacked at its first use.
+    for path in ["/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"] {
+        assert_eq!(server.get(path).await.status(), 200);
+    }
     let mut connection = http2::connect(server.address, 0, &http2::get(1, "/docs/swagger-ui-bundle.js", &[]));
     let mut reading = connection.try_clone().unwrap();
     let reading = std::thread::spawn(move || http2::frames(&mut reading, Duration::from_secs(5)));

@@ -1,10 +1,16 @@
 //! Health probes and metrics.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -134,6 +140,8 @@ async fn get_metrics(State(state): State<AppState>) -> Response {
     responses((status = 200, description = "Metrics", body = String, content_type = "text/plain")))]
 async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Result<Response, ApiError> {
     let settings = &state.settings.spend_metrics;
+    let wait = tokio::time::timeout(SCRAPE_WAIT, SCRAPES.acquire()).await;
+    let permit = wait.ok().and_then(Result::ok).ok_or(ApiError::Unavailable(None))?;
     let mut reading = reads.start_on_primary().await?.snapshot().await?;
     let connection = reading.connection();
     let mut text = String::new();
@@ -148,9 +156,10 @@ async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Resul
         if settings.has(Label::UserEmail) {
             users = store::spend_metrics::user_emails(connection).await?;
         }
-        let mut gathered = Gathered::default();
+        let names = Directory::new(keys, teams, users);
+        let mut gathered = Gathered::new(settings, &names);
         store::spend_metrics::logged(connection, |row| gathered.add(row)).await?;
-        text = gathered.render(settings, &Directory::new(keys, teams, users));
+        text = gathered.render();
     }
     let limit = i64::try_from(settings.series).unwrap_or(i64::MAX);
     for of in [Holder::Team, Holder::Organization, Holder::Key, Holder::User, Holder::Customer] {
@@ -159,5 +168,20 @@ async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Resul
         }
     }
     reading.finish().await?;
-    Ok(([(header::CONTENT_TYPE, TEXT)], text).into_response())
+    // The permit is held until the text is sent, because the text is in memory until then.
+    let rest = (Bytes::from(text), permit);
+    let pieces = futures_util::stream::unfold(rest, |(mut text, permit)| async move {
+        let piece = text.split_to(text.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (text, permit)))
+    });
+    Ok(([(header::CONTENT_TYPE, TEXT)], Body::from_stream(pieces)).into_response())
 }
+
+/// The scrapes of spend that are answered at once. Each has all listed series in memory.
+static SCRAPES: Semaphore = Semaphore::const_new(2);
+
+/// How long a scrape waits for another one.
+const SCRAPE_WAIT: Duration = Duration::from_secs(10);
+
+/// Bytes of a piece of an answer.
+const PIECE: usize = 64 * 1024;
