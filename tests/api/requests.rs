@@ -75,27 +75,32 @@ async fn head_is_get_without_a_body_for_probes_and_pages_and_405_for_the_api() {
 #[tokio::test]
 async fn answers_are_compressed_for_those_who_can_read_it() {
     let app = TestApp::seeded().await;
-    let plain = app.get("/spend/logs", MASTER_KEY).await;
-    assert!(!plain.headers.contains_key("content-encoding"));
-    for (accepted, encoding) in [("gzip", "gzip"), ("zstd", "zstd"), ("br", ""), ("identity", ""), ("gzip;q=0", "")] {
-        let asked = request(Method::GET, "/spend/logs", MASTER_KEY).header("accept-encoding", accepted);
-        let asked = asked.body(Body::empty()).unwrap();
-        let response =
-            tower::ServiceExt::oneshot(litespend::http::router::build(app.state.clone()), asked).await.unwrap();
-        assert_eq!(response.status(), 200);
-        let sent = response.headers().get("content-encoding").map_or("", |value| value.to_str().unwrap()).to_owned();
-        assert_eq!(sent, encoding, "{accepted}");
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        let text = match encoding {
-            "gzip" => std::io::read_to_string(flate2::read::GzDecoder::new(&bytes[..])).unwrap(),
-            "zstd" => {
-                assert_eq!(bytes[..4], [0x28, 0xb5, 0x2f, 0xfd]);
-                assert!(bytes.len() < plain.text.len() / 4);
-                continue;
-            }
-            _ => String::from_utf8(bytes.to_vec()).unwrap(),
-        };
-        assert_eq!(text, plain.text, "{accepted}");
+    app.state.refresh_rollups().await.unwrap();
+    for path in ["/spend/logs", "/metrics/spend"] {
+        let plain = app.get(path, MASTER_KEY).await;
+        assert!(!plain.headers.contains_key("content-encoding"));
+        for (accepted, encoding) in [("gzip", "gzip"), ("zstd", "zstd"), ("br", ""), ("identity", ""), ("gzip;q=0", "")]
+        {
+            let asked = request(Method::GET, path, MASTER_KEY).header("accept-encoding", accepted);
+            let asked = asked.body(Body::empty()).unwrap();
+            let response =
+                tower::ServiceExt::oneshot(litespend::http::router::build(app.state.clone()), asked).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let sent =
+                response.headers().get("content-encoding").map_or("", |value| value.to_str().unwrap()).to_owned();
+            assert_eq!(sent, encoding, "{accepted}");
+            let bytes = response.into_body().collect().await.unwrap().to_bytes();
+            let text = match encoding {
+                "gzip" => std::io::read_to_string(flate2::read::GzDecoder::new(&bytes[..])).unwrap(),
+                "zstd" => {
+                    assert_eq!(bytes[..4], [0x28, 0xb5, 0x2f, 0xfd]);
+                    assert!(bytes.len() < plain.text.len() / 4);
+                    continue;
+                }
+                _ => String::from_utf8(bytes.to_vec()).unwrap(),
+            };
+            assert_eq!(text, plain.text, "{accepted}");
+        }
     }
 }
 

@@ -119,6 +119,15 @@ assert (booked.recorded, booked.results[0].request_id) == (1, "c"), booked
 payload = {"id": "d", "model": "gpt-4o", "response_cost": 0.5, "startTime": 1769940000.0, "endTime": 1769940001.0}
 post("record_litellm_usage", payload)
 
+attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o", "gen_ai.provider.name": "openai"}
+tokens = {"gen_ai.usage.input_tokens": "10", "gen_ai.usage.output_tokens": "1"}
+span = {"traceId": "5b8efff798038103d269b633813fc60c", "spanId": "eee19b7ec3c1b174", "name": "chat gpt-4o",
+        "startTimeUnixNano": "1769940000000000000", "endTimeUnixNano": "1769940001000000000",
+        "attributes": [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]
+        + [{"key": key, "value": {"intValue": value}} for key, value in tokens.items()]}
+post("export_traces", {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]})
+assert call("view_spend_logs_spend_logs_get", request_id=f"otel-{span['traceId']}-{span['spanId']}")[0].prompt_tokens == 10
+
 team = post("create_team", {"team_alias": "Made here"}).to_dict()
 user = post("create_user", {"user_id": "made-here", "teams": [team["team_id"]], "auto_create_key": False}).to_dict()
 made = post("generate_key", {"user_id": user["user_id"], "key_alias": "made here"}).to_dict()
@@ -135,6 +144,7 @@ for probe in ["get_health_liveliness", "get_health_liveness"]:
     assert call(probe) == "I'm alive!"
 assert call("get_health_readiness").db == "connected"
 assert "litespend_http_requests_total" in call("get_metrics")
+assert "litellm_spend_metric_total{" in call("get_spend_metrics")
 
 calculate = "calculate_spend_spend_calculate_post"
 request = getattr(models, "SpendCalculateRequest", None)

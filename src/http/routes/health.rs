@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
@@ -174,7 +175,8 @@ async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Resul
         let piece = text.split_to(text.len().min(PIECE));
         (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (text, permit)))
     });
-    Ok(([(header::CONTENT_TYPE, TEXT)], Body::from_stream(pieces)).into_response())
+    // Compression asks once more after the end.
+    Ok(([(header::CONTENT_TYPE, TEXT)], Body::from_stream(pieces.fuse())).into_response())
 }
 
 /// The scrapes of spend that are answered at once. Each has all listed series in memory.
