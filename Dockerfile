@@ -9,10 +9,14 @@ COPY . .
 RUN cargo chef prepare --recipe-path recipe.json
 
 FROM chef AS builder
+# A kernel for arm64 may have pages of 64 KiB. jemalloc's default is the page of the machine that builds.
+ARG TARGETARCH
 COPY --from=planner /build/recipe.json recipe.json
-RUN cargo chef cook --release --locked --bin litespend --recipe-path recipe.json
+RUN [ "$TARGETARCH" != arm64 ] || export JEMALLOC_SYS_WITH_LG_PAGE=16; \
+    cargo chef cook --release --locked --bin litespend --recipe-path recipe.json
 COPY . .
-RUN cargo build --release --locked --bin litespend
+RUN [ "$TARGETARCH" != arm64 ] || export JEMALLOC_SYS_WITH_LG_PAGE=16; \
+    cargo build --release --locked --bin litespend
 
 # No shell and no package manager; runs as user 65532. It has no PostgreSQL either: set
 # DATABASE_URL.

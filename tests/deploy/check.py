@@ -13,6 +13,9 @@ NOT_IN_HELP = {"AWS_ACCESS_KEY_ID", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "RUST
 # Fields of a ServiceMonitor's endpoint (monitoring.coreos.com/v1) that a manifest may use, and those within.
 ENDPOINT = {"port": None, "path": None, "interval": None, "scrapeTimeout": None,
             "authorization": {"type": None, "credentials": {"name": None, "key": None}}}
+# Fields of a ScrapeConfig (monitoring.coreos.com/v1alpha1) that a manifest may use.
+SCRAPE = {"jobName": None, "metricsPath": None, "scrapeInterval": None, "authorization": ENDPOINT["authorization"],
+          "staticConfigs": None}
 
 
 def documents(path):
@@ -69,6 +72,23 @@ def check_servicemonitor(_):
             credentials = endpoint["authorization"]["credentials"]
             if (credentials["name"], credentials["key"]) not in secrets:
                 yield f"secret.example.yaml has no {credentials['name']} with {credentials['key']}"
+
+
+def check_scrapeconfig(_):
+    namespaces = {document["namespace"] for document in documents(KUBERNETES / "kustomization.yaml")}
+    addresses = {f"{service['metadata']['name']}.{namespace}.svc:{port['port']}" for service in of_kind("Service")
+                 for namespace in namespaces for port in service["spec"]["ports"]}
+    secrets = {(secret["metadata"]["name"], key) for secret in of_kind("Secret") for key in secret["stringData"]}
+    for scrape in of_kind("ScrapeConfig"):
+        if scrape["apiVersion"] != "monitoring.coreos.com/v1alpha1":
+            yield f"apiVersion is {scrape['apiVersion']}"
+        yield from unexpected(scrape["spec"], SCRAPE, "spec")
+        targets = [target for static in scrape["spec"]["staticConfigs"] for target in static["targets"]]
+        if len(targets) != 1 or not set(targets) <= addresses:
+            yield f"the targets are {targets}, but one of {sorted(addresses)} is expected"
+        credentials = scrape["spec"]["authorization"]["credentials"]
+        if (credentials["name"], credentials["key"]) not in secrets:
+            yield f"secret.example.yaml has no {credentials['name']} with {credentials['key']}"
 
 
 def settings():
@@ -146,11 +166,12 @@ def probe_paths():
 
 def monitor_paths():
     endpoints = [endpoint for monitor in of_kind("ServiceMonitor") for endpoint in monitor["spec"]["endpoints"]]
-    return sorted({endpoint["path"] for endpoint in endpoints})
+    paths = {endpoint["path"] for endpoint in endpoints}
+    return sorted(paths | {scrape["spec"]["metricsPath"] for scrape in of_kind("ScrapeConfig")})
 
 
-CHECKS = {"kustomization": check_kustomization, "servicemonitor": check_servicemonitor, "settings": check_settings,
-          "flags": check_flags, "ports": check_ports}
+CHECKS = {"kustomization": check_kustomization, "servicemonitor": check_servicemonitor, "scrapeconfig": check_scrapeconfig,
+          "settings": check_settings, "flags": check_flags, "ports": check_ports}
 LISTS = {"probe-paths": probe_paths, "monitor-paths": monitor_paths}
 
 

@@ -55,8 +55,8 @@ for file in deploy/compose/*.yaml; do
     check "$file fits the compose schema" check-jsonschema --builtin-schema vendor.compose-spec "$file"
 done
 for file in deploy/kubernetes/*.yaml; do
-    # These two kinds are not Kubernetes' own. check.py looks at their fields.
-    case $(basename "$file") in kustomization.yaml | servicemonitor.yaml) continue ;; esac
+    # These kinds are not Kubernetes' own. check.py looks at their fields.
+    case $(basename "$file") in kustomization.yaml | scrapeconfig.yaml | servicemonitor.yaml) continue ;; esac
     check "$file fits the schema of Kubernetes $kubernetes_version" \
         kubernetes-validate --strict -k "$kubernetes_version" "$file"
 done
@@ -83,6 +83,7 @@ fi
 static() { check "$1" python3 tests/deploy/check.py "$2" --help-text "$work/help"; }
 static "the kustomization lists every manifest" kustomization
 static "the ServiceMonitor's fields are those of the operator" servicemonitor
+static "the ScrapeConfig's fields are those of the operator, and it has one target" scrapeconfig
 static "every setting is one of litespend's" settings
 static "every flag is one of litespend's" flags
 static "services, probes and policies name the same port" ports
