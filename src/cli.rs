@@ -21,6 +21,7 @@ pub mod rollups;
 pub mod serve;
 pub mod table;
 pub mod teams;
+pub mod upgrade_database;
 pub mod users;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +44,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Bring the database up to date and exit.
     Migrate(DatabaseArgs),
+    /// Move the private PostgreSQL's data to a newer version of PostgreSQL.
+    UpgradeDatabase(upgrade_database::UpgradeDatabaseArgs),
     /// Virtual keys: create, list, block, unblock, delete.
     #[command(subcommand)]
     Key(keys::KeyCommand),

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::serve(*args),
         Command::Migrate(args) => serve::migrate(&args),
+        Command::UpgradeDatabase(args) => cli::upgrade_database::run(args),
         Command::Key(command) => cli::keys::run(command),
         Command::Team(command) => cli::teams::run(command),
         Command::User(command) => cli::users::run(command),

@@ -31,4 +31,5 @@ mod stopping;
 mod subcommands;
 mod tls;
 mod unread_output;
+mod upgrade_database;
 mod weak_master_key;

@@ -40,6 +40,8 @@ pub(crate) struct Binaries {
 pub(crate) struct SearchPaths {
     /// If set, no other place is searched.
     only: Option<PathBuf>,
+    /// Searched before all others.
+    first: Option<PathBuf>,
     packaged: Option<PathBuf>,
     path: OsString,
     versioned: Vec<(PathBuf, &'static str, &'static str)>,
@@ -51,6 +53,7 @@ impl SearchPaths {
         let variable = || std::env::var_os("PG_BIN_DIR").filter(|value| !value.is_empty());
         Self {
             only: bin_dir.or_else(|| variable().map(PathBuf::from)),
+            first: None,
             packaged: packaged::directory(),
             path: std::env::var_os("PATH").unwrap_or_default(),
             versioned: VERSIONED_DIRECTORIES
@@ -60,10 +63,23 @@ impl SearchPaths {
         }
     }
 
+    /// Only one directory.
+    #[cfg(test)]
+    pub(crate) fn only(directory: &Path) -> Self {
+        let only = Some(directory.to_owned());
+        Self { only, first: None, packaged: None, path: OsString::new(), versioned: Vec::new() }
+    }
+
+    /// The same paths, of which the directory that was named is only the first.
+    pub(crate) fn everywhere(mut self) -> Self {
+        self.first = self.only.take();
+        self
+    }
+
     fn directories(&self) -> Vec<PathBuf> {
         let on_path: Vec<PathBuf> =
             std::env::split_paths(&self.path).filter(|directory| directory.is_absolute()).collect();
-        let mut found: Vec<PathBuf> = self.packaged.iter().cloned().collect();
+        let mut found: Vec<PathBuf> = self.first.iter().chain(&self.packaged).cloned().collect();
         found.extend(on_path.iter().find_map(|directory| said_by_pg_config(&directory.join("pg_config"))));
         found.extend(on_path);
         for (parent, prefix, rest) in &self.versioned {
@@ -117,7 +133,12 @@ impl Binaries {
         fitting.cloned().ok_or_else(|| {
             let mut versions: Vec<&str> = installed.iter().map(|binaries| binaries.version.as_str()).collect();
             versions.dedup();
-            LocalPostgresError::WrongVersion { home: home.to_owned(), data_version, installed: versions.join(", ") }
+            LocalPostgresError::WrongVersion {
+                home: home.to_owned(),
+                data_version,
+                installed: versions.join(", "),
+                newer: (newest.major() > data_version).then(|| newest.version.clone()),
+            }
         })
     }
 
@@ -134,6 +155,11 @@ impl Binaries {
     /// The path of one of PostgreSQL's programs.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// The directory of the programs.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The major version, such as 15.
@@ -181,6 +207,7 @@ mod tests {
     fn paths(root: &Path) -> SearchPaths {
         SearchPaths {
             only: None,
+            first: None,
             packaged: Some(root.join("packaged")),
             path: root.join("path").into_os_string(),
             versioned: vec![(root.join("debian"), "", "bin"), (root.join("homebrew"), "postgresql@", "bin")],
@@ -211,10 +238,28 @@ mod tests {
         assert_eq!(
             find(&paths, Some(14)),
             Err("the data in /home/x belongs to PostgreSQL 14, but only 9.6.2, 15.18, 16.9, 17.2 \
-                 is installed: install PostgreSQL 14, or set LITESPEND_DATA_DIR to another \
-                 directory, or set DATABASE_URL"
+                 is installed: install PostgreSQL 14, or set PG_BIN_DIR to its programs \
+                 (`litespend upgrade-database` then moves the data to 17.2); or set \
+                 LITESPEND_DATA_DIR to another directory, or set DATABASE_URL"
                 .to_owned())
         );
+        let newer_data = find(&paths, Some(19)).unwrap_err();
+        assert!(newer_data.contains("install PostgreSQL 19, or set PG_BIN_DIR to its programs; or"), "{newer_data}");
+    }
+
+    #[test]
+    fn the_named_directory_is_the_only_one_or_the_first() {
+        let root = tempfile::tempdir().unwrap();
+        install(&root.path().join("named"), "18.6");
+        install(&root.path().join("debian/15/bin"), "15.18");
+        install(&root.path().join("debian/18/bin"), "18.6");
+        let mut paths = paths(root.path());
+        paths.only = Some(root.path().join("named"));
+        find(&paths, Some(15)).unwrap_err();
+        let paths = paths.everywhere();
+        assert_eq!(find(&paths, Some(15)), Ok("15.18".to_owned()));
+        let newest = Binaries::find(&paths, None, root.path()).unwrap();
+        assert_eq!(newest.directory(), root.path().join("named"));
     }
 
     #[test]

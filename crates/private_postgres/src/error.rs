@@ -45,9 +45,12 @@ pub enum LocalPostgresError {
     /// The data was written by a major version that is not installed.
     #[error(
         "the data in {} belongs to PostgreSQL {data_version}, but only {installed} is installed: \
-         install PostgreSQL {data_version}, or set LITESPEND_DATA_DIR to another directory, or set \
-         DATABASE_URL",
-        home.display()
+         install PostgreSQL {data_version}, or set PG_BIN_DIR to its programs{}; or set LITESPEND_DATA_DIR to another \
+         directory, or set DATABASE_URL",
+        home.display(),
+        newer.as_ref().map_or_else(String::new, |version| {
+            format!(" (`litespend upgrade-database` then moves the data to {version})")
+        })
     )]
     WrongVersion {
         /// The home directory.
@@ -56,6 +59,14 @@ pub enum LocalPostgresError {
         data_version: u32,
         /// The versions that are installed.
         installed: String,
+        /// The newest of them, if it is newer than the data.
+        newer: Option<String>,
+    },
+    /// An upgrade ended between its last two steps. The data is complete, but not in its place.
+    #[error("an upgrade of the data in {} was interrupted: run `litespend upgrade-database`, which finishes it", home.display())]
+    UpgradeInterrupted {
+        /// The home directory.
+        home: PathBuf,
     },
     /// Another server runs on the same home.
     #[error(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock          held by the server that uses the home; contains its process id
-//! data/         PostgreSQL's data directory; `data.new` while it is being created
+//! data/         PostgreSQL's data directory; `data.new` while it is being created. `upgrade` names the others
 //! run/          the socket; a link to a directory in /tmp if this path is too long for a socket
 //! postgres.log  PostgreSQL's log; postgres.log.1 is the previous part of it
 //! postgresql-*  a copy of PostgreSQL's programs, where its account could not run the original
@@ -25,6 +25,10 @@ use crate::rights::Rights;
 use crate::{APPLICATION_ROLE, DATABASE, Durability, LocalPostgresError, PORT, SUPERUSER, pid_file, settings};
 
 pub(crate) const DATA: &str = "data";
+/// A cluster of a newer version while an upgrade makes it.
+pub(crate) const UPGRADING: &str = "data.upgrading";
+/// The same cluster, complete and compared, until it takes the place of the data.
+pub(crate) const UPGRADED: &str = "data.upgraded";
 /// The longest socket path that is used directly. The system's limit is 107 bytes on Linux and 103 on macOS.
 const LONGEST_SOCKET_PATH: usize = 80;
 const TEMPORARY: &str = "/tmp";
@@ -88,8 +92,9 @@ impl Home {
         self.path.join("postgres.log")
     }
 
-    /// Stops a PostgreSQL that is still running although its server has ended.
+    /// Stops a PostgreSQL that is still running although its server, or the upgrade that started it, has ended.
     pub(crate) fn stop_left_over_server(&self) -> Result<(), LocalPostgresError> {
+        pid_file::clear_left_over(&self.path.join(UPGRADING), self.account)?;
         pid_file::clear_left_over(&self.data(), self.account)
     }
 
@@ -117,7 +122,8 @@ impl Home {
         let mut attempts = locales(binaries.major()).into_iter().peekable();
         while let Some(locale) = attempts.next() {
             self.create_private_directory(&new)?;
-            match self.run_initdb(binaries, &new, locale, durability) {
+            let arguments: Vec<&str> = ["-E", "UTF8", "--data-checksums"].iter().chain(locale).copied().collect();
+            match self.run_initdb(binaries, &new, &arguments, durability) {
                 // Not every system has C.UTF-8.
                 Err(LocalPostgresError::Initialise { reason, .. })
                     if attempts.peek().is_some() && reason.contains("locale") => {}
@@ -134,21 +140,17 @@ impl Home {
             .map_err(|error| LocalPostgresError::file("move into place", &new, error))
     }
 
-    fn run_initdb(
+    /// Creates a cluster in the empty directory `data`. Its encoding and locale are among the arguments.
+    pub(crate) fn run_initdb(
         &self,
         binaries: &Binaries,
         data: &Path,
-        locale: &[&str],
+        arguments: &[&str],
         durability: Durability,
     ) -> Result<(), LocalPostgresError> {
         let program = binaries.program("initdb");
         let mut command = self.account.command(&program);
-        command
-            .arg("-D")
-            .arg(data)
-            .args(["-U", SUPERUSER, "-E", "UTF8", "--data-checksums"])
-            .args(["--auth-local=trust", "--auth-host=reject"])
-            .args(locale);
+        command.arg("-D").arg(data).args(["-U", SUPERUSER, "--auth-local=trust", "--auth-host=reject"]).args(arguments);
         if durability == Durability::Throwaway {
             command.arg("--no-sync");
         }
@@ -232,12 +234,18 @@ impl Home {
         Ok(path)
     }
 
-    fn create_private_directory(&self, path: &Path) -> Result<(), LocalPostgresError> {
+    /// Removes a directory with everything in it. If it does not exist, that is fine.
+    pub(crate) fn remove_directory(&self, path: &Path) -> Result<(), LocalPostgresError> {
         let remove = || match std::fs::remove_dir_all(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
-        self.rights.run(remove).map_err(|error| LocalPostgresError::file("remove", path, error))?;
+        self.rights.run(remove).map_err(|error| LocalPostgresError::file("remove", path, error))
+    }
+
+    /// Creates an empty directory that belongs to PostgreSQL's account. Removes what was there.
+    pub(crate) fn create_private_directory(&self, path: &Path) -> Result<(), LocalPostgresError> {
+        self.remove_directory(path)?;
         let create = || {
             DirBuilder::new().mode(0o700).create(path)?;
             if self.rights == Rights::OWN { self.account.take_over(path) } else { Ok(()) }
@@ -248,8 +256,12 @@ impl Home {
 
 /// The major version that wrote the data in `home`. `None` if there are no data.
 pub(crate) fn data_version(home: &Path) -> Result<Option<u32>, LocalPostgresError> {
-    let file = home.join(DATA).join("PG_VERSION");
-    let rights = Custody::of(home)?.account.rights();
+    version_of(&home.join(DATA), Custody::of(home)?.account.rights())
+}
+
+/// The major version that wrote a data directory. `None` if there are no data in it.
+pub(crate) fn version_of(data: &Path, rights: Rights) -> Result<Option<u32>, LocalPostgresError> {
+    let file = data.join("PG_VERSION");
     match rights.run(|| Rights::read(&file)) {
         Ok(content) => match content.trim().parse() {
             Ok(version) => Ok(Some(version)),

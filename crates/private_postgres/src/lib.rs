@@ -15,11 +15,12 @@
 //! | `settings`   | the settings that the cluster runs with                             |
 //! | `pid_file`   | `postmaster.pid`: readiness, and files of an earlier server         |
 //! | `supervisor` | the thread that runs PostgreSQL and restarts it when it dies        |
+//! | `upgrade`    | moving the data of an earlier major version to a newer one          |
 //! | `options`    | the options for running the cluster                                 |
 //! | `error`      | the reasons why the cluster is not running                          |
 //!
-//! This crate never installs anything, never shares its home with a second server, never opens data of another major
-//! version, and never kills PostgreSQL instead of letting it shut down.
+//! This crate never installs anything, never shares its home with a second server, upgrades data of another major
+//! version only when asked to, and never kills PostgreSQL instead of letting it shut down.
 //!
 //! Every user who may enter the socket's directory (the account, and root) is trusted with every role of the cluster.
 //! The server itself uses a role that owns its database and has no other rights.
@@ -37,10 +38,12 @@ mod rights;
 mod secrets;
 mod settings;
 mod supervisor;
+mod upgrade;
 
 pub use crate::error::LocalPostgresError;
 pub use crate::options::{Cluster, Durability, LocalPostgresOptions, Prepare};
 pub use crate::secrets::keep_secret;
+pub use crate::upgrade::{KeptData, UpgradeError, UpgradeOptions, Upgraded, upgrade};
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -91,37 +94,22 @@ impl LocalPostgres {
 
         let bin_dir = options.bin_dir.clone();
         let paths = SearchPaths::of_this_machine(bin_dir);
-        let binaries = Binaries::find(&paths, home::data_version(&path)?, &path)?;
+        let data_version = home::data_version(&path)?;
+        if data_version.is_none() && path.join(home::UPGRADED).symlink_metadata().is_ok() {
+            return Err(LocalPostgresError::UpgradeInterrupted { home: path });
+        }
+        let binaries = Binaries::find(&paths, data_version, &path)?;
 
         let mut home = Home::open(path)?;
-        let account = home.account();
         let binaries = packaged::within_reach(binaries, &home)?;
         home.stop_left_over_server()?;
+        upgrade::tidy(&home);
         if !home.is_initialised()? {
             home.initialise(&binaries, options.durability)?;
         }
-        crate::settings::write(&home.data(), account.rights(), &options)?;
-        let socket_directory = home.prepare_socket_directory()?;
-
+        let data = home.data();
+        let (supervisor, socket_directory) = run_cluster(&mut home, &binaries, data, &options)?;
         let (url, superuser_url) = (url(APPLICATION_ROLE, &socket_directory), url(SUPERUSER, &socket_directory));
-        let supervisor = Supervisor::start(Launcher {
-            postgres: binaries.program("postgres"),
-            account,
-            rights: home.rights(),
-            data: home.data(),
-            log: home.log(),
-            socket_directory,
-        })?;
-        if let Some(prepare) = options.prepare {
-            let cluster = Cluster {
-                url: &url,
-                superuser: SUPERUSER,
-                application_role: APPLICATION_ROLE,
-                database: DATABASE,
-                durability: options.durability,
-            };
-            prepare(&cluster).map_err(|reason| LocalPostgresError::Roles { reason })?;
-        }
         tracing::info!(
             home = %home.path().display(),
             version = binaries.version,
@@ -202,6 +190,37 @@ impl LocalPostgres {
     pub fn stop(mut self) -> Result<(), LocalPostgresError> {
         self.supervisor.stop()
     }
+}
+
+/// Runs the cluster in `data`, with the settings and roles of `options`. Returns the directory of its socket, too.
+fn run_cluster(
+    home: &mut Home,
+    binaries: &Binaries,
+    data: PathBuf,
+    options: &LocalPostgresOptions,
+) -> Result<(Supervisor, PathBuf), LocalPostgresError> {
+    let account = home.account();
+    crate::settings::write(&data, account.rights(), options)?;
+    let socket_directory = home.prepare_socket_directory()?;
+    let supervisor = Supervisor::start(Launcher {
+        postgres: binaries.program("postgres"),
+        account,
+        rights: home.rights(),
+        data,
+        log: home.log(),
+        socket_directory: socket_directory.clone(),
+    })?;
+    if let Some(prepare) = options.prepare {
+        let cluster = Cluster {
+            url: &url(APPLICATION_ROLE, &socket_directory),
+            superuser: SUPERUSER,
+            application_role: APPLICATION_ROLE,
+            database: DATABASE,
+            durability: options.durability,
+        };
+        prepare(&cluster).map_err(|reason| LocalPostgresError::Roles { reason })?;
+    }
+    Ok((supervisor, socket_directory))
 }
 
 /// The URL of the PostgreSQL that another litespend runs on this home. Waits until it accepts connections; returns

@@ -36,6 +36,12 @@ pub(crate) fn says_ready(data: &Path, account: Account) -> bool {
     content.lines().nth(STATE_LINE).map(str::trim) == Some("ready") && process_id(&content).is_some_and(is_alive)
 }
 
+/// The id of the PostgreSQL that works in `data`, whoever started it.
+pub(crate) fn running(data: &Path, account: Account) -> Option<i32> {
+    let content = account.rights().run(|| Rights::read(&data.join(FILE))).ok()?;
+    process_id(&content).filter(|pid| is_alive(*pid) && Process::open(*pid).is_postgresql_of(data, account))
+}
+
 /// Stops an earlier server that still runs on `data`, and makes sure that the file it left behind does not prevent a
 /// new server from starting. Only the holder of the home's lock may call this.
 ///

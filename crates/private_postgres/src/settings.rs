@@ -4,15 +4,17 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{CGroupLimits, MemoryRefreshKind, Process, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 use crate::rights::Rights;
 use crate::{Durability, LocalPostgresError, LocalPostgresOptions};
 
 const FILE: &str = "litespend.conf";
+/// The last line that [`include`] writes.
+const MARK: &str = "# Settings of your own go below this line, and win.";
 
 /// Settings for a store of spend on a machine that also does other work.
 const COMMON: &[(&str, &str)] = &[
@@ -83,8 +85,15 @@ fn sized(memory: u64, processors: usize) -> Vec<(&'static str, String)> {
 /// A quarter of the memory that this process may use: that of the machine, or of its control group.
 fn quarter_of_this_machine() -> u64 {
     let refresh = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    let Ok(system) = System::new_with_specifics(refresh) else { return UNKNOWN };
-    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
+    let Ok(mut system) = System::new_with_specifics(refresh) else { return UNKNOWN };
+    let limit_of = |limits: Option<CGroupLimits>| limits.map_or(u64::MAX, |limits| limits.total_memory);
+    // A container's limit is that of the whole system it sees; a service of systemd has a group of its own.
+    let mut limit = limit_of(system.cgroup_limits());
+    if let Ok(own) = sysinfo::get_current_pid() {
+        let processes = ProcessesToUpdate::Some(&[own]);
+        system.refresh_processes_specifics(processes, false, ProcessRefreshKind::nothing());
+        limit = limit.min(limit_of(system.process(own).and_then(Process::cgroup_limits)));
+    }
     match system.total_memory().min(limit) {
         0 => UNKNOWN,
         memory => memory / 4,
@@ -109,10 +118,32 @@ pub(crate) fn include(data: &Path, account: Rights) -> Result<(), LocalPostgresE
             file,
             "\n# litespend's own settings, written anew whenever it starts.\n\
              include_if_exists = '{FILE}'\n\
-             # Settings of your own go below this line, and win.\n"
+             {MARK}\n"
         )
     };
     account.run(append).map_err(|error| LocalPostgresError::file("write", &path, error))
+}
+
+/// Gives a new cluster the settings that a user made in an earlier one: those below the include line, those of `ALTER
+/// SYSTEM`, and who may connect.
+pub(crate) fn carry_over(from: &Path, to: &Path, account: Rights) -> Result<(), LocalPostgresError> {
+    const CONFIGURATION: &str = "postgresql.conf";
+    let append = || {
+        let earlier = Rights::read(&from.join(CONFIGURATION))?;
+        let own = earlier.split_once(MARK).map_or("", |(_, own)| own).trim_start_matches('\n');
+        let mut file = account.open_own(File::options().append(true), &to.join(CONFIGURATION))?;
+        file.write_all(own.as_bytes())
+    };
+    account.run(append).map_err(|error| LocalPostgresError::file("copy", &from.join(CONFIGURATION), error))?;
+    for name in ["postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf"] {
+        let copy = || match Rights::read(&from.join(name)) {
+            Ok(content) => Rights::replace(&to.join(name), &content),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        account.run(copy).map_err(|error| LocalPostgresError::file("copy", &from.join(name), error))?;
+    }
+    Ok(())
 }
 
 fn content(options: &LocalPostgresOptions) -> String {
@@ -148,6 +179,27 @@ mod tests {
         assert!(content(&options).contains("\nmax_connections = 50\n"));
         options.durability = Durability::Throwaway;
         assert!(content(&options).contains("\nfsync = 'off'\n"));
+    }
+
+    #[test]
+    fn a_new_cluster_gets_the_users_own_settings_and_no_others() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("from"), root.path().join("to"));
+        for (data, content) in [(&from, "port = 15\n"), (&to, "port = 18\n")] {
+            std::fs::create_dir(data).unwrap();
+            std::fs::write(data.join("postgresql.conf"), content).unwrap();
+            include(data, Rights::OWN).unwrap();
+            std::fs::write(data.join("pg_hba.conf"), content).unwrap();
+        }
+        let mut conf = File::options().append(true).open(from.join("postgresql.conf")).unwrap();
+        conf.write_all(b"work_mem = '3MB'\n").unwrap();
+        std::fs::write(from.join("postgresql.auto.conf"), "jit = 'on'\n").unwrap();
+        carry_over(&from, &to, Rights::OWN).unwrap();
+        let content = std::fs::read_to_string(to.join("postgresql.conf")).unwrap();
+        assert!(content.starts_with("port = 18\n") && content.ends_with("win.\nwork_mem = '3MB'\n"), "{content}");
+        assert!(!content.contains("port = 15"), "{content}");
+        assert_eq!(std::fs::read_to_string(to.join("postgresql.auto.conf")).unwrap(), "jit = 'on'\n");
+        assert_eq!(std::fs::read_to_string(to.join("pg_hba.conf")).unwrap(), "port = 15\n");
     }
 
     #[test]
