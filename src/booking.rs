@@ -53,8 +53,19 @@ pub struct Draft {
     pub owner: Owner,
     /// The identity by which the record is booked only once.
     pub identity: Identity,
-    /// Whether new names (models, customers, tags that nobody has used before) count towards the sender's daily limit.
-    pub names_are_counted: bool,
+    /// What happens to names (models, customers, tags) that nobody has used before.
+    pub new_names: NewNames,
+}
+
+/// What happens to new names. Their number is limited, by sender and day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewNames {
+    /// They do not count.
+    Unlimited,
+    /// Beyond the limit, the record is refused. Its sender can send it again without them, or on the next day.
+    Refused,
+    /// Beyond the limit, the record is booked without them. Its sender would not send it again.
+    LeftOut,
 }
 
 /// The identity by which a record is booked only once.
@@ -183,7 +194,8 @@ impl<'a> Booking<'a> {
             None => Identity::New,
             Some((digest, stated_cost)) => Identity::Sent { sender: self.caller.key_hash.clone(), digest, stated_cost },
         };
-        Draft { row, owner, identity, names_are_counted: !self.is_trusted }
+        let new_names = if self.is_trusted { NewNames::Unlimited } else { NewNames::Refused };
+        Draft { row, owner, identity, new_names }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod indexes;
 pub mod keys;
 pub mod log;
 pub mod master_key;
+pub mod metrics_reference;
 pub mod output;
 pub mod prices;
 pub mod rollups;
@@ -85,6 +86,8 @@ pub enum Command {
     Cost(cost::CostArgs),
     /// Print the OpenAPI document (YAML).
     Openapi,
+    /// Print the reference of all metrics (Markdown).
+    MetricsReference,
     /// Ask a running server whether it is ready. The exit code is 0 or 1.
     Healthcheck(HealthcheckArgs),
 }

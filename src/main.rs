@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         Command::Prices(command) => cli::prices::run(&command),
         Command::Cost(args) => cli::cost::run(&args),
         Command::Openapi => serve::print_openapi(),
+        Command::MetricsReference => cli::metrics_reference::run(),
         Command::Healthcheck(args) => serve::healthcheck(&args),
     };
     match result.and_then(|()| output::finish().map_err(Failure::Runtime)) {

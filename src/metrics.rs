@@ -1,5 +1,6 @@
 //! Prometheus metrics. This module defines all their names, and no other module records any.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -33,6 +34,126 @@ const SLOW_CLIENTS: &str = "litespend_slow_clients_disconnected_total";
 const PRICES_AGE: &str = "litespend_prices_age_seconds";
 const PRICES_MODELS: &str = "litespend_prices_models";
 const PRICES_FAILED: &str = "litespend_prices_refresh_failed";
+
+/// What a metric measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A number that only grows.
+    Counter,
+    /// A number that rises and falls.
+    Gauge,
+    /// How often values fell into ranges, with their sum and their number.
+    Histogram,
+}
+
+impl Kind {
+    /// The name of the type in the text format of Prometheus.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// The description of a metric: what the answer says of it, and the reference in `docs/metrics.md`.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Its name.
+    pub name: Cow<'static, str>,
+    /// Its type.
+    pub kind: Kind,
+    /// The names of its labels.
+    pub labels: Cow<'static, [&'static str]>,
+    /// The unit of its values.
+    pub unit: &'static str,
+    /// What it says.
+    pub help: Cow<'static, str>,
+    /// When it is there.
+    pub appears: Cow<'static, str>,
+}
+
+impl Description {
+    /// The lines before the values, in the text format of Prometheus.
+    pub fn head(&self) -> String {
+        format!("# HELP {0} {1}\n# TYPE {0} {2}\n", self.name, self.help, self.kind.name())
+    }
+}
+
+const fn describe(
+    kind: Kind,
+    name: &'static str,
+    labels: &'static [&'static str],
+    unit: &'static str,
+    help: &'static str,
+    appears: &'static str,
+) -> Description {
+    Description {
+        name: Cow::Borrowed(name),
+        kind,
+        labels: Cow::Borrowed(labels),
+        unit,
+        help: Cow::Borrowed(help),
+        appears: Cow::Borrowed(appears),
+    }
+}
+
+const ALWAYS: &str = "always";
+const AFTER_AN_ANSWER: &str = "after the first answer, for each route and class of status that occurred";
+const WITH_ROLLUPS: &str = "with rollups, once the server has looked for work";
+
+/// All metrics of `/metrics`.
+#[rustfmt::skip]
+pub static METRICS: [Description; 28] = [
+    describe(Kind::Counter, REQUESTS, &["route", "status"], "requests",
+        "Requests by route and by class of status (`2xx`, `4xx`, ...)", AFTER_AN_ANSWER),
+    describe(Kind::Histogram, LATENCY, &["route", "status"], "seconds",
+        "Time to the start of the answer by route and class of status", AFTER_AN_ANSWER),
+    describe(Kind::Gauge, CONNECTIONS, &[], "connections", "Client connections that are open", "after the first connection"),
+    describe(Kind::Counter, CONNECTIONS_REFUSED, &["limit"], "connections",
+        "Client connections over a limit: refused at the limit of one address (`address`), refused at the limit of all \
+         (`all`), or closed while idle to make room (`replaced`)", ALWAYS),
+    describe(Kind::Gauge, POOL_SIZE, &[], "connections", "Database connections that are open", ALWAYS),
+    describe(Kind::Gauge, POOL_IDLE, &[], "connections", "Database connections that are open and idle", ALWAYS),
+    describe(Kind::Gauge, KEYS_CACHED, &[], "lookups", "Key lookups in the cache", ALWAYS),
+    describe(Kind::Counter, LOG_DROPPED, &[], "lines", "Lines of the server's log that nobody read in time", ALWAYS),
+    describe(Kind::Gauge, DELTAS, &[], "changes", "Changes of the log that are not folded into the rollups yet", WITH_ROLLUPS),
+    describe(Kind::Gauge, OLDEST_DELTA, &[], "seconds",
+        "How long the oldest change has waited that is not folded into the rollups yet", WITH_ROLLUPS),
+    describe(Kind::Gauge, DIRTY_DAYS, &[], "days", "Days to be counted again from the log", WITH_ROLLUPS),
+    describe(Kind::Gauge, DAYS_TO_PACK, &[], "days", "Past days and months of the rollups that are not packed", WITH_ROLLUPS),
+    describe(Kind::Gauge, DAYS_TO_SUM, &[], "days", "Past days of LiteLLM's daily rows that are not summed", WITH_ROLLUPS),
+    describe(Kind::Counter, FOLDED, &[], "changes", "Changes of the log that this server folded", ALWAYS),
+    describe(Kind::Counter, FOLD_FAILURES, &[], "failures",
+        "Batches and days that this server failed to fold, count or pack", ALWAYS),
+    describe(Kind::Gauge, LOCK_HELD, &[], "seconds",
+        "How long another session has held the folding's lock while work waited", "after work had to wait for the lock"),
+    describe(Kind::Gauge, MISPLACED_ROWS, &[], "rows",
+        "Rows of the log that are in no partition of a month, at most 10,000",
+        "with a log of litespend's own that is partitioned by month"),
+    describe(Kind::Gauge, ROLLUPS_LOST, &[], "0 or 1", "1 if the rollups count a table that is not the log any more",
+        "once the server has looked for rollups"),
+    describe(Kind::Gauge, CLOSED_THROUGH, &[], "seconds since 1970",
+        "The end of the last closed day, as seconds since 1970; 0 while no day is closed",
+        "with `--close-after`, once the server has looked for days to close"),
+    describe(Kind::Counter, BOOKS_FAILURES, &[], "failures",
+        "Failures of this server to close, archive or prune days, and to read the archive", ALWAYS),
+    describe(Kind::Counter, BOOKED, &["status"], "records",
+        "Records that were sent to this server for booking, by outcome (`recorded`, `duplicate`, `error`)", ALWAYS),
+    describe(Kind::Counter, REFUSALS, &["reason"], "answers",
+        "Answers that refuse a request or say that it failed, by what their status means (`unauthorized`, `invalid`, \
+         `unavailable`, ...)", ALWAYS),
+    describe(Kind::Counter, DATABASE_WAITS, &[], "requests", "Requests that waited for a database connection", ALWAYS),
+    describe(Kind::Counter, DATABASE_WAIT_TIMEOUTS, &[], "requests",
+        "Requests that waited in vain for a database connection", ALWAYS),
+    describe(Kind::Counter, SLOW_CLIENTS, &[], "connections",
+        "Connections that were closed because the client did not read its answer", ALWAYS),
+    describe(Kind::Gauge, PRICES_AGE, &["source"], "seconds",
+        "How long ago the price table was read, by source; 0 for the built-in one", ALWAYS),
+    describe(Kind::Gauge, PRICES_MODELS, &["source"], "names", "Names in the price table in use, by source", ALWAYS),
+    describe(Kind::Gauge, PRICES_FAILED, &[], "0 or 1", "1 if the last attempt to read newer prices failed", ALWAYS),
+];
 
 /// Why requests are refused or fail.
 const REASONS: [&str; 13] = [
@@ -123,56 +244,13 @@ impl Metrics {
                 .set_buckets_for_metric(Matcher::Full(LATENCY.to_owned()), &BUCKETS)
                 .and_then(PrometheusBuilder::install_recorder)
                 .map_err(|error| error.to_string())?;
-            metrics::describe_counter!(REQUESTS, "Requests by route and class of status");
-            metrics::describe_histogram!(LATENCY, metrics::Unit::Seconds, "Time to the start of the answer by route");
-            metrics::describe_gauge!(POOL_SIZE, "Database connections open");
-            metrics::describe_gauge!(POOL_IDLE, "Database connections open and idle");
-            metrics::describe_gauge!(KEYS_CACHED, "Key lookups remembered");
-            metrics::describe_counter!(LOG_DROPPED, "Lines of the log that nobody read in time");
-            metrics::describe_gauge!(CONNECTIONS, "Client connections open");
-            metrics::describe_counter!(
-                CONNECTIONS_REFUSED,
-                "Client connections over a limit: of an address, of all, or replaced while idle"
-            );
-            metrics::describe_gauge!(DELTAS, "Changes of the log that are not folded into the rollups");
-            metrics::describe_gauge!(OLDEST_DELTA, metrics::Unit::Seconds, "How long the oldest of them has waited");
-            metrics::describe_gauge!(DIRTY_DAYS, "Days to be counted again from the log");
-            metrics::describe_gauge!(DAYS_TO_PACK, "Days and months of the rollups that are over and not packed");
-            metrics::describe_gauge!(DAYS_TO_SUM, "Days of daily rows that are over and not summed");
-            metrics::describe_counter!(FOLDED, "Changes of the log folded by this server");
-            metrics::describe_counter!(
-                FOLD_FAILURES,
-                "Batches and days that this server failed to fold, count or pack"
-            );
-            metrics::describe_gauge!(
-                MISPLACED_ROWS,
-                "Rows of the log that are in no partition of a month, at most 10,000"
-            );
-            metrics::describe_gauge!(ROLLUPS_LOST, "1 if the rollups count a table that is not the log any more");
-            metrics::describe_gauge!(
-                CLOSED_THROUGH,
-                metrics::Unit::Seconds,
-                "The end of the last closed day, as seconds since 1970; 0 while no day is closed"
-            );
-            metrics::describe_counter!(
-                BOOKS_FAILURES,
-                "Failures of this server to close, archive or prune days, and to read the archive"
-            );
-            metrics::describe_gauge!(
-                PRICES_AGE,
-                metrics::Unit::Seconds,
-                "How long ago the price table was read, by source; 0 for the built-in one"
-            );
-            metrics::describe_gauge!(PRICES_MODELS, "Names in the price table in use, by source");
-            metrics::describe_gauge!(PRICES_FAILED, "1 if the last attempt to read newer prices failed");
-            metrics::describe_counter!(BOOKED, "Records sent to this server for booking, by outcome");
-            metrics::describe_counter!(REFUSALS, "Answers that refuse a request, or say that it failed, by reason");
-            metrics::describe_counter!(DATABASE_WAITS, "Requests that waited for a database connection");
-            metrics::describe_counter!(
-                DATABASE_WAIT_TIMEOUTS,
-                "Requests that waited in vain for a database connection"
-            );
-            metrics::describe_counter!(SLOW_CLIENTS, "Connections closed because the client did not read its answer");
+            for Description { name, kind, help, .. } in &METRICS {
+                match kind {
+                    Kind::Counter => metrics::describe_counter!(name.clone(), help.clone()),
+                    Kind::Gauge => metrics::describe_gauge!(name.clone(), help.clone()),
+                    Kind::Histogram => metrics::describe_histogram!(name.clone(), help.clone()),
+                }
+            }
             // A rate can't be computed of the first event if the counter begins with it.
             for counter in [FOLDED, FOLD_FAILURES, BOOKS_FAILURES, DATABASE_WAITS, DATABASE_WAIT_TIMEOUTS, SLOW_CLIENTS]
             {
@@ -187,11 +265,6 @@ impl Metrics {
             for reason in REASONS {
                 metrics::counter!(REFUSALS, "reason" => reason).increment(0);
             }
-            metrics::describe_gauge!(
-                LOCK_HELD,
-                metrics::Unit::Seconds,
-                "How long another session has held the folding's lock while work waited"
-            );
             Ok(handle)
         });
         handle.clone().map(|handle| Self { handle }).map_err(anyhow::Error::msg)
@@ -320,12 +393,20 @@ mod tests {
     }
 
     #[test]
-    fn the_manual_lists_every_metric_and_no_other() {
+    fn every_metric_is_described() {
         let this = include_str!("metrics.rs").split("#[cfg(test)]").next().unwrap();
-        let manual = include_str!("../docs/operations.md");
         let defined = names(this, "\"");
         assert!(defined.contains(super::REQUESTS), "{defined:?}");
-        assert_eq!(names(manual, "\n| `"), defined, "the table in docs/operations.md, and the names in src/metrics.rs");
-        assert!(names(manual, "`").is_subset(&defined), "docs/operations.md mentions a metric that does not exist");
+        let described = super::METRICS.iter().map(|metric| metric.name.as_ref()).collect();
+        assert_eq!(defined, described, "the names in src/metrics.rs, and the table METRICS");
+    }
+
+    #[test]
+    fn the_manuals_mention_no_other_metric() {
+        let described: BTreeSet<&str> = super::METRICS.iter().map(|metric| metric.name.as_ref()).collect();
+        let manual = include_str!("../docs/operations.md");
+        assert!(names(manual, "`").is_subset(&described), "docs/operations.md mentions a metric that does not exist");
+        let reference = include_str!("../docs/metrics.md");
+        assert_eq!(names(reference, "\n| `"), described, "the table in docs/metrics.md");
     }
 }

@@ -4,37 +4,24 @@
 //! Names, types and labels are those of LiteLLM 1.110.2 (`types/integrations/prometheus.py`). LiteLLM's labels that the sums
 //! do not have (such as `api_provider` or `service_tier`) are left out.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use clap::ValueEnum;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::metrics::{Description, Kind};
 use crate::settings::spend_metrics::{Label, SpendMetricsSettings};
-use crate::store::spend_metrics::{Budget, Holder, Logged, Names};
+use crate::store;
+use crate::store::reading::Reading;
+use crate::store::spend_metrics::{Budget, COLUMNS, Folded, Holder, Logged, Names, Unfolded};
 
 /// The value of a label that is not known, as LiteLLM has it.
 const UNKNOWN: &str = "None";
 
 /// The value of all labels of the series that has what is beyond the limit.
 const OTHER: &str = "other";
-
-/// The figures of a series.
-#[derive(Clone, Copy, Debug, Default)]
-struct Figures {
-    requests: i64,
-    spend: f64,
-    prompt_tokens: i64,
-    completion_tokens: i64,
-    total_tokens: i64,
-}
-
-impl Figures {
-    fn add(&mut self, other: Self) {
-        self.requests += other.requests;
-        self.spend += other.spend;
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
-        self.total_tokens += other.total_tokens;
-    }
-}
 
 /// Names of keys, teams and users.
 #[derive(Debug, Default)]
@@ -52,133 +39,307 @@ impl Directory {
     }
 }
 
-/// A team, user, key and model.
-type Series = [Option<String>; 4];
+/// The number of values that no listed series has.
+const NOT_LISTED: u32 = u32::MAX;
+
+/// How many IDs of a column are remembered, besides those of listed series.
+const REMEMBERED: usize = 200_000;
+
+/// A series by the numbers of its values: two series have the same numbers if all their labels are equal.
+type Series = [u32; COLUMNS];
+
+/// A column of the series: team, user, key or model. Its values are texts of the labels that it gives, and have numbers.
+#[derive(Debug, Default)]
+struct Column {
+    labels: Vec<Label>,
+    /// Numbers of values by the IDs of words.
+    by_id: FxHashMap<i32, u32>,
+    /// Numbers of values by their texts.
+    by_text: HashMap<String, u32>,
+    /// The text of each label (`team="a"`) by the number of the value.
+    texts: Vec<Vec<String>>,
+}
+
+impl Column {
+    /// The number of a word's value. A new value gets one if `is_room`.
+    fn number(&mut self, word: Option<&str>, names: &Directory, is_room: bool) -> u32 {
+        let word = word.filter(|word| !word.is_empty());
+        let named = |names: &'_ HashMap<String, String>| word.and_then(|word| names.get(word)).cloned();
+        let texts: Vec<String> = self
+            .labels
+            .iter()
+            .map(|label| {
+                let value = match label {
+                    Label::ApiKeyAlias => named(&names.keys),
+                    Label::TeamAlias => named(&names.teams),
+                    Label::UserEmail => named(&names.users),
+                    Label::HashedApiKey | Label::Model | Label::Team | Label::User | Label::EndUser => {
+                        word.map(str::to_owned)
+                    }
+                };
+                let mut text = String::new();
+                push_label(&mut text, label.name(), value.as_deref().unwrap_or(UNKNOWN));
+                text
+            })
+            .collect();
+        let all = texts.join(",");
+        if let Some(number) = self.by_text.get(&all) {
+            return *number;
+        }
+        if !is_room {
+            return NOT_LISTED;
+        }
+        let number = u32::try_from(self.texts.len()).unwrap_or(NOT_LISTED);
+        self.texts.push(texts);
+        self.by_text.insert(all, number);
+        number
+    }
+}
 
 /// Gathers what was logged, in as many series as are listed.
 #[derive(Debug)]
-pub struct Gathered<'a> {
-    names: &'a Directory,
-    labels: Vec<Label>,
+pub struct Gathered {
+    names: Directory,
+    columns: [Column; COLUMNS],
+    /// The labels in their order: the column that gives it, and its place among the labels of the column.
+    labels: Vec<(Label, usize, usize)>,
     limit: usize,
-    places: HashMap<String, usize>,
-    series: Vec<(String, Figures)>,
+    places: FxHashMap<Series, usize>,
+    series: Vec<(Series, Logged)>,
     /// What is beyond the limit.
-    other: Option<Figures>,
+    other: Option<Logged>,
     /// Series that are not folded yet.
-    new: Vec<(String, Figures)>,
+    new: Vec<(Series, Logged)>,
 }
 
-impl<'a> Gathered<'a> {
+impl Gathered {
     /// Nothing yet.
-    pub fn new(settings: &SpendMetricsSettings, names: &'a Directory) -> Self {
-        let labels = settings.labels.iter().copied().filter(|label| *label != Label::EndUser).collect();
-        let limit = settings.series;
-        Self { names, labels, limit, places: HashMap::new(), series: Vec::new(), other: None, new: Vec::new() }
-    }
-
-    /// Adds a row of [`crate::store::spend_metrics::logged`], which come in its order.
-    pub fn add(&mut self, mut row: Logged) {
-        let known = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let series =
-            [known(row.team_id.take()), known(row.user_id.take()), known(row.api_key.take()), known(row.model.take())];
-        let labels = labels_of(&series, &self.labels, self.names);
-        let figures = figures(&row);
-        if let Some((_, sum)) = self.places.get(&labels).and_then(|place| self.series.get_mut(*place)) {
-            sum.add(figures);
-        } else if row.number.is_none() {
-            // It has no place in the order yet. More than there is room for are not listed anyway.
-            if self.new.len() <= self.limit {
-                self.new.push((labels, figures));
+    pub fn new(settings: &SpendMetricsSettings, names: Directory) -> Self {
+        let (mut columns, mut labels): ([Column; COLUMNS], _) = (Default::default(), Vec::new());
+        for label in &settings.labels {
+            let number = match label {
+                Label::Team | Label::TeamAlias => 0,
+                Label::User | Label::UserEmail => 1,
+                Label::HashedApiKey | Label::ApiKeyAlias => 2,
+                Label::Model => 3,
+                Label::EndUser => continue,
+            };
+            if let Some(column) = columns.get_mut(number) {
+                labels.push((*label, number, column.labels.len()));
+                column.labels.push(*label);
             }
-        } else if self.series.len() < self.limit {
-            self.places.insert(labels.clone(), self.series.len());
-            self.series.push((labels, figures));
-        } else {
-            self.other.get_or_insert_default().add(figures);
         }
+        let limit = settings.series;
+        let (places, series, new) = (FxHashMap::default(), Vec::new(), Vec::new());
+        Self { names, columns, labels, limit, places, series, other: None, new }
     }
 
-    /// The text of the counters.
-    pub fn render(mut self) -> String {
-        // A series that is not folded yet might not get a place of its own. Then it waits until it is folded.
-        if self.series.len() + self.new.len() <= self.limit {
-            for (labels, figures) in std::mem::take(&mut self.new) {
-                let place = *self.places.entry(labels.clone()).or_insert(self.series.len());
-                match self.series.get_mut(place) {
-                    Some((_, sum)) => sum.add(figures),
-                    None => self.series.push((labels, figures)),
+    /// Reads all series. The connection must be in a snapshot.
+    pub async fn read(&mut self, reading: &mut Reading) -> Result<(), store::Error> {
+        let changed = store::spend_metrics::changed(reading.connection()).await?;
+        let mut after = i64::MIN;
+        loop {
+            let page = store::spend_metrics::folded(reading.copying(), after).await?;
+            let Some(last) = page.last() else { break };
+            after = last.number;
+            let missing = self.missing(&page);
+            let mut words = FxHashMap::default();
+            if !missing.is_empty() {
+                words.extend(store::spend_metrics::words(reading.connection(), &missing).await?);
+            }
+            for mut series in page {
+                if let Some(logged) = changed.get(&series.number) {
+                    series.logged = *logged;
+                }
+                self.add(&series, &words);
+            }
+        }
+        store::spend_metrics::unfolded(reading.connection(), |series| self.add_unfolded(&series)).await
+    }
+
+    /// The words of a page that must be read.
+    fn missing(&self, page: &[Folded]) -> Vec<i32> {
+        let mut missing = FxHashSet::default();
+        for series in page {
+            for (column, id) in self.columns.iter().zip(series.words) {
+                if id != 0 && !column.labels.is_empty() && !column.by_id.contains_key(&id) {
+                    missing.insert(id);
                 }
             }
         }
-        if let Some(figures) = self.other {
-            let all = self.labels.iter().map(|label| format!("{}=\"{OTHER}\"", label.name()));
-            self.series.push((all.collect::<Vec<_>>().join(","), figures));
-        }
-        let mut text = String::new();
-        for (name, help, value) in COUNTERS {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-            for (labels, figures) in &self.series {
-                let _ = writeln!(text, "{name}{{{labels}}} {}", value(figures));
+        missing.into_iter().collect()
+    }
+
+    /// Adds a series. They come in their order.
+    fn add(&mut self, folded: &Folded, words: &FxHashMap<i32, String>) {
+        let is_room = self.series.len() < self.limit;
+        let mut series = [0; COLUMNS];
+        for ((column, id), number) in self.columns.iter_mut().zip(folded.words).zip(&mut series) {
+            let id = if column.labels.is_empty() { 0 } else { id };
+            *number = match column.by_id.get(&id) {
+                Some(number) => *number,
+                None => column.number(words.get(&id).map(String::as_str), &self.names, is_room),
+            };
+            if *number != NOT_LISTED || column.by_id.len() < REMEMBERED {
+                column.by_id.insert(id, *number);
             }
         }
-        text
+        if let Some((_, sum)) = self.places.get(&series).and_then(|place| self.series.get_mut(*place)) {
+            sum.add(folded.logged);
+        } else if is_room {
+            self.places.insert(series, self.series.len());
+            self.series.push((series, folded.logged));
+        } else {
+            self.other.get_or_insert_default().add(folded.logged);
+        }
+    }
+
+    /// Adds a series that has no place in the order yet, after the others.
+    fn add_unfolded(&mut self, unfolded: &Unfolded) {
+        // More than there is room for are not listed anyway.
+        let is_room = self.new.len() <= self.limit;
+        let mut series = [0; COLUMNS];
+        for ((column, word), number) in self.columns.iter_mut().zip(unfolded.words()).zip(&mut series) {
+            *number = column.number(word, &self.names, is_room);
+        }
+        if let Some((_, sum)) = self.places.get(&series).and_then(|place| self.series.get_mut(*place)) {
+            sum.add(unfolded.logged);
+        } else if is_room {
+            self.new.push((series, unfolded.logged));
+        }
+    }
+
+    /// The text of the counters, in pieces.
+    pub fn pieces(mut self) -> Pieces {
+        // A series that is not folded yet might not get a place of its own. Then it waits until it is folded.
+        if self.series.len() + self.new.len() <= self.limit {
+            for (series, logged) in std::mem::take(&mut self.new) {
+                let place = *self.places.entry(series).or_insert(self.series.len());
+                match self.series.get_mut(place) {
+                    Some((_, sum)) => sum.add(logged),
+                    None => self.series.push((series, logged)),
+                }
+            }
+        }
+        if let Some(logged) = self.other {
+            self.series.push(([NOT_LISTED; COLUMNS], logged));
+        }
+        let Self { columns, labels, series, .. } = self;
+        Pieces { texts: columns.map(|column| column.texts), labels, series, counter: 0, at: 0 }
     }
 }
 
-/// A metric: its name, its description, and the value of a series.
-type Counter = (&'static str, &'static str, fn(&Figures) -> String);
+/// Bytes of a piece of the text.
+pub const PIECE: usize = 64 * 1024;
 
-const COUNTERS: [Counter; 5] = [
-    ("litellm_spend_metric_total", "Spend of all calls that were ever logged, in USD", |figures| {
-        figures.spend.to_string()
+/// The text of the counters, in pieces of about [`PIECE`] bytes: as a whole, it is much larger than what it is made of.
+#[derive(Debug)]
+pub struct Pieces {
+    texts: [Vec<Vec<String>>; COLUMNS],
+    labels: Vec<(Label, usize, usize)>,
+    series: Vec<(Series, Logged)>,
+    /// The place in [`COUNTERS`], and the series that is next.
+    counter: usize,
+    at: usize,
+}
+
+impl Pieces {
+    fn push_labels(&self, text: &mut String, series: &Series) {
+        for (place, (label, column, label_of_column)) in self.labels.iter().enumerate() {
+            if place > 0 {
+                text.push(',');
+            }
+            let number = series.get(*column).and_then(|number| usize::try_from(*number).ok());
+            let texts = number.and_then(|number| self.texts.get(*column)?.get(number));
+            match texts.and_then(|texts| texts.get(*label_of_column)) {
+                Some(known) => text.push_str(known),
+                None => push_label(text, label.name(), OTHER),
+            }
+        }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        let mut text = String::with_capacity(PIECE + 4096);
+        while text.len() < PIECE {
+            let Some((description, value)) = COUNTERS.get(self.counter) else { break };
+            if self.at == 0 {
+                text.push_str(&description.head());
+            }
+            let Some((series, logged)) = self.series.get(self.at) else {
+                (self.counter, self.at) = (self.counter + 1, 0);
+                continue;
+            };
+            text.push_str(&description.name);
+            text.push('{');
+            self.push_labels(&mut text, series);
+            text.push_str("} ");
+            match value(logged) {
+                Value::Count(count) => text.push_str(itoa::Buffer::new().format(count)),
+                Value::Amount(amount) => {
+                    let _ = write!(text, "{amount}");
+                }
+            }
+            text.push('\n');
+            self.at += 1;
+        }
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+/// The value of a counter.
+enum Value {
+    Count(i64),
+    Amount(f64),
+}
+
+/// A counter, and its value of a series.
+type Counter = (Description, fn(&Logged) -> Value);
+
+/// When the counters are there.
+const WITH_ROLLUPS: &str = "with rollups, for each series that was ever logged";
+
+const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Description {
+    Description {
+        name: Cow::Borrowed(name),
+        kind: Kind::Counter,
+        labels: Cow::Borrowed(&[]),
+        unit,
+        help: Cow::Borrowed(help),
+        appears: Cow::Borrowed(WITH_ROLLUPS),
+    }
+}
+
+/// The counters. Their labels are a matter of settings.
+static COUNTERS: [Counter; 5] = [
+    (counter("litellm_spend_metric_total", "USD", "Spend of all calls that were ever logged, in USD"), |logged| {
+        Value::Amount(logged.spend)
     }),
-    ("litellm_requests_metric_total", "Calls that were ever logged", |figures| figures.requests.to_string()),
-    ("litellm_total_tokens_metric_total", "Input and output tokens of all calls that were ever logged", |figures| {
-        figures.total_tokens.to_string()
+    (counter("litellm_requests_metric_total", "calls", "Calls that were ever logged"), |logged| {
+        Value::Count(logged.requests)
     }),
-    ("litellm_input_tokens_metric_total", "Input tokens of all calls that were ever logged", |figures| {
-        figures.prompt_tokens.to_string()
-    }),
-    ("litellm_output_tokens_metric_total", "Output tokens of all calls that were ever logged", |figures| {
-        figures.completion_tokens.to_string()
-    }),
+    (
+        counter(
+            "litellm_total_tokens_metric_total",
+            "tokens",
+            "Input and output tokens of all calls that were ever logged",
+        ),
+        |logged| Value::Count(logged.total_tokens),
+    ),
+    (
+        counter("litellm_input_tokens_metric_total", "tokens", "Input tokens of all calls that were ever logged"),
+        |logged| Value::Count(logged.prompt_tokens),
+    ),
+    (
+        counter("litellm_output_tokens_metric_total", "tokens", "Output tokens of all calls that were ever logged"),
+        |logged| Value::Count(logged.completion_tokens),
+    ),
 ];
 
-fn figures(row: &Logged) -> Figures {
-    Figures {
-        requests: row.requests,
-        spend: row.spend,
-        prompt_tokens: row.prompt_tokens,
-        completion_tokens: row.completion_tokens,
-        total_tokens: row.total_tokens,
-    }
-}
-
-fn labels_of([team, user, key, model]: &Series, labels: &[Label], names: &Directory) -> String {
-    let mut text = String::new();
-    for label in labels {
-        let named =
-            |id: &Option<String>, names: &HashMap<String, String>| id.as_ref().and_then(|id| names.get(id)).cloned();
-        let value = match label {
-            Label::HashedApiKey => key.clone(),
-            Label::ApiKeyAlias => named(key, &names.keys),
-            Label::Model => model.clone(),
-            Label::Team => team.clone(),
-            Label::TeamAlias => named(team, &names.teams),
-            Label::User => user.clone(),
-            Label::UserEmail => named(user, &names.users),
-            Label::EndUser => continue,
-        };
-        push_label(&mut text, label.name(), value.as_deref().unwrap_or(UNKNOWN));
-    }
-    text
-}
-
 fn push_label(text: &mut String, name: &str, value: &str) {
-    if !text.is_empty() {
-        text.push(',');
-    }
     text.push_str(name);
     text.push_str("=\"");
     for character in value.chars() {
@@ -192,63 +353,98 @@ fn push_label(text: &mut String, name: &str, value: &str) {
     text.push('"');
 }
 
-/// The names of a kind's gauges in LiteLLM, and its labels.
-struct Gauges {
-    name: &'static str,
-    subject: &'static str,
-    id: &'static str,
-    alias: Option<&'static str>,
+/// All metrics of `/metrics/spend`.
+pub fn descriptions() -> Vec<Description> {
+    let labels: Vec<_> = Label::value_variants().iter().filter(|label| **label != Label::EndUser).collect();
+    let labels: Vec<&'static str> = labels.into_iter().map(|label| label.name()).collect();
+    let counters = COUNTERS.iter().map(|(counter, _)| Description { labels: labels.clone().into(), ..counter.clone() });
+    counters.chain(HOLDERS.into_iter().flat_map(budget_descriptions)).collect()
 }
 
-fn gauges(of: Holder) -> Gauges {
-    let (name, subject, id, alias) = match of {
-        Holder::Team => ("team", "team", "team", Some("team_alias")),
-        Holder::Organization => ("org", "organisation", "org_id", Some("org_alias")),
-        Holder::Key => ("api_key", "API key", "hashed_api_key", Some("api_key_alias")),
-        Holder::User => ("user", "user", "user", None),
-        Holder::Customer => ("customer", "customer", "end_user", None),
+/// Everybody who may have a budget, in the order of the answer.
+pub const HOLDERS: [Holder; 5] = [Holder::Team, Holder::Organization, Holder::Key, Holder::User, Holder::Customer];
+
+/// The gauges of a kind's budgets: what is left, the budget, and the hours until it is reset.
+fn budget_descriptions(of: Holder) -> [Description; 3] {
+    // The names and labels are LiteLLM's.
+    let (name, subject, labels): (_, _, &'static [&'static str]) = match of {
+        Holder::Team => ("team", "team", &["team", "team_alias"]),
+        Holder::Organization => ("org", "organisation", &["org_id", "org_alias"]),
+        Holder::Key => ("api_key", "API key", &["hashed_api_key", "api_key_alias"]),
+        Holder::User => ("user", "user", &["user"]),
+        Holder::Customer => ("customer", "customer", &["end_user"]),
     };
-    Gauges { name, subject, id, alias }
+    let condition = if of == Holder::Customer { "; with the label `end_user` in `--metrics-labels`" } else { "" };
+    let gauge = |name: String, unit, help: String, appears: String| Description {
+        name: name.into(),
+        kind: Kind::Gauge,
+        labels: labels.into(),
+        unit,
+        help: help.into(),
+        appears: (appears + condition).into(),
+    };
+    let all = match of {
+        Holder::Organization | Holder::Customer => {
+            format!("for each {subject} that has a row in LiteLLM's table of budgets")
+        }
+        Holder::Key => "for each API key, but for sessions of the dashboard".to_owned(),
+        Holder::Team | Holder::User => format!("for each {subject}"),
+    };
+    [
+        gauge(
+            format!("litellm_remaining_{name}_budget_metric"),
+            "USD",
+            format!("What is left of the budget of a {subject}, in USD; +Inf without a budget"),
+            all,
+        ),
+        gauge(
+            format!("litellm_{name}_max_budget_metric"),
+            "USD",
+            format!("The budget of a {subject}, in USD"),
+            format!("for each {subject} that has a budget"),
+        ),
+        gauge(
+            format!("litellm_{name}_budget_remaining_hours_metric"),
+            "hours",
+            format!("Hours until the budget of a {subject} is reset"),
+            format!("for each {subject} of which the budget is reset"),
+        ),
+    ]
 }
 
 /// The text of the gauges of a kind's budgets. Without a budget, all of it remains, and nothing else is listed.
 pub fn render_budgets(of: Holder, budgets: &[Budget]) -> String {
-    let Gauges { name, subject, id, alias } = gauges(of);
+    let descriptions = budget_descriptions(of);
+    let [Description { labels, .. }, ..] = &descriptions;
+    let (id, alias) = (labels.first().copied().unwrap_or_default(), labels.get(1).copied());
     let labels: Vec<String> = budgets
         .iter()
         .map(|budget| {
             let mut text = String::new();
             push_label(&mut text, id, &budget.id);
             if let Some(alias) = alias {
+                text.push(',');
                 // LiteLLM has no "None" here.
                 push_label(&mut text, alias, budget.alias.as_deref().unwrap_or_default());
             }
             text
         })
         .collect();
+    let values: [fn(&Budget) -> Option<f64>; 3] = [
+        |budget| Some(budget.max_budget.map_or(f64::INFINITY, |most| most - budget.spend.unwrap_or_default())),
+        |budget| budget.max_budget,
+        |budget| budget.remaining_hours,
+    ];
     let mut text = String::new();
-    let mut gauge = |name: String, help: String, value: &dyn Fn(&Budget) -> Option<f64>| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for (description, value) in descriptions.iter().zip(values) {
+        text += &description.head();
         for (labels, budget) in labels.iter().zip(budgets) {
             if let Some(value) = value(budget) {
                 let value = if value == f64::INFINITY { "+Inf".to_owned() } else { value.to_string() };
-                let _ = writeln!(text, "{name}{{{labels}}} {value}");
+                let _ = writeln!(text, "{}{{{labels}}} {value}", description.name);
             }
         }
-    };
-    gauge(
-        format!("litellm_remaining_{name}_budget_metric"),
-        format!("What is left of the budget of a {subject}, in USD; +Inf without a budget"),
-        &|budget| Some(budget.max_budget.map_or(f64::INFINITY, |most| most - budget.spend.unwrap_or_default())),
-    );
-    gauge(format!("litellm_{name}_max_budget_metric"), format!("The budget of a {subject}, in USD"), &|budget| {
-        budget.max_budget
-    });
-    gauge(
-        format!("litellm_{name}_budget_remaining_hours_metric"),
-        format!("Hours until the budget of a {subject} is reset"),
-        &|budget| budget.remaining_hours,
-    );
+    }
     text
 }
 
@@ -256,27 +452,33 @@ pub fn render_budgets(of: Holder, budgets: &[Budget]) -> String {
 mod tests {
     use super::*;
 
-    fn row(team: &str, key: &str, number: Option<i64>, spend: f64) -> Logged {
-        Logged {
-            team_id: Some(team.to_owned()),
-            user_id: None,
-            api_key: Some(key.to_owned()),
-            model: Some("m".to_owned()),
-            number,
-            requests: 1,
-            spend,
-            prompt_tokens: 1,
-            completion_tokens: 2,
-            total_tokens: 3,
-        }
+    fn row(team: &str, key: &str, number: Option<i64>, spend: f64) -> (Option<i64>, Unfolded) {
+        let logged = Logged { requests: 1, spend, prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
+        (number, Unfolded::new([Some(team), None, Some(key), Some("m")], logged))
     }
 
-    fn spend(rows: Vec<Logged>, labels: &[Label], series: usize) -> Vec<String> {
+    fn spend(rows: Vec<(Option<i64>, Unfolded)>, labels: &[Label], series: usize) -> Vec<String> {
         let names = Directory::new(vec![("k1".into(), Some("a \"b\" \\ c\n".into()))], Vec::new(), Vec::new());
         let settings = SpendMetricsSettings { labels: labels.to_vec(), series };
-        let mut gathered = Gathered::new(&settings, &names);
-        rows.into_iter().for_each(|row| gathered.add(row));
-        let text = gathered.render();
+        let mut gathered = Gathered::new(&settings, names);
+        let mut ids = HashMap::new();
+        for (number, row) in rows {
+            let Some(number) = number else {
+                gathered.add_unfolded(&row);
+                continue;
+            };
+            let words = row.words().map(|word| {
+                let Some(word) = word else { return 0 };
+                let next = 1 + i32::try_from(ids.len()).unwrap();
+                *ids.entry(word.to_owned()).or_insert(next)
+            });
+            let folded = Folded { number, words, logged: row.logged };
+            let all: FxHashMap<i32, String> = ids.iter().map(|(word, id)| (*id, word.clone())).collect();
+            let missing = gathered.missing(&[folded]);
+            let read = all.into_iter().filter(|(id, _)| missing.contains(id)).collect();
+            gathered.add(&folded, &read);
+        }
+        let text: String = gathered.pieces().collect();
         let lines = text.lines().filter(|line| line.starts_with("litellm_spend_metric_total"));
         lines.map(|line| line.trim_start_matches("litellm_spend_metric_total").to_owned()).collect()
     }
@@ -311,6 +513,26 @@ mod tests {
         let mut rows = folded(2);
         rows.push(row("t", "late", None, 1.0));
         assert_eq!(spend(rows, &labels, 2), two);
+        // Beyond the limit, what has the labels of a listed series still counts there.
+        let mut rows = folded(4);
+        rows.push(row("u", "k1x", Some(5), 0.5));
+        assert_eq!(spend(rows, &labels, 2)[0], r#"{hashed_api_key="k1x",model="m"} 1.5"#);
+    }
+
+    #[test]
+    fn a_long_text_comes_in_pieces() {
+        let settings = SpendMetricsSettings { labels: vec![Label::HashedApiKey], series: 3_000 };
+        let mut gathered = Gathered::new(&settings, Directory::default());
+        let logged = Logged { spend: 0.5, requests: 1, ..Logged::default() };
+        for key in 0..3_000 {
+            gathered.add_unfolded(&Unfolded::new([None, None, Some(&format!("key-{key}")), None], logged));
+        }
+        let pieces: Vec<String> = gathered.pieces().collect();
+        assert!(pieces.len() > 5 && pieces.iter().all(|piece| piece.len() < 2 * PIECE), "{}", pieces.len());
+        let text = pieces.concat();
+        assert_eq!(text.lines().filter(|line| line.starts_with("# TYPE")).count(), 5);
+        assert_eq!(text.lines().filter(|line| line.ends_with(r#"{hashed_api_key="key-2999"} 1"#)).count(), 1);
+        assert_eq!(text.lines().count(), 5 * 3_002);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::booking::fields;
 use crate::booking::fields::{Instant, Tokens};
 use crate::booking::limits::{Dates, Refusal};
 use crate::booking::sent::JSON_DIGITS;
-use crate::booking::{Draft, Identity, Owner, metadata};
+use crate::booking::{Draft, Identity, NewNames, Owner, metadata};
 use crate::identity::key_filter;
 use crate::json_bounds;
 use crate::json_bounds::Bounds;
@@ -140,7 +140,7 @@ pub fn into_draft(fields: Map<String, Value>, now: DateTime<Utc>) -> Result<Draf
     let duration = row.request_duration_ms;
     booked.request_duration_ms =
         duration.map(|duration| fields::tokens("request_duration_ms", duration)).transpose()?;
-    Ok(Draft { row: booked, owner: Owner::Given, identity: Identity::Logged, names_are_counted: false })
+    Ok(Draft { row: booked, owner: Owner::Given, identity: Identity::Logged, new_names: NewNames::Unlimited })
 }
 
 impl LogRow {

@@ -33,6 +33,16 @@ pub fn trimmed(mut fields: Map<String, Value>, left_out: Vec<String>) -> Result<
     Ok(text)
 }
 
+/// The stored metadata of a row that loses these fields after all.
+pub fn without(metadata: &str, lost: &[&str]) -> String {
+    let Ok(mut fields) = serde_json::from_str::<Map<String, Value>>(metadata) else { return metadata.to_owned() };
+    let left_out = fields.entry("left_out").or_insert_with(|| Value::Array(Vec::new()));
+    if let Value::Array(names) = left_out {
+        names.extend(lost.iter().map(|name| Value::from(*name)));
+    }
+    Value::Object(fields).to_string()
+}
+
 fn cut_texts(value: &mut Value) {
     match value {
         Value::String(text) => {

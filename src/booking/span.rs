@@ -8,8 +8,8 @@ use crate::booking::call::{Call, Names};
 use crate::booking::fields;
 use crate::booking::fields::{Instant, MAX_TAGS, NAME_BYTES, Tokens};
 use crate::booking::limits::Refusal;
-use crate::booking::price::{price_record, read_usage};
-use crate::booking::{Booking, Draft, metadata, owner_of};
+use crate::booking::price::{Priced, price_call, read_usage};
+use crate::booking::{Booking, Draft, NewNames, metadata, owner_of};
 use crate::json_bounds::ValueDigest;
 use crate::otlp::inference::{Inference, NameBounds};
 use litespend_pricing::{Pricer, Usage};
@@ -21,7 +21,8 @@ const NAMES: Names = &[("model", "gen_ai.response.model"), ("model_group", "gen_
 pub const BOUNDS: NameBounds = NameBounds { bytes: NAME_BYTES, tags: MAX_TAGS };
 
 /// Returns the draft of a span's call, or the reason why it cannot be booked. The call belongs to the key that sent the
-/// span, and costs what the price table says.
+/// span, and costs what the price table says. Its model and its provider are those that have the price, so that names
+/// without a price do not become names of reports. The metadata has those that the span states.
 pub fn draft(
     inference: &Inference,
     booking: &Booking<'_>,
@@ -33,7 +34,7 @@ pub fn draft(
         None => Usage::default(),
     };
     let tokens = fields::used_tokens(&used)?;
-    let spend = price(inference, &used, tokens, pricer, now)?;
+    let Priced { cost: spend, model, provider } = price(inference, &used, tokens, pricer, now)?;
     let status = if inference.is_failure { "failure" } else { "success" };
     let call = Call {
         request_id: Some(inference.id()),
@@ -43,43 +44,46 @@ pub fn draft(
         tokens,
         start_time: Some(instant(inference.start_time)),
         end_time: Some(instant(inference.end_time)),
-        model: Some(inference.model.clone()),
+        metadata: stored_metadata(inference, status, &model, provider.as_deref())?,
+        model: Some(model),
         model_group: inference.requested_model.clone().or_else(|| Some(inference.model.clone())),
-        custom_llm_provider: inference.provider.clone(),
+        custom_llm_provider: provider,
         end_user: inference.customer.clone(),
         cache_hit: Some("False".to_owned()),
         tags: inference.tags.clone(),
         session_id: inference.conversation.clone().or_else(|| Some(inference.trace_id.clone())),
         status: Some(status.to_owned()),
-        metadata: stored_metadata(inference, status)?,
         ..Call::default()
     };
     let mut row = call.into_row(NAMES, now, booking.dates())?;
     booking.plausible(&row)?;
     let owner = owner_of(&mut row);
-    Ok(booking.draft(row, owner, Some((digest(inference), None))))
+    let draft = booking.draft(row, owner, Some((digest(inference), None)));
+    Ok(match draft.new_names {
+        // An exporter never sends again what was refused.
+        NewNames::Refused => Draft { new_names: NewNames::LeftOut, ..draft },
+        NewNames::Unlimited | NewNames::LeftOut => draft,
+    })
 }
 
-/// The cost in USD: at the price of the model that answered or, where it has none, of the model that was asked.
-/// Providers answer with names of snapshots that the price table may not list yet.
+/// The cost: at the price of the model that answered or, where it has none, of the model that was asked. Providers answer
+/// with names of snapshots that the price table may not list yet.
 fn price(
     inference: &Inference,
     used: &Usage,
     tokens: Tokens,
     pricer: &Pricer,
     now: DateTime<Utc>,
-) -> Result<f64, String> {
-    if inference.is_failure && tokens.total == 0 {
-        return Ok(0.0);
+) -> Result<Priced, String> {
+    let asked = inference.requested_model.as_ref().filter(|asked| **asked != inference.model);
+    let models: Vec<&str> = std::iter::once(&inference.model).chain(asked).map(String::as_str).collect();
+    let priced = price_call(pricer, &models, &inference.providers, used, now);
+    if !inference.is_failure || tokens.total > 0 {
+        return priced;
     }
-    let provider = inference.provider.as_deref();
-    let priced = price_record(pricer, &inference.model, provider, used, now);
-    match (priced, &inference.requested_model) {
-        (Err(error), Some(asked)) if *asked != inference.model => {
-            price_record(pricer, asked, provider, used, now).map_err(|_| error)
-        }
-        (priced, _) => priced,
-    }
+    // A call that failed without using tokens costs nothing, whether or not its model has a price.
+    let nothing = Priced { cost: 0.0, model: String::new(), provider: None };
+    Ok(priced.map_or(nothing, |priced| Priced { cost: 0.0, ..priced }))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds that lose precision are far out of range")]
@@ -108,7 +112,12 @@ fn digest(inference: &Inference) -> ValueDigest {
     digest.finalize().into()
 }
 
-fn stored_metadata(inference: &Inference, status: &str) -> Result<String, Refusal> {
+fn stored_metadata(
+    inference: &Inference,
+    status: &str,
+    model: &str,
+    provider: Option<&str>,
+) -> Result<String, Refusal> {
     let mut stored = Map::new();
     stored.insert("status".into(), status.into());
     if let Some(usage) = &inference.usage {
@@ -124,10 +133,14 @@ fn stored_metadata(inference: &Inference, status: &str) -> Result<String, Refusa
         stored.insert("error_information".into(), json!({ "error_class": error_type }));
     }
     let mut span = Map::new();
+    // The row has the model that was asked as its `model_group`.
+    let is_known = inference.model == model || inference.requested_model.as_ref() == Some(&inference.model);
     for (name, value) in [
         ("trace_id", Some(&inference.trace_id)),
         ("span_id", Some(&inference.span_id)),
         ("response_id", inference.response_id.as_ref()),
+        ("response_model", Some(&inference.model).filter(|_| !is_known)),
+        ("provider", inference.provider.as_ref().filter(|stated| Some(stated.as_str()) != provider)),
     ] {
         if let Some(value) = value {
             span.insert(name.into(), value.clone().into());
@@ -158,6 +171,7 @@ mod tests {
             model: "claude-sonnet-4-20250514".to_owned(),
             requested_model: None,
             provider: Some("anthropic".to_owned()),
+            providers: vec!["anthropic".to_owned()],
             usage: usage.as_object().cloned(),
             start_time: 1_772_323_200_123,
             end_time: 1_772_323_201_000,
@@ -189,7 +203,8 @@ mod tests {
                          "cache_creation_input_tokens": 300});
         let used = read_usage(own.as_object().expect("an object")).expect("usage");
         let now = "2026-03-02T00:00:00Z".parse().expect("a timestamp");
-        let expected = price_record(&pricer(), "claude-sonnet-4-20250514", Some("anthropic"), &used, now);
+        let expected =
+            crate::booking::price::price_record(&pricer(), "claude-sonnet-4-20250514", Some("anthropic"), &used, now);
         assert!((draft.row.spend - expected.expect("a price")).abs() < 1e-12, "{}", draft.row.spend);
         assert_eq!((draft.row.cache_read_tokens, draft.row.cache_creation_tokens), (600, 300));
         assert_eq!(draft.row.request_duration_ms, Some(877));
@@ -203,14 +218,67 @@ mod tests {
         assert!(refusal.code == 422 && refusal.message.starts_with("cost: is missing, and: "), "{refusal}");
         let asked = Inference { requested_model: Some("claude-sonnet-4-20250514".to_owned()), ..unknown.clone() };
         let row = drafted(&asked).expect("a draft").row;
-        assert_eq!(
-            (row.model.as_str(), row.model_group.as_str()),
-            (unknown.model.as_str(), "claude-sonnet-4-20250514")
-        );
+        let names = (row.model.as_str(), row.model_group.as_str());
+        assert_eq!(names, ("claude-sonnet-4-20250514", "claude-sonnet-4-20250514"));
+        let metadata: Value = serde_json::from_str(&row.metadata).expect("JSON");
+        assert_eq!(metadata["opentelemetry"]["response_model"], "claude-sonnet-4-20991231");
         // A failure without usage costs nothing, whatever the model is.
         let failed = Inference { is_failure: true, usage: None, ..unknown };
         let row = drafted(&failed).expect("a draft").row;
         assert_eq!((row.spend.to_bits(), row.status.as_str()), (0, "failure"));
+        assert_eq!((row.model.as_str(), row.model_group.as_str()), ("", "claude-sonnet-4-20991231"));
+        let failed = Inference { model: "claude-sonnet-4-20250514".to_owned(), ..failed };
+        let row = drafted(&failed).expect("a draft").row;
+        assert_eq!((row.spend.to_bits(), row.model.as_str()), (0, "claude-sonnet-4-20250514"));
+    }
+
+    #[test]
+    fn the_provider_may_be_one_that_has_no_prices() {
+        let usage = json!({"prompt_tokens": 1000, "completion_tokens": 100});
+        for (provider, operation, model, priced_by, spend) in [
+            ("cohere", Operation::Chat, "command-a-03-2025", Some("cohere_chat"), Some(0.0035)),
+            ("cohere", Operation::TextCompletion, "command", Some("cohere"), Some(0.0012)),
+            ("cohere", Operation::Embeddings, "embed-english-v3.0", Some("cohere"), Some(0.0001)),
+            (
+                "openai",
+                Operation::TextCompletion,
+                "gpt-3.5-turbo-instruct",
+                Some("text-completion-openai"),
+                Some(0.0017),
+            ),
+            ("openai", Operation::TextCompletion, "davinci-002", Some("text-completion-openai"), Some(0.0022)),
+            ("openai", Operation::TextCompletion, "gpt-4o", Some("openai"), Some(0.0035)),
+            ("az.ai.openai", Operation::TextCompletion, "gpt-35-turbo-instruct", Some("azure_text"), Some(0.00187)),
+            ("_OTHER", Operation::Chat, "gpt-4o", Some("openai"), Some(0.0035)),
+            ("unknown", Operation::Chat, "gpt-4o", Some("openai"), Some(0.0035)),
+            ("ChatOpenAI", Operation::Chat, "gpt-4o", Some("openai"), Some(0.0035)),
+            ("Langchain", Operation::Chat, "claude-sonnet-4-20250514", Some("anthropic"), Some(0.0045)),
+            ("litellm", Operation::Chat, "gpt-4o", Some("openai"), Some(0.0035)),
+            ("portkey", Operation::Chat, "gpt-4o", Some("openai"), Some(0.0035)),
+            ("portkey", Operation::Chat, "no-such-model", None, None),
+            // What is known stays as it was said.
+            ("groq", Operation::Chat, "gpt-4o", None, None),
+            ("anthropic", Operation::Chat, "gpt-4o", None, None),
+            ("hosted_vllm", Operation::Chat, "gpt-4o", None, None),
+            ("cohere", Operation::Embeddings, "command-a-03-2025", None, None),
+        ] {
+            let inference = Inference {
+                operation,
+                model: model.to_owned(),
+                provider: Some(crate::otlp::conventions::litellm_provider(provider)),
+                providers: crate::otlp::conventions::litellm_providers(provider, operation),
+                usage: usage.as_object().cloned(),
+                ..inference()
+            };
+            let row = drafted(&inference).map(|draft| draft.row);
+            let found = row.as_ref().ok();
+            let is_right = match (found.map(|row| row.spend), spend) {
+                (Some(found), Some(spend)) => (found - spend).abs() < 1e-12,
+                (found, spend) => found.is_none() && spend.is_none(),
+            };
+            assert!(is_right, "{provider} {model}: {row:?}");
+            assert_eq!(found.map(|row| row.custom_llm_provider.as_str()), priced_by, "{provider} {model}");
+        }
     }
 
     #[test]

@@ -8,7 +8,6 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::field_error::FieldError;
-use crate::metrics::Metrics;
 use crate::store;
 use crate::store::error::{is_denied, is_stale_plan, is_statement_timeout, is_unavailable};
 
@@ -276,9 +275,12 @@ pub struct Cause(pub String);
 #[derive(Clone, Debug)]
 pub struct Repeatable;
 
+/// Marks an answer of the upstream that was passed on. What it refuses, this server did not refuse.
+#[derive(Clone, Copy, Debug)]
+pub struct PassedOn;
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        Metrics::record_refusal(self.status());
         let mut response = (self.status(), Json(self.body())).into_response();
         match &self {
             Self::MethodNotAllowed(allow) => {

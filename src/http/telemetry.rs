@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::http::client_ip;
-use crate::http::error::Cause;
+use crate::http::error::{Cause, PassedOn};
 use crate::http::state::AppState;
 pub use crate::http::telemetry::writer::{LogGuard, dropped_lines};
 use crate::identity::Caller;
@@ -85,6 +85,10 @@ pub async fn log_request(State(state): State<AppState>, mut request: Request, ne
     let elapsed = started.elapsed();
     let status = response.status();
     Metrics::record(&route, status, elapsed);
+    // Counted where the answer leaves: layers on its way may replace it.
+    if (status.is_client_error() || status.is_server_error()) && response.extensions().get::<PassedOn>().is_none() {
+        Metrics::record_refusal(status);
+    }
     let key = key.text();
     let cause = response.extensions().get::<Cause>().map(|cause| cause.0.as_str());
     let address = address.map_or_else(|| "-".to_owned(), |address| address.to_string());

@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::admission;
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, PassedOn};
 use crate::http::state::AppState;
 use crate::http::upstream::websocket::Handshake;
 use crate::settings::Settings;
@@ -173,6 +173,7 @@ pub async fn pass_on(
 fn plain(mut answer: Response) -> Response {
     forwarded::remove_hop_by_hop(answer.headers_mut());
     *answer.version_mut() = Version::HTTP_11;
+    answer.extensions_mut().insert(PassedOn);
     answer
 }
 

@@ -32,14 +32,14 @@ impl Encoding {
 /// The spans that were not booked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rejected {
-    /// Their number.
+    /// Their number. 0 with a message is a warning.
     pub spans: u64,
     /// The reasons, for people.
     pub message: String,
 }
 
-/// Encodes the answer to a request that was accepted. Without rejected spans, it is an empty message, as the
-/// specification demands.
+/// Encodes the answer to a request that was accepted. Without rejected spans and warnings, it is an empty message, as
+/// the specification demands.
 pub fn accepted(encoding: Encoding, rejected: &Rejected) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -54,7 +54,7 @@ pub fn accepted(encoding: Encoding, rejected: &Rejected) -> Vec<u8> {
         rejected_spans: String,
         error_message: &'a str,
     }
-    let is_partial = rejected.spans > 0;
+    let is_partial = rejected.spans > 0 || !rejected.message.is_empty();
     match encoding {
         Encoding::Json => {
             let (rejected_spans, error_message) = (rejected.spans.to_string(), rejected.message.as_str());
@@ -122,6 +122,12 @@ mod tests {
             r#"{"partialSuccess":{"rejectedSpans":"2","errorMessage":"no price"}}"#
         );
         assert_eq!(accepted(Encoding::Protobuf, &rejected), b"\x0a\x0c\x08\x02\x12\x08no price");
+        let warning = Rejected { spans: 0, message: "look".to_owned() };
+        assert_eq!(
+            text(accepted(Encoding::Json, &warning)),
+            r#"{"partialSuccess":{"rejectedSpans":"0","errorMessage":"look"}}"#
+        );
+        assert_eq!(accepted(Encoding::Protobuf, &warning), b"\x0a\x06\x12\x04look");
         assert_eq!(text(refused(Encoding::Json, 400, "bad")), r#"{"code":3,"message":"bad"}"#);
         assert_eq!(refused(Encoding::Protobuf, 503, "away"), b"\x08\x0e\x12\x04away");
     }

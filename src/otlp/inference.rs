@@ -34,6 +34,8 @@ pub struct Inference {
     pub requested_model: Option<String>,
     /// The provider, by LiteLLM's name.
     pub provider: Option<String>,
+    /// The names under which LiteLLM lists the provider's models for this kind of call, the likelier one first.
+    pub providers: Vec<String>,
     /// The tokens, in the form of a chat completion's usage object. `None` if the span states none.
     pub usage: Option<Map<String, Json>>,
     /// The start, in milliseconds since 1970.
@@ -52,7 +54,7 @@ pub struct Inference {
     pub conversation: Option<String>,
     /// The provider's id of the answer.
     pub response_id: Option<String>,
-    /// The names of attributes whose values are too long, or otherwise no names.
+    /// The names of attributes whose values are too long, cannot be read, or are otherwise no names.
     pub left_out: Vec<String>,
 }
 
@@ -77,13 +79,21 @@ impl Inference {
         if span.span_id == [0; 8] {
             return Err("span_id: is missing or invalid".to_owned());
         }
+        if let Some(field) = span.unreadable {
+            return Err(format!("{field}: cannot be read"));
+        }
         let mut texts = Texts { span: &span.attributes, resource, bounds, left_out: Vec::new() };
         let requested_model = required(&span.attributes, conventions::REQUEST_MODEL)?;
         let model = required(&span.attributes, conventions::RESPONSE_MODEL)?.or_else(|| requested_model.clone());
         let model = model.ok_or("gen_ai.response.model, gen_ai.request.model: both are missing")?;
         let provider = conventions::PROVIDER.iter().find_map(|name| texts.of_span(name));
+        // A class that cannot be kept is still one.
+        let is_failure = span.is_error
+            || match span.attributes.get(conventions::ERROR_TYPE) {
+                Some(Value::Text(class)) => !class.trim().is_empty(),
+                class => class.is_some(),
+            };
         let error_type = texts.of_span(conventions::ERROR_TYPE);
-        let is_failure = span.is_error || error_type.is_some();
         let usage = usage::of(&span.attributes)?;
         if usage.is_none() && !is_failure {
             return Err("gen_ai.usage.input_tokens, gen_ai.usage.output_tokens: both are missing".to_owned());
@@ -109,7 +119,8 @@ impl Inference {
             operation,
             model,
             requested_model,
-            provider: provider.map(|name| conventions::litellm_provider(&name)),
+            provider: provider.as_deref().map(conventions::litellm_provider),
+            providers: provider.map(|name| conventions::litellm_providers(&name, operation)).unwrap_or_default(),
             usage,
             start_time: milliseconds(span.start_time),
             // The clock of a machine may be set back during a call.
@@ -147,7 +158,7 @@ impl Texts<'_> {
             Value::Text(text) => text.trim().to_owned(),
             Value::Integer(number) => number.to_string(),
             Value::Boolean(truth) => truth.to_string(),
-            Value::Double(_) | Value::TooLong => "\0".to_owned(),
+            Value::Double(_) | Value::TooLong | Value::Unreadable => "\0".to_owned(),
         };
         if text.len() > self.bounds.bytes || text.contains('\0') {
             self.left_out.push(name.to_owned());
@@ -157,14 +168,19 @@ impl Texts<'_> {
     }
 }
 
-/// The name of a model. A call without its model cannot be booked, so a name that is too long is an error.
-fn required(attributes: &Attributes, name: &str) -> Result<Option<String>, String> {
-    match attributes.get(name) {
-        None => Ok(None),
-        Some(Value::Text(text)) => Ok(Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned)),
-        Some(Value::TooLong) => Err(format!("{name}: is too long")),
-        Some(_) => Err(format!("{name}: expected a string")),
+/// The name of a model: the first of these attributes that has one. A call without its model cannot be booked, so a name
+/// that is too long is an error.
+fn required(attributes: &Attributes, names: &[&str]) -> Result<Option<String>, String> {
+    for name in names {
+        match attributes.get(name) {
+            None => {}
+            Some(Value::Text(text)) if text.trim().is_empty() => {}
+            Some(Value::Text(text)) => return Ok(Some(text.trim().to_owned())),
+            Some(Value::TooLong) => return Err(format!("{name}: is too long")),
+            Some(_) => return Err(format!("{name}: expected a string")),
+        }
     }
+    Ok(None)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -198,7 +214,7 @@ mod tests {
     fn span(pairs: &[(&str, &str)]) -> Span {
         let attributes = attributes(&[&[("gen_ai.operation.name", "chat")], pairs].concat());
         let (start_time, end_time) = (1_772_323_200_123_999_999, 1_772_323_201_000_000_000);
-        Span { trace_id: [0xab; 16], span_id: [1; 8], start_time, end_time, is_error: false, attributes }
+        Span { trace_id: [0xab; 16], span_id: [1; 8], start_time, end_time, attributes, ..Span::default() }
     }
 
     fn settings() -> OtlpSettings {
@@ -258,6 +274,13 @@ mod tests {
         assert_eq!(inference.error_type.as_deref(), Some("RateLimitError"));
         let inference = read(&Span { is_error: true, ..span(&USED) }, &[]).expect("an inference");
         assert!(inference.is_failure && inference.usage.is_some());
+        for class in ["x".repeat(300), "x".repeat(3000), "a\0b".to_owned()] {
+            let inference = read(&span(&[USED[0], ("error.type", &class)]), &[]).expect("an inference");
+            assert!(inference.is_failure && inference.error_type.is_none());
+            assert_eq!(inference.left_out, ["error.type"]);
+        }
+        let inference = read(&span(&[&USED[..], &[("error.type", " ")]].concat()), &[]).expect("an inference");
+        assert!(!inference.is_failure);
     }
 
     #[test]
@@ -268,6 +291,7 @@ mod tests {
             (Span { trace_id: [0; 16], ..span(&USED) }, "trace_id: "),
             (Span { span_id: [0; 8], ..span(&USED) }, "span_id: "),
             (Span { start_time: 0, ..span(&USED) }, "start_time_unix_nano: "),
+            (Span { unreadable: Some("status.code"), ..span(&USED) }, "status.code: cannot be read"),
             (span(&no_model), "gen_ai.response.model, gen_ai.request.model: "),
             (span(&[("gen_ai.request.model", long.as_str()), USED[1]]), "gen_ai.request.model: is too long"),
             (span(&[USED[0]]), "gen_ai.usage.input_tokens, gen_ai.usage.output_tokens: "),

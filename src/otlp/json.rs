@@ -1,25 +1,30 @@
 //! Requests in JSON, by the rules of <https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>: names in camel
 //! case, ids in hexadecimal, enums as numbers, and 64-bit numbers as numbers or strings. Unknown fields are skipped.
 //!
-//! Every object is read field by field into its place. No tree of the text is built.
+//! Every object is read field by field into its place. No tree of the text is built. The structure of a request must be
+//! right. A single value that cannot be read (a number with letters, half of a surrogate pair) spoils its own span only,
+//! and only if that span needs it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::Error as _};
+use serde_json::value::RawValue;
 
 use crate::otlp::DecodeError;
 use crate::otlp::protobuf::STATUS_ERROR;
-use crate::otlp::traces::{Attributes, Collector, ResourceSpans, Span, Value, Wanted};
+use crate::otlp::traces::{Attributes, Collector, ResourceSpans, Span, Traces, Value, Wanted};
 use crate::settings::OtlpSettings;
 
 /// Decodes an `ExportTraceServiceRequest`. Keeps the inference spans, and the attributes that the mapping reads.
-pub fn decode(body: &[u8], settings: &OtlpSettings) -> Result<Vec<ResourceSpans>, DecodeError> {
-    if !body.trim_ascii_start().starts_with(b"{") {
+pub fn decode(body: &[u8], settings: &OtlpSettings) -> Result<Traces, DecodeError> {
+    let body = std::str::from_utf8(body).map_err(|_| DecodeError::malformed("it is not UTF-8"))?;
+    if !body.trim_ascii_start().starts_with('{') {
         return Err(DecodeError::malformed("it is not a JSON object"));
     }
     let mut request = Request { wanted: Wanted(settings), collector: Collector::default(), failure: None };
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let mut deserializer = serde_json::Deserializer::from_str(body);
     let read = Read(&mut request).deserialize(&mut deserializer).and_then(|()| deserializer.end());
     match (read, request.failure) {
         (_, Some(failure)) => Err(failure),
@@ -32,9 +37,9 @@ pub fn decode(body: &[u8], settings: &OtlpSettings) -> Result<Vec<ResourceSpans>
 }
 
 /// An object that is read field by field.
-trait Object {
+trait Object<'de> {
     /// Reads the value of a field. Must read it, or skip it with [`skip`].
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error>;
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error>;
 }
 
 /// A list whose elements are read one by one.
@@ -50,7 +55,7 @@ fn skip<'de, A: MapAccess<'de>>(fields: &mut A) -> Result<(), A::Error> {
 /// Reads an object, or null, which counts as an empty object.
 struct Read<'a, T>(&'a mut T);
 
-impl<'de, T: Object> DeserializeSeed<'de> for Read<'_, T> {
+impl<'de, T: Object<'de>> DeserializeSeed<'de> for Read<'_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -58,7 +63,7 @@ impl<'de, T: Object> DeserializeSeed<'de> for Read<'_, T> {
     }
 }
 
-impl<'de, T: Object> Visitor<'de> for Read<'_, T> {
+impl<'de, T: Object<'de>> Visitor<'de> for Read<'_, T> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,8 +75,9 @@ impl<'de, T: Object> Visitor<'de> for Read<'_, T> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
-        while let Some(name) = fields.next_key::<String>()? {
-            self.0.field(&name, &mut fields)?;
+        while let Some(Text(name)) = fields.next_key::<Text<'de>>()? {
+            // A name that is not UTF-8 is none of those that are read.
+            self.0.field(std::str::from_utf8(&name).unwrap_or_default(), &mut fields)?;
         }
         Ok(())
     }
@@ -80,7 +86,7 @@ impl<'de, T: Object> Visitor<'de> for Read<'_, T> {
 /// Reads an object that is the element of a list.
 struct ReadElement<'a, T>(&'a mut T);
 
-impl<'de, T: Object> DeserializeSeed<'de> for ReadElement<'_, T> {
+impl<'de, T: Object<'de>> DeserializeSeed<'de> for ReadElement<'_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -124,8 +130,8 @@ struct Request<'a> {
     failure: Option<DecodeError>,
 }
 
-impl Object for Request<'_> {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+impl<'de> Object<'de> for Request<'_> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
         match name {
             "resourceSpans" => fields.next_value_seed(ReadEach(ResourceSpansList(self))),
             _ => skip(fields),
@@ -151,8 +157,8 @@ struct Place<'a, 'b> {
     resource: ResourceSpans,
 }
 
-impl Object for Place<'_, '_> {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+impl<'de> Object<'de> for Place<'_, '_> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
         match name {
             "resource" => {
                 let (wanted, attributes) = (self.request.wanted, &mut self.resource.attributes);
@@ -174,8 +180,8 @@ impl List for ScopeSpansList<'_, '_, '_> {
 
 struct ScopeSpans<'a, 'b, 'c>(&'a mut Place<'b, 'c>);
 
-impl Object for ScopeSpans<'_, '_, '_> {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+impl<'de> Object<'de> for ScopeSpans<'_, '_, '_> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
         match name {
             "spans" => fields.next_value_seed(ReadEach(SpanList(self.0))),
             _ => skip(fields),
@@ -205,19 +211,30 @@ struct SpanReader<'a> {
     span: Span,
 }
 
-impl Object for SpanReader<'_> {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+impl<'de> Object<'de> for SpanReader<'_> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
         let Self { wanted, span } = self;
         match name {
             "traceId" => span.trace_id = id(fields)?,
             "spanId" => span.span_id = id(fields)?,
-            "startTimeUnixNano" => span.start_time = number(fields)?,
-            "endTimeUnixNano" => span.end_time = number(fields)?,
+            "startTimeUnixNano" => match number(raw(fields)?) {
+                Ok(time) => span.start_time = time,
+                Err(_) => span.unreadable = Some("start_time_unix_nano"),
+            },
+            "endTimeUnixNano" => match number(raw(fields)?) {
+                Ok(time) => span.end_time = time,
+                Err(_) => span.unreadable = Some("end_time_unix_nano"),
+            },
             "attributes" => {
                 let (wanted, attributes) = (*wanted, &mut span.attributes);
                 fields.next_value_seed(ReadEach(AttributeList { wanted, attributes }))?;
             }
-            "status" => fields.next_value_seed(Read(&mut Status(&mut span.is_error)))?,
+            "status" => {
+                let mut status = Status(&mut span.is_error);
+                if Read(&mut status).deserialize(raw(fields)?).is_err() {
+                    span.unreadable = Some("status.code");
+                }
+            }
             _ => skip(fields)?,
         }
         Ok(())
@@ -226,10 +243,13 @@ impl Object for SpanReader<'_> {
 
 struct Status<'a>(&'a mut bool);
 
-impl Object for Status<'_> {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+impl<'de> Object<'de> for Status<'_> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
         match name {
-            "code" => *self.0 = number::<A, u64>(fields)? == STATUS_ERROR,
+            "code" => {
+                let code: u64 = number(raw(fields)?).map_err(A::Error::custom)?;
+                *self.0 = code == STATUS_ERROR;
+            }
             _ => skip(fields)?,
         }
         Ok(())
@@ -241,8 +261,8 @@ struct Resource<'a> {
     attributes: &'a mut Attributes,
 }
 
-impl Object for Resource<'_> {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+impl<'de> Object<'de> for Resource<'_> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
         match name {
             "attributes" => {
                 let (wanted, attributes) = (self.wanted, &mut *self.attributes);
@@ -264,60 +284,105 @@ impl List for AttributeList<'_> {
         if elements.next_element_seed(ReadElement(&mut attribute))?.is_none() {
             return Ok(false);
         }
-        if let (true, Some(value)) = (self.wanted.contains(&attribute.key), attribute.value.0) {
-            self.attributes.add(&attribute.key, value);
+        if let (Ok(key), Some(value)) = (std::str::from_utf8(&attribute.key), attribute.value)
+            && self.wanted.contains(key)
+            && let Some(value) = any_value(value)
+        {
+            self.attributes.add(key, value);
         }
         Ok(true)
     }
 }
 
 #[derive(Default)]
-struct KeyValue {
-    key: String,
-    value: AnyValue,
+struct KeyValue<'de> {
+    key: Cow<'de, [u8]>,
+    /// Read only if the key is one of those that are read.
+    value: Option<&'de RawValue>,
 }
 
-impl Object for KeyValue {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+impl<'de> Object<'de> for KeyValue<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
         match name {
-            "key" => self.key = fields.next_value::<Option<String>>()?.unwrap_or_default(),
-            "value" => fields.next_value_seed(Read(&mut self.value))?,
+            "key" => self.key = text(raw(fields)?).unwrap_or_default(),
+            "value" => self.value = Some(raw(fields)?),
             _ => skip(fields)?,
         }
         Ok(())
     }
 }
 
-/// `None` for a value of a kind that is not kept.
-#[derive(Default)]
+/// Reads an `AnyValue`. `None` for a value of a kind that is not kept.
+fn any_value(value: &RawValue) -> Option<Value> {
+    let mut found = AnyValue(None);
+    match Read(&mut found).deserialize(value) {
+        Ok(()) => found.0,
+        Err(_) => Some(Value::Unreadable),
+    }
+}
+
 struct AnyValue(Option<Value>);
 
-impl Object for AnyValue {
-    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
-        let value = match name {
-            "stringValue" => fields.next_value::<Option<String>>()?.map(|text| Value::text(&text)),
-            "boolValue" => fields.next_value::<Option<bool>>()?.map(Value::Boolean),
-            "intValue" => match fields.next_value::<Option<Whole>>()? {
-                Some(Whole(number)) => {
-                    let number = i64::try_from(number).map_err(|_| A::Error::custom("a number out of range"))?;
-                    Some(Value::Integer(number))
-                }
-                None => None,
-            },
-            "doubleValue" => fields.next_value::<Option<Double>>()?.map(|Double(number)| Value::Double(number)),
-            _ => return skip(fields),
+impl<'de> Object<'de> for AnyValue {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error> {
+        if !matches!(name, "stringValue" | "boolValue" | "intValue" | "doubleValue") {
+            return skip(fields);
+        }
+        let value = raw(fields)?;
+        if value.get() == "null" {
+            return Ok(());
+        }
+        let read = match name {
+            "stringValue" => text(value).map(Value::text),
+            "boolValue" => bool::deserialize(value).ok().map(Value::Boolean),
+            "intValue" => number(value).ok().map(Value::Integer),
+            _ => Double::deserialize(value).ok().map(|Double(number)| Value::Double(number)),
         };
-        self.0 = value.or(self.0.take());
+        self.0 = Some(read.unwrap_or(Value::Unreadable));
         Ok(())
+    }
+}
+
+/// The text of a value. Its syntax has been checked, and no more.
+fn raw<'de, A: MapAccess<'de>>(fields: &mut A) -> Result<&'de RawValue, A::Error> {
+    fields.next_value()
+}
+
+/// Reads a string. `None` if the value is no string.
+fn text(value: &RawValue) -> Option<Cow<'_, [u8]>> {
+    Text::deserialize(value).ok().map(|Text(text)| text)
+}
+
+/// A string, as bytes: half of a surrogate pair, which JSON can express, is not UTF-8.
+struct Text<'de>(Cow<'de, [u8]>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_borrowed_bytes<E: de::Error>(self, text: &'de [u8]) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_bytes<E: de::Error>(self, text: &[u8]) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_vec())))
+            }
+        }
+        deserializer.deserialize_bytes(TextVisitor)
     }
 }
 
 /// Reads an id in hexadecimal. An id of another form is no id.
 fn id<'de, A: MapAccess<'de>, const BYTES: usize>(fields: &mut A) -> Result<[u8; BYTES], A::Error> {
-    let text = fields.next_value::<Option<String>>()?.unwrap_or_default();
+    let text = text(raw(fields)?).unwrap_or_default();
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let bytes: Option<Vec<u8>> = text
-        .as_bytes()
         .chunks(2)
         .take(BYTES + 1)
         .map(|pair| match pair {
@@ -329,10 +394,11 @@ fn id<'de, A: MapAccess<'de>, const BYTES: usize>(fields: &mut A) -> Result<[u8;
 }
 
 /// Reads a whole number. Null counts as 0.
-fn number<'de, A: MapAccess<'de>, T: TryFrom<i128> + Default>(fields: &mut A) -> Result<T, A::Error> {
-    match fields.next_value::<Option<Whole>>()? {
-        Some(Whole(number)) => T::try_from(number).map_err(|_| A::Error::custom("a number out of range")),
-        None => Ok(T::default()),
+fn number<T: TryFrom<i128> + Default>(value: &RawValue) -> Result<T, &'static str> {
+    match Option::<Whole>::deserialize(value) {
+        Ok(Some(Whole(number))) => T::try_from(number).map_err(|_| "a number out of range"),
+        Ok(None) => Ok(T::default()),
+        Err(_) => Err("not a whole number"),
     }
 }
 
@@ -430,7 +496,7 @@ mod tests {
              "status": {"code": 2, "message": "late"}},
             {"traceId": "no", "attributes": [{"key": "gen_ai.operation.name", "value": {"stringValue": "invoke_agent"}}]},
             {}]}], "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]}}]}"#;
-        let resources = decode(body.as_bytes(), &settings()).expect("a request");
+        let resources = decode(body.as_bytes(), &settings()).expect("a request").resources;
         let [resource] = resources.as_slice() else { panic!("{resources:?}") };
         assert_eq!(resource.attributes.get("service.name"), Some(&Value::text("shop")));
         let [span] = resource.spans.as_slice() else { panic!("{resources:?}") };
@@ -458,10 +524,8 @@ mod tests {
             r#"{"resourceSpans": {}}"#,
             r#"{"resourceSpans": ["secret"]}"#,
             r#"{"resourceSpans": [null]}"#,
-            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": "secret"}]}]}]}"#,
-            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": -1}]}]}]}"#,
-            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": 1e300}]}]}]}"#,
-            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"status": {"code": "secret"}}]}]}]}"#,
+            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": ["secret"]}]}]}]}"#,
+            r#"{"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": [{"key": secret}]}]}]}]}"#,
         ] {
             match decode(body.as_bytes(), &settings()) {
                 Err(DecodeError::Malformed(message)) => assert!(!message.contains("secret"), "{message}"),
@@ -471,7 +535,95 @@ mod tests {
         // What is skipped may nest as deeply as it likes: skipping takes no stack.
         let _ = decode(deep.as_bytes(), &settings());
         for body in [" {}", r#"{"resourceSpans": null}"#, r#"{"resourceSpans": [{"resource": null}]}"#] {
-            assert_eq!(decode(body.as_bytes(), &settings()), Ok(Vec::new()));
+            assert_eq!(decode(body.as_bytes(), &settings()), Ok(Traces::default()));
+        }
+        let not_utf_8 = decode(b"{\"a\": \"\xff\"}", &settings());
+        assert_eq!(not_utf_8, Err(DecodeError::malformed("it is not UTF-8")));
+    }
+
+    /// The spans of a request with one span of these fields.
+    fn spans(fields: &str) -> Vec<Span> {
+        let chat = r#"{"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}"#;
+        let fields = fields.replace("CHAT", chat);
+        let body = format!(r#"{{"resourceSpans": [{{"scopeSpans": [{{"spans": [{{{fields}}}]}}]}}]}}"#);
+        let traces = decode(body.as_bytes(), &settings()).unwrap_or_else(|error| panic!("{fields}: {error}"));
+        traces.resources.into_iter().flat_map(|resource| resource.spans).collect()
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_spoils_no_other_span() {
+        let model = "gen_ai.request.model";
+        for (value, read) in [
+            (r#"{"stringValue": "hello \ud83d"}"#, Some(Value::text(b"hello \xed\xa0\xbd"))),
+            (r#"{"stringValue": "\ud83d\ude00 \n"}"#, Some(Value::text("😀 \n"))),
+            (r#"{"stringValue": 5}"#, Some(Value::Unreadable)),
+            (r#"{"stringValue": [104]}"#, Some(Value::Unreadable)),
+            (r#"{"stringValue": null}"#, None),
+            (r#"{"intValue": 1e21}"#, Some(Value::Unreadable)),
+            (r#"{"intValue": 1e999}"#, Some(Value::Unreadable)),
+            (r#"{"intValue": 1.5}"#, Some(Value::Unreadable)),
+            (r#"{"intValue": "12.0"}"#, Some(Value::Unreadable)),
+            (r#"{"intValue": {}}"#, Some(Value::Unreadable)),
+            (r#"{"intValue": "-12"}"#, Some(Value::Integer(-12))),
+            (r#"{"boolValue": "true"}"#, Some(Value::Unreadable)),
+            (r#"{"doubleValue": "much"}"#, Some(Value::Unreadable)),
+            (r#"{"doubleValue": "-Infinity"}"#, Some(Value::Double(f64::NEG_INFINITY))),
+            ("5", Some(Value::Unreadable)),
+            ("null", None),
+        ] {
+            for key in [model, "unknown", r"half \udc00"] {
+                let found = spans(&format!(r#""attributes": [CHAT, {{"key": "{key}", "value": {value}}}]"#));
+                let [span] = found.as_slice() else { panic!("{value}: {found:?}") };
+                assert_eq!(span.attributes.get(key), read.as_ref().filter(|_| key == model), "{key} {value}");
+            }
+        }
+        for (field, named) in [
+            (r#""startTimeUnixNano": "secret""#, Some("start_time_unix_nano")),
+            (r#""startTimeUnixNano": -1"#, Some("start_time_unix_nano")),
+            (r#""endTimeUnixNano": 1e300"#, Some("end_time_unix_nano")),
+            (r#""status": {"code": "STATUS_CODE_ERROR"}"#, Some("status.code")),
+            (r#""status": "ERROR""#, Some("status.code")),
+            (r#""status": {"code": 2, "message": "\ud83d"}"#, None),
+            (r#""traceId": 5, "spanId": "\ud83d", "name": "\ud83d", "\udc00": 1e999"#, None),
+        ] {
+            let found = spans(&format!(r#""attributes": [CHAT], {field}"#));
+            let [span] = found.as_slice() else { panic!("{field}: {found:?}") };
+            assert_eq!(span.unreadable, named, "{field}");
+            // A span that is ignored may have whatever it likes.
+            assert_eq!(spans(field), []);
+        }
+    }
+
+    #[test]
+    fn what_a_span_describes_may_be_said_by_other_conventions() {
+        let attribute =
+            |key: &str, value: &str| format!(r#"{{"key": "{key}", "value": {{"stringValue": "{value}"}}}}"#);
+        let decoded = |pairs: &[(&str, &str)]| {
+            let attributes: Vec<String> = pairs.iter().map(|(key, value)| attribute(key, value)).collect();
+            let attributes = attributes.join(",");
+            let body =
+                format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{"attributes":[{attributes}]}}]}}]}}]}}"#);
+            let traces = decode(body.as_bytes(), &settings()).expect("a request");
+            let operation = traces.resources.first().and_then(|resource| resource.spans.first()?.operation());
+            (operation.map(|operation| operation.name()), traces.unnamed)
+        };
+        let (operation, kind) = ("gen_ai.operation.name", "openinference.span.kind");
+        let (request_type, tokens) = ("llm.request.type", ("gen_ai.usage.prompt_tokens", "5"));
+        for (pairs, expected) in [
+            (&[(request_type, "completion")][..], (Some("text_completion"), 0)),
+            (&[(kind, "LLM")], (Some("chat"), 0)),
+            (&[(kind, "EMBEDDING")], (Some("embeddings"), 0)),
+            (&[(operation, "invoke_agent"), (request_type, "chat"), (kind, "LLM"), tokens], (None, 0)),
+            (&[(operation, ""), (kind, "LLM")], (Some("chat"), 0)),
+            (&[(request_type, "rerank"), tokens], (None, 0)),
+            (&[(kind, "AGENT"), tokens], (None, 0)),
+            (&[(request_type, "unknown"), tokens], (None, 1)),
+            (&[(request_type, "unknown"), (kind, "LLM"), tokens], (Some("chat"), 0)),
+            (&[tokens], (None, 1)),
+            (&[("llm.token_count.completion", "5")], (None, 1)),
+            (&[("gen_ai.request.model", "gpt-4o")], (None, 0)),
+        ] {
+            assert_eq!(decoded(pairs), expected, "{pairs:?}");
         }
     }
 

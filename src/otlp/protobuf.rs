@@ -3,7 +3,7 @@
 //! skipped.
 
 use crate::otlp::DecodeError;
-use crate::otlp::traces::{Attributes, Collector, ResourceSpans, Span, Value, Wanted};
+use crate::otlp::traces::{Attributes, Collector, ResourceSpans, Span, Traces, Value, Wanted};
 use crate::otlp::wire::{FieldValue, Fields};
 use crate::settings::OtlpSettings;
 
@@ -11,7 +11,7 @@ use crate::settings::OtlpSettings;
 pub(super) const STATUS_ERROR: u64 = 2;
 
 /// Decodes an `ExportTraceServiceRequest`. Keeps the inference spans, and the attributes that the mapping reads.
-pub fn decode(body: &[u8], settings: &OtlpSettings) -> Result<Vec<ResourceSpans>, DecodeError> {
+pub fn decode(body: &[u8], settings: &OtlpSettings) -> Result<Traces, DecodeError> {
     let wanted = Wanted(settings);
     let mut collector = Collector::default();
     for field in Fields::of(body) {
@@ -57,12 +57,15 @@ fn span(bytes: &[u8], wanted: Wanted<'_>) -> Result<Span, DecodeError> {
             (2, value) => span.span_id = message(value)?.try_into().unwrap_or_default(),
             (7, FieldValue::Fixed64(time)) => span.start_time = time,
             (8, FieldValue::Fixed64(time)) => span.end_time = time,
-            (7 | 8, _) => return Err(wrong_type()),
+            (7, _) => span.unreadable = Some("start_time_unix_nano"),
+            (8, _) => span.unreadable = Some("end_time_unix_nano"),
             (9, value) => attribute(message(value)?, wanted, &mut span.attributes)?,
             (15, value) => {
                 for field in Fields::of(message(value)?) {
-                    if let (3, FieldValue::Varint(code)) = field? {
-                        span.is_error = code == STATUS_ERROR;
+                    match field? {
+                        (3, FieldValue::Varint(code)) => span.is_error = code == STATUS_ERROR,
+                        (3, _) => span.unreadable = Some("status.code"),
+                        _ => {}
                     }
                 }
             }
@@ -90,20 +93,18 @@ fn attribute(bytes: &[u8], wanted: Wanted<'_>, attributes: &mut Attributes) -> R
     Ok(())
 }
 
-/// Reads an `AnyValue`. `None` for a value of a kind that is not kept.
+/// Reads an `AnyValue`. `None` for a value of a kind that is not kept. A value that cannot be read spoils its own span
+/// only.
 fn value(bytes: &[u8]) -> Result<Option<Value>, DecodeError> {
     let mut found = None;
     for field in Fields::of(bytes) {
         found = match field? {
-            (1, FieldValue::Bytes(text)) => {
-                let text = std::str::from_utf8(text);
-                Some(Value::text(text.map_err(|_| DecodeError::malformed("a string is not UTF-8"))?))
-            }
+            (1, FieldValue::Bytes(text)) => Some(Value::text(text)),
             (2, FieldValue::Varint(number)) => Some(Value::Boolean(number != 0)),
             // Negative numbers are written as their two's complement.
             (3, FieldValue::Varint(number)) => Some(Value::Integer(number.cast_signed())),
             (4, FieldValue::Fixed64(bits)) => Some(Value::Double(f64::from_bits(bits))),
-            (1..=4, _) => return Err(wrong_type()),
+            (1..=4, _) => Some(Value::Unreadable),
             _ => None,
         };
     }

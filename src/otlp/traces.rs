@@ -21,12 +21,15 @@ pub enum Value {
     Boolean(bool),
     /// A string of more than 2,048 bytes, which is not kept.
     TooLong,
+    /// A value that is not of the kind that it is declared as, such as a whole number with letters.
+    Unreadable,
 }
 
 impl Value {
-    /// A string, if it is short enough to be kept.
-    pub(super) fn text(text: &str) -> Self {
-        if text.len() > VALUE_BYTES { Self::TooLong } else { Self::Text(text.to_owned()) }
+    /// A string, if it is short enough to be kept. What is not UTF-8 in it is replaced.
+    pub(super) fn text(text: impl AsRef<[u8]>) -> Self {
+        let text = text.as_ref();
+        if text.len() > VALUE_BYTES { Self::TooLong } else { Self::Text(String::from_utf8_lossy(text).into_owned()) }
     }
 }
 
@@ -60,17 +63,57 @@ pub struct Span {
     pub end_time: u64,
     /// Whether the span's status is an error.
     pub is_error: bool,
+    /// A field other than an attribute whose value cannot be read.
+    pub unreadable: Option<&'static str>,
     /// The attributes.
     pub attributes: Attributes,
 }
 
+/// What a span describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// One inference.
+    Inference(Operation),
+    /// Something else, by its own account.
+    Other,
+    /// It does not say.
+    Unnamed,
+}
+
 impl Span {
+    /// What the span describes. The conventions' own attribute decides; those of OpenLLMetry and OpenInference count
+    /// where it is missing.
+    pub fn subject(&self) -> Subject {
+        let text = |name| match self.attributes.get(name) {
+            Some(Value::Text(text)) if !text.is_empty() => Some(text.as_str()),
+            _ => None,
+        };
+        let inference = |operation: Option<Operation>| operation.map_or(Subject::Other, Subject::Inference);
+        if let Some(name) = text(conventions::OPERATION) {
+            return inference(Operation::named(name));
+        }
+        // Both have a name for what they do not know.
+        if let Some(request_type) = text(conventions::REQUEST_TYPE).filter(|request_type| *request_type != "unknown") {
+            return inference(Operation::of_request_type(request_type));
+        }
+        match text(conventions::SPAN_KIND).filter(|kind| *kind != "UNKNOWN") {
+            Some(kind) => inference(Operation::of_span_kind(kind)),
+            None => Subject::Unnamed,
+        }
+    }
+
     /// The kind of inference that the span describes, if it describes one.
     pub fn operation(&self) -> Option<Operation> {
-        match self.attributes.get(conventions::OPERATION) {
-            Some(Value::Text(name)) => Operation::named(name),
-            _ => None,
+        match self.subject() {
+            Subject::Inference(operation) => Some(operation),
+            Subject::Other | Subject::Unnamed => None,
         }
+    }
+
+    /// Whether the span has token counts and does not say what it describes. It may be an inference.
+    fn is_unnamed_usage(&self) -> bool {
+        let mut counts = conventions::INPUT_TOKENS.iter().chain(conventions::OUTPUT_TOKENS);
+        self.subject() == Subject::Unnamed && counts.any(|name| self.attributes.get(name).is_some())
     }
 }
 
@@ -81,6 +124,15 @@ pub struct ResourceSpans {
     pub attributes: Attributes,
     /// The spans.
     pub spans: Vec<Span>,
+}
+
+/// What is kept of a request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Traces {
+    /// The resources that have inference spans.
+    pub resources: Vec<ResourceSpans>,
+    /// The number of other spans that have token counts and do not say what they describe.
+    pub unnamed: usize,
 }
 
 /// The names of the attributes that are read.
@@ -99,7 +151,7 @@ impl Wanted<'_> {
 /// Collects what a decoder finds.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    resources: Vec<ResourceSpans>,
+    traces: Traces,
     count: usize,
 }
 
@@ -107,6 +159,7 @@ impl Collector {
     /// Adds a span to a resource that is still being read, if the span describes an inference.
     pub(super) fn add_span(&mut self, resource: &mut ResourceSpans, span: Span) -> Result<(), DecodeError> {
         if span.operation().is_none() {
+            self.traces.unnamed += usize::from(span.is_unnamed_usage());
             return Ok(());
         }
         self.count += 1;
@@ -120,11 +173,11 @@ impl Collector {
     /// Adds a resource that has been read, unless it has no spans.
     pub(super) fn add_resource(&mut self, resource: ResourceSpans) {
         if !resource.spans.is_empty() {
-            self.resources.push(resource);
+            self.traces.resources.push(resource);
         }
     }
 
-    pub(super) fn finish(self) -> Vec<ResourceSpans> {
-        self.resources
+    pub(super) fn finish(self) -> Traces {
+        self.traces
     }
 }

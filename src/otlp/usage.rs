@@ -58,10 +58,13 @@ pub(super) fn of(attributes: &Attributes) -> Result<Option<Map<String, Json>>, S
             usage.insert(name.into(), details.into());
         }
     }
-    if let Some(Value::Text(tier)) = SERVICE_TIER.iter().find_map(|name| attributes.get(name))
-        && (1..=TIER_BYTES).contains(&tier.len())
-    {
-        usage.insert("service_tier".into(), tier.as_str().into());
+    match SERVICE_TIER.iter().find_map(|name| Some((name, attributes.get(name)?))) {
+        Some((_, Value::Text(tier))) if (1..=TIER_BYTES).contains(&tier.len()) => {
+            usage.insert("service_tier".into(), tier.as_str().into());
+        }
+        // Tiers have prices of their own.
+        Some((name, Value::Unreadable)) => return Err(format!("{name}: cannot be read")),
+        _ => {}
     }
     Ok(Some(usage))
 }
@@ -130,6 +133,26 @@ mod tests {
     }
 
     #[test]
+    fn openinferences_names_count() {
+        let counts = [
+            ("llm.token_count.prompt", 100),
+            ("llm.token_count.completion", 90),
+            ("llm.token_count.total", 190),
+            ("llm.token_count.prompt_details.cache_read", 30),
+            ("llm.token_count.prompt_details.cache_write", 20),
+            ("llm.token_count.prompt_details.audio", 40),
+            ("llm.token_count.completion_details.reasoning", 60),
+            ("llm.token_count.completion_details.audio", 5),
+        ];
+        let expected = json!({
+            "prompt_tokens": 100, "completion_tokens": 90, "total_tokens": 190,
+            "prompt_tokens_details": {"cached_tokens": 30, "cache_creation_tokens": 20, "audio_tokens": 40},
+            "completion_tokens_details": {"reasoning_tokens": 60, "audio_tokens": 5},
+        });
+        assert_eq!(usage(&counts), expected);
+    }
+
+    #[test]
     fn details_are_kept() {
         let counts = [
             ("gen_ai.usage.input_tokens", 100),
@@ -156,12 +179,17 @@ mod tests {
         attributes.add("gen_ai.usage.input_tokens", Value::Integer(1));
         attributes.add("openai.response.service_tier", Value::text("flex"));
         assert_eq!(of(&attributes).expect("counts").expect("usage")["service_tier"], "flex");
+        let mut attributes = Attributes::default();
+        attributes.add("gen_ai.usage.input_tokens", Value::Integer(1));
+        attributes.add("openai.response.service_tier", Value::Unreadable);
+        assert_eq!(of(&attributes), Err("openai.response.service_tier: cannot be read".to_owned()));
     }
 
     #[test]
     fn what_is_no_count_is_refused_with_its_name() {
         let values = [Value::Integer(-1), Value::Integer(i64::MAX), Value::Double(0.5), Value::Double(f64::NAN)];
-        for value in values.into_iter().chain([Value::text("12"), Value::Boolean(true), Value::TooLong]) {
+        let others = [Value::text("12"), Value::Boolean(true), Value::TooLong, Value::Unreadable];
+        for value in values.into_iter().chain(others) {
             let mut attributes = Attributes::default();
             attributes.add("gen_ai.usage.output_tokens", value.clone());
             let error = of(&attributes).expect_err("refused");

@@ -1,21 +1,16 @@
 //! What was ever logged, and budgets, for Prometheus. Reads no row of the log.
 
+use bytes::{Buf, Bytes};
 use futures_util::TryStreamExt;
+use rustc_hash::FxHashMap;
 use sqlx::{FromRow, PgConnection};
 
+use crate::store::reading::CopyMark;
+use crate::store::rollups::reads::{int, long, skip_header};
+
 /// What a series of calls has logged: never less than before.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, FromRow)]
 pub struct Logged {
-    /// Team ID.
-    pub team_id: Option<String>,
-    /// User ID.
-    pub user_id: Option<String>,
-    /// SHA-256 of the key in hex, or an alias of the master key.
-    pub api_key: Option<String>,
-    /// Model name.
-    pub model: Option<String>,
-    /// The place of the series in the order in which they came. `None` for a series that is not folded yet.
-    pub number: Option<i64>,
     /// Number of rows.
     pub requests: i64,
     /// Spend in USD.
@@ -28,53 +23,198 @@ pub struct Logged {
     pub total_tokens: i64,
 }
 
+impl Logged {
+    /// Adds what another series has logged.
+    pub fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.spend += other.spend;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.total_tokens += other.total_tokens;
+    }
+}
+
+/// The columns that name a series: team, user, key and model.
+pub const COLUMNS: usize = 4;
+
+/// A series in the order in which they came.
+#[derive(Clone, Copy, Debug)]
+pub struct Folded {
+    /// Its place in the order.
+    pub number: i64,
+    /// IDs of its words: team, user, key (its SHA-256 in hex, or an alias of the master key) and model; 0 for none.
+    pub words: [i32; COLUMNS],
+    /// What it has logged.
+    pub logged: Logged,
+}
+
+/// A series that is not folded yet: it has no place in the order.
+#[derive(Clone, Debug, FromRow)]
+pub struct Unfolded {
+    team_id: Option<String>,
+    user_id: Option<String>,
+    api_key: Option<String>,
+    model: Option<String>,
+    /// What it has logged.
+    #[sqlx(flatten)]
+    pub logged: Logged,
+}
+
+impl Unfolded {
+    /// A series of this team, user, key and model.
+    pub fn new(words: [Option<&str>; COLUMNS], logged: Logged) -> Self {
+        let [team_id, user_id, api_key, model] = words.map(|word| word.map(str::to_owned));
+        Self { team_id, user_id, api_key, model, logged }
+    }
+
+    /// Team, user, key and model.
+    pub fn words(&self) -> [Option<&str>; COLUMNS] {
+        [&self.team_id, &self.user_id, &self.api_key, &self.model].map(Option::as_deref)
+    }
+}
+
 /// Whether what was ever logged is kept in this database. The rollups of an older version do not have it.
 pub async fn is_kept(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT to_regclass('litespend.lifetime_usage') IS NOT NULL").fetch_one(connection).await
 }
 
-/// What was ever logged, by team, user, key and model, with what is not folded yet, in the order in which the series came.
-/// Names are cut after [`NAME_LENGTH`] characters. All of one moment. `each` gets every row.
-pub async fn logged(connection: &mut PgConnection, mut each: impl FnMut(Logged)) -> Result<(), sqlx::Error> {
-    let mut rows = sqlx::query_as::<_, Logged>(
-        "WITH unfolded AS (
-             SELECT team_id AS team, user_id AS \"user\", api_key AS key, model AS model_name, sum(sign)::bigint AS requests,
-                    sum(litespend.finite(spend)) AS spend, sum(prompt_tokens)::bigint AS prompt_tokens,
-                    sum(completion_tokens)::bigint AS completion_tokens, sum(total_tokens)::bigint AS total_tokens
-             FROM litespend.deltas WHERE sign > 0 OR is_update GROUP BY 1, 2, 3, 4),
-         numbered AS (
-             -- A word that has no number yet belongs to a new series.
-             SELECT CASE WHEN team IS NULL THEN 0 ELSE COALESCE(t.id, -1) END AS team_id,
-                    CASE WHEN \"user\" IS NULL THEN 0 ELSE COALESCE(u.id, -1) END AS user_id,
-                    CASE WHEN key IS NULL THEN 0 ELSE COALESCE(k.id, -1) END AS api_key,
-                    CASE WHEN model_name IS NULL THEN 0 ELSE COALESCE(m.id, -1) END AS model, unfolded.*
-             FROM unfolded
-             LEFT JOIN litespend.words t ON t.digest = litespend.digest(team)
-             LEFT JOIN litespend.words u ON u.digest = litespend.digest(\"user\")
-             LEFT JOIN litespend.words k ON k.digest = litespend.digest(key)
-             LEFT JOIN litespend.words m ON m.digest = litespend.digest(model_name))
-         SELECT left(COALESCE(t.word, n.team), $1) AS team_id, left(COALESCE(u.word, n.\"user\"), $1) AS user_id,
-                left(COALESCE(k.word, n.key), $1) AS api_key, left(COALESCE(m.word, n.model_name), $1) AS model, l.number,
-                GREATEST(l.most_requests, COALESCE(l.requests, 0) + COALESCE(n.requests, 0)) AS requests,
-                GREATEST(l.most_spend, COALESCE(l.spend, 0) + COALESCE(n.spend, 0)) AS spend,
-                GREATEST(l.most_prompt_tokens, COALESCE(l.prompt_tokens, 0) + COALESCE(n.prompt_tokens, 0)) AS prompt_tokens,
-                GREATEST(l.most_completion_tokens,
-                         COALESCE(l.completion_tokens, 0) + COALESCE(n.completion_tokens, 0)) AS completion_tokens,
-                GREATEST(l.most_total_tokens, COALESCE(l.total_tokens, 0) + COALESCE(n.total_tokens, 0)) AS total_tokens
-         FROM litespend.lifetime_usage AS l
-         FULL JOIN numbered AS n USING (team_id, user_id, api_key, model)
-         LEFT JOIN litespend.words t ON t.id = l.team_id
-         LEFT JOIN litespend.words u ON u.id = l.user_id
-         LEFT JOIN litespend.words k ON k.id = l.api_key
-         LEFT JOIN litespend.words m ON m.id = l.model
-         ORDER BY l.number NULLS LAST",
-    )
+/// Series read at once.
+const PAGE: usize = 25_000;
+
+/// What was ever logged by the series after the one with this number, at most [`PAGE`] of them, without what is not folded.
+/// The words of a page can be read before the next page is.
+pub async fn folded(
+    (connection, mark): (&mut PgConnection, &CopyMark),
+    after: i64,
+) -> Result<Vec<Folded>, sqlx::Error> {
+    let statement = format!(
+        "COPY (SELECT number, team_id, user_id, api_key, model, GREATEST(most_requests, requests), GREATEST(most_spend, spend),
+                      GREATEST(most_prompt_tokens, prompt_tokens), GREATEST(most_completion_tokens, completion_tokens),
+                      GREATEST(most_total_tokens, total_tokens)
+               FROM litespend.lifetime_usage WHERE number > {after} ORDER BY number LIMIT {PAGE}) TO STDOUT (FORMAT binary)"
+    );
+    let mut messages = mark.copy_out(connection, &statement).await?;
+    let (mut series, mut started) = (Vec::new(), false);
+    while let Some(mut message) = messages.try_next().await? {
+        if !started {
+            skip_header(&mut message)?;
+            started = true;
+        }
+        while message.has_remaining() {
+            match row(&mut message) {
+                Some(Some(row)) => series.push(row),
+                Some(None) => break,
+                None => return Err(sqlx::Error::Protocol("COPY: not a series".into())),
+            }
+        }
+    }
+    Ok(series)
+}
+
+/// The next row: `Some(None)` at the end, `None` if the bytes are not a row.
+fn row(message: &mut Bytes) -> Option<Option<Folded>> {
+    match message.try_get_i16().ok()? {
+        10 => {}
+        fields => return (fields < 0).then_some(None),
+    }
+    Some(Some(Folded {
+        number: long(message)?,
+        words: [int(message)?, int(message)?, int(message)?, int(message)?],
+        logged: Logged {
+            requests: long(message)?,
+            spend: f64::from_bits(long(message)?.cast_unsigned()),
+            prompt_tokens: long(message)?,
+            completion_tokens: long(message)?,
+            total_tokens: long(message)?,
+        },
+    }))
+}
+
+/// What is not folded, by team, user, key and model, with the IDs of their words: what came, and that with what updates changed
+/// in it. The larger of both counts, as in `litespend.add_lifetime`, so that no update makes a counter fall. A word that has no ID yet belongs to a new
+/// series. The IDs are known before the join with the series: else an index might be read for the team and user alone.
+macro_rules! unfolded {
+    ($select:literal) => {
+        concat!(
+            "WITH unfolded AS (
+                 SELECT team_id AS team, user_id AS \"user\", api_key AS key, model AS model_name,
+                        COALESCE(sum(sign) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_requests,
+                        COALESCE(sum(litespend.finite(spend)) FILTER (WHERE is_update IS NOT TRUE), 0) AS came_spend,
+                        COALESCE(sum(prompt_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_prompt_tokens,
+                        COALESCE(sum(completion_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint
+                            AS came_completion_tokens,
+                        COALESCE(sum(total_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_total_tokens,
+                        sum(sign)::bigint AS requests, COALESCE(sum(litespend.finite(spend)), 0) AS spend,
+                        COALESCE(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
+                        COALESCE(sum(completion_tokens), 0)::bigint AS completion_tokens,
+                        COALESCE(sum(total_tokens), 0)::bigint AS total_tokens
+                 FROM litespend.deltas WHERE sign > 0 OR is_update GROUP BY 1, 2, 3, 4),
+             n AS MATERIALIZED (
+                 SELECT CASE WHEN team IS NULL THEN 0 ELSE COALESCE(t.id, -1) END AS team_id,
+                        CASE WHEN \"user\" IS NULL THEN 0 ELSE COALESCE(u.id, -1) END AS user_id,
+                        CASE WHEN key IS NULL THEN 0 ELSE COALESCE(k.id, -1) END AS api_key,
+                        CASE WHEN model_name IS NULL THEN 0 ELSE COALESCE(m.id, -1) END AS model, unfolded.*
+                 FROM unfolded
+                 LEFT JOIN litespend.words t ON t.digest = litespend.digest(team)
+                 LEFT JOIN litespend.words u ON u.digest = litespend.digest(\"user\")
+                 LEFT JOIN litespend.words k ON k.digest = litespend.digest(key)
+                 LEFT JOIN litespend.words m ON m.digest = litespend.digest(model_name)) ",
+            $select
+        )
+    };
+}
+
+/// What folded series have logged with what is not folded yet, by the number of the series. Only series that have such.
+pub async fn changed(connection: &mut PgConnection) -> Result<FxHashMap<i64, Logged>, sqlx::Error> {
+    #[derive(FromRow)]
+    struct Changed {
+        number: i64,
+        #[sqlx(flatten)]
+        logged: Logged,
+    }
+    let mut changed = FxHashMap::default();
+    let mut rows = sqlx::query_as::<_, Changed>(unfolded!(
+        "SELECT l.number, GREATEST(l.most_requests, l.requests + GREATEST(n.came_requests, n.requests)) AS requests,
+                GREATEST(l.most_spend, l.spend + GREATEST(n.came_spend, n.spend)) AS spend,
+                GREATEST(l.most_prompt_tokens, l.prompt_tokens + GREATEST(n.came_prompt_tokens, n.prompt_tokens)) AS prompt_tokens,
+                GREATEST(l.most_completion_tokens, l.completion_tokens + GREATEST(n.came_completion_tokens, n.completion_tokens)) AS completion_tokens,
+                GREATEST(l.most_total_tokens, l.total_tokens + GREATEST(n.came_total_tokens, n.total_tokens)) AS total_tokens
+         FROM n JOIN litespend.lifetime_usage AS l USING (team_id, user_id, api_key, model)"
+    ))
+    .fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        changed.insert(row.number, row.logged);
+    }
+    Ok(changed)
+}
+
+/// What series have logged that are not folded yet. Names are cut after [`NAME_LENGTH`] characters. `each` gets every row.
+pub async fn unfolded(connection: &mut PgConnection, mut each: impl FnMut(Unfolded)) -> Result<(), sqlx::Error> {
+    let mut rows = sqlx::query_as::<_, Unfolded>(unfolded!(
+        "SELECT left(team, $1) AS team_id, left(\"user\", $1) AS user_id, left(key, $1) AS api_key,
+                left(model_name, $1) AS model, GREATEST(came_requests, requests) AS requests,
+                GREATEST(came_spend, spend) AS spend, GREATEST(came_prompt_tokens, prompt_tokens) AS prompt_tokens,
+                GREATEST(came_completion_tokens, completion_tokens) AS completion_tokens,
+                GREATEST(came_total_tokens, total_tokens) AS total_tokens
+         FROM n WHERE NOT EXISTS (
+             SELECT FROM litespend.lifetime_usage AS l
+             WHERE (l.team_id, l.user_id, l.api_key, l.model) = (n.team_id, n.user_id, n.api_key, n.model))"
+    ))
     .bind(NAME_LENGTH)
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
         each(row);
     }
     Ok(())
+}
+
+/// Words by their IDs, cut after [`NAME_LENGTH`] characters.
+pub async fn words(connection: &mut PgConnection, ids: &[i32]) -> Result<Vec<(i32, String)>, sqlx::Error> {
+    sqlx::query_as("SELECT id, left(word, $2) FROM litespend.words WHERE id = ANY ($1)")
+        .bind(ids)
+        .bind(NAME_LENGTH)
+        .fetch_all(connection)
+        .await
 }
 
 /// The most characters of a name. Longer ones are cut: every series is in memory while metrics are written.
@@ -152,12 +292,15 @@ macro_rules! budgets_of {
             $budget,
             ".budget_reset_at::timestamptz - now()) / 3600)::float8 AS remaining_hours FROM ",
             $from,
-            " ORDER BY 1 LIMIT $1"
+            " ORDER BY ",
+            $budget,
+            ".max_budget IS NULL, 1 LIMIT $1"
         )
     };
 }
 
-/// The first budgets of a kind by ID, at most `limit`. None if an older LiteLLM does not have them.
+/// The first budgets of a kind by ID, at most `limit`; those who have no limit come last. None if an older LiteLLM does not have
+/// them.
 pub async fn budgets(connection: &mut PgConnection, of: Holder, limit: i64) -> Result<Vec<Budget>, sqlx::Error> {
     let (tables, statement): (&[&str], &str) = match of {
         Holder::Team => {

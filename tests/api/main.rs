@@ -27,6 +27,7 @@ mod log_left_out;
 mod log_pages;
 mod lost_commit;
 mod management;
+mod metrics;
 mod older_litellm;
 mod openapi;
 mod otlp;

@@ -237,14 +237,15 @@ async fn only_inferences_count_and_not_the_agents_around_them() {
             .map(|(number, operation)| span(u8::try_from(number).unwrap(), operation, &used()))
             .collect();
     spans.push(Span { attributes: used(), ..span(10, "chat", &[]) });
-    assert_eq!(export(&app, MASTER_KEY, &batch(spans.clone())).await.rejected(), (0, String::new()));
+    let warning = (0, "1 span with token counts but without gen_ai.operation.name was ignored".to_owned());
+    assert_eq!(export(&app, MASTER_KEY, &batch(spans.clone())).await.rejected(), warning);
     assert_eq!(rows(&app.pool).await, 0);
     for (number, operation) in (20..).zip(["chat", "text_completion", "generate_content"]) {
         spans.push(span(number, operation, &used()));
     }
     let embeddings = [text("gen_ai.request.model", "text-embedding-3-small"), count("gen_ai.usage.input_tokens", 1000)];
     spans.push(span(30, "embeddings", &embeddings));
-    assert_eq!(export(&app, MASTER_KEY, &batch(spans)).await.rejected(), (0, String::new()));
+    assert_eq!(export(&app, MASTER_KEY, &batch(spans)).await.rejected(), warning);
     assert_eq!(rows(&app.pool).await, 4);
     let kinds = r#"SELECT string_agg(call_type, ' ' ORDER BY call_type) FROM "LiteLLM_SpendLogs""#;
     assert_eq!(app.scalar(kinds).await, "acompletion aembedding agenerate_content atext_completion");
@@ -371,6 +372,247 @@ async fn gzip_is_unpacked_within_the_limit_of_a_body() {
     let (status, _, message) = send(&app, MASTER_KEY, &headers, gzip(&many.encode_to_vec())).await.refusal();
     assert!(status == 413 && message.contains("more than 10000"), "{message}");
     assert_eq!(rows(&app.pool).await, 1);
+    // Members that unpack to nothing are read one by one, and take their time.
+    let members = |count: usize| {
+        gzip(&batch(vec![span(3, "chat", &used())]).encode_to_vec()).into_iter().chain(gzip(b"").repeat(count))
+    };
+    let (status, _, message) = send(&app, MASTER_KEY, &headers, members(800_000).collect::<Vec<u8>>()).await.refusal();
+    assert!(status == 400 && message.contains("more than 1000 gzip members"), "{message}");
+    assert_eq!(rows(&app.pool).await, 1);
+    let some = members(999).collect::<Vec<u8>>();
+    assert_eq!(send(&app, MASTER_KEY, &headers, some).await.rejected(), (0, String::new()));
+    assert_eq!(rows(&app.pool).await, 2);
+}
+
+#[tokio::test]
+async fn a_value_that_cannot_be_read_spoils_only_the_span_that_needs_it() {
+    let app = app().await;
+    let chat = |number: u8| serde_json::to_string(&span(number, "chat", &used())).unwrap();
+    // The spans of a request, where `VALUE` is a value that cannot be read.
+    let body = |spans: &[String], value: &str| {
+        let spans = spans.join(",").replace(r#""VALUE""#, value);
+        format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#)
+    };
+    let odd = [
+        r#"{"stringValue": "hello \ud83d"}"#,
+        r#"{"intValue": 1e21}"#,
+        r#"{"intValue": 1.5}"#,
+        r#"{"intValue": "12.0"}"#,
+        r#"{"boolValue": "true"}"#,
+        r#"{"stringValue": 7}"#,
+    ];
+    for (number, value) in (1..).zip(odd) {
+        let ignored = r#"{"name": "GET \udc00", "attributes": [{"key": "url", "value": "VALUE"}, {"key": "gen_ai.request.model", "value": "VALUE"}]}"#;
+        let own = chat(number).replacen(r#""attributes":["#, r#""attributes":[{"key": "url", "value": "VALUE"},"#, 1);
+        let answer = send(&app, MASTER_KEY, &[("content-type", JSON)], body(&[ignored.to_owned(), own], value)).await;
+        assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({})), "{value}");
+        assert_eq!(rows(&app.pool).await, i64::from(number), "{value}");
+    }
+    // A span that needs the value is rejected, because its cost or its times are not known.
+    let mut spans = vec![chat(10)];
+    for (number, changed) in [(11, "gen_ai.usage.input_tokens"), (12, "gen_ai.response.model")] {
+        let mut span = span(number, "chat", &used());
+        span.attributes.retain(|attribute| attribute.key != changed);
+        let more = format!(r#""attributes":[{{"key":"{changed}","value":"VALUE"}},"#);
+        spans.push(serde_json::to_string(&span).unwrap().replacen(r#""attributes":["#, &more, 1));
+    }
+    let timed = serde_json::to_value(span(13, "chat", &used())).unwrap();
+    spans.push(timed.to_string().replace(&timed["startTimeUnixNano"].to_string(), r#""soon""#));
+    let answer = send(&app, MASTER_KEY, &[("content-type", JSON)], body(&spans, r#"{"intValue": 1.5}"#)).await.json();
+    assert_eq!(answer["partialSuccess"]["rejectedSpans"], "3", "{answer}");
+    let message = answer["partialSuccess"]["errorMessage"].as_str().unwrap();
+    for named in ["gen_ai.usage.input_tokens: ", "gen_ai.response.model: ", "start_time_unix_nano: cannot be read"] {
+        assert!(message.contains(named), "{message}");
+    }
+    assert_eq!(rows(&app.pool).await, 7);
+    // In Protocol Buffers, a string that is not UTF-8.
+    let named = span(20, "chat", &[used(), vec![text("enduser.id", "caf!")]].concat());
+    let mut wrong = span(21, "chat", &used());
+    wrong.attributes[3] = text("gen_ai.response.model", "gpt-4o!");
+    let mut bytes = batch(vec![named, wrong]).encode_to_vec();
+    for text in ["caf!", "gpt-4o!"] {
+        let at = bytes.windows(text.len()).position(|found| found == text.as_bytes()).unwrap();
+        bytes[at + text.len() - 1] = 0xe9;
+    }
+    let answer = send(&app, MASTER_KEY, &[("content-type", PROTOBUF)], bytes).await;
+    assert_eq!(answer.rejected(), (0, String::new()));
+    assert_eq!(row(&app, 20).await["end_user"], "caf\u{fffd}");
+    assert_eq!(row(&app, 21).await["model"], "gpt-4o");
+    assert_consistent(&app.pool).await;
+}
+
+#[tokio::test]
+async fn new_names_beyond_the_limit_are_left_out_and_the_spend_is_booked() {
+    let mut told = settings();
+    told.booking.new_names_a_day = 3;
+    told.otlp.tag_attributes = vec!["team".to_owned(), "service.name".to_owned()];
+    let app = TestApp::with(told).await;
+    owners::create(&app.pool, 3).await;
+    let of = |number: u8, customer: &str, team: &str| {
+        span(number, "chat", &[used(), vec![text("user.id", customer), text("team", team)]].concat())
+    };
+    // The model, the first customer and its team are the three new names.
+    let spans = || {
+        batch(vec![
+            of(1, "customer-1", "a"),
+            of(2, "customer-2", "a"),
+            of(3, "customer-1", "b"),
+            of(4, "customer-1", "a"),
+        ])
+    };
+    for _ in 0..2 {
+        assert_eq!(export(&app, &owners::key(0), &spans()).await.rejected(), (0, String::new()));
+    }
+    assert_eq!(rows(&app.pool).await, 4);
+    for (number, customer, tags, left_out) in [
+        (1, "customer-1", json!(["team:a"]), json!(["request_tags"])),
+        (2, "", json!(["team:a"]), json!(["end_user", "request_tags"])),
+        (3, "customer-1", json!([]), json!(["request_tags"])),
+        (4, "customer-1", json!(["team:a"]), json!(["request_tags"])),
+    ] {
+        let row = row(&app, number).await;
+        assert_eq!((&row["spend"], row["end_user"].as_str().unwrap_or_default()), (&json!(COST), customer), "{row}");
+        assert_eq!((&row["request_tags"], &row["metadata"]["left_out"]), (&tags, &left_out), "{row}");
+    }
+    // A model is a name, too.
+    let tuned = span(
+        5,
+        "chat",
+        &[text("gen_ai.request.model", "ft:gpt-4o-2024-08-06:acme:shoes:1"), count("gen_ai.usage.input_tokens", 1000)],
+    );
+    assert_eq!(export(&app, &owners::key(0), &batch(vec![tuned])).await.rejected(), (0, String::new()));
+    let row = row(&app, 5).await;
+    assert_eq!((&row["model"], &row["model_group"]), (&json!(""), &json!("ft:gpt-4o-2024-08-06:acme:shoes:1")));
+    assert!(row["spend"].as_f64().unwrap() > 0.0);
+    assert_eq!(row["metadata"]["left_out"], json!(["model", "request_tags"]));
+    assert_consistent(&app.pool).await;
+}
+
+#[tokio::test]
+async fn the_provider_and_the_model_of_a_row_are_those_that_have_the_price() {
+    let app = app().await;
+    let of = |number: u8, operation: &str, provider: &str, models: [&str; 2]| {
+        let attributes = [
+            text("gen_ai.system", provider),
+            text("gen_ai.request.model", models[0]),
+            text("gen_ai.response.model", models[1]),
+            count("gen_ai.usage.input_tokens", 0),
+            count("gen_ai.usage.output_tokens", 0),
+        ];
+        span(number, operation, &attributes)
+    };
+    let mut failed = of(5, "chat", "another-name", ["invented", "invented too"]);
+    failed.attributes.push(text("error.type", &"x".repeat(300)));
+    let spans = vec![
+        of(1, "chat", "cohere", ["command-a-03-2025", "command-a-03-2025"]),
+        of(2, "text_completion", "openai", ["gpt-3.5-turbo-instruct", "gpt-3.5-turbo-instruct:20230824-v2"]),
+        of(3, "chat", "ChatOpenAI", ["gpt-4o", "gpt-4o-2024-08-06"]),
+        of(4, "chat", "openai", ["gpt-4o", "invented-1"]),
+        failed,
+        of(6, "chat", "groq", ["gpt-4o", "gpt-4o"]),
+    ];
+    let (rejected, message) = export(&app, &owners::key(0), &batch(spans)).await.rejected();
+    assert!(rejected == 1 && message.contains("groq"), "{message}");
+    for (number, model, provider) in [
+        (1, "command-a-03-2025", "cohere_chat"),
+        (2, "gpt-3.5-turbo-instruct", "text-completion-openai"),
+        (3, "gpt-4o-2024-08-06", "openai"),
+        (4, "gpt-4o", "openai"),
+        (5, "", ""),
+    ] {
+        let row = row(&app, number).await;
+        let found = (row["model"].as_str().unwrap(), row["custom_llm_provider"].as_str().unwrap_or_default());
+        assert_eq!(found, (model, provider), "{row}");
+    }
+    let stated = |row: Value| row["metadata"]["opentelemetry"].clone();
+    assert_eq!(stated(row(&app, 3).await)["provider"], "chatopenai");
+    assert_eq!(stated(row(&app, 4).await)["response_model"], "invented-1");
+    let failed = row(&app, 5).await;
+    assert_eq!((&failed["status"], &failed["model_group"]), (&json!("failure"), &json!("invented")));
+    assert_eq!(failed["metadata"]["left_out"], json!(["error.type"]));
+    let names = r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs" WHERE model LIKE 'invented%'"#;
+    assert_eq!(app.scalar(names).await, "0");
+}
+
+#[tokio::test]
+async fn inferences_of_other_conventions_count() {
+    let app = app().await;
+    let bare = |number: u8, attributes: &[KeyValue]| Span { attributes: attributes.to_vec(), ..span(number, "", &[]) };
+    let openllmetry = [
+        text("llm.request.type", "chat"),
+        text("gen_ai.system", "OpenAI"),
+        text("gen_ai.request.model", "gpt-4o"),
+        text("gen_ai.response.model", "gpt-4o-2024-08-06"),
+        count("gen_ai.usage.prompt_tokens", 1000),
+        count("gen_ai.usage.completion_tokens", 200),
+        count("llm.usage.total_tokens", 1200),
+    ];
+    let openinference = [
+        text("openinference.span.kind", "LLM"),
+        text("llm.provider", "anthropic"),
+        text("llm.system", "anthropic"),
+        text("llm.model_name", "claude-sonnet-4-20250514"),
+        count("llm.token_count.prompt", 1000),
+        count("llm.token_count.completion", 100),
+        count("llm.token_count.prompt_details.cache_read", 600),
+        count("llm.token_count.prompt_details.cache_write", 300),
+    ];
+    let embedding = [
+        text("openinference.span.kind", "EMBEDDING"),
+        text("embedding.model_name", "text-embedding-3-small"),
+        count("llm.token_count.prompt", 1000),
+    ];
+    let chain = [text("openinference.span.kind", "CHAIN"), count("llm.token_count.prompt", 1000)];
+    let mut agent = span(5, "invoke_agent", &openinference);
+    agent.attributes.push(text("llm.request.type", "chat"));
+    let spans = vec![bare(1, &openllmetry), bare(2, &openinference), bare(3, &embedding), bare(4, &chain), agent];
+    assert_eq!(export(&app, MASTER_KEY, &batch(spans.clone())).await.rejected(), (0, String::new()));
+    assert_eq!(rows(&app.pool).await, 3);
+    assert_eq!(row(&app, 1).await["spend"], COST);
+    let row_2 = row(&app, 2).await;
+    // 100 * 3e-6 + 600 * 0.3e-6 + 300 * 3.75e-6 + 100 * 15e-6 USD.
+    assert!((row_2["spend"].as_f64().unwrap() - 0.003105).abs() < 1e-12, "{row_2}");
+    assert_eq!((&row_2["model"], &row_2["call_type"]), (&json!("claude-sonnet-4-20250514"), &json!("acompletion")));
+    let row_3 = row(&app, 3).await;
+    assert_eq!((&row_3["spend"], &row_3["call_type"]), (&json!(0.00002), &json!("aembedding")));
+    // Spans that may be inferences are not ignored without a word.
+    let unnamed = [bare(6, &used()), bare(7, &used()), bare(8, &used()[..3]), spans[0].clone()];
+    let warning = "2 spans with token counts but without gen_ai.operation.name were ignored";
+    let answer = export(&app, MASTER_KEY, &batch(unnamed.to_vec())).await;
+    assert_eq!(answer.rejected(), (0, warning.to_owned()));
+    let body = serde_json::to_vec(&batch(unnamed.to_vec())).unwrap();
+    let answer = send(&app, MASTER_KEY, &[("content-type", JSON)], body).await.json();
+    assert_eq!(answer, json!({"partialSuccess": {"rejectedSpans": "0", "errorMessage": warning}}));
+    assert_eq!(rows(&app.pool).await, 3);
+    assert_consistent(&app.pool).await;
+}
+
+#[tokio::test]
+async fn bookings_and_refusals_are_counted_once() {
+    let app = app().await;
+    let count = async |line: &str| {
+        let text = app.get("/metrics", MASTER_KEY).await.text;
+        let found = text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse::<u64>().ok());
+        found.unwrap_or_else(|| panic!("{line}: {text}"))
+    };
+    let booked = async |status: &str| count(&format!(r#"litespend_booked_records_total{{status="{status}"}}"#)).await;
+    let refused = async |reason: &str| count(&format!(r#"litespend_refusals_total{{reason="{reason}"}}"#)).await;
+    let unpriced = [text("gen_ai.request.model", "no-such-model"), self::count("gen_ai.usage.input_tokens", 5)];
+    let spans = batch(vec![span(1, "chat", &used()), span(2, "chat", &unpriced), span(3, "chat", &unpriced[..1])]);
+    for _ in 0..2 {
+        assert_eq!(export(&app, MASTER_KEY, &spans).await.rejected().0, 2);
+    }
+    assert_eq!((booked("recorded").await, booked("duplicate").await, booked("error").await), (1, 1, 4));
+    assert_eq!(refused("invalid").await, 0);
+    assert_eq!(export(&app, "sk-unknown", &spans).await.status, 401);
+    assert_eq!(send(&app, MASTER_KEY, &[("content-type", PROTOBUF)], "{").await.status, 400);
+    assert_eq!((refused("unauthorized").await, refused("invalid").await), (1, 1));
+    // Answers that state a reason for each record are refusals, too.
+    let record = json!({"model": "no-such-model", "prompt_tokens": 5});
+    assert_eq!(app.post("/spend/usage", MASTER_KEY, &record).await.status, 422);
+    assert_eq!((refused("invalid").await, booked("error").await), (2, 5));
+    assert_eq!(app.get("/no/such/path", MASTER_KEY).await.status, 404);
+    assert_eq!(refused("not_found").await, 1);
 }
 
 #[tokio::test]
@@ -461,7 +703,7 @@ fn both_encodings_are_read_as_opentelemetry_writes_them() {
         assert_eq!(of_protobuf, of_json);
         let sent = request.resource_spans[0].scope_spans[0].spans.iter();
         let sent: Vec<_> = sent.filter(|span| span.attributes[0] == text("gen_ai.operation.name", "chat")).collect();
-        let kept: Vec<_> = of_protobuf.iter().flat_map(|resource| &resource.spans).collect();
+        let kept: Vec<_> = of_protobuf.resources.iter().flat_map(|resource| &resource.spans).collect();
         assert_eq!(kept.len(), sent.len());
         for (kept, sent) in kept.iter().zip(sent) {
             assert_eq!((kept.trace_id.to_vec(), kept.span_id.to_vec()), (sent.trace_id.clone(), sent.span_id.clone()));

@@ -211,11 +211,28 @@ async fn a_counter_never_falls_when_spend_is_corrected() {
     assert_eq!(spend().await, 3.0);
     settle().await;
     assert_eq!(spend().await, 3.0);
+    // The same before anything is folded, of a new series and of one that is known.
+    for model in ["m2", "m"] {
+        let before = spend().await;
+        sqlx::query(
+            r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, spend, "startTime", "endTime")
+               VALUES ('r-' || $1, 'acompletion', 'k', $1, 4.0, '2026-02-01', '2026-02-01')"#,
+        )
+        .bind(model)
+        .execute(&app.pool)
+        .await
+        .unwrap();
+        assert_eq!(spend().await, before + 4.0);
+        app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 1.0 WHERE spend = 4.0"#).await;
+        assert_eq!(spend().await, before + 4.0);
+        settle().await;
+        assert_eq!(spend().await, before + 4.0);
+    }
     // What is no finite number is no part of a counter.
     app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 'NaN'"#).await;
-    assert_eq!(spend().await, 3.0);
+    assert_eq!(spend().await, 11.0);
     settle().await;
-    assert_eq!(spend().await, 3.0);
+    assert_eq!(spend().await, 11.0);
 }
 
 #[tokio::test]
@@ -279,4 +296,55 @@ async fn budgets_of_all_kinds_are_listed() {
     let hours = samples(&app, "litellm_team_budget_remaining_hours_metric").await;
     let (labels, hours) = hours.first_key_value().unwrap();
     assert!(labels.contains("Team") && (hours - 1.5).abs() < 0.1, "{labels} {hours}");
+}
+
+/// A read of the log would wait for the lock.
+#[tokio::test]
+async fn a_scrape_reads_no_row_of_the_log() {
+    let app = TestApp::seeded().await;
+    app.state.refresh_rollups().await.unwrap();
+    let mut transaction = app.pool.begin().await.unwrap();
+    sqlx::raw_sql(r#"LOCK TABLE "LiteLLM_SpendLogs" IN ACCESS EXCLUSIVE MODE"#)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let scrape = app.get("/metrics/spend", MASTER_KEY);
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(10), scrape).await.expect("nothing waits");
+    assert!(answer.text.contains("litellm_spend_metric_total{"), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn more_series_than_are_read_at_once_are_all_listed() {
+    let app = TestApp::new().await;
+    app.state.refresh_rollups().await.unwrap();
+    app.execute(
+        "INSERT INTO litespend.words (word, digest)
+         SELECT 'model-' || n, litespend.digest('model-' || n) FROM generate_series(1, 30000) AS n;
+         INSERT INTO litespend.lifetime_usage (team_id, user_id, api_key, model, requests, spend, prompt_tokens,
+                                               completion_tokens, total_tokens)
+         SELECT 0, 0, 0, id, 1, 0.5, 2, 3, 5 FROM litespend.words WHERE word LIKE 'model-%' ORDER BY id",
+    )
+    .await;
+    // What is not folded counts, whether its series is listed already or not.
+    app.execute(
+        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, spend, "startTime", "endTime")
+           VALUES ('a', 'acompletion', '', 'model-29000', 2.0, '2026-02-01', '2026-02-01'),
+                  ('b', 'acompletion', '', 'model-2', 4.0, '2026-02-01', '2026-02-01'),
+                  ('c', 'acompletion', '', 'another', 8.0, '2026-02-01', '2026-02-01')"#,
+    )
+    .await;
+    let settings =
+        Settings { spend_metrics: SpendMetricsSettings { labels: vec![Label::Model], series: 40_000 }, ..settings() };
+    let server = app.beside(settings);
+    server.state.refresh_rollups().await.unwrap();
+    let check = async |step: &str| {
+        let found = samples(&server, "litellm_spend_metric_total").await;
+        assert_eq!(found.len(), 30_001, "{step}");
+        let of = |model: &str| found[&format!("model=\"{model}\"")];
+        let some = [of("model-1"), of("model-2"), of("model-29000"), of("model-30000"), of("another")];
+        assert_eq!(some, [0.5, 4.5, 2.5, 0.5, 8.0], "{step}");
+    };
+    check("not folded").await;
+    folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
+    check("folded").await;
 }

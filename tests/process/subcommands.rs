@@ -1,4 +1,4 @@
-//! `migrate`, `openapi`, `healthcheck`, help and version.
+//! `migrate`, `openapi`, `metrics-reference`, `healthcheck`, help and version.
 
 use crate::support::{AS_LITELLM, Directory, Server, database, program, run};
 
@@ -35,6 +35,17 @@ fn openapi_prints_the_committed_document() {
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.yaml")).unwrap();
     assert!(said.stdout == committed, "openapi.yaml is out of date: cargo run -- openapi >openapi.yaml");
+}
+
+#[test]
+fn metrics_reference_prints_the_committed_reference() {
+    let said = run(program().arg("metrics-reference"));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+    assert!(
+        said.stdout == committed,
+        "docs/metrics.md is out of date: cargo run -- metrics-reference >docs/metrics.md"
+    );
 }
 
 #[tokio::test]

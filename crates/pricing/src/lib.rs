@@ -179,6 +179,11 @@ impl Pricer {
         &self.table
     }
 
+    /// Whether LiteLLM or the price table knows a provider with this name.
+    pub fn knows_provider(&self, name: &str) -> bool {
+        crate::names::provider::is_provider(name) || self.table.has_provider(name)
+    }
+
     /// Prices the body of `POST /spend/calculate`. `now` determines whether off-peak prices apply.
     ///
     /// # Errors

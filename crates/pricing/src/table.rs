@@ -12,7 +12,7 @@ pub(crate) mod prices;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Map, Value};
 
 use crate::names::catalog::Resolved;
@@ -61,6 +61,8 @@ pub struct PriceTable {
     /// Names of OpenAI models. Token counting checks whether a name extends one of them, or one of them extends the
     /// name.
     openai_models: Vec<Box<str>>,
+    /// The providers that entries name.
+    providers: FxHashSet<Box<str>>,
     skipped: Vec<SkippedEntry>,
     source: Vec<u8>,
     resolved: RwLock<FxHashMap<Box<str>, Arc<Resolved>>>,
@@ -115,6 +117,7 @@ impl PriceTable {
             entries: FxHashMap::with_capacity_and_hasher(models.len(), rustc_hash::FxBuildHasher),
             lower_case: FxHashMap::default(),
             openai_models: Vec::new(),
+            providers: FxHashSet::default(),
             skipped: Vec::new(),
             source,
             resolved: RwLock::default(),
@@ -161,6 +164,9 @@ impl PriceTable {
         if prices.provider == "openai" && !is_fine_tuning_base(name) {
             self.openai_models.push(name.into());
         }
+        if !self.providers.contains(prices.provider.as_str()) {
+            self.providers.insert(prices.provider.as_str().into());
+        }
         self.entries.insert(name.into(), Arc::clone(prices));
     }
 
@@ -204,6 +210,11 @@ impl PriceTable {
     /// The provider in the entry with this name. Empty if there is no such entry.
     pub fn provider_of(&self, name: &str) -> &str {
         self.get(name).map_or("", |prices| prices.provider.as_str())
+    }
+
+    /// Whether an entry names this provider.
+    pub fn has_provider(&self, name: &str) -> bool {
+        self.providers.contains(name)
     }
 
     /// The names of OpenAI's models in this table, without the bases of fine-tuned models.

@@ -5,19 +5,19 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::store::{self, Connection};
-use chrono::NaiveDate;
+use chrono::{Days, NaiveDate, Utc};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::booking::booker::{BookingError, Outcome};
 use crate::booking::limits::Refusal;
-use crate::booking::{Draft, Identity, Owner};
+use crate::booking::{Draft, Identity, NewNames, Owner, metadata};
 use crate::settings::BookingLimits;
 use crate::store::booking as store_usage;
 use crate::store::booking::counters;
 use crate::store::booking::counters::Totals;
 use crate::store::booking::daily;
-use crate::store::booking::daily::Days;
+use crate::store::booking::daily::Days as DailyRows;
 use crate::store::booking::ids;
 use crate::store::booking::ids::{Access, Claim, Known};
 use crate::store::booking::tables::Tables;
@@ -70,6 +70,41 @@ impl Item<'_> {
         let own = [self.row.model.as_str(), self.row.end_user.as_str()];
         own.into_iter().chain(self.row.tags.iter().map(String::as_str)).filter(|name| !name.is_empty())
     }
+
+    /// The names that are new, each once.
+    fn new_names(&self, new: &HashSet<String>) -> HashSet<String> {
+        self.names().filter(|name| new.contains(*name)).map(str::to_owned).collect()
+    }
+
+    /// Removes new names until at most `most` are left: tags first, then the customer, then the model. The metadata
+    /// lists the fields.
+    fn leave_out_names(&mut self, new: &HashSet<String>, most: usize) {
+        let mut kept: HashSet<String> = HashSet::new();
+        let mut keep = |name: &String| {
+            if !new.contains(name) || kept.contains(name) {
+                return true;
+            }
+            let fits = kept.len() < most;
+            if fits {
+                kept.insert(name.clone());
+            }
+            fits
+        };
+        let row = &mut self.row;
+        let mut lost: Vec<&str> = Vec::new();
+        for (field, name) in [("model", &mut row.model), ("end_user", &mut row.end_user)] {
+            if !keep(name) {
+                name.clear();
+                lost.push(field);
+            }
+        }
+        let tags = row.tags.len();
+        row.tags.retain(keep);
+        if row.tags.len() < tags {
+            lost.push("request_tags");
+        }
+        row.metadata = metadata::without(&row.metadata, &lost);
+    }
 }
 
 /// Books records in one transaction. `booking` is the same in every attempt for the same records.
@@ -86,12 +121,12 @@ pub(super) async fn run(
     }
     let mut items = items(connection, tables, drafts, access).await?;
     let mut transaction = store::begin(connection).await?;
-    if items.iter().any(|item| item.is_open() && item.draft.names_are_counted) {
+    if items.iter().any(|item| item.is_open() && item.draft.new_names != NewNames::Unlimited) {
         look_up(&mut transaction, &mut items, booking).await?;
         bound_names(&mut transaction, &mut items, limits).await?;
     }
     claim(&mut transaction, &mut items, booking).await?;
-    leave_out_archived(&mut transaction, &mut items).await?;
+    settle_archived(&mut transaction, &mut items, limits).await?;
     insert(&mut transaction, tables, &mut items, booking).await?;
     transaction.commit().await?;
     Ok(outcomes(items))
@@ -118,7 +153,7 @@ async fn items<'a>(
         let (id, digest) = identify(draft);
         let mut item = Item { draft, row: draft.row.clone(), id, digest, first: None, outcome: None };
         let owner = owners.get(draft.row.api_key.as_str());
-        if access == Access::Installed && draft.names_are_counted {
+        if access == Access::Installed && draft.new_names != NewNames::Unlimited {
             let message = "only keys with the permission book_usage can book in a database that LiteLLM owns";
             item.outcome = Some(Outcome::Rejected(Refusal::forbidden(message)));
         } else if draft.owner == Owner::OfKey && owner.is_none() {
@@ -182,6 +217,9 @@ fn derived(id: &str) -> String {
     format!("{id}~{}", Uuid::new_v4().simple())
 }
 
+const ARCHIVED: &str = "idempotency_key: a closed day counts a call with this id already, and it is too long ago to tell whose \
+                        call that is; use another idempotency_key";
+
 const CONFLICT: &str =
     "idempotency_key: the same sender already used it for a different record; use another idempotency_key";
 
@@ -214,13 +252,13 @@ async fn look_up(connection: &mut Connection, items: &mut [Item<'_>], booking: U
     Ok(())
 }
 
-/// Refuses the records that would exceed their sender's daily limit for new names.
+/// Refuses the records that would exceed their sender's daily limit for new names, or leaves the names out.
 async fn bound_names(
     connection: &mut Connection,
     items: &mut [Item<'_>],
     limits: &BookingLimits,
 ) -> Result<(), Failed> {
-    let counted = |item: &&Item<'_>| item.is_open() && item.draft.names_are_counted;
+    let counted = |item: &&Item<'_>| item.is_open() && item.draft.new_names != NewNames::Unlimited;
     let mut used: Vec<&str> = items.iter().filter(counted).flat_map(Item::names).collect();
     used.sort_unstable();
     used.dedup();
@@ -239,18 +277,22 @@ async fn bound_names(
         if !counted(&&*item) {
             continue;
         }
-        let own: HashSet<&str> = item.names().filter(|name| new.contains(*name)).collect();
         let count = brought.entry(item.sender().to_owned()).or_default();
-        *count += i64::try_from(own.len()).unwrap_or(i64::MAX);
-        if *count > most && !own.is_empty() {
-            *count -= i64::try_from(own.len()).unwrap_or(i64::MAX);
-            let message = format!(
-                "model, end_user_id, tags: this key has used {count} new names today; its limit is {most} per day (UTC)"
-            );
-            item.outcome = Some(Outcome::Rejected(Refusal::too_many(message)));
-            continue;
+        let room = usize::try_from(most - *count).unwrap_or(0);
+        let mut own = item.new_names(&new);
+        if own.len() > room {
+            if item.draft.new_names == NewNames::Refused {
+                let message = format!(
+                    "model, end_user_id, tags: this key has used {count} new names today; its limit is {most} per day \
+                     (UTC)"
+                );
+                item.outcome = Some(Outcome::Rejected(Refusal::too_many(message)));
+                continue;
+            }
+            item.leave_out_names(&new, room);
+            own = item.new_names(&new);
         }
-        let own: Vec<String> = own.into_iter().map(str::to_owned).collect();
+        *count += i64::try_from(own.len()).unwrap_or(i64::MAX);
         for name in own {
             new.remove(&name);
             added.push((name, item.sender().to_owned()));
@@ -295,19 +337,54 @@ async fn claim(connection: &mut Connection, items: &mut [Item<'_>], booking: Uui
     Ok(())
 }
 
-/// Settles rows of an exported log that a closed day already counted and that have left the log since: they are duplicates.
-async fn leave_out_archived(connection: &mut Connection, items: &mut [Item<'_>]) -> Result<(), Failed> {
-    let is_logged = |item: &&Item<'_>| item.is_open() && matches!(item.draft.identity, Identity::Logged);
-    let rows: Vec<(&str, NaiveDate)> =
-        items.iter().filter(is_logged).map(|item| (item.row.request_id.as_str(), item.row.start_time.date())).collect();
+/// Settles records whose id a closed day already counts and whose row has left the log since. Rows of an exported log are
+/// those rows, and so they are duplicates. Other records are not: their own ids were looked up before, and so the id
+/// belongs to somebody else. They get a new id, as if the row were still there. They are refused if they are so old that
+/// their sender's ids are no longer kept.
+async fn settle_archived(
+    connection: &mut Connection,
+    items: &mut [Item<'_>],
+    limits: &BookingLimits,
+) -> Result<(), Failed> {
+    let rows: Vec<(&str, NaiveDate)> = items
+        .iter()
+        .filter(|item| item.is_open())
+        .map(|item| (item.row.request_id.as_str(), item.row.start_time.date()))
+        .collect();
     let archived = books::archived_ids(connection, &rows).await?;
-    for item in items.iter_mut().filter(|item| is_logged(&&**item)) {
-        if archived.contains(&item.row.request_id) {
+    if archived.is_empty() {
+        return Ok(());
+    }
+    let kept = Days::new(u64::from(limits.keep_ids_days));
+    let first_kept = Utc::now().date_naive().checked_sub_days(kept).unwrap_or(NaiveDate::MIN);
+    let mut settled: Vec<(Uuid, String, f64)> = Vec::new();
+    let mut given_back: Vec<Uuid> = Vec::new();
+    for item in items.iter_mut().filter(|item| item.is_open() && archived.contains(&item.row.request_id)) {
+        if matches!(item.draft.identity, Identity::Logged) {
             let (request_id, spend) = (item.row.request_id.clone(), item.row.spend);
             item.outcome = Some(Outcome::Duplicate { request_id, spend });
+        } else if item.row.start_time.date() < first_kept {
+            given_back.extend(item.id);
+            item.outcome = Some(Outcome::Rejected(Refusal::conflict(ARCHIVED)));
+        } else {
+            item.row.request_id = derived(&item.draft.row.request_id);
+            settled.extend(item.id.map(|id| (id, item.row.request_id.clone(), item.row.spend)));
         }
     }
-    Ok(())
+    if !given_back.is_empty() {
+        ids::give_back(connection, &given_back).await?;
+    }
+    settle(connection, &settled).await
+}
+
+/// Stores the ids that rows got in the end.
+async fn settle(connection: &mut Connection, settled: &[(Uuid, String, f64)]) -> Result<(), Failed> {
+    if settled.is_empty() {
+        return Ok(());
+    }
+    let settled: Vec<(Uuid, &str, f64)> =
+        settled.iter().map(|(id, request_id, spend)| (*id, request_id.as_str(), *spend)).collect();
+    Ok(ids::settle(connection, &settled).await?)
 }
 
 /// Inserts the rows of the open records, and adds them to the counters and daily tables.
@@ -340,7 +417,7 @@ async fn insert(
         || items.iter().filter(|item| item.is_open() && new.contains(&item.row.request_id)).map(|item| &item.row);
     if rows().next().is_some() {
         counters::add(connection, tables, &Totals::of(rows())).await?;
-        daily::add(connection, tables, &Days::of(tables, rows())).await?;
+        daily::add(connection, tables, &DailyRows::of(tables, rows())).await?;
     }
     for item in items.iter_mut().filter(|item| item.is_open()) {
         item.outcome = Some(item.recorded());
@@ -397,11 +474,7 @@ async fn settle_conflicts(
             }
         }
     }
-    if !settled.is_empty() {
-        let settled: Vec<(Uuid, &str, f64)> =
-            settled.iter().map(|(id, request_id, spend)| (*id, request_id.as_str(), *spend)).collect();
-        ids::settle(connection, &settled).await?;
-    }
+    settle(connection, &settled).await?;
     if !given_back.is_empty() {
         ids::give_back(connection, &given_back).await?;
     }

@@ -103,12 +103,12 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::booking::{Identity, Owner};
+    use crate::booking::{Identity, NewNames, Owner};
     use crate::store::booking::UsageRow;
 
     fn draft(tags: usize) -> Draft {
         let row = UsageRow { tags: vec![String::new(); tags], ..UsageRow::default() };
-        Draft { row, owner: Owner::Given, identity: Identity::New, names_are_counted: false }
+        Draft { row, owner: Owner::Given, identity: Identity::New, new_names: NewNames::Unlimited }
     }
 
     fn push(queue: &mut Queue, sender: &str, records: usize) {

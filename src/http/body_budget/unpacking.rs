@@ -1,27 +1,35 @@
 //! Unpacks request bodies. What comes out is bounded and charged to the memory budget like bytes that arrive, so a
-//! small body that unpacks to a large one is nothing but a large body.
+//! small body that unpacks to a large one is nothing but a large body. The work runs where it may take its time: a body
+//! can be long to read and still unpack to nothing.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use axum::http::StatusCode;
-use bytes::{Bytes, BytesMut};
-use flate2::bufread::MultiGzDecoder;
+use bytes::buf::Reader;
+use bytes::{Buf, Bytes, BytesMut};
+use flate2::bufread::GzDecoder;
 
 use crate::http::body_budget::Charge;
 use crate::http::error::{ApiError, ErrorType};
 
-/// Bytes that are unpacked and charged in one step. Other requests run between the steps.
-const STEP: usize = 64 * 1024;
+/// Bytes that are unpacked and charged in one step.
+const STEP: usize = 256 * 1024;
 
-/// Unpacks a body in gzip. Answers 413 if it unpacks to more than `limit` bytes, and 400 if it is not gzip.
+/// The largest number of gzip members in one body. Writers make one, or one for each flush.
+const MAX_MEMBERS: usize = 1000;
+
+/// Unpacks a body in gzip. Answers 413 if it unpacks to more than `limit` bytes, and 400 if it is not gzip, or has more
+/// than [`MAX_MEMBERS`] members.
 pub async fn unpack_gzip(packed: Bytes, limit: usize, charge: Option<&Charge>) -> Result<Bytes, ApiError> {
-    let mut decoder = MultiGzDecoder::new(packed.as_ref());
-    let mut step = vec![0; STEP];
+    let mut members = Members::of(packed);
     let mut whole = BytesMut::new();
     loop {
-        let count = decoder.read(&mut step).map_err(|_| not_gzip())?;
-        let bytes = step.get(..count).filter(|bytes| !bytes.is_empty());
-        let Some(bytes) = bytes else { return Ok(whole.freeze()) };
+        let step = tokio::task::spawn_blocking(move || members.read().map(|bytes| (members, bytes)));
+        let (rest, bytes) = step.await.map_err(|error| ApiError::Internal(error.to_string()))?.map_err(unreadable)?;
+        if bytes.is_empty() {
+            return Ok(whole.freeze());
+        }
+        members = rest;
         if whole.len() + bytes.len() > limit {
             return Err(ApiError::TooLarge { limit });
         }
@@ -31,16 +39,71 @@ pub async fn unpack_gzip(packed: Bytes, limit: usize, charge: Option<&Charge>) -
             // The layer that holds the charge replaces this answer with its own.
             return Err(ApiError::Unavailable(None));
         }
-        whole.extend_from_slice(bytes);
-        tokio::task::yield_now().await;
+        whole.extend_from_slice(&bytes);
     }
 }
 
-fn not_gzip() -> ApiError {
+/// The members of a body in gzip, one after the other.
+struct Members {
+    /// `None` behind the last member.
+    current: Option<GzDecoder<Reader<Bytes>>>,
+    count: usize,
+}
+
+/// The reason why a body cannot be unpacked.
+enum Unreadable {
+    NotGzip,
+    TooManyMembers,
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(_: io::Error) -> Self {
+        Self::NotGzip
+    }
+}
+
+impl Members {
+    fn of(packed: Bytes) -> Self {
+        Self { current: Some(GzDecoder::new(packed.reader())), count: 1 }
+    }
+
+    /// The next bytes, at most [`STEP`]. None at the end.
+    fn read(&mut self) -> Result<Vec<u8>, Unreadable> {
+        let mut bytes = Vec::new();
+        while let Some(decoder) = &mut self.current {
+            let room = STEP.saturating_sub(bytes.len());
+            if room == 0 {
+                break;
+            }
+            if decoder.take(room as u64).read_to_end(&mut bytes)? < room {
+                self.next_member()?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn next_member(&mut self) -> Result<(), Unreadable> {
+        let rest = self.current.take().map(GzDecoder::into_inner).filter(|rest| rest.get_ref().has_remaining());
+        if let Some(rest) = rest {
+            self.count += 1;
+            if self.count > MAX_MEMBERS {
+                return Err(Unreadable::TooManyMembers);
+            }
+            self.current = Some(GzDecoder::new(rest));
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(reason: Unreadable) -> ApiError {
+    let message = match reason {
+        Unreadable::NotGzip => "The request body is not gzip, although Content-Encoding says so.".to_owned(),
+        Unreadable::TooManyMembers => format!("The request body has more than {MAX_MEMBERS} gzip members."),
+    };
     ApiError::Refused {
         status: StatusCode::BAD_REQUEST,
         kind: ErrorType::InvalidRequest,
-        message: "The request body is not gzip, although Content-Encoding says so.".into(),
+        message,
         param: Some("request_body".into()),
     }
 }
@@ -72,5 +135,25 @@ mod tests {
             let refused = unpack_gzip(broken, 1_000_000, None).await.expect_err("refused");
             assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
         }
+    }
+
+    #[tokio::test]
+    async fn members_are_counted() {
+        let members = |count: usize| Bytes::from([packed(b"x").to_vec(), packed(b"").repeat(count - 1)].concat());
+        assert_eq!(unpack_gzip(members(MAX_MEMBERS), 10, None).await.expect("the bytes"), "x");
+        let refused = unpack_gzip(members(MAX_MEMBERS + 1), 10, None).await.expect_err("refused");
+        assert_eq!((refused.status(), refused.to_string().contains("1000")), (StatusCode::BAD_REQUEST, true));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_unpacks_to_nothing_holds_up_nobody() {
+        let empty = packed(b"");
+        let (header, rest) = empty.split_at(10);
+        // A million blocks without a byte, within one member.
+        let block = [0_u8, 0, 0, 0xff, 0xff];
+        let body: Bytes = [header, &block.repeat(1_000_000), rest].concat().into();
+        let others = tokio::spawn(async { tokio::task::yield_now().await });
+        assert_eq!(unpack_gzip(body, 10, None).await.expect("no bytes"), "");
+        assert!(others.is_finished(), "nothing else ran meanwhile");
     }
 }

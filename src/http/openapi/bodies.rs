@@ -45,17 +45,17 @@ pub struct TracesRequest {
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "the shape for the OpenAPI document; answers are encoded by `otlp::answer`")]
 pub struct TracesResponse {
-    /// Missing if all inference spans were booked, now or before.
+    /// Missing if all inference spans were booked, now or before, and nothing calls for a warning.
     #[schema(required = false)]
     partial_success: Option<TracesPartialSuccess>,
 }
 
-/// The inference spans that were not booked.
+/// The inference spans that were not booked, or a warning.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "the shape for the OpenAPI document; answers are encoded by `otlp::answer`")]
 pub struct TracesPartialSuccess {
-    /// Their number, as a string.
+    /// Their number, as a string; 0 for a warning.
     #[schema(example = "1", pattern = "^[0-9]+$")]
     rejected_spans: String,
     /// The reasons.

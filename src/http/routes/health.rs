@@ -1,15 +1,13 @@
 //! Health probes and metrics.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
@@ -21,7 +19,7 @@ use crate::http::state::AppState;
 use crate::http::telemetry;
 use crate::metrics::Now;
 use crate::settings::spend_metrics::Label;
-use crate::spend_metrics::{Directory, Gathered, render_budgets};
+use crate::spend_metrics::{Directory, Gathered, HOLDERS, PIECE, render_budgets};
 use crate::store;
 use crate::store::spend_metrics::Holder;
 
@@ -142,10 +140,11 @@ async fn get_metrics(State(state): State<AppState>) -> Response {
 async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Result<Response, ApiError> {
     let settings = &state.settings.spend_metrics;
     let wait = tokio::time::timeout(SCRAPE_WAIT, SCRAPES.acquire()).await;
-    let permit = wait.ok().and_then(Result::ok).ok_or(ApiError::Unavailable(None))?;
+    let busy = ApiError::TooManyRequests { message: BUSY, seconds: 5 };
+    let permit = wait.ok().and_then(Result::ok).ok_or(busy)?;
     let mut reading = reads.start_on_primary().await?.snapshot().await?;
     let connection = reading.connection();
-    let mut text = String::new();
+    let mut counters = None;
     if state.has_rollups() && store::spend_metrics::is_kept(connection).await? {
         let (mut keys, mut teams, mut users) = (Vec::new(), Vec::new(), Vec::new());
         if settings.has(Label::ApiKeyAlias) {
@@ -158,32 +157,36 @@ async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Resul
             users = store::spend_metrics::user_emails(connection).await?;
         }
         let names = Directory::new(keys, teams, users);
-        let mut gathered = Gathered::new(settings, &names);
-        store::spend_metrics::logged(connection, |row| gathered.add(row)).await?;
-        text = gathered.render();
+        let mut gathered = Gathered::new(settings, names);
+        gathered.read(&mut reading).await?;
+        counters = Some(gathered.pieces());
     }
     let limit = i64::try_from(settings.series).unwrap_or(i64::MAX);
-    for of in [Holder::Team, Holder::Organization, Holder::Key, Holder::User, Holder::Customer] {
+    let mut budgets = String::new();
+    for of in HOLDERS {
         if of != Holder::Customer || settings.has(Label::EndUser) {
-            text += &render_budgets(of, &store::spend_metrics::budgets(connection, of, limit).await?);
+            budgets += &render_budgets(of, &store::spend_metrics::budgets(reading.connection(), of, limit).await?);
         }
     }
     reading.finish().await?;
-    // The permit is held until the text is sent, because the text is in memory until then.
-    let rest = (Bytes::from(text), permit);
-    let pieces = futures_util::stream::unfold(rest, |(mut text, permit)| async move {
-        let piece = text.split_to(text.len().min(PIECE));
-        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (text, permit)))
+    let mut budgets = Bytes::from(budgets);
+    let budgets = std::iter::from_fn(move || {
+        let piece = budgets.split_to(budgets.len().min(PIECE));
+        (!piece.is_empty()).then_some(piece)
     });
-    // Compression asks once more after the end.
-    Ok(([(header::CONTENT_TYPE, TEXT)], Body::from_stream(pieces.fuse())).into_response())
+    // The permit is held until the text is written, because the series are in memory until then. It is read ahead of a slow
+    // client, so that nobody keeps others from scraping.
+    let pieces = counters.into_iter().flatten().map(Bytes::from).chain(budgets).map(move |piece| {
+        let _held = &permit;
+        Ok(piece)
+    });
+    reads.send(stream::iter(pieces), TEXT).await
 }
 
 /// The scrapes of spend that are answered at once. Each has all listed series in memory.
 static SCRAPES: Semaphore = Semaphore::const_new(2);
 
+const BUSY: &str = "Other scrapes of spend are being answered. Try again in a few seconds.";
+
 /// How long a scrape waits for another one.
 const SCRAPE_WAIT: Duration = Duration::from_secs(10);
-
-/// Bytes of a piece of an answer.
-const PIECE: usize = 64 * 1024;

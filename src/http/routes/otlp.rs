@@ -25,6 +25,7 @@ use crate::http::openapi::bodies::{TracesRefusal, TracesRequest, TracesResponse}
 use crate::http::routes::booking::{SMALL_BODY, USAGE_BODY_LIMIT, failure};
 use crate::http::state::AppState;
 use crate::identity::{Caller, hash_key};
+use crate::metrics::Metrics;
 use crate::otlp::answer::{self, Encoding, Rejected};
 use crate::otlp::inference::Inference;
 use crate::otlp::{DecodeError, json, protobuf};
@@ -47,18 +48,19 @@ const REASON_LENGTH: usize = 300;
 
 /// Books the calls to models that OpenTelemetry's spans describe.
 ///
-/// Spans whose `gen_ai.operation.name` is `chat`, `text_completion`, `generate_content` or `embeddings` are booked for
-/// the key that sends them, at the cost in the price table. All other spans are accepted and ignored. A span is booked
-/// once by its ids, however often it is exported. The body may be gzip, and may have at most 16 MiB unpacked and 10,000
-/// inference spans. An inference span that cannot be booked is counted in `partialSuccess`; do not send it again. Viewers
-/// may not book. In a database that LiteLLM owns, spans are booked only if the server was started with `--otlp`, and
+/// Spans whose `gen_ai.operation.name` is `chat`, `text_completion`, `generate_content` or `embeddings`, and inferences by
+/// the conventions of OpenLLMetry and OpenInference, are booked for the key that sends them, at the cost in the price
+/// table. All other spans are accepted and ignored. A span is booked once by its ids, however often it is exported. The
+/// body may be gzip of at most 1,000 members, and may have at most 16 MiB unpacked and 10,000 inference spans. An
+/// inference span that cannot be booked is counted in `partialSuccess`; do not send it again. A `partialSuccess` that
+/// counts 0 is a warning. Viewers may not book. In a database that LiteLLM owns, spans are booked only if the server was started with `--otlp`, and
 /// only from keys with the permission `book_usage`. With an upstream and without `--otlp`, the request is passed on.
 /// Answers, and errors as a `google.rpc.Status`, are in the encoding of the request.
 #[utoipa::path(post, path = "/v1/traces", tag = USAGE_TAG, operation_id = "export_traces",
     request_body(content = TracesRequest,
         description = "An `ExportTraceServiceRequest` in JSON, or in Protocol Buffers with `Content-Type: application/x-protobuf`"),
     responses((status = 200, description = "All inference spans were booked, except those that the answer counts as rejected", body = TracesResponse),
-              (status = 400, description = "Not an ExportTraceServiceRequest, or not gzip although declared so", body = TracesRefusal),
+              (status = 400, description = "Not an ExportTraceServiceRequest, not gzip although declared so, or more than 1,000 gzip members", body = TracesRefusal),
               (status = 403, description = "The caller may not book", body = TracesRefusal),
               (status = 409, description = "The database is LiteLLM's, and the server was started without `--otlp`, or `litespend booking install` was not run", body = TracesRefusal),
               (status = 413, description = "More than 16 MiB, or more than 10,000 inference spans", body = TracesRefusal),
@@ -97,18 +99,26 @@ async fn book_traces(
 ) -> Result<Rejected, ApiError> {
     check_enabled(state).await?;
     let body = read(request).await?;
-    let Calls { drafts, mut refusals } = calls(state, caller, encoding, body).await?;
+    let Calls { drafts, mut refusals, unnamed } = calls(state, caller, encoding, body).await?;
+    let (mut recorded, mut duplicate) = (0, 0);
     if !drafts.is_empty() {
         let outcomes = state.booker.book(&caller.key_hash, drafts).await.map_err(repeatable)?;
         state.folding.wake();
-        refusals.extend(outcomes.into_iter().filter_map(|outcome| match outcome {
-            Outcome::Rejected(refusal) if refusal.code == 409 => Some(Refusal::conflict(OTHER_SPAN)),
-            Outcome::Rejected(refusal) => Some(refusal),
-            Outcome::Recorded { .. } | Outcome::Duplicate { .. } => None,
-        }));
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Rejected(refusal) if refusal.code == 409 => refusals.push(Refusal::conflict(OTHER_SPAN)),
+                Outcome::Rejected(refusal) => refusals.push(refusal),
+                Outcome::Recorded { .. } => recorded += 1,
+                Outcome::Duplicate { .. } => duplicate += 1,
+            }
+        }
+    }
+    Metrics::record_booked(recorded, duplicate, refusals.len());
+    if recorded + duplicate + refusals.len() + unnamed > 0 {
+        tracing::info!(recorded, duplicate, rejected = refusals.len(), unnamed, "traces");
     }
     check_refusals(&refusals)?;
-    Ok(rejected(&refusals))
+    Ok(rejected(&refusals, unnamed))
 }
 
 /// Refuses spans on LiteLLM's database, unless the settings say otherwise: LiteLLM books the calls that it serves.
@@ -151,6 +161,8 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
 struct Calls {
     drafts: Vec<Draft>,
     refusals: Vec<Refusal>,
+    /// The number of spans that have token counts and do not say what they describe.
+    unnamed: usize,
 }
 
 async fn calls(state: &AppState, caller: &Caller, encoding: Encoding, body: Bytes) -> Result<Calls, ApiError> {
@@ -160,12 +172,13 @@ async fn calls(state: &AppState, caller: &Caller, encoding: Encoding, body: Byte
     let small = body.len() <= SMALL_BODY;
     let work = move || {
         let booking = Booking::of(&caller, &master_hash, limits).map_err(ApiError::forbidden)?;
-        let resources = match encoding {
+        let traces = match encoding {
             Encoding::Protobuf => protobuf::decode(&body, &settings),
             Encoding::Json => json::decode(&body, &settings),
         };
-        let mut calls = Calls::default();
-        for resource in resources.map_err(undecodable)? {
+        let traces = traces.map_err(undecodable)?;
+        let mut calls = Calls { unnamed: traces.unnamed, ..Calls::default() };
+        for resource in traces.resources {
             for span in &resource.spans {
                 let inference = Inference::read(span, &resource.attributes, &settings, span::BOUNDS);
                 let draft = inference.map_err(Refusal::from);
@@ -220,8 +233,8 @@ fn check_refusals(refusals: &[Refusal]) -> Result<(), ApiError> {
     }
 }
 
-/// Counts the refusals, and summarises their reasons.
-fn rejected(refusals: &[Refusal]) -> Rejected {
+/// Counts the refusals, and summarises their reasons. Warns of spans that may have been inferences.
+fn rejected(refusals: &[Refusal], unnamed: usize) -> Rejected {
     let mut reasons: Vec<(&str, usize)> = Vec::new();
     for refusal in refusals {
         if let Some((_, count)) = reasons.iter_mut().find(|(reason, _)| *reason == refusal.message) {
@@ -240,6 +253,10 @@ fn rejected(refusals: &[Refusal]) -> Rejected {
         .collect();
     if others > 0 {
         parts.push(format!("and {others} more"));
+    }
+    if unnamed > 0 {
+        let (spans, were) = if unnamed == 1 { ("span", "was") } else { ("spans", "were") };
+        parts.push(format!("{unnamed} {spans} with token counts but without gen_ai.operation.name {were} ignored"));
     }
     Rejected { spans: u64::try_from(refusals.len()).unwrap_or(u64::MAX), message: parts.join("; ") }
 }
@@ -267,10 +284,14 @@ mod tests {
     fn reasons_are_summarised() {
         let refusal = |message: &str| Refusal::from(message);
         let refusals: Vec<Refusal> = ["a", "b", "a", "c", "d", "e", "f", "g"].map(refusal).into();
-        let rejected = rejected(&refusals);
+        let rejected = rejected(&refusals, 0);
         assert_eq!((rejected.spans, rejected.message.as_str()), (8, "a (2 spans); b; c; d; e; and 2 more"));
-        assert_eq!(super::rejected(&[]), Rejected::default());
-        let long = super::rejected(&[refusal(&"é".repeat(1000))]);
+        assert_eq!(super::rejected(&[], 0), Rejected::default());
+        let long = super::rejected(&[refusal(&"é".repeat(1000))], 0);
         assert_eq!(long.message.chars().count(), REASON_LENGTH);
+        let warned = super::rejected(&[refusal("a")], 3);
+        let warning = "3 spans with token counts but without gen_ai.operation.name were ignored";
+        assert_eq!((warned.spans, warned.message), (1, format!("a; {warning}")));
+        assert_eq!(super::rejected(&[], 3), Rejected { spans: 0, message: warning.to_owned() });
     }
 }

@@ -383,18 +383,7 @@ impl CopyReader {
     /// message starts with a header.
     pub fn read(&mut self, mut message: Bytes, entries: &mut Vec<Entry>) -> Result<(), sqlx::Error> {
         if !self.started {
-            // Header: signature (11 bytes), flags (4 bytes), length of the extension (4 bytes), extension.
-            let broken = || sqlx::Error::Protocol("COPY: short header".into());
-            message.try_get_u64().map_err(|_| broken())?;
-            if message.remaining() < 11 {
-                return Err(broken());
-            }
-            message.advance(7);
-            let extension = message.try_get_u32().map_err(|_| broken())? as usize;
-            if message.remaining() < extension {
-                return Err(broken());
-            }
-            message.advance(extension);
+            skip_header(&mut message)?;
             self.started = true;
         }
         while message.has_remaining() {
@@ -435,13 +424,30 @@ impl CopyReader {
     }
 }
 
+/// Skips the header of the first message of a COPY in binary format: signature (11 bytes), flags (4 bytes), length of the
+/// extension (4 bytes), extension.
+pub fn skip_header(message: &mut Bytes) -> Result<(), sqlx::Error> {
+    let broken = || sqlx::Error::Protocol("COPY: short header".into());
+    message.try_get_u64().map_err(|_| broken())?;
+    if message.remaining() < 11 {
+        return Err(broken());
+    }
+    message.advance(7);
+    let extension = message.try_get_u32().map_err(|_| broken())? as usize;
+    if message.remaining() < extension {
+        return Err(broken());
+    }
+    message.advance(extension);
+    Ok(())
+}
+
 /// Reads a length, which must be 4, and a field of four bytes.
-fn int(message: &mut Bytes) -> Option<i32> {
+pub fn int(message: &mut Bytes) -> Option<i32> {
     (message.try_get_i32().ok()? == 4).then(|| message.try_get_i32().ok()).flatten()
 }
 
 /// Reads a length, which must be 8, and a field of eight bytes.
-fn long(message: &mut Bytes) -> Option<i64> {
+pub fn long(message: &mut Bytes) -> Option<i64> {
     (message.try_get_i32().ok()? == 8).then(|| message.try_get_i64().ok()).flatten()
 }
 
