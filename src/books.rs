@@ -1,22 +1,25 @@
 //! Closing the books: the totals of a closed day stay although the log loses its rows, and the rows are in an archive.
 //! [`closing`] closes days, [`verifying`] compares them with the archive, [`pruning`] removes their rows from the log,
-//! and [`reopening`] opens a day again. [`background`] does the first and the third of these in a server. [`rows`] reads
-//! archived rows in the form of the log's.
+//! and [`reopening`] opens a day again. [`background`] does the first and the third of these in a server. [`publishing`]
+//! decides what other engines see, [`rows`] reads archived rows in the form of the log's, and [`batches`] cuts them to size.
 //!
 //! The rule: a day is closed when its figures in the rollups, in the log and in the archive agree. From then on, nobody
 //! counts it again from the log. Deleted rows change nothing, late rows add, and an update counts by its difference.
 //! `migrations/litespend/0014_closed_days.sql` has the triggers that see to that.
 
 pub mod background;
+pub mod batches;
 pub mod closing;
+pub mod day_sums;
 pub mod names;
 pub mod pruning;
+pub mod publishing;
 pub mod reopening;
 pub mod rows;
 pub mod verifying;
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
-use litespend_archive::Sums;
+use litespend_archive::{Manifest, Sums};
 
 use crate::store;
 use crate::store::books::Totals;
@@ -96,4 +99,15 @@ pub fn totals_of(sums: &Sums) -> Totals {
 /// Figures for people.
 pub fn describe(totals: &Totals) -> String {
     format!("{} requests, {} USD and {} tokens", totals.requests, totals.spend, totals.total_tokens)
+}
+
+/// Refuses the archive of another database: its days must not be replaced by ours.
+fn expect_own(day: NaiveDate, manifest: Option<&Manifest>, database: &str) -> Result<(), Error> {
+    let owner = manifest.and_then(|manifest| manifest.extra.get("database")).and_then(serde_json::Value::as_str);
+    match owner {
+        Some(owner) if owner != database => Err(Error::Refused(format!(
+            "{day}: the archive has this day from another database: each database needs an archive of its own"
+        ))),
+        _ => Ok(()),
+    }
 }

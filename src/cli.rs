@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod args;
+mod background;
 pub mod booking;
 pub mod books;
 pub mod cost;

@@ -7,7 +7,7 @@ use chrono::{Days, NaiveDate, Utc};
 use litespend_archive::Archive;
 use tokio_util::sync::CancellationToken;
 
-use crate::books::closing::close_through;
+use crate::books::closing::{close_through, keep};
 use crate::books::pruning;
 use crate::books::{Error, last_closable};
 use crate::metrics::Metrics;
@@ -59,6 +59,11 @@ async fn work(pool: &Pool, archive: &Archive, settings: BooksSettings, stop: &Ca
     if !books::is_possible(&mut connection).await? || !rollups::attached(&mut connection).await? {
         return Err(Error::Refused("the database has no rollups: run `litespend rollups install`".to_owned()));
     }
+    if !books::is_current(&mut connection).await? {
+        return Err(Error::Refused(
+            "the rollups are those of an earlier version: run `litespend rollups install`".to_owned(),
+        ));
+    }
     if let Some(schema) = books::closed_elsewhere(&mut connection).await? {
         return Err(Error::Refused(format!("the closed days of this database are those of the schema {schema}")));
     }
@@ -76,22 +81,23 @@ async fn close_and_prune(
     settings: BooksSettings,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
-    let mut closed = Ok(());
+    let mut first_error = None;
     if let Some(days) = settings.close_after {
         let through = last_closable(Utc::now(), days);
-        closed = close_through(connection, archive, through, settings.archive_bodies, |day| {
+        // One day at a time: there is no hurry, and the server has other things to do.
+        let closed = close_through(connection, Vec::new(), archive, through, settings.archive_bodies, |day| {
             tracing::info!(day = %day.day, rows = day.archived_rows, spend = day.totals.spend, "closed a day");
             !stop.is_cancelled()
         })
         .await
         .map(drop);
         // A day that cannot be closed does not keep the rows of other days.
-        if let Err(Error::Database(_) | Error::Archive(_)) = closed {
-            return closed;
+        if let Err(error) = closed {
+            keep(&mut first_error, error)?;
         }
     }
     if database::kind(connection).await? == DatabaseKind::LiteLlm && !settings.prune_litellm_logs {
-        return closed;
+        return first_error.map_or(Ok(()), Err);
     }
     if let Some(days) = settings.strip_after {
         let go_on = || !stop.is_cancelled();
@@ -101,7 +107,7 @@ async fn close_and_prune(
         }
     }
     if let Some(days) = settings.prune_after {
-        pruning::prune(connection, archive, before(days), |step| {
+        let pruned = pruning::prune(connection, archive, before(days), |step| {
             match step {
                 pruning::Step::Partition(partition) => tracing::info!(table = partition.table, "dropped a partition"),
                 pruning::Step::Day(day, rows) => tracing::info!(%day, rows, "deleted the rows of a closed day"),
@@ -111,9 +117,12 @@ async fn close_and_prune(
             }
             !stop.is_cancelled()
         })
-        .await?;
+        .await;
+        if let Err(error) = pruned {
+            keep(&mut first_error, error)?;
+        }
     }
-    closed
+    first_error.map_or(Ok(()), Err)
 }
 
 /// The last day of which no row is younger than this number of days.

@@ -1,20 +1,23 @@
 //! Closing a day: fold, compare the rollups with the log, write the archive, read it back, and record the day as closed.
 //! It can be interrupted anywhere and run again: until the last step, nothing that was done has any effect.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use chrono::{Datelike, NaiveDate};
 use futures_util::TryStreamExt;
 use litespend_archive::{Archive, IdKind, Manifest};
 use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::books::day_sums::DaySums;
 use crate::books::names::NamesCollector;
-use crate::books::{Error, describe, totals_of};
+use crate::books::{Error, describe, expect_own, publishing, totals_of};
 use crate::store;
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
-use crate::store::books::closing::{Closing, Selection};
+use crate::store::books::closing::{Closing, Details, Selection};
 use crate::store::books::{ClosedDay, Totals};
 use crate::store::log::months;
 use crate::store::rollups;
@@ -48,9 +51,14 @@ pub async fn close_day(
     }
     for _ in 0..ATTEMPTS {
         settle(connection, day).await?;
-        let Some(closing) = export(connection, archive, day, bodies).await? else { return Ok(None) };
+        let closing = match export(connection, archive, day, bodies).await {
+            Ok(Some(closing)) => closing,
+            Ok(None) => return Ok(None),
+            Err(Error::Database(error)) if store::error::is_conflict(&error) => continue,
+            Err(error) => return Err(error),
+        };
         if record(connection, &closing).await? {
-            tidy(archive, day).await;
+            publishing::publish(archive, day).await;
             let closed = books::closed_day(connection, day).await?;
             return closed.map(Some).ok_or(Error::Busy { day, reason: "another session reopened the day" });
         }
@@ -75,7 +83,7 @@ async fn settle(connection: &mut Connection, day: NaiveDate) -> Result<(), Error
     }
 }
 
-/// Compares the rollups with the log and writes the archive, all in one snapshot; then reads the archive back. Of a day
+/// Writes the archive and compares the rollups with the rows, all in one snapshot; then reads the archive back. Of a day
 /// without rows, nothing is written.
 async fn export(
     connection: &mut Connection,
@@ -86,9 +94,6 @@ async fn export(
     let mut transaction = closing::begin_export(connection).await?;
     if let Some(reason) = closing::readiness(&mut transaction, day).await? {
         return Err(Error::busy(day, reason));
-    }
-    if let Some(found) = closing::difference(&mut transaction, day).await? {
-        return Err(Error::Differs(Box::new(found)));
     }
     let totals = closing::totals(&mut transaction, day).await?;
     if totals.requests == 0 {
@@ -102,35 +107,34 @@ async fn export(
     let bodies = bodies || existing.is_some_and(|existing| existing.bodies);
     let mut writer = archive.write_day(day, None, bodies).await?;
     let mut names = NamesCollector::default();
+    let mut sums = DaySums::default();
     {
         let statement = closing::export_statement(Selection::All, bodies);
         let mut rows = closing::rows(&mut transaction, day, &statement);
         while let Some(row) = rows.try_next().await? {
             let row = closing::exported(&row)?;
             names.add(&row);
+            sums.add(&row);
             writer.push(&row).await?;
         }
+    }
+    // Where our comparison finds no agreement, the database's own decides, and names the difference.
+    if !sums.agree_with_rollups(&mut transaction, day).await?
+        && let Some(found) = closing::difference(&mut transaction, day).await?
+    {
+        return Err(Error::Differs(Box::new(found)));
     }
     let prepared = writer.finish().await?;
     expect(day, "the archive", &totals_of(prepared.sums()), &totals)?;
     let buckets = closing::buckets(totals.requests);
-    closing::store_details(&mut transaction, day, buckets, &names.finish()).await?;
+    let (ids, names) = (sums.ids(buckets), names.finish());
+    let details = Details { ids, activity: sums.activity(), names: &names };
+    closing::store_details(&mut transaction, day, buckets, &details).await?;
     transaction.commit().await?;
     expect(day, "the archive, read back,", &totals_of(&prepared.verify().await?), &totals)?;
     let manifest = archive.commit(&prepared, json!({"database": database})).await?;
     let (revision, archived) = (manifest.revision, totals_of(&manifest.sums));
     Ok(Some(Closing { day, totals, fingerprint, revision, archived, buckets }))
-}
-
-/// Refuses the archive of another database: its days must not be replaced by ours.
-pub(super) fn expect_own(day: NaiveDate, manifest: Option<&Manifest>, database: &str) -> Result<(), Error> {
-    let owner = manifest.and_then(|manifest| manifest.extra.get("database")).and_then(serde_json::Value::as_str);
-    match owner {
-        Some(owner) if owner != database => Err(Error::Refused(format!(
-            "{day}: the archive has this day from another database: each database needs an archive of its own"
-        ))),
-        _ => Ok(()),
-    }
 }
 
 pub(super) fn expect(day: NaiveDate, place: &'static str, found: &Totals, expected: &Totals) -> Result<(), Error> {
@@ -159,13 +163,6 @@ async fn record(connection: &mut Connection, closing: &Closing) -> Result<bool, 
     }
 }
 
-/// Deletes superseded files of the day. What cannot be deleted now is deleted when the day is next written.
-async fn tidy(archive: &Archive, day: NaiveDate) {
-    if let Err(error) = archive.remove_superseded(day).await {
-        tracing::warn!(%day, cause = %error, "superseded files of the archive stay for now");
-    }
-}
-
 /// Brings rows into the archive that arrived after their day was closed. Returns their number. Their sums already count.
 pub async fn archive_late_rows(connection: &mut Connection, archive: &Archive, day: NaiveDate) -> Result<u64, Error> {
     let Some(closed) = books::closed_day(connection, day).await? else { return Ok(0) };
@@ -183,28 +180,35 @@ pub async fn archive_late_rows(connection: &mut Connection, archive: &Archive, d
         return Ok(0);
     }
     let mut transaction = closing::begin_export(connection).await?;
-    let late = closing::late_ids(&mut transaction, day).await?;
+    let mut lost: HashSet<Vec<u8>> = closing::late_ids(&mut transaction, day).await?.into_iter().collect();
     let mut writer = archive.write_day(day, Some(&newest), newest.bodies).await?;
+    let mut found = HashSet::new();
     let mut count = 0;
     {
         let statement = closing::export_statement(Selection::Late, newest.bodies);
         let mut rows = closing::rows(&mut transaction, day, &statement);
         while let Some(row) = rows.try_next().await? {
-            writer.push(&closing::exported(&row)?).await?;
+            let row = closing::exported(&row)?;
+            writer.push(&row).await?;
+            found.extend(lost.take(books::id_digest(row.request_id).as_slice()));
             count += 1;
         }
     }
     transaction.commit().await?;
+    // What the log lost before it could be archived goes on counting, but the archive does not have it.
+    let lost: Vec<Vec<u8>> = lost.into_iter().collect();
+    if !lost.is_empty() {
+        closing::record_lost_rows(connection, day, &lost).await?;
+    }
     if count == 0 {
-        // The log lost them before they could be archived. Their sums stay.
-        closing::record_late_rows(connection, day, newest.revision, &totals_of(&newest.sums), &late).await?;
         return Ok(0);
     }
+    let found: Vec<Vec<u8>> = found.into_iter().collect();
     let prepared = writer.finish().await?;
     prepared.verify().await?;
     let manifest = archive.commit(&prepared, json!({"database": database})).await?;
-    closing::record_late_rows(connection, day, manifest.revision, &totals_of(&manifest.sums), &late).await?;
-    tidy(archive, day).await;
+    closing::record_late_rows(connection, day, manifest.revision, &totals_of(&manifest.sums), &found).await?;
+    publishing::publish(archive, day).await;
     Ok(count)
 }
 
@@ -234,15 +238,21 @@ pub struct Closed {
 /// Closes all days up to `through`, oldest first, and archives late rows of closed days. `report` is called after each
 /// day, and returns whether to go on. A day that cannot be closed does not keep the other days open; its error is returned
 /// at the end.
+///
+/// Each of the `exporters`, further connections without a statement timeout, exports a day while others are exported and
+/// recorded. Without any, one day is closed after the other.
 pub async fn close_through(
     connection: &mut Connection,
+    exporters: Vec<Connection>,
     archive: &Archive,
     through: NaiveDate,
     bodies: bool,
     mut report: impl FnMut(&ClosedDay) -> bool,
 ) -> Result<Closed, Error> {
+    publishing::reconcile(connection, archive).await?;
     let mut done = Closed::default();
     let mut first_error = None;
+    closing::find_lost_rows(connection).await?;
     for day in closing::days_with_late_rows(connection).await? {
         match archive_late_rows(connection, archive, day).await {
             Ok(rows) => done.rows += rows,
@@ -250,8 +260,11 @@ pub async fn close_through(
         }
     }
     let mut months = Vec::new();
-    for day in books::open_days(connection, through).await? {
-        let closed = match close_day(connection, archive, day, bodies).await {
+    // Before several exports ask for it at once.
+    books::database_id(connection).await?;
+    let mut exports = Exports::new(exporters, archive, bodies, books::open_days(connection, through).await?);
+    while let Some((day, export)) = exports.next().await {
+        let closed = match close_exported(connection, archive, day, bodies, export).await {
             Ok(Some(closed)) => closed,
             // The log has just lost the rows that it had.
             Ok(None) => continue,
@@ -270,6 +283,7 @@ pub async fn close_through(
             break;
         }
     }
+    drop(exports);
     for month in months {
         // The month of the last day is not complete yet; the files of its days serve as well.
         if (month.year(), month.month()) < (through.year(), through.month())
@@ -281,12 +295,93 @@ pub async fn close_through(
     first_error.map_or(Ok(done), Err)
 }
 
+/// What is known of a day before it is recorded: nothing yet, or its export.
+type Export = Option<Result<Option<Closing>, Error>>;
+
+/// A connection that exported a day, and the export.
+type Exported = (Connection, Result<Option<Closing>, Error>);
+
+/// Closes a day that was exported on another connection, or exports it first.
+async fn close_exported(
+    connection: &mut Connection,
+    archive: &Archive,
+    day: NaiveDate,
+    bodies: bool,
+    export: Export,
+) -> Result<Option<ClosedDay>, Error> {
+    match export {
+        Some(Ok(None)) => return Ok(None),
+        Some(Ok(Some(closing))) if record(connection, &closing).await? => {
+            publishing::publish(archive, day).await;
+            return Ok(books::closed_day(connection, day).await?);
+        }
+        // The log changed after the export.
+        Some(Ok(Some(_))) => {}
+        Some(Err(error @ (Error::Differs(_) | Error::Figures { .. } | Error::Refused(_)))) => return Err(error),
+        // It may have been the exporter's connection, or the day has changed: the next attempt tells.
+        Some(Err(error)) => tracing::debug!(%day, cause = %error, "exporting a day again"),
+        None => {}
+    }
+    close_day(connection, archive, day, bodies).await
+}
+
+/// Exports days on connections of their own, ahead of those who record them.
+struct Exports<'a> {
+    archive: &'a Archive,
+    bodies: bool,
+    days: std::vec::IntoIter<NaiveDate>,
+    idle: Vec<Connection>,
+    running: VecDeque<(NaiveDate, AbortOnDropHandle<Exported>)>,
+}
+
+impl<'a> Exports<'a> {
+    fn new(exporters: Vec<Connection>, archive: &'a Archive, bodies: bool, days: Vec<NaiveDate>) -> Self {
+        Self { archive, bodies, days: days.into_iter(), idle: exporters, running: VecDeque::new() }
+    }
+
+    /// The next day with its export, in the order of the days.
+    async fn next(&mut self) -> Option<(NaiveDate, Export)> {
+        while let Some(mut connection) = self.idle.pop() {
+            let Some(day) = self.days.next() else { break };
+            let (archive, bodies) = (self.archive.clone(), self.bodies);
+            let export = tokio::spawn(async move {
+                let export = match settle(&mut connection, day).await {
+                    Ok(()) => export(&mut connection, &archive, day, bodies).await,
+                    Err(error) => Err(error),
+                };
+                (connection, export)
+            });
+            self.running.push_back((day, AbortOnDropHandle::new(export)));
+        }
+        let Some((day, export)) = self.running.pop_front() else { return Some((self.days.next()?, None)) };
+        match export.await {
+            Ok((connection, Err(error @ Error::Database(_)))) => {
+                // The connection may be of no use any more.
+                drop(connection);
+                Some((day, Some(Err(error))))
+            }
+            Ok((connection, export)) => {
+                self.idle.push(connection);
+                Some((day, Some(export)))
+            }
+            Err(error) => {
+                tracing::warn!(%day, cause = %error, "the export of a day ended early");
+                Some((day, None))
+            }
+        }
+    }
+}
+
 /// Keeps the first error that concerns a single day. Returns an error that concerns all days.
-fn keep(first: &mut Option<Error>, error: Error) -> Result<(), Error> {
+pub(super) fn keep(first: &mut Option<Error>, error: Error) -> Result<(), Error> {
+    use litespend_archive::Error as Archive;
     match error {
-        Error::Database(_) | Error::Archive(_) => return Err(error),
+        Error::Database(_)
+        | Error::Archive(Archive::Unavailable(_) | Archive::Refused(_) | Archive::Local(_) | Archive::BadUrl(_)) => {
+            return Err(error);
+        }
         error if first.is_none() => *first = Some(error),
-        error => tracing::warn!(cause = %error, "cannot close a day"),
+        error => tracing::warn!(cause = %error, "a day is left as it is"),
     }
     Ok(())
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use litespend_archive::Archive;
 
-use crate::books::Error;
-use crate::books::closing::{archive_late_rows, expect_own};
+use crate::books::closing::{archive_late_rows, keep};
 use crate::books::verifying::read_back;
+use crate::books::{Error, expect_own};
 use crate::store;
 use crate::store::Connection;
 use crate::store::books;
@@ -54,59 +54,93 @@ pub async fn plan(connection: &mut Connection, through: NaiveDate) -> Result<Vec
     Ok(steps)
 }
 
+/// The steps that [`prune`] would take as things are now: a partition with rows that the archive does not have is kept.
+pub async fn preview(connection: &mut Connection, through: NaiveDate) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    for step in plan(connection, through).await? {
+        let kept = match &step {
+            Step::Partition(partition) => kept_of(connection, partition).await?,
+            Step::Day(..) | Step::Kept(..) => Vec::new(),
+        };
+        if kept.is_empty() { steps.push(step) } else { steps.extend(kept) }
+    }
+    Ok(steps)
+}
+
+/// The days of a partition with rows that the archive does not have.
+async fn kept_of(connection: &mut Connection, partition: &Partition) -> Result<Vec<Step>, Error> {
+    let mut kept = Vec::new();
+    for closed in books::closed_days(connection, Some(partition.days())).await? {
+        let rows = pruning::unarchived_rows(connection, closed.day).await?;
+        if rows > 0 {
+            kept.push(Step::Kept(closed.day, rows));
+        }
+    }
+    Ok(kept)
+}
+
 /// Removes the rows of closed days up to `through` from the log. Archives late rows and reads the archive back before.
-/// `report` is called after each step, and returns whether to go on. The caller holds the lock of the books and a
-/// connection without a statement timeout.
+/// `report` is called after each step, and returns whether to go on. A day with an error keeps its rows, and the error is
+/// returned at the end. The caller holds the lock of the books and a connection without a statement timeout.
 pub async fn prune(
     connection: &mut Connection,
     archive: &Archive,
     through: NaiveDate,
     mut report: impl FnMut(&Step) -> bool,
 ) -> Result<(), Error> {
+    let mut first_error = None;
+    closing::find_lost_rows(connection).await?;
     for day in closing::days_with_late_rows(connection).await?.into_iter().filter(|day| *day <= through) {
-        archive_late_rows(connection, archive, day).await?;
+        if let Err(error) = archive_late_rows(connection, archive, day).await {
+            keep(&mut first_error, error)?;
+        }
     }
     let database = books::database_id(connection).await?;
     for step in plan(connection, through).await? {
-        let mut done = Vec::new();
-        match &step {
-            Step::Partition(partition) => {
-                for closed in books::closed_days(connection, Some(partition.days())).await? {
-                    expect_own(closed.day, Some(read_back(archive, &closed).await?.as_ref()), &database)?;
-                    let kept = pruning::unarchived_rows(connection, closed.day).await?;
-                    if kept > 0 {
-                        done.push(Step::Kept(closed.day, kept));
-                    }
-                }
-                if done.is_empty() && drop_partition(connection, partition).await? {
-                    done.push(step);
-                }
-            }
-            Step::Day(day, _) => {
-                let Some(closed) = books::closed_day(connection, *day).await? else { continue };
-                expect_own(*day, Some(read_back(archive, &closed).await?.as_ref()), &database)?;
-                let mut deleted = 0;
-                loop {
-                    let batch = pruning::delete_rows(connection, *day).await?;
-                    if batch == 0 {
-                        break;
-                    }
-                    deleted += i64::try_from(batch).unwrap_or(i64::MAX);
-                }
-                done.push(Step::Day(*day, deleted));
-                let kept = books::logged_rows(connection, *day).await?;
-                if kept > 0 {
-                    done.push(Step::Kept(*day, kept));
-                }
-            }
-            Step::Kept(..) => {}
-        }
-        if !done.iter().all(&mut report) {
-            break;
+        match take(connection, archive, &database, step).await {
+            Ok(done) if done.iter().all(&mut report) => {}
+            Ok(_) => break,
+            Err(error) => keep(&mut first_error, error)?,
         }
     }
     pruning::record_pruned(connection, store::FIRST_DAY, through).await?;
-    Ok(())
+    first_error.map_or(Ok(()), Err)
+}
+
+/// Takes a step of pruning, and returns what was done.
+async fn take(connection: &mut Connection, archive: &Archive, database: &str, step: Step) -> Result<Vec<Step>, Error> {
+    let mut done = Vec::new();
+    match &step {
+        Step::Partition(partition) => {
+            for closed in books::closed_days(connection, Some(partition.days())).await? {
+                expect_own(closed.day, Some(read_back(archive, &closed).await?.as_ref()), database)?;
+            }
+            done = kept_of(connection, partition).await?;
+            if done.is_empty() && drop_partition(connection, partition).await? {
+                done.push(step);
+            }
+        }
+        Step::Day(day, _) => {
+            let Some(closed) = books::closed_day(connection, *day).await? else { return Ok(done) };
+            expect_own(*day, Some(read_back(archive, &closed).await?.as_ref()), database)?;
+            pruning::begin(connection, *day).await?;
+            let mut deleted = 0;
+            loop {
+                let batch = pruning::delete_rows(connection, *day).await?;
+                if batch == 0 {
+                    break;
+                }
+                deleted += i64::try_from(batch).unwrap_or(i64::MAX);
+            }
+            done.push(Step::Day(*day, deleted));
+            let kept = books::logged_rows(connection, *day).await?;
+            if kept > 0 {
+                done.push(Step::Kept(*day, kept));
+            }
+        }
+        Step::Kept(..) => {}
+    }
+    Ok(done)
 }
 
 async fn drop_partition(connection: &mut Connection, partition: &Partition) -> Result<bool, Error> {
@@ -127,21 +161,21 @@ async fn drop_partition(connection: &mut Connection, partition: &Partition) -> R
     }
 }
 
-/// Empties messages, responses and requests of the rows up to `through`. With `closed_only`, only of closed days. Returns
-/// the number of rows. `go_on` is asked after each batch.
+/// Empties messages, responses and requests of the rows up to `through`. With `archived_only`, only of rows of closed days
+/// that the archive has. Returns the number of rows. `go_on` is asked after each batch.
 pub async fn strip(
     connection: &mut Connection,
     through: NaiveDate,
-    closed_only: bool,
+    archived_only: bool,
     go_on: impl Fn() -> bool,
 ) -> Result<u64, Error> {
     let mut rows = 0;
     for day in pruning::logged_days(connection, through).await? {
-        if closed_only && books::closed_day(connection, day).await?.is_none() {
+        if archived_only && books::closed_day(connection, day).await?.is_none() {
             continue;
         }
         loop {
-            let stripped = pruning::strip_rows(connection, day).await?;
+            let stripped = pruning::strip_rows(connection, day, archived_only).await?;
             rows += stripped;
             if stripped == 0 {
                 break;

@@ -6,13 +6,15 @@ use chrono::NaiveDate;
 use futures_util::TryStreamExt;
 use litespend_archive::{Archive, OwnedRow, Query};
 
-use crate::books::Error;
-use crate::books::closing::{archive_late_rows, expect_own};
+use crate::books::batches::Batch;
+use crate::books::closing::archive_late_rows;
 use crate::books::verifying::read_back;
+use crate::books::{Error, describe, expect_own, publishing};
 use crate::store;
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::restoring;
+use crate::store::books::restoring::Reopening;
 use crate::store::log::months;
 
 /// How often to wait for the writers of the log, two seconds each.
@@ -21,16 +23,15 @@ const LOCK_ATTEMPTS: u32 = 30;
 /// The pause between two of these attempts, in which the writers go on.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
-/// Rows of one statement that inserts.
-const BATCH: usize = 1_000;
-
-/// Opens a day again, and returns the number of rows that came back from the archive. The caller holds the lock of the
-/// books and a connection without a statement timeout.
+/// Opens a day again, and returns the number of rows that came back from the archive. Refuses to if its rows have other sums
+/// than the day counts, unless `any_sums`. The caller holds the lock of the books and a connection without a statement
+/// timeout.
 pub async fn reopen(
     connection: &mut Connection,
     archive: &Archive,
     day: NaiveDate,
     reason: &str,
+    any_sums: bool,
 ) -> Result<u64, Error> {
     if books::closed_day(connection, day).await?.is_none() {
         return Err(Error::Refused(format!("{day} is not closed")));
@@ -41,25 +42,40 @@ pub async fn reopen(
     };
     let manifest = read_back(archive, &closed).await?;
     expect_own(day, Some(&manifest), &books::database_id(connection).await?)?;
+    let moved = books::moved_ids(connection, &[day]).await?;
     let mut restored = 0;
-    let mut batch: Vec<OwnedRow> = Vec::with_capacity(BATCH);
+    let mut batch = Batch::default();
     let mut rows = archive.scan(&[(day, manifest.revision)], Query::default());
     while let Some(row) = rows.try_next().await? {
-        batch.push(row);
-        if batch.len() == BATCH {
-            restored += restoring::insert_rows(connection, &batch, manifest.bodies).await?;
-            batch.clear();
+        if moved.contains(&(day, books::id_digest(&row.request_id))) {
+            continue;
+        }
+        if let Some(full) = batch.push(row) {
+            restored += restore(connection, day, &full, manifest.bodies).await?;
         }
     }
-    if !batch.is_empty() {
-        restored += restoring::insert_rows(connection, &batch, manifest.bodies).await?;
+    if let Some(rest) = batch.rest() {
+        restored += restore(connection, day, &rest, manifest.bodies).await?;
     }
     let rows = books::logged_rows(connection, day).await?;
     let mut attempt = 1;
     loop {
-        match restoring::reopen(connection, day, rows, reason).await {
-            Ok(true) => return Ok(restored),
-            Ok(false) => return Err(Error::Busy { day, reason: "rows of the day left the log meanwhile" }),
+        match restoring::reopen(connection, day, rows, reason, any_sums).await {
+            Ok(Reopening::Done) => {
+                publishing::hide(archive, day).await;
+                return Ok(restored);
+            }
+            Ok(Reopening::RowsLeft) => {
+                return Err(Error::Busy { day, reason: "rows of the day left the log meanwhile" });
+            }
+            Ok(Reopening::Differs { counted, logged }) => {
+                return Err(Error::Refused(format!(
+                    "{day} counts {}, but its rows have {}: once it is open, their sums count. --accept-difference \
+                     says that they should",
+                    describe(&counted),
+                    describe(&logged)
+                )));
+            }
             Err(error)
                 if (months::is_lock_timeout(&error) || store::error::is_conflict(&error))
                     && attempt < LOCK_ATTEMPTS =>
@@ -69,5 +85,19 @@ pub async fn reopen(
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Inserts archived rows into the log, as far as it does not have them, and returns how many. All must be there then.
+async fn restore(connection: &mut Connection, day: NaiveDate, rows: &[OwnedRow], bodies: bool) -> Result<u64, Error> {
+    let inserted = restoring::insert_rows(connection, day, rows, bodies).await?;
+    let ids: Vec<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
+    let missing = restoring::missing_ids(connection, day, &ids).await?;
+    match missing.as_slice() {
+        [] => Ok(inserted),
+        [first, ..] => Err(Error::Refused(format!(
+            "{day}: {} archived rows cannot come back, because the log has other rows with their ids, among them {first}",
+            missing.len()
+        ))),
     }
 }

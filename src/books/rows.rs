@@ -1,5 +1,7 @@
 //! Rows of the archive in the form of the log's, and the merging of both. The log wins: a row that both have is the log's.
+//! [`merging`] says which rows are the same call.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
@@ -8,8 +10,10 @@ use futures_util::{StreamExt, TryStreamExt};
 use litespend_archive::{Archive, Column, IdKind, Order, OwnedRow, Query, RowPredicate};
 
 use crate::books::Error;
+use crate::books::batches::{BATCH_BYTES, Batch, bytes_of};
 use crate::identity::Scope;
 use crate::store::Connection;
+use crate::store::books::merging;
 use crate::store::books::restoring::Beside;
 use crate::store::log::fields::{JsonField, shortened};
 use crate::store::log::filter;
@@ -21,12 +25,14 @@ use crate::store::log::{LogPosition, ROW_BOUNDS, SpendLog, SpendLogFilter, Times
 pub struct ArchivedDays {
     archive: Archive,
     days: Vec<(NaiveDate, u32)>,
+    /// Whether the database notes which rows were moved.
+    moved: bool,
 }
 
 impl ArchivedDays {
-    /// These days of an archive, in ascending order.
-    pub fn new(archive: Archive, days: Vec<(NaiveDate, u32)>) -> Self {
-        Self { archive, days }
+    /// These days of an archive, in ascending order. With `moved`, the database notes which rows were moved.
+    pub fn new(archive: Archive, days: Vec<(NaiveDate, u32)>, moved: bool) -> Self {
+        Self { archive, days, moved }
     }
 
     /// The first instant after the newest of the days. `None` if there are no days.
@@ -41,13 +47,8 @@ impl ArchivedDays {
         Ok(())
     }
 
-    /// Streams the rows that match a filter, newest first.
-    pub async fn rows(
-        mut self,
-        filter: &SpendLogFilter,
-        columns: Vec<Column>,
-        limit: usize,
-    ) -> Result<BoxStream<'static, Result<OwnedRow, Error>>, Error> {
+    /// The rows that match a filter, newest first.
+    pub async fn rows(mut self, filter: &SpendLogFilter, columns: Vec<Column>) -> Result<ArchivedRows, Error> {
         let mut equals = Vec::new();
         for (kind, column, value) in
             [(IdKind::ApiKey, Column::ApiKey, &filter.api_key), (IdKind::User, Column::User, &filter.user_id)]
@@ -78,10 +79,99 @@ impl ArchivedDays {
             predicate,
             columns,
             missing_bodies: Some(NO_BODY.to_owned()),
-            limit: Some(limit),
             ..Query::default()
         };
-        Ok(self.archive.scan(&self.days, query).map_err(Error::from).boxed())
+        Ok(ArchivedRows { days: self, query, scan: None, read: 0, is_at_end: false })
+    }
+}
+
+impl ArchivedDays {
+    /// These days, if they have rows that match a filter for one request.
+    pub async fn with_rows(self, filter: &SpendLogFilter) -> Result<Option<Self>, Error> {
+        let mut rows = self.clone().rows(filter, Column::ALL.to_vec()).await?;
+        Ok(rows.next(FEWEST).await?.map(|_| self))
+    }
+}
+
+/// The archived rows of an answer. They are read in pieces, so that what the log has is looked up for many rows at once.
+pub struct ArchivedRows {
+    days: ArchivedDays,
+    /// Its limit is the number of rows that one scan reads.
+    query: Query,
+    scan: Option<BoxStream<'static, Result<OwnedRow, Error>>>,
+    /// Number of rows that the scan gave.
+    read: usize,
+    is_at_end: bool,
+}
+
+/// Some archived rows in their order.
+#[derive(Debug, Default)]
+pub struct Piece {
+    /// Those of the rows that belong into an answer.
+    pub rows: VecDeque<OwnedRow>,
+    /// The position of the last row of the piece, whether or not it belongs into an answer. `None` if no rows come after.
+    pub end: Option<LogPosition>,
+}
+
+/// The most rows of a piece.
+const PIECE: usize = 2_000;
+
+/// The fewest rows that a scan is started for.
+const FEWEST: usize = 100;
+
+impl ArchivedRows {
+    /// The next rows, about as many as `wanted`, without those that the log has or that were moved. Without a connection, the
+    /// log has none of them.
+    pub async fn piece(&mut self, connection: Option<&mut Connection>, wanted: usize) -> Result<Piece, Error> {
+        let most = wanted.clamp(1, PIECE);
+        let mut piece = Piece::default();
+        let mut bytes = 0;
+        while piece.rows.len() < most && bytes < BATCH_BYTES {
+            let Some(row) = self.next(wanted).await? else { break };
+            bytes += bytes_of(&row);
+            piece.rows.push_back(row);
+        }
+        if !self.is_at_end {
+            piece.end = piece.rows.back().map(position);
+        }
+        if let Some(connection) = connection {
+            let positions: Vec<LogPosition> = piece.rows.iter().map(position).collect();
+            let superseded = merging::superseded(connection, &positions, self.days.moved).await?;
+            let rows = piece.rows.into_iter().enumerate();
+            piece.rows = rows.filter(|(place, _)| !superseded.contains(place)).map(|(_, row)| row).collect();
+        }
+        Ok(piece)
+    }
+
+    /// Whether the log is needed for the rows that are left. They started at this time or before.
+    pub async fn need_log(&mut self, connection: &mut Connection, time: NaiveDateTime) -> Result<bool, Error> {
+        Ok(merging::reaches_back_to(connection, time, self.days.moved).await?)
+    }
+
+    /// The next row. A scan reads as many rows as are wanted. If the log has many of them, larger scans follow.
+    async fn next(&mut self, wanted: usize) -> Result<Option<OwnedRow>, Error> {
+        loop {
+            if self.is_at_end {
+                return Ok(None);
+            }
+            let scan = match &mut self.scan {
+                Some(scan) => scan,
+                None => {
+                    let larger = self.query.limit.map_or(0, |limit| limit.saturating_mul(2));
+                    self.query.limit = Some(wanted.max(larger).max(FEWEST));
+                    self.read = 0;
+                    let rows = self.days.archive.scan(&self.days.days, self.query.clone());
+                    self.scan.insert(rows.map_err(Error::from).boxed())
+                }
+            };
+            if let Some(row) = scan.try_next().await? {
+                self.read += 1;
+                self.query.after = Some((row.start_time, row.request_id.clone()));
+                return Ok(Some(row));
+            }
+            self.scan = None;
+            self.is_at_end = self.query.limit.is_some_and(|limit| self.read < limit);
+        }
     }
 }
 
@@ -91,12 +181,6 @@ pub const NO_BODY: &str = "{}";
 /// The most archived rows that one page of the dashboard's log may look at.
 const MOST_BESIDE: usize = 100_000;
 
-/// Rows of one statement that inserts.
-const BATCH: usize = 1_000;
-
-/// Bytes of long columns of one statement that inserts.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
-
 /// The columns of a list of rows: all but messages, responses and requests.
 fn listed_columns() -> Vec<Column> {
     let is_listed =
@@ -104,19 +188,13 @@ fn listed_columns() -> Vec<Column> {
     Column::ALL.into_iter().filter(is_listed).collect()
 }
 
-/// Number of bytes in the long columns of a row.
-fn bytes_of(row: &OwnedRow) -> usize {
-    let texts = [&row.metadata, &row.request_tags, &row.messages, &row.response, &row.proxy_server_request];
-    texts.into_iter().flatten().map(String::len).sum()
-}
-
 impl ArchivedDays {
     /// Puts the archived rows that may match a filter beside the log's, for the statements of a transaction that is rolled
     /// back. The statements apply the filter themselves.
     pub async fn put_beside(self, connection: &mut Connection, filter: &LogFilter) -> Result<(), Error> {
-        let beside = Beside::begin(connection).await?;
-        let mut batch: Vec<OwnedRow> = Vec::new();
-        let (mut count, mut bytes) = (0, 0);
+        let mut beside = None;
+        let mut batch = Batch::default();
+        let mut count = 0;
         for query in self.queries(filter).await? {
             let (days, query) = query;
             let mut rows = self.archive.scan(&days, query);
@@ -128,20 +206,42 @@ impl ArchivedDays {
                          archive=false"
                     )));
                 }
-                bytes += bytes_of(&row);
-                batch.push(row);
-                if batch.len() == BATCH || bytes >= BATCH_BYTES {
-                    beside.add(connection, &batch).await?;
-                    batch.clear();
-                    bytes = 0;
+                if let Some(full) = batch.push(row) {
+                    self.add(&mut beside, connection, full).await?;
                 }
             }
         }
-        if !batch.is_empty() {
-            beside.add(connection, &batch).await?;
+        if let Some(rest) = batch.rest() {
+            self.add(&mut beside, connection, rest).await?;
         }
-        beside.finish(connection).await?;
+        if let Some(beside) = beside {
+            beside.finish(connection).await?;
+        }
         Ok(())
+    }
+
+    /// Adds the rows that the log does not have and that were not moved. If there are any, the table for them is needed.
+    async fn add(
+        &self,
+        beside: &mut Option<Beside>,
+        connection: &mut Connection,
+        mut rows: Vec<OwnedRow>,
+    ) -> Result<(), Error> {
+        let positions: Vec<LogPosition> = rows.iter().map(position).collect();
+        let superseded = merging::superseded(connection, &positions, self.moved).await?;
+        let mut place = 0;
+        rows.retain(|_| {
+            place += 1;
+            !superseded.contains(&(place - 1))
+        });
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let beside = match beside {
+            Some(beside) => beside,
+            None => beside.insert(Beside::begin(connection).await?),
+        };
+        Ok(beside.add(connection, &rows).await?)
     }
 
     /// Queries that find every archived row that a filter can match, each row once.

@@ -2,8 +2,8 @@
 
 use litespend_archive::{Archive, Manifest};
 
-use crate::books::closing::{expect, expect_own};
-use crate::books::{Error, totals_of};
+use crate::books::closing::expect;
+use crate::books::{Error, expect_own, totals_of};
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
@@ -23,6 +23,15 @@ pub async fn verify_day(connection: &mut Connection, archive: &Archive, closed: 
         && manifest.revision == closed.revision.unsigned_abs()
     {
         expect(day, "the archive", &totals_of(&manifest.sums), &recorded)?;
+    }
+    let ids = books::archived_id_count(connection, day).await?;
+    if ids > closed.archived_rows {
+        return Err(Error::Figures {
+            day,
+            place: "the database",
+            found: format!("{ids} ids that the archive should have"),
+            expected: format!("{} at most", closed.archived_rows),
+        });
     }
     let expected = closed.totals.plus(&late).plus(&updated);
     expect(day, "the rollups", &closing::totals(connection, day).await?, &expected)?;

@@ -100,6 +100,24 @@ pub(crate) async fn open_url(name: &str, url: &str) -> Result<Archive, Failure> 
     Archive::open(url, Options::default()).await.map_err(|error| unusable(name, url, error))
 }
 
+/// The archive of a server. If the store is away, the server starts all the same: only reads of archived rows and closing
+/// need it, and they try again. What a later attempt does not change is an error at once.
+pub(crate) async fn open_for_server(args: &ArchiveArgs, is_written: bool) -> Result<Option<Archive>, Failure> {
+    let Some(url) = args.url() else { return Ok(None) };
+    let archive = Archive::at(url, Options::default()).map_err(|error| unusable("--archive:", url, error))?;
+    match archive.check(is_written).await {
+        Ok(()) => {}
+        Err(error @ litespend_archive::Error::Unavailable(_)) if !archive.is_local() => {
+            tracing::warn!(
+                cause = %error,
+                "the archive is away: until it is back, reads of archived rows get 503, and no day is closed"
+            );
+        }
+        Err(error) => return Err(unusable("--archive:", url, error)),
+    }
+    Ok(Some(archive))
+}
+
 fn unusable(name: &str, url: &str, error: litespend_archive::Error) -> Failure {
     // A URL may contain credentials, before an @ or as parameters.
     let shown = if url.contains(['@', '?', '#']) { "the URL" } else { url };

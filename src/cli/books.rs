@@ -104,6 +104,10 @@ pub struct ReopenArgs {
     /// Why. `books status` keeps it.
     #[arg(long, value_name = "TEXT")]
     why: String,
+    /// Open the day although its rows have other sums than it counts, as when the log lost rows before they were archived, or
+    /// rows that were changed later. From then on, the sums of the rows count.
+    #[arg(long)]
+    accept_difference: bool,
 }
 
 /// Runs a subcommand of `books`.
@@ -120,6 +124,9 @@ pub fn run(command: BooksCommand) -> Result<(), Failure> {
 /// How long a command waits for another session that closes or prunes.
 const LOCK_LIMIT: Duration = Duration::from_secs(600);
 
+/// Days that are exported at once. One session of PostgreSQL makes the rows' texts more slowly than they are encoded.
+const EXPORTERS: usize = 2;
+
 /// A connection for work on the books: without a statement timeout, and checked for rollups.
 async fn connection(pool: &Pool) -> Result<Connection, Failure> {
     let mut connection = pool.acquire().await.context("no connection")?.detach();
@@ -127,6 +134,11 @@ async fn connection(pool: &Pool) -> Result<Connection, Failure> {
     if !tables::is_possible(&mut connection).await.context("cannot read the state of the books")? {
         return Err(Failure::Setting(anyhow!(
             "this database has no rollups, or those of an earlier version: run `litespend rollups install`"
+        )));
+    }
+    if !tables::is_current(&mut connection).await.context("cannot read the state of the books")? {
+        return Err(Failure::Setting(anyhow!(
+            "the rollups of this database are those of an earlier version: run `litespend rollups install`"
         )));
     }
     if let Some(schema) =
@@ -185,8 +197,12 @@ pub(crate) async fn close_through(
     bodies: bool,
 ) -> Result<(), Failure> {
     let mut connection = locked(pool).await?;
+    let mut exporters = Vec::new();
+    for _ in 0..EXPORTERS {
+        exporters.push(self::connection(pool).await?);
+    }
     let started = Instant::now();
-    let closed = closing::close_through(&mut connection, archive, through, bodies, |day| {
+    let closed = closing::close_through(&mut connection, exporters, archive, through, bodies, |day| {
         say!("{} closed: {}", day.day, describe(&day.totals));
         true
     })
@@ -305,12 +321,15 @@ async fn prune(pool: &Pool, kind: DatabaseKind, args: &PruneArgs) -> Result<(), 
     if let Some(days) = args.keep_days {
         let through = before(days);
         if args.dry_run {
-            let steps = pruning::plan(&mut connection, through).await.map_err(failed)?;
+            let steps = pruning::preview(&mut connection, through).await.map_err(failed)?;
             if steps.is_empty() {
                 say!("nothing to remove: no closed day up to {through} has rows in the log");
             }
             for step in steps {
-                say!("would {}", described(&step, "drop", "delete"));
+                match step {
+                    Step::Kept(day, rows) => say!("would keep {rows} rows of {day}: the archive does not have them"),
+                    step => say!("would {}", described(&step, "drop", "delete")),
+                }
             }
         } else {
             pruning::prune(&mut connection, &archive, through, |step| {
@@ -348,7 +367,9 @@ fn described(step: &Step, drop: &str, delete: &str) -> String {
 async fn reopen(pool: &Pool, args: &ReopenArgs) -> Result<(), Failure> {
     let archive = archive::open(&args.archive, true).await?;
     let mut connection = locked(pool).await?;
-    let restored = reopening::reopen(&mut connection, &archive, args.day, &args.why).await.map_err(failed)?;
+    let restored = reopening::reopen(&mut connection, &archive, args.day, &args.why, args.accept_difference)
+        .await
+        .map_err(failed)?;
     say!("{} is open again; {restored} rows came back from the archive", args.day);
     Ok(())
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::accounts::shortened;
 use crate::booking::booker::Booker;
 use crate::booking::price::price_record;
-use crate::booking::{Draft, Identity, Owner};
+use crate::booking::{Draft, Identity, NewNames, Owner};
 use crate::books::{GRACE_DAYS, last_closable};
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
@@ -242,7 +242,7 @@ fn calls(day: NaiveDate, usual: u32, now: DateTime<Utc>, pricer: &litespend_pric
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
             ..row
         };
-        drafts.push(Draft { row, owner: Owner::OfKey, identity: Identity::Logged, names_are_counted: false });
+        drafts.push(Draft { row, owner: Owner::OfKey, identity: Identity::Logged, new_names: NewNames::Unlimited });
     }
     drafts
 }

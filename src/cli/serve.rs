@@ -1,6 +1,7 @@
 //! Starts and stops the server: opens the database (embedded or given), finds or generates the master key, prints where
 //! everything is, accepts connections, and shuts down in order.
 
+use std::future::Future;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,13 +17,14 @@ use crate::cli::args::{BooksArgs, DatabaseArgs, FETCH_UI, HealthcheckArgs, Serve
 use crate::cli::database::{Failure, OpenDatabase, home, read_config};
 use crate::cli::output;
 use crate::cli::output::say;
-use crate::cli::{dashboard_export, demo};
+use crate::cli::{background, dashboard_export, demo};
 use crate::clock::Clock;
 use crate::http::dashboard;
 use crate::http::replica::Replica;
 use crate::http::router;
 use crate::http::state::AppState;
 use crate::http::{openapi, telemetry};
+use crate::metrics::Metrics;
 use crate::prices::{PriceSource, Prices};
 use crate::settings::Settings;
 use crate::settings::SpendMetricsSettings;
@@ -159,20 +161,27 @@ async fn run(
     print_block(address, open, kind, &version, key_origin);
 
     let stop = CancellationToken::new();
-    let refresh = tokio::spawn(state.clone().keep_fresh(stop.clone()));
+    let tasks = Background { state: state.clone(), stop: stop.clone() };
+    let refresh = tasks.run("refresh", |state, stop| state.keep_fresh(stop));
     let interval = args.prices_refresh.map(Duration::from_secs);
-    let prices = tokio::spawn(Arc::clone(&state.prices).keep_fresh(prices_in_order, interval, stop.clone()));
-    let fold = tokio::spawn(crate::rollups::folding::run(pool.clone(), Arc::clone(&state.folding), stop.clone()));
-    let ids = tokio::spawn(crate::booking::retention::run(pool.clone(), state.settings.booking, stop.clone()));
-    let months = tokio::spawn(crate::booking::months::run(pool.clone(), stop.clone()));
-    let books = books.map(|archive| {
-        tokio::spawn(crate::books::background::run(pool.clone(), archive, args.books.settings(), stop.clone()))
+    let prices =
+        tasks.run("prices", move |state, stop| Arc::clone(&state.prices).keep_fresh(prices_in_order, interval, stop));
+    let fold = tasks.run("folding", |state, stop| {
+        crate::rollups::folding::run(state.pool.clone(), Arc::clone(&state.folding), stop)
     });
-    let sessions = tokio::spawn(end_sessions(state.clone(), stop.clone()));
-    let (follower, until) = (state.clone(), stop.clone());
-    let watch = tokio::spawn(async move {
-        if let Some(replica) = follower.replica() {
-            replica.watch(until).await;
+    let ids = tasks
+        .run("ids", |state, stop| crate::booking::retention::run(state.pool.clone(), state.settings.booking, stop));
+    let months = tasks.run("months", |state, stop| crate::booking::months::run(state.pool.clone(), stop));
+    let books = books.map(|archive| {
+        let settings = args.books.settings();
+        tasks.run("books", move |state, stop| {
+            crate::books::background::run(state.pool.clone(), archive.clone(), settings, stop)
+        })
+    });
+    let sessions = tasks.run("sessions", end_sessions);
+    let watch = tasks.run("replica", |state, stop| async move {
+        if let Some(replica) = state.replica() {
+            replica.watch(stop).await;
             replica.close().await;
         }
     });
@@ -189,6 +198,30 @@ async fn run(
     Ok(())
 }
 
+/// Starts tasks that work until the server stops.
+struct Background {
+    state: AppState,
+    stop: CancellationToken,
+}
+
+impl Background {
+    fn run<T: Future<Output = ()> + Send + 'static>(
+        &self,
+        name: &'static str,
+        start: impl Fn(AppState, CancellationToken) -> T + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        let (state, stop) = (self.state.clone(), self.stop.clone());
+        let panicked = move || {
+            if name == "books" {
+                Metrics::record_books_failure();
+            }
+        };
+        let again = stop.clone();
+        let start = move || start(state.clone(), again.clone());
+        tokio::spawn(background::keep(name, stop, background::PAUSE, start, panicked))
+    }
+}
+
 /// Opens the archive, if one is given, and checks that it can be used.
 async fn open_books(args: &BooksArgs, kind: DatabaseKind) -> Result<Option<Archive>, Failure> {
     if args.archive.url().is_none() {
@@ -200,7 +233,7 @@ async fn open_books(args: &BooksArgs, kind: DatabaseKind) -> Result<Option<Archi
             "the log belongs to LiteLLM: --prune-litellm-logs says that --prune-after and --strip-after may change it"
         )));
     }
-    crate::cli::archive::open(&args.archive, args.close_after.is_some()).await.map(Some)
+    crate::cli::archive::open_for_server(&args.archive, args.close_after.is_some()).await
 }
 
 /// The number of task steps between two checks of the sockets.

@@ -1,14 +1,18 @@
 //! Closed days: days whose totals stay although the log loses their rows. `migrations/litespend/0014_closed_days.sql`
-//! has the tables and the rules of the triggers. [`closing`] has what closing a day reads and writes, [`pruning`] how its
-//! rows leave the log, and [`restoring`] how they come back.
+//! has the tables and the rules of the triggers. [`closing`] has what closing a day reads and writes, [`comparing`] the sums
+//! that it is compared with, [`pruning`] how its rows leave the log, [`merging`] which archived rows belong into an answer, and
+//! [`restoring`] how they come back.
 
 pub mod closing;
+pub mod comparing;
+pub mod merging;
 pub mod pruning;
 pub mod restoring;
 
 use std::collections::HashSet;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use sha2::{Digest, Sha256};
 use sqlx::{FromRow, PgConnection};
 
 use crate::store::DateRange;
@@ -99,6 +103,11 @@ pub async fn is_possible(connection: &mut PgConnection) -> Result<bool, sqlx::Er
     sqlx::query_scalar("SELECT to_regclass('litespend.incomplete_days') IS NOT NULL").fetch_one(connection).await
 }
 
+/// Whether the schema `litespend` is recent enough to close, prune and reopen days: it has migration 18.
+pub async fn is_current(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT to_regclass('litespend.moved_ids') IS NOT NULL").fetch_one(connection).await
+}
+
 /// Whether a day of the log in the search path is closed.
 pub async fn is_any_closed(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     if !is_possible(connection).await? {
@@ -153,6 +162,17 @@ pub async fn incomplete_days(connection: &mut PgConnection, range: DateRange) ->
 
 /// The ID by which the archive knows this database. It is made when the first day is closed.
 pub async fn database_id(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    // Several sessions ask for it at once, each in a snapshot: what is right is not written again.
+    let known: Option<String> = sqlx::query_scalar(
+        r#"SELECT s.value ->> 'id' FROM litespend.settings AS s JOIN pg_class AS c ON c.oid = to_regclass('"LiteLLM_SpendLogs"')
+           WHERE s.name = 'books' AND s.value ->> 'schema' = c.relnamespace::regnamespace::text"#,
+    )
+    .fetch_optional(&mut *connection)
+    .await?
+    .flatten();
+    if let Some(known) = known {
+        return Ok(known);
+    }
     sqlx::query(
         r#"INSERT INTO litespend.settings (name, value)
            SELECT 'books', jsonb_build_object('schema', relnamespace::regnamespace::text, 'id', gen_random_uuid())
@@ -255,6 +275,52 @@ pub async fn logged_rows(connection: &mut PgConnection, day: NaiveDate) -> Resul
         .bind(day)
         .fetch_one(connection)
         .await
+}
+
+/// The sums of the log's rows of a day.
+pub async fn logged_totals(connection: &mut PgConnection, day: NaiveDate) -> Result<Totals, sqlx::Error> {
+    sqlx::query_as(
+        r#"SELECT count(*) AS requests, COALESCE(sum(spend), 0)::float8 AS spend,
+                  COALESCE(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
+                  COALESCE(sum(completion_tokens), 0)::bigint AS completion_tokens,
+                  COALESCE(sum(total_tokens), 0)::bigint AS total_tokens
+           FROM "LiteLLM_SpendLogs" WHERE "startTime" >= $1 AND "startTime" < $1 + 1"#,
+    )
+    .bind(day)
+    .fetch_one(connection)
+    .await
+}
+
+/// The digest of a request ID, as `litespend.id_digest` computes it: the first eight bytes of its SHA-256.
+pub fn id_digest(request_id: &str) -> [u8; 8] {
+    Sha256::digest(request_id).first_chunk().copied().unwrap_or_default()
+}
+
+/// The IDs, as digests, of rows that left one of these closed days by an update, or got another ID. The archive of the day
+/// may still have them; they do not belong to the day any more.
+pub async fn moved_ids(
+    connection: &mut PgConnection,
+    days: &[NaiveDate],
+) -> Result<HashSet<(NaiveDate, [u8; 8])>, sqlx::Error> {
+    if days.is_empty() || !is_current(connection).await? {
+        return Ok(HashSet::new());
+    }
+    let moved: Vec<(NaiveDate, Vec<u8>)> =
+        sqlx::query_as("SELECT DISTINCT day, digest FROM litespend.moved_ids WHERE day = ANY ($1)")
+            .bind(days)
+            .fetch_all(connection)
+            .await?;
+    Ok(moved.into_iter().filter_map(|(day, digest)| Some((day, *digest.first_chunk()?))).collect())
+}
+
+/// Number of rows of a closed day that its IDs in the database say the archive has.
+pub async fn archived_id_count(connection: &mut PgConnection, day: NaiveDate) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT COALESCE(sum(octet_length(digests)) / 8, 0)::bigint FROM litespend.closed_ids WHERE day = $1",
+    )
+    .bind(day)
+    .fetch_one(connection)
+    .await
 }
 
 /// Those of these IDs, each with the day of its row, that a closed day counts although the log does not have them.

@@ -296,6 +296,8 @@ pub struct SpendLogFilter {
     pub to: Option<NaiveDateTime>,
     /// Only rows after this position in the order of the response, which means older rows.
     pub after: Option<LogPosition>,
+    /// Only rows up to this position, which is included. Needs `by_bytes`.
+    pub until: Option<LogPosition>,
     /// Whether request IDs are ordered by their bytes, as in the archive, and not by the database's collation.
     pub by_bytes: bool,
 }
@@ -336,6 +338,12 @@ impl SpendLogFilter {
             query.push(r#" AND ("startTime", request_id"#).push(self.collation()).push(") < (");
             query.push_bind(after.start_time).push(", ").push_bind(after.request_id.clone()).push(")");
         }
+        if let Some(until) = &self.until {
+            // For the index, as above.
+            query.push(r#" AND "startTime" >= "#).push_bind(until.start_time);
+            query.push(r#" AND ("startTime", request_id"#).push(self.collation()).push(") >= (");
+            query.push_bind(until.start_time).push(", ").push_bind(until.request_id.clone()).push(")");
+        }
     }
 
     fn collation(&self) -> &'static str {
@@ -345,6 +353,12 @@ impl SpendLogFilter {
     fn push_order(&self, query: &mut QueryBuilder<Postgres>) {
         query.push(r#" ORDER BY "startTime" DESC, request_id"#).push(self.collation()).push(" DESC");
     }
+}
+
+/// Keeps the partitions of the log, and rows from being truncated, until the transaction ends. As the first statement of a
+/// snapshot, it waits for those who are about to drop partitions; the snapshot then begins after them.
+pub async fn keep(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(r#"LOCK TABLE "LiteLLM_SpendLogs" IN ACCESS SHARE MODE"#).execute(connection).await.map(drop)
 }
 
 /// Streams the newest `limit` rows, newest first.

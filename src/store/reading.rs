@@ -153,12 +153,10 @@ impl Reading {
         Ok(self)
     }
 
-    /// Starts a snapshot in which temporary tables and views can be created. They disappear at its end. A view with the name
-    /// of a table takes its place for later statements, so statements that were prepared before are forgotten. Not possible
-    /// on a replica.
+    /// Starts a snapshot in which temporary tables and views can be created. They disappear at its end. Not possible on a
+    /// replica.
     pub async fn scratch(mut self) -> Result<Self, sqlx::Error> {
         self = self.without_snapshot().await?;
-        self.connection().clear_cached_statements().await?;
         self.snapshot = true;
         self.scratch = true;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL idle_in_transaction_session_timeout = 0";

@@ -66,7 +66,10 @@ impl Books {
 
     pub(crate) async fn close(&self, through: &str) -> u32 {
         let mut connection = self.connection().await;
-        closing::close_through(&mut connection, &self.archive, day(through), false, |_| true).await.unwrap().days
+        closing::close_through(&mut connection, Vec::new(), &self.archive, day(through), false, |_| true)
+            .await
+            .unwrap()
+            .days
     }
 
     pub(crate) async fn settle(&self) {
@@ -207,7 +210,7 @@ async fn rows_leave_the_log_and_come_back() {
     let closed = tables::closed_days(&mut connection, None).await.unwrap();
     assert!(closed.iter().all(|closed| closed.pruned_at.is_some()), "{closed:?}");
     for closed in closed {
-        reopening::reopen(&mut connection, &books.archive, closed.day, "a test").await.unwrap();
+        reopening::reopen(&mut connection, &books.archive, closed.day, "a test", false).await.unwrap();
     }
     books.expect_sums("reopened").await;
     books.settle().await;
@@ -332,7 +335,8 @@ async fn an_archive_belongs_to_one_database() {
     books.close("2026-02-28").await;
     let mut connection = books.model.pool.acquire().await.unwrap();
     folding::settle(&mut connection).await.unwrap();
-    let closed = closing::close_through(&mut connection, &books.archive, day("2026-02-28"), false, |_| true).await;
+    let closed =
+        closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), false, |_| true).await;
     let Err(books::Error::Refused(refusal)) = closed else { panic!("{closed:?}") };
     assert!(refusal.contains("another database"), "{refusal}");
     assert!(!tables::is_any_closed(&mut connection).await.unwrap());

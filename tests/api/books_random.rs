@@ -295,10 +295,12 @@ impl World {
             let archive = Archive::open(url, Options::default()).await.unwrap();
             match work {
                 Work::Close(through) => {
-                    closing::close_through(&mut connection, &archive, through, false, |_| true).await.map(drop)
+                    closing::close_through(&mut connection, Vec::new(), &archive, through, false, |_| true)
+                        .await
+                        .map(drop)
                 }
                 Work::Prune(through) => pruning::prune(&mut connection, &archive, through, |_| true).await,
-                Work::Reopen(day) => reopening::reopen(&mut connection, &archive, day, "a test").await.map(drop),
+                Work::Reopen(day) => reopening::reopen(&mut connection, &archive, day, "a test", true).await.map(drop),
                 Work::Verify => {
                     folding::settle(&mut connection).await.unwrap();
                     for closed in tables::closed_days(&mut connection, None).await.unwrap() {

@@ -80,7 +80,8 @@ async fn closing_and_rebuilding_and_writing_together_lose_nothing() {
     let mut connection = books.connection().await;
     for round in 0..ROUNDS {
         while let Err(error) =
-            closing::close_through(&mut connection, &books.archive, day("2026-02-28"), false, |_| true).await
+            closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), false, |_| true)
+                .await
         {
             assert!(is_busy(&error), "{error}");
         }
@@ -88,7 +89,8 @@ async fn closing_and_rebuilding_and_writing_together_lose_nothing() {
             assert!(is_busy(&error), "{error}");
         }
         for closed in tables::closed_days(&mut connection, None).await.unwrap() {
-            while let Err(error) = reopening::reopen(&mut connection, &books.archive, closed.day, "a test").await {
+            while let Err(error) = reopening::reopen(&mut connection, &books.archive, closed.day, "a test", false).await
+            {
                 assert!(is_busy(&error), "round {round}: {}: {error}", closed.day);
             }
         }
@@ -162,7 +164,7 @@ async fn a_day_is_not_opened_again_beside_a_writer_that_took_it_for_closed() {
         let books = Arc::clone(&books);
         async move {
             let mut connection = books.connection().await;
-            reopening::reopen(&mut connection, &books.archive, day("2026-02-02"), "a test").await.unwrap();
+            reopening::reopen(&mut connection, &books.archive, day("2026-02-02"), "a test", false).await.unwrap();
             drop(connection);
             books.settle().await;
         }

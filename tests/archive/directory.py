@@ -106,6 +106,7 @@ class Directory:
             closed_rows, wrong = read_rows(server)
             self.check("every read of rows answers some", wrong)
         self.engines(closed_sums)
+        self.opened()
         log = engines.logged(self.database, calls.FIRST_DAY, calls.LAST_CLOSED, self.known)
         self.prune()
         with self.program.serve(self.database) as server:
@@ -160,6 +161,27 @@ class Directory:
 
     def verified(self, when):
         self.check(f"books verify {when}", ended(self.program.books(self.database, "verify")))
+
+    def opened(self):
+        """A day that is opened again is not in the archive for other engines, until it is closed again."""
+        day = str(LATE_DAY)
+        log = engines.logged(self.database, calls.FIRST_DAY, calls.LAST_CLOSED, self.known)
+        of_day = engines.logged(self.database, LATE_DAY, LATE_DAY, self.known)
+        for what, command, wanted in [
+            ("opened", lambda: self.program.books(self.database, "reopen", day, "--why", "a check"),
+             {name: row for name, row in log.items() if name not in of_day}),
+            ("closed again", self.close, log),
+        ]:
+            self.check(f"{day} is {what}", ended(command()) or ("" if of_day else "the day has no rows"))
+            for name, kind in engines.ENGINES.items():
+                engine = kind(self.program.schema(name))
+                try:
+                    found = engines.archived(engine)
+                    self.check(f"{engine.name}: {len(found)} rows after {day} was {what}",
+                               engines.first_difference(wanted, found))
+                finally:
+                    engine.close()
+            self.verified(f"after {day} was {what}")
 
     def late(self):
         """A row that is booked, and one that LiteLLM writes, after their day was closed and pruned."""

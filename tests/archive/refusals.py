@@ -1,10 +1,13 @@
-"""Places where no archive can be written: commands and servers say so at start, in one line."""
+"""Places where no archive can be written: commands and servers say so at start, in one line. A server starts all the same
+if the place may be there later."""
 
 import os
 import socket
 from contextlib import contextmanager
 
 import calls
+from litespend import NotStarted
+from outcome import without
 from postgresql import free_port, ordinary_account
 
 # A start that fails ends within this time, whatever the place does.
@@ -24,16 +27,30 @@ def said_in_one_line(command, seconds, parts):
     return f"{missing[0]!r} is not in: {lines[0]}" if missing else ""
 
 
-def check_place(outcome, program, database, what, parts):
+CLOSE = ("books close", ["books", "close", "--through", str(calls.LAST_CLOSED)])
+SERVE = ("serve --close-after", ["serve", "--port", "0", "--close-after", "3"])
+
+
+def check_place(outcome, program, database, what, parts, ways=(CLOSE, SERVE)):
     """Both ways in which days are closed."""
-    for name, arguments in [
-        ("books close", ["books", "close", "--through", str(calls.LAST_CLOSED)]),
-        ("serve --close-after", ["serve", "--port", "0", "--close-after", "3"]),
-    ]:
+    for name, arguments in ways:
         ended, seconds = program.timed(database, *arguments, limit=LIMIT + 5)
         if not outcome.check(f"{name}: {what} ({seconds:.1f} s)", said_in_one_line(ended, seconds, parts)):
             continue
         print(f"      {ended.errors.strip()}", flush=True)
+
+
+def check_away(outcome, program, database, what, parts):
+    """A command needs the store at once. A server starts without it, and says so."""
+    check_place(outcome, program, database, what, parts, [CLOSE])
+    closing = program.with_archive(program.archive, program.settings | {"LITESPEND_CLOSE_AFTER": "3"})
+    try:
+        with closing.serve(database) as server:
+            found = without(server.log(), "the archive is away")
+            found = found or ("it repeats a secret" if "hunter2" in server.log() else "")
+            outcome.check(f"serve --close-after starts: {what}", found or without(str(server.get("/spend/tags")), "200"))
+    except NotStarted as error:
+        outcome.check(f"serve --close-after starts: {what}", f"{error}")
 
 
 @contextmanager
@@ -84,14 +101,14 @@ def check_endpoints(outcome, program, database):
     closed = free_port()
     for url, settings in [("s3://books/a", of_amazon(closed)), ("az://books/a", of_azure(closed))]:
         there = program.with_archive(url, settings)
-        check_place(outcome, there, database, f"nothing listens for {url[:2]}", ["--archive", url, "unavailable"])
+        check_away(outcome, there, database, f"nothing listens for {url[:2]}", ["--archive", url, "unavailable"])
     with silent_port() as port:
         for url, settings in [("s3://books/a", of_amazon(port)), ("az://books/a", of_azure(port))]:
             there = program.with_archive(url, settings)
-            check_place(outcome, there, database, f"nothing answers for {url[:2]}", ["--archive", url, "unavailable"])
+            check_away(outcome, there, database, f"nothing answers for {url[:2]}", ["--archive", url, "unavailable"])
     # Credentials are then asked for at the machine's metadata service, whose address is not to be left as it is.
     nobody = {"AWS_METADATA_ENDPOINT": f"http://127.0.0.1:{closed}", "AWS_REGION": "us-east-1"}
-    check_place(outcome, program.with_archive("s3://books/a", nobody), database, "no credentials for s3", ["--archive"])
+    check_away(outcome, program.with_archive("s3://books/a", nobody), database, "no credentials for s3", ["--archive"])
 
 
 def check_store(outcome, program, database, store):

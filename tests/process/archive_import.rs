@@ -61,4 +61,11 @@ async fn the_rows_of_an_archive_are_imported_once() {
     assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&pool).await.unwrap(), 0);
     let (code, said) = command(from.url(), &["rollups", "verify", "--archive", path]);
     assert!(code == Some(0) && said.contains("3 closed days: no difference"), "{said}");
+    // A day that is open again has its rows in the log, and may be closed with others.
+    let (code, said) = command(from.url(), &["books", "reopen", "2026-02-02", "--archive", path, "--why", "a test"]);
+    assert_eq!(code, Some(0), "{said}");
+    let third = database().await;
+    let (code, said) = command(third.url(), &["import", path]);
+    assert!(code == Some(0) && said.contains("not closed: 2026-02-02"), "{said}");
+    assert!(said.contains("33 imported, 0 already there, 0 bad"), "{said}");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::rollups::{REPORT, add, sums, traces};
-use crate::support::{AS_LITELLM, Run, Server, database, eventually, program, run};
+use crate::support::{AS_LITELLM, MASTER_KEY, Run, Server, database, eventually, program, run};
 
 const COUNT: &str = r#"SELECT count(*) FROM "LiteLLM_SpendLogs""#;
 
@@ -99,4 +99,56 @@ async fn closed_days_of_one_schema_are_not_touched_from_another() {
     assert_eq!(rows, 180);
     let said = litespend(&tenant, &tenants, &["books", "verify"]);
     assert!(said.code == Some(0) && said.stdout.contains("8"), "{said:?}");
+}
+
+/// The settings of a store that is not there.
+fn away(command: &mut std::process::Command) -> &mut std::process::Command {
+    for (name, value) in [
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "made-up"),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+    ] {
+        command.env(name, value);
+    }
+    command
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_starts_while_its_archive_is_away() {
+    let (database, home) = (database().await, tempfile::tempdir().unwrap());
+    let (url, archive) = (database.url(), home.path().join("archive"));
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    add(&mut connection, "r", 20).await;
+    let said = tokio::task::block_in_place(|| litespend(url, &archive, &["books", "close", "--through", "2026-03-08"]));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let said = tokio::task::block_in_place(|| litespend(url, &archive, &["books", "prune", "--keep-days", "0"]));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for more in [&[][..], &["--close-after", "2"]] {
+        let mut command = program();
+        away(command.env("DATABASE_URL", url).env("LITELLM_MASTER_KEY", MASTER_KEY));
+        let arguments = [&["--archive", "s3://bucket/place"], more].concat();
+        let server = tokio::task::block_in_place(|| Server::start(command, &arguments));
+        assert!(server.log().contains("the archive is away"), "{}", server.log());
+        assert!(!server.log().contains("hunter2"), "{}", server.log());
+        // Reports need no archive. Rows of closed days do.
+        assert!(sums(&server, REPORT).await > 0.0);
+        assert_eq!(server.status("/spend/tags").await, 200);
+        assert_eq!(server.status("/spend/logs?archive=false").await, 200);
+        assert_eq!(server.status("/spend/logs").await, 503);
+    }
+    // What does not get better by itself is found out at once.
+    for (place, part) in
+        [("ftp://bucket/place", "the scheme ftp is unknown"), ("/dev/null/archive", "/dev/null/archive")]
+    {
+        for more in [&[][..], &["--close-after", "2"]] {
+            let arguments = [&["serve", "--port", "0", "--archive", place], more].concat();
+            let mut command = program();
+            away(command.args(&arguments).env("DATABASE_URL", url).env("LITELLM_MASTER_KEY", MASTER_KEY));
+            let said = tokio::task::block_in_place(|| run(&mut command));
+            let is_named = said.stderr.lines().filter(|line| line.starts_with("litespend: ")).count() == 1;
+            assert!(said.code == Some(2) && is_named && said.stderr.contains(part), "{said:?}");
+        }
+    }
 }

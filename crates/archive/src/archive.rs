@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::find::MonthIndex;
 use crate::ids::FanOut;
 use crate::location::Location;
 use crate::manifest::{Manifest, parse, unseal};
-use crate::store::{Created, Listed, Store};
+use crate::store::{Created, Listed, Store, shown_name};
 
 pub(crate) const LOGS: &str = "spend_logs";
 pub(crate) const IDS: &str = "ids";
@@ -42,6 +43,8 @@ pub struct Options {
     pub scratch: PathBuf,
     /// The most rows of a Parquet file.
     pub rows_per_part: u64,
+    /// The size at which a Parquet file ends, in bytes. A file is larger by a row group at most.
+    pub bytes_per_part: u64,
     /// The most rows of a row group.
     pub rows_per_group: usize,
 }
@@ -57,6 +60,7 @@ impl Default for Options {
             digests_in_memory: 1 << 20,
             scratch: std::env::temp_dir(),
             rows_per_part: 4_000_000,
+            bytes_per_part: 1 << 30,
             rows_per_group: 131_072,
         }
     }
@@ -92,6 +96,8 @@ pub(crate) struct Inner {
     pub(crate) manifests: Cache<(NaiveDate, u32), Arc<Manifest>>,
     pub(crate) fan_outs: Cache<Arc<str>, Arc<FanOut>>,
     pub(crate) months: Cache<(i32, u32), Arc<MonthIndex>>,
+    /// Whether nobody has found out yet that the store can be written as it must be.
+    pub(crate) is_untried: AtomicBool,
 }
 
 /// What is stored of a day, by name.
@@ -101,10 +107,50 @@ pub(crate) struct DayListing {
     pub(crate) committed: Vec<u32>,
     /// Revisions that are abandoned, ascending.
     pub(crate) abandoned: Vec<u32>,
-    /// Parquet files, with their number and the revision that wrote them.
-    pub(crate) parts: Vec<(String, u32, u32)>,
+    /// Parquet files.
+    pub(crate) parts: Vec<ListedPart>,
     /// Files of a local archive that are not finished, with the revision that writes them.
     pub(crate) unfinished: Vec<(PathBuf, u32)>,
+}
+
+/// A Parquet file of a listing.
+#[derive(Debug)]
+pub(crate) struct ListedPart {
+    /// The name that it has at the moment.
+    pub(crate) path: String,
+    /// The name by which manifests call it.
+    pub(crate) shown: String,
+    pub(crate) number: u32,
+    /// The revision that wrote it.
+    pub(crate) revision: u32,
+}
+
+impl ListedPart {
+    fn of(path: &str) -> Option<Self> {
+        let (directory, name) = path.rsplit_once('/')?;
+        let shown = shown_name(name).unwrap_or(name);
+        let (number, revision) = part_numbers(shown)?;
+        Some(Self { path: path.to_owned(), shown: format!("{directory}/{shown}"), number, revision })
+    }
+
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.path != self.shown
+    }
+}
+
+/// How a day of the archive looks to other engines, by the names of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DayFiles {
+    /// The day.
+    pub day: NaiveDate,
+    /// Its newest revision.
+    pub revision: u32,
+    /// Other engines read some of its files.
+    pub shown: bool,
+    /// Some of its files are hidden from other engines.
+    pub hidden: bool,
+    /// There are earlier revisions whose files were not deleted yet.
+    pub superseded: bool,
 }
 
 impl DayListing {
@@ -115,11 +161,26 @@ impl DayListing {
             if let Some(revision) = numbered(name, "_manifest-", ".json") {
                 let revisions = if object.bytes == 0 { &mut listing.abandoned } else { &mut listing.committed };
                 revisions.push(revision);
-            } else if let Some((number, revision)) = part_numbers(name) {
-                listing.parts.push((object.path.clone(), number, revision));
+            } else if let Some(part) = ListedPart::of(&object.path) {
+                listing.parts.push(part);
             }
         }
+        // Names with more digits than others are not listed in the order of their numbers.
+        listing.committed.sort_unstable();
+        listing.abandoned.sort_unstable();
         listing
+    }
+
+    fn files(&self, day: NaiveDate) -> Option<DayFiles> {
+        let revision = *self.committed.last()?;
+        let own = || self.parts.iter().filter(|part| part.revision <= revision);
+        Some(DayFiles {
+            day,
+            revision,
+            shown: own().any(|part| !part.is_hidden()),
+            hidden: own().any(ListedPart::is_hidden),
+            superseded: self.committed.len() > 1,
+        })
     }
 
     /// The newest revision, committed or abandoned.
@@ -130,11 +191,14 @@ impl DayListing {
 }
 
 fn numbered(name: &str, prefix: &str, suffix: &str) -> Option<u32> {
-    name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok()
+    let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
+    let number: u32 = digits.parse().ok()?;
+    // A number that is written in another way names another object.
+    (format!("{number:05}") == digits).then_some(number)
 }
 
 /// The number and the revision in `part-00000-00001-4f1c22ab.parquet`.
-fn part_numbers(name: &str) -> Option<(u32, u32)> {
+pub(crate) fn part_numbers(name: &str) -> Option<(u32, u32)> {
     let mut fields = name.strip_prefix("part-")?.strip_suffix(".parquet")?.split('-');
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
@@ -168,10 +232,22 @@ impl Archive {
     /// # Errors
     /// [`Error::BadUrl`], or [`Error::Unavailable`] if the store does not answer.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
+        let archive = Self::at(url, options)?;
+        archive.inner.damage.load().await?;
+        archive.inner.is_untried.store(false, Ordering::Relaxed);
+        Ok(archive)
+    }
+
+    /// The archive at a URL, as [`Archive::open`], whose store is not asked before it is needed: it may be away for now.
+    /// Before the first day is written, [`Archive::probe`] is run.
+    ///
+    /// # Errors
+    /// [`Error::BadUrl`].
+    pub fn at(url: &str, options: Options) -> Result<Self> {
         let location = Location::parse(url)?;
         let store = location.store(&options)?;
         let store = Store::new(store, options.time_limit, location.directory());
-        let damage = Damage::load(store.clone()).await?;
+        let damage = Damage::new(store.clone());
         let reader = BlockReader::new(store.clone(), damage.clone(), options.block_cache_bytes);
         let share = options.metadata_cache_bytes / 4;
         let metadata = Cache::builder()
@@ -200,32 +276,48 @@ impl Archive {
                 manifests: manifests.build(),
                 fan_outs: fan_outs.build(),
                 months: months.build(),
+                is_untried: AtomicBool::new(true),
                 options,
             }),
         })
     }
 
+    /// Asks the store whether it is there. With `is_written`, also [probes](Archive::probe) it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it does not answer, or another error that a second attempt does not change.
+    pub async fn check(&self, is_written: bool) -> Result<()> {
+        self.inner.damage.load().await?;
+        if is_written { self.probe().await } else { Ok(()) }
+    }
+
+    /// Whether the archive is a directory of this machine.
+    pub fn is_local(&self) -> bool {
+        self.inner.store.is_local()
+    }
+
     /// Writes, reads and deletes a small object, so that a place without the necessary rights is found out at once.
     ///
     /// # Errors
-    /// [`Error::Unavailable`].
+    /// [`Error::Unavailable`] or [`Error::Refused`].
     pub async fn probe(&self) -> Result<()> {
         let store = &self.inner.store;
         let path = format!("_probe-{}", token());
         let bytes = Bytes::from_static(b"litespend\n");
         if store.create(&path, bytes.clone()).await? == Created::Exists {
-            return Err(Error::Unavailable("an object that was not there before exists".to_owned()));
+            return Err(Error::Refused("an object that was not there before exists".to_owned()));
         }
         let read = store.get(&path).await?;
         // A store that ignores the condition would let two writers write one revision of a day.
         let again = store.create(&path, Bytes::from_static(b"second\n")).await?;
         store.delete(&path).await?;
         if read != bytes {
-            return Err(Error::Unavailable("the store returned other bytes than were written".to_owned()));
+            return Err(Error::Refused("the store returned other bytes than were written".to_owned()));
         }
         if again == Created::Yes {
-            return Err(Error::Unavailable("the store does not support conditional writes".to_owned()));
+            return Err(Error::Refused("the store does not support conditional writes".to_owned()));
         }
+        self.inner.is_untried.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -239,13 +331,19 @@ impl Archive {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn days(&self) -> Result<Vec<(NaiveDate, u32)>> {
+        Ok(self.day_files().await?.into_iter().map(|files| (files.day, files.revision)).collect())
+    }
+
+    /// The days of the archive in ascending order, with what other engines read of them.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn day_files(&self) -> Result<Vec<DayFiles>> {
         let listed = self.inner.store.list(LOGS).await?;
-        let mut days: Vec<(NaiveDate, u32)> = Vec::new();
+        let mut days = Vec::new();
         for objects in listed.chunk_by(|a, b| directory(a) == directory(b)) {
             let day = objects.first().and_then(|object| directory(object)?.strip_prefix("day=")?.parse().ok());
-            if let (Some(day), Some(revision)) = (day, DayListing::of(objects).committed.last()) {
-                days.push((day, *revision));
-            }
+            days.extend(day.and_then(|day| DayListing::of(objects).files(day)));
         }
         Ok(days)
     }
@@ -253,7 +351,8 @@ impl Archive {
     pub(crate) async fn listing(&self, day: NaiveDate) -> Result<DayListing> {
         let mut listing = DayListing::of(&self.inner.store.list(&day_directory(day)).await?);
         let unfinished = self.inner.store.unfinished(&day_directory(day)).into_iter();
-        listing.unfinished = unfinished.filter_map(|(path, name)| Some((path, part_numbers(&name)?.1))).collect();
+        let revision = |name: &str| Some(part_numbers(shown_name(name).unwrap_or(name))?.1);
+        listing.unfinished = unfinished.filter_map(|(path, name)| Some((path, revision(&name)?))).collect();
         Ok(listing)
     }
 
@@ -268,8 +367,9 @@ impl Archive {
         }
     }
 
-    /// A revision of a day that the caller knows of, or the newest one if that was replaced meanwhile. A later revision has
-    /// all rows of an earlier one.
+    /// A revision of a day that the caller knows of, or the newest one if that was replaced meanwhile. As long as the day
+    /// stays closed, that has all rows of the earlier one. If the day was opened and closed again, it has the rows that the
+    /// log had the second time.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is neither, or any [`Error`] about the manifest.
@@ -305,6 +405,7 @@ impl Archive {
         if (manifest.day, manifest.revision) != (day, revision) {
             return Err(Error::schema(path, "it is the manifest of another day"));
         }
+        manifest.check().map_err(|reason| Error::schema(path, reason))?;
         let manifest = Arc::new(manifest);
         self.inner.manifests.insert((day, revision), Arc::clone(&manifest));
         Ok(manifest)
@@ -312,7 +413,7 @@ impl Archive {
 
     /// Reads a sealed text.
     pub(crate) async fn sealed(&self, path: &str) -> Result<String> {
-        self.inner.damage.check(path)?;
+        self.inner.damage.check(path).await?;
         for _ in 0..2 {
             let bytes = self.inner.store.get(path).await?;
             if bytes.is_empty() {
@@ -373,19 +474,18 @@ impl Archive {
         let Some(newest) = listing.committed.last().copied() else { return Ok(()) };
         let manifest = self.manifest_at(day, newest).await?;
         let store = &self.inner.store;
-        for revision in listing.committed.iter().chain(&listing.abandoned).filter(|revision| **revision < newest) {
-            store.delete(&manifest_path(day, *revision)).await?;
-            self.inner.manifests.invalidate(&(day, *revision));
-        }
         // A file of a newer revision belongs to an attempt that may still be committed.
         let kept = |path: &str| manifest.parts.iter().any(|part| part.object.path == path);
-        for (path, _, revision) in &listing.parts {
-            if *revision <= newest && !kept(path) {
-                store.delete(path).await?;
-            }
+        for part in listing.parts.iter().filter(|part| part.revision <= newest && !kept(&part.shown)) {
+            store.delete(&part.path).await?;
         }
         for (path, _) in listing.unfinished.iter().filter(|(_, revision)| *revision <= newest) {
             store.delete_unfinished(path)?;
+        }
+        // After the files: as long as files of an earlier revision may be left, its manifest says so.
+        for revision in listing.committed.iter().chain(&listing.abandoned).filter(|revision| **revision < newest) {
+            store.delete(&manifest_path(day, *revision)).await?;
+            self.inner.manifests.invalidate(&(day, *revision));
         }
         self.remove_ids(day, newest, Some(&manifest.ids.path)).await
     }
@@ -393,7 +493,7 @@ impl Archive {
     async fn remove_ids(&self, day: NaiveDate, newest: u32, kept: Option<&str>) -> Result<()> {
         let prefix = format!("{day}-");
         let is_old = |name: &str| {
-            let revision = name.strip_prefix(&prefix).and_then(|rest| rest.get(..5)?.parse::<u32>().ok());
+            let revision = name.strip_prefix(&prefix).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
             revision.is_some_and(|revision| revision <= newest)
         };
         let store = &self.inner.store;
@@ -421,7 +521,8 @@ impl Archive {
             return Ok(());
         }
         // Fences off a writer that is at work on the next revision, and keeps the numbers growing.
-        self.abandon(day, newest + 1).await?;
+        let fence = following(day, newest)?;
+        self.abandon(day, fence).await?;
         let store = &self.inner.store;
         let mut revisions: Vec<u32> = listing.committed.iter().chain(&listing.abandoned).copied().collect();
         revisions.sort_unstable();
@@ -430,14 +531,21 @@ impl Archive {
             store.delete(&manifest_path(day, revision)).await?;
             self.inner.manifests.invalidate(&(day, revision));
         }
-        for (path, ..) in &listing.parts {
-            store.delete(path).await?;
+        for part in &listing.parts {
+            store.delete(&part.path).await?;
         }
         for (path, _) in &listing.unfinished {
             store.delete_unfinished(path)?;
         }
-        self.remove_ids(day, newest + 1, None).await
+        self.remove_ids(day, fence, None).await
     }
+}
+
+/// The number of the revision that follows.
+pub(crate) fn following(day: NaiveDate, revision: u32) -> Result<u32> {
+    // The database keeps revisions as numbers with a sign.
+    let next = revision.checked_add(1).filter(|next| i32::try_from(*next).is_ok());
+    next.ok_or_else(|| Error::schema(manifest_path(day, revision), "no revision can follow it"))
 }
 
 fn directory(object: &Listed) -> Option<&str> {

@@ -109,6 +109,21 @@ impl VerifiedObject {
         blocks.start * BLOCK..(blocks.end * BLOCK).min(self.0.bytes)
     }
 
+    /// Refuses a range outside the object, before anything is done for each of its blocks.
+    fn has(&self, range: &Range<u64>) -> Result<()> {
+        if range.start <= range.end && range.end <= self.0.bytes {
+            return Ok(());
+        }
+        Err(Error::schema(&**self.path(), "a range outside the object was asked for"))
+    }
+
+    /// Whether the bytes of a range, which starts with a block and ends with one, are those that were written.
+    pub(crate) fn are_right(&self, range: &Range<u64>, bytes: &[u8]) -> bool {
+        let size = usize::try_from(BLOCK).unwrap_or(usize::MAX);
+        bytes.len() as u64 == range.end.saturating_sub(range.start)
+            && self.blocks_of(range).zip(bytes.chunks(size)).all(|(number, block)| self.is_right(number, block))
+    }
+
     fn is_right(&self, number: u64, block: &[u8]) -> bool {
         let expected = usize::try_from(number).ok().and_then(|number| self.0.blocks.get(number));
         expected.is_some_and(|expected| hash(block) == *expected)
@@ -145,7 +160,8 @@ impl BlockReader {
 
     /// Reads ranges.
     pub(crate) async fn read_ranges(&self, object: &VerifiedObject, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.damage.check(object.path())?;
+        self.damage.check(object.path()).await?;
+        ranges.iter().try_for_each(|range| object.has(range))?;
         let mut blocks = BTreeMap::new();
         let mut missing = BTreeSet::new();
         for number in ranges.iter().flat_map(|range| object.blocks_of(range)) {
@@ -167,8 +183,11 @@ impl BlockReader {
 
     /// Reads a range without keeping its blocks in memory.
     pub(crate) async fn read_once(&self, object: &VerifiedObject, range: Range<u64>) -> Result<Bytes> {
-        self.damage.check(object.path())?;
-        let mut joined = BytesMut::with_capacity(usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0));
+        self.damage.check(object.path()).await?;
+        object.has(&range)?;
+        // What the manifest says about the size is believed only as far as bytes arrive.
+        let room = range.end.saturating_sub(range.start).min(BLOCKS_AT_ONCE * BLOCK);
+        let mut joined = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
         let mut blocks = object.blocks_of(&range);
         while !blocks.is_empty() {
             let run = blocks.start..blocks.end.min(blocks.start + BLOCKS_AT_ONCE);
@@ -228,7 +247,7 @@ impl BlockReader {
 
     /// Forgets what is in memory of an object.
     pub(crate) fn forget(&self, object: &VerifiedObject) {
-        for number in object.blocks_of(&(0..object.bytes())) {
+        for number in 0..object.0.blocks.len() as u64 {
             self.cache.invalidate(&(Arc::clone(object.path()), number));
         }
     }
@@ -267,10 +286,8 @@ fn runs(numbers: BTreeSet<u64>) -> Vec<Range<u64>> {
 }
 
 fn cut(object: &VerifiedObject, blocks: &BTreeMap<u64, Bytes>, range: &Range<u64>) -> Result<Bytes> {
+    object.has(range)?;
     let out_of_range = || Error::schema(&**object.path(), "a range outside the object was asked for");
-    if range.end > object.bytes() || range.start > range.end {
-        return Err(out_of_range());
-    }
     let mut pieces = object.blocks_of(range).map(|number| {
         let block = blocks.get(&number)?;
         let start = usize::try_from(range.start.saturating_sub(number * BLOCK)).ok()?;

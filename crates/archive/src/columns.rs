@@ -106,6 +106,18 @@ macro_rules! append {
     };
 }
 
+macro_rules! bytes {
+    (required_text, $value:expr) => {
+        $value.len()
+    };
+    (text, $value:expr) => {
+        $value.map_or(0, str::len)
+    };
+    ($kind:ident, $value:expr) => {
+        size_of_val(&$value)
+    };
+}
+
 /// The finished array, and a builder with room for another one like it.
 macro_rules! finish {
     (required_text, $builder:expr) => {
@@ -119,8 +131,11 @@ macro_rules! finish {
     };
 }
 
+/// The most room that a new builder has from the start. A single batch may have had far longer texts than others.
+const MOST_ROOM: usize = 16 * 1024 * 1024;
+
 fn finish_texts(builder: &mut StringBuilder) -> ArrayRef {
-    let (rows, bytes) = (builder.len(), builder.values_slice().len());
+    let (rows, bytes) = (builder.len(), builder.values_slice().len().min(MOST_ROOM));
     let mut full = std::mem::replace(builder, StringBuilder::with_capacity(rows, bytes + bytes / 16));
     Arc::new(full.finish())
 }
@@ -200,6 +215,13 @@ macro_rules! columns {
             $($(#[$doc])* pub $field: owned!($kind),)+
         }
 
+        impl LogRow<'_> {
+            /// About how many bytes the row takes in memory.
+            pub(crate) fn bytes(&self) -> usize {
+                0 $(+ bytes!($kind, self.$field))+
+            }
+        }
+
         impl OwnedRow {
             /// The same row, borrowed.
             pub fn as_row(&self) -> LogRow<'_> {
@@ -215,6 +237,7 @@ macro_rules! columns {
         #[derive(Default)]
         pub(crate) struct RowBuilders {
             rows: usize,
+            bytes: usize,
             $($field: builder!($kind),)+
         }
 
@@ -223,14 +246,20 @@ macro_rules! columns {
                 self.rows
             }
 
+            /// About how many bytes the rows take in memory.
+            pub(crate) fn bytes(&self) -> usize {
+                self.bytes
+            }
+
             pub(crate) fn append(&mut self, row: &LogRow<'_>) {
                 self.rows += 1;
+                self.bytes += row.bytes();
                 $(append!($kind, self.$field, row.$field);)+
             }
 
             /// The rows that were appended since the last call.
             pub(crate) fn finish(&mut self) -> Result<RecordBatch, arrow_schema::ArrowError> {
-                self.rows = 0;
+                (self.rows, self.bytes) = (0, 0);
                 let arrays: Vec<ArrayRef> = vec![$(finish!($kind, self.$field),)+];
                 let arrays = arrays.into_iter().zip(SCHEMA.fields()).map(|(array, field)| typed(array, field));
                 RecordBatch::try_new(Arc::clone(&SCHEMA), arrays.collect())

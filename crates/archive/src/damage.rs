@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -15,13 +17,44 @@ const DIRECTORY: &str = "_damaged";
 pub(crate) struct Damage {
     store: Store,
     paths: Arc<Mutex<HashSet<String>>>,
+    /// Whether the markers that earlier processes left were read.
+    is_loaded: Arc<AtomicBool>,
+    /// When they could not be read the last time, and why. Locked while they are read.
+    failure: Arc<tokio::sync::Mutex<Option<(Instant, Error)>>>,
 }
 
 impl Damage {
-    /// Reads the markers that earlier processes left.
-    pub(crate) async fn load(store: Store) -> Result<Self> {
-        let paths = marked(&store).await?;
-        Ok(Self { store, paths: Arc::new(Mutex::new(paths)) })
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, paths: Arc::default(), is_loaded: Arc::default(), failure: Arc::default() }
+    }
+
+    /// Reads the markers that earlier processes left, unless they were read.
+    pub(crate) async fn load(&self) -> Result<()> {
+        if self.is_loaded.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let mut failure = self.failure.lock().await;
+        if self.is_loaded.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // Those who waited do not ask one after the other.
+        if let Some((when, error)) = &*failure
+            && *when >= asked
+        {
+            return Err(error.clone());
+        }
+        match marked(&self.store).await {
+            Ok(paths) => {
+                self.paths.lock().extend(paths);
+                self.is_loaded.store(true, Ordering::Release);
+                Ok(())
+            }
+            Err(error) => {
+                *failure = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 
     /// Forgets what is no longer marked. Does not ask the store if nothing is set aside.
@@ -41,7 +74,8 @@ impl Damage {
         paths
     }
 
-    pub(crate) fn check(&self, path: &str) -> Result<()> {
+    pub(crate) async fn check(&self, path: &str) -> Result<()> {
+        self.load().await?;
         if self.paths.lock().contains(path) { Err(Error::damaged(path)) } else { Ok(()) }
     }
 

@@ -11,6 +11,9 @@ pub enum Error {
     /// The store did not answer in time, or refused. The same request may succeed later.
     #[error("the archive is unavailable: {0}")]
     Unavailable(String),
+    /// The store answered that it does not allow this, or cannot do it.
+    #[error("the archive refused: {0}")]
+    Refused(String),
     /// A stored object does not have the bytes that were written. It is not answered from again until
     /// [`crate::Archive::clear_damage`].
     #[error("{path} is damaged: its bytes are not those that were written")]
@@ -48,6 +51,12 @@ pub enum Error {
         request_id: String,
         /// The day that is written.
         day: NaiveDate,
+    },
+    /// A row was pushed that is larger than a file can hold.
+    #[error("the row {request_id} is too large for the archive")]
+    TooLarge {
+        /// The row's `request_id`.
+        request_id: String,
     },
     /// An object has a form that this version cannot read, or a request asks for what a column cannot do.
     #[error("{path}: {reason}")]

@@ -32,6 +32,23 @@ pub(crate) struct MonthManifest {
     covers: Vec<(NaiveDate, u32)>,
 }
 
+impl MonthManifest {
+    /// Refuses a manifest that contradicts itself, as [`crate::Manifest`] does.
+    fn check(&self, month: (i32, u32), number: u32) -> Result<(), String> {
+        let is_of_month = month_of(self.month) == month && self.number == number;
+        let days: HashSet<NaiveDate> = self.covers.iter().map(|(day, _)| *day).collect();
+        if !is_of_month || days.len() != self.covers.len() || days.into_iter().any(|day| month_of(day) != month) {
+            return Err("it is the manifest of another month, or has days of one".to_owned());
+        }
+        let prefix = format!("{IDS}/{:04}-{:02}-", month.0, month.1);
+        let name = self.ids.path.strip_prefix(&prefix).unwrap_or_default();
+        if name.contains('/') || !name.ends_with(".ids") {
+            return Err(format!("{:?} is not the name of the month's digests", self.ids.path));
+        }
+        self.ids.check()
+    }
+}
+
 /// The newest file of a month, if there is one.
 #[derive(Debug)]
 pub(crate) struct MonthIndex {
@@ -127,7 +144,7 @@ impl Archive {
                 let ids = VerifiedObject::from(&manifest.ids);
                 MonthIndex { covers: manifest.covers.into_iter().collect(), ids: Some(ids) }
             }
-            Ok(None) | Err(Error::Damaged { .. } | Error::NotFound { .. }) => {
+            Ok(None) | Err(Error::Damaged { .. } | Error::NotFound { .. } | Error::Schema { .. }) => {
                 MonthIndex { covers: HashSet::new(), ids: None }
             }
             Err(error) => return Err(error),
@@ -142,7 +159,9 @@ impl Archive {
         let prefix = format!("{IDS}/{year:04}-{month:02}-");
         let listed = self.inner.store.list(IDS).await?;
         let names = listed.iter().filter_map(|object| object.path.strip_prefix(&prefix)?.strip_suffix(".json"));
-        let mut numbers: Vec<u32> = names.filter_map(|name| name.parse().ok()).collect();
+        // A number that is written in another way names another object.
+        let number = |name: &str| name.parse().ok().filter(|number: &u32| format!("{number:05}") == name);
+        let mut numbers: Vec<u32> = names.filter_map(number).collect();
         numbers.sort_unstable();
         Ok(numbers)
     }
@@ -150,7 +169,9 @@ impl Archive {
     async fn month_manifest(&self, month: (i32, u32), number: u32) -> Result<Option<MonthManifest>> {
         let path = month_path(month, number);
         let text = self.sealed(&path).await?;
-        parse(&path, &text).map(Some)
+        let manifest: MonthManifest = parse(&path, &text)?;
+        manifest.check(month, number).map_err(|reason| Error::schema(path, reason))?;
+        Ok(Some(manifest))
     }
 
     /// Merges the digests of a month's days into one file, so that a lookup over many days reads few objects. Does
@@ -174,9 +195,12 @@ impl Archive {
         if days.is_empty() {
             return Ok(());
         }
-        self.write_month(month, newest + 1, days).await?;
+        let Some(number) = newest.checked_add(1) else {
+            return Err(Error::schema(month_path(key, newest), "no number can follow it"));
+        };
+        self.write_month(month, number, days).await?;
         self.inner.months.invalidate(&key);
-        self.remove_months(key, newest + 1).await
+        self.remove_months(key, number).await
     }
 
     async fn write_month(&self, month: NaiveDate, number: u32, covers: Vec<(NaiveDate, u32)>) -> Result<()> {
@@ -204,9 +228,9 @@ impl Archive {
     async fn remove_months(&self, (year, month): (i32, u32), newest: u32) -> Result<()> {
         let prefix = format!("{IDS}/{year:04}-{month:02}-");
         for object in self.inner.store.list(IDS).await? {
-            // A month's name has five digits here, a day's two.
+            // A month's name has five digits or more here, a day's two.
             let name = object.path.strip_prefix(&prefix).map(|name| name.split(['-', '.']).next().unwrap_or_default());
-            let number = name.filter(|name| name.len() == 5).and_then(|name| name.parse::<u32>().ok());
+            let number = name.filter(|name| name.len() >= 5).and_then(|name| name.parse::<u32>().ok());
             if number.is_some_and(|number| number < newest) {
                 self.inner.store.delete(&object.path).await?;
             }

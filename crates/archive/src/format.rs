@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 
 /// The size at which a page ends. A row is read by decoding a page of each column.
 const PAGE_BYTES: usize = 64 * 1024;
+/// The same for columns that have another text in each row: of rows that lie far apart, little else is decoded.
+const WIDE_PAGE_BYTES: usize = 8 * 1024;
 const PAGE_ROWS: usize = 20_000;
 /// Beyond this size of a dictionary, values are written as they are: a read needs the whole dictionary.
 const DICTIONARY_BYTES: usize = 128 * 1024;
@@ -37,6 +39,9 @@ pub(crate) fn properties(rows_per_group: usize) -> Result<WriterProperties> {
         // Ids and documents hardly ever repeat: a dictionary would only be given up after a while.
         if matches!(column, Column::RequestId | Column::LitellmCallId | Column::SessionId) || column.is_document() {
             properties = properties.set_column_dictionary_enabled(path(), false);
+        }
+        if matches!(column, Column::RequestId | Column::LitellmCallId | Column::SessionId | Column::Metadata) {
+            properties = properties.set_column_data_page_size_limit(path(), WIDE_PAGE_BYTES);
         }
         if column.is_document() {
             properties = properties.set_column_statistics_enabled(path(), EnabledStatistics::None);

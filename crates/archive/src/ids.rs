@@ -33,6 +33,8 @@ const MOST_BITS: u32 = 16;
 const ENTRIES_PER_LOOKUP: u64 = 2_048;
 /// Values of a kind that are known to be in the file.
 const KNOWN: usize = 1 << 16;
+/// Longer values are not kept, and get their digest each time.
+const KNOWN_BYTES: usize = 256;
 /// Bytes that a source reads at once.
 const READ: u64 = 256 * 1024;
 /// The width of a digest.
@@ -113,7 +115,9 @@ impl DigestCollector {
             if known.len() >= KNOWN {
                 known.clear();
             }
-            known.insert(Box::from(value));
+            if value.len() <= KNOWN_BYTES {
+                known.insert(Box::from(value));
+            }
         }
         self.add(kind, value)
     }

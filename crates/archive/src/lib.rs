@@ -4,12 +4,12 @@
 //!
 //! | question | answer |
 //! |---|---|
-//! | write a day | [`Archive::write_day`], [`DayWriter::push`], [`DayWriter::finish`], [`Prepared::verify`], [`Archive::commit`] |
+//! | write a day | [`Archive::write_day`], [`DayWriter::push`], [`DayWriter::finish`], [`Prepared::verify`], [`Archive::commit`], [`Archive::publish`] |
 //! | read rows | [`Archive::scan`] with a [`Query`], [`Archive::row`] |
 //! | which days may have an id | [`Archive::find`], faster after [`Archive::compact_month`] |
 //! | is everything as it was written | [`Archive::verify_day`], [`Archive::damaged`], [`Archive::clear_damage`] |
 //! | days and their revisions | [`Archive::days`], [`Archive::manifest`], [`Archive::remove_superseded`], [`Archive::delete_day`] |
-//! | other engines | [`Archive::schema`] |
+//! | other engines | [`Archive::schema`], [`Archive::publish`], [`Archive::hide`], [`Archive::day_files`] |
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +27,7 @@ mod ids;
 mod location;
 mod manifest;
 mod part;
+mod publish;
 mod row;
 mod scan;
 mod store;
@@ -35,7 +36,7 @@ mod upload;
 mod verify;
 mod write;
 
-pub use crate::archive::{Archive, Options};
+pub use crate::archive::{Archive, DayFiles, Options};
 pub use crate::columns::{Column, LogRow, OwnedRow, SCHEMA_VERSION};
 pub use crate::engines::Engine;
 pub use crate::error::{Error, Result};

@@ -1,5 +1,7 @@
 //! Manifests: which objects make up a day, and what their bytes are.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -7,9 +9,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use crate::archive::{IDS, day_directory, part_numbers};
+use crate::blocks::BLOCK;
 use crate::columns::SCHEMA_VERSION;
 use crate::error::{Error, Result};
 use crate::sums::Sums;
+use crate::write::microseconds_of;
 
 /// The state of a day in one revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +67,50 @@ pub struct StoredObject {
     /// A hash (XXH3-64) of each block of 64 KiB, in order. In JSON, each is a string of 16 hexadecimal digits.
     #[serde(serialize_with = "write_hashes", deserialize_with = "read_hashes")]
     pub blocks: Vec<u64>,
+}
+
+impl Manifest {
+    /// Refuses a manifest that contradicts itself. Its seal only says that nobody changed it since it was written, and what
+    /// it says decides how much is read and where.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let directory = day_directory(self.day);
+        let times = microseconds_of(self.day);
+        let (mut rows, mut paths) = (0u64, HashSet::new());
+        for part in &self.parts {
+            let path = &part.object.path;
+            let name = path.strip_prefix(&directory).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+            if name.contains('/') || part_numbers(name).is_none() || !paths.insert(path) {
+                return Err(format!("{path:?} is not the name of a file of the day, or is there twice"));
+            }
+            part.object.check()?;
+            rows = rows.saturating_add(part.rows);
+            if part.rows == 0
+                || !times.contains(&part.first_start)
+                || !(part.first_start..times.end).contains(&part.last_start)
+            {
+                return Err(format!("the times or the number of rows of {path} cannot be right"));
+            }
+        }
+        let name = self.ids.path.strip_prefix(IDS).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+        if name.contains('/') || !name.starts_with(&format!("{}-", self.day)) || !name.ends_with(".ids") {
+            return Err(format!("{:?} is not the name of the day's digests", self.ids.path));
+        }
+        self.ids.check()?;
+        if self.sums.rows != rows || !self.sums.are_possible() {
+            return Err("its sums cannot be right".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl StoredObject {
+    /// Refuses an object whose size is not that of its blocks.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.bytes.div_ceil(BLOCK) == self.blocks.len() as u64 {
+            return Ok(());
+        }
+        Err(format!("{} cannot have {} bytes in {} blocks", self.path, self.bytes, self.blocks.len()))
+    }
 }
 
 fn write_hashes<S: Serializer>(hashes: &[u64], serializer: S) -> Result<S::Ok, S::Error> {

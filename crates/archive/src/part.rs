@@ -36,7 +36,7 @@ impl PartFile {
         let object = VerifiedObject::from(&part.object);
         let reader = inner.reader.clone();
         if let Some(metadata) = inner.metadata.get(object.path()) {
-            inner.damage.check(object.path())?;
+            inner.damage.check(object.path()).await?;
             return Ok(Self { reader, object, metadata });
         }
         let metadata = read_metadata(&reader, &object).await?;
@@ -88,6 +88,59 @@ impl PartFile {
         let bytes = self.reader.read(&self.object, offset..offset.saturating_add(length)).await?;
         let filter = Sbbf::from_bytes(&bytes).map_err(|error| Error::of_parquet(self.object.path(), error))?;
         Ok(values.iter().any(|value| filter.check(value.as_str())))
+    }
+}
+
+/// About how many bytes the rows of a row group take in memory, by the sizes of its pages.
+#[derive(Debug)]
+pub(crate) struct RowSizes {
+    /// For each column of text, the first row of each page and the bytes of one of its rows.
+    columns: Vec<Vec<(usize, usize)>>,
+    /// The bytes of a row in all other columns.
+    others: usize,
+}
+
+impl RowSizes {
+    pub(crate) fn of(metadata: &ParquetMetaData, group: usize, columns: &[Column]) -> Self {
+        let mut sizes = Self { columns: Vec::new(), others: 0 };
+        let Some(row_group) = metadata.row_groups().get(group) else { return sizes };
+        let rows = usize::try_from(row_group.num_rows()).unwrap_or_default();
+        let pages = metadata.page_index_for_row_group(group);
+        for column in columns {
+            let offsets = pages.offset_index(column.index()).filter(|_| column.is_text());
+            let texts = offsets.and_then(|offsets| Some((offsets, offsets.unencoded_byte_array_data_bytes()?)));
+            let Some((offsets, texts)) = texts else {
+                let chunk = row_group.columns().get(column.index());
+                let bytes = chunk.and_then(|chunk| usize::try_from(chunk.uncompressed_size()).ok()).unwrap_or_default();
+                sizes.others += bytes.div_ceil(rows.max(1));
+                continue;
+            };
+            let starts = offsets.page_locations().iter();
+            let starts: Vec<usize> = starts.map(|page| usize::try_from(page.first_row_index).unwrap_or(0)).collect();
+            let ends = starts.iter().skip(1).copied().chain([rows]);
+            let pages = starts.iter().zip(ends).zip(texts).map(|((start, end), bytes)| {
+                let bytes = usize::try_from(*bytes).unwrap_or_default();
+                (*start, bytes.div_ceil(end.saturating_sub(*start).max(1)))
+            });
+            sizes.columns.push(pages.collect());
+        }
+        sizes
+    }
+
+    /// About how many bytes a row takes.
+    pub(crate) fn of_row(&self, row: usize) -> usize {
+        let texts = self.columns.iter().filter_map(|pages| {
+            let page = pages.partition_point(|(start, _)| *start <= row).checked_sub(1)?;
+            pages.get(page).map(|(_, bytes)| *bytes)
+        });
+        texts.fold(self.others, usize::saturating_add)
+    }
+
+    /// How many rows take no more than these bytes wherever they are: one at least, and `most` at most.
+    pub(crate) fn rows_within(&self, bytes: usize, most: usize) -> usize {
+        let largest = self.columns.iter().filter_map(|pages| pages.iter().map(|(_, bytes)| *bytes).max());
+        let largest = largest.fold(self.others, usize::saturating_add);
+        (bytes / largest.max(1)).clamp(1, most)
     }
 }
 

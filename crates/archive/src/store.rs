@@ -1,5 +1,6 @@
 //! The store of an archive: every operation ends within a time, and its errors are those of this crate.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
@@ -34,11 +36,34 @@ pub(crate) struct Store {
     limit: Duration,
     /// The directory of a local archive.
     root: Option<PathBuf>,
+    /// Parquet files that were last found under their hidden names.
+    hidden: Arc<Mutex<HashSet<String>>>,
+}
+
+/// The name that a Parquet file of a day has while other engines must not read it: they pass over names with another end,
+/// and over names that start with an underscore. `None` for other objects.
+pub(crate) fn hidden_path(path: &str) -> Option<String> {
+    let (directory, name) = path.rsplit_once('/')?;
+    let is_part = name.starts_with("part-") && name.ends_with(".parquet");
+    is_part.then(|| format!("{directory}/_{name}{HIDDEN}"))
+}
+
+/// The end of a hidden name.
+const HIDDEN: &str = ".hidden";
+
+/// The name of a Parquet file that other engines read, from its hidden name.
+pub(crate) fn shown_name(name: &str) -> Option<&str> {
+    name.strip_prefix('_')?.strip_suffix(HIDDEN)
 }
 
 impl Store {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>, limit: Duration, root: Option<PathBuf>) -> Self {
-        Self { inner, limit, root }
+        Self { inner, limit, root, hidden: Arc::default() }
+    }
+
+    /// Whether the archive is a directory of this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.root.is_some()
     }
 
     /// Files in a local directory that are not finished, with the names that they would get. A process that ended
@@ -66,7 +91,10 @@ impl Store {
         match tokio::time::timeout(self.limit, operation).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(object_store::Error::NotFound { .. })) => Err(Error::NotFound { path: path.to_owned() }),
-            Ok(Err(error)) => Err(Error::Unavailable(describe(&error))),
+            Ok(Err(error)) => {
+                let cause = describe(&error);
+                Err(if is_refusal(&error, &cause) { Error::Refused(cause) } else { Error::Unavailable(cause) })
+            }
             Err(_) => Err(Error::Unavailable(format!("no answer within {:?} for {path}", self.limit))),
         }
     }
@@ -96,14 +124,63 @@ impl Store {
         self.bounded(path, async { self.inner.get(&location).await?.bytes().await }).await
     }
 
-    /// Reads ranges: of a file one by one, of an object in few requests, which may read what lies between them.
+    /// Reads ranges: of a file one by one, of an object in few requests, which may read what lies between them. A
+    /// Parquet file is read under the name that it has at the moment.
     pub(crate) async fn get_ranges(&self, path: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.bounded(path, self.inner.get_ranges(&Path::from(path), ranges)).await
+        for name in self.names(path) {
+            match self.get_ranges_of(&name, ranges).await {
+                Err(Error::NotFound { .. }) => {}
+                outcome => return outcome.inspect(|_| self.remember(path, &name)),
+            }
+        }
+        Err(Error::NotFound { path: path.to_owned() })
+    }
+
+    /// Reads ranges of the object that has exactly this name.
+    pub(crate) async fn get_ranges_of(&self, name: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.bounded(name, self.inner.get_ranges(&Path::from(name), ranges)).await
     }
 
     /// The object's size in bytes.
     pub(crate) async fn size(&self, path: &str) -> Result<u64> {
-        self.bounded(path, self.inner.head(&Path::from(path))).await.map(|head| head.size)
+        for name in self.names(path) {
+            match self.size_of(&name).await {
+                Err(Error::NotFound { .. }) => {}
+                outcome => return outcome.inspect(|_| self.remember(path, &name)),
+            }
+        }
+        Err(Error::NotFound { path: path.to_owned() })
+    }
+
+    /// The size of the object that has exactly this name.
+    pub(crate) async fn size_of(&self, name: &str) -> Result<u64> {
+        self.bounded(name, self.inner.head(&Path::from(name))).await.map(|head| head.size)
+    }
+
+    /// The names under which an object may be, the likely one first. A file that gets its other name has both for a moment:
+    /// if the second name is not there any more, the first one is.
+    fn names(&self, path: &str) -> Vec<String> {
+        let Some(hidden) = hidden_path(path) else { return vec![path.to_owned()] };
+        let path = path.to_owned();
+        if self.hidden.lock().contains(&path) {
+            vec![hidden.clone(), path, hidden]
+        } else {
+            vec![path.clone(), hidden, path]
+        }
+    }
+
+    fn remember(&self, path: &str, name: &str) {
+        let mut hidden = self.hidden.lock();
+        if name == path {
+            hidden.remove(path);
+        } else {
+            hidden.insert(path.to_owned());
+        }
+    }
+
+    /// Gives a file of a local archive another name, in one step that is on the disk afterwards.
+    pub(crate) async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.bounded(from, self.inner.rename(&Path::from(from), &Path::from(to))).await
     }
 
     /// The objects below a directory, by name.
@@ -140,6 +217,21 @@ impl Store {
         operation: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T> {
         self.bounded(path, operation).await
+    }
+}
+
+/// Whether a store answered that it does not do this, so that asking once more is of no use.
+fn is_refusal(error: &object_store::Error, cause: &str) -> bool {
+    use object_store::Error::{Generic, NotImplemented, NotSupported, PermissionDenied, Unauthenticated};
+    match error {
+        NotImplemented { .. } | NotSupported { .. } | PermissionDenied { .. } | Unauthenticated { .. } => true,
+        // The library keeps the status to itself, but for its text. A wrong region is 400, or a redirection to nowhere.
+        Generic { .. } => {
+            let status = cause.split("non-2xx status code: ").nth(1).unwrap_or_default();
+            let asks_to_wait = ["408", "425", "429"].into_iter().any(|code| status.starts_with(code));
+            status.starts_with('4') && !asks_to_wait || cause.contains("redirect without LOCATION")
+        }
+        _ => false,
     }
 }
 

@@ -92,6 +92,18 @@ pub struct Sums {
     pub failures: u64,
 }
 
+impl Sums {
+    /// Whether rows can have these sums.
+    pub(crate) fn are_possible(&self) -> bool {
+        let most = i128::from(self.rows) * (i128::from(i32::MAX) + 1);
+        let tokens = [self.prompt_tokens, self.completion_tokens, self.total_tokens];
+        self.successes.checked_add(self.failures) == Some(self.rows)
+            && tokens.into_iter().all(|tokens| i128::from(tokens).abs() <= most)
+            && self.spend.is_finite()
+            && self.spend_remainder.len() < 64
+    }
+}
+
 /// Adds up rows.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SumsBuilder {

@@ -17,7 +17,9 @@ const IN_FLIGHT: usize = 2;
 /// An object that is being written. It appears in the store when it is finished, and not at all if it is dropped.
 pub(crate) struct Upload {
     store: Store,
+    /// The name under which it is written.
     path: String,
+    bytes: u64,
     hasher: ObjectHasher,
     buffer: Vec<u8>,
     upload: Option<Box<dyn MultipartUpload>>,
@@ -27,11 +29,17 @@ pub(crate) struct Upload {
 impl Upload {
     pub(crate) fn new(store: Store, path: String) -> Self {
         let hasher = ObjectHasher::default();
-        Self { store, path, hasher, buffer: Vec::new(), upload: None, sending: JoinSet::new() }
+        Self { store, path, bytes: 0, hasher, buffer: Vec::new(), upload: None, sending: JoinSet::new() }
+    }
+
+    /// The bytes that were written so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(crate) async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
         while self.buffer.len() + bytes.len() >= PART {
             let (now, later) = bytes.split_at(PART - self.buffer.len());
             self.buffer.extend_from_slice(now);

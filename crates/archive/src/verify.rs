@@ -17,10 +17,10 @@ use crate::content::ContentHasher;
 use crate::error::{Error, Result};
 use crate::ids::FanOut;
 use crate::manifest::{Manifest, Part, StoredObject, hexadecimal};
-use crate::part::read_metadata;
+use crate::part::{RowSizes, read_metadata};
 use crate::row::{Positions, RowView};
 use crate::sums::{Sums, SumsBuilder};
-use crate::write::BATCH;
+use crate::write::{BATCH, BATCH_BYTES};
 
 /// Bytes of a file of digests that are read at once.
 const PIECE: u64 = 64 * BLOCK;
@@ -30,6 +30,7 @@ struct Check {
     sha256: Sha256,
     content: ContentHasher,
     sums: SumsBuilder,
+    first: Option<i64>,
     last: Option<(i64, String)>,
     in_order: bool,
 }
@@ -44,9 +45,10 @@ impl Check {
         bytes: Bytes,
     ) -> Result<Self, ParquetError> {
         self.sha256.update(&bytes);
+        let rows_at_once = RowSizes::of(metadata.metadata(), group, &Column::ALL).rows_within(BATCH_BYTES, BATCH);
         let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(Window { offset, bytes }, metadata)
             .with_row_groups(vec![group])
-            .with_batch_size(BATCH)
+            .with_batch_size(rows_at_once)
             .build()?;
         for batch in rows {
             self.rows(&batch?);
@@ -75,7 +77,10 @@ impl Check {
                     last_id.clear();
                     last_id.push_str(id);
                 }
-                none => *none = Some((time, id.to_owned())),
+                none => {
+                    self.first = Some(time);
+                    *none = Some((time, id.to_owned()));
+                }
             }
         }
     }
@@ -112,6 +117,7 @@ impl Archive {
             sha256: Sha256::new(),
             content: ContentHasher::new(),
             sums: std::mem::take(sums),
+            first: None,
             last: None,
             in_order: true,
         };
@@ -127,7 +133,14 @@ impl Archive {
             && check.content.finish() == part.content
             && check.in_order
             && u64::try_from(metadata.metadata().file_metadata().num_rows()) == Ok(part.rows);
-        if is_right { Ok(()) } else { Err(self.inner.damage.mark(object.path()).await) }
+        if !is_right {
+            return Err(self.inner.damage.mark(object.path()).await);
+        }
+        // Scans leave out files by these times.
+        if check.first != Some(part.first_start) || check.last.map(|(time, _)| time) != Some(part.last_start) {
+            return Err(Error::schema(&**object.path(), "its rows have other times than the manifest says"));
+        }
+        Ok(())
     }
 
     pub(crate) async fn verify_ids(&self, ids: &StoredObject) -> Result<()> {

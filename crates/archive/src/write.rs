@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use arrow_array::RecordBatch;
 
-use crate::archive::{Archive, ids_path, manifest_path, part_path, token};
+use crate::archive::{Archive, following, ids_path, manifest_path, part_path, token};
 use crate::columns::{Column, LogRow, RowBuilders, SCHEMA, SCHEMA_VERSION};
 use crate::content::ContentHasher;
 use crate::error::{Error, Result};
@@ -21,12 +22,23 @@ use crate::format::properties;
 use crate::ids::{DigestCollector, IdKind, Source, merge};
 use crate::manifest::{Manifest, Part, StoredObject, seal};
 use crate::row::{Positions, RowView};
-use crate::store::Created;
+use crate::store::{Created, hidden_path};
 use crate::sums::{Sums, SumsBuilder};
 use crate::upload::Upload;
 
-/// Rows that are encoded at once.
+/// Rows that are encoded or decoded at once, at most.
 pub(crate) const BATCH: usize = 8_192;
+/// The size in memory at which a batch ends although it has fewer rows. A batch is larger by one row at most.
+pub(crate) const BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// The largest row. A column of a batch cannot be longer than 2 GiB.
+const MOST_ROW_BYTES: usize = i32::MAX as usize - BATCH_BYTES;
+/// The size in memory at which a row group ends. Text that compresses well would otherwise make groups of any size, which
+/// readers have to hold.
+const GROUP_BYTES: usize = 256 * 1024 * 1024;
+/// The most revisions that are declared abandoned at once. There is one for each attempt that was interrupted.
+const MOST_ABANDONED: u32 = 1_000;
+/// The most files that a day can get in one revision.
+const MOST_PARTS: u32 = 1_000_000;
 const MICROSECONDS_PER_DAY: i64 = 86_400_000_000;
 
 /// The first microsecond of a day, since 1970-01-01 UTC.
@@ -78,6 +90,8 @@ struct Encoder {
     sink: Sink,
     content: ContentHasher,
     path: String,
+    /// The size in memory of the rows of the row group that is open.
+    in_group: usize,
 }
 
 impl Encoder {
@@ -88,12 +102,23 @@ impl Encoder {
             ArrowWriterOptions::new().with_properties(properties(rows_per_group)?).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(sink.clone(), Arc::clone(&SCHEMA), options);
         let writer = writer.map_err(|error| Error::of_parquet(path, error))?;
-        Ok(Self { writer, sink, content: ContentHasher::new(), path: path.to_owned() })
+        Ok(Self { writer, sink, content: ContentHasher::new(), path: path.to_owned(), in_group: 0 })
     }
 
-    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+    /// Writes a batch that takes about this many bytes in memory.
+    fn write(&mut self, batch: &RecordBatch, bytes: usize) -> Result<()> {
+        let failed = |error| Error::of_parquet(&self.path, error);
         self.content.update(batch);
-        self.writer.write(batch).map_err(|error| Error::of_parquet(&self.path, error))
+        self.writer.write(batch).map_err(failed)?;
+        let (rows, open) = (batch.num_rows(), self.writer.in_progress_rows());
+        // The writer may have ended a row group by itself.
+        let share = bytes.checked_div(rows).unwrap_or_default().saturating_mul(open.min(rows));
+        self.in_group = if open > rows { self.in_group.saturating_add(bytes) } else { share };
+        if self.in_group >= GROUP_BYTES {
+            self.in_group = 0;
+            self.writer.flush().map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<(Vec<Vec<u8>>, String)> {
@@ -109,8 +134,8 @@ struct Encoded {
     pieces: Vec<Vec<u8>>,
 }
 
-fn encode(mut encoder: Encoder, mut digests: DigestCollector, batch: &RecordBatch) -> Result<Encoded> {
-    encoder.write(batch)?;
+fn encode(mut encoder: Encoder, mut digests: DigestCollector, batch: &RecordBatch, bytes: usize) -> Result<Encoded> {
+    encoder.write(batch, bytes)?;
     let positions = Positions::of(&Column::ALL);
     for row in 0..batch.num_rows() {
         let view = RowView::new(batch, &positions, row);
@@ -129,6 +154,8 @@ fn encode(mut encoder: Encoder, mut digests: DigestCollector, batch: &RecordBatc
 
 /// A file that is being written.
 struct OpenPart {
+    /// The name by which the manifest calls it.
+    path: String,
     upload: Upload,
     encoder: Option<Encoder>,
     rows: u64,
@@ -181,8 +208,12 @@ impl Archive {
     /// of two writers at most one succeeds.
     ///
     /// # Errors
-    /// [`Error::Exists`] if `base` is not the newest revision, or [`Error::Unavailable`].
+    /// [`Error::Exists`] if `base` is not the newest revision, [`Error::Schema`] if a file has a number that no attempt can
+    /// have left, or [`Error::Unavailable`].
     pub async fn write_day(&self, day: NaiveDate, base: Option<&Manifest>, bodies: bool) -> Result<DayWriter> {
+        if self.inner.is_untried.load(Ordering::Relaxed) {
+            self.probe().await?;
+        }
         let listing = self.listing(day).await?;
         let newest = listing.committed.last().copied();
         if let Some(base) = base
@@ -194,27 +225,41 @@ impl Archive {
         let mut last = listing.newest();
         // Traces of an attempt at a revision that nobody has committed.
         let is_stray = |revision: u32| revision > newest.unwrap_or_default();
-        let strays: Vec<_> = listing.parts.iter().filter(|(.., revision)| is_stray(*revision)).collect();
+        let strays: Vec<_> = listing.parts.iter().filter(|part| is_stray(part.revision)).collect();
         let unfinished: Vec<_> = listing.unfinished.iter().filter(|(_, revision)| is_stray(*revision)).collect();
-        let revisions = strays.iter().map(|(.., revision)| *revision);
-        if let Some(highest) = revisions.chain(unfinished.iter().map(|(_, revision)| *revision)).max() {
-            for revision in last + 1..=highest {
+        let traces = strays.iter().map(|part| (part.revision, part.path.clone()));
+        let traces = traces.chain(unfinished.iter().map(|(path, revision)| (*revision, path.display().to_string())));
+        if let Some((highest, path)) = traces.max() {
+            if highest.saturating_sub(last) > MOST_ABANDONED {
+                let reason = format!("no attempt can have left revision {highest} after {last}: move the file away");
+                return Err(Error::schema(path, reason));
+            }
+            for revision in last.saturating_add(1)..=highest {
                 self.abandon(day, revision).await?;
             }
             last = last.max(highest);
         }
-        for (path, ..) in strays {
-            self.inner.store.delete(path).await?;
+        for part in strays {
+            self.inner.store.delete(&part.path).await?;
         }
         for (path, _) in unfinished {
             self.inner.store.delete_unfinished(path)?;
         }
-        let numbers = listing.parts.iter().map(|(_, number, _)| number + 1);
+        let highest = listing.parts.iter().max_by_key(|part| part.number);
+        let next_number = match highest {
+            Some(part) => part.number.checked_add(1).filter(|next| next.checked_add(MOST_PARTS).is_some()),
+            None => Some(0),
+        };
+        let Some(next_number) = next_number else {
+            let path = highest.map(|part| part.path.as_str()).unwrap_or_default();
+            return Err(Error::schema(path, "no files can be numbered after it: move it away"));
+        };
+        let revision = following(day, last)?;
         let sums = base.map_or_else(SumsBuilder::default, |base| SumsBuilder::from_sums(&base.sums));
         Ok(DayWriter {
             archive: self.clone(),
             day,
-            revision: last + 1,
+            revision,
             base: base.cloned(),
             bodies,
             token: token(),
@@ -224,7 +269,7 @@ impl Archive {
             sums,
             part: None,
             parts: Vec::new(),
-            next_number: numbers.max().unwrap_or_default(),
+            next_number,
             digests: Some(DigestCollector::new(
                 Arc::from(self.inner.options.scratch.as_path()),
                 self.inner.options.digests_in_memory,
@@ -244,10 +289,16 @@ impl DayWriter {
     /// equal (`ORDER BY "startTime", request_id COLLATE "C"`).
     ///
     /// # Errors
-    /// [`Error::OutOfOrder`] and [`Error::OtherDay`] leave the row out. After any other error, the writer is of no use.
+    /// [`Error::OutOfOrder`], [`Error::OtherDay`] and [`Error::TooLarge`] leave the row out. After any other error, the
+    /// writer is of no use.
     pub async fn push(&mut self, row: &LogRow<'_>) -> Result<()> {
         if !self.microseconds.contains(&row.start_time) {
             return Err(Error::OtherDay { request_id: row.request_id.to_owned(), day: self.day });
+        }
+        let without = LogRow { messages: None, response: None, proxy_server_request: None, ..*row };
+        let row = if self.bodies { row } else { &without };
+        if row.bytes() > MOST_ROW_BYTES {
+            return Err(Error::TooLarge { request_id: row.request_id.to_owned() });
         }
         match &mut self.last {
             Some((time, id)) => {
@@ -263,18 +314,16 @@ impl DayWriter {
         if self.part.is_none() {
             self.open_part(row.start_time)?;
         }
-        if self.bodies {
-            self.builders.append(row);
-        } else {
-            self.builders.append(&LogRow { messages: None, response: None, proxy_server_request: None, ..*row });
-        }
+        self.builders.append(row);
         self.sums.add(row);
         let Some(part) = &mut self.part else { return Err(unusable()) };
         part.rows += 1;
         part.last_start = row.start_time;
-        let part_ends = part.rows >= self.archive.inner.options.rows_per_part;
-        if part_ends || self.builders.rows() >= BATCH {
+        let mut part_ends = part.rows >= self.archive.inner.options.rows_per_part;
+        if part_ends || self.builders.rows() >= BATCH || self.builders.bytes() >= BATCH_BYTES {
             self.encode_batch().await?;
+            let bytes = self.part.as_ref().map_or(0, |part| part.upload.bytes());
+            part_ends |= bytes >= self.archive.inner.options.bytes_per_part;
         }
         if part_ends { self.close_part().await } else { Ok(()) }
     }
@@ -283,18 +332,20 @@ impl DayWriter {
         let path = part_path(self.day, self.next_number, self.revision, &self.token);
         self.next_number += 1;
         let encoder = Some(Encoder::new(&path, self.archive.inner.options.rows_per_group)?);
-        let upload = Upload::new(self.archive.inner.store.clone(), path);
-        self.part = Some(OpenPart { upload, encoder, rows: 0, first_start, last_start: first_start });
+        let written = hidden_path(&path).unwrap_or_else(|| path.clone());
+        let upload = Upload::new(self.archive.inner.store.clone(), written);
+        self.part = Some(OpenPart { path, upload, encoder, rows: 0, first_start, last_start: first_start });
         Ok(())
     }
 
     /// Hands the collected rows to another thread. Waits for the batch before.
     async fn encode_batch(&mut self) -> Result<()> {
+        let bytes = self.builders.bytes();
         let batch = self.builders.finish().map_err(Error::local)?;
         self.settle().await?;
         let encoder = self.part.as_mut().and_then(|part| part.encoder.take());
         let (Some(encoder), Some(digests)) = (encoder, self.digests.take()) else { return Err(unusable()) };
-        self.pending = Some(tokio::task::spawn_blocking(move || encode(encoder, digests, &batch)));
+        self.pending = Some(tokio::task::spawn_blocking(move || encode(encoder, digests, &batch, bytes)));
         Ok(())
     }
 
@@ -317,7 +368,7 @@ impl DayWriter {
         let finished = tokio::task::spawn_blocking(move || encoder.finish()).await.map_err(Error::local)?;
         let (pieces, content) = finished?;
         part.upload.write_all(pieces).await?;
-        let object = part.upload.finish().await?;
+        let object = StoredObject { path: part.path, ..part.upload.finish().await? };
         let (first_start, last_start) = (part.first_start, part.last_start);
         self.parts.push(Part { object, rows: part.rows, first_start, last_start, content });
         Ok(())
@@ -417,7 +468,8 @@ impl Archive {
     /// Makes a day count, with `extra` in its manifest. It is safe to call this again after an error: if the manifest
     /// was written although the answer was lost, that is success.
     ///
-    /// Files of earlier revisions that no longer count stay until [`Archive::remove_superseded`].
+    /// Files of earlier revisions that no longer count stay until [`Archive::remove_superseded`]. Other engines do not see
+    /// the new files before [`Archive::publish`].
     ///
     /// # Errors
     /// [`Error::Exists`] if another writer took the revision (what was written is deleted), or [`Error::Unavailable`].
@@ -428,8 +480,9 @@ impl Archive {
         let path = manifest_path(day, revision);
         let text = Bytes::from(seal(&manifest)?);
         let store = &self.inner.store;
+        let mut is_new = false;
         match store.create(&path, text.clone()).await {
-            Ok(Created::Yes) => {}
+            Ok(Created::Yes) => is_new = true,
             // The request may have been carried out and its answer lost: what is stored decides.
             Ok(Created::Exists) | Err(Error::Unavailable(_)) => match store.get(&path).await {
                 Ok(stored) if stored == text => {}
@@ -446,6 +499,15 @@ impl Archive {
             },
             Err(error) => return Err(error),
         }
+        // What kept this revision from being committed is deleted as soon as a later one counts.
+        let newest = self.listing(day).await?.committed.last().copied().unwrap_or_default();
+        if newest > revision {
+            if is_new {
+                store.delete(&path).await?;
+                self.discard(prepared).await?;
+            }
+            return Err(Error::Exists { day, revision });
+        }
         let manifest = Arc::new(manifest);
         self.inner.manifests.insert((day, revision), Arc::clone(&manifest));
         Ok(manifest)
@@ -454,6 +516,9 @@ impl Archive {
     async fn discard(&self, prepared: &Prepared) -> Result<()> {
         let objects = prepared.manifest.parts.iter().map(|part| &part.object);
         for object in objects.chain([&prepared.manifest.ids]) {
+            if let Some(hidden) = hidden_path(&object.path) {
+                self.inner.store.delete(&hidden).await?;
+            }
             self.inner.store.delete(&object.path).await?;
         }
         Ok(())
@@ -464,5 +529,62 @@ impl StoredObject {
     /// The object's name without its directory.
     pub fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt;
+
+    use super::*;
+    use crate::archive::Options;
+    use crate::part::{PartFile, RowSizes};
+    use crate::scan::Query;
+
+    /// A day of these rows, given by the lengths of their responses.
+    async fn written(archive: &Archive, lengths: &[usize]) -> Arc<Manifest> {
+        let day = NaiveDate::from_ymd_opt(2026, 10, 1).unwrap();
+        let text = "x".repeat(lengths.iter().copied().max().unwrap_or_default());
+        let mut writer = archive.write_day(day, None, true).await.unwrap();
+        let mut most = 0;
+        for (number, length) in lengths.iter().enumerate() {
+            let id = format!("{number:08}");
+            let row = LogRow {
+                request_id: &id,
+                start_time: start_of(day) + number as i64,
+                response: text.get(..*length),
+                ..LogRow::default()
+            };
+            writer.push(&row).await.unwrap();
+            most = most.max(writer.builders.bytes());
+        }
+        assert!(most < BATCH_BYTES, "{most} bytes wait to be encoded at once");
+        let prepared = writer.finish().await.unwrap();
+        prepared.verify().await.unwrap();
+        archive.commit(&prepared, Value::Null).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn large_rows_are_never_many_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let archive = Archive::open(root.path().to_str().unwrap(), Options::default()).await.unwrap();
+        // Text of 300 MiB that is small when it is compressed.
+        let mut lengths = vec![1; 5_000];
+        lengths.extend([1 << 20; 300]);
+        lengths.extend([1; 5_000]);
+        let manifest = written(&archive, &lengths).await;
+        let file = PartFile::open(&archive.inner, &manifest.parts[0]).await.unwrap();
+        let groups: Vec<i64> = file.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
+        assert!(groups.len() == 2 && groups.iter().sum::<i64>() == 10_300, "{groups:?}");
+        let sizes = RowSizes::of(file.metadata(), 0, &Column::ALL);
+        let (small, large) = (sizes.of_row(10), sizes.of_row(5_100));
+        assert!(small < 2_000 && ((1 << 20)..(3 << 20)).contains(&large), "{small} {large}");
+        assert!((4..=16).contains(&sizes.rows_within(BATCH_BYTES, BATCH)));
+        let few = RowSizes::of(file.metadata(), 0, &[Column::RequestId, Column::StartTime]);
+        assert_eq!(few.rows_within(BATCH_BYTES, BATCH), BATCH, "a column that is not read does not count");
+        let rows = archive.scan(&[(manifest.day, 1)], Query::default());
+        let read: Vec<usize> =
+            rows.map_ok(|row| row.response.map_or(0, |text| text.len())).try_collect().await.unwrap();
+        assert!(read == lengths);
     }
 }

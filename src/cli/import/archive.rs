@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use chrono::Utc;
+use chrono::{NaiveDate, Utc};
 use futures_util::TryStreamExt;
 use litespend_archive::{Archive, Query};
 use tokio::sync::mpsc;
@@ -13,6 +13,7 @@ use crate::booking::log_row;
 use crate::books::rows;
 use crate::cli::import::rows::fields;
 use crate::cli::import::{Batch, Line};
+use crate::cli::output::say;
 
 /// The URL of the archive that an argument names: a URL, or a directory.
 pub(super) fn url(file: &Path) -> Option<&str> {
@@ -21,7 +22,12 @@ pub(super) fn url(file: &Path) -> Option<&str> {
 
 /// Reads all rows, oldest first, and sends them in batches.
 pub(super) async fn read(archive: Archive, sender: mpsc::Sender<Vec<Line>>) -> anyhow::Result<()> {
-    let days = archive.days().await?;
+    // The rows of other days are in the log of the database that wrote the archive, or not yet what will be closed.
+    let (days, open) = archive.published_days().await?;
+    if !open.is_empty() {
+        let open: Vec<String> = open.iter().map(NaiveDate::to_string).collect();
+        say!("left out, because they are not closed: {}", open.join(", "));
+    }
     anyhow::ensure!(!days.is_empty(), "the archive has no days");
     let (now, mut number, mut batch) = (Utc::now(), 0, Batch::default());
     let mut found = archive.scan(&days, Query { missing_bodies: Some(rows::NO_BODY.to_owned()), ..Query::default() });

@@ -19,29 +19,32 @@ use axum::response::Response;
 use bytes::Bytes;
 use chrono::{Days, NaiveDate};
 use futures_util::{Stream, TryStreamExt};
+use litespend_archive::Column;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::books::rows::{ArchivedDays, position};
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::{FromQuery, Query, QueryReader};
 use crate::http::openapi::base::TAG;
+use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
 use crate::http::routes::dates::{not_a_day, parse_day};
+use crate::http::routes::log::archived::with_archived_days;
 use crate::http::routes::log::formats::{CsvTexts, Format};
 use crate::http::state::AppState;
 use crate::http::stream::writer::name;
 use crate::http::stream::writer::{Text, Writer};
 use crate::identity::{Caller, key_filter};
-use crate::store::DateRange;
-use crate::store::Statement;
 use crate::store::log;
 use crate::store::log::{DaySpend, LogPosition, ROW_CAP, SpendLog, SpendLogFilter};
 use crate::store::rollups::days;
 use crate::store::rollups::days::{DayEntries, DaysRequest};
 use crate::store::rollups::reads::{EntryFilter, Rollup};
+use crate::store::{Connection, DateRange, Statement};
 
 /// The routes of this file and of the files below it.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
@@ -159,6 +162,7 @@ async fn list_spend_logs(
         user_id: caller.own_rows_only().map(str::to_owned).or(params.user_id),
         request_id: params.request_id,
         after: params.cursor,
+        until: None,
         from: range.map(|range| range.from()),
         // LiteLLM's end of the range: midnight at the start of the end day, included.
         to: range.map(|range| crate::store::midnight(range.end)),
@@ -187,7 +191,8 @@ async fn list_spend_logs(
                 end: if state.settings.inclusive_end_date { range.end } else { range.end - Days::new(1) },
                 ..range
             };
-            reads.send(summarise(state, reads.clone(), filter, whole, range.end), "application/json").await
+            let summary = summarise(state, reads.clone(), filter, whole, range.end, params.archive);
+            reads.send(summary, "application/json").await
         }
         _ => {
             let limit = is_page.then(|| params.limit.unwrap_or(ROW_CAP));
@@ -355,17 +360,52 @@ fn summary_request(filter: &SpendLogFilter, whole: DateRange, end: NaiveDate) ->
     }
 }
 
+/// The summaries of one request's rows, of the log and the archive together.
+async fn merged_summaries(
+    connection: &mut Connection,
+    filter: &SpendLogFilter,
+    archived: ArchivedDays,
+) -> Result<impl Iterator<Item = (NaiveDate, Summary)> + use<>, ApiError> {
+    let mut sums: BTreeMap<NaiveDate, Sums> = BTreeMap::new();
+    {
+        let mut query = Statement::default();
+        let mut rows = log::by_day(connection, &mut query, filter);
+        while let Some(row) = rows.try_next().await? {
+            sums.entry(row.day).or_default().add(row);
+        }
+    }
+    let columns = vec![Column::ApiKey, Column::User, Column::Model, Column::Spend];
+    let mut archived = archived.rows(filter, columns).await?;
+    loop {
+        let piece = archived.piece(Some(&mut *connection), usize::MAX).await?;
+        for row in piece.rows {
+            let day = position(&row).start_time.date();
+            let row = DaySpend { day, api_key: row.api_key, user: row.user, model: row.model, spend: row.spend };
+            sums.entry(day).or_default().add(row);
+        }
+        if piece.end.is_none() {
+            return Ok(sums.into_iter().map(|(day, sums)| (day, sums.finish())));
+        }
+    }
+}
+
 /// Streams a summary for each day with spend, and then an empty one for each further day up to `end`. `whole` is the
-/// range of days that are included as a whole; `filter` describes the same range by instants.
+/// range of days that are included as a whole; `filter` describes the same range by instants. With `archive`, the rows of one
+/// request come from the archive, too; other summaries need no rows of closed days.
 fn summarise(
     state: AppState,
     reads: Reads,
-    filter: SpendLogFilter,
+    mut filter: SpendLogFilter,
     whole: DateRange,
     end: NaiveDate,
+    archive: bool,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
     async_stream::try_stream! {
-        let reading = reads.start().await?;
+        let mut reading = reads.start().await?;
+        let mut archived = None;
+        if archive && filter.request_id.is_some() {
+            (reading, archived) = with_archived_days(&state, &reads, reading, &mut filter, Length::Short).await?;
+        }
         let (mut reading, snapshot) = if state.has_rollups() && filter.request_id.is_none() {
             days::begin(reading, whole).await?
         } else {
@@ -386,6 +426,15 @@ fn summarise(
                         if let Some(chunk) = writer.chunk() {
                             yield chunk;
                         }
+                    }
+                }
+            }
+        } else if let Some(archived) = archived {
+            for (day, summary) in merged_summaries(reading.connection(), &filter, archived).await? {
+                if let Some((day, summary)) = current.replace((day, summary)) {
+                    summary.write(day, &mut writer)?;
+                    if let Some(chunk) = writer.chunk() {
+                        yield chunk;
                     }
                 }
             }

@@ -219,37 +219,55 @@ pub struct KeyNames {
 /// names.
 pub type NamedKey = (String, bool, KeyNames);
 
-/// Stores what a closed day needs beside the day tables, from the log and from the names that its rows gave. Belongs into
-/// the transaction of the export. Has no effect while the day is not closed.
+/// The sums of a day's rows by user, model group and model ID.
+#[derive(Clone, Copy, Debug)]
+pub struct ActivityGroup<'a> {
+    /// User ID.
+    pub user: Option<&'a str>,
+    /// Model group.
+    pub model_group: Option<&'a str>,
+    /// Model ID.
+    pub model_id: Option<&'a str>,
+    /// Number of requests.
+    pub requests: i64,
+    /// Spend in USD.
+    pub spend: f64,
+    /// Prompt and completion tokens.
+    pub total_tokens: i64,
+}
+
+/// Digests of the request IDs of a day that fall into one bucket, one after the other, as `litespend.id_bucket` and
+/// `litespend.id_digest` say.
+#[derive(Clone, Debug)]
+pub struct BucketOfIds {
+    /// Number of the bucket.
+    pub bucket: i32,
+    /// The digests, eight bytes each.
+    pub digests: Vec<u8>,
+}
+
+/// What the rows of a day gave while they were exported.
+#[derive(Debug)]
+pub struct Details<'a> {
+    /// The IDs. `None`: they are read from the log.
+    pub ids: Option<Vec<BucketOfIds>>,
+    /// The sums by user and model. `None`: they are read from the log.
+    pub activity: Option<Vec<ActivityGroup<'a>>>,
+    /// The names of keys.
+    pub names: &'a [NamedKey],
+}
+
+/// Stores what a closed day needs beside the day tables. Belongs into the transaction of the export. Has no effect while
+/// the day is not closed.
 pub async fn store_details(
     connection: &mut PgConnection,
     day: NaiveDate,
     buckets: i32,
-    names: &[NamedKey],
+    details: &Details<'_>,
 ) -> Result<(), sqlx::Error> {
     delete_details(&mut *connection, day).await?;
-    sqlx::query(
-        r#"INSERT INTO litespend.closed_ids (day, bucket, digests)
-           SELECT $1, litespend.id_bucket(digest, $2), string_agg(digest, '')
-           FROM (SELECT substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) AS digest FROM "LiteLLM_SpendLogs"
-                 WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS ids
-           GROUP BY 2"#,
-    )
-    .bind(day)
-    .bind(buckets)
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query(
-        r#"INSERT INTO litespend.closed_activity (day, user_id, model_group, model_id, requests, spend, total_tokens)
-           SELECT $1, log."user", log.model_group, log.model_id, count(*), sum(log.spend), sum(log.total_tokens)
-           FROM (SELECT NULL::text AS model_id) AS defaults
-           CROSS JOIN LATERAL (SELECT "user", model_group, model_id, spend, total_tokens FROM "LiteLLM_SpendLogs"
-                               WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS log
-           GROUP BY 2, 3, 4"#,
-    )
-    .bind(day)
-    .execute(&mut *connection)
-    .await?;
+    store_ids(connection, day, buckets, details.ids.as_deref()).await?;
+    store_activity(connection, day, details.activity.as_deref()).await?;
     sqlx::query(
         r#"INSERT INTO litespend.closed_midnights
            SELECT $1, team_id, "user", api_key, model, end_user, count(*), sum(spend), sum(prompt_tokens),
@@ -259,7 +277,79 @@ pub async fn store_details(
     .bind(day)
     .execute(&mut *connection)
     .await?;
-    store_key_names(connection, day, names).await
+    store_key_names(connection, day, details.names).await
+}
+
+async fn store_ids(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    buckets: i32,
+    ids: Option<&[BucketOfIds]>,
+) -> Result<(), sqlx::Error> {
+    let Some(ids) = ids else {
+        sqlx::query(
+            r#"INSERT INTO litespend.closed_ids (day, bucket, digests)
+               SELECT $1, litespend.id_bucket(digest, $2), string_agg(digest, '')
+               FROM (SELECT substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) AS digest FROM "LiteLLM_SpendLogs"
+                     WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS ids
+               GROUP BY 2"#,
+        )
+        .bind(day)
+        .bind(buckets)
+        .execute(connection)
+        .await?;
+        return Ok(());
+    };
+    sqlx::query(
+        "INSERT INTO litespend.closed_ids (day, bucket, digests) SELECT $1, ids.* FROM unnest($2::int[], $3::bytea[]) AS ids",
+    )
+    .bind(day)
+    .bind(ids.iter().map(|ids| ids.bucket).collect::<Vec<_>>())
+    .bind(ids.iter().map(|ids| ids.digests.as_slice()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn store_activity(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    groups: Option<&[ActivityGroup<'_>]>,
+) -> Result<(), sqlx::Error> {
+    let Some(groups) = groups else {
+        sqlx::query(
+            r#"INSERT INTO litespend.closed_activity (day, user_id, model_group, model_id, requests, spend, total_tokens)
+               SELECT $1, log."user", log.model_group, log.model_id, count(*), sum(log.spend), sum(log.total_tokens)
+               FROM (SELECT NULL::text AS model_id) AS defaults
+               CROSS JOIN LATERAL (SELECT "user", model_group, model_id, spend, total_tokens FROM "LiteLLM_SpendLogs"
+                                   WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS log
+               GROUP BY 2, 3, 4"#,
+        )
+        .bind(day)
+        .execute(connection)
+        .await?;
+        return Ok(());
+    };
+    macro_rules! column {
+        ($field:ident) => {
+            groups.iter().map(|group| group.$field).collect::<Vec<_>>()
+        };
+    }
+    sqlx::query(
+        "INSERT INTO litespend.closed_activity (day, user_id, model_group, model_id, requests, spend, total_tokens)
+         SELECT $1, groups.*
+         FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::float8[], $7::bigint[]) AS groups",
+    )
+    .bind(day)
+    .bind(column!(user))
+    .bind(column!(model_group))
+    .bind(column!(model_id))
+    .bind(column!(requests))
+    .bind(column!(spend))
+    .bind(column!(total_tokens))
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 async fn store_key_names(connection: &mut PgConnection, day: NaiveDate, names: &[NamedKey]) -> Result<(), sqlx::Error> {
@@ -289,6 +379,7 @@ pub(super) async fn delete_details(connection: &mut PgConnection, day: NaiveDate
     for statement in [
         "DELETE FROM litespend.closed_ids WHERE day = $1",
         "DELETE FROM litespend.late_ids WHERE day = $1",
+        "DELETE FROM litespend.moved_ids WHERE day = $1",
         "DELETE FROM litespend.closed_activity WHERE day = $1",
         "DELETE FROM litespend.closed_midnights WHERE day = $1",
         "DELETE FROM litespend.closed_key_names WHERE day = $1",
@@ -359,9 +450,41 @@ pub async fn close(connection: &mut PgConnection, closing: &Closing) -> Result<b
     Ok(true)
 }
 
-/// Digests of the IDs of rows that arrived after the day was closed and are not recorded as archived.
+/// Digests of the IDs of rows that arrived after the day was closed and are not recorded as archived, without those that
+/// the log lost.
 pub async fn late_ids(connection: &mut PgConnection, day: NaiveDate) -> Result<Vec<Vec<u8>>, sqlx::Error> {
-    sqlx::query_scalar("SELECT digest FROM litespend.late_ids WHERE day = $1").bind(day).fetch_all(connection).await
+    sqlx::query_scalar("SELECT digest FROM litespend.late_ids WHERE day = $1 AND NOT is_lost")
+        .bind(day)
+        .fetch_all(connection)
+        .await
+}
+
+/// Records that the log has lost late rows before they were archived. They go on counting. The archive does not have them:
+/// should the log have them again, they are not removed from it.
+pub async fn record_lost_rows(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    digests: &[Vec<u8>],
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE litespend.late_ids SET is_lost = true WHERE day = $1 AND digest = ANY ($2)")
+        .bind(day)
+        .bind(digests)
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
+/// Finds lost late rows that the log has again, as when their partition is attached again. They are archived next.
+pub async fn find_lost_rows(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"UPDATE litespend.late_ids AS late SET is_lost = false
+           WHERE is_lost AND EXISTS (SELECT FROM "LiteLLM_SpendLogs" AS log
+                                     WHERE log."startTime" >= late.day AND log."startTime" < late.day + 1
+                                       AND litespend.id_digest(log.request_id) = late.digest)"#,
+    )
+    .execute(connection)
+    .await
+    .map(|_| ())
 }
 
 /// IDs and digests of rows that arrived after the day was closed, are not recorded as archived, and are in the log.
@@ -429,10 +552,11 @@ pub async fn record_verified(connection: &mut PgConnection, day: NaiveDate) -> R
         .map(|_| ())
 }
 
-/// The closed days with rows that arrived later and are not recorded as archived, ascending.
+/// The closed days with rows that arrived later and are not recorded as archived, ascending; without those of which the log
+/// has lost all these rows.
 pub async fn days_with_late_rows(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT DISTINCT day FROM litespend.late_ids JOIN litespend.closed_days USING (day) ORDER BY day",
+        "SELECT DISTINCT day FROM litespend.late_ids JOIN litespend.closed_days USING (day) WHERE NOT is_lost ORDER BY day",
     )
     .fetch_all(connection)
     .await

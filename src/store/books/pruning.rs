@@ -56,7 +56,7 @@ pub async fn closed_partitions(
 async fn has_closed_rows_only(connection: &mut PgConnection, partition: &Partition) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT NOT EXISTS (SELECT FROM litespend.open_days($1::regclass, $2, $3))
-            AND NOT EXISTS (SELECT FROM litespend.late_ids WHERE day BETWEEN $2 AND $3)
+            AND NOT EXISTS (SELECT FROM litespend.late_ids WHERE day BETWEEN $2 AND $3 AND NOT is_lost)
             AND EXISTS (SELECT FROM litespend.closed_days WHERE day BETWEEN $2 AND $3)",
     )
     .bind(&partition.table)
@@ -64,6 +64,23 @@ async fn has_closed_rows_only(connection: &mut PgConnection, partition: &Partiti
     .bind(partition.last_day)
     .fetch_one(connection)
     .await
+}
+
+/// Whether a partition has late rows that the log had lost before they were archived.
+async fn has_found_rows(connection: &mut PgConnection, partition: &Partition) -> Result<bool, sqlx::Error> {
+    let statement = format!(
+        r#"SELECT EXISTS (SELECT FROM litespend.late_ids AS late
+                          WHERE is_lost AND day BETWEEN $1 AND $2 AND EXISTS (
+                              SELECT FROM {} AS log WHERE log."startTime" >= late.day AND log."startTime" < late.day + 1
+                                AND litespend.id_digest(log.request_id) = late.digest))"#,
+        partition.table
+    );
+    sqlx::query_scalar(AssertSqlSafe(statement))
+        .persistent(false)
+        .bind(partition.first_day)
+        .bind(partition.last_day)
+        .fetch_one(connection)
+        .await
 }
 
 /// Number of rows of a closed day in the log that the archive does not have.
@@ -93,7 +110,7 @@ pub async fn drop_partition(connection: &mut PgConnection, partition: &Partition
     transaction.execute(r#"LOCK TABLE ONLY "LiteLLM_SpendLogs" IN ACCESS EXCLUSIVE MODE"#).await?;
     let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", partition.table);
     transaction.execute(AssertSqlSafe(lock)).await?;
-    if !has_closed_rows_only(&mut transaction, partition).await? {
+    if !has_closed_rows_only(&mut transaction, partition).await? || has_found_rows(&mut transaction, partition).await? {
         return Ok(false);
     }
     sqlx::query("DELETE FROM litespend.partitions WHERE relation = $1::regclass")
@@ -110,6 +127,18 @@ pub async fn drop_partition(connection: &mut PgConnection, partition: &Partition
     record_pruned(&mut transaction, partition.first_day, partition.last_day).await?;
     transaction.commit().await?;
     Ok(true)
+}
+
+/// Records that rows of a closed day begin to leave the log, before the first one does: from then on, answers need the
+/// archive.
+pub async fn begin(connection: &mut PgConnection, day: NaiveDate) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query("SELECT litespend.mark_incomplete($1, $1)").bind(day).execute(&mut *transaction).await?;
+    sqlx::query("UPDATE litespend.closed_days SET pruned_at = now() WHERE day = $1 AND pruned_at IS NULL")
+        .bind(day)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await
 }
 
 /// Records the closed days of a range that have no rows in the log as pruned.
@@ -149,8 +178,13 @@ pub async fn delete_rows(connection: &mut PgConnection, day: NaiveDate) -> Resul
     Ok(done.rows_affected())
 }
 
-/// Empties messages, responses and requests of up to [`STRIP_BATCH`] rows of a day, and returns of how many.
-pub async fn strip_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<u64, sqlx::Error> {
+/// Empties messages, responses and requests of up to [`STRIP_BATCH`] rows of a day, and returns of how many. With
+/// `archived_only`, of rows that the archive has only.
+pub async fn strip_rows(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    archived_only: bool,
+) -> Result<u64, sqlx::Error> {
     let columns: Vec<String> = sqlx::query_scalar(
         r#"SELECT attname::text FROM pg_attribute
            WHERE attrelid = to_regclass('"LiteLLM_SpendLogs"') AND NOT attisdropped
@@ -167,11 +201,17 @@ pub async fn strip_rows(connection: &mut PgConnection, day: NaiveDate) -> Result
     let statement = format!(
         r#"WITH batch AS (
                SELECT request_id, "startTime" FROM "LiteLLM_SpendLogs"
-               WHERE "startTime" >= $1 AND "startTime" < $1 + 1 AND ({}) LIMIT $2)
+               WHERE "startTime" >= $1 AND "startTime" < $1 + 1 AND ({}) {} LIMIT $2)
            UPDATE "LiteLLM_SpendLogs" AS log SET {} FROM batch
            WHERE log.request_id = batch.request_id AND log."startTime" = batch."startTime"
              AND log."startTime" >= $1 AND log."startTime" < $1 + 1"#,
         list(&|column| format!("{column} <> '{{}}'"), " OR "),
+        if archived_only {
+            "AND EXISTS (SELECT FROM litespend.closed_days AS c
+                         WHERE c.day = $1 AND litespend.is_archived(c.day, request_id, c.buckets))"
+        } else {
+            ""
+        },
         list(&|column| format!("{column} = '{{}}'"), ", "),
     );
     let done = sqlx::query(AssertSqlSafe(statement)).bind(day).bind(STRIP_BATCH).execute(connection).await?;

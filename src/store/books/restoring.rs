@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::store::books::closing::{delete_details, totals};
-use crate::store::books::logged_rows;
+use crate::store::books::{Totals, logged_totals};
 
 /// A row of the archive in the form that PostgreSQL reads with `json_populate_recordset`. Columns that are not archived are
 /// left out.
@@ -152,18 +152,43 @@ impl<'a> Restored<'a> {
     }
 }
 
-/// Inserts rows of the archive that the log does not have, and returns how many. With `bodies`, also messages, responses
-/// and requests; otherwise these columns get their defaults. While the day is closed, this changes no sums.
-pub async fn insert_rows(connection: &mut PgConnection, rows: &[OwnedRow], bodies: bool) -> Result<u64, sqlx::Error> {
+/// Inserts rows of the archive of a day that the log does not have, and returns how many. With `bodies`, also messages,
+/// responses and requests; otherwise these columns get their defaults. While the day is closed, this changes no sums.
+pub async fn insert_rows(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    rows: &[OwnedRow],
+    bodies: bool,
+) -> Result<u64, sqlx::Error> {
     let columns = columns(connection, bodies).await?;
-    // The ID alone decides: the log may have the row at another time.
-    let missing =
-        r#"WHERE NOT EXISTS (SELECT FROM "LiteLLM_SpendLogs" AS log WHERE log.request_id = archived.request_id)"#;
-    let inserted = insert_into(connection, r#""LiteLLM_SpendLogs""#, &columns, missing, rows).await?;
+    // The day and the ID decide: the log may have the row at another time of the day.
+    let missing = format!(
+        r#"WHERE NOT EXISTS (SELECT FROM "LiteLLM_SpendLogs" AS log
+                             WHERE log.request_id = archived.request_id
+                               AND log."startTime" >= date '{day}' AND log."startTime" < date '{day}' + 1)"#
+    );
+    let inserted = insert_into(connection, r#""LiteLLM_SpendLogs""#, &columns, &missing, rows).await?;
     if bodies {
         restore_bodies(connection, rows).await?;
     }
     Ok(inserted)
+}
+
+/// Those of these IDs of which the log has no row on the day.
+pub async fn missing_ids(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    ids: &[&str],
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"SELECT id FROM unnest($2::text[]) AS id
+           WHERE NOT EXISTS (SELECT FROM "LiteLLM_SpendLogs" AS log
+                             WHERE log.request_id = id AND log."startTime" >= $1 AND log."startTime" < $1 + 1)"#,
+    )
+    .bind(day)
+    .bind(ids)
+    .fetch_all(connection)
+    .await
 }
 
 /// Puts messages, responses and requests back into rows of the log that were emptied after they were archived.
@@ -241,8 +266,10 @@ pub struct Beside {
 const ARCHIVED: &str = "pg_temp.litespend_archived_logs";
 
 impl Beside {
-    /// Creates the table for the archive's rows. Belongs into a transaction that is rolled back.
+    /// Creates the table for the archive's rows. Belongs into a transaction that is rolled back. Statements that were prepared
+    /// before would not see the view of [`Beside::finish`], so they are forgotten.
     pub async fn begin(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        connection.clear_cached_statements().await?;
         let columns = columns(connection, true).await?;
         connection
             .execute(r#"CREATE TEMPORARY TABLE litespend_archived_logs (LIKE "LiteLLM_SpendLogs" INCLUDING DEFAULTS)"#)
@@ -250,12 +277,12 @@ impl Beside {
         Ok(Self { columns })
     }
 
-    /// Adds rows.
+    /// Adds rows that the log does not have.
     pub async fn add(&self, connection: &mut PgConnection, rows: &[OwnedRow]) -> Result<(), sqlx::Error> {
         insert_into(connection, ARCHIVED, &self.columns, "", rows).await.map(|_| ())
     }
 
-    /// From now on, `"LiteLLM_SpendLogs"` means the log with these rows, as far as it does not have them itself.
+    /// From now on, `"LiteLLM_SpendLogs"` means the log with these rows.
     pub async fn finish(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let log: String = sqlx::query_scalar(
             r#"SELECT format('%I.%I', relnamespace::regnamespace, relname)
@@ -264,9 +291,7 @@ impl Beside {
         .fetch_one(&mut *connection)
         .await?;
         let statements = format!(
-            r#"DELETE FROM {ARCHIVED} AS archived USING {log} AS log
-               WHERE log.request_id = archived.request_id;
-               ANALYZE {ARCHIVED};
+            r#"ANALYZE {ARCHIVED};
                CREATE TEMPORARY VIEW "LiteLLM_SpendLogs" AS
                SELECT * FROM {log} UNION ALL SELECT * FROM {ARCHIVED}"#
         );
@@ -274,23 +299,44 @@ impl Beside {
     }
 }
 
-/// Opens a closed day again: its sums are counted from the log from now on. Returns false, and changes nothing, if the log
-/// has fewer rows of the day than `rows`. Waits at most two seconds for the writers of the log; when the wait is over, the
-/// error is 55P03.
+/// What came of [`reopen`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reopening {
+    /// The day is open.
+    Done,
+    /// The log has fewer rows of the day than expected. Nothing has changed.
+    RowsLeft,
+    /// The rows of the log have other sums than the day counts. Nothing has changed.
+    Differs {
+        /// What the day counts.
+        counted: Totals,
+        /// The sums of the rows.
+        logged: Totals,
+    },
+}
+
+/// Opens a closed day again: its sums are counted from the log from now on. Nothing changes if the log has fewer rows of the
+/// day than `rows`, or, unless `any_sums`, if their sums are not what the day counts. Waits at most two seconds for the
+/// writers of the log; when the wait is over, the error is 55P03.
 pub async fn reopen(
     connection: &mut PgConnection,
     day: NaiveDate,
     rows: i64,
     reason: &str,
-) -> Result<bool, sqlx::Error> {
+    any_sums: bool,
+) -> Result<Reopening, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
     // Every writer that began before and took the day for closed has committed now.
     transaction.execute(r#"LOCK TABLE "LiteLLM_SpendLogs" IN SHARE MODE"#).await?;
-    if logged_rows(&mut transaction, day).await? < rows {
-        return Ok(false);
+    let logged = logged_totals(&mut transaction, day).await?;
+    if logged.requests < rows {
+        return Ok(Reopening::RowsLeft);
     }
     let counted = totals(&mut transaction, day).await?;
+    if !any_sums && !counted.agrees_with(&logged) {
+        return Ok(Reopening::Differs { counted, logged });
+    }
     delete_details(&mut transaction, day).await?;
     sqlx::query("DELETE FROM litespend.closed_days WHERE day = $1").bind(day).execute(&mut *transaction).await?;
     sqlx::query(
@@ -306,5 +352,5 @@ pub async fn reopen(
     .await?;
     sqlx::query("SELECT litespend.mark_dirty($1, $1)").bind(day).execute(&mut *transaction).await?;
     transaction.commit().await?;
-    Ok(true)
+    Ok(Reopening::Done)
 }

@@ -66,8 +66,8 @@ impl Order {
         if self.key == SortKey::TimeToFirstToken {
             query.push(" NULLS LAST");
         }
-        // The request ID breaks ties, so that rows keep their order from page to page.
-        query.push(", log.request_id").push(direction);
+        // The request ID breaks ties, so that rows keep their order from page to page. Two calls may have the same one.
+        query.push(", log.request_id").push(direction).push(r#", log."startTime""#).push(direction);
     }
 }
 

@@ -367,7 +367,8 @@ pub const SHORT_TEXTS: Bounds = Bounds { column: 1024 * 1024, row: 1024 * 1024 }
 /// Absolute size limits, in bytes, for the texts of a call.
 pub const LONG_TEXTS: Bounds = Bounds { column: 16 * 1024 * 1024, row: 16 * 1024 * 1024 };
 
-/// The texts of the row with this request ID or LiteLLM call ID. A matching request ID takes precedence.
+/// The texts of the row with this request ID or LiteLLM call ID. A matching request ID takes precedence, and then the newest
+/// row.
 pub async fn texts(
     connection: &mut PgConnection,
     scope: &Scope,
@@ -381,17 +382,12 @@ pub async fn texts(
         query.push(r#" FROM "LiteLLM_SpendLogs" WHERE (request_id = "#).push_bind(request_id.to_owned());
         query.push(" OR litellm_call_id = ").push_bind(request_id.to_owned()).push(")");
         push_scope(query, scope);
-        query.push(" ORDER BY (request_id = ").push_bind(request_id.to_owned()).push(") DESC LIMIT 1) AS log");
+        query
+            .push(" ORDER BY (request_id = ")
+            .push_bind(request_id.to_owned())
+            .push(r#") DESC, "startTime" DESC LIMIT 1) AS log"#);
     });
     query.build_query_as().fetch_optional(connection).await
-}
-
-/// Whether the log has a row with this request ID.
-pub async fn exists(connection: &mut PgConnection, request_id: &str) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(r#"SELECT EXISTS (SELECT FROM "LiteLLM_SpendLogs" WHERE request_id = $1)"#)
-        .bind(request_id)
-        .fetch_one(connection)
-        .await
 }
 
 /// Whether the user may read at least one of the rows with this request ID or LiteLLM call ID. A user may read their

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::manifest::{Manifest, Part};
 use crate::part::PartFile;
 use crate::scan::Plan;
-use crate::scan::group::Group;
+use crate::scan::group::{CHUNK_BYTES, Group};
 use crate::scan::prune::group_may_match;
 
 /// The most rows that are read at once.
@@ -51,9 +51,12 @@ impl DayCursor {
             return Ok(only.ready.drain(..).collect());
         }
         let mut rows = Vec::new();
+        let mut bytes = 0;
         while rows.len() < CHUNK
+            && bytes < CHUNK_BYTES
             && let Some(row) = self.next_row().await?
         {
+            bytes += row.as_row().bytes();
             rows.push(row);
         }
         Ok(rows)

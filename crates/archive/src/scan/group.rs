@@ -12,14 +12,14 @@ use parquet::file::statistics::Statistics;
 
 use crate::columns::{Column, OwnedRow};
 use crate::error::Result;
-use crate::part::PartFile;
+use crate::part::{PartFile, RowSizes};
 use crate::row::{Positions, RowView};
 use crate::scan::Plan;
 use crate::scan::cursor::CHUNK;
 use crate::scan::prune::candidate_rows;
 
 /// Memory for the rows that are read at once, roughly.
-const CHUNK_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 /// Rows whose conditions are tested at once: at first, and at most.
 const FIRST_SLICE: usize = 8_192;
 const MOST_SLICE: usize = 65_536;
@@ -37,6 +37,7 @@ pub(super) struct Group {
     slice: usize,
     most_slice: usize,
     chunk: usize,
+    sizes: RowSizes,
 }
 
 impl Group {
@@ -50,7 +51,6 @@ impl Group {
             filter_columns.dedup();
         }
         let most_slice = rows_in_memory(metadata, &filter_columns).clamp(256, MOST_SLICE);
-        let chunk = rows_in_memory(metadata, &plan.output_columns).clamp(1, CHUNK);
         Some(Self {
             group,
             rows,
@@ -59,7 +59,8 @@ impl Group {
             filter_columns,
             slice: FIRST_SLICE.min(most_slice),
             most_slice,
-            chunk: plan.query.limit.map_or(chunk, |limit| chunk.min(limit.max(1))),
+            chunk: plan.query.limit.map_or(CHUNK, |limit| CHUNK.min(limit.max(1))),
+            sizes: RowSizes::of(file.metadata(), group, &plan.output_columns),
         })
     }
 
@@ -77,7 +78,14 @@ impl Group {
             self.slice = (self.slice * 2).min(self.most_slice);
             return Ok(Some(Vec::new()));
         }
-        let count = self.chunk.min(self.matches.len());
+        let mut bytes = 0;
+        // The row with which the memory is full comes along, so that there always is one.
+        let has_room = |row: &&usize| {
+            let had_room = bytes < CHUNK_BYTES;
+            bytes = bytes.saturating_add(self.sizes.of_row(**row));
+            had_room
+        };
+        let count = self.matches.iter().take(self.chunk).take_while(has_room).count();
         let mut chosen: Vec<usize> = self.matches.drain(..count).collect();
         chosen.sort_unstable();
         let selection = selection(consecutive(&chosen), self.rows);
@@ -206,7 +214,7 @@ fn rows_in_memory(group: &RowGroupMetaData, columns: &[Column]) -> usize {
     let sizes = columns.iter().filter_map(|column| group.columns().get(column.index()));
     let bytes: u64 = sizes.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or_default()).sum();
     let rows = u64::try_from(group.num_rows()).unwrap_or_default();
-    let fitting = CHUNK_BYTES.saturating_mul(rows).checked_div(bytes.max(1)).unwrap_or_default();
+    let fitting = (CHUNK_BYTES as u64).saturating_mul(rows).checked_div(bytes.max(1)).unwrap_or_default();
     usize::try_from(fitting).unwrap_or(usize::MAX)
 }
 

@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use litespend_archive::{Error, IdKind, Query};
 use tempfile::tempdir;
 
-use crate::support::{day, files, flip, open, read, rows, small, write};
+use crate::support::{day, files, flip, hidden, open, read, rows, small, write};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_byte_is_found_wherever_it_is() {
@@ -75,6 +75,6 @@ async fn what_was_written_wrongly_is_not_verified() {
     }
     let prepared = writer.finish().await.unwrap();
     let file = prepared.parts()[0].object.path.clone();
-    flip(&root.path().join(&file), 2_000);
+    flip(&root.path().join(hidden(&file)), 2_000);
     assert_eq!(prepared.verify().await.unwrap_err(), Error::Damaged { path: file });
 }

@@ -4,7 +4,9 @@ use litespend_archive::{Archive, Engine, Error, Options, Query};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-use crate::support::{DAY_MICROSECONDS, day, files, open, parquet_files, read, row, rows, small, sort, start, write};
+use crate::support::{
+    DAY_MICROSECONDS, day, files, hidden, open, parquet_files, read, row, rows, small, sort, start, write, write_hidden,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_day_comes_back_as_it_was_written() {
@@ -111,7 +113,7 @@ async fn late_rows_are_added_in_a_new_revision() {
     let (first, late): (Vec<_>, Vec<_>) = all.iter().cloned().enumerate().partition(|(number, _)| number % 4 != 1);
     let [first, late] = [first, late].map(|rows| rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>());
     let one = write(&archive, day(6), None, &first).await;
-    let two = write(&archive, day(6), Some(&one), &late).await;
+    let two = write_hidden(&archive, day(6), Some(&one), &late).await;
     assert_eq!(two.revision, 2);
     assert_eq!(two.parts[..one.parts.len()], one.parts[..]);
     let numbers: Vec<&str> = two.parts.iter().map(|part| &part.object.name()["part-".len()..][..5]).collect();
@@ -121,7 +123,8 @@ async fn late_rows_are_added_in_a_new_revision() {
     assert_eq!(archive.verify_day(day(6)).await.unwrap().unwrap().revision, 2);
     // The earlier revision is still there until it is removed.
     assert_eq!(read(&archive, &[(day(6), 1)], Query::default()).await.unwrap(), first);
-    archive.remove_superseded(day(6)).await.unwrap();
+    assert_eq!(parquet_files(root.path()).len(), 3);
+    archive.publish(day(6)).await.unwrap();
     assert_eq!(parquet_files(root.path()).len(), 4);
     assert!(matches!(archive.manifest_at(day(6), 1).await, Err(Error::NotFound { .. })));
     assert_eq!(read(&archive, &[(day(6), 2)], Query::default()).await.unwrap(), all);
@@ -140,7 +143,6 @@ async fn a_rewritten_day_replaces_its_rows() {
     let manifest = write(&archive, day(7), None, &fewer).await;
     assert_eq!(manifest.revision, 2);
     assert_eq!(read(&archive, &[(day(7), 2)], Query::default()).await.unwrap(), fewer);
-    archive.remove_superseded(day(7)).await.unwrap();
     let paths: Vec<String> = manifest.parts.iter().map(|part| part.object.path.clone()).collect();
     assert_eq!(parquet_files(root.path()), paths);
 }
@@ -215,7 +217,9 @@ async fn of_two_writers_one_wins() {
     let archive = open(root.path(), small()).await;
     archive.verify_day(day(10)).await.unwrap();
     assert_eq!(read(&archive, &[(day(10), 1)], Query::default()).await.unwrap(), rows[winner]);
+    archive.publish(day(10)).await.unwrap();
     assert_eq!(parquet_files(root.path()).len(), rows[winner].len().div_ceil(20));
+    assert_eq!(files(root.path()).len(), rows[winner].len().div_ceil(20) + 2, "nothing of the other one is left");
     // Committing once more what was committed is no conflict: the answer may have been lost.
     archives[winner].commit(&prepared[winner], Value::Null).await.unwrap();
 }
@@ -240,4 +244,164 @@ async fn every_engine_gets_all_columns() {
         assert!(schema.contains(root.path().to_str().unwrap()) && schema.contains("spend_logs"), "{schema}");
         assert!(engine == "duckdb" || schema.contains("litellm_call_id"), "{schema}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_engines_see_a_day_when_it_is_published_and_as_long_as_it_is_not_hidden() {
+    let root = tempdir().unwrap();
+    let archive = open(root.path(), small()).await;
+    let all = rows(day(11), 60);
+    let mut writer = archive.write_day(day(11), None, true).await.unwrap();
+    for row in &all[..50] {
+        writer.push(&row.as_row()).await.unwrap();
+    }
+    let prepared = writer.finish().await.unwrap();
+    prepared.verify().await.unwrap();
+    assert!(parquet_files(root.path()).is_empty(), "written");
+    let one = archive.commit(&prepared, Value::Null).await.unwrap();
+    assert!(parquet_files(root.path()).is_empty(), "committed");
+    let reads_all = async |count: usize, step: &str| {
+        for archive in [&archive, &open(root.path(), small()).await] {
+            let days = archive.days().await.unwrap();
+            assert!(read(archive, &days, Query::default()).await.unwrap() == all[..count], "{step}");
+            assert!(archive.verify_day(day(11)).await.unwrap().is_some(), "{step}");
+        }
+    };
+    reads_all(50, "committed").await;
+    assert_eq!(archive.published_days().await.unwrap(), (vec![], vec![day(11)]));
+    // The process may end after any file.
+    let paths: Vec<String> = one.parts.iter().map(|part| part.object.path.clone()).collect();
+    std::fs::rename(root.path().join(hidden(&paths[1])), root.path().join(&paths[1])).unwrap();
+    reads_all(50, "half published").await;
+    assert_eq!(archive.published_days().await.unwrap(), (vec![], vec![day(11)]));
+    for _ in 0..2 {
+        archive.publish(day(11)).await.unwrap();
+        assert_eq!(parquet_files(root.path()), paths);
+    }
+    reads_all(50, "published").await;
+    assert_eq!(archive.published_days().await.unwrap(), (vec![(day(11), 1)], vec![]));
+    // Late rows: what counts already stays to be seen.
+    let two = write_hidden(&archive, day(11), Some(&one), &all[50..]).await;
+    assert_eq!(parquet_files(root.path()), paths);
+    reads_all(60, "late rows").await;
+    archive.publish(day(11)).await.unwrap();
+    assert_eq!(parquet_files(root.path()).len(), two.parts.len());
+    // An attempt that was interrupted says nothing about the day.
+    let mut writer = archive.write_day(day(11), None, true).await.unwrap();
+    writer.push(&all[0].as_row()).await.unwrap();
+    drop(writer.finish().await.unwrap());
+    assert_eq!(archive.published_days().await.unwrap(), (vec![(day(11), 2)], vec![]));
+    for _ in 0..2 {
+        archive.hide(day(11)).await.unwrap();
+        assert!(parquet_files(root.path()).is_empty());
+    }
+    reads_all(60, "hidden").await;
+    // Written again as a whole: the old files never show beside the new ones.
+    write_hidden(&archive, day(11), None, &all[..30]).await;
+    assert!(parquet_files(root.path()).is_empty());
+    reads_all(30, "written again").await;
+    archive.publish(day(11)).await.unwrap();
+    assert_eq!(parquet_files(root.path()).len(), 2);
+    assert_eq!(files(root.path()).len(), 4, "nothing is left of what was before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_revision_that_can_be_seen_goes_before_the_new_one_comes() {
+    let root = tempdir().unwrap();
+    let archive = open(root.path(), small()).await;
+    let shown = async || archive.day_files().await.unwrap()[0];
+    write(&archive, day(12), None, &rows(day(12), 30)).await;
+    assert!(!shown().await.superseded && shown().await.shown && !shown().await.hidden);
+    // As a version did that hid nothing.
+    let two = write_hidden(&archive, day(12), None, &rows(day(12), 10)).await;
+    assert!(shown().await.superseded && shown().await.shown && shown().await.hidden);
+    archive.publish(day(12)).await.unwrap();
+    assert_eq!(parquet_files(root.path()), [two.parts[0].object.path.clone()]);
+    assert!(!shown().await.superseded && shown().await.shown && !shown().await.hidden);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_an_impossible_number_is_named() {
+    let root = tempdir().unwrap();
+    let archive = open(root.path(), small()).await;
+    let written = rows(day(13), 5);
+    write(&archive, day(13), None, &written).await;
+    let directory = root.path().join("spend_logs/day=2026-10-13");
+    for name in [
+        "part-00000-0000300000-aaaaaaaa.parquet",
+        "part-00000-300000-aaaaaaaa.parquet",
+        "_part-00000-300000-aaaaaaaa.parquet.hidden",
+        "part-00000-300000-aaaaaaaa.parquet#1",
+        "part-00000-4294967295-aaaaaaaa.parquet",
+        "part-4294967295-00001-aaaaaaaa.parquet",
+        "part-4294967294-00001-aaaaaaaa.parquet",
+        "_manifest-4294967295.json",
+    ] {
+        let stray = directory.join(name);
+        std::fs::write(&stray, "").unwrap();
+        let before = files(root.path());
+        let refused = archive.write_day(day(13), None, true).await.map(drop);
+        // A file of an earlier revision is not the newest one's, and is cleared away.
+        if name.starts_with("part-42949672") {
+            assert!(
+                refused.is_ok() || matches!(&refused, Err(Error::Schema { path, .. }) if path.contains(name)),
+                "{name}"
+            );
+        } else {
+            assert!(matches!(&refused, Err(Error::Schema { path, .. }) if path.ends_with(name)), "{name}: {refused:?}");
+            assert_eq!(files(root.path()), before, "{name}");
+        }
+        let _ = std::fs::remove_file(&stray);
+    }
+    // Names that are not ours are no revisions.
+    std::fs::write(directory.join("_manifest-0000300000.json"), "").unwrap();
+    std::fs::write(directory.join("_manifest-0000000002.json"), "made up").unwrap();
+    assert_eq!(archive.days().await.unwrap(), [(day(13), 1)]);
+    // Traces of some attempts are cleared away.
+    let trace = directory.join("part-00003-00009-aaaaaaaa.parquet");
+    std::fs::write(&trace, "").unwrap();
+    assert_eq!(write(&archive, day(13), None, &written).await.revision, 10);
+    assert!(!trace.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_of_six_digits_come_after_those_of_five() {
+    let root = tempdir().unwrap();
+    let archive = open(root.path(), small()).await;
+    let directory = root.path().join("spend_logs/day=2026-10-14");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("_manifest-99998.json"), "").unwrap();
+    let written = rows(day(14), 25);
+    for revision in [99_999, 100_000, 100_001] {
+        assert_eq!(write(&archive, day(14), None, &written).await.revision, revision);
+        assert_eq!(archive.days().await.unwrap(), [(day(14), revision)]);
+    }
+    assert!(archive.verify_day(day(14)).await.unwrap().is_some());
+    let kept = archive.manifest(day(14)).await.unwrap().unwrap();
+    // Digests of an attempt at the next revision stay.
+    let mut writer = archive.write_day(day(14), None, true).await.unwrap();
+    writer.push(&written[0].as_row()).await.unwrap();
+    let next = writer.finish().await.unwrap();
+    archive.remove_superseded(day(14)).await.unwrap();
+    assert_eq!(next.verify().await.unwrap().rows, 1);
+    assert!(root.path().join(&kept.ids.path).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_ends_by_its_bytes_too() {
+    let root = tempdir().unwrap();
+    let archive = open(root.path(), Options { bytes_per_part: 100_000, rows_per_group: 7, ..Options::default() }).await;
+    let mut written = rows(day(15), 60);
+    let mut state = 1u64;
+    for row in &mut written {
+        // Text that does not compress, and of which few rows make a batch.
+        let mut text = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            format!("{state:016x}")
+        };
+        row.response = Some((0..60_000).map(|_| text()).collect());
+    }
+    let manifest = write(&archive, day(15), None, &written).await;
+    assert!(manifest.parts.len() > 1, "{}", manifest.parts.len());
+    assert!(read(&archive, &[(day(15), 1)], Query::default()).await.unwrap() == written);
 }

@@ -5,6 +5,7 @@
 mod damage;
 mod days;
 mod find;
+mod lies;
 mod s3;
 mod s3_store;
 mod scan;

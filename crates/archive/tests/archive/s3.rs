@@ -8,7 +8,7 @@ use litespend_archive::{Archive, Error, IdKind, Options, Query};
 use serde_json::{Value, json};
 
 use crate::s3_store::{ARCHIVE_URL, Fault, Store};
-use crate::support::{day, flip, read, rows, small, write};
+use crate::support::{day, files, flip, read, rows, small, write, write_hidden};
 
 async fn open(store: &Store, options: Options) -> Archive {
     let options = Options { settings: store.settings(), ..options };
@@ -188,4 +188,130 @@ async fn a_store_that_is_not_there_is_found_out_quickly() {
     assert!(start.elapsed() < Duration::from_secs(5));
     assert!(!error.to_string().contains("hunter2"), "{error}");
     assert_eq!(error.to_string().lines().count(), 1);
+}
+
+fn keys(store: &Store) -> Vec<String> {
+    let keys = files(&store.bucket()).into_iter();
+    keys.filter(|key| key.contains(".parquet")).map(|key| key.rsplit('/').next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_an_object_store_gets_its_name_as_a_whole_or_not_at_all() {
+    let store = Store::start().await;
+    let archive = open(&store, Options { retries: 0, ..brief() }).await;
+    let written = rows(day(1), 30);
+    let manifest = write_hidden(&archive, day(1), None, &written).await;
+    let shown: Vec<String> = manifest.parts.iter().map(|part| part.object.name().to_owned()).collect();
+    let unseen: Vec<String> = shown.iter().map(|name| format!("_{name}.hidden")).collect();
+    let reads = async |step: &str| {
+        let archive = open(&store, brief()).await;
+        assert!(read(&archive, &[(day(1), 1)], Query::default()).await.unwrap() == written, "{step}");
+        assert!(archive.verify_day(day(1)).await.unwrap().is_some() && archive.damaged().is_empty(), "{step}");
+    };
+    assert_eq!(keys(&store), unseen);
+    reads("hidden").await;
+    for (method, path, fault) in [
+        (Method::PUT, ".parquet", Fault::Fails),
+        (Method::PUT, ".parquet", Fault::LosesTheAnswer),
+        (Method::GET, ".parquet", Fault::Lies),
+        (Method::GET, ".parquet", Fault::BreaksOff),
+        // Objects are deleted by a request that lists them.
+        (Method::POST, "", Fault::Fails),
+    ] {
+        let step = format!("{method} {fault:?}");
+        store.fail(method, path, fault, usize::MAX);
+        assert!(archive.publish(day(1)).await.is_err(), "{step}");
+        store.heal();
+        // Whatever happened, each file can be read, and none that can be seen is not what was written.
+        for key in keys(&store).into_iter().filter(|key| shown.contains(key)) {
+            let directory = store.bucket().join("spend_logs/day=2026-10-01");
+            let part = manifest.parts.iter().find(|part| part.object.name() == key).unwrap();
+            assert_eq!(std::fs::metadata(directory.join(key)).unwrap().len(), part.object.bytes, "{step}");
+        }
+        reads(&step).await;
+        archive.publish(day(1)).await.unwrap();
+        assert_eq!(keys(&store), shown, "{step}");
+        reads("published").await;
+        archive.hide(day(1)).await.unwrap();
+        assert_eq!(keys(&store), unseen, "{step}");
+        reads("hidden").await;
+    }
+    // What another program left under the name is not taken for the file.
+    let foreign = store.bucket().join("spend_logs/day=2026-10-01").join(&shown[0]);
+    std::fs::write(&foreign, vec![7; manifest.parts[0].object.bytes as usize]).unwrap();
+    archive.publish(day(1)).await.unwrap();
+    assert_eq!(keys(&store), shown);
+    reads("published").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_is_used_when_it_is_back() {
+    let store = Store::start().await;
+    let written = rows(day(1), 30);
+    let manifest = write(&open(&store, brief()).await, day(1), None, &written).await;
+    let file = manifest.parts[0].object.path.clone();
+    let path = store.bucket().join(&file);
+    flip(&path, 1_000);
+    assert!(read(&open(&store, brief()).await, &[(day(1), 1)], Query::default()).await.is_err());
+    flip(&path, 1_000);
+    // It was set aside, which a process must not forget that cannot ask.
+    let at = || Archive::at(ARCHIVE_URL, Options { settings: store.settings(), ..brief() }).unwrap();
+    let archive = at();
+    store.fail(Method::GET, "", Fault::Stalls, usize::MAX);
+    let asked = Instant::now();
+    let days = [(day(1), 1)];
+    let reads = (0..8).map(|_| read(&archive, &days, Query::default()));
+    for outcome in futures_util::future::join_all(reads).await {
+        assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+    }
+    assert!(matches!(archive.check(true).await, Err(Error::Unavailable(_))));
+    assert!(asked.elapsed() < Duration::from_secs(9), "{:?}", asked.elapsed());
+    store.heal();
+    let damaged = read(&archive, &days, Query::default()).await;
+    assert_eq!(damaged.unwrap_err(), Error::Damaged { path: file.clone() });
+    archive.clear_damage(&file).await.unwrap();
+    assert_eq!(read(&archive, &days, Query::default()).await.unwrap(), written);
+    // Nobody has found out that it can be written; that comes before the first row.
+    let archive = at();
+    store.fail(Method::PUT, "_probe", Fault::Fails, usize::MAX);
+    assert!(matches!(archive.write_day(day(2), None, true).await.map(drop), Err(Error::Unavailable(_))));
+    store.heal();
+    write(&archive, day(2), None, &written[..0]).await;
+    assert!(!files(&store.bucket()).iter().any(|file| file.contains("_probe")));
+    let mut settings = store.settings();
+    settings.push(("AWS_CONDITIONAL_PUT".to_owned(), "disabled".to_owned()));
+    let archive = Archive::at(ARCHIVE_URL, Options { settings, ..brief() }).unwrap();
+    let refused = archive.write_day(day(3), None, true).await.map(drop);
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_told_from_a_store_that_is_away() {
+    let store = Store::start().await;
+    let mut settings = store.settings();
+    settings.push(("AWS_SECRET_ACCESS_KEY".to_owned(), "wrong".to_owned()));
+    let archive = Archive::at(ARCHIVE_URL, Options { settings, ..brief() }).unwrap();
+    let refused = archive.check(false).await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    // Other stores say so in other ways.
+    for (status, is_refusal) in [("400 Bad Request", true), ("405 Method Not Allowed", true), ("503 Slow Down", false)]
+    {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut settings = store.settings();
+        settings.push(("AWS_ENDPOINT_URL".to_owned(), format!("http://{}", listener.local_addr().unwrap())));
+        let answering = tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let _ = tokio::io::AsyncReadExt::read(&mut socket, &mut request).await;
+                let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno");
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, answer.as_bytes()).await;
+            }
+        });
+        let archive = Archive::at(ARCHIVE_URL, Options { settings, ..brief() }).unwrap();
+        let outcome = archive.check(false).await;
+        answering.abort();
+        assert_eq!(matches!(outcome, Err(Error::Refused(_))), is_refusal, "{status}: {outcome:?}");
+        assert_eq!(matches!(outcome, Err(Error::Unavailable(_))), !is_refusal, "{status}: {outcome:?}");
+    }
 }

@@ -79,8 +79,20 @@ pub(crate) fn sort(rows: &mut [OwnedRow]) {
     rows.sort_by(|a, b| (a.start_time, &a.request_id).cmp(&(b.start_time, &b.request_id)));
 }
 
-/// Writes, verifies and commits a day with bodies.
+/// Writes, verifies, commits and publishes a day with bodies.
 pub(crate) async fn write(archive: &Archive, day: NaiveDate, base: Option<&Manifest>, rows: &[OwnedRow]) -> Manifest {
+    let manifest = write_hidden(archive, day, base, rows).await;
+    archive.publish(day).await.unwrap();
+    manifest
+}
+
+/// The same, but for publishing.
+pub(crate) async fn write_hidden(
+    archive: &Archive,
+    day: NaiveDate,
+    base: Option<&Manifest>,
+    rows: &[OwnedRow],
+) -> Manifest {
     let mut writer = archive.write_day(day, base, true).await.unwrap();
     for row in rows {
         writer.push(&row.as_row()).await.unwrap();
@@ -117,8 +129,15 @@ pub(crate) fn files(root: &Path) -> Vec<String> {
     files
 }
 
+/// The files that other engines read: by `*.parquet`, and none with an underscore.
 pub(crate) fn parquet_files(root: &Path) -> Vec<String> {
     files(root).into_iter().filter(|file| file.ends_with(".parquet")).collect()
+}
+
+/// The name of a file that other engines must not read.
+pub(crate) fn hidden(file: &str) -> String {
+    let (directory, name) = file.rsplit_once('/').unwrap();
+    format!("{directory}/_{name}.hidden")
 }
 
 pub(crate) fn flip(path: &PathBuf, position: usize) {

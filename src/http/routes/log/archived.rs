@@ -6,12 +6,16 @@ use litespend_archive::{Archive, Error as ArchiveError};
 use crate::books;
 use crate::books::rows::ArchivedDays;
 use crate::http::error::{ApiError, ErrorType};
+use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
 use crate::http::state::AppState;
+use crate::identity::Scope;
 use crate::metrics::Metrics;
 use crate::store;
+use crate::store::log;
+use crate::store::log::SpendLogFilter;
 use crate::store::log::filter::{Column, LogFilter};
-use crate::store::log::rows;
+use crate::store::log::pages;
 use crate::store::reading::Reading;
 use crate::store::{Connection, DateRange};
 
@@ -31,68 +35,147 @@ const NO_TABLES: &str = "Pages with rows of closed days need temporary tables (t
 const DAMAGED: &str = "A file of the archive with rows of closed days is damaged and set aside. Set archive=false to get the \
                        other rows.";
 
+/// Whether days of the log are closed. If not, answers come from the log alone, and nothing else is asked.
+async fn has_closed_days(state: &AppState, connection: &mut Connection) -> Result<bool, ApiError> {
+    let can_have = state.archive().is_some() || state.folding.has_closed_days();
+    Ok(can_have && store::books::is_any_closed(connection).await?)
+}
+
+/// Starts a snapshot in which no partition of the log disappears. Its closed days and its rows are of one moment, so that no
+/// row is lost that leaves the log meanwhile.
+async fn in_snapshot(reading: Reading) -> Result<Reading, ApiError> {
+    let mut reading = reading.snapshot().await?;
+    log::keep(reading.connection()).await?;
+    Ok(reading)
+}
+
 /// The closed days from `from` to `to`, both included, of which the log may lack rows. `None` if there are none. 503 if rows
 /// were removed from the log and this server has no archive.
-pub async fn archived_days(
+async fn archived_days(
     state: &AppState,
     connection: &mut Connection,
     from: Option<NaiveDateTime>,
     to: Option<NaiveDateTime>,
 ) -> Result<Option<ArchivedDays>, ApiError> {
-    let archive = state.archive();
-    if archive.is_none() && !state.folding.has_closed_days() || !store::books::is_any_closed(connection).await? {
-        return Ok(None);
-    }
     let first = from.map_or(store::FIRST_DAY, |from| from.date()).max(store::FIRST_DAY);
     let last = to.map_or(store::LAST_DAY, |to| to.date()).min(store::LAST_DAY);
     let closed = store::books::incomplete_days(connection, DateRange { start: first, end: last }).await?;
-    let Some(archive) = archive else {
+    let Some(archive) = state.archive() else {
         if closed.iter().any(|day| day.pruned_at.is_some()) {
             return Err(refused(NO_ARCHIVE));
         }
         return Ok(None);
     };
-    let days: Vec<_> = closed.iter().map(|closed| (closed.day, closed.revision.unsigned_abs())).collect();
-    Ok((!days.is_empty()).then(|| ArchivedDays::new(Archive::clone(archive), days)))
+    if closed.is_empty() {
+        return Ok(None);
+    }
+    let days = closed.iter().map(|closed| (closed.day, closed.revision.unsigned_abs())).collect();
+    let moved = store::books::is_current(connection).await?;
+    Ok(Some(ArchivedDays::new(Archive::clone(archive), days, moved)))
+}
+
+/// A connection for rows of the log, and the closed days whose archived rows belong among them. Without closed days, it is the
+/// same connection; otherwise it is in a snapshot.
+pub async fn with_archived_days(
+    state: &AppState,
+    reads: &Reads,
+    mut reading: Reading,
+    filter: &mut SpendLogFilter,
+    length: Length,
+) -> Result<(Reading, Option<ArchivedDays>), ApiError> {
+    if !has_closed_days(state, reading.connection()).await? {
+        return Ok((reading, None));
+    }
+    // All pages of a list are in one order, also those that no closed day concerns.
+    filter.by_bytes = true;
+    let to = filter.after.as_ref().map(|after| after.start_time).or(filter.to);
+    reading = in_snapshot(reading).await?;
+    let mut days = archived_days(state, reading.connection(), filter.from, to).await;
+    if matches!(days, Ok(Some(_))) && length == Length::Short {
+        // The archive may keep the connection waiting.
+        reading.finish().await?;
+        reading = in_snapshot(reads.start_for(Length::Long).await?).await?;
+        days = archived_days(state, reading.connection(), filter.from, to).await;
+    }
+    if matches!(days, Ok(Some(_))) {
+        reading.may_be_idle().await?;
+    }
+    if filter.request_id.is_some() {
+        // One request has few rows, so it is known before the answer begins whether the archive has some of them.
+        days = match days {
+            Ok(Some(days)) => days.with_rows(filter).await.map_err(ApiError::from),
+            other => other,
+        };
+        if days.as_ref().is_err_and(is_refusal) && log::reaches(reading.connection(), filter, 1).await? {
+            return Ok((reading, None));
+        }
+    }
+    Ok((reading, days?))
 }
 
 /// A connection for a page of the dashboard's log. If the filter covers closed days and the client wants them, the log of
-/// this connection has their archived rows, too.
+/// this connection has their archived rows, too. Where the archive does not answer, a row with the ID that is asked for is
+/// answered from the log if it is within the scope.
 pub async fn with_archived_rows(
     state: &AppState,
     reads: &Reads,
     mut reading: Reading,
     filter: &LogFilter,
+    scope: &Scope,
     is_wanted: bool,
 ) -> Result<Reading, ApiError> {
     // An empty ID belongs to no row, and would be looked for in every day.
     let is_id = |id: &String| !id.is_empty();
     let has_ids = filter.request_id.as_ref().is_none_or(is_id)
         && filter.equal.iter().all(|(column, id)| *column != Column::Session || is_id(id));
-    if !is_wanted || !has_ids {
+    if !is_wanted || !has_ids || !has_closed_days(state, reading.connection()).await? {
         return Ok(reading);
     }
-    if let Some(id) = &filter.request_id
-        && rows::exists(reading.connection(), id).await?
-    {
-        return Ok(reading);
-    }
+    let visible = LogFilter { scope: scope.clone(), ..filter.clone() };
     // A search finds a row by its own ID at any time.
     let window = filter.window.filter(|_| filter.search.is_none());
     let (from, to) = window.unzip();
-    if archived_days(state, reading.connection(), from, to).await?.is_none() {
-        return Ok(reading);
+    reading = in_snapshot(reading).await?;
+    // The page may have to wait for memory.
+    reading.may_be_idle().await?;
+    match archived_days(state, reading.connection(), from, to).await {
+        Ok(None) => return Ok(reading),
+        Ok(Some(_)) => {}
+        Err(error) => return of_log_alone(reading, &visible, error).await,
     }
-    drop(reading);
-    let mut reading = reads.start_on_primary().await?.scratch().await?;
-    let Some(days) = archived_days(state, reading.connection(), from, to).await? else { return Ok(reading) };
+    reading.finish().await?;
+    reading = in_snapshot(reads.start_on_primary().await?.scratch().await?).await?;
+    let days = match archived_days(state, reading.connection(), from, to).await {
+        Ok(Some(days)) => days,
+        Ok(None) => return Ok(reading),
+        Err(error) => return of_log_alone(reading, &visible, error).await,
+    };
     match days.put_beside(reading.connection(), filter).await {
+        Ok(()) => Ok(reading),
         Err(books::Error::Database(error)) if store::error::forbids_tables(&error) => {
             tracing::warn!(cause = %error, "cannot put archived rows beside the log");
-            Err(refused(NO_TABLES))
+            let mut reading = in_snapshot(reading.without_snapshot().await?).await?;
+            reading.may_be_idle().await?;
+            of_log_alone(reading, &visible, refused(NO_TABLES)).await
         }
-        result => Ok(result.map(|()| reading)?),
+        Err(error @ books::Error::Archive(_)) => of_log_alone(reading, &visible, error.into()).await,
+        Err(error) => Err(error.into()),
     }
+}
+
+/// The connection, if one request is asked for and the log has a row of it. Otherwise the error for which there are no
+/// archived rows.
+async fn of_log_alone(mut reading: Reading, visible: &LogFilter, error: ApiError) -> Result<Reading, ApiError> {
+    if is_refusal(&error) && visible.request_id.is_some() && pages::count_rows(reading.connection(), visible).await? > 0
+    {
+        return Ok(reading);
+    }
+    Err(error)
+}
+
+/// Whether an error is one of [`refused`].
+fn is_refusal(error: &ApiError) -> bool {
+    matches!(error, ApiError::Refused { status: axum::http::StatusCode::SERVICE_UNAVAILABLE, .. })
 }
 
 fn refused(message: impl Into<String>) -> ApiError {

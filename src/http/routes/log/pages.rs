@@ -93,7 +93,8 @@ async fn list_dashboard_logs(
     let limited = limit_to_caller(reading.connection(), &caller, &params, &mut filter).await;
     // The archive is asked for callers only who may read what they ask for. Who may read one row is known after it is found.
     let may_ask = limited.is_ok() || params.request_id.is_some();
-    reading = archived::with_archived_rows(&state, &reads, reading, &filter, params.archive && may_ask).await?;
+    let is_wanted = params.archive && may_ask;
+    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &filter.scope, is_wanted).await?;
     let connection = reading.connection();
     if let Some(id) = params.request_id.as_deref() {
         rows::may_read(connection, &caller, id).await.map_err(in_error_envelope)?;
@@ -137,7 +138,7 @@ async fn list_log_page(
     let mut filter = params.filter(LogRoute::Public)?;
     let mut reading = reads.start().await?;
     limit_to_caller(reading.connection(), &caller, &params, &mut filter).await?;
-    reading = archived::with_archived_rows(&state, &reads, reading, &filter, params.archive).await?;
+    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &filter.scope, params.archive).await?;
     let connection = reading.connection();
     let (page, around) = rows(connection, &params, &filter, order, &state.answer_budget).await?;
     reading.finish().await?;

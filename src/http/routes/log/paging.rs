@@ -1,23 +1,24 @@
 //! Rows of `GET /spend/logs`: the newest 10,000, as in LiteLLM, or pages of any size with `limit` and `cursor`.
 
+use std::collections::VecDeque;
+
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::DateTime;
-use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use litespend_archive::{Column, OwnedRow};
 
 use crate::books;
-use crate::books::rows::{ArchivedDays, is_before, log_row, position};
+use crate::books::rows::{ArchivedDays, ArchivedRows, is_before, log_row, position};
 use crate::field_error::FieldError;
 use crate::http::error::ApiError;
 use crate::http::extract::QueryReader;
 use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
-use crate::http::routes::log::archived::archived_days;
+use crate::http::routes::log::archived::with_archived_days;
 use crate::http::routes::log::formats::{CsvTexts, Format, RowWriter};
 use crate::http::state::AppState;
 use crate::identity::key_filter;
@@ -97,28 +98,13 @@ pub async fn respond(
     let mut reading = reads.start_for(length).await?;
     let mut archived = None;
     if let Some(state) = archive {
-        let to = filter.after.as_ref().map(|after| after.start_time).or(filter.to);
-        archived = archived_days(state, reading.connection(), filter.from, to).await?;
-        // All pages of a list are in one order, also those that no closed day concerns.
-        filter.by_bytes = state.folding.has_closed_days();
-        if archived.is_some() && length == Length::Short {
-            // The archive may keep the connection waiting.
-            drop(reading);
-            reading = reads.start_for(Length::Long).await?;
-        }
+        (reading, archived) = with_archived_days(state, reads, reading, &mut filter, length).await?;
     }
     let (mut truncated, mut next) = (false, None);
-    if page.is_some() || archived.is_some() {
-        // The page and its link are read in one snapshot, so that the page ends where the link starts. The archived days
-        // are those of the same moment, so that no row is lost that leaves the log meanwhile.
+    if page.is_some() {
+        // The page and its link are read in one snapshot, so that the page ends where the link starts.
         reading = reading.snapshot().await?;
     }
-    if let (Some(_), Some(state)) = (&archived, archive) {
-        let to = filter.after.as_ref().map(|after| after.start_time).or(filter.to);
-        archived = archived_days(state, reading.connection(), filter.from, to).await?;
-        reading.may_be_idle().await?;
-    }
-    filter.by_bytes |= archived.is_some();
     if let Some(limit) = page {
         next = log::end_of_page(reading.connection(), &filter, limit).await?;
         if let Some(days) = archived.as_ref().filter(|days| !is_after(next.as_ref(), days)) {
@@ -156,86 +142,103 @@ async fn merged_end(
     days: ArchivedDays,
     limit: i64,
 ) -> Result<Option<LogPosition>, ApiError> {
-    let most = usize::try_from(limit.saturating_add(1)).unwrap_or(usize::MAX);
-    let mut archived = days.rows(filter, Vec::new(), most).await?.map_ok(|row| position(&row));
-    let mut query = Statement::default();
-    let mut logged = log::positions(connection, &mut query, filter, limit.saturating_add(1));
-    let (mut one, mut other) = (logged.try_next().await?, archived.try_next().await?);
-    let mut last = None;
-    let mut count = 0;
+    let mut filter = filter.clone();
+    let mut archived = Archived::new(Some(days), &mut filter, Vec::new());
+    let mut before = VecDeque::new();
+    // One more row than the page has says that there is a next page.
+    let (mut left, mut last) = (limit.saturating_add(1), None);
+    let mut is_logged = true;
     loop {
-        let next = match (&one, &other) {
-            (None, None) => return Ok(None),
-            (Some(left), Some(right)) if left == right => {
-                other = archived.try_next().await?;
-                std::mem::replace(&mut one, logged.try_next().await?)
+        if is_logged {
+            let mut query = Statement::default();
+            let mut logged = log::positions(connection, &mut query, &filter, left);
+            while let Some(here) = logged.try_next().await? {
+                while let Some(row) = pop_before(&mut before, &here) {
+                    left -= 1;
+                    if left == 0 {
+                        return Ok(last);
+                    }
+                    last = Some(position(&row));
+                }
+                left -= 1;
+                if left == 0 {
+                    return Ok(last);
+                }
+                last = Some(here);
             }
-            (Some(left), Some(right)) if is_before(left, right) => {
-                std::mem::replace(&mut one, logged.try_next().await?)
-            }
-            (Some(_), None) => std::mem::replace(&mut one, logged.try_next().await?),
-            (_, Some(_)) => std::mem::replace(&mut other, archived.try_next().await?),
-        };
-        count += 1;
-        if count > limit {
-            return Ok(last);
         }
-        last = next;
+        for row in before.drain(..) {
+            left -= 1;
+            if left == 0 {
+                return Ok(last);
+            }
+            last = Some(position(&row));
+        }
+        is_logged = is_logged && archived.need_log(connection, &filter).await?;
+        let logged = is_logged.then_some(&mut *connection);
+        let Some(rows) = archived.next(logged, &mut filter, left).await? else { return Ok(None) };
+        before = rows;
     }
 }
 
-/// The archived rows of an answer, opened when they are first needed.
+/// Takes the first row if it comes before a position.
+fn pop_before(rows: &mut VecDeque<OwnedRow>, here: &LogPosition) -> Option<OwnedRow> {
+    rows.pop_front_if(|row| is_before(&position(row), here))
+}
+
+/// The archived rows of an answer, in pieces. The log is read up to the end of each piece, and no further, before the next piece
+/// is looked up in the log. The first piece is empty: the log's rows that are newer than the archive come first, and may be
+/// enough.
 struct Archived {
     days: Option<ArchivedDays>,
-    rows: Option<BoxStream<'static, Result<OwnedRow, books::Error>>>,
-    next: Option<OwnedRow>,
+    columns: Vec<Column>,
+    rows: Option<ArchivedRows>,
+    /// The whole answer.
+    filter: SpendLogFilter,
 }
 
 impl Archived {
-    fn new(days: Option<ArchivedDays>) -> Self {
-        Self { days, rows: None, next: None }
+    /// Limits the filter to the first piece.
+    fn new(days: Option<ArchivedDays>, filter: &mut SpendLogFilter, columns: Vec<Column>) -> Self {
+        let whole = filter.clone();
+        if let Some(start_time) = days.as_ref().and_then(ArchivedDays::end) {
+            filter.until = Some(LogPosition { start_time, request_id: String::new() });
+        }
+        Self { days, columns, rows: None, filter: whole }
     }
 
-    /// The next archived row if it comes before this row of the log; or, without one, the next. Leaves out the row itself.
-    /// `None` if the answer has no room for more rows (`limit`).
-    async fn before(
+    /// Whether the log is needed after the piece that the filter is limited to.
+    async fn need_log(&mut self, connection: &mut Connection, filter: &SpendLogFilter) -> Result<bool, books::Error> {
+        match (&mut self.rows, &filter.until) {
+            (Some(rows), Some(until)) => rows.need_log(connection, until.start_time).await,
+            _ => Ok(true),
+        }
+    }
+
+    /// The next piece, and the filter for the log's rows among it. `None` if there are none. Without a connection, the log is not
+    /// needed.
+    async fn next(
         &mut self,
-        logged: Option<&LogPosition>,
-        filter: &SpendLogFilter,
-        limit: i64,
-    ) -> Result<Option<OwnedRow>, books::Error> {
-        if limit <= 0 {
-            return Ok(None);
+        connection: Option<&mut Connection>,
+        filter: &mut SpendLogFilter,
+        wanted: i64,
+    ) -> Result<Option<VecDeque<OwnedRow>>, books::Error> {
+        let Some(end) = filter.until.take() else { return Ok(None) };
+        if filter.after.as_ref().is_none_or(|after| is_before(after, &end)) {
+            filter.after = Some(end);
         }
-        if let Some(days) = self.days.take_if(|days| !is_after(logged, days)) {
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            self.rows = Some(days.rows(filter, Column::ALL.to_vec(), limit).await?);
-            self.advance().await?;
+        if let Some(days) = self.days.take() {
+            self.rows = Some(days.rows(&self.filter, std::mem::take(&mut self.columns)).await?);
         }
-        if self.next.as_ref().is_some_and(|next| Some(&position(next)) == logged) {
-            self.advance().await?;
-        }
-        let is_next = |next: &mut OwnedRow| logged.is_none_or(|logged| is_before(&position(next), logged));
-        match self.next.take_if(is_next) {
-            Some(row) => {
-                self.advance().await?;
-                Ok(Some(row))
-            }
-            None => Ok(None),
-        }
-    }
-
-    async fn advance(&mut self) -> Result<(), books::Error> {
-        self.next = match &mut self.rows {
-            Some(rows) => rows.try_next().await?,
-            None => None,
-        };
-        Ok(())
+        let Some(rows) = &mut self.rows else { return Ok(None) };
+        let piece = rows.piece(connection, usize::try_from(wanted).unwrap_or(usize::MAX)).await?;
+        filter.until = piece.end;
+        Ok(Some(piece.rows))
     }
 }
 
 fn rows(
-    mut reading: Reading,
+    reading: Reading,
     mut filter: SpendLogFilter,
     archived: Option<ArchivedDays>,
     page: Option<i64>,
@@ -246,54 +249,71 @@ fn rows(
         let mut writer = RowWriter::new(format, texts)?;
         let mut left = page.unwrap_or(ROW_CAP);
         let mut left_out = 0;
-        let whole = filter.clone();
-        let mut archived = Archived::new(archived);
-        while left > 0 {
-            // A statement sorts its rows, so each one reads at most this many, however long the page is.
-            let size = left.min(ROW_CAP);
-            let mut found = 0;
-            let mut last = None;
-            {
-                let mut query = Statement::default();
-                let mut rows = log::newest(reading.connection(), &mut query, &filter, size);
-                while let Some(row) = rows.try_next().await? {
-                    let here = LogPosition { start_time: row.start_time.0, request_id: row.request_id.clone() };
-                    while let Some(row) = archived.before(Some(&here), &whole, left).await? {
+        let mut archived = Archived::new(archived, &mut filter, Column::ALL.to_vec());
+        let mut before = VecDeque::new();
+        let mut reading = Some(reading);
+        loop {
+            while let Some(reading) = &mut reading && left > 0 {
+                // A statement sorts its rows, so each one reads at most this many, however long the page is.
+                let size = left.min(ROW_CAP);
+                let mut found = 0;
+                let mut last = None;
+                {
+                    let mut query = Statement::default();
+                    let mut rows = log::newest(reading.connection(), &mut query, &filter, size);
+                    while let Some(row) = rows.try_next().await? {
+                        let here = LogPosition { start_time: row.start_time.0, request_id: row.request_id.clone() };
+                        while left > 0 && let Some(row) = pop_before(&mut before, &here) {
+                            left -= 1;
+                            let row = log_row(row);
+                            left_out += row.left_out();
+                            if let Some(chunk) = writer.row(&row)? {
+                                yield chunk;
+                            }
+                        }
+                        if left == 0 {
+                            break;
+                        }
+                        found += 1;
                         left -= 1;
-                        let row = log_row(row);
                         left_out += row.left_out();
                         if let Some(chunk) = writer.row(&row)? {
                             yield chunk;
                         }
-                    }
-                    if left == 0 {
-                        break;
-                    }
-                    found += 1;
-                    left -= 1;
-                    left_out += row.left_out();
-                    if let Some(chunk) = writer.row(&row)? {
-                        yield chunk;
-                    }
-                    if found == size {
-                        last = Some(here);
+                        if found == size {
+                            last = Some(here);
+                        }
                     }
                 }
+                if last.is_none() {
+                    break;
+                }
+                filter.after = last;
             }
-            if last.is_none() {
+            while left > 0 && let Some(row) = before.pop_front() {
+                left -= 1;
+                let row = log_row(row);
+                left_out += row.left_out();
+                if let Some(chunk) = writer.row(&row)? {
+                    yield chunk;
+                }
+            }
+            if left == 0 {
                 break;
             }
-            filter.after = last;
-        }
-        // The rest comes from the archive alone.
-        reading.finish().await?;
-        while let Some(row) = archived.before(None, &whole, left).await? {
-            left -= 1;
-            let row = log_row(row);
-            left_out += row.left_out();
-            if let Some(chunk) = writer.row(&row)? {
-                yield chunk;
+            if let Some(logged) = &mut reading
+                && !archived.need_log(logged.connection(), &filter).await?
+                && let Some(reading) = reading.take()
+            {
+                // The rest comes from the archive alone.
+                reading.finish().await?;
             }
+            let logged = reading.as_mut().map(Reading::connection);
+            let Some(rows) = archived.next(logged, &mut filter, left).await? else { break };
+            before = rows;
+        }
+        if let Some(reading) = reading.take() {
+            reading.finish().await?;
         }
         if left_out > 0 {
             tracing::warn!(columns = left_out, "the response contains null for JSON columns of the log that are too long");

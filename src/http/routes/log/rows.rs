@@ -142,8 +142,9 @@ async fn get_log_texts(
         return respond_with_texts(&reads, None, None).await;
     }
     let filter = LogFilter { request_id: Some(request_id.clone()), ..LogFilter::of(Scope::All) };
-    let reading = reads.start().await?;
-    let mut reading = archived::with_archived_rows(&state, &reads, reading, &filter, params.archive).await?;
+    let mut reading = reads.start().await?;
+    let scope = scope_of(reading.connection(), &caller).await?;
+    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &scope, params.archive).await?;
     let connection = reading.connection();
     may_read(connection, &caller, &request_id).await?;
     for (name, text) in [("start_date", &params.start_date), ("end_date", &params.end_date)] {
@@ -152,7 +153,6 @@ async fn get_log_texts(
             return Err(ApiError::bad_request(ErrorType::InternalServerError, message));
         }
     }
-    let scope = scope_of(connection, &caller).await?;
     let mut texts = rows::texts(connection, &scope, &request_id, SHORT_TEXTS).await?;
     let mut share = None;
     if texts.as_ref().is_some_and(|texts| texts.columns().iter().any(|(_, text)| text.is_left_out())) {
@@ -226,7 +226,7 @@ async fn list_session_logs(
     let scope = scope_of(reading.connection(), &caller).await?;
     let equal = vec![(Column::Session, session_id.clone())];
     let filter = LogFilter { equal, ..LogFilter::of(scope.clone()) };
-    reading = archived::with_archived_rows(&state, &reads, reading, &filter, archive).await?;
+    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &scope, archive).await?;
     let connection = reading.connection();
     let offset = (page - 1).saturating_mul(page_size);
     let total = rows::count_of_session(connection, &scope, &session_id).await?;
