@@ -229,7 +229,9 @@ fn is_refusal(error: &object_store::Error, cause: &str) -> bool {
         Generic { .. } => {
             let status = cause.split("non-2xx status code: ").nth(1).unwrap_or_default();
             let asks_to_wait = ["408", "425", "429"].into_iter().any(|code| status.starts_with(code));
-            status.starts_with('4') && !asks_to_wait || cause.contains("redirect without LOCATION")
+            status.starts_with('4') && !asks_to_wait
+                || status.starts_with("501")
+                || cause.contains("redirect without LOCATION")
         }
         _ => false,
     }

@@ -122,7 +122,8 @@ pub fn export_statement(selection: Selection, bodies: bool) -> String {
                       created_at::timestamp, updated_at::timestamp
                FROM "LiteLLM_SpendLogs"
                WHERE "startTime" >= $1 AND "startTime" < $1 + 1 {late}
-               ORDER BY "startTime", request_id COLLATE "C") AS rows"#,
+               -- The column, and not its text of the same name above: an index has its order.
+               ORDER BY "LiteLLM_SpendLogs"."startTime", request_id COLLATE "C") AS rows"#,
         body("messages"),
         body("response"),
         body("proxy_server_request"),

@@ -294,8 +294,12 @@ async fn a_refusal_is_told_from_a_store_that_is_away() {
     let refused = archive.check(false).await;
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     // Other stores say so in other ways.
-    for (status, is_refusal) in [("400 Bad Request", true), ("405 Method Not Allowed", true), ("503 Slow Down", false)]
-    {
+    for (status, is_refusal) in [
+        ("400 Bad Request", true),
+        ("405 Method Not Allowed", true),
+        ("501 Not Implemented", true),
+        ("503 Slow Down", false),
+    ] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut settings = store.settings();
         settings.push(("AWS_ENDPOINT_URL".to_owned(), format!("http://{}", listener.local_addr().unwrap())));
