@@ -81,7 +81,7 @@ pub async fn is_kept(connection: &mut PgConnection) -> Result<bool, sqlx::Error>
 /// Series read at once.
 const PAGE: usize = 25_000;
 
-/// What was ever logged by the series after the one with this number, at most [`PAGE`] of them, without what is not folded.
+/// What was ever logged by the series after the one with this number, at most 25,000 of them, without what is not folded.
 /// The words of a page can be read before the next page is.
 pub async fn folded(
     (connection, mark): (&mut PgConnection, &CopyMark),

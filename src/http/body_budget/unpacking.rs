@@ -19,7 +19,7 @@ const STEP: usize = 256 * 1024;
 const MAX_MEMBERS: usize = 1000;
 
 /// Unpacks a body in gzip. Answers 413 if it unpacks to more than `limit` bytes, and 400 if it is not gzip, or has more
-/// than [`MAX_MEMBERS`] members.
+/// than 1,000 members.
 pub async fn unpack_gzip(packed: Bytes, limit: usize, charge: Option<&Charge>) -> Result<Bytes, ApiError> {
     let mut members = Members::of(packed);
     let mut whole = BytesMut::new();
