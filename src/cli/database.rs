@@ -58,6 +58,23 @@ fn start(args: &DatabaseArgs) -> Result<LocalPostgres, LocalPostgresError> {
     LocalPostgres::start(LocalPostgresOptions { home: Some(home(args)), memory, ..local_postgres_options() })
 }
 
+/// A reason that another attempt does not remove is a wrong setting.
+fn not_started(error: LocalPostgresError) -> Failure {
+    use LocalPostgresError as Reason;
+    match error {
+        Reason::NotInstalled
+        | Reason::TooOld { .. }
+        | Reason::UnusableBinDir { .. }
+        | Reason::OutOfReach { .. }
+        | Reason::WrongVersion { .. }
+        | Reason::UpgradeInterrupted { .. }
+        | Reason::NotADataDirectory { .. }
+        | Reason::NoAccount
+        | Reason::UnsafeHome { .. } => Failure::Setting(error.into()),
+        _ => Failure::Runtime(error.into()),
+    }
+}
+
 impl OpenDatabase {
     /// Opens the database that the arguments or the config file name. If they name none, starts the embedded
     /// PostgreSQL. This blocks.
@@ -70,7 +87,7 @@ impl OpenDatabase {
             }
             return Ok(Self { local: None, url, limits });
         }
-        let local = start(args).map_err(|error| Failure::Runtime(error.into()))?;
+        let local = start(args).map_err(not_started)?;
         Ok(Self { url: local.url().to_owned(), local: Some(local), limits })
     }
 
@@ -83,9 +100,9 @@ impl OpenDatabase {
             Ok(local) => Ok(Self { url: local.url().to_owned(), local: Some(local), limits }),
             Err(error @ LocalPostgresError::InUse { .. }) => match url_of_running(&home(args), BESIDE_LIMIT) {
                 Some(url) => Ok(Self { local: None, url, limits }),
-                None => Err(Failure::Runtime(error.into())),
+                None => Err(not_started(error)),
             },
-            Err(error) => Err(Failure::Runtime(error.into())),
+            Err(error) => Err(not_started(error)),
         }
     }
 

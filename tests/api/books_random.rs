@@ -44,7 +44,7 @@ struct Model {
     counted: BTreeMap<String, Value>,
     /// The archived rows of closed days.
     closed: BTreeMap<NaiveDate, BTreeMap<String, Value>>,
-    /// The rows that arrived after their day was closed and are not archived yet.
+    /// The rows that arrived after their day was closed and are not archived.
     late: BTreeSet<String>,
 }
 
@@ -71,14 +71,13 @@ impl Model {
         }
     }
 
-    /// Late rows that the log still has are archived. Those that it lost count, but can't be read any more.
+    /// Late rows that the log has are archived. Those that it lost count, and are archived if they come again.
     fn archive_late(&mut self, which: impl Fn(NaiveDate) -> bool) {
         for id in std::mem::take(&mut self.late) {
             let of = day_of(&self.counted[&id]);
-            if !which(of) {
-                self.late.insert(id);
-            } else if let Some(row) = self.log.get(&id) {
-                self.closed.get_mut(&of).unwrap().insert(id, row.clone());
+            match self.log.get(&id) {
+                Some(row) if which(of) => drop(self.closed.get_mut(&of).unwrap().insert(id, row.clone())),
+                _ => drop(self.late.insert(id)),
             }
         }
     }
@@ -103,6 +102,7 @@ impl Model {
     fn reopen(&mut self, which: NaiveDate) {
         self.archive_late(|of| of == which);
         let Some(archived) = self.closed.remove(&which) else { return };
+        self.late.retain(|id| day_of(&self.counted[id]) != which);
         for (id, row) in archived {
             self.log.entry(id).or_insert(row);
         }

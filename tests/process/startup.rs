@@ -210,6 +210,25 @@ async fn two_servers_do_not_share_a_home() {
     assert_eq!(first.status("/health/readiness").await, 200);
 }
 
+/// A supervisor that starts it again would not help: [`refusal`] expects the exit code of a wrong setting.
+#[test]
+fn data_that_no_installed_postgresql_can_read_is_one_line_and_exit_code_2() {
+    let home = Directory::new();
+    let data = home.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    for (version, expected) in [(None, "is not a PostgreSQL data directory"), (Some("9\n"), "belongs to PostgreSQL 9")] {
+        std::fs::write(data.join("mine"), "mine").unwrap();
+        if let Some(version) = version {
+            std::fs::write(data.join("PG_VERSION"), version).unwrap();
+        }
+        for arguments in [&["serve", "--port", "0"][..], &["books", "status"]] {
+            let run = run(program().args(arguments).env("LITESPEND_DATA_DIR", home.path()));
+            assert!(refusal(&run).contains(expected), "{arguments:?}: {}", run.stderr);
+        }
+        assert_eq!(std::fs::read_to_string(data.join("mine")).unwrap(), "mine");
+    }
+}
+
 #[tokio::test]
 async fn the_zone_of_the_server_and_its_database_change_no_answer() {
     let database = database().await;
