@@ -316,7 +316,7 @@ const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> 
 /// The counters. Their labels are a matter of settings.
 static COUNTERS: [Counter; 5] = [
     (counter("litellm_spend_metric_total", "USD", "Spend of all calls that were ever logged, in USD"), |logged| {
-        Value::Amount(logged.spend)
+        Value::Amount(logged.total_spend())
     }),
     (counter("litellm_requests_metric_total", "calls", "Calls that were ever logged"), |logged| {
         Value::Count(logged.requests)
@@ -387,26 +387,26 @@ fn budget_descriptions(of: Holder) -> [Description; 3] {
         Holder::Organization | Holder::Customer => {
             format!("for each {subject} that has a row in LiteLLM's table of budgets")
         }
-        Holder::Key => "for each API key, but for sessions of the dashboard".to_owned(),
+        Holder::Key => "for each API key, except those of the dashboard's sessions".to_owned(),
         Holder::Team | Holder::User => format!("for each {subject}"),
     };
     [
         gauge(
             format!("litellm_remaining_{name}_budget_metric"),
             "USD",
-            format!("What is left of the budget of a {subject}, in USD; +Inf without a budget"),
+            format!("What is left of the {subject}'s budget, in USD; +Inf without a budget"),
             all,
         ),
         gauge(
             format!("litellm_{name}_max_budget_metric"),
             "USD",
-            format!("The budget of a {subject}, in USD"),
+            format!("The {subject}'s budget, in USD"),
             format!("for each {subject} that has a budget"),
         ),
         gauge(
             format!("litellm_{name}_budget_remaining_hours_metric"),
             "hours",
-            format!("Hours until the budget of a {subject} is reset"),
+            format!("Hours until the {subject}'s budget is reset"),
             format!("for each {subject} of which the budget is reset"),
         ),
     ]
@@ -453,7 +453,8 @@ mod tests {
     use super::*;
 
     fn row(team: &str, key: &str, number: Option<i64>, spend: f64) -> (Option<i64>, Unfolded) {
-        let logged = Logged { requests: 1, spend, prompt_tokens: 1, completion_tokens: 2, total_tokens: 3 };
+        let logged =
+            Logged { requests: 1, spend, prompt_tokens: 1, completion_tokens: 2, total_tokens: 3, ..Logged::default() };
         (number, Unfolded::new([Some(team), None, Some(key), Some("m")], logged))
     }
 

@@ -7,7 +7,7 @@ use chrono::{Days, NaiveDate, Utc};
 use litespend_archive::Archive;
 use tokio_util::sync::CancellationToken;
 
-use crate::books::closing::{close_through, keep};
+use crate::books::closing::{ClosingOptions, close_through, keep};
 use crate::books::pruning;
 use crate::books::{Error, last_closable};
 use crate::metrics::Metrics;
@@ -84,8 +84,9 @@ async fn close_and_prune(
     let mut first_error = None;
     if let Some(days) = settings.close_after {
         let through = last_closable(Utc::now(), days);
+        let options = ClosingOptions { bodies: settings.archive_bodies, ..ClosingOptions::default() };
         // One day at a time: there is no hurry, and the server has other things to do.
-        let closed = close_through(connection, Vec::new(), archive, through, settings.archive_bodies, |day| {
+        let closed = close_through(connection, Vec::new(), archive, through, options, |day| {
             tracing::info!(day = %day.day, rows = day.archived_rows, spend = day.totals.spend, "closed a day");
             !stop.is_cancelled()
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{Datelike, NaiveDate};
 use futures_util::TryStreamExt;
-use litespend_archive::{Archive, IdKind, Manifest};
+use litespend_archive::{Archive, Manifest, Query};
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -38,20 +38,29 @@ const LOCK_ATTEMPTS: u32 = 30;
 /// The pause between two of these attempts, in which the writers go on.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
+/// How days are closed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClosingOptions {
+    /// Messages, responses and requests are archived, too.
+    pub bodies: bool,
+    /// A day may be closed with fewer rows than the archive has of it, which are then lost: see [`is_forgotten`].
+    pub replace_archived: bool,
+}
+
 /// Closes a day. A day without rows stays open, and there is nothing to return. The caller holds the lock of the books and
 /// a connection without a statement timeout.
 pub async fn close_day(
     connection: &mut Connection,
     archive: &Archive,
     day: NaiveDate,
-    bodies: bool,
+    options: ClosingOptions,
 ) -> Result<Option<ClosedDay>, Error> {
     if let Some(closed) = books::closed_day(connection, day).await? {
         return Ok(Some(closed));
     }
     for _ in 0..ATTEMPTS {
         settle(connection, day).await?;
-        let closing = match export(connection, archive, day, bodies).await {
+        let closing = match export(connection, archive, day, options).await {
             Ok(Some(closing)) => closing,
             Ok(None) => return Ok(None),
             Err(Error::Database(error)) if store::error::is_conflict(&error) => continue,
@@ -89,7 +98,7 @@ async fn export(
     connection: &mut Connection,
     archive: &Archive,
     day: NaiveDate,
-    bodies: bool,
+    options: ClosingOptions,
 ) -> Result<Option<Closing>, Error> {
     let mut transaction = closing::begin_export(connection).await?;
     if let Some(reason) = closing::readiness(&mut transaction, day).await? {
@@ -103,8 +112,19 @@ async fn export(
     let database = books::database_id(&mut transaction).await?;
     let existing = archive.manifest(day).await?;
     expect_own(day, existing.as_deref(), &database)?;
+    if let Some(existing) = &existing
+        && !options.replace_archived
+        && is_forgotten(&mut transaction, archive, existing, totals.requests).await?
+    {
+        return Err(Error::Refused(format!(
+            "{day}: the archive has {} rows of this day, which this database does not know to be closed, and the log has {}: \
+             `litespend import` brings the archived rows back; `books close --replace-archived` closes the day without them, \
+             and they are lost",
+            existing.sums.rows, totals.requests
+        )));
+    }
     // A day that was archived with bodies keeps them.
-    let bodies = bodies || existing.is_some_and(|existing| existing.bodies);
+    let bodies = options.bodies || existing.is_some_and(|existing| existing.bodies);
     let mut writer = archive.write_day(day, None, bodies).await?;
     let mut names = NamesCollector::default();
     let mut sums = DaySums::default();
@@ -135,6 +155,21 @@ async fn export(
     let manifest = archive.commit(&prepared, json!({"database": database})).await?;
     let (revision, archived) = (manifest.revision, totals_of(&manifest.sums));
     Ok(Some(Closing { day, totals, fingerprint, revision, archived, buckets }))
+}
+
+/// Whether the archive has a day of which this database does not know that it was closed, with more rows than the log has: as
+/// after the database was restored from a backup.
+pub(super) async fn is_forgotten(
+    connection: &mut Connection,
+    archive: &Archive,
+    manifest: &Manifest,
+    logged: i64,
+) -> Result<bool, Error> {
+    let archived = i64::try_from(manifest.sums.rows).unwrap_or(i64::MAX);
+    Ok(archived > logged
+        // The files of attempts that were not recorded are hidden.
+        && archive.is_shown(manifest).await?
+        && !books::is_reopened_since(connection, manifest.day, manifest.created_at).await?)
 }
 
 pub(super) fn expect(day: NaiveDate, place: &'static str, found: &Totals, expected: &Totals) -> Result<(), Error> {
@@ -214,13 +249,13 @@ pub async fn archive_late_rows(connection: &mut Connection, archive: &Archive, d
 
 /// Records a revision with late rows that an interrupted attempt committed to the archive but not to the database.
 async fn adopt(connection: &mut Connection, archive: &Archive, day: NaiveDate, newest: &Manifest) -> Result<(), Error> {
-    let revision = [(day, newest.revision)];
+    let late: HashSet<Vec<u8>> = closing::unarchived_ids(connection, day).await?.into_iter().collect();
     let mut archived = Vec::new();
-    for (id, digest) in closing::late_rows(connection, day).await? {
-        let found = archive.find(IdKind::RequestId, &id, &revision).await?;
-        if !found.is_empty() && archive.row(&id, &revision).await?.is_some() {
-            archived.push(digest);
-        }
+    // The log may have lost them meanwhile, so the archive says which they are.
+    let ids = Query { columns: Vec::new(), ..Query::default() };
+    let mut rows = archive.scan(&[(day, newest.revision)], ids);
+    while let Some(row) = rows.try_next().await? {
+        archived.extend(late.get(books::id_digest(&row.request_id).as_slice()).cloned());
     }
     closing::record_late_rows(connection, day, newest.revision, &totals_of(&newest.sums), &archived).await?;
     Ok(())
@@ -246,7 +281,7 @@ pub async fn close_through(
     exporters: Vec<Connection>,
     archive: &Archive,
     through: NaiveDate,
-    bodies: bool,
+    options: ClosingOptions,
     mut report: impl FnMut(&ClosedDay) -> bool,
 ) -> Result<Closed, Error> {
     publishing::reconcile(connection, archive).await?;
@@ -262,9 +297,9 @@ pub async fn close_through(
     let mut months = Vec::new();
     // Before several exports ask for it at once.
     books::database_id(connection).await?;
-    let mut exports = Exports::new(exporters, archive, bodies, books::open_days(connection, through).await?);
+    let mut exports = Exports::new(exporters, archive, options, books::open_days(connection, through).await?);
     while let Some((day, export)) = exports.next().await {
-        let closed = match close_exported(connection, archive, day, bodies, export).await {
+        let closed = match close_exported(connection, archive, day, options, export).await {
             Ok(Some(closed)) => closed,
             // The log has just lost the rows that it had.
             Ok(None) => continue,
@@ -306,7 +341,7 @@ async fn close_exported(
     connection: &mut Connection,
     archive: &Archive,
     day: NaiveDate,
-    bodies: bool,
+    options: ClosingOptions,
     export: Export,
 ) -> Result<Option<ClosedDay>, Error> {
     match export {
@@ -322,31 +357,31 @@ async fn close_exported(
         Some(Err(error)) => tracing::debug!(%day, cause = %error, "exporting a day again"),
         None => {}
     }
-    close_day(connection, archive, day, bodies).await
+    close_day(connection, archive, day, options).await
 }
 
 /// Exports days on connections of their own, ahead of those who record them.
 struct Exports<'a> {
     archive: &'a Archive,
-    bodies: bool,
+    options: ClosingOptions,
     days: std::vec::IntoIter<NaiveDate>,
     idle: Vec<Connection>,
     running: VecDeque<(NaiveDate, AbortOnDropHandle<Exported>)>,
 }
 
 impl<'a> Exports<'a> {
-    fn new(exporters: Vec<Connection>, archive: &'a Archive, bodies: bool, days: Vec<NaiveDate>) -> Self {
-        Self { archive, bodies, days: days.into_iter(), idle: exporters, running: VecDeque::new() }
+    fn new(exporters: Vec<Connection>, archive: &'a Archive, options: ClosingOptions, days: Vec<NaiveDate>) -> Self {
+        Self { archive, options, days: days.into_iter(), idle: exporters, running: VecDeque::new() }
     }
 
     /// The next day with its export, in the order of the days.
     async fn next(&mut self) -> Option<(NaiveDate, Export)> {
         while let Some(mut connection) = self.idle.pop() {
             let Some(day) = self.days.next() else { break };
-            let (archive, bodies) = (self.archive.clone(), self.bodies);
+            let (archive, options) = (self.archive.clone(), self.options);
             let export = tokio::spawn(async move {
                 let export = match settle(&mut connection, day).await {
-                    Ok(()) => export(&mut connection, &archive, day, bodies).await,
+                    Ok(()) => export(&mut connection, &archive, day, options).await,
                     Err(error) => Err(error),
                 };
                 (connection, export)

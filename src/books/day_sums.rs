@@ -145,6 +145,8 @@ impl Groups {
 pub struct DaySums {
     words: Words,
     lists: HashMap<Box<str>, Box<[u32]>>,
+    /// Bytes of the texts of `lists`.
+    list_bytes: usize,
     usage: Groups,
     customer: Groups,
     tag: Groups,
@@ -158,6 +160,7 @@ impl Default for DaySums {
         Self {
             words: Words::default(),
             lists: HashMap::default(),
+            list_bytes: 0,
             usage: Groups::default(),
             customer: Groups::default(),
             tag: Groups::default(),
@@ -201,8 +204,10 @@ impl DaySums {
                 return;
             };
             let tags = tags.iter().map(|tag| self.words.number(tag.as_deref())).collect();
-            if self.lists.len() >= MOST_LISTS {
+            self.list_bytes += list.len();
+            if self.lists.len() >= MOST_LISTS || self.list_bytes > MOST_TEXT {
                 self.lists.clear();
+                self.list_bytes = list.len();
             }
             self.lists.insert(list.into(), tags);
         }
@@ -225,6 +230,7 @@ impl DaySums {
             // No text is added any more.
             words: Words { bytes: usize::MAX, ..Words::default() },
             lists: HashMap::default(),
+            list_bytes: 0,
         };
     }
 

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use chrono::NaiveDate;
 use litespend_archive::Archive;
 
+use crate::books::closing::is_forgotten;
 use crate::books::{Error, expect_own};
 use crate::metrics::Metrics;
 use crate::store;
@@ -47,14 +48,20 @@ pub async fn reconcile(connection: &mut Connection, archive: &Archive) -> Result
             continue;
         }
         let database = books::database_id(connection).await?;
-        if let Err(error) = put_right(archive, files.day, is_closed, &database).await {
+        if let Err(error) = put_right(connection, archive, files.day, is_closed, &database).await {
             failed(files.day, &error);
         }
     }
     Ok(())
 }
 
-async fn put_right(archive: &Archive, day: NaiveDate, is_closed: bool, database: &str) -> Result<(), Error> {
+async fn put_right(
+    connection: &mut Connection,
+    archive: &Archive,
+    day: NaiveDate,
+    is_closed: bool,
+    database: &str,
+) -> Result<(), Error> {
     let manifest = archive.manifest(day).await?;
     // The days of other databases, and of nobody, are not ours to touch.
     let is_owned = manifest.as_ref().is_some_and(|manifest| manifest.extra.get("database").is_some());
@@ -62,9 +69,13 @@ async fn put_right(archive: &Archive, day: NaiveDate, is_closed: bool, database:
         return Ok(());
     }
     if is_closed {
-        archive.publish(day).await?
-    } else {
-        archive.hide(day).await?
+        archive.publish(day).await?;
+    } else if let Some(manifest) = manifest {
+        // The rows may be nowhere else.
+        let logged = books::logged_rows(connection, day).await?;
+        if !is_forgotten(connection, archive, &manifest, logged).await? {
+            archive.hide(day).await?;
+        }
     }
     Ok(())
 }

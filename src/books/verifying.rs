@@ -9,13 +9,35 @@ use crate::store::books;
 use crate::store::books::closing;
 use crate::store::books::{ClosedDay, Totals};
 
+/// How often a day is compared again because it was written meanwhile.
+const ATTEMPTS: u32 = 5;
+
 /// Reads the archive of a closed day as a whole and compares it: the files with their hashes, the number of rows, the
-/// sums, and the figures that reports have.
+/// sums, and the figures that reports have. A server may archive late rows meanwhile, or the day may be opened: there is
+/// nothing to compare then.
 pub async fn verify_day(connection: &mut Connection, archive: &Archive, closed: &ClosedDay) -> Result<(), Error> {
     let day = closed.day;
-    let manifest = read_back(archive, closed).await?;
-    expect_own(day, Some(&manifest), &books::database_id(connection).await?)?;
-    let adjustments = books::adjustments(connection, Some(day)).await?;
+    for _ in 0..ATTEMPTS {
+        let Some(closed) = books::closed_day(connection, day).await? else { return Ok(()) };
+        let read = read_back(archive, &closed).await;
+        let mut snapshot = closing::begin_export(connection).await?;
+        let now = books::closed_day(&mut snapshot, day).await?;
+        if now.as_ref().map(|now| now.revision) != Some(closed.revision) {
+            continue;
+        }
+        compare(&mut snapshot, &closed, &*read?).await?;
+        snapshot.commit().await?;
+        closing::record_verified(connection, day).await?;
+        return Ok(());
+    }
+    Err(Error::Busy { day, reason: "its archive was written again and again meanwhile" })
+}
+
+/// Compares a closed day with its manifest, in a snapshot.
+async fn compare(snapshot: &mut Connection, closed: &ClosedDay, manifest: &Manifest) -> Result<(), Error> {
+    let day = closed.day;
+    expect_own(day, Some(manifest), &books::database_id(snapshot).await?)?;
+    let adjustments = books::adjustments(snapshot, Some(day)).await?;
     let late = sum_of(adjustments.iter().filter(|adjustment| adjustment.kind == "late"));
     let updated = sum_of(adjustments.iter().filter(|adjustment| adjustment.kind == "updated"));
     // Rows are archived as they are at that time, so the archive's sums are compared with those recorded then.
@@ -24,7 +46,7 @@ pub async fn verify_day(connection: &mut Connection, archive: &Archive, closed: 
     {
         expect(day, "the archive", &totals_of(&manifest.sums), &recorded)?;
     }
-    let ids = books::archived_id_count(connection, day).await?;
+    let ids = books::archived_id_count(snapshot, day).await?;
     if ids > closed.archived_rows {
         return Err(Error::Figures {
             day,
@@ -34,9 +56,7 @@ pub async fn verify_day(connection: &mut Connection, archive: &Archive, closed: 
         });
     }
     let expected = closed.totals.plus(&late).plus(&updated);
-    expect(day, "the rollups", &closing::totals(connection, day).await?, &expected)?;
-    closing::record_verified(connection, day).await?;
-    Ok(())
+    expect(day, "the rollups", &closing::totals(snapshot, day).await?, &expected)
 }
 
 fn sum_of<'a>(adjustments: impl Iterator<Item = &'a books::Adjustment>) -> Totals {

@@ -9,6 +9,7 @@ use litespend_archive::Archive;
 
 use crate::books;
 use crate::books::background::before;
+use crate::books::closing::ClosingOptions;
 use crate::books::pruning::Step;
 use crate::books::{closing, describe, last_closable, pruning, reopening, verifying};
 use crate::cli::archive;
@@ -53,6 +54,10 @@ pub struct CloseArgs {
     /// Archive messages, responses and requests, too.
     #[arg(long, env = "LITESPEND_ARCHIVE_BODIES", value_parser = clap::builder::FalseyValueParser::new())]
     archive_bodies: bool,
+    /// Close days of which the archive has more rows than the log, as after the database was restored from a backup, although
+    /// this database does not know that they were closed. The rows that only the archive has are lost.
+    #[arg(long)]
+    replace_archived: bool,
 }
 
 /// The arguments of `books verify`.
@@ -186,7 +191,8 @@ async fn close(pool: &Pool, args: &CloseArgs) -> Result<(), Failure> {
         )));
     }
     let archive = archive::open(&args.archive, true).await?;
-    close_through(pool, &archive, args.through, args.archive_bodies).await
+    let options = ClosingOptions { bodies: args.archive_bodies, replace_archived: args.replace_archived };
+    close_through(pool, &archive, args.through, options).await
 }
 
 /// Closes all days up to `through`, and prints each.
@@ -194,7 +200,7 @@ pub(crate) async fn close_through(
     pool: &Pool,
     archive: &Archive,
     through: NaiveDate,
-    bodies: bool,
+    options: ClosingOptions,
 ) -> Result<(), Failure> {
     let mut connection = locked(pool).await?;
     let mut exporters = Vec::new();
@@ -202,7 +208,7 @@ pub(crate) async fn close_through(
         exporters.push(self::connection(pool).await?);
     }
     let started = Instant::now();
-    let closed = closing::close_through(&mut connection, exporters, archive, through, bodies, |day| {
+    let closed = closing::close_through(&mut connection, exporters, archive, through, options, |day| {
         say!("{} closed: {}", day.day, describe(&day.totals));
         true
     })

@@ -53,9 +53,16 @@ pub fn url(args: &DatabaseArgs, config: &ConfigFile) -> Option<String> {
     Some(args.direct_url.clone().filter(given).unwrap_or(url))
 }
 
-fn start(args: &DatabaseArgs) -> Result<LocalPostgres, LocalPostgresError> {
+/// Connections of the embedded database beside those of the pool: of background work, of commands beside a server, and those
+/// that PostgreSQL keeps for superusers.
+const FURTHER_CONNECTIONS: u32 = 30;
+
+fn start(args: &DatabaseArgs, limits: PoolLimits) -> Result<LocalPostgres, LocalPostgresError> {
     let memory = args.database_memory_mb.map(|mebibytes| u64::from(mebibytes) * 1024 * 1024);
-    LocalPostgres::start(LocalPostgresOptions { home: Some(home(args)), memory, ..local_postgres_options() })
+    let options = local_postgres_options();
+    let connections = u16::try_from(limits.connections.saturating_add(FURTHER_CONNECTIONS)).unwrap_or(u16::MAX);
+    let max_connections = options.max_connections.max(connections);
+    LocalPostgres::start(LocalPostgresOptions { home: Some(home(args)), memory, max_connections, ..options })
 }
 
 /// A reason that another attempt does not remove is a wrong setting.
@@ -87,7 +94,7 @@ impl OpenDatabase {
             }
             return Ok(Self { local: None, url, limits });
         }
-        let local = start(args).map_err(not_started)?;
+        let local = start(args, limits).map_err(not_started)?;
         Ok(Self { url: local.url().to_owned(), local: Some(local), limits })
     }
 
@@ -96,7 +103,7 @@ impl OpenDatabase {
         if url(args, config).is_some() {
             return Self::open(args, config, limits);
         }
-        match start(args) {
+        match start(args, limits) {
             Ok(local) => Ok(Self { url: local.url().to_owned(), local: Some(local), limits }),
             Err(error @ LocalPostgresError::InUse { .. }) => match url_of_running(&home(args), BESIDE_LIMIT) {
                 Some(url) => Ok(Self { local: None, url, limits }),

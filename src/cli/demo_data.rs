@@ -12,6 +12,7 @@ use crate::accounts::shortened;
 use crate::booking::booker::Booker;
 use crate::booking::price::price_record;
 use crate::booking::{Draft, Identity, NewNames, Owner};
+use crate::books::closing::ClosingOptions;
 use crate::books::{GRACE_DAYS, last_closable};
 use crate::cli::args::DatabaseArgs;
 use crate::cli::database::Failure;
@@ -158,7 +159,7 @@ pub fn run(args: &DemoDataArgs) -> Result<(), Failure> {
             // In the first days of a month, the end of last month can't be closed yet.
             let through = last_of_month.min(last_closable(now, GRACE_DAYS));
             let archive = archive::open_writable("--archive:", url).await?;
-            books::close_through(&pool, &archive, through, false).await?;
+            books::close_through(&pool, &archive, through, ClosingOptions::default()).await?;
         }
         Ok(())
     })

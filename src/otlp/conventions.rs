@@ -144,15 +144,20 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The operation with this name, if it is an inference.
+    /// The operation with this name, if it is an inference. Semantic Kernel has names of its own.
     pub fn named(name: &str) -> Option<Self> {
         match name {
-            "chat" => Some(Self::Chat),
-            "text_completion" => Some(Self::TextCompletion),
+            "chat" | "chat.completions" | "chat.streaming_completions" => Some(Self::Chat),
+            "text_completion" | "text.completions" | "text.streaming_completions" => Some(Self::TextCompletion),
             "generate_content" => Some(Self::GenerateContent),
             "embeddings" => Some(Self::Embeddings),
             _ => None,
         }
+    }
+
+    /// Whether an operation with this name is something else: work of agents and tools around inferences.
+    pub fn is_around(name: &str) -> bool {
+        matches!(name, "create_agent" | "execute_tool" | "invoke_agent" | "invoke_workflow" | "plan" | "retrieval")
     }
 
     /// The operation of one of OpenLLMetry's request types, if it is an inference.

@@ -82,15 +82,22 @@ pub enum Subject {
 
 impl Span {
     /// What the span describes. The conventions' own attribute decides; those of OpenLLMetry and OpenInference count
-    /// where it is missing.
+    /// where it is missing, or has a name that the conventions do not have.
     pub fn subject(&self) -> Subject {
         let text = |name| match self.attributes.get(name) {
             Some(Value::Text(text)) if !text.is_empty() => Some(text.as_str()),
             _ => None,
         };
         let inference = |operation: Option<Operation>| operation.map_or(Subject::Other, Subject::Inference);
-        if let Some(name) = text(conventions::OPERATION) {
-            return inference(Operation::named(name));
+        match text(conventions::OPERATION) {
+            Some(name) if Operation::is_around(name) => return Subject::Other,
+            // A name that the conventions do not have says nothing.
+            Some(name) => {
+                if let Some(operation) = Operation::named(name) {
+                    return Subject::Inference(operation);
+                }
+            }
+            None => {}
         }
         // Both have a name for what they do not know.
         if let Some(request_type) = text(conventions::REQUEST_TYPE).filter(|request_type| *request_type != "unknown") {

@@ -264,6 +264,19 @@ pub struct ReopenedDay {
     pub total_tokens: Option<i64>,
 }
 
+/// Whether a day was opened again at this time or later.
+pub async fn is_reopened_since(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    time: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM litespend.reopened_days WHERE day = $1 AND reopened_at >= $2)")
+        .bind(day)
+        .bind(time)
+        .fetch_one(connection)
+        .await
+}
+
 /// The days that were reopened, in the order of time.
 pub async fn reopened_days(connection: &mut PgConnection) -> Result<Vec<ReopenedDay>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM litespend.reopened_days ORDER BY reopened_at").fetch_all(connection).await

@@ -21,16 +21,29 @@ pub struct Logged {
     pub completion_tokens: i64,
     /// All tokens.
     pub total_tokens: i64,
+    /// What `spend` lacks because it was rounded.
+    #[sqlx(default)]
+    pub rounded_off: f64,
 }
 
 impl Logged {
-    /// Adds what another series has logged.
+    /// Adds what another series has logged. The order does not matter: a counter that falls by its last digit has started
+    /// again for Prometheus.
     pub fn add(&mut self, other: Self) {
         self.requests += other.requests;
-        self.spend += other.spend;
+        // Knuth's TwoSum: the sum and what its rounding took from it.
+        let sum = self.spend + other.spend;
+        let added = sum - self.spend;
+        self.rounded_off += (self.spend - (sum - added)) + (other.spend - added) + other.rounded_off;
+        self.spend = sum;
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
         self.total_tokens += other.total_tokens;
+    }
+
+    /// Spend in USD, rounded once.
+    pub fn total_spend(&self) -> f64 {
+        self.spend + self.rounded_off
     }
 }
 
@@ -88,7 +101,7 @@ pub async fn folded(
     after: i64,
 ) -> Result<Vec<Folded>, sqlx::Error> {
     let statement = format!(
-        "COPY (SELECT number, team_id, user_id, api_key, model, GREATEST(most_requests, requests), GREATEST(most_spend, spend),
+        "COPY (SELECT number, team_id, user_id, api_key, model, GREATEST(most_requests, requests), GREATEST(most_spend, spend)::float8,
                       GREATEST(most_prompt_tokens, prompt_tokens), GREATEST(most_completion_tokens, completion_tokens),
                       GREATEST(most_total_tokens, total_tokens)
                FROM litespend.lifetime_usage WHERE number > {after} ORDER BY number LIMIT {PAGE}) TO STDOUT (FORMAT binary)"
@@ -126,6 +139,7 @@ fn row(message: &mut Bytes) -> Option<Option<Folded>> {
             prompt_tokens: long(message)?,
             completion_tokens: long(message)?,
             total_tokens: long(message)?,
+            ..Logged::default()
         },
     }))
 }
@@ -139,12 +153,12 @@ macro_rules! unfolded {
             "WITH unfolded AS (
                  SELECT team_id AS team, user_id AS \"user\", api_key AS key, model AS model_name,
                         COALESCE(sum(sign) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_requests,
-                        COALESCE(sum(litespend.finite(spend)) FILTER (WHERE is_update IS NOT TRUE), 0) AS came_spend,
+                        COALESCE(sum(litespend.finite(spend)::numeric) FILTER (WHERE is_update IS NOT TRUE), 0) AS came_spend,
                         COALESCE(sum(prompt_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_prompt_tokens,
                         COALESCE(sum(completion_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint
                             AS came_completion_tokens,
                         COALESCE(sum(total_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_total_tokens,
-                        sum(sign)::bigint AS requests, COALESCE(sum(litespend.finite(spend)), 0) AS spend,
+                        sum(sign)::bigint AS requests, COALESCE(sum(litespend.finite(spend)::numeric), 0) AS spend,
                         COALESCE(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
                         COALESCE(sum(completion_tokens), 0)::bigint AS completion_tokens,
                         COALESCE(sum(total_tokens), 0)::bigint AS total_tokens
@@ -175,7 +189,7 @@ pub async fn changed(connection: &mut PgConnection) -> Result<FxHashMap<i64, Log
     let mut changed = FxHashMap::default();
     let mut rows = sqlx::query_as::<_, Changed>(unfolded!(
         "SELECT l.number, GREATEST(l.most_requests, l.requests + GREATEST(n.came_requests, n.requests)) AS requests,
-                GREATEST(l.most_spend, l.spend + GREATEST(n.came_spend, n.spend)) AS spend,
+                GREATEST(l.most_spend, l.spend + GREATEST(n.came_spend, n.spend))::float8 AS spend,
                 GREATEST(l.most_prompt_tokens, l.prompt_tokens + GREATEST(n.came_prompt_tokens, n.prompt_tokens)) AS prompt_tokens,
                 GREATEST(l.most_completion_tokens, l.completion_tokens + GREATEST(n.came_completion_tokens, n.completion_tokens)) AS completion_tokens,
                 GREATEST(l.most_total_tokens, l.total_tokens + GREATEST(n.came_total_tokens, n.total_tokens)) AS total_tokens
@@ -193,7 +207,7 @@ pub async fn unfolded(connection: &mut PgConnection, mut each: impl FnMut(Unfold
     let mut rows = sqlx::query_as::<_, Unfolded>(unfolded!(
         "SELECT left(team, $1) AS team_id, left(\"user\", $1) AS user_id, left(key, $1) AS api_key,
                 left(model_name, $1) AS model, GREATEST(came_requests, requests) AS requests,
-                GREATEST(came_spend, spend) AS spend, GREATEST(came_prompt_tokens, prompt_tokens) AS prompt_tokens,
+                GREATEST(came_spend, spend)::float8 AS spend, GREATEST(came_prompt_tokens, prompt_tokens) AS prompt_tokens,
                 GREATEST(came_completion_tokens, completion_tokens) AS completion_tokens,
                 GREATEST(came_total_tokens, total_tokens) AS total_tokens
          FROM n WHERE NOT EXISTS (

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use chrono::NaiveDate;
 use litespend::books;
+use litespend::books::closing::ClosingOptions;
 use litespend::books::{closing, pruning, reopening, verifying};
 use litespend::rollups::folding;
 use litespend::store::PooledConnection;
@@ -66,10 +67,17 @@ impl Books {
 
     pub(crate) async fn close(&self, through: &str) -> u32 {
         let mut connection = self.connection().await;
-        closing::close_through(&mut connection, Vec::new(), &self.archive, day(through), false, |_| true)
-            .await
-            .unwrap()
-            .days
+        closing::close_through(
+            &mut connection,
+            Vec::new(),
+            &self.archive,
+            day(through),
+            ClosingOptions::default(),
+            |_| true,
+        )
+        .await
+        .unwrap()
+        .days
     }
 
     pub(crate) async fn settle(&self) {
@@ -335,8 +343,15 @@ async fn an_archive_belongs_to_one_database() {
     books.close("2026-02-28").await;
     let mut connection = books.model.pool.acquire().await.unwrap();
     folding::settle(&mut connection).await.unwrap();
-    let closed =
-        closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), false, |_| true).await;
+    let closed = closing::close_through(
+        &mut connection,
+        Vec::new(),
+        &books.archive,
+        day("2026-02-28"),
+        ClosingOptions::default(),
+        |_| true,
+    )
+    .await;
     let Err(books::Error::Refused(refusal)) = closed else { panic!("{closed:?}") };
     assert!(refusal.contains("another database"), "{refusal}");
     assert!(!tables::is_any_closed(&mut connection).await.unwrap());

@@ -2,6 +2,7 @@
 //! lost for a while.
 
 use litespend::books;
+use litespend::books::closing::ClosingOptions;
 use litespend::books::{closing, pruning, reopening};
 use litespend::store::books as tables;
 use serde_json::json;
@@ -216,8 +217,15 @@ async fn damage_of_one_day_stops_neither_closing_nor_pruning_of_others() {
     .await
     .unwrap();
     let before = tables::closed_days(&mut connection, None).await.unwrap().len();
-    let closed =
-        closing::close_through(&mut connection, Vec::new(), &archive, day("2026-04-30"), false, |_| true).await;
+    let closed = closing::close_through(
+        &mut connection,
+        Vec::new(),
+        &archive,
+        day("2026-04-30"),
+        ClosingOptions::default(),
+        |_| true,
+    )
+    .await;
     assert!(matches!(closed, Err(books::Error::Archive(_))), "{closed:?}");
     let after = tables::closed_days(&mut connection, None).await.unwrap().len();
     assert!(after > before, "{before} days closed, then {after}");
@@ -237,9 +245,16 @@ async fn texts_of_late_rows_stay_until_the_archive_has_them() {
     let books = Books::new().await;
     books.settle().await;
     let mut connection = books.connection().await;
-    closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), true, |_| true)
-        .await
-        .unwrap();
+    closing::close_through(
+        &mut connection,
+        Vec::new(),
+        &books.archive,
+        day("2026-02-28"),
+        ClosingOptions { bodies: true, ..ClosingOptions::default() },
+        |_| true,
+    )
+    .await
+    .unwrap();
     books
         .app
         .execute(
@@ -269,9 +284,16 @@ async fn emptying_texts_leaves_no_trace_in_the_sums() {
         .await;
     books.settle().await;
     let mut connection = books.connection().await;
-    closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), false, |_| true)
-        .await
-        .unwrap();
+    closing::close_through(
+        &mut connection,
+        Vec::new(),
+        &books.archive,
+        day("2026-02-28"),
+        ClosingOptions::default(),
+        |_| true,
+    )
+    .await
+    .unwrap();
     let state = "SELECT concat_ws(' ', (SELECT count(*) FROM litespend.adjustments), (SELECT count(*) FROM litespend.deltas),
                                   (SELECT count(*) FROM litespend.closed_activity), (SELECT count(*) FROM litespend.closed_midnights))";
     let before = logged(&books, state).await;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
+use litespend::books::closing::ClosingOptions;
 use litespend::books::{pruning, reopening};
 use litespend::store::books as tables;
 use litespend_archive::OwnedRow;
@@ -130,7 +131,16 @@ async fn a_day_with_large_texts_comes_back() {
     let mut connection = books.connection().await;
     let through = day("2026-02-28");
     let close = litespend::books::closing::close_through;
-    close(&mut connection, Vec::new(), &books.archive, through, true, |_| true).await.unwrap();
+    close(
+        &mut connection,
+        Vec::new(),
+        &books.archive,
+        through,
+        ClosingOptions { bodies: true, ..ClosingOptions::default() },
+        |_| true,
+    )
+    .await
+    .unwrap();
     let texts = r#"SELECT md5(string_agg(messages::text || response::text, '' ORDER BY request_id))
                    FROM "LiteLLM_SpendLogs" WHERE request_id LIKE 'large-%'"#;
     let before: Option<String> = sqlx::query_scalar(texts).fetch_one(&mut *connection).await.unwrap();

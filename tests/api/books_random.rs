@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 use litespend::books;
+use litespend::books::closing::ClosingOptions;
 use litespend::books::{closing, pruning, reopening, verifying};
 use litespend::rollups::folding;
 use litespend::store::books as tables;
@@ -294,11 +295,16 @@ impl World {
             let url = self.archive.path().to_str().unwrap();
             let archive = Archive::open(url, Options::default()).await.unwrap();
             match work {
-                Work::Close(through) => {
-                    closing::close_through(&mut connection, Vec::new(), &archive, through, false, |_| true)
-                        .await
-                        .map(drop)
-                }
+                Work::Close(through) => closing::close_through(
+                    &mut connection,
+                    Vec::new(),
+                    &archive,
+                    through,
+                    ClosingOptions::default(),
+                    |_| true,
+                )
+                .await
+                .map(drop),
                 Work::Prune(through) => pruning::prune(&mut connection, &archive, through, |_| true).await,
                 Work::Reopen(day) => reopening::reopen(&mut connection, &archive, day, "a test", true).await.map(drop),
                 Work::Verify => {

@@ -144,7 +144,7 @@ impl Books {
         }
     }
 
-    async fn prune(&self) {
+    pub(crate) async fn prune(&self) {
         let mut connection = self.connection().await;
         pruning::prune(&mut connection, &self.archive, day("2026-02-28"), |_| true).await.unwrap();
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt;
 use hyper::Method;
 use litespend::books;
+use litespend::books::closing::ClosingOptions;
 use litespend::books::{closing, pruning, reopening, verifying};
 use litespend::store::books as tables;
 use litespend_archive::{Archive, Options, Query};
@@ -57,8 +58,15 @@ async fn a_store_that_fails_and_lies_costs_no_row_and_no_sum() {
     // The store refuses every write: nothing is closed.
     store.fail(Method::PUT, "", Fault::Fails, usize::MAX);
     let mut connection = books.connection().await;
-    let closed =
-        closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), false, |_| true).await;
+    let closed = closing::close_through(
+        &mut connection,
+        Vec::new(),
+        &books.archive,
+        day("2026-02-28"),
+        ClosingOptions::default(),
+        |_| true,
+    )
+    .await;
     assert!(matches!(closed, Err(books::Error::Archive(_))), "{closed:?}");
     assert!(!tables::is_any_closed(&mut connection).await.unwrap());
     books.expect_sums("not closed").await;
@@ -66,8 +74,15 @@ async fn a_store_that_fails_and_lies_costs_no_row_and_no_sum() {
     store.heal();
     // It changes what is read back: nothing is closed either.
     store.fail(Method::GET, ".parquet", Fault::Lies, usize::MAX);
-    let closed =
-        closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), false, |_| true).await;
+    let closed = closing::close_through(
+        &mut connection,
+        Vec::new(),
+        &books.archive,
+        day("2026-02-28"),
+        ClosingOptions::default(),
+        |_| true,
+    )
+    .await;
     assert!(closed.is_err(), "{closed:?}");
     assert!(!tables::is_any_closed(&mut connection).await.unwrap());
     store.heal();
@@ -166,9 +181,16 @@ async fn texts_are_emptied_without_a_change_of_sums_and_come_back_with_their_day
     let texts = r#"SELECT concat(messages, response, proxy_server_request) FROM "LiteLLM_SpendLogs" WHERE request_id = 'texts'"#;
     let before = books.app.scalar(texts).await;
     assert!(before.contains("hé"), "{before}");
-    closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), true, |_| true)
-        .await
-        .unwrap();
+    closing::close_through(
+        &mut connection,
+        Vec::new(),
+        &books.archive,
+        day("2026-02-28"),
+        ClosingOptions { bodies: true, ..ClosingOptions::default() },
+        |_| true,
+    )
+    .await
+    .unwrap();
     let stripped = pruning::strip(&mut connection, day("2026-02-02"), true, || true).await.unwrap();
     assert!(stripped >= 1, "{stripped}");
     assert_eq!(books.app.scalar(texts).await, "{}{}{}");
@@ -269,8 +291,15 @@ async fn a_day_that_cannot_be_closed_keeps_no_other_day_open() {
         )
         .await;
     let mut connection = books.connection().await;
-    let closed =
-        closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), false, |_| true).await;
+    let closed = closing::close_through(
+        &mut connection,
+        Vec::new(),
+        &books.archive,
+        day("2026-02-28"),
+        ClosingOptions::default(),
+        |_| true,
+    )
+    .await;
     let Err(books::Error::Differs(found)) = closed else { panic!("{closed:?}") };
     assert_eq!(found.day, day("2026-02-02"));
     let days: Vec<_> =

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use litespend::books;
+use litespend::books::closing::ClosingOptions;
 use litespend::books::{closing, pruning, reopening};
 use litespend::rollups::folding;
 use litespend::store::books as tables;
@@ -79,9 +80,15 @@ async fn closing_and_rebuilding_and_writing_together_lose_nothing() {
     });
     let mut connection = books.connection().await;
     for round in 0..ROUNDS {
-        while let Err(error) =
-            closing::close_through(&mut connection, Vec::new(), &books.archive, day("2026-02-28"), false, |_| true)
-                .await
+        while let Err(error) = closing::close_through(
+            &mut connection,
+            Vec::new(),
+            &books.archive,
+            day("2026-02-28"),
+            ClosingOptions::default(),
+            |_| true,
+        )
+        .await
         {
             assert!(is_busy(&error), "{error}");
         }

@@ -16,6 +16,7 @@ mod books_calls;
 mod books_engines;
 mod books_random;
 mod books_reads;
+mod books_returning;
 mod books_storage;
 mod books_together;
 mod conformance;

@@ -348,3 +348,61 @@ async fn more_series_than_are_read_at_once_are_all_listed() {
     folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
     check("folded").await;
 }
+
+/// Folds this number of changes.
+async fn fold(app: &TestApp, changes: i32) {
+    let folded: i64 = sqlx::query_scalar("SELECT litespend.fold($1)").bind(changes).fetch_one(&app.pool).await.unwrap();
+    assert_eq!(folded, i64::from(changes));
+}
+
+#[tokio::test]
+async fn amounts_are_the_same_in_whatever_order_they_are_folded() {
+    // Without the key as a label, several series are summed.
+    let mut settings = settings();
+    settings.spend_metrics.labels = vec![Label::Team];
+    let app = TestApp::with(settings).await;
+    let insert = async |rows: &[(&str, f64)]| {
+        for (key, spend) in rows {
+            sqlx::query(
+                r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, spend, "startTime", "endTime")
+                   VALUES (gen_random_uuid()::text, 'acompletion', $1, 'm', $2, '2026-02-01', '2026-02-01')"#,
+            )
+            .bind(key)
+            .bind(spend)
+            .execute(&app.pool)
+            .await
+            .unwrap();
+        }
+    };
+    insert(&[("k1", 0.3)]).await;
+    fold(&app, 1).await;
+    // As floating-point numbers, 0.3 + (0.2 + 0.1) is more than (0.3 + 0.2) + 0.1; and the new series come in another order.
+    insert(&[("k1", 0.2), ("k1", 0.1), ("k9", 0.7), ("k3", 1e9), ("k5", 0.1), ("k2", 1e-9)]).await;
+    let expected = samples(&app, "litellm_spend_metric_total").await;
+    assert_eq!(expected.values().copied().collect::<Vec<_>>(), [1_000_000_001.400_000_001]);
+    for _ in 0..6 {
+        fold(&app, 1).await;
+        assert_eq!(samples(&app, "litellm_spend_metric_total").await, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_update_that_is_folded_in_parts_is_never_counted_twice() {
+    let app = TestApp::new().await;
+    app.execute(
+        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, spend, "startTime", "endTime")
+           SELECT 'r-' || n, 'acompletion', 'k', 'm', 1, '2026-02-01', '2026-02-01' FROM generate_series(1, 10) AS n"#,
+    )
+    .await;
+    fold(&app, 10).await;
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 1.5"#).await;
+    // Space that is used again has another order than the one in which the changes came: what was added is first here.
+    app.execute("UPDATE litespend.deltas SET day = day WHERE sign < 0").await;
+    for _ in 0..5 {
+        assert_eq!(samples(&app, "litellm_spend_metric_total").await.into_values().sum::<f64>(), 15.0);
+        assert_eq!(samples(&app, "litellm_requests_metric_total").await.into_values().sum::<f64>(), 10.0);
+        fold(&app, 4).await;
+    }
+    assert_eq!(samples(&app, "litellm_spend_metric_total").await.into_values().sum::<f64>(), 15.0);
+    assert_eq!(samples(&app, "litellm_requests_metric_total").await.into_values().sum::<f64>(), 10.0);
+}

@@ -115,7 +115,9 @@ async fn migrations_that_had_other_texts_and_numbers_for_a_while_are_adopted() {
          DROP FUNCTION litespend.open_days(regclass, date, date);"
     );
     let numbered = format!(
-        "UPDATE litespend.migrations SET version = 18 WHERE version = 17;
+        "DELETE FROM litespend.migrations WHERE version = 18;
+         DROP FUNCTION litespend.is_counted(date, text, integer);
+         UPDATE litespend.migrations SET version = 18 WHERE version = 17;
          UPDATE litespend.migrations SET version = 17 WHERE version = 16;
          INSERT INTO litespend.migrations (version, description, success, checksum, execution_time)
          VALUES (16, 'open days', true, '\\x{OPEN_DAYS}', 0);"

@@ -42,9 +42,11 @@ async fn the_embedded_database_keeps_its_master_key_and_its_data() {
     let start = || {
         let mut command = program();
         command.env("LITESPEND_DATA_DIR", home.path().join("home"));
-        Server::start(command, &[])
+        Server::start(command, &["--database-connections", "60"])
     };
     let mut server = start();
+    let configuration = std::fs::read_to_string(home.path().join("home/data/litespend.conf")).unwrap();
+    assert!(configuration.contains("max_connections = 90\n"), "{configuration}");
     let file = home.path().join("home/master_key");
     assert!(server.block.contains(&format!("created on this first start: {}", file.display())), "{}", server.block);
     assert!(server.block.contains(&format!("embedded in {}", home.path().join("home").display())), "{}", server.block);
@@ -216,7 +218,8 @@ fn data_that_no_installed_postgresql_can_read_is_one_line_and_exit_code_2() {
     let home = Directory::new();
     let data = home.path().join("data");
     std::fs::create_dir(&data).unwrap();
-    for (version, expected) in [(None, "is not a PostgreSQL data directory"), (Some("9\n"), "belongs to PostgreSQL 9")] {
+    for (version, expected) in [(None, "is not a PostgreSQL data directory"), (Some("9\n"), "belongs to PostgreSQL 9")]
+    {
         std::fs::write(data.join("mine"), "mine").unwrap();
         if let Some(version) = version {
             std::fs::write(data.join("PG_VERSION"), version).unwrap();

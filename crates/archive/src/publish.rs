@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::archive::Archive;
 use crate::blocks::{BLOCK, VerifiedObject};
 use crate::error::{Error, Result};
-use crate::manifest::{StoredObject, hexadecimal};
+use crate::manifest::{Manifest, StoredObject, hexadecimal};
 use crate::store::hidden_path;
 use crate::upload::Upload;
 
@@ -64,6 +64,16 @@ impl Archive {
             }
         }
         Ok((published, hidden))
+    }
+
+    /// Whether other engines see rows of a day in this revision.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn is_shown(&self, manifest: &Manifest) -> Result<bool> {
+        let listing = self.listing(manifest.day).await?;
+        let is_shown = |path: &String| listing.parts.iter().any(|part| part.path == *path);
+        Ok(manifest.parts.iter().any(|part| is_shown(&part.object.path)))
     }
 
     async fn is_published(&self, day: NaiveDate, revision: u32) -> Result<bool> {

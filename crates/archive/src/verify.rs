@@ -94,7 +94,10 @@ impl Archive {
     /// # Errors
     /// [`Error::Damaged`] or [`Error::NotFound`] name the file that is not as it should be.
     pub async fn verify_day(&self, day: NaiveDate) -> Result<Option<std::sync::Arc<Manifest>>> {
-        let Some(manifest) = self.manifest(day).await? else { return Ok(None) };
+        let Some(known) = self.manifest(day).await? else { return Ok(None) };
+        // What is in memory says nothing about the store.
+        self.inner.manifests.invalidate(&(day, known.revision));
+        let manifest = self.manifest_at(day, known.revision).await?;
         let mut sums = SumsBuilder::default();
         for part in &manifest.parts {
             self.verify_part(part, &mut sums).await?;
@@ -110,7 +113,6 @@ impl Archive {
     /// Reads a file from its start to its end, and adds its rows to `sums`.
     pub(crate) async fn verify_part(&self, part: &Part, sums: &mut SumsBuilder) -> Result<()> {
         let object = VerifiedObject::from(&part.object);
-        // What is in memory says nothing about the store.
         self.inner.reader.forget(&object);
         let metadata = read_metadata(&self.inner.reader, &object).await?;
         let mut check = Check {

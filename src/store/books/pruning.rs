@@ -72,7 +72,7 @@ async fn has_found_rows(connection: &mut PgConnection, partition: &Partition) ->
         r#"SELECT EXISTS (SELECT FROM litespend.late_ids AS late
                           WHERE is_lost AND day BETWEEN $1 AND $2 AND EXISTS (
                               SELECT FROM {} AS log WHERE log."startTime" >= late.day AND log."startTime" < late.day + 1
-                                AND litespend.id_digest(log.request_id) = late.digest))"#,
+                                AND substring(sha256(convert_to(log.request_id, 'UTF8')) FOR 8) = late.digest))"#,
         partition.table
     );
     sqlx::query_scalar(AssertSqlSafe(statement))
@@ -104,6 +104,10 @@ pub async fn unarchived_rows(connection: &mut PgConnection, day: NaiveDate) -> R
 /// Drops a partition that has rows of closed days only. Returns false, and changes nothing, if it has others by now. Waits
 /// at most two seconds for the readers and writers of the log; when the wait is over, the error is 55P03.
 pub async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<bool, sqlx::Error> {
+    // Before the lock, too, under which everybody waits.
+    if has_found_rows(connection, partition).await? {
+        return Ok(false);
+    }
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
     // The log first, as every query locks it before its partitions.
