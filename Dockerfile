@@ -13,15 +13,15 @@ FROM chef AS builder
 ARG TARGETARCH
 COPY --from=planner /build/recipe.json recipe.json
 RUN [ "$TARGETARCH" != arm64 ] || export JEMALLOC_SYS_WITH_LG_PAGE=16; \
-    cargo chef cook --release --locked --bin litespend --recipe-path recipe.json
+    cargo chef cook --profile dist --locked --bin litespend --recipe-path recipe.json
 COPY . .
 RUN [ "$TARGETARCH" != arm64 ] || export JEMALLOC_SYS_WITH_LG_PAGE=16; \
-    cargo build --release --locked --bin litespend
+    cargo build --profile dist --locked --bin litespend
 
 # No shell and no package manager; runs as user 65532. It has no PostgreSQL either: set
 # DATABASE_URL.
 FROM gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
-COPY --from=builder /build/target/release/litespend /usr/local/bin/litespend
+COPY --from=builder /build/target/dist/litespend /usr/local/bin/litespend
 ENV HOST=0.0.0.0 PORT=4000
 EXPOSE 4000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \

@@ -8,6 +8,18 @@ ALTER TABLE litespend.lifetime_usage
     ALTER COLUMN spend TYPE numeric USING spend::text::numeric,
     ALTER COLUMN most_spend TYPE numeric USING most_spend::text::numeric;
 
+-- As before. The function is replaced because sessions that ran it remember the types that these columns had.
+CREATE OR REPLACE FUNCTION litespend.raise_most() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.most_requests := GREATEST(NEW.most_requests, NEW.requests);
+    NEW.most_spend := GREATEST(NEW.most_spend, NEW.spend);
+    NEW.most_prompt_tokens := GREATEST(NEW.most_prompt_tokens, NEW.prompt_tokens);
+    NEW.most_completion_tokens := GREATEST(NEW.most_completion_tokens, NEW.completion_tokens);
+    NEW.most_total_tokens := GREATEST(NEW.most_total_tokens, NEW.total_tokens);
+    RETURN NEW;
+END $$;
+
 -- As before, with exact sums.
 CREATE OR REPLACE FUNCTION litespend.add_lifetime(source text, picked tid[], chosen date) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -38,8 +50,9 @@ BEGIN
     END LOOP;
 END $$;
 
--- As before. What updates added is folded after what they took away: else the figures of a batch could be more than they ever
--- were, and the most would keep them.
+-- As before. Rows that came are folded first, then what updates took away, and then what they added: else the figures of a batch
+-- could be more than they ever were, and the most would keep them, or a scrape could show less than the one before. A group
+-- without requests may have money meanwhile, which waits for what an update added: it is deleted when nothing is left of it.
 CREATE OR REPLACE FUNCTION litespend.fold(batch integer) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -64,7 +77,10 @@ BEGIN
                   + COALESCE(octet_length(api_key), 0) + COALESCE(octet_length(model), 0)
                   + COALESCE(octet_length(end_user), 0) + COALESCE(pg_column_size(request_tags), 0)) / 1000 AS weight
         FROM (SELECT ctid AS place, d.* FROM litespend.deltas AS d
-              WHERE sign <> 0 AND (is_update AND sign > 0) IS NOT TRUE AND day NOT IN (SELECT unnest(dirty))
+              WHERE sign <> 0 AND is_update IS NOT TRUE AND day NOT IN (SELECT unnest(dirty))
+              UNION ALL
+              SELECT ctid, d.* FROM litespend.deltas AS d
+              WHERE is_update AND sign < 0 AND day NOT IN (SELECT unnest(dirty))
               UNION ALL
               SELECT ctid, d.* FROM litespend.deltas AS d
               WHERE is_update AND sign > 0 AND day NOT IN (SELECT unnest(dirty))) AS candidates
@@ -80,12 +96,15 @@ BEGIN
     UPDATE litespend.turn SET taken = taken + 1;
     PERFORM litespend.absorb('SELECT * FROM litespend.deltas WHERE ctid = ANY ($2)', picked, NULL);
     PERFORM litespend.add_lifetime('SELECT * FROM litespend.deltas WHERE ctid = ANY ($2)', picked, NULL);
-    negative := ARRAY(SELECT DISTINCT day FROM litespend.deltas WHERE ctid = ANY (picked) AND sign < 0);
+    negative := ARRAY(SELECT DISTINCT day FROM litespend.deltas WHERE ctid = ANY (picked) AND (sign < 0 OR is_update));
     IF cardinality(negative) > 0 THEN
-        DELETE FROM litespend.day_usage WHERE day = ANY (negative) AND requests = 0;
-        DELETE FROM litespend.day_customer WHERE day = ANY (negative) AND requests = 0;
-        DELETE FROM litespend.day_tag WHERE day = ANY (negative) AND log_count = 0;
-        DELETE FROM litespend.day_tag_owner WHERE day = ANY (negative) AND log_count = 0;
+        DELETE FROM litespend.day_usage
+        WHERE day = ANY (negative) AND requests = 0 AND abs(spend) < 1e-9
+          AND (prompt_tokens, completion_tokens, total_tokens) = (0, 0, 0);
+        DELETE FROM litespend.day_customer
+        WHERE day = ANY (negative) AND requests = 0 AND abs(spend) < 1e-9 AND total_tokens = 0;
+        DELETE FROM litespend.day_tag WHERE day = ANY (negative) AND log_count = 0 AND abs(spend) < 1e-9;
+        DELETE FROM litespend.day_tag_owner WHERE day = ANY (negative) AND log_count = 0 AND abs(spend) < 1e-9;
     END IF;
     DELETE FROM litespend.deltas WHERE ctid = ANY (picked);
     RETURN cardinality(picked);

@@ -12,12 +12,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::books::day_sums::DaySums;
 use crate::books::names::NamesCollector;
-use crate::books::{Error, describe, expect_own, publishing, totals_of};
+use crate::books::{Error, describe, expect_own, publishing, reopening, totals_of};
 use crate::store;
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
 use crate::store::books::closing::{Closing, Details, Selection};
+use crate::store::books::restoring;
 use crate::store::books::{ClosedDay, Totals};
 use crate::store::log::months;
 use crate::store::rollups;
@@ -43,8 +44,21 @@ const LOCK_PAUSE: Duration = Duration::from_secs(1);
 pub struct ClosingOptions {
     /// Messages, responses and requests are archived, too.
     pub bodies: bool,
-    /// A day may be closed with fewer rows than the archive has of it, which are then lost: see [`is_forgotten`].
-    pub replace_archived: bool,
+    /// What happens to rows that only the archive has, of days that this database does not know to be closed.
+    pub forgotten: Forgotten,
+}
+
+/// What happens to rows that only the archive has, of days that this database does not know to be closed: as after it was
+/// restored from a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forgotten {
+    /// The day is not closed.
+    #[default]
+    Refused,
+    /// They come back into the log.
+    Restored,
+    /// They are lost.
+    Replaced,
 }
 
 /// Closes a day. A day without rows stays open, and there is nothing to return. The caller holds the lock of the books and
@@ -113,14 +127,14 @@ async fn export(
     let existing = archive.manifest(day).await?;
     expect_own(day, existing.as_deref(), &database)?;
     if let Some(existing) = &existing
-        && !options.replace_archived
-        && is_forgotten(&mut transaction, archive, existing, totals.requests).await?
+        && options.forgotten != Forgotten::Replaced
+        && is_forgotten(&mut transaction, archive, existing).await?
     {
         return Err(Error::Refused(format!(
-            "{day}: the archive has {} rows of this day, which this database does not know to be closed, and the log has {}: \
-             `litespend import` brings the archived rows back; `books close --replace-archived` closes the day without them, \
-             and they are lost",
-            existing.sums.rows, totals.requests
+            "{day}: the archive has {} rows of this day, which this database does not know to be closed, and the log lacks \
+             some of them: `books close --restore-archived` brings them back; with --replace-archived, the day is closed \
+             without them, and they are lost",
+            existing.sums.rows
         )));
     }
     // A day that was archived with bodies keeps them.
@@ -157,20 +171,32 @@ async fn export(
     Ok(Some(Closing { day, totals, fingerprint, revision, archived, buckets }))
 }
 
-/// Whether the archive has a day of which this database does not know that it was closed, with more rows than the log has: as
-/// after the database was restored from a backup.
+/// Whether the archive has rows that the log lacks, of a day of which this database does not know that it was closed: as after
+/// the database was restored from a backup.
 pub(super) async fn is_forgotten(
     connection: &mut Connection,
     archive: &Archive,
     manifest: &Manifest,
-    logged: i64,
 ) -> Result<bool, Error> {
-    let archived = i64::try_from(manifest.sums.rows).unwrap_or(i64::MAX);
-    Ok(archived > logged
-        // The files of attempts that were not recorded are hidden.
-        && archive.is_shown(manifest).await?
-        && !books::is_reopened_since(connection, manifest.day, manifest.created_at).await?)
+    let day = manifest.day;
+    // The files of attempts that were not recorded are hidden. Those of a day that was recorded may be, for a moment.
+    let is_known = !archive.is_shown(manifest).await? && books::has_exported(connection, day).await?;
+    if is_known || books::is_reopened_since(connection, day, manifest.created_at).await? {
+        return Ok(false);
+    }
+    let ids = Query { columns: Vec::new(), ..Query::default() };
+    let mut rows = archive.scan(&[(day, manifest.revision)], ids).try_chunks(IDS_AT_ONCE);
+    while let Some(rows) = rows.try_next().await.map_err(|error| error.1)? {
+        let ids: Vec<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
+        if !restoring::missing_ids(connection, day, &ids).await?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
+
+/// IDs that are looked for in the log at once.
+const IDS_AT_ONCE: usize = 5_000;
 
 pub(super) fn expect(day: NaiveDate, place: &'static str, found: &Totals, expected: &Totals) -> Result<(), Error> {
     // The sum of numbers that are not finite is none; the archive leaves them out.
@@ -285,6 +311,9 @@ pub async fn close_through(
     mut report: impl FnMut(&ClosedDay) -> bool,
 ) -> Result<Closed, Error> {
     publishing::reconcile(connection, archive).await?;
+    if options.forgotten == Forgotten::Restored {
+        reopening::restore_forgotten(connection, archive, through).await?;
+    }
     let mut done = Closed::default();
     let mut first_error = None;
     closing::find_lost_rows(connection).await?;

@@ -70,12 +70,11 @@ async fn put_right(
     }
     if is_closed {
         archive.publish(day).await?;
-    } else if let Some(manifest) = manifest {
+    } else if let Some(manifest) = manifest
         // The rows may be nowhere else.
-        let logged = books::logged_rows(connection, day).await?;
-        if !is_forgotten(connection, archive, &manifest, logged).await? {
-            archive.hide(day).await?;
-        }
+        && !is_forgotten(connection, archive, &manifest).await?
+    {
+        archive.hide(day).await?;
     }
     Ok(())
 }

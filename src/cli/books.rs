@@ -9,7 +9,7 @@ use litespend_archive::Archive;
 
 use crate::books;
 use crate::books::background::before;
-use crate::books::closing::ClosingOptions;
+use crate::books::closing::{ClosingOptions, Forgotten};
 use crate::books::pruning::Step;
 use crate::books::{closing, describe, last_closable, pruning, reopening, verifying};
 use crate::cli::archive;
@@ -54,8 +54,11 @@ pub struct CloseArgs {
     /// Archive messages, responses and requests, too.
     #[arg(long, env = "LITESPEND_ARCHIVE_BODIES", value_parser = clap::builder::FalseyValueParser::new())]
     archive_bodies: bool,
-    /// Close days of which the archive has more rows than the log, as after the database was restored from a backup, although
-    /// this database does not know that they were closed. The rows that only the archive has are lost.
+    /// Bring rows back into the log that only the archive has, of days that this database does not know to be closed: as after
+    /// it was restored from a backup. Without this option, such days are not closed.
+    #[arg(long, conflicts_with = "replace_archived")]
+    restore_archived: bool,
+    /// Close such days with the rows that the log has. Rows that only the archive has are lost.
     #[arg(long)]
     replace_archived: bool,
 }
@@ -191,7 +194,12 @@ async fn close(pool: &Pool, args: &CloseArgs) -> Result<(), Failure> {
         )));
     }
     let archive = archive::open(&args.archive, true).await?;
-    let options = ClosingOptions { bodies: args.archive_bodies, replace_archived: args.replace_archived };
+    let forgotten = match (args.restore_archived, args.replace_archived) {
+        (true, _) => Forgotten::Restored,
+        (_, true) => Forgotten::Replaced,
+        _ => Forgotten::Refused,
+    };
+    let options = ClosingOptions { bodies: args.archive_bodies, forgotten };
     close_through(pool, &archive, args.through, options).await
 }
 

@@ -264,6 +264,14 @@ pub struct ReopenedDay {
     pub total_tokens: Option<i64>,
 }
 
+/// Whether this database has the IDs of a day that it has exported: a closed day, or one of which the closing was interrupted.
+pub async fn has_exported(connection: &mut PgConnection, day: NaiveDate) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM litespend.closed_ids WHERE day = $1)")
+        .bind(day)
+        .fetch_one(connection)
+        .await
+}
+
 /// Whether a day was opened again at this time or later.
 pub async fn is_reopened_since(
     connection: &mut PgConnection,

@@ -3,8 +3,9 @@
 
 use futures_util::TryStreamExt;
 use litespend::books;
-use litespend::books::closing::ClosingOptions;
+use litespend::books::closing::{ClosingOptions, Forgotten};
 use litespend::books::{closing, pruning, reopening, verifying};
+use litespend::rollups::folding;
 use litespend::store::books as tables;
 use litespend_archive::{Archive, Column, Options, Query};
 
@@ -172,14 +173,26 @@ async fn a_restored_database_does_not_replace_days_that_the_archive_has() {
     let Err(books::Error::Refused(said)) = close(&mut connection, ClosingOptions::default()).await else {
         panic!("it was not refused");
     };
-    assert!(said.starts_with(DAY) && said.contains("--replace-archived"), "{said}");
+    assert!(said.starts_with(DAY) && said.contains("--restore-archived"), "{said}");
     assert_eq!(books.archived_ids(DAY).await, archived);
     assert!(shown.is_file(), "it is hidden from other engines, and from those who would read it back");
     // Days of which the log has all rows are closed.
     let closed = tables::closed_days(&mut connection, None).await.unwrap();
     assert!(!closed.is_empty() && closed.iter().all(|closed| closed.day != day(DAY)));
-    let replace = ClosingOptions { replace_archived: true, ..ClosingOptions::default() };
-    assert_eq!(close(&mut connection, replace).await.unwrap().days, 1);
+    // Another backup, another choice.
+    let options = |forgotten| ClosingOptions { forgotten, ..ClosingOptions::default() };
+    assert_eq!(close(&mut connection, options(Forgotten::Restored)).await.unwrap().days, 1);
+    assert_eq!(books.archived_ids(DAY).await, archived);
+    assert_eq!(tables::logged_rows(&mut connection, day(DAY)).await.unwrap(), archived.len() as i64);
+    restored
+        .execute(
+            r#"DELETE FROM litespend.closed_days; DELETE FROM litespend.closed_ids;
+           DELETE FROM "LiteLLM_SpendLogs" WHERE request_id LIKE 'late-%'"#,
+        )
+        .await;
+    folding::settle(&mut connection).await.unwrap();
+    assert!(close(&mut connection, ClosingOptions::default()).await.is_err());
+    assert_eq!(close(&mut connection, options(Forgotten::Replaced)).await.unwrap().days, 1);
     assert_eq!(books.archived_ids(DAY).await.len(), archived.len() - 4);
 }
 

@@ -406,3 +406,67 @@ async fn an_update_that_is_folded_in_parts_is_never_counted_twice() {
     assert_eq!(samples(&app, "litellm_spend_metric_total").await.into_values().sum::<f64>(), 15.0);
     assert_eq!(samples(&app, "litellm_requests_metric_total").await.into_values().sum::<f64>(), 10.0);
 }
+
+#[tokio::test]
+async fn updates_that_are_folded_in_parts_keep_the_sums_of_their_days() {
+    let app = TestApp::new().await;
+    app.execute(
+        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, spend, total_tokens, request_tags,
+                                            "startTime", "endTime")
+           VALUES ('a', 'acompletion', 'k', 'm', 3, 30, '["t"]', '2026-02-01', '2026-02-01'),
+                  ('b', 'acompletion', 'k', 'm', 10, 0, '["t"]', '2026-02-01', '2026-02-01')"#,
+    )
+    .await;
+    fold(&app, 2).await;
+    let sums = "SELECT concat_ws(', ', (SELECT sum(requests) || ' ' || sum(spend) || ' ' || sum(total_tokens) FROM litespend.day_usage),
+                    (SELECT sum(requests) || ' ' || sum(spend) FROM litespend.day_customer),
+                    (SELECT sum(log_count) || ' ' || sum(spend) FROM litespend.day_tag),
+                    (SELECT sum(log_count) || ' ' || sum(spend) FROM litespend.day_tag_owner))";
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 4 WHERE request_id = 'a'"#).await;
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 5 WHERE request_id = 'a'"#).await;
+    fold(&app, 2).await;
+    fold(&app, 2).await;
+    assert_eq!(app.scalar(sums).await, "2 15 30, 2 15, 2 15, 2 15");
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 6 WHERE request_id = 'a'"#).await;
+    app.execute(r#"DELETE FROM "LiteLLM_SpendLogs" WHERE request_id = 'a'"#).await;
+    for _ in 0..3 {
+        fold(&app, 1).await;
+    }
+    assert_eq!(app.scalar(sums).await, "1 10 0, 1 10, 1 10, 1 10");
+    // What was updated last leaves nothing behind, either.
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 7 WHERE request_id = 'b'"#).await;
+    app.execute(r#"DELETE FROM "LiteLLM_SpendLogs" WHERE request_id = 'b'"#).await;
+    for _ in 0..3 {
+        fold(&app, 1).await;
+    }
+    assert_eq!(app.scalar(sums).await, "");
+}
+
+#[tokio::test]
+async fn a_session_that_folded_before_an_upgrade_folds_after_it() {
+    let app = TestApp::new().await;
+    // As it was before the sums became exact.
+    app.execute(
+        "ALTER TABLE litespend.lifetime_usage ALTER COLUMN spend TYPE double precision,
+                                              ALTER COLUMN most_spend TYPE double precision;
+         DROP FUNCTION litespend.is_counted(date, text, integer)",
+    )
+    .await;
+    let mut session = app.pool.acquire().await.unwrap();
+    let mut call = async |id: &str| {
+        sqlx::query(
+            r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, spend, "startTime", "endTime")
+               VALUES ($1, 'acompletion', 'k', 'm', 0.1, '2026-02-01', '2026-02-01')"#,
+        )
+        .bind(id)
+        .execute(&app.pool)
+        .await
+        .unwrap();
+        let folded: i64 = sqlx::query_scalar("SELECT litespend.fold(10)").fetch_one(&mut *session).await.unwrap();
+        assert_eq!(folded, 1);
+    };
+    call("before").await;
+    app.execute(include_str!("../../migrations/litespend/0018_exact_lifetime.sql")).await;
+    call("after").await;
+    assert_eq!(samples(&app, "litellm_spend_metric_total").await.into_values().sum::<f64>(), 0.2);
+}

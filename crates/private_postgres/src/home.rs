@@ -56,7 +56,9 @@ impl Home {
         let custody = Custody::of(&path)?;
         let mode = if custody.account.is_another() { 0o711 } else { 0o700 };
         let is_missing = |parent: &&Path| !parent.as_os_str().is_empty() && !parent.exists();
-        let missing: Vec<&Path> = path.ancestors().skip(1).take_while(is_missing).collect();
+        let mut missing: Vec<&Path> = path.ancestors().skip(1).take_while(is_missing).collect();
+        // `new/..` is a directory that was there before.
+        missing.retain(|parent| parent.file_name().is_some());
         DirBuilder::new()
             .recursive(true)
             .mode(mode)

@@ -104,17 +104,19 @@ pub async fn unarchived_rows(connection: &mut PgConnection, day: NaiveDate) -> R
 /// Drops a partition that has rows of closed days only. Returns false, and changes nothing, if it has others by now. Waits
 /// at most two seconds for the readers and writers of the log; when the wait is over, the error is 55P03.
 pub async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<bool, sqlx::Error> {
-    // Before the lock, too, under which everybody waits.
-    if has_found_rows(connection, partition).await? {
-        return Ok(false);
-    }
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
+    // This one holds up writers of these days only, so rows may be looked at under it.
+    let share = format!("LOCK TABLE {} IN SHARE MODE", partition.table);
+    transaction.execute(AssertSqlSafe(share)).await?;
+    if has_found_rows(&mut transaction, partition).await? {
+        return Ok(false);
+    }
     // The log first, as every query locks it before its partitions.
     transaction.execute(r#"LOCK TABLE ONLY "LiteLLM_SpendLogs" IN ACCESS EXCLUSIVE MODE"#).await?;
     let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", partition.table);
     transaction.execute(AssertSqlSafe(lock)).await?;
-    if !has_closed_rows_only(&mut transaction, partition).await? || has_found_rows(&mut transaction, partition).await? {
+    if !has_closed_rows_only(&mut transaction, partition).await? {
         return Ok(false);
     }
     sqlx::query("DELETE FROM litespend.partitions WHERE relation = $1::regclass")
