@@ -179,6 +179,9 @@ pub(super) async fn is_forgotten(
     manifest: &Manifest,
 ) -> Result<bool, Error> {
     let day = manifest.day;
+    if manifest.extra.get("database").is_none() {
+        return Ok(false);
+    }
     // The files of attempts that were not recorded are hidden. Those of a day that was recorded may be, for a moment.
     let is_known = !archive.is_shown(manifest).await? && books::has_exported(connection, day).await?;
     if is_known || books::is_reopened_since(connection, day, manifest.created_at).await? {
