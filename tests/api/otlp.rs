@@ -237,7 +237,7 @@ async fn only_inferences_count_and_not_the_agents_around_them() {
             .map(|(number, operation)| span(u8::try_from(number).unwrap(), operation, &used()))
             .collect();
     spans.push(Span { attributes: used(), ..span(10, "chat", &[]) });
-    let warning = (0, "1 span with token counts but without gen_ai.operation.name was ignored".to_owned());
+    let warning = (0, "2 spans with token counts but without a known gen_ai.operation.name were ignored".to_owned());
     assert_eq!(export(&app, MASTER_KEY, &batch(spans.clone())).await.rejected(), warning);
     assert_eq!(rows(&app.pool).await, 0);
     for (number, operation) in (20..).zip(["chat", "text_completion", "generate_content"]) {
@@ -577,7 +577,7 @@ async fn inferences_of_other_conventions_count() {
     assert_eq!((&row_3["spend"], &row_3["call_type"]), (&json!(0.00002), &json!("aembedding")));
     // Spans that may be inferences are not ignored without a word.
     let unnamed = [bare(6, &used()), bare(7, &used()), bare(8, &used()[..3]), spans[0].clone()];
-    let warning = "2 spans with token counts but without gen_ai.operation.name were ignored";
+    let warning = "2 spans with token counts but without a known gen_ai.operation.name were ignored";
     let answer = export(&app, MASTER_KEY, &batch(unnamed.to_vec())).await;
     assert_eq!(answer.rejected(), (0, warning.to_owned()));
     let body = serde_json::to_vec(&batch(unnamed.to_vec())).unwrap();

@@ -256,7 +256,9 @@ fn rejected(refusals: &[Refusal], unnamed: usize) -> Rejected {
     }
     if unnamed > 0 {
         let (spans, were) = if unnamed == 1 { ("span", "was") } else { ("spans", "were") };
-        parts.push(format!("{unnamed} {spans} with token counts but without gen_ai.operation.name {were} ignored"));
+        parts.push(format!(
+            "{unnamed} {spans} with token counts but without a known gen_ai.operation.name {were} ignored"
+        ));
     }
     Rejected { spans: u64::try_from(refusals.len()).unwrap_or(u64::MAX), message: parts.join("; ") }
 }
@@ -290,7 +292,7 @@ mod tests {
         let long = super::rejected(&[refusal(&"é".repeat(1000))], 0);
         assert_eq!(long.message.chars().count(), REASON_LENGTH);
         let warned = super::rejected(&[refusal("a")], 3);
-        let warning = "3 spans with token counts but without gen_ai.operation.name were ignored";
+        let warning = "3 spans with token counts but without a known gen_ai.operation.name were ignored";
         assert_eq!((warned.spans, warned.message), (1, format!("a; {warning}")));
         assert_eq!(super::rejected(&[], 3), Rejected { spans: 0, message: warning.to_owned() });
     }
