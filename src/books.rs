@@ -15,6 +15,7 @@ pub mod names;
 pub mod pruning;
 pub mod publishing;
 pub mod reopening;
+mod restoring;
 pub mod rows;
 pub mod verifying;
 

@@ -12,13 +12,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::books::day_sums::DaySums;
 use crate::books::names::NamesCollector;
-use crate::books::{Error, describe, expect_own, publishing, reopening, totals_of};
+use crate::books::restoring::{is_forgotten, restore_forgotten};
+use crate::books::{Error, describe, expect_own, publishing, totals_of};
 use crate::store;
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
 use crate::store::books::closing::{Closing, Details, Selection};
-use crate::store::books::restoring;
 use crate::store::books::{ClosedDay, Totals};
 use crate::store::log::months;
 use crate::store::rollups;
@@ -171,36 +171,6 @@ async fn export(
     Ok(Some(Closing { day, totals, fingerprint, revision, archived, buckets }))
 }
 
-/// Whether the archive has rows that the log lacks, of a day of which this database does not know that it was closed: as after
-/// the database was restored from a backup.
-pub(super) async fn is_forgotten(
-    connection: &mut Connection,
-    archive: &Archive,
-    manifest: &Manifest,
-) -> Result<bool, Error> {
-    let day = manifest.day;
-    if manifest.extra.get("database").is_none() {
-        return Ok(false);
-    }
-    // The files of attempts that were not recorded are hidden. Those of a day that was recorded may be, for a moment.
-    let is_known = !archive.is_shown(manifest).await? && books::has_exported(connection, day).await?;
-    if is_known || books::is_reopened_since(connection, day, manifest.created_at).await? {
-        return Ok(false);
-    }
-    let ids = Query { columns: Vec::new(), ..Query::default() };
-    let mut rows = archive.scan(&[(day, manifest.revision)], ids).try_chunks(IDS_AT_ONCE);
-    while let Some(rows) = rows.try_next().await.map_err(|error| error.1)? {
-        let ids: Vec<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
-        if !restoring::missing_ids(connection, day, &ids).await?.is_empty() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// IDs that are looked for in the log at once.
-const IDS_AT_ONCE: usize = 5_000;
-
 pub(super) fn expect(day: NaiveDate, place: &'static str, found: &Totals, expected: &Totals) -> Result<(), Error> {
     // The sum of numbers that are not finite is none; the archive leaves them out.
     let comparable = if expected.spend.is_finite() { *found } else { Totals { spend: expected.spend, ..*found } };
@@ -315,7 +285,7 @@ pub async fn close_through(
 ) -> Result<Closed, Error> {
     publishing::reconcile(connection, archive).await?;
     if options.forgotten == Forgotten::Restored {
-        reopening::restore_forgotten(connection, archive, through).await?;
+        restore_forgotten(connection, archive, through).await?;
     }
     let mut done = Closed::default();
     let mut first_error = None;

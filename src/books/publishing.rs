@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use chrono::NaiveDate;
 use litespend_archive::Archive;
 
-use crate::books::closing::is_forgotten;
+use crate::books::restoring::is_forgotten;
 use crate::books::{Error, expect_own};
 use crate::metrics::Metrics;
 use crate::store;

@@ -145,7 +145,7 @@ async fn a_database_moves_to_a_newer_postgresql_and_back_is_what_was_kept() {
     // The newer PostgreSQL alone refuses the data, and says what to do.
     let said = run(&mut on(&home, &newer, &["serve", "--port", "0"]));
     let line = said.stderr.lines().last().unwrap();
-    assert_eq!(said.code, Some(1), "{line}");
+    assert_eq!(said.code, Some(2), "{line}");
     assert!(line.contains(&format!("install PostgreSQL {from}")), "{line}");
     assert!(line.contains("PG_BIN_DIR") && line.contains("`litespend upgrade-database`"), "{line}");
 
@@ -377,7 +377,7 @@ fn a_server_does_not_start_between_two_data_directories() {
     assert_eq!(said.code, Some(0), "{said:?}");
     std::fs::rename(home.join("data"), home.join("data.upgraded")).unwrap();
     let said = run(&mut on(&home, &programs(), &["migrate"]));
-    assert!(refusal(&said, 1).contains("was interrupted: run `litespend upgrade-database`"), "{}", said.stderr);
+    assert!(refusal(&said, 2).contains("was interrupted: run `litespend upgrade-database`"), "{}", said.stderr);
     assert_eq!(data_directories(&home), ["data.upgraded"]);
 
     let said = run(&mut on(&home, &programs(), &["upgrade-database"]));
