@@ -70,7 +70,7 @@ async fn thousands_of_rows_may_come_into_closed_days_with_one_statement() {
     books.close("2026-02-28").await;
     let statement = r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, prompt_tokens,
                            completion_tokens, "startTime", "endTime", model, "user", request_tags, end_user)
-        SELECT 'many-' || n, 'acompletion', 'k-' || n % 3, 0.25, 30, 20, 10, timestamp '2026-02-01' + n % 40 * interval '1 day',
+        SELECT 'many-' || n, 'acompletion', 'k-' || n % 3, 0.25, 30, 20, 10, timestamp '2026-02-01' + n % 2 * interval '1 day',
                '2026-02-02 01:00', 'gpt-4o', 'u-int', '["late"]', 'cust-1' FROM generate_series(1, 4500) AS n"#;
     books.both(statement).await;
     books.settle().await;
