@@ -361,12 +361,13 @@ async fn amounts_are_the_same_in_whatever_order_they_are_folded() {
     let mut settings = settings();
     settings.spend_metrics.labels = vec![Label::Team];
     let app = TestApp::with(settings).await;
-    let insert = async |rows: &[(&str, f64)]| {
-        for (key, spend) in rows {
+    let insert = async |rows: &[(&str, &str, f64)]| {
+        for (team, key, spend) in rows {
             sqlx::query(
-                r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, spend, "startTime", "endTime")
-                   VALUES (gen_random_uuid()::text, 'acompletion', $1, 'm', $2, '2026-02-01', '2026-02-01')"#,
+                r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, team_id, api_key, model, spend, "startTime", "endTime")
+                   VALUES (gen_random_uuid()::text, 'acompletion', $1, $2, 'm', $3, '2026-02-01', '2026-02-01')"#,
             )
+            .bind(team)
             .bind(key)
             .bind(spend)
             .execute(&app.pool)
@@ -374,13 +375,14 @@ async fn amounts_are_the_same_in_whatever_order_they_are_folded() {
             .unwrap();
         }
     };
-    insert(&[("k1", 0.3)]).await;
+    insert(&[("t1", "k1", 0.1)]).await;
     fold(&app, 1).await;
-    // As floating-point numbers, 0.3 + (0.2 + 0.1) is more than (0.3 + 0.2) + 0.1; and the new series come in another order.
-    insert(&[("k1", 0.2), ("k1", 0.1), ("k9", 0.7), ("k3", 1e9), ("k5", 0.1), ("k2", 1e-9)]).await;
+    // As floating-point numbers, 0.1 + 0.2 + 0.3 is more than 0.1 + 0.5. The new series of the other team come in another order.
+    insert(&[("t1", "k1", 0.2), ("t1", "k1", 0.3)]).await;
+    insert(&[("t2", "k9", 0.7), ("t2", "k3", 1e9), ("t2", "k5", 0.1), ("t2", "k2", 1e-9), ("t2", "k1", 0.1)]).await;
     let expected = samples(&app, "litellm_spend_metric_total").await;
-    assert_eq!(expected.values().copied().collect::<Vec<_>>(), [1_000_000_001.4]);
-    for _ in 0..6 {
+    assert_eq!(expected.values().copied().collect::<Vec<_>>(), [0.6, 1_000_000_000.9]);
+    for _ in 0..7 {
         fold(&app, 1).await;
         assert_eq!(samples(&app, "litellm_spend_metric_total").await, expected);
     }
