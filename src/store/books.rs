@@ -103,7 +103,7 @@ pub async fn is_possible(connection: &mut PgConnection) -> Result<bool, sqlx::Er
     sqlx::query_scalar("SELECT to_regclass('litespend.incomplete_days') IS NOT NULL").fetch_one(connection).await
 }
 
-/// Whether the schema `litespend` is recent enough to close, prune and reopen days: it has migration 17.
+/// Whether the schema `litespend` is recent enough to close, prune and reopen days: it has migration 18.
 pub async fn is_current(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT to_regclass('litespend.moved_ids') IS NOT NULL").fetch_one(connection).await
 }

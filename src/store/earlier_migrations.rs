@@ -64,34 +64,32 @@ const EARLIER: [Earlier; 11] = [
         checksum: "54082002e735eed8a074a01f05522b02198fa46c8ddb8780acc08c9a5cae0bd004c8b8dc244f753be7f5a76db523acbf",
         today: Today::Same,
     },
-    // It lacks the function "open_days", which had a migration of its own for a while; later ones had other numbers then.
+    // Migration 15 had the function "open_days" for a while, which migration 16 replaces; later ones had other numbers then. The
+    // highest number first: each becomes the one that follows.
     Earlier {
-        version: 15,
-        checksum: "97bfcdd11ffcbf76feff43db447fc1eb0daba89ad20ae7050b9828e5e0c630597b87bea13d06389b4d0f0ccd17517362",
-        today: Today::Same,
-    },
-    Earlier {
-        version: 16,
-        checksum: "03d5d6c27dbe47effd872261d0014762cc5465a611561edb44a2e26956835bbe2e02bc71e8343ea28c0256d2aef1c04b",
-        today: Today::Part,
+        version: 18,
+        checksum: "29f00b59ad227c0c92e4e20b5feb28870cb98c7037d1cb2c386363aa652a7851c33f24c058eee477d2d8779ea633a4c8",
+        today: Today::Number(19),
     },
     Earlier {
         version: 17,
-        checksum: "169b357725eb17ad7123d6d7077f5794cc6f58be97263fd5903317dd4d0b0e699ac8c612727d4b22bd732e3d0b97a356",
-        today: Today::Number(16),
+        checksum: "304a710c0ffbc60d0519319aa2bf12efa4000f8395d43c98a484f61a04f5808c7794e385a5d5eadf5cacbaee4805dede",
+        today: Today::Number(18),
     },
     Earlier {
-        version: 18,
-        checksum: "304a710c0ffbc60d0519319aa2bf12efa4000f8395d43c98a484f61a04f5808c7794e385a5d5eadf5cacbaee4805dede",
+        version: 16,
+        checksum: "169b357725eb17ad7123d6d7077f5794cc6f58be97263fd5903317dd4d0b0e699ac8c612727d4b22bd732e3d0b97a356",
         today: Today::Number(17),
+    },
+    Earlier {
+        version: 15,
+        checksum: "a70c3b013cd48c134d2c39551cab8c2f7f8b9ab5e76b002e746dc38bddac7d28ef730605c4686561065f925ef0d2447c",
+        today: Today::Same,
     },
 ];
 
 /// Migration 2 as it is today. Earlier versions of it define the function `litespend.absorb` with other parameters.
 const ROLLUPS: &str = include_str!("../../migrations/litespend/0002_rollups.sql");
-
-/// Migration 15 as it is today.
-const INCOMPLETE_DAYS: &str = include_str!("../../migrations/litespend/0015_incomplete_days.sql");
 
 /// Replaces ledger entries of earlier versions with those of their counterparts today, and adapts the schema. Does
 /// nothing in other databases.
@@ -129,9 +127,6 @@ pub(super) async fn adopt(connection: &mut PgConnection, today: &Migrator) -> Re
                          LANGUAGE sql AS 'SELECT false'",
                     )
                     .await?;
-            }
-            15 => {
-                transaction.execute(AssertSqlSafe(format!("CREATE OR REPLACE {}", open_days()?))).await?;
             }
             _ => {}
         }
@@ -174,19 +169,9 @@ async fn found(connection: &mut PgConnection) -> Result<Vec<&'static Earlier>, s
 
 /// The statement that creates today's `litespend.absorb`, extracted from migration 2.
 fn absorb() -> Result<String, anyhow::Error> {
-    let before = "DROP FUNCTION IF EXISTS litespend.absorb(text, tid[], timestamp, timestamp)";
-    Ok(format!("{before}; CREATE OR REPLACE {}", function(ROLLUPS, "absorb")?))
-}
-
-/// Today's `litespend.open_days`, extracted from migration 15.
-fn open_days() -> Result<String, anyhow::Error> {
-    function(INCOMPLETE_DAYS, "open_days")
-}
-
-/// The text of a function in PL/pgSQL from its keyword on, extracted from a migration.
-fn function(migration: &str, name: &str) -> Result<String, anyhow::Error> {
-    let start = migration.find(&format!("FUNCTION litespend.{name}(")).and_then(|start| migration.get(start..));
+    let start = ROLLUPS.find("FUNCTION litespend.absorb(").and_then(|start| ROLLUPS.get(start..));
     let body = start.and_then(|rest| rest.split("\nEND $$;").next());
-    let body = body.ok_or_else(|| anyhow::anyhow!("litespend.{name} is missing"))?;
-    Ok(format!("{body}\nEND $$;"))
+    let body = body.ok_or_else(|| anyhow::anyhow!("litespend.absorb is missing"))?;
+    let before = "DROP FUNCTION IF EXISTS litespend.absorb(text, tid[], timestamp, timestamp)";
+    Ok(format!("{before}; CREATE OR REPLACE {body}\nEND $$;"))
 }

@@ -468,7 +468,7 @@ async fn a_session_that_folded_before_an_upgrade_folds_after_it() {
         assert_eq!(folded, 1);
     };
     call("before").await;
-    app.execute(include_str!("../../migrations/litespend/0018_exact_lifetime.sql")).await;
+    app.execute(include_str!("../../migrations/litespend/0019_exact_lifetime.sql")).await;
     call("after").await;
     assert_eq!(samples(&app, "litellm_spend_metric_total").await.into_values().sum::<f64>(), 0.2);
 }
