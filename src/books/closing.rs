@@ -143,7 +143,8 @@ async fn export(
     let mut names = NamesCollector::default();
     let mut sums = DaySums::default();
     {
-        let statement = closing::export_statement(Selection::All, bodies);
+        let by_bytes = closing::orders_by_bytes(&mut transaction).await?;
+        let statement = closing::export_statement(Selection::All, bodies, by_bytes);
         let mut rows = closing::rows(&mut transaction, day, &statement);
         while let Some(row) = rows.try_next().await? {
             let row = closing::exported(&row)?;
@@ -219,7 +220,7 @@ pub async fn archive_late_rows(connection: &mut Connection, archive: &Archive, d
     let mut found = HashSet::new();
     let mut count = 0;
     {
-        let statement = closing::export_statement(Selection::Late, newest.bodies);
+        let statement = closing::export_statement(Selection::Late, newest.bodies, false);
         let mut rows = closing::rows(&mut transaction, day, &statement);
         while let Some(row) = rows.try_next().await? {
             let row = closing::exported(&row)?;

@@ -31,6 +31,9 @@ const MOST_IDS: usize = 4_000_000;
 /// The most different lists of tags whose words are remembered.
 const MOST_LISTS: usize = 10_000;
 
+/// Rows that are added to the groups at once. One kind of groups after the other stays in the processor's cache.
+const AT_ONCE: usize = 1_024;
+
 /// IDs of words that are looked up at once.
 const LOOKUP: usize = 10_000;
 
@@ -140,10 +143,28 @@ impl Groups {
     }
 }
 
+/// A row that is not in the groups yet: the numbers of its words.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    team: u32,
+    user: u32,
+    customer: u32,
+    key: u32,
+    model: u32,
+    model_group: u32,
+    model_id: u32,
+    /// Number of its tags.
+    tags: usize,
+    figures: Figures,
+}
+
 /// The sums of a day's rows.
 #[derive(Debug)]
 pub struct DaySums {
     words: Words,
+    waiting: Vec<Waiting>,
+    /// The tags of these rows, one row after the other.
+    waiting_tags: Vec<u32>,
     lists: HashMap<Box<str>, Box<[u32]>>,
     /// Bytes of the texts of `lists`.
     list_bytes: usize,
@@ -159,6 +180,8 @@ impl Default for DaySums {
     fn default() -> Self {
         Self {
             words: Words::default(),
+            waiting: Vec::new(),
+            waiting_tags: Vec::new(),
             lists: HashMap::default(),
             list_bytes: 0,
             usage: Groups::default(),
@@ -188,33 +211,59 @@ impl DaySums {
         let [team, user, customer] = [row.team_id, row.user, row.end_user].map(|text| words.number(text));
         let [key, model] = [row.api_key, row.model].map(|text| words.number(Some(text)));
         let [model_group, model_id] = [row.model_group, row.model_id].map(|text| words.number(text));
+        let tags = self.add_tags(row.request_tags);
         let figures = Figures::of(row);
-        self.usage.add([team, user, key, model], figures);
-        self.customer.add([customer, team, key, model], figures.without_parts());
-        self.activity.add([user, model_group, model_id, NULL], figures.without_parts());
-        self.add_tags(row.request_tags, [team, user], figures.without_tokens());
+        self.waiting.push(Waiting { team, user, customer, key, model, model_group, model_id, tags, figures });
+        if self.waiting.len() >= AT_ONCE {
+            self.group();
+        }
     }
 
-    fn add_tags(&mut self, list: Option<&str>, [team, user]: [u32; 2], figures: Figures) {
+    /// Puts the tags of a list beside those that wait. Returns their number.
+    fn add_tags(&mut self, list: Option<&str>) -> usize {
         // Only lists have tags.
-        let Some(list) = list.filter(|list| list.starts_with('[') && *list != "[]") else { return };
-        if !self.lists.contains_key(list) {
-            let Some(tags) = tags_of(list) else {
-                (self.tag, self.tag_owner) = (Groups(None), Groups(None));
-                return;
-            };
-            let tags = tags.iter().map(|tag| self.words.number(tag.as_deref())).collect();
-            self.list_bytes += list.len();
-            if self.lists.len() >= MOST_LISTS || self.list_bytes > MOST_TEXT {
-                self.lists.clear();
-                self.list_bytes = list.len();
+        let Some(list) = list.filter(|list| list.starts_with('[') && *list != "[]") else { return 0 };
+        if let Some(tags) = self.lists.get(list) {
+            self.waiting_tags.extend_from_slice(tags);
+            return tags.len();
+        }
+        let Some(tags) = tags_of(list) else {
+            (self.tag, self.tag_owner) = (Groups(None), Groups(None));
+            return 0;
+        };
+        let tags: Box<[u32]> = tags.iter().map(|tag| self.words.number(tag.as_deref())).collect();
+        self.waiting_tags.extend_from_slice(&tags);
+        let count = tags.len();
+        self.list_bytes += list.len();
+        if self.lists.len() >= MOST_LISTS || self.list_bytes > MOST_TEXT {
+            self.lists.clear();
+            self.list_bytes = list.len();
+        }
+        self.lists.insert(list.into(), tags);
+        count
+    }
+
+    /// Adds the rows that wait to the groups.
+    fn group(&mut self) {
+        for row in &self.waiting {
+            self.usage.add([row.team, row.user, row.key, row.model], row.figures);
+        }
+        for row in &self.waiting {
+            self.customer.add([row.customer, row.team, row.key, row.model], row.figures.without_parts());
+        }
+        for row in &self.waiting {
+            self.activity.add([row.user, row.model_group, row.model_id, NULL], row.figures.without_parts());
+        }
+        let mut tags = self.waiting_tags.iter();
+        for row in &self.waiting {
+            let figures = row.figures.without_tokens();
+            for tag in tags.by_ref().take(row.tags) {
+                self.tag.add([*tag, NULL, NULL, NULL], figures);
+                self.tag_owner.add([*tag, row.team, row.user, NULL], figures);
             }
-            self.lists.insert(list.into(), tags);
         }
-        for tag in self.lists.get(list).into_iter().flatten() {
-            self.tag.add([*tag, NULL, NULL, NULL], figures);
-            self.tag_owner.add([*tag, team, user, NULL], figures);
-        }
+        self.waiting.clear();
+        self.waiting_tags.clear();
     }
 
     fn give_up(&mut self) {
@@ -227,6 +276,8 @@ impl DaySums {
             tag_owner: none(),
             activity: none(),
             ids,
+            waiting: Vec::new(),
+            waiting_tags: Vec::new(),
             // No text is added any more.
             words: Words { bytes: usize::MAX, ..Words::default() },
             lists: HashMap::default(),
@@ -235,7 +286,8 @@ impl DaySums {
     }
 
     /// Whether the rollups of the day, which is folded as a whole, have these sums. False also if that is not known.
-    pub async fn agree_with_rollups(&self, connection: &mut Connection, day: NaiveDate) -> Result<bool, store::Error> {
+    pub async fn agree_with_rollups(&mut self, connection: &mut Connection, day: NaiveDate) -> Result<bool, store::Error> {
+        self.group();
         let mut numbers = FxHashMap::default();
         for rollup in Rollup::ALL {
             let groups = match rollup {
@@ -282,7 +334,8 @@ impl DaySums {
     }
 
     /// The sums by user, model group and model ID. `None` if they were too many.
-    pub fn activity(&self) -> Option<Vec<ActivityGroup<'_>>> {
+    pub fn activity(&mut self) -> Option<Vec<ActivityGroup<'_>>> {
+        self.group();
         let groups = self.activity.0.as_ref()?;
         let texts = self.words.texts();
         let text = |number: u32| texts.get(number as usize).copied().flatten();

@@ -34,37 +34,87 @@ fn filled(text: Option<&str>) -> Option<String> {
     text.filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
+/// The longest metadata that is kept as text until the last row of a key is known.
+const MOST_KEPT: usize = 4_096;
+
+/// The most keys whose metadata is kept.
+const MOST_UNREAD: usize = 4_096;
+
+/// The names of the last row of a key.
+#[derive(Debug)]
+enum Last {
+    Known(KeyNames),
+    /// What the metadata of the row says is missing. Nearly every row is followed by another one of its key, so its metadata
+    /// is read only at the end.
+    Unread { names: KeyNames, metadata: String },
+}
+
 /// Collects the names of a day's keys. Rows come in the order of their start.
 #[derive(Debug, Default)]
 pub struct NamesCollector {
-    keys: FxHashMap<String, (KeyNames, KeyNames)>,
+    keys: FxHashMap<String, (KeyNames, Last)>,
+    /// How often metadata was kept of another key.
+    unread: usize,
 }
 
 impl NamesCollector {
     /// Looks at a row.
     pub fn add(&mut self, row: &LogRow<'_>) {
-        let metadata: Metadata = row.metadata.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let names = KeyNames {
+        let own = KeyNames {
             start_time: time(row.start_time),
-            alias: scalar(&metadata.alias),
-            team: filled(row.team_id).or_else(|| scalar(&metadata.team)),
-            owner: filled(row.user).or_else(|| scalar(&metadata.owner)),
+            alias: None,
+            team: filled(row.team_id),
+            owner: filled(row.user),
         };
-        if names.alias.is_none() && names.team.is_none() && names.owner.is_none() {
-            return;
-        }
-        match self.keys.get_mut(row.api_key) {
-            Some((_, last)) => *last = names,
-            None => {
-                self.keys.insert(row.api_key.to_owned(), (names.clone(), names));
+        let has_names = own.team.is_some() || own.owner.is_some();
+        match (self.keys.get_mut(row.api_key), row.metadata) {
+            (Some((_, Last::Unread { names, metadata })), Some(text)) if has_names && text.len() <= MOST_KEPT => {
+                *names = own;
+                metadata.clear();
+                metadata.push_str(text);
+            }
+            (Some((_, last)), Some(text))
+                if has_names && text.len() <= MOST_KEPT && self.unread < MOST_UNREAD =>
+            {
+                self.unread += 1;
+                *last = Last::Unread { names: own, metadata: text.to_owned() };
+            }
+            (known, metadata) => {
+                let names = with_metadata(own, metadata);
+                if names.alias.is_none() && names.team.is_none() && names.owner.is_none() {
+                    return;
+                }
+                match known {
+                    Some((_, last)) => *last = Last::Known(names),
+                    None => {
+                        self.keys.insert(row.api_key.to_owned(), (names.clone(), Last::Known(names)));
+                    }
+                }
             }
         }
     }
 
     /// The names, two entries for each key.
     pub fn finish(self) -> Vec<NamedKey> {
-        let entries = self.keys.into_iter();
-        entries.flat_map(|(key, (first, last))| [(key.clone(), true, first), (key, false, last)]).collect()
+        let entries = self.keys.into_iter().flat_map(|(key, (first, last))| {
+            let last = match last {
+                Last::Known(names) => names,
+                Last::Unread { names, metadata } => with_metadata(names, Some(&metadata)),
+            };
+            [(key.clone(), true, first), (key, false, last)]
+        });
+        entries.collect()
+    }
+}
+
+/// The names of a row, with those that only its metadata has.
+fn with_metadata(names: KeyNames, metadata: Option<&str>) -> KeyNames {
+    let metadata: Metadata = metadata.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    KeyNames {
+        alias: scalar(&metadata.alias),
+        team: names.team.or_else(|| scalar(&metadata.team)),
+        owner: names.owner.or_else(|| scalar(&metadata.owner)),
+        ..names
     }
 }
 

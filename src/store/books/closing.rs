@@ -94,11 +94,27 @@ pub enum Selection {
     Late,
 }
 
-/// The statement that reads the rows of the day `$1` for the archive, in the order of start and ID. JSON columns are text.
-/// With `bodies`, the texts of requests and responses are included; otherwise they are null. Columns that an older LiteLLM
+/// Whether the database compares texts by their bytes. An index then has the order of the archive's rows.
+pub async fn orders_by_bytes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    // The locales of the built-in provider all do. PostgreSQL 14 has no column for the provider.
+    sqlx::query_scalar(
+        r#"SELECT CASE COALESCE(to_jsonb(databases) ->> 'datlocprovider', 'c')
+                  WHEN 'b' THEN true WHEN 'c' THEN datcollate IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8') ELSE false END
+                  AND (SELECT attcollation FROM pg_attribute
+                       WHERE attrelid = '"LiteLLM_SpendLogs"'::regclass AND attname = 'request_id')
+                      = 'pg_catalog."default"'::regcollation
+           FROM pg_database AS databases WHERE datname = current_database()"#,
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// The statement that reads the rows of the day `$1` for the archive, in the order of start and ID. `by_bytes` says whether
+/// [the database compares texts by their bytes](orders_by_bytes). With `bodies`, the texts of requests and responses are included; otherwise they are null. Columns that an older LiteLLM
 /// lacks are null.
-pub fn export_statement(selection: Selection, bodies: bool) -> String {
-    let body = |column: &str| if bodies { format!("{column}::text") } else { format!("NULL::text AS {column}") };
+pub fn export_statement(selection: Selection, bodies: bool, by_bytes: bool) -> String {
+    let body = |column: &str| if bodies { column.to_owned() } else { format!("NULL::jsonb AS {column}") };
+    let collation = if by_bytes { "" } else { r#"COLLATE "C""# };
     let late = match selection {
         Selection::All => "",
         Selection::Late => {
@@ -116,14 +132,14 @@ pub fn export_statement(selection: Selection, bodies: bool) -> String {
            CROSS JOIN LATERAL (
                SELECT request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens,
                       "startTime"::timestamp, "endTime"::timestamp, "completionStartTime"::timestamp, model, model_id,
-                      model_group, custom_llm_provider, api_base, "user", metadata::text, cache_hit, cache_key,
-                      request_tags::text, team_id, organization_id, end_user, requester_ip_address, {}, {}, {}, session_id,
+                      model_group, custom_llm_provider, api_base, "user", metadata, cache_hit, cache_key,
+                      request_tags, team_id, organization_id, end_user, requester_ip_address, {}, {}, {}, session_id,
                       status, mcp_namespaced_tool_name, billing_agent_id, agent_id, litellm_call_id, request_duration_ms,
                       created_at::timestamp, updated_at::timestamp
                FROM "LiteLLM_SpendLogs"
                WHERE "startTime" >= $1 AND "startTime" < $1 + 1 {late}
                -- The column, and not its text of the same name above: an index has its order.
-               ORDER BY "LiteLLM_SpendLogs"."startTime", request_id COLLATE "C") AS rows"#,
+               ORDER BY "LiteLLM_SpendLogs"."startTime", request_id {collation}) AS rows"#,
         body("messages"),
         body("response"),
         body("proxy_server_request"),
@@ -144,6 +160,7 @@ pub fn exported(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {
     let required = |column: usize| row.try_get_unchecked::<&str, _>(column);
     let text = |column: usize| row.try_get_unchecked::<Option<&str>, _>(column);
     let number = |column: usize| row.try_get_unchecked::<i32, _>(column);
+    let json = |column: usize| Ok::<_, sqlx::Error>(text(column)?.map(without_version));
     Ok(LogRow {
         request_id: required(0)?,
         call_type: required(1)?,
@@ -161,17 +178,17 @@ pub fn exported(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {
         custom_llm_provider: text(13)?,
         api_base: text(14)?,
         user: text(15)?,
-        metadata: text(16)?,
+        metadata: json(16)?,
         cache_hit: text(17)?,
         cache_key: text(18)?,
-        request_tags: text(19)?,
+        request_tags: json(19)?,
         team_id: text(20)?,
         organization_id: text(21)?,
         end_user: text(22)?,
         requester_ip_address: text(23)?,
-        messages: text(24)?,
-        response: text(25)?,
-        proxy_server_request: text(26)?,
+        messages: json(24)?,
+        response: json(25)?,
+        proxy_server_request: json(26)?,
         session_id: text(27)?,
         status: text(28)?,
         mcp_namespaced_tool_name: text(29)?,
@@ -182,6 +199,11 @@ pub fn exported(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {
         created_at: microseconds(row, 34)?,
         updated_at: microseconds(row, 35)?,
     })
+}
+
+/// The text of a JSON value. PostgreSQL sends `jsonb` with the version of its format before the text, which is the byte 1.
+fn without_version(json: &str) -> &str {
+    json.strip_prefix('\u{1}').unwrap_or(json)
 }
 
 /// Microseconds from 1970, the start of Unix time, to 2000, the start of PostgreSQL's.

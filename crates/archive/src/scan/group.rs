@@ -64,19 +64,25 @@ impl Group {
         })
     }
 
-    /// The next rows in the order of the query, some hundred at most. They may be none. `None` at the end.
+    /// The next rows in the order of the query, [`CHUNK`] at most. They may be none. `None` at the end.
     pub(super) async fn next_rows(&mut self, file: &PartFile, plan: &Plan) -> Result<Option<Vec<OwnedRow>>> {
-        if self.matches.is_empty() {
+        // Reading few rows costs nearly as much as reading many: the pages and dictionaries of all columns. So there are
+        // as many as are wanted, or all that the row group has.
+        while self.matches.len() < self.chunk {
             let slice = self.next_slice(plan.descending());
             if slice.is_empty() {
-                return Ok(None);
+                break;
             }
-            self.matches = self.test(file, plan, slice).await?;
+            let tested = self.test(file, plan, slice).await?;
             if plan.descending() {
-                self.matches = self.matches.drain(..).rev().collect();
+                self.matches.extend(tested.into_iter().rev());
+            } else {
+                self.matches.extend(tested);
             }
             self.slice = (self.slice * 2).min(self.most_slice);
-            return Ok(Some(Vec::new()));
+        }
+        if self.matches.is_empty() {
+            return Ok(None);
         }
         let mut bytes = 0;
         // The row with which the memory is full comes along, so that there always is one.
