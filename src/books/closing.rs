@@ -61,6 +61,16 @@ pub enum Forgotten {
     Replaced,
 }
 
+/// Who orders the rows of a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// An index, where the database says that it compares texts by their bytes. Some C libraries have a `C.UTF-8` that does
+    /// not, or did not when the index was made.
+    OfDatabase,
+    /// A sort by bytes.
+    Sorted,
+}
+
 /// Closes a day. A day without rows stays open, and there is nothing to return. The caller holds the lock of the books and
 /// a connection without a statement timeout.
 pub async fn close_day(
@@ -72,11 +82,16 @@ pub async fn close_day(
     if let Some(closed) = books::closed_day(connection, day).await? {
         return Ok(Some(closed));
     }
+    let mut order = Order::OfDatabase;
     for _ in 0..ATTEMPTS {
         settle(connection, day).await?;
-        let closing = match export(connection, archive, day, options).await {
+        let closing = match export(connection, archive, day, options, order).await {
             Ok(Some(closing)) => closing,
             Ok(None) => return Ok(None),
+            Err(Error::Archive(litespend_archive::Error::OutOfOrder { .. })) if order == Order::OfDatabase => {
+                order = Order::Sorted;
+                continue;
+            }
             Err(Error::Database(error)) if store::error::is_conflict(&error) => continue,
             Err(error) => return Err(error),
         };
@@ -113,6 +128,7 @@ async fn export(
     archive: &Archive,
     day: NaiveDate,
     options: ClosingOptions,
+    order: Order,
 ) -> Result<Option<Closing>, Error> {
     let mut transaction = closing::begin_export(connection).await?;
     if let Some(reason) = closing::readiness(&mut transaction, day).await? {
@@ -143,7 +159,7 @@ async fn export(
     let mut names = NamesCollector::default();
     let mut sums = DaySums::default();
     {
-        let by_bytes = closing::orders_by_bytes(&mut transaction).await?;
+        let by_bytes = order == Order::OfDatabase && closing::orders_by_bytes(&mut transaction).await?;
         let statement = closing::export_statement(Selection::All, bodies, by_bytes);
         let mut rows = closing::rows(&mut transaction, day, &statement);
         while let Some(row) = rows.try_next().await? {
@@ -384,7 +400,7 @@ impl<'a> Exports<'a> {
             let (archive, options) = (self.archive.clone(), self.options);
             let export = tokio::spawn(async move {
                 let export = match settle(&mut connection, day).await {
-                    Ok(()) => export(&mut connection, &archive, day, options).await,
+                    Ok(()) => export(&mut connection, &archive, day, options, Order::OfDatabase).await,
                     Err(error) => Err(error),
                 };
                 (connection, export)

@@ -34,6 +34,9 @@ const MOST_LISTS: usize = 10_000;
 /// Rows that are added to the groups at once. One kind of groups after the other stays in the processor's cache.
 const AT_ONCE: usize = 1_024;
 
+/// The tags with which rows are added although they are fewer.
+const TAGS_AT_ONCE: usize = 64 * AT_ONCE;
+
 /// IDs of words that are looked up at once.
 const LOOKUP: usize = 10_000;
 
@@ -214,7 +217,7 @@ impl DaySums {
         let tags = self.add_tags(row.request_tags);
         let figures = Figures::of(row);
         self.waiting.push(Waiting { team, user, customer, key, model, model_group, model_id, tags, figures });
-        if self.waiting.len() >= AT_ONCE {
+        if self.waiting.len() >= AT_ONCE || self.waiting_tags.len() >= TAGS_AT_ONCE {
             self.group();
         }
     }
@@ -222,7 +225,8 @@ impl DaySums {
     /// Puts the tags of a list beside those that wait. Returns their number.
     fn add_tags(&mut self, list: Option<&str>) -> usize {
         // Only lists have tags.
-        let Some(list) = list.filter(|list| list.starts_with('[') && *list != "[]") else { return 0 };
+        let list = list.filter(|list| self.tag.0.is_some() && list.starts_with('[') && *list != "[]");
+        let Some(list) = list else { return 0 };
         if let Some(tags) = self.lists.get(list) {
             self.waiting_tags.extend_from_slice(tags);
             return tags.len();
@@ -286,7 +290,11 @@ impl DaySums {
     }
 
     /// Whether the rollups of the day, which is folded as a whole, have these sums. False also if that is not known.
-    pub async fn agree_with_rollups(&mut self, connection: &mut Connection, day: NaiveDate) -> Result<bool, store::Error> {
+    pub async fn agree_with_rollups(
+        &mut self,
+        connection: &mut Connection,
+        day: NaiveDate,
+    ) -> Result<bool, store::Error> {
         self.group();
         let mut numbers = FxHashMap::default();
         for rollup in Rollup::ALL {

@@ -46,7 +46,10 @@ enum Last {
     Known(KeyNames),
     /// What the metadata of the row says is missing. Nearly every row is followed by another one of its key, so its metadata
     /// is read only at the end.
-    Unread { names: KeyNames, metadata: String },
+    Unread {
+        names: KeyNames,
+        metadata: String,
+    },
 }
 
 /// Collects the names of a day's keys. Rows come in the order of their start.
@@ -73,9 +76,7 @@ impl NamesCollector {
                 metadata.clear();
                 metadata.push_str(text);
             }
-            (Some((_, last)), Some(text))
-                if has_names && text.len() <= MOST_KEPT && self.unread < MOST_UNREAD =>
-            {
+            (Some((_, last)), Some(text)) if has_names && text.len() <= MOST_KEPT && self.unread < MOST_UNREAD => {
                 self.unread += 1;
                 *last = Last::Unread { names: own, metadata: text.to_owned() };
             }

@@ -3,10 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::{Connection, Executor, PgConnection};
+use litespend::store::embedded_roles::local_postgres_options;
+use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
 
 use crate::rollups::{REPORT, add, sums, traces};
-use crate::support::{AS_LITELLM, MASTER_KEY, Run, Server, database, eventually, program, run};
+use crate::support::{AS_LITELLM, Directory, MASTER_KEY, Run, Server, database, eventually, program, run};
 
 const COUNT: &str = r#"SELECT count(*) FROM "LiteLLM_SpendLogs""#;
 
@@ -151,4 +154,50 @@ async fn a_server_starts_while_its_archive_is_away() {
             assert!(said.code == Some(2) && is_named && said.stderr.contains(part), "{said:?}");
         }
     }
+}
+
+/// Rows with the same start, whose IDs a dictionary orders otherwise than their bytes.
+const DICTIONARY: &str = r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", model)
+                            SELECT id, 'acompletion', 'k1', 0.25, at, at, 'gpt-4o'
+                            FROM unnest(array['a', 'B', 'c', 'D']) AS id, (SELECT timestamp '2026-03-02 10:00') AS times (at)"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_is_closed_although_its_index_has_another_order_than_the_database_says() {
+    let home = Directory::new();
+    let postgres = tokio::task::block_in_place(|| {
+        LocalPostgres::start(LocalPostgresOptions {
+            home: Some(home.path().join("postgres")),
+            durability: Durability::Throwaway,
+            ..local_postgres_options()
+        })
+    });
+    let postgres = postgres.unwrap();
+    let mut superuser = PgConnection::connect(postgres.superuser_url()).await.unwrap();
+    let create = "CREATE DATABASE words OWNER litespend TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'";
+    superuser.execute(create).await.unwrap();
+    let options: PgConnectOptions = postgres.url().parse().unwrap();
+    let url = options.database("words").to_url_lossy().to_string();
+    let archive = home.path().join("archive");
+    let litespend = |arguments: &[&str]| tokio::task::block_in_place(|| litespend(&url, &archive, arguments));
+    let said = litespend(&["migrate"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    connection.execute(DICTIONARY).await.unwrap();
+    drop(connection);
+    // As after an upgrade of the system: the index keeps the order in which it was made.
+    superuser
+        .execute(
+            "UPDATE pg_database SET datlocprovider = 'c', datcollversion = NULL WHERE datname = 'words';
+             ALTER DATABASE words SET enable_sort = off; ALTER DATABASE words SET enable_seqscan = off;
+             ALTER DATABASE words SET enable_bitmapscan = off",
+        )
+        .await
+        .unwrap();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let read = r#"SELECT string_agg(request_id, '') FROM (SELECT request_id FROM "LiteLLM_SpendLogs"
+                  WHERE "startTime" >= '2026-03-02' AND "startTime" < '2026-03-03' ORDER BY "startTime", request_id) AS log"#;
+    assert_eq!(sqlx::query_scalar::<_, String>(read).fetch_one(&mut connection).await.unwrap(), "aBcD");
+    let said = litespend(&["books", "close", "--through", "2026-03-02"]);
+    assert!(said.code == Some(0) && said.stdout.contains("1 days closed, 4 rows archived"), "{said:?}");
+    postgres.stop().unwrap();
 }

@@ -363,6 +363,19 @@ pub(crate) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 });
 
+/// The same schema, but columns of which values repeat are dictionaries: each value once, and a number for each row.
+pub(crate) static DICTIONARY_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let fields = Column::ALL.iter().zip(SCHEMA.fields()).map(|(column, field)| {
+        if column.is_text() && column.has_dictionary() {
+            let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+            Field::new(column.name(), dictionary, field.is_nullable())
+        } else {
+            Field::clone(field)
+        }
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+});
+
 impl Column {
     /// The column with LiteLLM's name `name`.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -381,6 +394,13 @@ impl Column {
     /// Columns of free text: their values are long and nearly all different.
     pub(crate) fn is_document(self) -> bool {
         matches!(self, Self::Metadata | Self::Messages | Self::Response | Self::ProxyServerRequest)
+    }
+
+    /// Columns that are written with dictionaries. Ids and documents hardly ever repeat, and times have an encoding of their
+    /// own.
+    pub(crate) fn has_dictionary(self) -> bool {
+        let is_time = matches!(self.kind(), Kind::Time | Kind::OptionalTime);
+        !is_time && !self.is_document() && !matches!(self, Self::RequestId | Self::LitellmCallId | Self::SessionId)
     }
 
     /// Columns that have a bloom filter.

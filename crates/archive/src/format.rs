@@ -21,7 +21,7 @@ const GROUP_BYTES: usize = 64 * 1024 * 1024;
 const FALSE_POSITIVES: f64 = 0.05;
 
 pub(crate) fn properties(rows_per_group: usize) -> Result<WriterProperties> {
-    // The days of a benchmark become larger by one part in LEVELSHARE than with level 3, and are written in less time.
+    // With level 3, the days of a benchmark were smaller by 2 %, and took a tenth more time to write.
     let zstd = ZstdLevel::try_new(1).map_err(Error::local)?;
     let rows_per_group = rows_per_group.max(1);
     let version = KeyValue::new("litespend.schema_version".to_owned(), SCHEMA_VERSION.to_string());
@@ -37,8 +37,8 @@ pub(crate) fn properties(rows_per_group: usize) -> Result<WriterProperties> {
         .set_sorting_columns(Some(vec![ascending(Column::StartTime), ascending(Column::RequestId)]));
     for column in Column::ALL {
         let path = || ColumnPath::from(column.name());
-        // Ids and documents hardly ever repeat: a dictionary would only be given up after a while.
-        if matches!(column, Column::RequestId | Column::LitellmCallId | Column::SessionId) || column.is_document() {
+        // A dictionary of other columns would only be given up after a while.
+        if !column.has_dictionary() {
             properties = properties.set_column_dictionary_enabled(path(), false);
         }
         if matches!(column, Column::RequestId | Column::LitellmCallId | Column::SessionId | Column::Metadata) {
@@ -48,9 +48,7 @@ pub(crate) fn properties(rows_per_group: usize) -> Result<WriterProperties> {
             properties = properties.set_column_statistics_enabled(path(), EnabledStatistics::None);
         }
         if matches!(column.kind(), Kind::Time | Kind::OptionalTime) {
-            properties = properties
-                .set_column_dictionary_enabled(path(), false)
-                .set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED);
+            properties = properties.set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED);
         }
         if column.has_bloom_filter() {
             // The filter is folded to the number of values that there are in the row group.

@@ -16,7 +16,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 
 use crate::archive::Inner;
 use crate::blocks::{BlockReader, VerifiedObject};
-use crate::columns::{Column, SCHEMA};
+use crate::columns::{Column, DICTIONARY_SCHEMA, SCHEMA};
 use crate::error::{Error, Result};
 use crate::manifest::Part;
 
@@ -60,6 +60,31 @@ impl PartFile {
         columns: &[Column],
         batch: usize,
     ) -> Result<Vec<RecordBatch>> {
+        self.read_as(self.metadata.clone(), group, rows, columns, batch).await
+    }
+
+    /// The chosen rows of a row group, with dictionaries where the file has them.
+    pub(crate) async fn read_dictionaries(
+        &self,
+        group: usize,
+        rows: RowSelection,
+        columns: &[Column],
+        batch: usize,
+    ) -> Result<Vec<RecordBatch>> {
+        let options = ArrowReaderOptions::new().with_schema(Arc::clone(&DICTIONARY_SCHEMA));
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(self.metadata.metadata()), options);
+        let metadata = metadata.map_err(|error| Error::of_parquet(self.object.path(), error))?;
+        self.read_as(metadata, group, rows, columns, batch).await
+    }
+
+    async fn read_as(
+        &self,
+        metadata: ArrowReaderMetadata,
+        group: usize,
+        rows: RowSelection,
+        columns: &[Column],
+        batch: usize,
+    ) -> Result<Vec<RecordBatch>> {
         let failed = |error| Error::of_parquet(self.object.path(), error);
         let file = CheckedFile {
             reader: self.reader.clone(),
@@ -67,7 +92,7 @@ impl PartFile {
             metadata: Arc::clone(self.metadata.metadata()),
         };
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), columns.iter().map(|column| column.index()));
-        let stream = ParquetRecordBatchStreamBuilder::new_with_metadata(file, self.metadata.clone())
+        let stream = ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata)
             .with_row_groups(vec![group])
             .with_row_selection(rows)
             .with_projection(mask)

@@ -149,7 +149,12 @@ impl Group {
             return Ok(slice.into_iter().flatten().collect());
         }
         let selection = selection(slice.iter().cloned(), self.rows);
-        let batches = file.read(self.group, selection, &self.filter_columns, self.slice).await?;
+        // A condition in code sees texts. Otherwise, a value is compared once, and not for each row that has it.
+        let batches = if plan.query.predicate.is_some() {
+            file.read(self.group, selection, &self.filter_columns, self.slice).await?
+        } else {
+            file.read_dictionaries(self.group, selection, &self.filter_columns, self.slice).await?
+        };
         let positions = Positions::of(&self.filter_columns);
         let mut rows = slice.into_iter().flatten();
         let mut matches = VecDeque::new();
@@ -172,7 +177,16 @@ fn fulfilled(plan: &Plan, batch: &RecordBatch, positions: &Positions) -> Vec<boo
     }
     for (column, values) in &query.equals {
         let Some(texts) = positions.array(batch, *column) else { continue };
-        keep(&mut fulfilled, texts.as_string::<i32>().iter(), |text| values.iter().any(|value| value == text));
+        let is_wanted = |text: &str| values.iter().any(|value| value == text);
+        if let Some(dictionary) = texts.as_dictionary_opt::<Int32Type>() {
+            let texts = dictionary.values().as_string::<i32>();
+            let wanted: Vec<bool> = texts.iter().map(|text| text.is_some_and(is_wanted)).collect();
+            keep(&mut fulfilled, dictionary.keys().iter(), |key| {
+                usize::try_from(key).ok().and_then(|key| wanted.get(key)).copied().unwrap_or_default()
+            });
+        } else {
+            keep(&mut fulfilled, texts.as_string::<i32>().iter(), is_wanted);
+        }
     }
     if (query.min_spend.is_some() || query.max_spend.is_some())
         && let Some(spend) = positions.array(batch, Column::Spend)
