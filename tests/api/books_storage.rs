@@ -11,6 +11,7 @@ use litespend::books::{closing, pruning, reopening, verifying};
 use litespend::store::books as tables;
 use litespend_archive::{Archive, Options, Query};
 use serde_json::{Value, json};
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::books::{Books, LATE, day};
@@ -274,6 +275,39 @@ async fn a_late_row_that_is_lost_after_a_crash_leaves_its_day_verifiable() {
     verifying::verify_day(&mut connection, &books.archive, &closed).await.unwrap();
     books.expect_sums("after the crash").await;
     books.expect_rows("after the crash").await;
+}
+
+#[tokio::test]
+async fn a_day_is_not_recorded_as_closed_when_a_row_gave_its_place_to_another_one_of_the_same_sums() {
+    let books = Books::new().await;
+    books.settle().await;
+    let mut connection = books.connection().await;
+    let of = day("2026-02-02");
+    let export = async |connection: &mut PgConnection| {
+        let totals = tables::closing::totals(connection, of).await.unwrap();
+        let fingerprint = tables::closing::fingerprint(connection, of).await.unwrap();
+        tables::closing::Closing { day: of, totals, fingerprint, revision: 1, archived: totals, buckets: 1 }
+    };
+    let exported = export(&mut connection).await;
+    assert!(exported.totals.requests > 0);
+    books
+        .app
+        .execute(
+            r#"WITH taken AS (DELETE FROM "LiteLLM_SpendLogs" WHERE request_id IN (
+                   SELECT request_id FROM "LiteLLM_SpendLogs"
+                   WHERE "startTime" >= '2026-02-02' AND "startTime" < '2026-02-03' LIMIT 1) RETURNING *)
+               INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, prompt_tokens,
+                   completion_tokens, "startTime", "endTime", model, "user", team_id, end_user, request_tags)
+               SELECT 'swapped', call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, "startTime",
+                      "endTime", model, "user", team_id, end_user, request_tags FROM taken"#,
+        )
+        .await;
+    books.settle().await;
+    assert_eq!(tables::closing::totals(&mut connection, of).await.unwrap(), exported.totals);
+    assert!(!tables::closing::close(&mut connection, &exported).await.unwrap());
+    let exported = export(&mut connection).await;
+    books.settle().await;
+    assert!(tables::closing::close(&mut connection, &exported).await.unwrap());
 }
 
 #[tokio::test]

@@ -57,10 +57,12 @@ pub async fn totals(connection: &mut PgConnection, day: NaiveDate) -> Result<Tot
     .await
 }
 
-/// A hash of the day's sums by team, user, key and model: it changes with them.
+/// A hash of the day's sums by team, user, key and model, and of the transactions that wrote them last: it changes with every
+/// change of these columns that is folded, also if the sums stay the same.
 pub async fn fingerprint(connection: &mut PgConnection, day: NaiveDate) -> Result<String, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT COALESCE(sum(hashtextextended(d::text, 0)::numeric), 0)::text FROM litespend.day_usage AS d WHERE day = $1",
+        "SELECT COALESCE(sum(hashtextextended(d::text || d.xmin::text, 0)::numeric), 0)::text
+         FROM litespend.day_usage AS d WHERE day = $1",
     )
     .bind(day)
     .fetch_one(connection)
