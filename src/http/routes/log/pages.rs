@@ -24,7 +24,7 @@ use crate::http::routes::log::rows;
 use crate::http::routes::page_count::page_count;
 use crate::http::state::AppState;
 use crate::http::stream::answer_budget::AnswerBudget;
-use crate::identity::Caller;
+use crate::identity::{Caller, Scope};
 use crate::store::log::filter::LogFilter;
 use crate::store::log::pages;
 use crate::store::log::pages::{COUNT_CAP, Order, SESSION_MODELS, SessionCursor, SortKey};
@@ -94,7 +94,12 @@ async fn list_dashboard_logs(
     // The archive is asked for callers only who may read what they ask for. Who may read one row is known after it is found.
     let may_ask = limited.is_ok() || params.request_id.is_some();
     let is_wanted = params.archive && may_ask;
-    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &filter.scope, is_wanted).await?;
+    // Whether a caller may read a row does not depend on the other filters, nor on which rows the caller sees in lists.
+    let beside = match &params.request_id {
+        Some(id) => LogFilter { request_id: Some(id.clone()), ..LogFilter::of(Scope::All) },
+        None => filter.clone(),
+    };
+    reading = archived::with_archived_rows(&state, &reads, reading, &beside, &filter.scope, is_wanted).await?;
     let connection = reading.connection();
     if let Some(id) = params.request_id.as_deref() {
         rows::may_read(connection, &caller, id).await.map_err(in_error_envelope)?;
