@@ -395,7 +395,9 @@ async fn what_the_log_has_is_answered_while_the_archive_is_away() {
             r#"SELECT min(request_id) FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-03-01' AND "user" = 'u-int'"#,
         )
         .await;
-    assert!(!open.is_empty());
+    let teams: Vec<String> =
+        sqlx::query_scalar(r#"SELECT team_id FROM "LiteLLM_TeamTable""#).fetch_all(&books.model.pool).await.unwrap();
+    assert!(!open.is_empty() && !teams.is_empty());
     books.close_and_prune().await;
     // An archive that has read nothing yet, and can't any more.
     let url = books.directory.path().to_str().unwrap().to_owned();
@@ -417,6 +419,13 @@ async fn what_the_log_has_is_answered_while_the_archive_is_away() {
             // To others, it may be that the archive has a row with this ID that they may see.
             let other = app.get(&path, "sk-intview").await;
             assert_eq!(other.status, 503, "{path}: {}", other.text);
+        }
+        // Nobody learns whether there is a call that they may not see.
+        for team in &teams {
+            let asked = |id: &str| format!("/spend/logs/ui?request_id={id}&team_id={team}");
+            let (there, not_there) =
+                (app.get(&asked(&open), "sk-intview").await, app.get(&asked("of-no-call"), "sk-intview").await);
+            assert_eq!(there.status, not_there.status, "{team}: {} {}", there.text, not_there.text);
         }
         // A short page may end before the closed days begin.
         let lists = lists().into_iter().filter(|path| !path.contains("limit=4") && !path.contains("limit=5"));

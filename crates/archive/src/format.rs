@@ -21,7 +21,7 @@ const GROUP_BYTES: usize = 64 * 1024 * 1024;
 const FALSE_POSITIVES: f64 = 0.05;
 
 pub(crate) fn properties(rows_per_group: usize) -> Result<WriterProperties> {
-    // With level 3, the days of a benchmark were smaller by 2 %, and took a tenth more time to write.
+    // With level 3, the days of a benchmark were smaller by 2 %, but compressing them was 7 % of the work of closing.
     let zstd = ZstdLevel::try_new(1).map_err(Error::local)?;
     let rows_per_group = rows_per_group.max(1);
     let version = KeyValue::new("litespend.schema_version".to_owned(), SCHEMA_VERSION.to_string());

@@ -9,7 +9,6 @@ use crate::http::error::{ApiError, ErrorType};
 use crate::http::read_limits::Length;
 use crate::http::reads::Reads;
 use crate::http::state::AppState;
-use crate::identity::Scope;
 use crate::metrics::Metrics;
 use crate::store;
 use crate::store::log;
@@ -115,14 +114,14 @@ pub async fn with_archived_days(
 }
 
 /// A connection for a page of the dashboard's log. If the filter covers closed days and the client wants them, the log of
-/// this connection has their archived rows, too. Where the archive does not answer, a row with the ID that is asked for is
-/// answered from the log if it is within the scope.
+/// this connection has their archived rows, too. Where the archive does not answer, and one request is asked for, it is
+/// answered from the log if that has a row of it that is `visible` to the caller.
 pub async fn with_archived_rows(
     state: &AppState,
     reads: &Reads,
     mut reading: Reading,
     filter: &LogFilter,
-    scope: &Scope,
+    visible: &LogFilter,
     is_wanted: bool,
 ) -> Result<Reading, ApiError> {
     // An empty ID belongs to no row, and would be looked for in every day.
@@ -132,7 +131,6 @@ pub async fn with_archived_rows(
     if !is_wanted || !has_ids || !has_closed_days(state, reading.connection()).await? {
         return Ok(reading);
     }
-    let visible = LogFilter { scope: scope.clone(), ..filter.clone() };
     // A search finds a row by its own ID at any time.
     let window = filter.window.filter(|_| filter.search.is_none());
     let (from, to) = window.unzip();
@@ -142,14 +140,14 @@ pub async fn with_archived_rows(
     match archived_days(state, reading.connection(), from, to).await {
         Ok(None) => return Ok(reading),
         Ok(Some(_)) => {}
-        Err(error) => return of_log_alone(reading, &visible, error).await,
+        Err(error) => return of_log_alone(reading, visible, error).await,
     }
     reading.finish().await?;
     reading = in_snapshot(reads.start_on_primary().await?.scratch().await?).await?;
     let days = match archived_days(state, reading.connection(), from, to).await {
         Ok(Some(days)) => days,
         Ok(None) => return Ok(reading),
-        Err(error) => return of_log_alone(reading, &visible, error).await,
+        Err(error) => return of_log_alone(reading, visible, error).await,
     };
     match days.put_beside(reading.connection(), filter).await {
         Ok(()) => Ok(reading),
@@ -157,9 +155,9 @@ pub async fn with_archived_rows(
             tracing::warn!(cause = %error, "cannot put archived rows beside the log");
             let mut reading = in_snapshot(reading.without_snapshot().await?).await?;
             reading.may_be_idle().await?;
-            of_log_alone(reading, &visible, refused(NO_TABLES)).await
+            of_log_alone(reading, visible, refused(NO_TABLES)).await
         }
-        Err(error @ books::Error::Archive(_)) => of_log_alone(reading, &visible, error.into()).await,
+        Err(error @ books::Error::Archive(_)) => of_log_alone(reading, visible, error.into()).await,
         Err(error) => Err(error.into()),
     }
 }

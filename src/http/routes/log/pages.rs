@@ -91,15 +91,10 @@ async fn list_dashboard_logs(
     let mut filter = params.filter(LogRoute::Dashboard)?;
     let mut reading = reads.start().await?;
     let limited = limit_to_caller(reading.connection(), &caller, &params, &mut filter).await;
-    // The archive is asked for callers only who may read what they ask for. Who may read one row is known after it is found.
-    let may_ask = limited.is_ok() || params.request_id.is_some();
-    let is_wanted = params.archive && may_ask;
-    // Whether a caller may read a row does not depend on the other filters, nor on which rows the caller sees in lists.
-    let beside = match &params.request_id {
-        Some(id) => LogFilter { request_id: Some(id.clone()), ..LogFilter::of(Scope::All) },
-        None => filter.clone(),
-    };
-    reading = archived::with_archived_rows(&state, &reads, reading, &beside, &filter.scope, is_wanted).await?;
+    let (beside, visible) = beside_and_visible(&caller, &params, &filter);
+    // For callers who are refused anyway, the archive is not asked.
+    let is_wanted = params.archive && limited.is_ok();
+    reading = archived::with_archived_rows(&state, &reads, reading, &beside, &visible, is_wanted).await?;
     let connection = reading.connection();
     if let Some(id) = params.request_id.as_deref() {
         rows::may_read(connection, &caller, id).await.map_err(in_error_envelope)?;
@@ -143,7 +138,7 @@ async fn list_log_page(
     let mut filter = params.filter(LogRoute::Public)?;
     let mut reading = reads.start().await?;
     limit_to_caller(reading.connection(), &caller, &params, &mut filter).await?;
-    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &filter.scope, params.archive).await?;
+    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &filter, params.archive).await?;
     let connection = reading.connection();
     let (page, around) = rows(connection, &params, &filter, order, &state.answer_budget).await?;
     reading.finish().await?;
@@ -168,6 +163,21 @@ async fn limit_to_caller(
         return Ok(());
     }
     Err(refused(format!("Not authorized to view team spend for team_id={team}")))
+}
+
+/// Which archived rows are put beside the log for a page, and which rows of the log are an answer by themselves where the
+/// archive does not answer. Whether a caller may read a row does not depend on the other filters, nor on which rows the caller
+/// sees in lists.
+fn beside_and_visible(caller: &Caller, params: &LogPageParams, filter: &LogFilter) -> (LogFilter, LogFilter) {
+    let Some(id) = &params.request_id else { return (filter.clone(), filter.clone()) };
+    let one = |scope: Scope| LogFilter { request_id: Some(id.clone()), ..LogFilter::of(scope) };
+    match &params.team_id {
+        _ if caller.role.sees_everything() => (filter.clone(), one(Scope::All)),
+        Some(team) => {
+            (one(Scope::All), one(Scope::Owned { user_id: caller.user_id.clone(), team_ids: vec![team.clone()] }))
+        }
+        None => (one(Scope::All), one(filter.scope.clone())),
+    }
 }
 
 /// A 403 in the `error` envelope.
