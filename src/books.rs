@@ -1,7 +1,8 @@
 //! Closing the books: the totals of a closed day stay although the log loses its rows, and the rows are in an archive.
 //! [`closing`] closes days, [`verifying`] compares them with the archive, [`pruning`] removes their rows from the log,
 //! and [`reopening`] opens a day again. [`background`] does the first and the third of these in a server. [`publishing`]
-//! decides what other engines see, [`rows`] reads archived rows in the form of the log's, and [`batches`] cuts them to size.
+//! decides what other engines see, [`rows`] reads archived rows in the form of the log's, [`beside`] puts them beside the
+//! log for its statements, and [`batches`] cuts them to size.
 //!
 //! The rule: a day is closed when its figures in the rollups, in the log and in the archive agree. From then on, nobody
 //! counts it again from the log. Deleted rows change nothing, late rows add, and an update counts by its difference.
@@ -9,6 +10,7 @@
 
 pub mod background;
 pub mod batches;
+pub mod beside;
 pub mod closing;
 pub mod day_sums;
 pub mod names;

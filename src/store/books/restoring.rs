@@ -229,7 +229,7 @@ fn as_json<'a>(rows: impl Iterator<Item = &'a OwnedRow>) -> Result<String, sqlx:
 }
 
 /// The columns of the log that rows of the archive have, as SQL.
-async fn columns(connection: &mut PgConnection, bodies: bool) -> Result<String, sqlx::Error> {
+pub(super) async fn columns(connection: &mut PgConnection, bodies: bool) -> Result<String, sqlx::Error> {
     let wanted = COLUMNS.into_iter().chain(BODIES.into_iter().filter(|_| bodies)).collect::<Vec<_>>();
     sqlx::query_scalar(
         r#"SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
@@ -240,7 +240,7 @@ async fn columns(connection: &mut PgConnection, bodies: bool) -> Result<String, 
     .await
 }
 
-async fn insert_into(
+pub(super) async fn insert_into(
     connection: &mut PgConnection,
     table: &str,
     columns: &str,
@@ -254,49 +254,6 @@ async fn insert_into(
     );
     let done = sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(text).execute(connection).await?;
     Ok(done.rows_affected())
-}
-
-/// Rows of the archive that stand beside the log's for the statements of one transaction.
-#[derive(Debug)]
-pub struct Beside {
-    columns: String,
-}
-
-/// Name of the temporary table with the archive's rows.
-const ARCHIVED: &str = "pg_temp.litespend_archived_logs";
-
-impl Beside {
-    /// Creates the table for the archive's rows. Belongs into a transaction that is rolled back. Statements that were prepared
-    /// before would not see the view of [`Beside::finish`], so they are forgotten.
-    pub async fn begin(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
-        connection.clear_cached_statements().await?;
-        let columns = columns(connection, true).await?;
-        connection
-            .execute(r#"CREATE TEMPORARY TABLE litespend_archived_logs (LIKE "LiteLLM_SpendLogs" INCLUDING DEFAULTS)"#)
-            .await?;
-        Ok(Self { columns })
-    }
-
-    /// Adds rows that the log does not have.
-    pub async fn add(&self, connection: &mut PgConnection, rows: &[OwnedRow]) -> Result<(), sqlx::Error> {
-        insert_into(connection, ARCHIVED, &self.columns, "", rows).await.map(|_| ())
-    }
-
-    /// From now on, `"LiteLLM_SpendLogs"` means the log with these rows.
-    pub async fn finish(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let log: String = sqlx::query_scalar(
-            r#"SELECT format('%I.%I', relnamespace::regnamespace, relname)
-                                  FROM pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"')"#,
-        )
-        .fetch_one(&mut *connection)
-        .await?;
-        let statements = format!(
-            r#"ANALYZE {ARCHIVED};
-               CREATE TEMPORARY VIEW "LiteLLM_SpendLogs" AS
-               SELECT * FROM {log} UNION ALL SELECT * FROM {ARCHIVED}"#
-        );
-        sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map(|_| ())
-    }
 }
 
 /// What came of [`reopen`].
