@@ -28,6 +28,8 @@ GAUGES = {
     )
 }
 COVERED = {**COUNTERS, **GAUGES}
+# Metrics of /metrics/spend that are litespend's own.
+OWN = {"litespend_budgets_not_listed"}
 
 # What the report of activity calls the sum of `litellm_requests_metric_total`. LiteLLM counts successful calls only; the
 # ledger counts failed ones as well.
@@ -67,7 +69,11 @@ EMPTY_METRICS = {
 # Panels of the dashboard that may be empty although their metrics have series, and why.
 EMPTY_PANELS = {
     "Compared with a week before": "Prometheus has no samples of last week",
+    "USD per million tokens by model": "Prometheus has no samples of an hour ago",
+    "Tokens per request by model": "Prometheus has no samples of an hour ago",
 }
+
+PUSHED = "LiteLLM pushes it with OpenTelemetry (OTLP); LiteLLM's endpoint for Prometheus does not have it either"
 
 # Names in LiteLLM's dashboards that a ledger of spend does not have, and why.
 NOT_COVERED = {
@@ -85,4 +91,8 @@ NOT_COVERED = {
     "litellm_output_reasoning_tokens_metric_total": "tokens by kind are not among the covered metrics",
     "litellm_provider_cache_read_input_tokens_metric_total": "tokens by kind are not among the covered metrics",
     "litellm_provider_cache_creation_input_tokens_metric_total": "tokens by kind are not among the covered metrics",
+    "litellm_zero_cost_requests_total": "counts calls that LiteLLM itself failed to price",
+    "gen_ai_client_operation_duration_seconds": PUSHED,
+    "gen_ai_usage_cost_USD": PUSHED,
+    "gen_ai_client_token_usage": PUSHED,
 }

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import yaml
-from expected import COUNTERS, COVERED, EMPTY_METRICS, EMPTY_PANELS, NEEDED, NOT_COVERED, OPTIONAL, REQUESTS
+from expected import COUNTERS, COVERED, EMPTY_METRICS, EMPTY_PANELS, NEEDED, NOT_COVERED, OPTIONAL, OWN, REQUESTS
 from outcome import Outcome
 from processes import MASTER_KEY, Litespend, Prometheus, QueryError, request
 
@@ -21,19 +21,31 @@ DASHBOARD = ROOT / "deploy/grafana/litespend.json"
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 EXAMPLE = ROOT / "deploy/prometheus/prometheus.yml"
 LITELLM = ROOT / "tests/prometheus/litellm_queries.json"
-METRIC = re.compile(r"\b(?:litellm|litespend)_[a-z0-9_]+")
+PANELS = ROOT / "tests/prometheus/dashboard_test.yml"
+METRIC = re.compile(r"\b(?:litellm|litespend|gen_ai)_[A-Za-z0-9_]+")
+# Panels with a sum over the selected range, and what they sum.
+SUMS = {
+    "Spend in this range": "litellm_spend_metric_total",
+    "Requests in this range": "litellm_requests_metric_total",
+    "Tokens in this range": "litellm_total_tokens_metric_total",
+}
+# Parts of a query that have labels, and no metrics.
+LABELS = re.compile(r"\{[^}]*\}|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)")
 PARTS = re.compile(r"_(bucket|sum|count)$")
 
 
 def metrics_of(expression):
     """The names of the metrics in a query; of a histogram's parts, the histogram's name."""
-    without_labels = re.sub(r'"[^"]*"', '""', expression)
+    without_labels = LABELS.sub("", re.sub(r'"[^"]*"', '""', expression))
     return sorted({PARTS.sub("", name) for name in METRIC.findall(without_labels)})
 
 
-def with_variables(expression):
-    """A query as Grafana sends it: an hour is shown, everything is selected."""
-    values = {"$__rate_interval": "1m", "$__range": "1h", "$__interval": "15s", "$team": ".*", "$instance": ".*"}
+def with_variables(expression, length="1h", interval="1s", rate_seconds=4, team=".*"):
+    """A query as Grafana sends it. Of what is not given, everything is selected."""
+    values = {
+        "$__rate_interval_ms": f"{rate_seconds * 1000}", "$__rate_interval": f"{rate_seconds}s", "$__range": length,
+        "$__interval": interval, "$team": team, "$instance": ".*", "$service": ".*", "$model": ".*",
+    }
     for name, value in values.items():
         expression = expression.replace(name, value)
     if "$" in expression:
@@ -41,10 +53,19 @@ def with_variables(expression):
     return expression
 
 
+def query_of(board, title, ref="A"):
+    """The query of a panel of the dashboard."""
+    panel = next(panel for panel in board["panels"] if panel["title"] == title)
+    return next(target["expr"] for target in panel["targets"] if target["refId"] == ref)
+
+
 class Run:
     def __init__(self, arguments, home, outcome):
         self.arguments, self.home, self.outcome = arguments, home, outcome
+        self.board = json.loads(DASHBOARD.read_text())
         self.litespend = self.prometheus = None
+        # The ledger's totals before Prometheus began.
+        self.before = {}
         # The names of all metrics that have series.
         self.known = set()
 
@@ -52,6 +73,7 @@ class Run:
         """What needs no server."""
         self.promtool("the rules are right", "check", "rules", ALERTS)
         self.promtool("the alerts fire when they should", "test", "rules", ROOT / "tests/prometheus/alerts_test.yml")
+        self.panels()
         example = self.home / "example"
         example.mkdir()
         shutil.copy(EXAMPLE, example)
@@ -69,6 +91,27 @@ class Run:
         text = DASHBOARD.read_text()
         sources = set(re.findall(r'"uid": "([^"]*)"', text)) - {"${datasource}", "-- Grafana --"}
         self.outcome.check("the dashboard names no data source of its own", ", ".join(sorted(sources)))
+        lacking = re.findall(r"\b(?:increase|rate)\(litellm_\w+", text + ALERTS.read_text())
+        self.outcome.check("no query lacks the first call of a series", ", ".join(sorted(set(lacking))))
+
+    def panels(self):
+        """The queries of the dashboard on made-up series."""
+        tests = yaml.safe_load(PANELS.read_text())["tests"]
+        for test in tests:
+            test["promql_expr_test"] = [
+                {
+                    "expr": with_variables(
+                        query_of(self.board, one["panel"], one.get("query", "A")), one.get("range", "1h"),
+                        one.get("interval", "1m"), 240, one.get("team", ".*"),
+                    ),
+                    "eval_time": one["at"],
+                    "exp_samples": [{"labels": labels, "value": value} for labels, value in one["samples"].items()],
+                }
+                for one in test.pop("panels")
+            ]
+        made = self.home / "panels_test.yml"
+        made.write_text(yaml.safe_dump({"tests": tests}))
+        self.promtool("the dashboard's queries count what was spent", "test", "rules", made)
 
     def promtool(self, what, *command):
         ended = subprocess.run([self.arguments.promtool, *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -174,6 +217,37 @@ class Run:
             wrong_sum = f"{sums[name]} instead of {value}" if name in wrong else ""
             self.outcome.check(f"the sum of {name} is that of the reports", wrong_sum)
 
+    def first_call(self):
+        """A key of a new team makes its first call while Prometheus scrapes. The dashboard has the whole call."""
+        began, earlier = time.time(), self.totals()
+        time.sleep(3)
+        self.litespend.post("/team/new", {"team_id": "newcomers", "team_alias": "Newcomers"})
+        asked = {"key_alias": "newcomer", "team_id": "newcomers", "permissions": {"book_usage": True}}
+        key = json.loads(self.litespend.post("/key/generate", asked))["key"]
+        record = {"model": "a-new-model", "prompt_tokens": 700, "completion_tokens": 300, "cost": 50, "idempotency_key": "first"}
+        self.litespend.post("/spend/usage", record, key)
+        self.sums()
+        now = self.totals()
+        booked = {name: now[name] - earlier[name] for name in now}
+        self.shown("since the call", f"{int(time.time() - began)}s", booked)
+        for by, label, value in (
+            ("team", "team_alias", "Newcomers"), ("key", "api_key_alias", "newcomer"), ("model", "model", "a-new-model"),
+        ):
+            query = query_of(self.board, f"Spend by {by} in this range")
+            found = self.prometheus.ask("query", query=with_variables(query, f"{int(time.time() - began)}s"))["result"]
+            amounts = [float(one["value"][1]) for one in found if one["metric"].get(label) == value]
+            wrong = "" if len(amounts) == 1 and abs(amounts[0] - 50) < 1e-6 else f"{amounts} instead of 50"
+            self.outcome.check(f"Spend by {by} in this range has the first call of a key", wrong)
+        # Prometheus has no samples of an hour ago: what was logged before it began is not spend of this hour.
+        self.shown("since Prometheus began", "1h", {name: now[name] - self.before[name] for name in now})
+
+    def shown(self, when, length, wanted):
+        """The dashboard's sums over a range must be what the reports have gained."""
+        for title, name in SUMS.items():
+            value = self.prometheus.number(with_variables(query_of(self.board, title), length))
+            wrong = "" if value is not None and abs(value - wanted[name]) < 1e-6 else f"{value} instead of {wanted[name]}"
+            self.outcome.check(f"{title}, {when}, is what the reports have gained", wrong)
+
     def exposition(self):
         """The names, types and labels of /metrics/spend."""
         status, text = request(self.litespend.port, "GET", "/metrics/spend", key=MASTER_KEY)
@@ -184,7 +258,7 @@ class Run:
         self.outcome.check("promtool can read it", ended.stdout + ended.stderr if ended.returncode not in (0, 3) else "")
         types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
         names = {PARTS.sub("", name) for name in re.findall(r"^([a-z_]+)[{ ]", text, re.MULTILINE)}
-        self.outcome.check("it has no names that LiteLLM lacks", ", ".join(sorted({*types, *names} - set(COVERED))))
+        self.outcome.check("it has no names that LiteLLM lacks", ", ".join(sorted({*types, *names} - set(COVERED) - OWN)))
         wrong = [f"{name}: {kind}" for name, kind in types.items() if kind != ("counter" if name in COUNTERS else "gauge")]
         self.outcome.check("its types are those of LiteLLM", "\n".join(wrong))
         missing = [name for name in COVERED if name not in types and name not in EMPTY_METRICS]
@@ -224,13 +298,12 @@ class Run:
         return bool(values)
 
     def dashboard(self):
-        board = json.loads(DASHBOARD.read_text())
-        for panel in board["panels"]:
+        for panel in self.board["panels"]:
             for target in panel.get("targets", []):
                 what = f"{panel['title']} {target['refId']}" if len(panel["targets"]) > 1 else panel["title"]
                 seconds = 0 if target["instant"] else 60
                 self.evaluate(what, with_variables(target["expr"]), EMPTY_PANELS.get(panel["title"], ""), seconds)
-        for variable in board["templating"]["list"]:
+        for variable in self.board["templating"]["list"]:
             if variable["type"] == "query":
                 name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
                 values = self.prometheus.ask(f"label/{label}/values", **{"match[]": name})
@@ -273,13 +346,18 @@ class Run:
         self.litespend.run("demo-data", "--data-dir", self.litespend.data, "--days", "10", "--calls", "60")
         with self.litespend:
             self.budgets()
+            self.before = self.totals()
             self.prometheus = Prometheus(self.arguments.prometheus, self.home, self.configure())
             with self.prometheus:
                 with self.outcome.within("scrapes"):
                     self.scraped()
+                # The dashboard's queries look at every second: at one, at least, before the first call.
+                time.sleep(2)
                 self.book()
                 with self.outcome.within("sums"):
                     self.sums()
+                with self.outcome.within("first call"):
+                    self.first_call()
                 names = self.prometheus.ask("label/__name__/values")
                 self.known = {*names, *(PARTS.sub("", name) for name in names)}
                 for place, part in (
