@@ -74,9 +74,9 @@ pub async fn remove(connection: &mut Connection, kind: DatabaseKind) -> Result<(
         return Err(elsewhere());
     }
     let attached = rollups::attached(connection).await.context("cannot read the state of the rollups")?;
-    let elsewhere = rollups::counted_elsewhere(connection).await.context("cannot read the state of the rollups")?;
-    let renamed = rollups::renamed_log(connection).await.context("cannot read the state of the rollups")?;
-    if !attached && elsewhere.is_none() && renamed.is_none() {
+    let elsewhere = rollups::installed_elsewhere(connection).await.context("cannot read the state of the rollups")?;
+    let lost = rollups::lost(connection).await.context("cannot read the state of the rollups")?;
+    if !attached && elsewhere.is_none() && lost.is_none() {
         rollups::remove(connection).await.context("cannot remove the schema now; try again")?;
     }
     say!("removed: usage can no longer be booked");

@@ -130,10 +130,9 @@ async fn require_attached(connection: &mut Connection) -> Result<(), Failure> {
         return Ok(());
     }
     require_own_schema(connection).await?;
-    if let Some(table) = rollups::renamed_log(connection).await.context("cannot read the state of the rollups")? {
+    if let Some(lost) = rollups::lost(connection).await.context("cannot read the state of the rollups")? {
         return Err(Failure::Setting(anyhow!(
-            "the rollups count {table}, which is not the log any more, so requests read the log: run `litespend rollups \
-             install` to count the log again"
+            "{lost}, so requests read the log: run `litespend rollups install` to count the log again"
         )));
     }
     Err(Failure::Setting(anyhow!("this database has no rollups: run `litespend rollups install` to add them")))
@@ -142,7 +141,7 @@ async fn require_attached(connection: &mut Connection) -> Result<(), Failure> {
 /// Checks that the rollups belong to this schema. A database has one set of rollups. If they belong to a LiteLLM in
 /// another schema, this command must not change them.
 async fn require_own_schema(connection: &mut Connection) -> Result<(), Failure> {
-    let other = rollups::counted_elsewhere(connection).await.context("cannot read the state of the rollups")?;
+    let other = rollups::installed_elsewhere(connection).await.context("cannot read the state of the rollups")?;
     let Some(schema) = other else { return Ok(()) };
     Err(Failure::Setting(anyhow!(
         "this database has rollups for the schema {schema}, and a database can have only one set of rollups: requests \
@@ -158,6 +157,9 @@ async fn install(connection: &mut Connection, kind: DatabaseKind, pause: Duratio
     if !rollups::attached(connection).await.context("cannot read the state of the rollups")? {
         rollups::attach(connection).await.context("cannot add the triggers now (is the log locked?); try again")?;
         say!("counting every change of the spend log from now on");
+    } else {
+        // An earlier version did not remember it.
+        rollups::remember(connection).await.context("cannot remember the rollups")?;
     }
     partitions::follow(connection).await.context("cannot add the triggers of the partitions now; try again")?;
     rollups::attach_activity(connection)

@@ -1,5 +1,6 @@
 //! The application state that all handlers share.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use litespend_archive::Archive;
@@ -68,8 +69,8 @@ pub struct Inner {
     pub dictionary: DictionaryCache,
     /// Signals between the background fold task and the rest of the server.
     pub folding: Arc<Signals>,
-    /// The table that the rollups count instead of the log, as of the last check.
-    renamed_log: parking_lot::Mutex<Option<String>>,
+    /// Whether rollups are installed that do not count the log any more, as of the last check.
+    lost_rollups: AtomicBool,
     replica: OnceLock<Replica>,
     archive: OnceLock<Archive>,
 }
@@ -111,7 +112,7 @@ impl AppState {
             large_days: tokio::sync::Mutex::new(()),
             large_requests: Arc::new(Semaphore::new(1)),
             folding: Arc::default(),
-            renamed_log: parking_lot::Mutex::default(),
+            lost_rollups: AtomicBool::default(),
             replica: OnceLock::new(),
             archive: OnceLock::new(),
         })))
@@ -155,10 +156,10 @@ impl AppState {
         self.folding.is_attached() || self.folding.has_closed_days()
     }
 
-    /// The state of the rollups, as of the last check: `counting`, `not installed`, or `lost` if they count a table that
-    /// is not the log any more.
+    /// The state of the rollups, as of the last check: `counting`, `not installed`, or `lost` if they are installed but do
+    /// not count the log any more.
     pub fn rollups_state(&self) -> &'static str {
-        match (self.folding.is_attached(), self.renamed_log.lock().is_some()) {
+        match (self.folding.is_attached(), self.lost_rollups.load(Ordering::Relaxed)) {
             (true, _) => "counting",
             (false, true) => "lost",
             (false, false) => "not installed",
@@ -174,14 +175,11 @@ impl AppState {
         if self.folding.attach(attached) && !attached && !closed {
             self.dictionary.clear();
         }
-        let renamed = if attached { None } else { store::rollups::renamed_log(&mut connection).await? };
-        Metrics::record_rollups_lost(renamed.is_some());
-        let before = std::mem::replace(&mut *self.renamed_log.lock(), renamed.clone());
-        if let Some(table) = renamed.filter(|table| before.as_ref() != Some(table)) {
-            tracing::warn!(
-                %table,
-                "the rollups count a table that is not the log any more: reads use the log; run `litespend rollups install`"
-            );
+        let lost = if attached { None } else { store::rollups::lost(&mut connection).await? };
+        Metrics::record_rollups_lost(lost.is_some());
+        let was_lost = self.lost_rollups.swap(lost.is_some(), Ordering::Relaxed);
+        if let Some(lost) = lost.filter(|_| !was_lost) {
+            tracing::warn!("{lost}: reads use the log; run `litespend rollups install`");
         }
         Ok(())
     }

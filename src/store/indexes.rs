@@ -63,7 +63,8 @@ pub async fn missing(connection: &mut PgConnection, wanted: &WantedIndex) -> Res
 }
 
 /// The statements that create the index without blocking writers. Empty if it exists. On a partitioned log, PostgreSQL
-/// cannot create an index concurrently, so there is an index for each partition, which is then attached to the log's.
+/// cannot create an index concurrently. So each partition that has rows gets an index of its own, which is then attached to
+/// that of the table above; the indexes of tables that are partitioned themselves are only made of such parts.
 pub async fn creation(connection: &mut PgConnection, wanted: &WantedIndex) -> Result<Vec<String>, sqlx::Error> {
     let WantedIndex { name, columns, .. } = wanted;
     if !is_partitioned(connection).await? {
@@ -76,16 +77,27 @@ pub async fn creation(connection: &mut PgConnection, wanted: &WantedIndex) -> Re
         return Ok(statements);
     }
     let mut statements = vec![format!(r#"CREATE INDEX IF NOT EXISTS {name} ON ONLY "LiteLLM_SpendLogs" ({columns})"#)];
-    for partition in unindexed_partitions(connection, name).await? {
-        let Partition { relation, index, invalid, partitioned } = partition;
+    // An index is complete when its last part is attached, so the parts of the lowest level come first.
+    let mut attachments = Vec::new();
+    for partition in partitions(connection, name).await? {
+        let Partition { relation, name, index, above, exists, invalid, attached, partitioned } = partition;
+        if attached {
+            continue;
+        }
+        if partitioned {
+            if !exists {
+                statements.push(format!("CREATE INDEX IF NOT EXISTS {name} ON ONLY {relation} ({columns})"));
+            }
+            attachments.push(format!("ALTER INDEX {above} ATTACH PARTITION {index}"));
+            continue;
+        }
         if invalid {
             statements.push(format!("DROP INDEX CONCURRENTLY {index}"));
         }
-        // A partition that has partitions itself: its index is built with its writers waiting.
-        let concurrently = if partitioned { "" } else { "CONCURRENTLY " };
-        statements.push(format!("CREATE INDEX {concurrently}IF NOT EXISTS {index} ON {relation} ({columns})"));
-        statements.push(format!("ALTER INDEX {name} ATTACH PARTITION {index}"));
+        statements.push(format!("CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {relation} ({columns})"));
+        statements.push(format!("ALTER INDEX {above} ATTACH PARTITION {index}"));
     }
+    statements.extend(attachments.into_iter().rev());
     Ok(statements)
 }
 
@@ -107,11 +119,17 @@ pub async fn drop(connection: &mut PgConnection, wanted: &WantedIndex) -> Result
     }
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '5s'").await?;
-    // The indexes of partitions that are not attached yet, after an interrupted installation.
+    // The indexes of partitions that are not attached yet, after an interrupted installation, and those of partitions that
+    // were detached and stayed beside the log.
     let rest: Vec<String> = sqlx::query_scalar(
-        "SELECT c.oid::regclass::text FROM pg_class c
-         WHERE c.relkind IN ('i', 'I') AND NOT c.relispartition AND c.relname ~ ('^' || $1 || '_[0-9]+$')
-           AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('\"LiteLLM_SpendLogs\"'))",
+        r#"WITH RECURSIVE tree (relation) AS (
+               SELECT to_regclass('"LiteLLM_SpendLogs"')::oid
+               UNION ALL
+               SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.relation)
+           SELECT c.oid::regclass::text FROM pg_class c JOIN pg_index x ON x.indexrelid = c.oid
+           WHERE NOT c.relispartition AND c.relname ~ ('^' || $1 || '_[0-9]+$')
+             AND (x.indrelid IN (SELECT tree.relation FROM tree)
+                  OR c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"')))"#,
     )
     .bind(name)
     .fetch_all(&mut *transaction)
@@ -146,29 +164,51 @@ async fn is_invalid(connection: &mut PgConnection, name: &str) -> Result<bool, s
         .await
 }
 
-/// A partition of the log without its part of an index.
+/// A partition of the log, at any level, and its part of an index.
 #[derive(FromRow)]
 struct Partition {
     /// Its name, as SQL.
     relation: String,
     /// Name of the index to create, as SQL without the schema.
+    name: String,
+    /// The index, as SQL: the one that is attached, or else the one to create.
     index: String,
-    /// Whether an index with this name exists and is invalid.
+    /// The index of the table above, as SQL.
+    above: String,
+    /// Whether the index exists.
+    exists: bool,
+    /// Whether the index exists and is not complete.
     invalid: bool,
+    /// Whether the index is attached to that of the table above.
+    attached: bool,
     /// Whether the partition has partitions itself.
     partitioned: bool,
 }
 
-async fn unindexed_partitions(connection: &mut PgConnection, name: &str) -> Result<Vec<Partition>, sqlx::Error> {
+/// The partitions of the log, from the top level down.
+async fn partitions(connection: &mut PgConnection, name: &str) -> Result<Vec<Partition>, sqlx::Error> {
     sqlx::query_as(
-        r#"SELECT c.oid::regclass::text AS relation, $1 || '_' || c.oid AS index, c.relkind = 'p' AS partitioned,
-                  EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1 || '_' || c.oid)
-                                                 AND NOT indisvalid AND c.relkind <> 'p') AS invalid
-           FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-           WHERE i.inhparent = to_regclass('"LiteLLM_SpendLogs"') AND c.relkind IN ('r', 'p')
-             AND NOT EXISTS (SELECT FROM pg_inherits part JOIN pg_index x ON x.indexrelid = part.inhrelid
-                             WHERE part.inhparent = to_regclass($1) AND x.indrelid = c.oid)
-           ORDER BY c.oid"#,
+        r#"WITH RECURSIVE tree AS (
+               SELECT to_regclass('"LiteLLM_SpendLogs"')::oid AS relation, 0 AS level, $1 AS index, '' AS above,
+                      to_regclass($1)::oid AS index_oid, false AS attached
+               UNION ALL
+               SELECT c.oid, tree.level + 1,
+                      COALESCE(part.oid::regclass::text, format('%I.%I', n.nspname, $1 || '_' || c.oid))
+                          COLLATE "default",
+                      tree.index,
+                      COALESCE(part.oid, to_regclass(format('%I.%I', n.nspname, $1 || '_' || c.oid))::oid),
+                      part.oid IS NOT NULL
+               FROM tree JOIN pg_inherits i ON i.inhparent = tree.relation JOIN pg_class c ON c.oid = i.inhrelid
+               JOIN pg_namespace n ON n.oid = c.relnamespace
+               LEFT JOIN LATERAL (
+                   SELECT x.indexrelid AS oid FROM pg_inherits parts JOIN pg_index x ON x.indexrelid = parts.inhrelid
+                   WHERE parts.inhparent = tree.index_oid AND x.indrelid = c.oid) AS part ON true
+               WHERE c.relkind IN ('r', 'p'))
+           SELECT relation::regclass::text AS relation, $1 || '_' || relation AS name, index, above, attached,
+                  index_oid IS NOT NULL AS exists, COALESCE(NOT x.indisvalid, false) AS invalid,
+                  c.relkind = 'p' AS partitioned
+           FROM tree JOIN pg_class c ON c.oid = relation LEFT JOIN pg_index x ON x.indexrelid = index_oid
+           WHERE level > 0 ORDER BY level, relation"#,
     )
     .bind(name)
     .fetch_all(connection)

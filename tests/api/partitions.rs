@@ -7,8 +7,9 @@ use std::time::Duration;
 use litespend::clock::Clock;
 use litespend::rollups::folding;
 use litespend::store::booking::ids;
+use litespend::store::books::pruning;
 use litespend::store::database;
-use litespend::store::database::PoolLimits;
+use litespend::store::database::{DatabaseKind, PoolLimits};
 use litespend::store::error::is_denied;
 use litespend::store::indexes;
 use litespend::store::rollups;
@@ -199,8 +200,9 @@ async fn a_renamed_log_is_noticed_and_counted_again() {
     assert!(!app.state.has_rollups());
     expect_exact(&app, "renamed").await;
     let mut connection = app.pool.acquire().await.unwrap();
-    assert_eq!(rollups::renamed_log(&mut connection).await.unwrap().as_deref(), Some("LiteLLM_SpendLogs_legacy"));
-    assert_eq!(rollups::counted_elsewhere(&mut connection).await.unwrap(), None);
+    let lost = rollups::lost(&mut connection).await.unwrap().unwrap();
+    assert_eq!(lost.table.as_deref(), Some(r#""LiteLLM_SpendLogs_legacy""#));
+    assert_eq!(rollups::installed_elsewhere(&mut connection).await.unwrap(), None);
     drop(connection);
     install(&app).await;
     expect_exact(&app, "installed again").await;
@@ -209,6 +211,257 @@ async fn a_renamed_log_is_noticed_and_counted_again() {
     folding::settle(&mut connection).await.unwrap();
     assert!(is_read_from_rollups(&app, "2026-01-20", "2026-03-20").await);
     expect_exact(&app, "without the old log").await;
+}
+
+/// The state of the rollups as a server says it that has just looked.
+async fn state_of_rollups(app: &TestApp) -> String {
+    app.state.refresh_rollups().await.unwrap();
+    let ready = app.get("/health/readiness", MASTER_KEY).await.json();
+    ready["rollups"].as_str().unwrap().to_owned()
+}
+
+/// A LiteLLM's database with rollups, whose log is one table.
+async fn plain_with_rollups() -> TestApp {
+    let app = TestApp::seeded().await;
+    app.execute("DROP SCHEMA litespend CASCADE; CREATE TABLE IF NOT EXISTS _prisma_migrations (id text)").await;
+    app.execute(include_str!("../fixtures/plain_log.sql")).await;
+    install(&app).await;
+    app
+}
+
+/// Puts an empty partitioned log in place of the log, which gets another name.
+const RENAME: &str = r#"
+    ALTER TABLE "LiteLLM_SpendLogs" RENAME TO "LiteLLM_SpendLogs_legacy";
+    CREATE TABLE "LiteLLM_SpendLogs" (LIKE "LiteLLM_SpendLogs_legacy" INCLUDING DEFAULTS) PARTITION BY RANGE ("startTime");
+    CREATE TABLE "LiteLLM_SpendLogs_default" PARTITION OF "LiteLLM_SpendLogs" DEFAULT"#;
+
+#[tokio::test]
+async fn a_log_that_was_replaced_stays_lost_until_the_rollups_are_installed_or_removed() {
+    for (step, statement) in [
+        (
+            "dropped",
+            r#"INSERT INTO "LiteLLM_SpendLogs" SELECT * FROM "LiteLLM_SpendLogs_legacy";
+               DROP TABLE "LiteLLM_SpendLogs_legacy""#,
+        ),
+        (
+            "attached as a partition",
+            r#"ALTER TABLE "LiteLLM_SpendLogs" ATTACH PARTITION "LiteLLM_SpendLogs_legacy"
+               FOR VALUES FROM ('2000-01-01') TO ('2100-01-01')"#,
+        ),
+        (
+            "moved to another schema",
+            r#"INSERT INTO "LiteLLM_SpendLogs" SELECT * FROM "LiteLLM_SpendLogs_legacy" WHERE "startTime" < '2026-02-02';
+               CREATE SCHEMA archive; ALTER TABLE "LiteLLM_SpendLogs_legacy" SET SCHEMA archive"#,
+        ),
+    ] {
+        let app = plain_with_rollups().await;
+        app.execute(RENAME).await;
+        // A server that did not look before this is done notices it, too.
+        app.execute(statement).await;
+        let started_later = app.another().await;
+        for server in [&app, &started_later] {
+            assert_eq!(state_of_rollups(server).await, "lost", "{step}");
+            expect_exact(server, step).await;
+            assert_eq!(state_of_rollups(server).await, "lost", "{step}, a second time");
+        }
+        let mut connection = app.pool.acquire().await.unwrap();
+        assert_eq!(rollups::installed_elsewhere(&mut connection).await.unwrap(), None, "{step}");
+        // Removing booking does not take away the sums.
+        litespend::cli::booking::remove(&mut connection, DatabaseKind::LiteLlm).await.unwrap();
+        assert!(rollups::lost(&mut connection).await.unwrap().is_some(), "{step}");
+        drop(connection);
+        install(&app).await;
+        assert_eq!(state_of_rollups(&app).await, "counting", "{step}");
+        assert!(is_read_from_rollups(&app, "2026-01-20", "2026-03-20").await, "{step}");
+        expect_exact(&app, step).await;
+        let mut connection = app.pool.acquire().await.unwrap();
+        rollups::remove(&mut connection).await.unwrap();
+        drop(connection);
+        assert_eq!(state_of_rollups(&app).await, "not installed", "{step}");
+    }
+    // Removed while lost. That booking was installed is no reason to miss the rollups.
+    let app = plain_with_rollups().await;
+    app.execute(RENAME).await;
+    app.execute(r#"DROP TABLE "LiteLLM_SpendLogs_legacy""#).await;
+    assert_eq!(state_of_rollups(&app).await, "lost");
+    let mut connection = app.pool.acquire().await.unwrap();
+    rollups::remove(&mut connection).await.unwrap();
+    assert_eq!(state_of_rollups(&app).await, "not installed");
+    litespend::cli::booking::install(&mut connection, DatabaseKind::LiteLlm).await.unwrap();
+    assert_eq!(state_of_rollups(&app).await, "not installed");
+}
+
+#[tokio::test]
+async fn rollups_that_an_earlier_version_installed_can_be_lost() {
+    let app = plain_with_rollups().await;
+    app.execute("DELETE FROM litespend.settings").await;
+    app.execute(RENAME).await;
+    assert_eq!(state_of_rollups(&app).await, "lost");
+    app.execute(r#"DROP TABLE "LiteLLM_SpendLogs_legacy""#).await;
+    assert_eq!(state_of_rollups(&app).await, "lost");
+    // With a second log, nothing says which one was counted.
+    app.execute(r#"CREATE SCHEMA other; CREATE TABLE other."LiteLLM_SpendLogs" (LIKE "LiteLLM_SpendLogs")"#).await;
+    assert_eq!(state_of_rollups(&app).await, "not installed");
+    install(&app).await;
+    app.execute(r#"DROP TABLE "LiteLLM_SpendLogs"; ALTER TABLE other."LiteLLM_SpendLogs" SET SCHEMA public"#).await;
+    assert_eq!(state_of_rollups(&app).await, "lost");
+}
+
+#[tokio::test]
+async fn partitions_that_move_to_another_schema_are_followed() {
+    let app = partitioned().await;
+    install(&app).await;
+    app.execute("CREATE SCHEMA archive").await;
+    for (step, statement, changed) in [
+        (
+            "an attached partition moves",
+            r#"ALTER TABLE "LiteLLM_SpendLogs_p20260201" SET SCHEMA archive;
+               UPDATE archive."LiteLLM_SpendLogs_p20260201" SET spend = spend + 1"#,
+            Changed::default(),
+        ),
+        (
+            "a detached partition moves",
+            r#"ALTER TABLE "LiteLLM_SpendLogs" DETACH PARTITION "LiteLLM_SpendLogs_p20260202";
+               ALTER TABLE "LiteLLM_SpendLogs_p20260202" SET SCHEMA archive;
+               UPDATE archive."LiteLLM_SpendLogs_p20260202" SET spend = spend + 1000"#,
+            Changed { came: 0, went: 1 },
+        ),
+        (
+            "a partition elsewhere is detached",
+            r#"ALTER TABLE "LiteLLM_SpendLogs" DETACH PARTITION archive."LiteLLM_SpendLogs_p20260201";
+               UPDATE archive."LiteLLM_SpendLogs_p20260201" SET spend = spend + 1000"#,
+            Changed { came: 0, went: 1 },
+        ),
+        (
+            "it is attached again",
+            r#"ALTER TABLE "LiteLLM_SpendLogs" ATTACH PARTITION archive."LiteLLM_SpendLogs_p20260201"
+               FOR VALUES FROM ('2026-02-01') TO ('2026-02-02')"#,
+            Changed { came: 1, went: 0 },
+        ),
+    ] {
+        app.execute(statement).await;
+        assert_eq!(state_of_rollups(&app).await, "counting", "{step}");
+        let mut connection = app.pool.acquire().await.unwrap();
+        assert_eq!(rollups::installed_elsewhere(&mut connection).await.unwrap(), None, "{step}");
+        assert!(rollups::abilities(&mut connection).await.unwrap().can_follow, "{step}");
+        drop(connection);
+        expect_exact(&app, step).await;
+        assert_eq!(follow(&app).await, changed, "{step}");
+        assert!(is_read_from_rollups(&app, "2026-01-20", "2026-03-20").await, "{step}");
+        expect_exact(&app, step).await;
+    }
+    let triggered = "SELECT string_agg(DISTINCT tgrelid::regclass::text, ' ') FROM pg_trigger t
+                     JOIN pg_class c ON c.oid = tgrelid WHERE relnamespace = 'archive'::regnamespace AND NOT tgisinternal";
+    assert_eq!(app.scalar(triggered).await, r#"archive."LiteLLM_SpendLogs_p20260201""#);
+    // Once more without a server: `rollups install` repairs it, and `rollups remove` leaves no trigger behind.
+    app.execute(
+        r#"ALTER TABLE "LiteLLM_SpendLogs" DETACH PARTITION archive."LiteLLM_SpendLogs_p20260201";
+           UPDATE archive."LiteLLM_SpendLogs_p20260201" SET spend = spend + 1000;
+           ALTER TABLE "LiteLLM_SpendLogs" DETACH PARTITION "LiteLLM_SpendLogs_p20260203";
+           ALTER TABLE "LiteLLM_SpendLogs_p20260203" SET SCHEMA archive"#,
+    )
+    .await;
+    install(&app).await;
+    assert!(is_read_from_rollups(&app, "2026-01-20", "2026-03-20").await);
+    expect_exact(&app, "installed again").await;
+    app.execute(
+        r#"ALTER TABLE "LiteLLM_SpendLogs" DETACH PARTITION "LiteLLM_SpendLogs_p20260204";
+           ALTER TABLE "LiteLLM_SpendLogs_p20260204" SET SCHEMA archive"#,
+    )
+    .await;
+    rollups::remove(&mut app.pool.acquire().await.unwrap()).await.unwrap();
+    assert_eq!(app.scalar("SELECT count(*)::text FROM pg_trigger WHERE tgname LIKE 'litespend%'").await, "0");
+}
+
+#[tokio::test]
+async fn a_table_that_was_never_remembered_makes_every_day_dirty() {
+    let app = plain_with_rollups().await;
+    // As when a copy of the log is restored into another schema.
+    app.execute(
+        r#"CREATE SCHEMA archive;
+           CREATE TABLE archive.restored (LIKE "LiteLLM_SpendLogs" INCLUDING DEFAULTS);
+           SELECT litespend.create_triggers('archive.restored');
+           INSERT INTO archive.restored SELECT * FROM "LiteLLM_SpendLogs""#,
+    )
+    .await;
+    expect_exact(&app, "restored").await;
+    assert_eq!(follow(&app).await, Changed::default());
+    assert!(is_read_from_rollups(&app, "2026-01-20", "2026-03-20").await);
+    expect_exact(&app, "followed").await;
+}
+
+#[tokio::test]
+async fn an_own_database_stays_one_when_a_partition_moves_to_another_schema() {
+    let app = TestApp::seeded().await;
+    app.execute(
+        r#"CREATE SCHEMA archive;
+           SELECT litespend.add_month('"LiteLLM_SpendLogs"', '2026-02-01', true);
+           ALTER TABLE "LiteLLM_SpendLogs" DETACH PARTITION "LiteLLM_SpendLogs_2026_02";
+           ALTER TABLE "LiteLLM_SpendLogs_2026_02" SET SCHEMA archive"#,
+    )
+    .await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    assert_eq!(database::migrate(&mut connection).await.unwrap(), DatabaseKind::Own);
+    drop(connection);
+    book(&app, "moved", &chrono::Utc::now().to_rfc3339(), 0.5).await;
+    assert_eq!(follow(&app).await, Changed { came: 0, went: 1 });
+    expect_exact(&app, "followed").await;
+}
+
+#[tokio::test]
+async fn bounds_of_another_column_are_no_days() {
+    let app = plain_with_rollups().await;
+    app.execute(
+        r#"CREATE TABLE by_end (LIKE "LiteLLM_SpendLogs" INCLUDING DEFAULTS) PARTITION BY RANGE ("endTime");
+           CREATE TABLE first_half PARTITION OF by_end FOR VALUES FROM ('2026-01-01') TO ('2026-02-05');
+           CREATE TABLE second_half PARTITION OF by_end FOR VALUES FROM ('2026-02-05') TO ('2026-02-07');
+           CREATE TABLE rest PARTITION OF by_end DEFAULT;
+           UPDATE "LiteLLM_SpendLogs" SET "endTime" = "startTime" + interval '3 days';
+           INSERT INTO by_end SELECT * FROM "LiteLLM_SpendLogs";
+           DROP TABLE "LiteLLM_SpendLogs";
+           ALTER TABLE by_end RENAME TO "LiteLLM_SpendLogs""#,
+    )
+    .await;
+    let has_rows = "SELECT EXISTS (SELECT FROM second_half)::text";
+    assert_eq!(app.scalar(has_rows).await, "true");
+    install(&app).await;
+    let days = "SELECT count(first_day)::text FROM litespend.partitions";
+    assert_eq!(app.scalar(days).await, "0");
+    for (step, statement, changed) in [
+        ("truncated", "TRUNCATE second_half", Changed::default()),
+        ("dropped", "DROP TABLE first_half", Changed { came: 0, went: 1 }),
+        (
+            "attached",
+            r#"CREATE TABLE third (LIKE "LiteLLM_SpendLogs" INCLUDING DEFAULTS);
+               INSERT INTO third SELECT * FROM rest WHERE "startTime" < '2026-02-12';
+               UPDATE third SET "endTime" = '2026-01-02';
+               ALTER TABLE "LiteLLM_SpendLogs" ATTACH PARTITION third FOR VALUES FROM ('2026-01-01') TO ('2026-02-05')"#,
+            Changed { came: 1, went: 0 },
+        ),
+    ] {
+        app.execute(statement).await;
+        expect_exact(&app, step).await;
+        assert_eq!(follow(&app).await, changed, "{step}");
+        assert!(is_read_from_rollups(&app, "2026-01-20", "2026-03-20").await, "{step}");
+        expect_exact(&app, step).await;
+        assert_eq!(app.scalar(days).await, "0", "{step}");
+    }
+    // Days that an earlier version remembered are forgotten.
+    app.execute("UPDATE litespend.partitions SET first_day = '2026-01-01', last_day = '2026-02-04'").await;
+    assert_eq!(follow(&app).await, Changed::default());
+    assert_eq!(app.scalar(days).await, "0");
+    // A partition without rows of open days between its bounds may have rows of other days.
+    app.execute(r#"DELETE FROM "LiteLLM_SpendLogs" WHERE "startTime" < '2026-02-05'"#).await;
+    follow(&app).await;
+    app.execute(
+        "INSERT INTO litespend.closed_days (day, requests, spend, prompt_tokens, completion_tokens, total_tokens, revision,
+                                            archived_rows, buckets)
+         VALUES ('2026-01-02', 0, 0, 0, 0, 0, 1, 0, 1)",
+    )
+    .await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    let closed = pruning::closed_partitions(&mut connection, "2026-02-28".parse().unwrap()).await.unwrap();
+    assert!(closed.is_empty(), "{closed:?}");
 }
 
 async fn book(app: &TestApp, id: &str, start: &str, cost: f64) -> Value {
@@ -306,6 +559,52 @@ async fn indexes_are_built_partition_by_partition() {
     }
     let left = app.scalar("SELECT count(*)::text FROM pg_class WHERE relname LIKE 'litespend_spend_logs%'").await;
     assert_eq!(left, "0");
+}
+
+#[tokio::test]
+async fn indexes_of_partitions_of_partitions_block_no_writers() {
+    let app = partitioned().await;
+    app.execute(
+        r#"CREATE SCHEMA archive;
+           CREATE TABLE march PARTITION OF "LiteLLM_SpendLogs" FOR VALUES FROM ('2027-03-01') TO ('2027-04-01')
+               PARTITION BY RANGE ("startTime");
+           CREATE TABLE archive.early PARTITION OF march FOR VALUES FROM ('2027-03-01') TO ('2027-03-15')
+               PARTITION BY HASH (request_id);
+           CREATE TABLE archive.even PARTITION OF archive.early FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+           CREATE TABLE archive.odd PARTITION OF archive.early FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+           CREATE TABLE late PARTITION OF march FOR VALUES FROM ('2027-03-15') TO ('2027-04-01');
+           ALTER TABLE "LiteLLM_SpendLogs_p20260201" SET SCHEMA archive"#,
+    )
+    .await;
+    let pool =
+        database::pool(app.database.url(), PoolLimits { connections: 1, wait: Duration::from_secs(30) }).unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    let wanted = &indexes::WANTED[0];
+    let statements = indexes::creation(&mut connection, wanted).await.unwrap();
+    for statement in &statements {
+        let is_harmless = statement.contains("CONCURRENTLY") || statement.contains("ON ONLY");
+        assert!(is_harmless || !statement.starts_with("CREATE INDEX"), "{statement}");
+    }
+    // Interrupted anywhere, it can be finished, and it can be removed.
+    for length in [1, 2, 4, statements.len() - 4, statements.len() - 1] {
+        for statement in statements.iter().take(length) {
+            indexes::run(&mut connection, statement).await.unwrap();
+        }
+        for statement in indexes::creation(&mut connection, wanted).await.unwrap() {
+            indexes::run(&mut connection, &statement).await.unwrap();
+        }
+        let valid =
+            "SELECT (indisvalid)::text FROM pg_index WHERE indexrelid = 'litespend_spend_logs_api_key'::regclass";
+        assert_eq!(app.scalar(valid).await, "true", "{length}");
+        assert_eq!(indexes::creation(&mut connection, wanted).await.unwrap().len(), 1, "{length}");
+        indexes::drop(&mut connection, wanted).await.unwrap();
+        for statement in statements.iter().take(length) {
+            indexes::run(&mut connection, statement).await.unwrap();
+        }
+        indexes::drop(&mut connection, wanted).await.unwrap();
+        let left = app.scalar("SELECT count(*)::text FROM pg_class WHERE relname LIKE 'litespend_spend_logs%'").await;
+        assert_eq!(left, "0", "{length}");
+    }
 }
 
 #[tokio::test]

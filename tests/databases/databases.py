@@ -89,8 +89,8 @@ class Run:
         expected = self.reference(shape.version)
         database = self.maker.make(shape, self.bouncer(shape))
         context = steps.Context(self.maker, self.litespend, database, expected)
-        if shape.pgbouncer == "transaction":
-            return {"start": run_step(steps.refusal_of_transaction_mode, context)}
+        if shape.pgbouncer in ("transaction", "statement"):
+            return {"start": run_step(steps.refusal_of_pooler, context)}
         cells = {}
         for name, step in steps.COLUMNS.items():
             if shape.only_reads and name not in steps.ONLY_READS:

@@ -1,6 +1,8 @@
 """The program under test: its server and its commands."""
 
+import copy
 import http.client
+import itertools
 import json
 import os
 import re
@@ -39,17 +41,29 @@ class Ended:
         return lines[-1] if lines else f"exit code {self.code}"
 
 
+# Settings of whoever runs this, which would lead to databases and archives of theirs.
+FOREIGN = {
+    "DATABASE_URL", "DATABASE_URL_READ_REPLICA", "DIRECT_URL", "CONFIG_FILE_PATH", "LITESPEND_ARCHIVE_URL",
+    "LITESPEND_DATA_DIR", "PGOPTIONS", "PGSSLMODE",
+}
+
+
 class Litespend:
     """The program with a home of its own."""
 
-    def __init__(self, program, home):
-        self.program, self.home = program, home
-        self.count = 0
+    def __init__(self, program, home, settings=None):
+        self.program, self.home, self.settings = program, home, settings or {}
+        self.numbers = itertools.count(1)
+
+    def with_settings(self, settings):
+        """The same program with further variables of the environment."""
+        found = copy.copy(self)
+        found.settings = {**self.settings, **settings}
+        return found
 
     def environment(self, url):
-        left_out = ("DATABASE_URL", "DATABASE_URL_READ_REPLICA", "PGOPTIONS", "PGSSLMODE")
-        kept = {name: value for name, value in os.environ.items() if name not in left_out}
-        return {**kept, "DATABASE_URL": url, "LITELLM_MASTER_KEY": MASTER_KEY}
+        kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        return {**kept, "DATABASE_URL": url, "LITELLM_MASTER_KEY": MASTER_KEY, **self.settings}
 
     def run(self, database, *arguments, limit=300):
         command = [self.program, *arguments]
@@ -60,8 +74,7 @@ class Litespend:
         return Ended(ended.returncode, ended.stdout, ended.stderr)
 
     def serve(self, database):
-        self.count += 1
-        return Server(self, database, self.home / f"server-{self.count}")
+        return Server(self, database, self.home / f"server-{next(self.numbers)}")
 
 
 class Server:

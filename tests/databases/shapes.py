@@ -30,7 +30,7 @@ class Shape:
     schema: str = "public"
     time_zone: str = ""
     role: str = postgresql.OWNER
-    pgbouncer: str = ""  # session or transaction
+    pgbouncer: str = ""  # session, transaction or statement
     pgbouncer_settings: dict = field(default_factory=dict, hash=False)
     only_reads: bool = False
     short: bool = False
@@ -65,6 +65,9 @@ SHAPES = [
     Shape("pgbouncer, session mode", pgbouncer="session", pgbouncer_settings=SQLX),
     Shape("pgbouncer, session mode, default settings", pgbouncer="session", only_reads=True),
     Shape("pgbouncer, transaction mode", pgbouncer="transaction", pgbouncer_settings=SQLX),
+    Shape("pgbouncer, transaction mode, pool of one", pgbouncer="transaction",
+          pgbouncer_settings={**SQLX, "default_pool_size": 1}),
+    Shape("pgbouncer, statement mode", pgbouncer="statement", pgbouncer_settings=SQLX),
     *(
         Shape(f"{version} {'partitioned by day' if partitions else 'plain'}", version=version, partitions=partitions)
         for version in OLDER for partitions in ["", "day"]
@@ -87,6 +90,10 @@ class Database:
     def of_owner(self):
         """The same database, for a program that connects as the owner."""
         return Database(self.cluster, replace(self.shape, role=postgresql.OWNER), self.name, self.bouncer)
+
+    def without_pooler(self):
+        """The same database, reached directly."""
+        return Database(self.cluster, self.shape, self.name)
 
     def connect(self, user=postgresql.OWNER, utc=True):
         """A connection as LiteLLM has one. Without `utc`, it has the time zone of the database."""

@@ -1,11 +1,12 @@
 //! How rows of closed days leave the log, and how texts leave its rows.
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, NaiveDateTime};
 use sqlx::{AssertSqlSafe, Connection, Executor, FromRow, PgConnection};
 
 use crate::store::DateRange;
+use crate::store::rollups::partitions::is_by_start;
 
-/// Rows of one statement that deletes.
+/// Rows of one statement that deletes, about.
 pub const BATCH: i64 = 5_000;
 
 /// Rows of one statement that empties texts. They are longer.
@@ -30,17 +31,19 @@ impl Partition {
 }
 
 /// The partitions of the log with rows of closed days up to `through` and of no other days, in the order of their days.
-/// Days with late rows that the archive does not have count as not closed.
+/// Days with late rows that the archive does not have count as not closed. A partition whose bounds are not starts of calls is
+/// not among them.
 pub async fn closed_partitions(
     connection: &mut PgConnection,
     through: NaiveDate,
 ) -> Result<Vec<Partition>, sqlx::Error> {
-    let partitions: Vec<Partition> = sqlx::query_as(
+    let is_by_start = is_by_start("(SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = partition)");
+    let partitions: Vec<Partition> = sqlx::query_as(AssertSqlSafe(format!(
         r#"SELECT partition::text AS table, days.first_day, days.last_day
            FROM litespend.partitions_of(to_regclass('"LiteLLM_SpendLogs"')) AS partition,
                 litespend.partition_days(partition) AS days
-           WHERE days.last_day <= $1 ORDER BY days.first_day"#,
-    )
+           WHERE days.last_day <= $1 AND {is_by_start} ORDER BY days.first_day"#
+    )))
     .bind(through)
     .fetch_all(&mut *connection)
     .await?;
@@ -83,33 +86,19 @@ async fn has_found_rows(connection: &mut PgConnection, partition: &Partition) ->
         .await
 }
 
-/// Number of rows of a closed day in the log that the archive does not have.
-pub async fn unarchived_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<i64, sqlx::Error> {
-    // The digests are read as a whole first: each piece of a stored value costs a read.
-    sqlx::query_scalar(
-        r#"WITH archived AS MATERIALIZED (
-               SELECT substring(whole FROM 8 * n + 1 FOR 8) AS digest
-               FROM (SELECT digests || ''::bytea AS whole FROM litespend.closed_ids WHERE day = $1 OFFSET 0) AS buckets,
-                    generate_series(0, octet_length(whole) / 8 - 1) AS n)
-           SELECT count(*)
-           FROM (SELECT substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) AS digest FROM "LiteLLM_SpendLogs"
-                 WHERE "startTime" >= $1 AND "startTime" < $1 + 1) AS logged
-           LEFT JOIN archived USING (digest) WHERE archived IS NULL"#,
-    )
-    .bind(day)
-    .fetch_one(connection)
-    .await
-}
-
-/// Drops a partition that has rows of closed days only. Returns false, and changes nothing, if it has others by now. Waits
-/// at most two seconds for the readers and writers of the log; when the wait is over, the error is 55P03.
-pub async fn drop_partition(connection: &mut PgConnection, partition: &Partition) -> Result<bool, sqlx::Error> {
+/// Drops a partition that has rows of closed days only, and only in these [`versions`]. Returns false, and changes nothing, if it
+/// has others by now. Waits at most two seconds for the readers and writers of the log; when the wait is over, the error is 55P03.
+pub async fn drop_partition(
+    connection: &mut PgConnection,
+    partition: &Partition,
+    archived: &str,
+) -> Result<bool, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL lock_timeout = '2s'").await?;
     // This one holds up writers of these days only, so rows may be looked at under it.
     let share = format!("LOCK TABLE {} IN SHARE MODE", partition.table);
     transaction.execute(AssertSqlSafe(share)).await?;
-    if has_found_rows(&mut transaction, partition).await? {
+    if has_found_rows(&mut transaction, partition).await? || versions(&mut transaction, partition).await? != archived {
         return Ok(false);
     }
     // The log first, as every query locks it before its partitions.
@@ -165,23 +154,65 @@ pub async fn record_pruned(
     .map(|_| ())
 }
 
-/// Deletes up to [`BATCH`] rows of a closed day from the log, and returns how many. Leaves rows that the archive does not
-/// have.
-pub async fn delete_rows(connection: &mut PgConnection, day: NaiveDate) -> Result<u64, sqlx::Error> {
+/// A row of the log in a version that the archive has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Archived {
+    /// Request ID.
+    pub request_id: String,
+    /// Start of the call, UTC.
+    pub start_time: NaiveDateTime,
+    /// The version, of [`version`](crate::store::books::closing::version).
+    pub version: String,
+}
+
+/// Deletes rows of a closed day from the log, and returns how many. Leaves rows that have been updated meanwhile or are not
+/// recorded as archived.
+pub async fn delete_rows(connection: &mut PgConnection, day: NaiveDate, rows: &[Archived]) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
-        r#"WITH batch AS (
-               SELECT request_id, "startTime" FROM "LiteLLM_SpendLogs" JOIN litespend.closed_days AS c ON c.day = $1
-               WHERE "startTime" >= $1 AND "startTime" < $1 + 1 AND litespend.is_archived($1, request_id, c.buckets)
-               LIMIT $2)
-           DELETE FROM "LiteLLM_SpendLogs" AS log USING batch
-           WHERE log.request_id = batch.request_id AND log."startTime" = batch."startTime"
-             AND log."startTime" >= $1 AND log."startTime" < $1 + 1"#,
+        r#"DELETE FROM "LiteLLM_SpendLogs" AS log
+           USING unnest($2::text[], $3::timestamp[], $4::text[]::xid[]) AS archived (id, start, version),
+                 litespend.closed_days AS closed
+           WHERE log.request_id = archived.id AND log."startTime" = archived.start AND log.xmin = archived.version
+             AND log."startTime" >= $1 AND log."startTime" < $1 + 1
+             AND closed.day = $1 AND litespend.is_archived($1, log.request_id, closed.buckets)"#,
     )
     .bind(day)
-    .bind(BATCH)
+    .bind(rows.iter().map(|row| row.request_id.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.start_time).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.version.as_str()).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// The end of the slice of a day that begins at `from` and has about [`BATCH`] rows; `None` if the day has no more.
+pub async fn end_of_slice(
+    connection: &mut PgConnection,
+    day: NaiveDate,
+    from: NaiveDateTime,
+) -> Result<Option<NaiveDateTime>, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"SELECT COALESCE(
+               (SELECT ("startTime"::timestamp + interval '1 microsecond') FROM "LiteLLM_SpendLogs"
+                WHERE "startTime" >= $2 AND "startTime" < $1::date + 1 ORDER BY "startTime" OFFSET $3 LIMIT 1),
+               $1::date + time '00:00' + interval '1 day')
+           WHERE EXISTS (SELECT FROM "LiteLLM_SpendLogs" WHERE "startTime" >= $2 AND "startTime" < $1::date + 1)"#,
+    )
+    .bind(day)
+    .bind(from)
+    .bind(BATCH - 1)
+    .fetch_optional(connection)
+    .await
+}
+
+/// A hash of the versions of a partition's rows, and their number: it changes with every change of a row.
+pub async fn versions(connection: &mut PgConnection, partition: &Partition) -> Result<String, sqlx::Error> {
+    let statement = format!(
+        "SELECT count(*) || ' ' || COALESCE(sum(hashtextextended(tableoid::text || ctid::text || xmin::text, 0)::numeric), 0)
+         FROM {}",
+        partition.table
+    );
+    sqlx::query_scalar(AssertSqlSafe(statement)).persistent(false).fetch_one(connection).await
 }
 
 /// Empties messages, responses and requests of up to [`STRIP_BATCH`] rows of a day, and returns of how many. With
