@@ -27,6 +27,7 @@ const MISPLACED_ROWS: &str = "litespend_log_default_partition_rows";
 const CLOSED_THROUGH: &str = "litespend_books_closed_through_timestamp_seconds";
 const BOOKS_FAILURES: &str = "litespend_books_failures_total";
 const BOOKED: &str = "litespend_booked_records_total";
+const SPANS: &str = "litespend_otlp_spans_total";
 const REFUSALS: &str = "litespend_refusals_total";
 const DATABASE_WAITS: &str = "litespend_database_waits_total";
 const DATABASE_WAIT_TIMEOUTS: &str = "litespend_database_wait_timeouts_total";
@@ -105,7 +106,7 @@ const WITH_ROLLUPS: &str = "with rollups, once the server has looked for work";
 
 /// All metrics of `/metrics`.
 #[rustfmt::skip]
-pub static METRICS: [Description; 28] = [
+pub static METRICS: [Description; 29] = [
     describe(Kind::Counter, REQUESTS, &["route", "status"], "requests",
         "Requests by route and by class of status (`2xx`, `4xx`, ...)", AFTER_AN_ANSWER),
     describe(Kind::Histogram, LATENCY, &["route", "status"], "seconds",
@@ -132,7 +133,8 @@ pub static METRICS: [Description; 28] = [
     describe(Kind::Gauge, MISPLACED_ROWS, &[], "rows",
         "Rows of the log that are in no partition of a month, at most 10,000",
         "with a log of litespend's own that is partitioned by month"),
-    describe(Kind::Gauge, ROLLUPS_LOST, &[], "0 or 1", "1 if the rollups count a table that is not the log any more",
+    describe(Kind::Gauge, ROLLUPS_LOST, &[], "0 or 1",
+        "1 if rollups are installed that do not count the log any more",
         "once the server has looked for rollups"),
     describe(Kind::Gauge, CLOSED_THROUGH, &[], "seconds since 1970",
         "The end of the last closed day, as seconds since 1970; 0 while no day is closed",
@@ -141,6 +143,10 @@ pub static METRICS: [Description; 28] = [
         "Failures of this server to close, archive or prune days, and to read the archive", ALWAYS),
     describe(Kind::Counter, BOOKED, &["status"], "records",
         "Records that were sent to this server for booking, by outcome (`recorded`, `duplicate`, `error`)", ALWAYS),
+    describe(Kind::Counter, SPANS, &["outcome"], "spans",
+        "Spans of OpenTelemetry by what became of them: booked (`recorded`), booked before (`duplicate`), inferences that \
+         cannot be booked (`rejected`), and ignored although they have token counts, because they do not say what they \
+         describe (`unnamed`)", ALWAYS),
     describe(Kind::Counter, REFUSALS, &["reason"], "answers",
         "Answers that refuse a request or say that it failed, by what their status means (`unauthorized`, `invalid`, \
          `unavailable`, ...)", ALWAYS),
@@ -229,6 +235,19 @@ pub struct Now {
     pub prices_failed: bool,
 }
 
+/// How many spans of a request became what.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spans {
+    /// Inferences that were booked.
+    pub recorded: usize,
+    /// Inferences that had been booked before.
+    pub duplicate: usize,
+    /// Inferences that cannot be booked, now or later.
+    pub rejected: usize,
+    /// Spans that have token counts and do not say what they describe.
+    pub unnamed: usize,
+}
+
 /// The metrics recorder. A process has one, which all its servers share.
 #[derive(Clone)]
 pub struct Metrics {
@@ -262,6 +281,7 @@ impl Metrics {
             for status in ["recorded", "duplicate", "error"] {
                 metrics::counter!(BOOKED, "status" => status).increment(0);
             }
+            Self::record_spans(&Spans::default());
             for reason in REASONS {
                 metrics::counter!(REFUSALS, "reason" => reason).increment(0);
             }
@@ -292,6 +312,15 @@ impl Metrics {
     pub fn record_booked(recorded: usize, duplicate: usize, error: usize) {
         for (status, count) in [("recorded", recorded), ("duplicate", duplicate), ("error", error)] {
             metrics::counter!(BOOKED, "status" => status).increment(u64::try_from(count).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Counts the spans of a request.
+    pub fn record_spans(spans: &Spans) {
+        let Spans { recorded, duplicate, rejected, unnamed } = *spans;
+        let counts = [("recorded", recorded), ("duplicate", duplicate), ("rejected", rejected), ("unnamed", unnamed)];
+        for (outcome, count) in counts {
+            metrics::counter!(SPANS, "outcome" => outcome).increment(u64::try_from(count).unwrap_or(u64::MAX));
         }
     }
 
@@ -360,7 +389,7 @@ impl Metrics {
         metrics::counter!(BOOKS_FAILURES).increment(1);
     }
 
-    /// Records whether the rollups count a table that is not the log any more.
+    /// Records whether rollups are installed that do not count the log any more.
     pub fn record_rollups_lost(lost: bool) {
         metrics::gauge!(ROLLUPS_LOST).set(f64::from(u8::from(lost)));
     }
@@ -404,9 +433,12 @@ mod tests {
     #[test]
     fn the_manuals_mention_no_other_metric() {
         let described: BTreeSet<&str> = super::METRICS.iter().map(|metric| metric.name.as_ref()).collect();
-        let manual = include_str!("../docs/operations.md");
-        assert!(names(manual, "`").is_subset(&described), "docs/operations.md mentions a metric that does not exist");
         let reference = include_str!("../docs/metrics.md");
-        assert_eq!(names(reference, "\n| `"), described, "the table in docs/metrics.md");
+        let (of_server, _) = reference.split_once("## `/metrics/spend`").unwrap();
+        assert_eq!(names(of_server, "\n| `"), described, "the first table in docs/metrics.md");
+        let listed = names(reference, "\n| `");
+        for manual in [include_str!("../docs/operations.md"), include_str!("../docs/opentelemetry.md")] {
+            assert!(names(manual, "`").is_subset(&listed), "a manual mentions a metric that does not exist");
+        }
     }
 }

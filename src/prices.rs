@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use parking_lot::{Mutex, RwLock};
@@ -81,10 +81,17 @@ pub struct PriceStatus {
     pub source: String,
     /// The number of names in the table, those of retired models included.
     pub models: usize,
-    /// When the table was read; `None` for the built-in table.
-    pub read_at: Option<Instant>,
+    /// When the table was read from its source; `None` for the built-in table.
+    pub read_at: Option<SystemTime>,
     /// Why the last attempt to read a newer table failed; `None` if it did not.
     pub failure: Option<String>,
+}
+
+impl PriceStatus {
+    /// How long ago the table was read from its source; `None` for the built-in table.
+    pub fn age(&self) -> Option<Duration> {
+        self.read_at.map(|read| read.elapsed().unwrap_or_default())
+    }
 }
 
 /// The current pricer. A refresh replaces it as a whole.
@@ -107,17 +114,13 @@ impl Prices {
             Some(&json!({ "model_group_alias": config.model_group_alias })),
         );
         let kept = kept.filter(|_| matches!(source, Some(PriceSource::Url(_)))).map(|home| home.join(SAVED_TABLE));
-        let from_disk = kept.as_ref().and_then(|path| std::fs::read(path).ok()).and_then(|bytes| {
-            PriceTable::from_json(&bytes)
-                .inspect_err(|error| tracing::warn!(cause = %error, "the saved prices are unusable"))
-                .ok()
-        });
+        let from_disk = kept.as_ref().and_then(|path| saved(path));
         let built_in = PriceTable::embedded().context("the embedded prices are unusable")?;
-        let (table, name) = match from_disk {
-            Some(table) => (table.with_retired(&built_in)?, "saved copy of a url".to_owned()),
-            None => (built_in, format!("built in (LiteLLM {})", PriceTable::embedded_version())),
+        let (table, name, read_at) = match from_disk {
+            Some((table, read_at)) => (table.with_retired(&built_in)?, "saved copy of a url".to_owned(), Some(read_at)),
+            None => (built_in, format!("built in (LiteLLM {})", PriceTable::embedded_version()), None),
         };
-        let status = PriceStatus { source: name, models: table.len(), read_at: None, failure: None };
+        let status = PriceStatus { source: name, models: table.len(), read_at, failure: None };
         let current = RwLock::new(Arc::new(Pricer::new(Arc::new(table), custom.clone())));
         Ok(Self { current, status: Mutex::new(status), custom, source, kept, trusts_source: false })
     }
@@ -164,7 +167,7 @@ impl Prices {
         let pricer = Arc::new(Pricer::new(Arc::new(table), self.custom.clone()));
         *self.current.write() = pricer;
         *self.status.lock() =
-            PriceStatus { source: source.kind().to_owned(), models, read_at: Some(Instant::now()), failure: None };
+            PriceStatus { source: source.kind().to_owned(), models, read_at: Some(SystemTime::now()), failure: None };
         if let Some(path) = &self.kept {
             keep(path, &bytes).await;
         }
@@ -249,11 +252,10 @@ const MOVE_LIMIT: f64 = 100.0;
 /// Refuses a table that is more likely broken than newer.
 pub fn check_plausible(before: &PriceTable, after: &PriceTable) -> anyhow::Result<()> {
     let changes = litespend_pricing::diff(before, after);
-    let retired = |name: &String| before.get(name).is_none_or(|prices| prices.retired);
-    let missing = changes.removed.iter().filter(|name| !retired(name)).count();
-    let (all, trust) = (before.current_models(), "use --prices-trust if that is right");
+    let (missing, all) = (changes.lost.len(), before.priced_models());
+    let trust = "use --prices-trust if that is right";
     if missing * 100 > all * MISSING_PERCENT {
-        bail!("the newer table lacks {missing} of {all} models; {trust}");
+        bail!("the newer table lacks {missing} of {all} models, or prices of theirs; {trust}");
     }
     for (model, fields) in &changes.changed {
         for change in fields {
@@ -272,17 +274,34 @@ pub fn check_plausible(before: &PriceTable, after: &PriceTable) -> anyhow::Resul
 /// The first number in a value that moves too far, before and after.
 fn implausible_move(old: &Value, new: &Value) -> Option<(f64, f64)> {
     match (old, new) {
-        (Value::Number(old), Value::Number(new)) => {
-            let (old, new) = (old.as_f64()?, new.as_f64()?);
-            let plausible = old == new || (old.min(new) > 0.0 && old.max(new) / old.min(new) <= MOVE_LIMIT);
-            (!plausible).then_some((old, new))
-        }
         (Value::Object(old), Value::Object(new)) => {
             old.iter().find_map(|(name, old)| implausible_move(old, new.get(name)?))
         }
         (Value::Array(old), Value::Array(new)) => old.iter().zip(new).find_map(|(old, new)| implausible_move(old, new)),
-        _ => None,
+        _ => {
+            let (old, new) = (number(old)?, number(new)?);
+            let plausible = old == new || (old.min(new) > 0.0 && old.max(new) / old.min(new) <= MOVE_LIMIT);
+            (!plausible).then_some((old, new))
+        }
     }
+}
+
+/// A number, which may be written as a string.
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
+        value => value.as_f64(),
+    }
+}
+
+/// Reads the table that an earlier run has stored, and when it did so.
+fn saved(path: &Path) -> Option<(PriceTable, SystemTime)> {
+    let bytes = std::fs::read(path).ok()?;
+    let read_at = std::fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let table = PriceTable::from_json(&bytes)
+        .inspect_err(|error| tracing::warn!(cause = %error, "the saved prices are unusable"))
+        .ok()?;
+    Some((table, read_at))
 }
 
 /// Stores a table for the next start, completely or not at all.

@@ -23,7 +23,7 @@ const UNKNOWN: &str = "None";
 /// The value of all labels of the series that has what is beyond the limit.
 const OTHER: &str = "other";
 
-/// Names of keys, teams and users.
+/// Names of keys, teams and users, of deleted ones as well.
 #[derive(Debug, Default)]
 pub struct Directory {
     keys: HashMap<String, String>,
@@ -32,7 +32,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A directory of aliases of keys and teams and email addresses of users.
+    /// A directory of aliases of keys and teams and email addresses of users. Of several names of one ID, the last counts.
     pub fn new(keys: Names, teams: Names, users: Names) -> Self {
         let known = |names: Names| names.into_iter().filter_map(|(id, name)| Some((id, name?))).collect();
         Self { keys: known(keys), teams: known(teams), users: known(users) }
@@ -116,7 +116,7 @@ impl Gathered {
     /// Nothing yet.
     pub fn new(settings: &SpendMetricsSettings, names: Directory) -> Self {
         let (mut columns, mut labels): ([Column; COLUMNS], _) = (Default::default(), Vec::new());
-        for label in &settings.labels {
+        for label in settings.labels() {
             let number = match label {
                 Label::Team | Label::TeamAlias => 0,
                 Label::User | Label::UserEmail => 1,
@@ -129,7 +129,7 @@ impl Gathered {
                 column.labels.push(*label);
             }
         }
-        let limit = settings.series;
+        let limit = settings.series();
         let (places, series, new) = (FxHashMap::default(), Vec::new(), Vec::new());
         Self { names, columns, labels, limit, places, series, other: None, new }
     }
@@ -358,21 +358,55 @@ pub fn descriptions() -> Vec<Description> {
     let labels: Vec<_> = Label::value_variants().iter().filter(|label| **label != Label::EndUser).collect();
     let labels: Vec<&'static str> = labels.into_iter().map(|label| label.name()).collect();
     let counters = COUNTERS.iter().map(|(counter, _)| Description { labels: labels.clone().into(), ..counter.clone() });
-    counters.chain(HOLDERS.into_iter().flat_map(budget_descriptions)).collect()
+    counters.chain(HOLDERS.into_iter().flat_map(budget_descriptions)).chain([NOT_LISTED_BUDGETS.clone()]).collect()
 }
 
 /// Everybody who may have a budget, in the order of the answer.
 pub const HOLDERS: [Holder; 5] = [Holder::Team, Holder::Organization, Holder::Key, Holder::User, Holder::Customer];
 
+/// How many budgets are beyond the limit.
+static NOT_LISTED_BUDGETS: Description = Description {
+    name: Cow::Borrowed("litespend_budgets_not_listed"),
+    kind: Kind::Gauge,
+    labels: Cow::Borrowed(&["kind"]),
+    unit: "budgets",
+    help: Cow::Borrowed(
+        "Budgets that are not among the gauges because there are more than `--metrics-series`, by whose they are (`team`, \
+         `org`, `api_key`, `user`, `customer`)",
+    ),
+    appears: Cow::Borrowed("always; of customers with the label `end_user` in `--metrics-labels`"),
+};
+
+/// The name of a kind of holders in the names of LiteLLM's metrics.
+fn name_of(of: Holder) -> &'static str {
+    match of {
+        Holder::Team => "team",
+        Holder::Organization => "org",
+        Holder::Key => "api_key",
+        Holder::User => "user",
+        Holder::Customer => "customer",
+    }
+}
+
+/// The text of the gauge of budgets that are not listed.
+pub fn render_not_listed(not_listed: &[(Holder, i64)]) -> String {
+    let mut text = NOT_LISTED_BUDGETS.head();
+    for (of, count) in not_listed {
+        let _ = writeln!(text, "{}{{kind=\"{}\"}} {count}", NOT_LISTED_BUDGETS.name, name_of(*of));
+    }
+    text
+}
+
 /// The gauges of a kind's budgets: what is left, the budget, and the hours until it is reset.
 fn budget_descriptions(of: Holder) -> [Description; 3] {
     // The names and labels are LiteLLM's.
-    let (name, subject, labels): (_, _, &'static [&'static str]) = match of {
-        Holder::Team => ("team", "team", &["team", "team_alias"]),
-        Holder::Organization => ("org", "organisation", &["org_id", "org_alias"]),
-        Holder::Key => ("api_key", "API key", &["hashed_api_key", "api_key_alias"]),
-        Holder::User => ("user", "user", &["user"]),
-        Holder::Customer => ("customer", "customer", &["end_user"]),
+    let name = name_of(of);
+    let (subject, labels): (_, &'static [&'static str]) = match of {
+        Holder::Team => ("team", &["team", "team_alias"]),
+        Holder::Organization => ("organisation", &["org_id", "org_alias"]),
+        Holder::Key => ("API key", &["hashed_api_key", "api_key_alias"]),
+        Holder::User => ("user", &["user"]),
+        Holder::Customer => ("customer", &["end_user"]),
     };
     let condition = if of == Holder::Customer { "; with the label `end_user` in `--metrics-labels`" } else { "" };
     let gauge = |name: String, unit, help: String, appears: String| Description {
@@ -460,7 +494,7 @@ mod tests {
 
     fn spend(rows: Vec<(Option<i64>, Unfolded)>, labels: &[Label], series: usize) -> Vec<String> {
         let names = Directory::new(vec![("k1".into(), Some("a \"b\" \\ c\n".into()))], Vec::new(), Vec::new());
-        let settings = SpendMetricsSettings { labels: labels.to_vec(), series };
+        let settings = SpendMetricsSettings::new(labels, series);
         let mut gathered = Gathered::new(&settings, names);
         let mut ids = HashMap::new();
         for (number, row) in rows {
@@ -489,7 +523,7 @@ mod tests {
         let rows = vec![row("", "k1", Some(1), 0.5)];
         assert_eq!(
             spend(rows, &[Label::Team, Label::ApiKeyAlias], 10),
-            [r#"{team="None",api_key_alias="a \"b\" \\ c\n"} 0.5"#]
+            [r#"{team="None",hashed_api_key="k1",api_key_alias="a \"b\" \\ c\n"} 0.5"#]
         );
     }
 
@@ -522,7 +556,7 @@ mod tests {
 
     #[test]
     fn a_long_text_comes_in_pieces() {
-        let settings = SpendMetricsSettings { labels: vec![Label::HashedApiKey], series: 3_000 };
+        let settings = SpendMetricsSettings::new(&[Label::HashedApiKey], 3_000);
         let mut gathered = Gathered::new(&settings, Directory::default());
         let logged = Logged { spend: 0.5, requests: 1, ..Logged::default() };
         for key in 0..3_000 {

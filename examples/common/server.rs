@@ -6,9 +6,18 @@ use std::process::{Child, Command, Stdio};
 /// The master key of the measured servers.
 pub(crate) const MASTER_KEY: &str = "sk-bench-master";
 
+/// Settings of whoever runs this, which would lead to databases and archives of theirs.
+const FOREIGN: [&str; 5] =
+    ["DATABASE_URL", "DATABASE_URL_READ_REPLICA", "DIRECT_URL", "CONFIG_FILE_PATH", "LITESPEND_ARCHIVE_URL"];
+
 /// The program, built in the same directory as this one.
 pub(crate) fn command() -> Command {
-    Command::new(std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend"))
+    let path = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
+    let mut command = Command::new(path);
+    for name in FOREIGN {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// A server, built in the same directory as this program; stopped when dropped.
@@ -24,7 +33,6 @@ impl Server {
         let mut child = command()
             .args(["serve", "--port", "0"])
             .args(arguments)
-            .env_remove("DATABASE_URL")
             .env("LITELLM_MASTER_KEY", MASTER_KEY)
             .env("RUST_LOG", "warn")
             .envs(environment.iter().copied())

@@ -258,8 +258,9 @@ async fn check(world: &mut World, client: &reqwest::Client, whole: bool) {
     checks::check_sessions(&ledger, &mut admin).await;
     if whole {
         let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("litespend");
-        let verify =
-            Command::new(program).args(["rollups", "verify"]).env("DATABASE_URL", world.cluster.url()).output();
+        let mut command = Command::new(program);
+        command.args(["rollups", "verify"]).env_remove("DIRECT_URL").env("DATABASE_URL", world.cluster.url());
+        let verify = command.output();
         let verify = verify.unwrap();
         if !verify.status.success() {
             ledger.violation(format!("rollups verify: {}", String::from_utf8_lossy(&verify.stdout)));

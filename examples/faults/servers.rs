@@ -44,6 +44,11 @@ impl Server {
         let mut command = Command::new(program);
         command
             .args(["serve", "--port", "0", "--database-connections", "12"])
+            // Settings of whoever runs this, which would lead to databases and archives of theirs.
+            .env_remove("DIRECT_URL")
+            .env_remove("DATABASE_URL_READ_REPLICA")
+            .env_remove("CONFIG_FILE_PATH")
+            .env_remove("LITESPEND_ARCHIVE_URL")
             .env("DATABASE_URL", database)
             .env("LITELLM_MASTER_KEY", MASTER_KEY)
             .env("RUST_LOG", "info")

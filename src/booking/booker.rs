@@ -174,6 +174,10 @@ impl Inner {
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::Database(error)) => error,
             };
+            if is_changed_table(&error) {
+                // Statements are fitted to what the tables were.
+                self.tables.lock().take();
+            }
             let away = is_unavailable(&error);
             let again = away || is_conflict(&error) || is_changed_table(&error);
             match pauses.next().filter(|_| again) {
@@ -191,7 +195,8 @@ impl Inner {
     async fn attempt(&self, drafts: &[&Draft], booking: Uuid) -> Result<Vec<Outcome>, Failed> {
         let mut connection = self.pool.acquire().await?;
         let tables = self.tables(&mut connection).await?;
-        self.months.create(&mut connection, drafts.iter().map(|draft| draft.row.start_time.date())).await?;
+        let days = drafts.iter().map(|draft| draft.row.start_time.date());
+        self.months.create(&mut connection, days, Instant::now()).await?;
         attempt::run(&mut connection, &tables, drafts, &self.limits, booking).await
     }
 

@@ -1,8 +1,8 @@
 //! Maintains the partitions of a log that litespend owns: one for each month up to three months ahead. Several servers may
 //! do this at the same time.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use chrono::{NaiveDate, Utc};
 use parking_lot::Mutex;
@@ -85,39 +85,86 @@ pub async fn maintain(pool: &Pool, today: NaiveDate) -> Result<Maintained, store
     failed.map_or(Ok(Maintained { created, misplaced }), Err)
 }
 
-/// The months for which this server need not look whether there is a partition.
+/// How often a booking tries again to create partitions while a report holds the lock that this takes. A record that is
+/// booked before its month has a partition stays in the default partition, so a short wait is worth it.
+const RETRIES: usize = 2;
+
+/// The pause before such a retry, in which readers and writers of the log go on.
+const BEFORE_RETRY: Duration = Duration::from_millis(500);
+
+/// For how long a month without a partition is left as it is. Its records go to the default partition meanwhile.
+const UNTIL_NEXT_TRY: Duration = Duration::from_secs(60);
+
+/// What this server knows of the months that it books.
 #[derive(Debug, Default)]
-pub struct KnownMonths(Mutex<BTreeSet<NaiveDate>>);
+pub struct KnownMonths(Mutex<BTreeMap<NaiveDate, Known>>);
+
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    /// The month has a partition.
+    Partition,
+    /// The month had none at this time, and none could be created.
+    NoneAt(Instant),
+}
+
+impl Known {
+    fn holds(self, now: Instant) -> bool {
+        match self {
+            Self::Partition => true,
+            Self::NoneAt(then) => now.saturating_duration_since(then) < UNTIL_NEXT_TRY,
+        }
+    }
+}
 
 impl KnownMonths {
     /// Creates the partitions of these days' months, as far as they are not known to exist. If one cannot be created
-    /// now, its rows go to the default partition.
+    /// now, its rows go to the default partition, and the next attempt is a minute later. `now` is the current time.
     pub async fn create(
         &self,
         connection: &mut Connection,
         days: impl Iterator<Item = NaiveDate>,
+        now: Instant,
     ) -> Result<(), store::Error> {
         let mut wanted: BTreeSet<NaiveDate> = days.map(months::month_of).collect();
         {
             let known = self.0.lock();
-            wanted.retain(|month| !known.contains(month));
+            wanted.retain(|month| !known.get(month).is_some_and(|known| known.holds(now)));
         }
         if wanted.is_empty() || months::layout(connection).await? != Layout::Partitioned {
             return Ok(());
         }
         let existing: BTreeSet<NaiveDate> = months::with_partition(connection).await?.into_iter().collect();
-        for month in wanted.difference(&existing) {
-            match months::add(connection, *month, false).await {
-                Ok(_) => {}
-                // Any error of the database: the records can be booked all the same.
-                Err(error @ store::Error::Database(_)) => {
-                    tracing::info!(month = %month.format("%Y-%m"), cause = %error, "cannot create a partition now");
-                }
-                Err(error) => return Err(error),
-            }
+        let mut pauses = std::iter::repeat_n(BEFORE_RETRY, RETRIES);
+        for month in wanted {
+            let exists = existing.contains(&month) || add(connection, month, &mut pauses).await?;
+            let known = if exists { Known::Partition } else { Known::NoneAt(now) };
+            self.0.lock().insert(month, known);
         }
-        // Also those that could not be created: they are not tried at every booking.
-        self.0.lock().extend(wanted);
         Ok(())
+    }
+}
+
+/// Creates the partition of a month, and returns whether it did. While others hold the lock, tries again after each of the
+/// pauses that are left. Any error of the database is false: the records can be booked all the same.
+async fn add(
+    connection: &mut Connection,
+    month: NaiveDate,
+    pauses: &mut impl Iterator<Item = Duration>,
+) -> Result<bool, store::Error> {
+    loop {
+        let error = match months::add(connection, month, false).await {
+            Ok(added) => return Ok(added),
+            Err(error) => error,
+        };
+        if months::is_lock_timeout(&error)
+            && let Some(pause) = pauses.next()
+        {
+            tokio::time::sleep(pause).await;
+        } else if matches!(error, store::Error::Database(_)) {
+            tracing::info!(month = %month.format("%Y-%m"), cause = %error, "cannot create a partition now");
+            return Ok(false);
+        } else {
+            return Err(error);
+        }
     }
 }

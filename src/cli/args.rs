@@ -149,8 +149,9 @@ pub struct ServeArgs {
     #[arg(long, env = "LITESPEND_CSV_SAFE", value_parser = clap::builder::FalseyValueParser::new())]
     pub csv_safe: bool,
 
-    /// Labels of the counters of /metrics/spend: hashed_api_key, api_key_alias, model, team, team_alias, user, user_email. With
-    /// end_user, the budgets of customers are listed.
+    /// Labels of the counters of /metrics/spend: hashed_api_key, api_key_alias, model, team, team_alias, user, user_email. An
+    /// alias or an email address brings its ID along. The counters do not have end_user: with it, the budgets of customers are
+    /// listed.
     #[arg(long, env = "LITESPEND_METRICS_LABELS", value_delimiter = ',', value_enum, default_value = Label::DEFAULT,
           hide_possible_values = true, value_name = "LABEL,...")]
     pub metrics_labels: Vec<Label>,
@@ -173,15 +174,14 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub request_timeout: u64,
 
-    /// Maximum number of database connections.
-    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 20, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(2..=1000))]
-    pub database_connections: u32,
+    /// Maximum number of database connections. Default: connection_limit in the URL, or 20.
+    #[arg(long, env = "DATABASE_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub database_connections: Option<u32>,
 
-    /// Maximum seconds that a request waits for a database connection; after that, 503.
-    #[arg(long, env = "DATABASE_WAIT", default_value_t = 5, value_name = "SECONDS",
-          value_parser = clap::value_parser!(u64).range(1..=60))]
-    pub database_wait: u64,
+    /// Maximum seconds that a request waits for a database connection; after that, 503. Default: pool_timeout in the URL,
+    /// or 5.
+    #[arg(long, env = "DATABASE_WAIT", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub database_wait: Option<u64>,
 
     /// Read replica of the database, for reads that tolerate lag: reports, tags, logs and activity. While the replica
     /// is unavailable, these reads use the database itself.

@@ -18,8 +18,12 @@ const EXPECTED: &str = include_str!("../../data/dashboard.sha256");
 const SCRIPT: &str = r#"
 import glob, os, subprocess, sys, zipfile
 version, wheels, export = sys.argv[1:]
-subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                "--only-binary", ":all:", "--dest", wheels, "litellm==" + version], check=True, stdout=sys.stderr)
+pip = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+                      "--only-binary", ":all:", "--dest", wheels, "litellm==" + version],
+                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+if pip.returncode != 0:
+    lines = [line.strip() for line in pip.stdout.splitlines() if line.strip()] or ["pip failed and said nothing"]
+    sys.exit(([line for line in lines if line.startswith("ERROR:")] or lines)[-1])
 folder = "litellm/proxy/_experimental/out/"
 with zipfile.ZipFile(glob.glob(os.path.join(wheels, "litellm-*.whl"))[0]) as wheel:
     for name in wheel.namelist():
@@ -46,7 +50,7 @@ pub fn folder() -> anyhow::Result<PathBuf> {
     );
     let scratch = tempfile::tempdir_in(&cache).context("no room for the download")?;
     let fetched = scratch.path().join("export");
-    download(version, scratch.path(), &fetched)?;
+    download(pythons(), version, scratch.path(), &fetched)?;
     let found = digest_of(&fetched)?;
     ensure!(
         found == digest,
@@ -65,9 +69,9 @@ fn cache_directory() -> PathBuf {
     set.or_else(of_user).unwrap_or_else(std::env::temp_dir).join("litespend")
 }
 
-fn download(version: &str, wheels: &Path, export: &Path) -> anyhow::Result<()> {
+fn download(pythons: Vec<Command>, version: &str, wheels: &Path, export: &Path) -> anyhow::Result<()> {
     let mut reasons = Vec::new();
-    for mut command in pythons() {
+    for mut command in pythons {
         let name = command.get_program().to_string_lossy().into_owned();
         command.args(["-c", SCRIPT, version]).arg(wheels).arg(export).stdin(Stdio::null());
         match command.output() {
@@ -140,6 +144,27 @@ mod tests {
         assert_eq!(digest_of(folder.path()).unwrap(), expected);
         std::fs::write(folder.path().join("a/c.js"), "d").unwrap();
         assert_ne!(digest_of(folder.path()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_failed_download_gives_the_reason_of_pip() {
+        let folder = tempfile::tempdir().unwrap();
+        let reason = |pip: &str| {
+            std::fs::create_dir_all(folder.path().join("pip")).unwrap();
+            std::fs::write(folder.path().join("pip/__init__.py"), "").unwrap();
+            std::fs::write(folder.path().join("pip/__main__.py"), pip).unwrap();
+            let mut python = Command::new("python3");
+            python.env("PYTHONPATH", folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+            download(vec![python], "1.2.3", folder.path(), &folder.path().join("export")).unwrap_err().to_string()
+        };
+        let said = reason(
+            "import sys\nprint('Looking', sys.argv[-1])\nsys.exit('WARNING: a\\nERROR: No matching distribution found\\n[notice] b')",
+        );
+        assert!(said.contains("(python3: ERROR: No matching distribution found)"), "{said}");
+        let said = reason("import sys\nprint('first')\nsys.exit('no index')");
+        assert!(said.contains("(python3: no index)"), "{said}");
+        let said = reason("import sys\nsys.exit(1)");
+        assert!(said.contains("(python3: pip failed and said nothing)"), "{said}");
     }
 
     #[test]

@@ -41,21 +41,48 @@ impl From<anyhow::Error> for Failure {
 /// The database that this process uses.
 pub struct OpenDatabase {
     local: Option<LocalPostgres>,
-    url: String,
+    named: NamedUrl,
     limits: PoolLimits,
 }
 
+/// A URL of a database, and the setting that names it.
+#[derive(Clone, Debug)]
+pub struct NamedUrl {
+    /// The URL.
+    pub url: String,
+    /// The environment variable, for messages.
+    pub setting: &'static str,
+}
+
+impl NamedUrl {
+    /// Parses the URL.
+    pub fn parse(&self) -> Result<DatabaseUrl, Failure> {
+        DatabaseUrl::parse(&self.url).map_err(|error| Failure::Setting(anyhow::anyhow!("{}: {error}", self.setting)))
+    }
+}
+
 /// The URL from the arguments or the config file. An empty URL counts as none. With `--direct-url`, that one: every
-/// connection needs a session, which a pooler in front of PostgreSQL may not give.
-pub fn url(args: &DatabaseArgs, config: &ConfigFile) -> Option<String> {
-    let given = |url: &String| !url.trim().is_empty();
-    let url = args.database_url.clone().or_else(|| config.general.database_url.clone()).filter(given)?;
-    Some(args.direct_url.clone().filter(given).unwrap_or(url))
+/// connection needs a session, which a pooler in front of PostgreSQL may not give. The schema is that of the first URL.
+pub fn url(args: &DatabaseArgs, config: &ConfigFile) -> Option<NamedUrl> {
+    let given = |url: &&String| !url.trim().is_empty();
+    let url = args.database_url.as_ref().or(config.general.database_url.as_ref()).filter(given)?;
+    Some(match args.direct_url.as_ref().filter(given) {
+        Some(direct) => NamedUrl { url: DatabaseUrl::with_schema_of(direct, url), setting: "DIRECT_URL" },
+        None => NamedUrl { url: url.clone(), setting: "DATABASE_URL" },
+    })
 }
 
 /// Connections of the embedded database beside those of the pool: of background work, of commands beside a server, and those
 /// that PostgreSQL keeps for superusers.
 const FURTHER_CONNECTIONS: u32 = 30;
+
+/// Time limit for finding out whether there is a pooler.
+const POOLING_LIMIT: Duration = Duration::from_secs(3);
+
+/// The URL of the embedded database.
+fn embedded(url: &str) -> NamedUrl {
+    NamedUrl { url: url.to_owned(), setting: "the embedded database" }
+}
 
 fn start(args: &DatabaseArgs, limits: PoolLimits) -> Result<LocalPostgres, LocalPostgresError> {
     let memory = args.database_memory_mb.map(|mebibytes| u64::from(mebibytes) * 1024 * 1024);
@@ -86,16 +113,14 @@ impl OpenDatabase {
     /// Opens the database that the arguments or the config file name. If they name none, starts the embedded
     /// PostgreSQL. This blocks.
     pub fn open(args: &DatabaseArgs, config: &ConfigFile, limits: PoolLimits) -> Result<Self, Failure> {
-        if let Some(url) = url(args, config) {
-            let read =
-                DatabaseUrl::parse(&url).map_err(|error| Failure::Setting(anyhow::anyhow!("DATABASE_URL: {error}")))?;
-            for warning in read.warnings {
-                tracing::warn!("DATABASE_URL: {warning}");
+        if let Some(named) = url(args, config) {
+            for warning in named.parse()?.warnings {
+                tracing::warn!("{}: {warning}", named.setting);
             }
-            return Ok(Self { local: None, url, limits });
+            return Ok(Self { local: None, named, limits });
         }
         let local = start(args, limits).map_err(not_started)?;
-        Ok(Self { url: local.url().to_owned(), local: Some(local), limits })
+        Ok(Self { named: embedded(local.url()), local: Some(local), limits })
     }
 
     /// Like [`OpenDatabase::open`]. If a server already runs on the embedded database, uses that server's PostgreSQL.
@@ -104,9 +129,9 @@ impl OpenDatabase {
             return Self::open(args, config, limits);
         }
         match start(args, limits) {
-            Ok(local) => Ok(Self { url: local.url().to_owned(), local: Some(local), limits }),
+            Ok(local) => Ok(Self { named: embedded(local.url()), local: Some(local), limits }),
             Err(error @ LocalPostgresError::InUse { .. }) => match url_of_running(&home(args), BESIDE_LIMIT) {
-                Some(url) => Ok(Self { local: None, url, limits }),
+                Some(url) => Ok(Self { local: None, named: embedded(&url), limits }),
                 None => Err(not_started(error)),
             },
             Err(error) => Err(not_started(error)),
@@ -120,20 +145,17 @@ impl OpenDatabase {
 
     /// Creates a pool, which is not yet connected.
     pub fn pool(&self) -> anyhow::Result<Pool> {
-        database::pool(&self.url, self.limits).map_err(|error| anyhow::anyhow!("DATABASE_URL: {error}"))
+        database::pool(&self.named.url, self.limits).map_err(|error| anyhow::anyhow!("{}: {error}", self.named.setting))
     }
 
     /// Waits for the database and brings it up to date. Returns who owns it, and its version.
     pub async fn prepare(&self, pool: &Pool) -> Result<(DatabaseKind, String), Failure> {
-        if self.local.is_none() && database::is_shared_by_transaction(&self.url).await.unwrap_or(false) {
-            return Err(Failure::Setting(anyhow::anyhow!(
-                "DATABASE_URL: a connection pooler in transaction mode ({}) does not give litespend sessions of its own: \
-                 set DIRECT_URL to the URL of PostgreSQL itself, or set the pooler to pool_mode = session",
-                self.location()
-            )));
-        }
         let started = Instant::now();
+        let mut has_sessions = self.local.is_some();
         let mut connection = loop {
+            if !has_sessions {
+                has_sessions = self.check_pooling().await?;
+            }
             match pool.acquire().await {
                 Ok(connection) => break connection,
                 Err(error) if database::is_distrusted(&error) => {
@@ -155,20 +177,24 @@ impl OpenDatabase {
         Ok((kind, version))
     }
 
+    /// Refuses a pooler that does not give its clients sessions of their own. Returns whether that could be found out.
+    async fn check_pooling(&self) -> Result<bool, Failure> {
+        let found = database::pooling(&self.named.url, POOLING_LIMIT).await.ok().flatten();
+        let instead = "set DIRECT_URL to the URL of PostgreSQL itself";
+        match found.and_then(|pooling| pooling.refusal(&self.location(), instead)) {
+            Some(refusal) => Err(Failure::Setting(anyhow::anyhow!("{}: {refusal}", self.named.setting))),
+            None => Ok(found.is_some()),
+        }
+    }
+
     /// Where the database is, without user and password.
     pub fn location(&self) -> String {
         if let Some(local) = &self.local {
             return format!("embedded in {}", local.home().display());
         }
-        match DatabaseUrl::parse(&self.url) {
-            Ok(DatabaseUrl { options, .. }) => {
-                let name = options.get_database().unwrap_or("postgres");
-                match options.get_socket() {
-                    Some(socket) => format!("{name} at {}", socket.display()),
-                    None => format!("{name} at {}:{}", options.get_host(), options.get_port()),
-                }
-            }
-            Err(_) => "DATABASE_URL".to_owned(),
+        match DatabaseUrl::parse(&self.named.url) {
+            Ok(url) => url.location(),
+            Err(_) => self.named.setting.to_owned(),
         }
     }
 

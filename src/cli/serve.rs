@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::args::{BooksArgs, DatabaseArgs, FETCH_UI, HealthcheckArgs, ServeArgs};
-use crate::cli::database::{Failure, OpenDatabase, home, read_config};
+use crate::cli::database::{Failure, NamedUrl, OpenDatabase, home, read_config};
 use crate::cli::output;
 use crate::cli::output::say;
 use crate::cli::{background, dashboard_export, demo};
@@ -29,8 +29,11 @@ use crate::prices::{PriceSource, Prices};
 use crate::settings::Settings;
 use crate::settings::SpendMetricsSettings;
 use crate::settings::UiSettings;
+use crate::settings::spend_metrics::Label;
 use crate::shutdown;
+use crate::store::database;
 use crate::store::database::{DatabaseKind, PoolLimits};
+use crate::store::database_url::DatabaseUrl;
 
 /// Reduces a message of the command-line parser to its first paragraph, in one line.
 pub fn in_one_line(message: &str) -> String {
@@ -48,16 +51,22 @@ pub fn serve(mut args: ServeArgs) -> Result<(), Failure> {
     if !config.ignored.is_empty() {
         tracing::warn!(settings = config.ignored.join(", "), "litespend ignores some settings of the config file");
     }
+    if args.metrics_labels.contains(&Label::EndUser) {
+        tracing::info!(
+            "--metrics-labels: end_user lists the budgets of customers on /metrics/spend; counters do not have this label"
+        );
+    }
     let given_key = crate::cli::master_key::given(args.master_key.as_ref(), config.general.master_key.as_ref())
         .map_err(Failure::Setting)?;
-    if given_key.is_none() && crate::cli::database::url(&args.database, &config).is_some() {
+    let url = crate::cli::database::url(&args.database, &config);
+    if given_key.is_none() && url.is_some() {
         return Err(Failure::Setting(anyhow::anyhow!(
             "no master key: set LITELLM_MASTER_KEY (or general_settings.master_key in the config file)"
         )));
     }
     let weaknesses = crate::cli::master_key::check_strength(given_key.as_ref().map(|given| &given.key), &args, &config)
         .map_err(Failure::Setting)?;
-    let limits = limits(&args);
+    let limits = limits(&args, url.as_ref().map(NamedUrl::parse).transpose()?.as_ref());
     let open = OpenDatabase::open(&args.database, &config, limits)?;
     let master_key = match given_key {
         Some(key) => key,
@@ -72,10 +81,10 @@ pub fn serve(mut args: ServeArgs) -> Result<(), Failure> {
         group_by_model: args.group_by_model,
         csv_safe: args.csv_safe,
         metrics_public: args.metrics_public,
-        spend_metrics: SpendMetricsSettings {
-            labels: args.metrics_labels.clone(),
-            series: usize::try_from(args.metrics_series).unwrap_or(usize::MAX),
-        },
+        spend_metrics: SpendMetricsSettings::new(
+            &args.metrics_labels,
+            usize::try_from(args.metrics_series).unwrap_or(usize::MAX),
+        ),
         manage_litellm_keys: args.manage_litellm_keys,
         request_timeout: Duration::from_secs(args.request_timeout),
         authority: args.authority.settings(),
@@ -118,9 +127,35 @@ fn ui_settings(args: &ServeArgs) -> anyhow::Result<Option<UiSettings>> {
     Ok(Some(UiSettings { directory, username: args.ui_username.clone(), password }))
 }
 
-fn limits(args: &ServeArgs) -> PoolLimits {
-    PoolLimits { connections: args.database_connections, wait: Duration::from_secs(args.database_wait) }
+/// The limits of the pool of a URL: the flags decide, then the URL, then the defaults.
+fn limits(args: &ServeArgs, url: Option<&DatabaseUrl>) -> PoolLimits {
+    let connections = args.database_connections.or_else(|| Some(url?.connections?.clamp(2, 1000)));
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(60));
+    let wait = args.database_wait.map(Duration::from_secs).or_else(|| Some(url?.wait?.clamp(least, most)));
+    PoolLimits { connections: connections.unwrap_or(20), wait: wait.unwrap_or(Duration::from_secs(5)) }
 }
+
+/// Opens the replica, if there is one. Refuses a pooler that does not give its clients sessions of their own.
+async fn open_replica(args: &ServeArgs) -> Result<Option<Replica>, Failure> {
+    const SETTING: &str = "DATABASE_URL_READ_REPLICA";
+    let Some(url) = args.database_url_read_replica.as_deref().filter(|url| !url.trim().is_empty()) else {
+        return Ok(None);
+    };
+    let wrong = |error: String| Failure::Setting(anyhow::anyhow!("{SETTING}: {error}"));
+    let read = DatabaseUrl::parse(url).map_err(|error| wrong(error.to_string()))?;
+    for warning in &read.warnings {
+        tracing::warn!("{SETTING}: {warning}");
+    }
+    let pooling = database::pooling(url, REPLICA_LIMIT).await.ok().flatten();
+    let instead = "name the replica itself";
+    if let Some(refusal) = pooling.and_then(|pooling| pooling.refusal(&read.location(), instead)) {
+        return Err(wrong(refusal));
+    }
+    Replica::new(url, limits(args, Some(&read))).map(Some).map_err(|error| wrong(error.to_string()))
+}
+
+/// How long the start of the server waits for the replica, to find out whether there is a pooler.
+const REPLICA_LIMIT: Duration = Duration::from_secs(2);
 
 async fn run(
     args: &ServeArgs,
@@ -144,9 +179,7 @@ async fn run(
     let address = listener.local_addr().context("no local address")?;
     let prices_in_order = prices.read_file().await;
     let state = AppState::new(pool.clone(), settings, prices, Clock::system())?;
-    if let Some(url) = args.database_url_read_replica.as_deref().filter(|url| !url.trim().is_empty()) {
-        let replica = Replica::new(url, limits(args))
-            .map_err(|error| Failure::Setting(anyhow::anyhow!("DATABASE_URL_READ_REPLICA: {error}")))?;
+    if let Some(replica) = open_replica(args).await? {
         state.use_replica(replica);
     }
     let books = open_books(&args.books, kind).await?;

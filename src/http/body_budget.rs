@@ -1,14 +1,15 @@
 //! The memory budget for request bodies, limited per key and for all keys together. A body is charged for its bytes as
 //! they arrive, and the charge is held until the request is answered. A length that is only announced is not charged.
 //! If the budget is used up, the body waits. The oldest body never waits, so bodies that wait for each other cannot
-//! deadlock.
+//! deadlock. A body is as old as its first byte, so there is one oldest body until it is answered, and only that one
+//! exceeds the budget.
 
 pub mod charging;
 pub mod unpacking;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -54,7 +55,8 @@ struct Ledger {
     next: u64,
     all: Used,
     by_key: HashMap<Arc<str>, Used>,
-    /// Each body's key and bytes, ordered by age: a larger id is a younger body.
+    /// Each body's key and bytes, ordered by age: a larger id is a younger body. Bodies of which nothing was charged are not
+    /// here.
     bodies: BTreeMap<u64, (Arc<str>, usize)>,
 }
 
@@ -81,30 +83,31 @@ impl Used {
 }
 
 impl Ledger {
-    fn add(&mut self, id: u64, bytes: usize) -> bool {
-        let Some((key, had)) = self.bodies.get(&id).map(|(key, had)| (Arc::clone(key), *had)) else { return false };
+    /// Charges bytes to a body. Returns its id, which is new if these are its first bytes, or `None` if there is no room.
+    fn add(&mut self, id: Option<u64>, key: &Arc<str>, bytes: usize) -> Option<u64> {
+        let id = id.unwrap_or(self.next);
+        let had = self.bodies.get(&id).map_or(0, |(_, had)| *had);
         let has = had + bytes;
         let all = self.all.with(had, has);
-        let own = self.by_key.get(&key).copied().unwrap_or_default().with(had, has);
+        let own = self.by_key.get(key).copied().unwrap_or_default().with(had, has);
         let (fits, fits_key) = if has <= SMALL {
             (all.small <= KEPT_FOR_SMALL, own.small <= KEPT_FOR_SMALL_OF_KEY)
         } else {
             (all.large <= ALL, own.large <= PER_KEY)
         };
-        let mut older = self.bodies.range(..id).filter(|(_, (_, bytes))| *bytes > 0);
+        let mut older = self.bodies.range(..id);
         let oldest = older.clone().next().is_none();
-        if !(fits || oldest) || (!fits_key && older.any(|(_, (whose, _))| *whose == key)) {
-            return false;
+        if !(fits || oldest) || (!fits_key && older.any(|(_, (whose, _))| whose == key)) {
+            return None;
         }
-        self.put(id, key, all, own, has);
-        true
+        self.next = self.next.max(id + 1);
+        self.bodies.insert(id, (Arc::clone(key), has));
+        self.put(Arc::clone(key), all, own);
+        Some(id)
     }
 
-    fn put(&mut self, id: u64, key: Arc<str>, all: Used, own: Used, has: usize) {
+    fn put(&mut self, key: Arc<str>, all: Used, own: Used) {
         self.all = all;
-        if let Some((_, held)) = self.bodies.get_mut(&id) {
-            *held = has;
-        }
         if own == Used::default() {
             self.by_key.remove(&key);
         } else {
@@ -116,7 +119,7 @@ impl Ledger {
         let Some((key, had)) = self.bodies.remove(&id) else { return };
         let all = self.all.with(had, 0);
         let own = self.by_key.get(&key).copied().unwrap_or_default().with(had, 0);
-        self.put(id, key, all, own, 0);
+        self.put(key, all, own);
     }
 }
 
@@ -127,11 +130,12 @@ impl BodyBudget {
 
     /// Opens the charge for one body of a key, at 0 bytes.
     pub fn begin(&self, key: &str) -> Charge {
-        let mut ledger = self.0.ledger.lock();
-        let id = ledger.next;
-        ledger.next += 1;
-        ledger.bodies.insert(id, (Arc::from(key), 0));
-        Charge { budget: Arc::clone(&self.0), id, refused: AtomicBool::new(false) }
+        Charge {
+            budget: Arc::clone(&self.0),
+            key: Arc::from(key),
+            id: OnceLock::new(),
+            refused: AtomicBool::new(false),
+        }
     }
 }
 
@@ -139,7 +143,9 @@ impl BodyBudget {
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Inner>,
-    id: u64,
+    key: Arc<str>,
+    /// `None` until the first bytes are charged.
+    id: OnceLock<u64>,
     refused: AtomicBool,
 }
 
@@ -152,10 +158,15 @@ impl Charge {
     /// Charges bytes that have arrived. Waits for budget for up to five seconds. Returns whether the bytes were
     /// charged.
     pub async fn add(&self, bytes: usize) -> bool {
+        if bytes == 0 {
+            return true;
+        }
         let waiting = async {
             loop {
                 let freed = self.budget.freed.notified();
-                if self.budget.ledger.lock().add(self.id, bytes) {
+                let charged = self.budget.ledger.lock().add(self.id.get().copied(), &self.key, bytes);
+                if let Some(id) = charged {
+                    self.id.get_or_init(|| id);
                     return;
                 }
                 freed.await;
@@ -169,7 +180,9 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.ledger.lock().remove(self.id);
+        if let Some(id) = self.id.get() {
+            self.budget.ledger.lock().remove(*id);
+        }
         self.budget.freed.notify_waiters();
     }
 }
@@ -190,6 +203,19 @@ mod tests {
         let waiting = async { second.add(SMALL + 1).await };
         let leaving = async move { drop(first) };
         assert!(tokio::join!(waiting, leaving).0, "budget is given back");
+    }
+
+    #[tokio::test]
+    async fn one_body_exceeds_the_budget_whatever_the_order_in_which_they_were_announced() {
+        let budget = BodyBudget::with_wait(Duration::from_millis(50));
+        let announced: Vec<_> = ["a", "b", "a", "c"].iter().map(|key| budget.begin(key)).collect();
+        let mut charged = Vec::new();
+        for charge in announced.iter().rev() {
+            charged.push(charge.add(0).await && charge.add(ALL).await);
+        }
+        assert_eq!(charged, [true, false, false, false]);
+        assert!(announced[3].add(ALL).await, "it came first, and goes on");
+        assert_eq!(budget.0.ledger.lock().all.large, 2 * ALL);
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use crate::store;
 use crate::store::Pool;
 use crate::store::database;
 use crate::store::database::PoolLimits;
-use crate::store::database_url::{BadUrl, DatabaseUrl};
+use crate::store::database_url::BadUrl;
 use crate::store::reading::ReadPool;
 
 /// How often the replica is checked.
@@ -38,9 +38,6 @@ pub struct Replica {
 impl Replica {
     /// Creates a replica that has not been checked yet. Reads go to the primary until a check succeeds.
     pub fn new(url: &str, limits: PoolLimits) -> Result<Self, BadUrl> {
-        for warning in DatabaseUrl::parse(url)?.warnings {
-            tracing::warn!("DATABASE_URL_READ_REPLICA: {warning}");
-        }
         let pool = ReadPool::new(database::pool(url, PoolLimits { wait: limits.wait.min(WAIT), ..limits })?);
         let probe = database::pool(url, PoolLimits { connections: 1, wait: WAIT })?;
         Ok(Self { pool, probe, answers: AtomicBool::new(false), doubtful: Notify::new() })

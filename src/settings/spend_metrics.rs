@@ -39,27 +39,79 @@ impl Label {
             Self::EndUser => "end_user",
         }
     }
+
+    /// The label with the ID of what this label names.
+    fn id(self) -> Option<Self> {
+        match self {
+            Self::ApiKeyAlias => Some(Self::HashedApiKey),
+            Self::TeamAlias => Some(Self::Team),
+            Self::UserEmail => Some(Self::User),
+            Self::HashedApiKey | Self::Model | Self::Team | Self::User | Self::EndUser => None,
+        }
+    }
 }
 
 /// Which series are listed.
 #[derive(Clone, Debug)]
 pub struct SpendMetricsSettings {
-    /// The labels of the counters.
-    pub labels: Vec<Label>,
-    /// The most series of each metric. Later ones are summed in a series with the value `other` in every label.
-    pub series: usize,
+    labels: Vec<Label>,
+    series: usize,
 }
 
 impl Default for SpendMetricsSettings {
     fn default() -> Self {
         use Label::{ApiKeyAlias, HashedApiKey, Model, Team, TeamAlias, User};
-        Self { labels: vec![HashedApiKey, ApiKeyAlias, Model, Team, TeamAlias, User], series: 10_000 }
+        Self::new(&[HashedApiKey, ApiKeyAlias, Model, Team, TeamAlias, User], 10_000)
     }
 }
 
 impl SpendMetricsSettings {
+    /// Counters with these labels, each of them once, and at most this number of series of each metric.
+    ///
+    /// An alias or an email address brings its ID along, in front of it if the ID is not among the labels. Several things may
+    /// have the same name, and names change. Without the ID, a changed name would move all that was ever spent under it from
+    /// one series to another.
+    pub fn new(labels: &[Label], series: usize) -> Self {
+        let mut chosen = Vec::new();
+        for label in labels {
+            let id = label.id().filter(|id| !labels.contains(id));
+            for label in id.into_iter().chain([*label]) {
+                if !chosen.contains(&label) {
+                    chosen.push(label);
+                }
+            }
+        }
+        Self { labels: chosen, series }
+    }
+
+    /// The labels of the counters, and [`Label::EndUser`] if the budgets of customers are listed.
+    pub fn labels(&self) -> &[Label] {
+        &self.labels
+    }
+
+    /// The most series of each metric. Later ones are summed in a series with the value `other` in every label.
+    pub fn series(&self) -> usize {
+        self.series
+    }
+
     /// Whether a label is wanted.
     pub fn has(&self, label: Label) -> bool {
         self.labels.contains(&label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Label::{ApiKeyAlias, HashedApiKey, Model, Team, TeamAlias, User, UserEmail};
+    use super::*;
+
+    #[test]
+    fn each_label_is_there_once_and_names_have_their_ids() {
+        let chosen = |labels: &[Label]| SpendMetricsSettings::new(labels, 1).labels;
+        assert_eq!(chosen(&[Team, Model, Team]), [Team, Model]);
+        assert_eq!(chosen(&[ApiKeyAlias, Model, Team]), [HashedApiKey, ApiKeyAlias, Model, Team]);
+        assert_eq!(chosen(&[TeamAlias, UserEmail, TeamAlias]), [Team, TeamAlias, User, UserEmail]);
+        assert_eq!(chosen(&[TeamAlias, Model, Team]), [TeamAlias, Model, Team]);
+        assert_eq!(chosen(&[]), []);
     }
 }

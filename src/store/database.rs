@@ -64,26 +64,79 @@ fn is_fresh(age: Duration) -> bool {
     TABLES_CHANGED.lock().is_none_or(|changed| changed.elapsed() > age)
 }
 
-/// Time limit for the comparison in [`is_shared_by_transaction`]. A pooler whose connections are all in use does not
-/// answer.
-const POOLER_LIMIT: Duration = Duration::from_secs(3);
+/// How a pooler such as pgbouncer lends the server's sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// A session belongs to one client. The same holds without a pooler.
+    Session,
+    /// A session belongs to a client for one transaction only.
+    Transaction,
+    /// A session belongs to a client for one statement only, and transactions of several statements are refused.
+    Statement,
+}
 
-/// Whether a pooler such as pgbouncer lends a server's session to one client for one transaction only. litespend needs
-/// sessions of its own: for prepared statements, settings and advisory locks. False if the database does not answer.
-pub async fn is_shared_by_transaction(url: &str) -> Result<bool, BadUrl> {
+impl Pooling {
+    /// Why this is refused, and what to do, if it is. litespend needs sessions of its own: for prepared statements,
+    /// settings and advisory locks. `place` says where the pooler is, `instead` what else to do than to change it.
+    pub fn refusal(self, place: &str, instead: &str) -> Option<String> {
+        let mode = match self {
+            Self::Session => return None,
+            Self::Transaction => "transaction",
+            Self::Statement => "statement",
+        };
+        Some(format!(
+            "a connection pooler in {mode} mode ({place}) does not give litespend sessions of its own: {instead}, or set \
+             the pooler to pool_mode = session"
+        ))
+    }
+}
+
+/// How often [`pooling`] compares sessions. On a busy pooler, a client may get the same session twice by chance.
+const COMPARISONS: u32 = 5;
+
+/// Finds out how sessions are lent. `None` if that cannot be seen within the limit: the database does not answer, or a
+/// pooler whose sessions are all in use.
+pub async fn pooling(url: &str, limit: Duration) -> Result<Option<Pooling>, BadUrl> {
     let options = DatabaseUrl::parse(url)?.options.extra_float_digits(None).statement_cache_capacity(0);
     let compare = async {
-        let backend = "SELECT pg_backend_pid()";
         let mut first = PgConnection::connect_with(&options).await?;
-        let before: i32 = sqlx::raw_sql(backend).fetch_one(&mut first).await?.try_get(0)?;
+        let own = session_of(&mut first, "").await?;
+        let begun = match session_of(&mut first, "BEGIN; ").await {
+            Ok(session) => session,
+            // PostgreSQL itself begins every transaction.
+            Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == PROTOCOL_VIOLATION) => {
+                return Ok(Pooling::Statement);
+            }
+            Err(error) => return Err(error),
+        };
+        if begun != own {
+            return Ok(Pooling::Transaction);
+        }
+        sqlx::raw_sql("ROLLBACK").execute(&mut first).await?;
         let mut second = PgConnection::connect_with(&options).await?;
-        sqlx::raw_sql("BEGIN").execute(&mut second).await?;
-        let other: i32 = sqlx::raw_sql(backend).fetch_one(&mut second).await?.try_get(0)?;
-        let after: i32 = sqlx::raw_sql(backend).fetch_one(&mut first).await?.try_get(0)?;
-        sqlx::raw_sql("ROLLBACK").execute(&mut second).await?;
-        Ok::<bool, sqlx::Error>(other == before || after != before)
+        let mut seen = None;
+        for _ in 0..COMPARISONS {
+            // An open transaction keeps its session. If that is the only one, the first client must not wait for it.
+            let other = session_of(&mut second, "BEGIN; ").await?;
+            if other == own || *seen.get_or_insert(other) != other || session_of(&mut first, "").await? != own {
+                return Ok(Pooling::Transaction);
+            }
+            sqlx::raw_sql("ROLLBACK").execute(&mut second).await?;
+        }
+        Ok::<Pooling, sqlx::Error>(Pooling::Session)
     };
-    Ok(matches!(tokio::time::timeout(POOLER_LIMIT, compare).await, Ok(Ok(true))))
+    Ok(tokio::time::timeout(limit, compare).await.ok().and_then(Result::ok))
+}
+
+/// The code of every refusal of pgbouncer.
+const PROTOCOL_VIOLATION: &str = "08P01";
+
+/// The process of the server's session that runs this query, after another statement in the same message.
+async fn session_of(connection: &mut PgConnection, statement: &'static str) -> Result<i32, sqlx::Error> {
+    let query = format!("{statement}SELECT pg_backend_pid()");
+    // To the end: a pooler may refuse the transaction after the row.
+    let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(query)).fetch_all(connection).await?;
+    rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
 }
 
 /// Acquires a connection. If the caller is cancelled meanwhile, the pool keeps the connection: a cancelled `acquire` of

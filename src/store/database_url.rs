@@ -1,9 +1,12 @@
-//! Parses a database URL: the address, the schema, and the encryption of the connection. It reads PostgreSQL's own
-//! parameters (`sslmode`, `sslrootcert`, `sslcert` with `sslkey`) and those of Prisma, which LiteLLM's URLs may contain
-//! (`sslaccept`, `sslcert` alone). Error messages repeat nothing of the URL except names of parameters.
+//! Parses a database URL: the address, the schema, the encryption of the connection, and the size of the pool. It reads
+//! PostgreSQL's own parameters (`sslmode`, `sslrootcert`, `sslcert` with `sslkey`) and those of Prisma, which LiteLLM's
+//! URLs may contain (`schema`, `sslaccept`, `sslcert` alone, `connection_limit`, `pool_timeout`). A warning names the
+//! parameters that it ignores. Messages repeat nothing of the URL except names of parameters that are known.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
@@ -19,15 +22,41 @@ pub struct DatabaseUrl {
     pub options: PgConnectOptions,
     /// Schema of LiteLLM's tables: the parameter `schema`, as in Prisma's URLs; default `public`.
     pub schema: String,
+    /// Maximum number of connections: Prisma's `connection_limit`.
+    pub connections: Option<u32>,
+    /// Maximum time that a request waits for a connection: Prisma's `pool_timeout`, in seconds. `Duration::MAX` is no
+    /// limit.
+    pub wait: Option<Duration>,
     /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// Parameters that are passed to the driver, apart from those for encryption. Prisma's parameters (`connection_limit`,
-/// `schema`, `pgbouncer`, ...) are not passed: the driver does not know them, and it would log them although they may
-/// contain secrets.
+/// Parameters that are passed to the driver, apart from those for encryption. Others are not passed: the driver does not
+/// know them, and it would log them although they may contain secrets.
 const DRIVERS_PARAMETERS: [&str; 8] =
     ["statement-cache-capacity", "host", "hostaddr", "port", "dbname", "user", "password", "options"];
+
+/// Parameters of Prisma and PostgreSQL that are ignored, and named in a warning. Of others, the warning has the number
+/// only: what follows a question mark may be a part of a password.
+const IGNORED_PARAMETERS: [&str; 17] = [
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssencmode",
+    "keepalives",
+    "keepalives_idle",
+    "max_connection_lifetime",
+    "max_idle_connection_lifetime",
+    "passfile",
+    "pgbouncer",
+    "single_use_connections",
+    "socket_timeout",
+    "statement_cache_size",
+    "target_session_attrs",
+    "tcp_user_timeout",
+];
 
 const NOT_A_URL: &str = "not a PostgreSQL URL (postgresql://user:password@host:5432/database)";
 
@@ -35,32 +64,70 @@ const NOT_A_URL: &str = "not a PostgreSQL URL (postgresql://user:password@host:5
 const MODES: &str = "disable, allow, prefer, require, verify-ca or verify-full";
 
 impl DatabaseUrl {
-    /// Parses a URL. Accepts only `postgres://` and `postgresql://`. Ignores unknown parameters.
+    /// Parses a URL. Accepts only `postgres://` and `postgresql://`. Ignores unknown parameters, with a warning.
     pub fn parse(url: &str) -> Result<Self, BadUrl> {
         if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(BadUrl(NOT_A_URL.to_owned()));
         }
-        let (address, parameters) = url.split_once('?').unwrap_or((url, ""));
+        let (address, parameters) = split(url);
         let known = parameters.split('&').filter(|parameter| {
             let name = parameter.split_once('=').map_or(*parameter, |(name, _)| name);
-            DRIVERS_PARAMETERS.contains(&name) || name.starts_with("options[")
+            is_drivers(name)
         });
         let options: PgConnectOptions = format!("{address}?{}", known.collect::<Vec<_>>().join("&"))
             .parse()
             .map_err(|_| BadUrl(NOT_A_URL.to_owned()))?;
-        let mut read = Self { options, schema: "public".to_owned(), warnings: Vec::new() };
-        let mut encryption = Encryption::default();
+        let mut read =
+            Self { options, schema: schema_in(parameters), connections: None, wait: None, warnings: Vec::new() };
+        let (mut encryption, mut ignored) = (Encryption::default(), Ignored::default());
         for (name, value) in form_urlencoded::parse(parameters.as_bytes()) {
             match name.as_ref() {
-                "schema" if !value.is_empty() => read.schema = value.into_owned(),
+                "schema" => {}
+                "connection_limit" => match value.parse() {
+                    Ok(limit @ 1..) => read.connections = Some(limit),
+                    _ => return Err(BadUrl("connection_limit must be a number of connections".to_owned())),
+                },
+                "pool_timeout" => match value.parse() {
+                    Ok(0) => read.wait = Some(Duration::MAX),
+                    Ok(seconds) => read.wait = Some(Duration::from_secs(seconds)),
+                    Err(_) => return Err(BadUrl("pool_timeout must be a number of seconds".to_owned())),
+                },
                 "sslidentity" | "sslpassword" => read.warnings.push(format!(
                     "{name} is not supported: set the client's certificate and key as PEM files in sslcert and sslkey"
                 )),
-                name => encryption.read(name, &value)?,
+                name if encryption.read(name, &value)? || is_drivers(name) => {}
+                name => ignored.note(name),
             }
         }
         read.encrypt(encryption)?;
+        read.warnings.extend(ignored.warning());
         Ok(read)
+    }
+
+    /// The URL `direct` with the schema of `database_url`, whose schema counts for LiteLLM, too. The schema is `public` if
+    /// that URL names none.
+    pub fn with_schema_of(direct: &str, database_url: &str) -> String {
+        let (address, parameters) = split(direct);
+        let is_schema = |parameter: &&str| {
+            form_urlencoded::parse(parameter.as_bytes()).next().is_some_and(|(name, _)| name == "schema")
+        };
+        let mut kept: String =
+            parameters.split('&').filter(|parameter| !is_schema(parameter)).collect::<Vec<_>>().join("&");
+        if !kept.is_empty() {
+            kept.push('&');
+        }
+        let schema = schema_in(split(database_url).1);
+        let schema: String = form_urlencoded::byte_serialize(schema.as_bytes()).collect();
+        format!("{address}?{kept}schema={schema}")
+    }
+
+    /// Where the database is, without user and password: `litellm at db.example:5432`.
+    pub fn location(&self) -> String {
+        let name = self.options.get_database().unwrap_or("postgres");
+        match self.options.get_socket() {
+            Some(socket) => format!("{name} at {}", socket.display()),
+            None => format!("{name} at {}:{}", self.options.get_host(), self.options.get_port()),
+        }
     }
 
     fn encrypt(&mut self, encryption: Encryption) -> Result<(), BadUrl> {
@@ -109,6 +176,49 @@ impl DatabaseUrl {
     }
 }
 
+/// The parts of a URL before and after the question mark.
+fn split(url: &str) -> (&str, &str) {
+    url.split_once('?').unwrap_or((url, ""))
+}
+
+/// The schema that the parameters of a URL name, or `public`.
+fn schema_in(parameters: &str) -> String {
+    let named =
+        form_urlencoded::parse(parameters.as_bytes()).filter(|(name, value)| name == "schema" && !value.is_empty());
+    named.last().map_or_else(|| "public".to_owned(), |(_, schema)| schema.into_owned())
+}
+
+fn is_drivers(name: &str) -> bool {
+    DRIVERS_PARAMETERS.contains(&name) || name.starts_with("options[")
+}
+
+/// The parameters that are ignored.
+#[derive(Default)]
+struct Ignored {
+    names: BTreeSet<&'static str>,
+    others: u32,
+}
+
+impl Ignored {
+    fn note(&mut self, name: &str) {
+        match IGNORED_PARAMETERS.iter().find(|known| **known == name) {
+            Some(known) => _ = self.names.insert(known),
+            None if name.is_empty() => {}
+            None => self.others += 1,
+        }
+    }
+
+    fn warning(&self) -> Option<String> {
+        let mut named: Vec<String> = self.names.iter().map(|name| (*name).to_owned()).collect();
+        match self.others {
+            0 => {}
+            1 => named.push("one that is unknown".to_owned()),
+            others => named.push(format!("{others} that are unknown")),
+        }
+        (!named.is_empty()).then(|| format!("litespend ignores some parameters of the URL: {}", named.join(", ")))
+    }
+}
+
 /// The parameters for encryption.
 #[derive(Default)]
 struct Encryption {
@@ -127,7 +237,8 @@ enum Accept {
 }
 
 impl Encryption {
-    fn read(&mut self, name: &str, value: &str) -> Result<(), BadUrl> {
+    /// Reads a parameter, and returns whether it is one for encryption.
+    fn read(&mut self, name: &str, value: &str) -> Result<bool, BadUrl> {
         let path = || (!value.is_empty()).then(|| PathBuf::from(value));
         match name {
             "sslmode" | "ssl-mode" => {
@@ -144,9 +255,9 @@ impl Encryption {
             "sslrootcert" | "ssl-root-cert" | "ssl-ca" => self.root = path(),
             "sslcert" | "ssl-cert" => self.certificate = path(),
             "sslkey" | "ssl-key" => self.key = path(),
-            _ => {}
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The file of root certificates to trust in addition to the public ones. A Prisma `sslcert` is such a file. A
@@ -219,7 +330,7 @@ mod tests {
         for url in ["mysql://u:p@h/db", "h:5432/db", "", "postgres://h:port/db", "http://h"] {
             assert!(DatabaseUrl::parse(url).is_err(), "{url}");
         }
-        let url = "postgresql://u:p@h:6543/db?schema=public&connection_limit=5&sslmode=disable&sslpassword=x";
+        let url = "postgresql://u:p@h:6543/db?schema=public&pgbouncer=true&sslmode=disable&sslpassword=x";
         let read = DatabaseUrl::parse(url).expect("a URL");
         let options = &read.options;
         assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("h", 6543, Some("db")));
@@ -229,6 +340,50 @@ mod tests {
         assert_eq!(schema(url), "public");
         assert_eq!(schema("postgresql://h/db"), "public");
         assert_eq!(schema("postgresql://h/db?schema="), "public");
+    }
+
+    #[test]
+    fn prismas_pool_parameters_are_read_and_others_named_as_ignored() {
+        let read = |parameters: &str| DatabaseUrl::parse(&format!("postgresql://u@localhost/db?{parameters}"));
+        let pool = |parameters: &str| read(parameters).map(|read| (read.connections, read.wait)).expect(parameters);
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(pool("schema=litellm"), (None, None));
+        assert_eq!(pool("connection_limit=7&pool_timeout=12"), (Some(7), seconds(12)));
+        assert_eq!(pool("pool_timeout=0"), (None, Some(Duration::MAX)));
+        for wrong in ["connection_limit=hunter2", "connection_limit=0", "connection_limit=-1", "pool_timeout=hunter2"] {
+            let error = read(wrong).expect_err(wrong).to_string();
+            assert!(error.contains(" must be a number of ") && !error.contains("hunter2"), "{error}");
+        }
+        let warnings = |parameters: &str| read(parameters).expect(parameters).warnings;
+        let understood = "schema=a&connection_limit=7&pool_timeout=12&sslmode=prefer&sslaccept=accept_invalid_certs&\
+                          user=u&options=-cgeqo=off&options[geqo]=off&";
+        assert_eq!(warnings(understood), [""; 0]);
+        let ignored = "litespend ignores some parameters of the URL: ";
+        assert_eq!(
+            warnings("pgbouncer=true&connect_timeout=5&pgbouncer=true"),
+            [format!("{ignored}connect_timeout, pgbouncer")]
+        );
+        assert_eq!(warnings("hunter2@h/db"), [format!("{ignored}one that is unknown")]);
+        assert_eq!(warnings("socket_timeout=1&a=1&b=2"), [format!("{ignored}socket_timeout, 2 that are unknown")]);
+    }
+
+    #[test]
+    fn a_direct_url_has_the_schema_of_the_other_one() {
+        for (direct, other, expected) in [
+            ("postgresql://d/db", "postgresql://p/db?schema=litellm", "postgresql://d/db?schema=litellm"),
+            ("postgresql://d/db", "postgresql://p/db", "postgresql://d/db?schema=public"),
+            ("postgresql://d/db?", "postgresql://p/db?pgbouncer=true", "postgresql://d/db?schema=public"),
+            (
+                "postgresql://d/db?sslmode=require&schema=other&host=%2Frun&s%63hema=c",
+                "postgresql://p/db?pgbouncer=true&schema=lite%20llm%26",
+                "postgresql://d/db?sslmode=require&host=%2Frun&schema=lite+llm%26",
+            ),
+        ] {
+            let url = DatabaseUrl::with_schema_of(direct, other);
+            assert_eq!(url, expected);
+            let schema = |url: &str| DatabaseUrl::parse(url).expect(url).schema;
+            assert_eq!(schema(&url), schema(other));
+        }
     }
 
     #[test]

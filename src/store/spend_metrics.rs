@@ -237,22 +237,51 @@ pub const NAME_LENGTH: i32 = 128;
 /// Names of things by their IDs.
 pub type Names = Vec<(String, Option<String>)>;
 
-/// Aliases of keys by their hashes.
-pub async fn key_aliases(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
-    sqlx::query_as(
-        r#"SELECT left(token, $1), left(key_alias, $1) FROM "LiteLLM_VerificationToken" WHERE key_alias <> ''"#,
-    )
-    .bind(NAME_LENGTH)
-    .fetch_all(connection)
-    .await
+/// Whether all of these tables exist.
+async fn exist(connection: &mut PgConnection, tables: &[&str]) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name")
+        .bind(tables)
+        .fetch_one(connection)
+        .await
 }
 
-/// Aliases of teams by their IDs.
+/// Aliases of keys by their hashes: of deleted keys, if there is a table of them, and then of all others.
+pub async fn key_aliases(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
+    // A LiteLLM before 1.80 has no such table.
+    let deleted = if exist(connection, &[r#""LiteLLM_DeletedVerificationToken""#]).await? {
+        r#"SELECT left(token, $1), left(key_alias, $1) FROM "LiteLLM_DeletedVerificationToken" AS gone
+           WHERE key_alias <> ''
+             AND NOT EXISTS (SELECT FROM "LiteLLM_VerificationToken" AS own WHERE own.token = gone.token)
+           ORDER BY deleted_at"#
+    } else {
+        ""
+    };
+    let own = r#"SELECT left(token, $1), left(key_alias, $1) FROM "LiteLLM_VerificationToken" WHERE key_alias <> ''"#;
+    names(connection, [deleted, own]).await
+}
+
+/// Aliases of teams by their IDs: of deleted teams, if there is a table of them, and then of all others.
 pub async fn team_aliases(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
-    sqlx::query_as(r#"SELECT left(team_id, $1), left(team_alias, $1) FROM "LiteLLM_TeamTable" WHERE team_alias <> ''"#)
-        .bind(NAME_LENGTH)
-        .fetch_all(connection)
-        .await
+    // Only LiteLLM has this table, since 1.80.
+    let deleted = if exist(connection, &[r#""LiteLLM_DeletedTeamTable""#]).await? {
+        r#"SELECT left(team_id, $1), left(team_alias, $1) FROM "LiteLLM_DeletedTeamTable" AS gone
+           WHERE team_alias <> ''
+             AND NOT EXISTS (SELECT FROM "LiteLLM_TeamTable" AS own WHERE own.team_id = gone.team_id)
+           ORDER BY deleted_at"#
+    } else {
+        ""
+    };
+    let own = r#"SELECT left(team_id, $1), left(team_alias, $1) FROM "LiteLLM_TeamTable" WHERE team_alias <> ''"#;
+    names(connection, [deleted, own]).await
+}
+
+/// The rows of all statements that are not empty.
+async fn names(connection: &mut PgConnection, statements: [&'static str; 2]) -> Result<Names, sqlx::Error> {
+    let mut names = Names::new();
+    for statement in statements.into_iter().filter(|statement| !statement.is_empty()) {
+        names.extend(sqlx::query_as(statement).bind(NAME_LENGTH).fetch_all(&mut *connection).await?);
+    }
+    Ok(names)
 }
 
 /// Email addresses of users by their IDs.
@@ -278,6 +307,15 @@ pub struct Budget {
     pub remaining_hours: Option<f64>,
 }
 
+/// The budgets of a kind.
+#[derive(Clone, Debug, Default)]
+pub struct Budgets {
+    /// The first ones.
+    pub listed: Vec<Budget>,
+    /// The number of the others.
+    pub not_listed: i64,
+}
+
 /// Who has a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
@@ -293,30 +331,34 @@ pub enum Holder {
     Customer,
 }
 
+/// The statement that lists a kind's budgets, and the one that counts them.
 macro_rules! budgets_of {
     ($id:literal, $alias:literal, $budget:literal, $from:literal) => {
-        concat!(
-            "SELECT ",
-            $id,
-            " AS id, ",
-            $alias,
-            " AS alias, ",
-            $budget,
-            ".max_budget, o.spend, (extract(epoch FROM ",
-            $budget,
-            ".budget_reset_at::timestamptz - now()) / 3600)::float8 AS remaining_hours FROM ",
-            $from,
-            " ORDER BY ",
-            $budget,
-            ".max_budget IS NULL, 1 LIMIT $1"
+        (
+            concat!(
+                "SELECT ",
+                $id,
+                " AS id, ",
+                $alias,
+                " AS alias, ",
+                $budget,
+                ".max_budget, o.spend, (extract(epoch FROM ",
+                $budget,
+                ".budget_reset_at::timestamptz - now()) / 3600)::float8 AS remaining_hours FROM ",
+                $from,
+                " ORDER BY ",
+                $budget,
+                ".max_budget IS NULL, 1 LIMIT $1"
+            ),
+            concat!("SELECT count(*) FROM ", $from),
         )
     };
 }
 
 /// The first budgets of a kind by ID, at most `limit`; those who have no limit come last. None if an older LiteLLM does not have
 /// them.
-pub async fn budgets(connection: &mut PgConnection, of: Holder, limit: i64) -> Result<Vec<Budget>, sqlx::Error> {
-    let (tables, statement): (&[&str], &str) = match of {
+pub async fn budgets(connection: &mut PgConnection, of: Holder, limit: i64) -> Result<Budgets, sqlx::Error> {
+    let (tables, (statement, count)): (&[&str], (&str, &str)) = match of {
         Holder::Team => {
             (&[r#""LiteLLM_TeamTable""#], budgets_of!("team_id", "team_alias", "o", r#""LiteLLM_TeamTable" AS o"#))
         }
@@ -352,13 +394,15 @@ pub async fn budgets(connection: &mut PgConnection, of: Holder, limit: i64) -> R
             ),
         ),
     };
-    let exist: bool =
-        sqlx::query_scalar("SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name")
-            .bind(tables)
-            .fetch_one(&mut *connection)
-            .await?;
-    if !exist {
-        return Ok(Vec::new());
+    if !exist(connection, tables).await? {
+        return Ok(Budgets::default());
     }
-    sqlx::query_as(statement).bind(limit).bind(NAME_LENGTH).fetch_all(connection).await
+    let listed: Vec<Budget> =
+        sqlx::query_as(statement).bind(limit).bind(NAME_LENGTH).fetch_all(&mut *connection).await?;
+    let number = i64::try_from(listed.len()).unwrap_or(i64::MAX);
+    if number < limit {
+        return Ok(Budgets { listed, not_listed: 0 });
+    }
+    let all: i64 = sqlx::query_scalar(count).fetch_one(connection).await?;
+    Ok(Budgets { listed, not_listed: all - number })
 }

@@ -1,8 +1,10 @@
 //! The log of a database that litespend owns: partitioned by month from the start, or later while the server runs.
 
+use std::time::{Duration, Instant};
+
 use chrono::{Datelike, Months, NaiveDate, Utc};
 use litespend::booking::months as keeper;
-use litespend::booking::months::Maintained;
+use litespend::booking::months::{KnownMonths, Maintained};
 use litespend::rollups::folding;
 use litespend::store::log::months;
 use litespend::store::log::months::{Copying, Layout};
@@ -267,4 +269,43 @@ async fn a_row_that_comes_while_its_partition_is_created_gets_into_it() {
     written.await.unwrap().unwrap();
     let place = r#"SELECT tableoid::regclass::text FROM "LiteLLM_SpendLogs""#;
     assert_eq!(app.scalar(place).await, r#""LiteLLM_SpendLogs_2024_05""#);
+}
+
+/// Reads the default partition, as a long report does, until the transaction ends.
+async fn long_report(app: &TestApp) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut reader = app.pool.begin().await.unwrap();
+    sqlx::query(r#"SELECT FROM "LiteLLM_SpendLogs_default""#).execute(&mut *reader).await.unwrap();
+    reader
+}
+
+#[tokio::test]
+async fn a_booking_waits_a_moment_for_a_report_that_holds_up_the_partition_of_its_month() {
+    let app = TestApp::new().await;
+    let old = NaiveDate::from_ymd_opt(2024, 5, 10).unwrap();
+    let reader = long_report(&app).await;
+    let report = async {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        reader.commit().await.unwrap();
+    };
+    let (booked, ()) = tokio::join!(book(&app, "while", old), report);
+    assert_eq!(booked, "recorded");
+    assert_eq!(names(&app).await, [name_of(old), "LiteLLM_SpendLogs_default".to_owned()]);
+}
+
+#[tokio::test]
+async fn a_month_whose_partition_could_not_be_created_is_tried_again_later() {
+    let app = TestApp::new().await;
+    let (old, now) = (NaiveDate::from_ymd_opt(2024, 5, 10).unwrap(), Instant::now());
+    let known = KnownMonths::default();
+    let create = async |seconds: u64| {
+        let mut connection = app.pool.acquire().await.unwrap();
+        known.create(&mut connection, [old].into_iter(), now + Duration::from_secs(seconds)).await.unwrap();
+        names(&app).await.len() == 2
+    };
+    let reader = long_report(&app).await;
+    assert!(!create(0).await);
+    reader.commit().await.unwrap();
+    // For a minute, bookings do not wait again.
+    assert!(!create(59).await);
+    assert!(create(61).await);
 }

@@ -80,7 +80,7 @@ async fn the_reference_lists_whatever_a_scrape_has() {
     let app = TestApp::seeded().await;
     folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
     let labels = Label::value_variants().to_vec();
-    let all = Settings { spend_metrics: SpendMetricsSettings { labels, series: 3 }, ..settings() };
+    let all = Settings { spend_metrics: SpendMetricsSettings::new(&labels, 3), ..settings() };
     let server = app.beside(all);
     server.state.refresh_rollups().await.unwrap();
     server.get("/spend/tags", MASTER_KEY).await;

@@ -1,6 +1,7 @@
 //! `POST /v1/traces`: OpenTelemetry's spans become bookings.
 
 use std::io::Write;
+use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
@@ -359,15 +360,25 @@ async fn gzip_is_unpacked_within_the_limit_of_a_body() {
     let packed = gzip(&batch(vec![span(1, "chat", &used())]).encode_to_vec());
     assert_eq!(send(&app, MASTER_KEY, &headers, packed).await.rejected(), (0, String::new()));
     assert_eq!(rows(&app.pool).await, 1);
-    // Empty messages cost nothing until the body is too large.
-    let empty = |bytes: usize| gzip(&[0x0a, 0].repeat(bytes / 2));
-    assert_eq!(send(&app, MASTER_KEY, &headers, empty(16 << 20)).await.rejected(), (0, String::new()));
-    let (status, code, message) = send(&app, MASTER_KEY, &headers, empty((16 << 20) + 2)).await.refusal();
-    assert_eq!((status, code), (413, 3), "{message}");
+    // Fields that are not read cost nothing until the body is too large.
+    let ignored = |bytes: usize| {
+        let mut body = vec![0x7a, 0, 0, 0, 0];
+        // The length of what follows, in four bytes of seven bits.
+        for (place, byte) in body[1..].iter_mut().enumerate() {
+            *byte = u8::try_from(((bytes - 5) >> (7 * place)) & 0x7f).unwrap() | if place < 3 { 0x80 } else { 0 };
+        }
+        body.resize(bytes, 0);
+        body
+    };
+    for (headers, body) in [(&headers[..1], ignored(64 << 20)), (&headers[..], gzip(&ignored(64 << 20)))] {
+        assert_eq!(send(&app, MASTER_KEY, headers, body).await.rejected(), (0, String::new()));
+    }
+    for (headers, body) in [(&headers[..1], ignored((64 << 20) + 1)), (&headers[..], gzip(&ignored((64 << 20) + 1)))] {
+        let (status, code, message) = send(&app, MASTER_KEY, headers, body).await.refusal();
+        assert_eq!((status, code), (413, 3), "{message}");
+    }
     let (status, ..) = send(&app, MASTER_KEY, &headers, gzip(&vec![0; 200 << 20])).await.refusal();
     assert_eq!(status, 413, "a bomb");
-    let (status, ..) = send(&app, MASTER_KEY, &[("content-type", PROTOBUF)], vec![0; (16 << 20) + 1]).await.refusal();
-    assert_eq!(status, 413);
     let many = batch(vec![span(2, "chat", &used()); 10_001]);
     let (status, _, message) = send(&app, MASTER_KEY, &headers, gzip(&many.encode_to_vec())).await.refusal();
     assert!(status == 413 && message.contains("more than 10000"), "{message}");
@@ -382,6 +393,83 @@ async fn gzip_is_unpacked_within_the_limit_of_a_body() {
     let some = members(999).collect::<Vec<u8>>();
     assert_eq!(send(&app, MASTER_KEY, &headers, some).await.rejected(), (0, String::new()));
     assert_eq!(rows(&app.pool).await, 2);
+}
+
+/// Python's exporter sends 512 spans at once.
+#[tokio::test]
+async fn a_batch_of_spans_with_the_texts_of_their_calls_is_booked() {
+    let app = app().await;
+    let texts = text("gen_ai.input.messages", &"What does a call cost? ".repeat(5000));
+    let spans: Vec<Span> = (0..=255)
+        .flat_map(|number| {
+            let one = span(number, "chat", &[used(), vec![texts.clone()]].concat());
+            [Span { trace_id: vec![8; 16], ..one.clone() }, one]
+        })
+        .collect();
+    assert_eq!(spans.len(), 512);
+    let answer = export(&app, &owners::key(0), &batch(spans)).await;
+    assert_eq!(answer.rejected(), (0, String::new()));
+    assert_eq!(rows(&app.pool).await, 512);
+}
+
+/// What was logged while it was the subscriber.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_why_spans_were_not_booked() {
+    let app = app().await;
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let warnings = || {
+        let text = String::from_utf8(std::mem::take(&mut *lines.0.lock().unwrap())).unwrap();
+        text.lines().filter(|line| line.contains(" WARN ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let secret = text("gen_ai.input.messages", "the-secret-prompt");
+    let of_model = |name: &str| [text("gen_ai.request.model", name), count("gen_ai.usage.input_tokens", 5)];
+    let unpriced = |number: u8| {
+        let attributes = [&of_model(&format!("no-such\nmodel-{number}"))[..], &[secret.clone()]].concat();
+        span(number, "chat", &attributes)
+    };
+    let booked = span(1, "chat", &used());
+    assert_eq!(export(&app, MASTER_KEY, &batch(vec![booked.clone()])).await.rejected(), (0, String::new()));
+    assert_eq!(warnings(), Vec::<String>::new());
+    let untold = span(30, "chat", &[text("gen_ai.request.model", "gpt-4o"), secret.clone()]);
+    export(&app, &owners::key(0), &batch(vec![booked, untold, unpriced(2)])).await;
+    let [line]: [String; 1] = warnings().try_into().unwrap();
+    for part in [
+        "spans were not booked",
+        &format!(r#"key="{}""#, &hash_key(&owners::key(0))[..8]),
+        "rejected=2 unnamed=0",
+        "both are missing; cost: is missing, and: ",
+        r"no-such\nmodel-2",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    // Many reasons are one line of bounded length, without texts of the call.
+    let long = span(40, "chat", &of_model(&"x".repeat(2000)));
+    let many = (2..30).map(unpriced).chain([long, Span { attributes: used(), ..span(41, "", &[]) }]);
+    export(&app, MASTER_KEY, &batch(many.rev().collect())).await;
+    let [line]: [String; 1] = warnings().try_into().unwrap();
+    assert!(line.contains(r#"key="master" rejected=29 unnamed=1"#) && line.contains("and 24 more"), "{line}");
+    assert!(line.len() < 5 * 400 + 400 && !line.contains("the-secret-prompt"), "{line}");
+    // Spans that are ignored because they do not say what they are.
+    export(&app, MASTER_KEY, &batch(vec![Span { attributes: used(), ..span(42, "", &[]) }])).await;
+    let [line]: [String; 1] = warnings().try_into().unwrap();
+    assert!(line.contains("rejected=0 unnamed=1") && line.contains("without a known gen_ai.operation.name"), "{line}");
 }
 
 #[tokio::test]
@@ -604,6 +692,12 @@ async fn bookings_and_refusals_are_counted_once() {
     }
     assert_eq!((booked("recorded").await, booked("duplicate").await, booked("error").await), (1, 1, 4));
     assert_eq!(refused("invalid").await, 0);
+    let unnamed = batch(vec![Span { attributes: used(), ..span(4, "", &[]) }, span(5, "invoke_agent", &used())]);
+    assert_eq!(export(&app, MASTER_KEY, &unnamed).await.rejected().0, 0);
+    let became = async |outcome: &str| count(&format!(r#"litespend_otlp_spans_total{{outcome="{outcome}"}}"#)).await;
+    for (outcome, expected) in [("recorded", 1), ("duplicate", 1), ("rejected", 4), ("unnamed", 1)] {
+        assert_eq!(became(outcome).await, expected, "{outcome}");
+    }
     assert_eq!(export(&app, "sk-unknown", &spans).await.status, 401);
     assert_eq!(send(&app, MASTER_KEY, &[("content-type", PROTOBUF)], "{").await.status, 400);
     assert_eq!((refused("unauthorized").await, refused("invalid").await), (1, 1));

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use litespend::books::pruning;
+use litespend::identity::hash_key;
 use litespend::rollups::folding;
 use litespend::settings::Settings;
 use litespend::settings::spend_metrics::{Label, SpendMetricsSettings};
 use litespend::store::log::months;
 use litespend::store::rollups;
+use litespend::store::rollups::partitions;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
+use crate::books::Books;
 use crate::support::{MASTER_KEY, TestApp, insert, randomness, settings};
 
 /// The samples of a metric by their labels.
@@ -239,16 +243,17 @@ async fn a_counter_never_falls_when_spend_is_corrected() {
 async fn labels_and_the_number_of_series_are_chosen() {
     let app = TestApp::seeded().await;
     let chosen = |labels: &[Label], series| Settings {
-        spend_metrics: SpendMetricsSettings { labels: labels.to_vec(), series },
+        spend_metrics: SpendMetricsSettings::new(labels, series),
         metrics_public: true,
         ..settings()
     };
     folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
-    let server = app.beside(chosen(&[Label::Team, Label::UserEmail, Label::EndUser], 3));
+    let server = app.beside(chosen(&[Label::Team, Label::UserEmail, Label::EndUser, Label::Team], 3));
     server.state.refresh_rollups().await.unwrap();
     let few = samples(&server, "litellm_spend_metric_total").await;
     assert_eq!(few.len(), 4, "{few:?}");
-    assert!(few.contains_key(r#"team="other",user_email="other""#), "{few:?}");
+    // Each label is there once, and the email address brings the user along.
+    assert!(few.contains_key(r#"team="other",user="other",user_email="other""#), "{few:?}");
     let all = app.beside(chosen(&[Label::Team, Label::UserEmail], 1_000));
     all.state.refresh_rollups().await.unwrap();
     let all = samples(&all, "litellm_spend_metric_total").await;
@@ -261,6 +266,71 @@ async fn labels_and_the_number_of_series_are_chosen() {
         answer.text
     );
     assert_eq!(app.get("/metrics/spend", "").await.status, 401);
+}
+
+/// What a key, a team and a user that are there, were renamed or were deleted have spent stays in the series of their ID.
+#[tokio::test]
+async fn names_of_what_was_renamed_and_deleted_move_no_spend_to_another_series() {
+    let chosen = [Label::ApiKeyAlias, Label::TeamAlias, Label::Model];
+    let told = Settings { spend_metrics: SpendMetricsSettings::new(&chosen, 1_000), ..settings() };
+    let app = TestApp::with(told).await;
+    let (mut keys, mut teams) = (Vec::new(), Vec::new());
+    for alias in ["first", "second"] {
+        let team = app.post("/team/new", MASTER_KEY, &json!({"team_alias": format!("team {alias}")})).await.json();
+        let key = app.post("/key/generate", MASTER_KEY, &json!({"key_alias": alias})).await.json();
+        teams.push(team["team_id"].as_str().unwrap().to_owned());
+        keys.push(hash_key(key["key"].as_str().unwrap()));
+    }
+    for ((key, team), spend) in keys.iter().zip(&teams).zip([1.0, 2.0]) {
+        let row = json!([{"request_id": key, "call_type": "acompletion", "startTime": "2026-02-01T00:00:00",
+            "endTime": "2026-02-01T00:00:00", "api_key": key, "team_id": team, "model": "m", "spend": spend}]);
+        insert(&mut app.pool.acquire().await.unwrap(), "LiteLLM_SpendLogs", &row).await;
+    }
+    app.state.refresh_rollups().await.unwrap();
+    let check = async |aliases: [&str; 2], team_aliases: [&str; 2], step: &str| {
+        let expected: Samples = (0..2)
+            .map(|at| {
+                let (key, alias, team, team_alias) = (&keys[at], aliases[at], &teams[at], team_aliases[at]);
+                let key = format!(r#"hashed_api_key="{key}",api_key_alias="{alias}""#);
+                (format!(r#"{key},team="{team}",team_alias="{team_alias}",model="m""#), [1.0, 2.0][at])
+            })
+            .collect();
+        assert_eq!(samples(&app, "litellm_spend_metric_total").await, expected, "{step}");
+    };
+    let team_aliases = ["team first", "team second"];
+    check(["first", "second"], team_aliases, "as they were").await;
+    let delete = async |key: &str| {
+        assert_eq!(app.post("/key/delete", MASTER_KEY, &json!({"keys": [key]})).await.status, 200);
+    };
+    delete(&keys[0]).await;
+    check(["first", "second"], team_aliases, "deleted").await;
+    // Several deletions of one key, of which the last counts.
+    app.execute(
+        r#"INSERT INTO "LiteLLM_DeletedVerificationToken" (id, token, key_alias, deleted_at)
+           SELECT 'earlier', token, 'before', deleted_at - interval '1 day' FROM "LiteLLM_DeletedVerificationToken""#,
+    )
+    .await;
+    check(["first", "second"], team_aliases, "deleted twice").await;
+    // A key that is there counts, with a name and without.
+    app.execute(
+        r#"INSERT INTO "LiteLLM_VerificationToken" (token, key_alias)
+           SELECT token, 'second' FROM "LiteLLM_DeletedVerificationToken" WHERE id <> 'earlier'"#,
+    )
+    .await;
+    check(["second", "second"], team_aliases, "the same name").await;
+    app.execute(r#"UPDATE "LiteLLM_VerificationToken" SET key_alias = NULL"#).await;
+    check(["None", "None"], team_aliases, "without a name").await;
+    // LiteLLM keeps deleted teams since 1.80. A database of litespend's own has no such table.
+    app.execute(
+        r#"CREATE TABLE "LiteLLM_DeletedTeamTable" (id text, team_id text, team_alias text, deleted_at timestamp(3));
+           WITH gone AS (DELETE FROM "LiteLLM_TeamTable" WHERE team_alias = 'team first' RETURNING *)
+           INSERT INTO "LiteLLM_DeletedTeamTable" SELECT 'x', team_id, team_alias, now() FROM gone;
+           UPDATE "LiteLLM_TeamTable" SET team_alias = 'team new'"#,
+    )
+    .await;
+    check(["None", "None"], ["team first", "team new"], "a deleted team").await;
+    app.execute(r#"DROP TABLE "LiteLLM_DeletedTeamTable", "LiteLLM_DeletedVerificationToken""#).await;
+    check(["None", "None"], ["None", "team new"], "without tables of what was deleted").await;
 }
 
 #[tokio::test]
@@ -298,6 +368,102 @@ async fn budgets_of_all_kinds_are_listed() {
     assert!(labels.contains("Team") && (hours - 1.5).abs() < 0.1, "{labels} {hours}");
 }
 
+#[tokio::test]
+async fn budgets_beyond_the_limit_are_counted() {
+    let told = Settings { spend_metrics: SpendMetricsSettings::new(&[Label::EndUser], 2), ..settings() };
+    let app = TestApp::with(told).await;
+    app.execute(
+        r#"INSERT INTO "LiteLLM_TeamTable" (team_id, max_budget) SELECT 't' || n, 1 FROM generate_series(1, 5) AS n;
+           INSERT INTO "LiteLLM_UserTable" (user_id) VALUES ('u1'), ('u2');
+           INSERT INTO "LiteLLM_VerificationToken" (token, team_id)
+           VALUES ('a', NULL), ('b', NULL), ('c', NULL), ('session', 'litellm-dashboard')"#,
+    )
+    .await;
+    let expected: Samples = [("team", 3.0), ("org", 0.0), ("api_key", 1.0), ("user", 0.0), ("customer", 0.0)]
+        .map(|(kind, count)| (format!(r#"kind="{kind}""#), count))
+        .into();
+    assert_eq!(samples(&app, "litespend_budgets_not_listed").await, expected);
+    assert_eq!(samples(&app, "litellm_team_max_budget_metric").await.len(), 2);
+}
+
+/// The counters of two servers on the database: one that has run for long, and one that was just started.
+async fn counters_of_servers(books: &Books) -> [BTreeMap<&'static str, Samples>; 2] {
+    let started = books.app.another().await;
+    let mut all = [BTreeMap::new(), BTreeMap::new()];
+    for (server, counters) in [&books.app, &started].into_iter().zip(&mut all) {
+        server.state.refresh_rollups().await.unwrap();
+        for counter in [
+            "litellm_spend_metric_total",
+            "litellm_requests_metric_total",
+            "litellm_total_tokens_metric_total",
+            "litellm_input_tokens_metric_total",
+            "litellm_output_tokens_metric_total",
+        ] {
+            counters.insert(counter, samples(server, counter).await);
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn counters_stay_when_days_are_closed_and_pruned_partitions_dropped_and_servers_started() {
+    let books = Books::new().await;
+    let mut connection = books.connection().await;
+    for month in ["2026-01-01", "2026-02-01", "2026-03-01"] {
+        months::add(&mut connection, month.parse().unwrap(), true).await.unwrap();
+    }
+    let mut booked = 0;
+    let mut book = async || {
+        booked += 1;
+        let call = json!({"model": "gpt-4o", "prompt_tokens": 12, "completion_tokens": 3, "idempotency_key": booked.to_string()});
+        let answer = books.app.post("/spend/usage", MASTER_KEY, &call).await;
+        assert!(answer.status == 200 && answer.json()["recorded"] == 1, "{}", answer.text);
+    };
+    book().await;
+    books.settle().await;
+    let [expected, started] = counters_of_servers(&books).await;
+    assert_eq!(expected, started);
+    let sum = |counter: &str, all: &BTreeMap<&str, Samples>| all[counter].values().sum::<f64>();
+    let requests = sum("litellm_requests_metric_total", &expected);
+    let rows = async |range: &'static str| books.app.scalar(range).await.parse::<u32>().unwrap();
+    const UNTIL_MARCH: &str = r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs" WHERE "startTime" < '2026-03-01'"#;
+    const IN_MARCH: &str = r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs"
+        WHERE "startTime" >= '2026-03-01' AND "startTime" < '2026-04-01'"#;
+    assert!(rows(UNTIL_MARCH).await > 10 && rows(IN_MARCH).await > 0 && requests > 10.0);
+    let check = async |step: &str| {
+        for _ in 0..2 {
+            for counters in counters_of_servers(&books).await {
+                assert_eq!(counters, expected, "{step}");
+            }
+            books.settle().await;
+        }
+    };
+    assert!(books.close("2026-02-28").await > 2);
+    check("closed").await;
+    let mut dropped = 0;
+    pruning::prune(&mut connection, &books.archive, "2026-02-28".parse().unwrap(), |step| {
+        dropped += usize::from(matches!(step, pruning::Step::Partition(_)));
+        true
+    })
+    .await
+    .unwrap();
+    assert!(dropped > 0 && rows(UNTIL_MARCH).await == 0, "{dropped}");
+    check("pruned").await;
+    // A partition of days that are not closed.
+    books.app.execute(r#"DROP TABLE "LiteLLM_SpendLogs_2026_03""#).await;
+    assert_eq!(rows(IN_MARCH).await, 0);
+    check("a partition was dropped").await;
+    partitions::follow(&mut connection).await.unwrap();
+    check("the rollups know that it was dropped").await;
+    book().await;
+    for counters in counters_of_servers(&books).await {
+        assert_eq!(sum("litellm_requests_metric_total", &counters), requests + 1.0);
+        for counter in ["litellm_spend_metric_total", "litellm_total_tokens_metric_total"] {
+            assert!(sum(counter, &counters) > sum(counter, &expected), "{counter}");
+        }
+    }
+}
+
 /// A read of the log would wait for the lock.
 #[tokio::test]
 async fn a_scrape_reads_no_row_of_the_log() {
@@ -333,8 +499,7 @@ async fn more_series_than_are_read_at_once_are_all_listed() {
                   ('c', 'acompletion', '', 'another', 8.0, '2026-02-01', '2026-02-01')"#,
     )
     .await;
-    let settings =
-        Settings { spend_metrics: SpendMetricsSettings { labels: vec![Label::Model], series: 40_000 }, ..settings() };
+    let settings = Settings { spend_metrics: SpendMetricsSettings::new(&[Label::Model], 40_000), ..settings() };
     let server = app.beside(settings);
     server.state.refresh_rollups().await.unwrap();
     let check = async |step: &str| {
@@ -359,7 +524,7 @@ async fn fold(app: &TestApp, changes: i32) {
 async fn amounts_are_the_same_in_whatever_order_they_are_folded() {
     // Without the key as a label, several series are summed.
     let mut settings = settings();
-    settings.spend_metrics.labels = vec![Label::Team];
+    settings.spend_metrics = SpendMetricsSettings::new(&[Label::Team], 10_000);
     let app = TestApp::with(settings).await;
     let insert = async |rows: &[(&str, &str, f64)]| {
         for (team, key, spend) in rows {

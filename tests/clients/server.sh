@@ -1,6 +1,9 @@
 # Sourced by scripts like those in this folder, at the root of the checkout. Provides the program, a home directory that
 # is removed with the script, and servers in it.
 
+# Settings of whoever runs this, which would lead to databases and archives of theirs.
+unset DATABASE_URL DATABASE_URL_READ_REPLICA DIRECT_URL CONFIG_FILE_PATH LITESPEND_ARCHIVE_URL
+
 target=${CARGO_TARGET_DIR:-target}
 bin=${LITESPEND_BIN:-$target/debug/litespend}
 [ -n "${LITESPEND_BIN:-}" ] || cargo build --locked --bin litespend
@@ -22,7 +25,7 @@ trap finish EXIT
 start() {
     local name=$1 master_key=$2
     shift 2
-    env -u DATABASE_URL LITELLM_MASTER_KEY="$master_key" "$@" "$bin" serve --port 0 --data-dir "$home/data" \
+    env LITELLM_MASTER_KEY="$master_key" "$@" "$bin" serve --port 0 --data-dir "$home/data" \
         >"$home/$name" 2>"$home/$name.log" &
     # The server that was started last stops first, because it may use the PostgreSQL of the first one.
     servers=("$!" ${servers[@]+"${servers[@]}"})

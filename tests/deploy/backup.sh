@@ -9,7 +9,7 @@ bin=$(realpath "${LITESPEND_BIN:-${CARGO_TARGET_DIR:-target}/debug/litespend}")
 postgres=${PG_BIN_DIR:-$(pg_config --bindir)}
 tables=$(realpath migrations/litellm/0001_litellm_tables.sql)
 export PATH="$postgres:$PATH"
-unset DATABASE_URL DIRECT_URL LITESPEND_ARCHIVE_URL
+unset DATABASE_URL DATABASE_URL_READ_REPLICA DIRECT_URL CONFIG_FILE_PATH LITESPEND_ARCHIVE_URL
 export LITELLM_MASTER_KEY
 LITELLM_MASTER_KEY=sk-$(python3 -c 'import secrets; print(secrets.token_hex(16))')
 

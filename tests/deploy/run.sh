@@ -90,7 +90,9 @@ static "services, probes and policies name the same port" ports
 
 export LITELLM_MASTER_KEY
 LITELLM_MASTER_KEY=sk-$(python3 -c 'import secrets; print(secrets.token_hex(16))')
-env -u DATABASE_URL "$bin" serve --host 127.0.0.1 --port 0 --data-dir "$work/home" >"$work/out" 2>"$work/log" &
+# Settings of whoever runs this, which would lead to databases and archives of theirs.
+unset DATABASE_URL DATABASE_URL_READ_REPLICA DIRECT_URL CONFIG_FILE_PATH LITESPEND_ARCHIVE_URL
+"$bin" serve --host 127.0.0.1 --port 0 --data-dir "$work/home" >"$work/out" 2>"$work/log" &
 server=$!
 url=
 for _ in $(seq 300); do

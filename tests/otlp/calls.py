@@ -1,4 +1,6 @@
-"""A program whose calls OpenTelemetry exports: python calls.py ADDRESS MASTER_KEY LITESPEND SERVICE
+"""A program whose calls OpenTelemetry exports: python calls.py ADDRESS MASTER_KEY LITESPEND LOG SERVICE
+
+LOG is the file with the server's log.
 
 OTEL_SEMCONV_STABILITY_OPT_IN decides whether the instrumentation uses the newest names of attributes."""
 
@@ -9,17 +11,21 @@ import subprocess
 import sys
 import urllib.request
 
-ADDRESS, MASTER_KEY, LITESPEND, SERVICE = sys.argv[1:]
+ADDRESS, MASTER_KEY, LITESPEND, LOG, SERVICE = sys.argv[1:]
 
 
-def ask(path, body=None):
+def text_of(path, body=None):
     request = urllib.request.Request(
         ADDRESS + path,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {MASTER_KEY}", "Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+        return answer.read().decode()
+
+
+def ask(path, body=None):
+    return json.loads(text_of(path, body))
 
 
 KEY = ask("/key/generate", {"key_alias": SERVICE})["key"]
@@ -135,6 +141,33 @@ def check(spans, answered, before):
     print(f"{len(rows)} calls, {total:.9f} USD: as the provider answered")
 
 
+def rejected():
+    """The spans that the server has rejected."""
+    start = 'litespend_otlp_spans_total{outcome="rejected"} '
+    [count] = [line.removeprefix(start) for line in text_of("/metrics").splitlines() if line.startswith(start)]
+    return int(count)
+
+
+def check_rejected(provider, finished, traces):
+    """A streamed call that does not ask for its token counts has no cost, so its span cannot be booked. The exporter takes
+    the answer as a success. The server counts the span, and its log has the reason."""
+    before, spend = rejected(), reported()
+    finished.clear()
+    client = openai.OpenAI(base_url=provider.url, api_key="sk-stub", max_retries=0)
+    messages = [{"role": "user", "content": "the-secret-prompt"}]
+    assert [piece for piece in client.chat.completions.create(model="gpt-4o", messages=messages, stream=True)]
+    assert traces.force_flush(), "the span was not exported"
+    [span] = finished.get_finished_spans()
+    assert "gen_ai.usage.input_tokens" not in span.attributes, span.attributes
+    assert OTLPSpanExporter().export([span]) == SpanExportResult.SUCCESS
+    assert rejected() == before + 2, (before, rejected())
+    assert ask(f"/spend/logs?request_id={id_of(span)}") == [] and close(reported(), spend)
+    with open(LOG) as file:
+        log = file.read()
+    assert "spans were not booked" in log and "both are missing" in log and "the-secret-prompt" not in log, log
+    print("a call without token counts is rejected, counted and logged")
+
+
 def main():
     before = reported()
     provider = Provider()
@@ -156,6 +189,8 @@ def main():
     for sender, batch in [(exporter, spans), (packing, spans[::-1]), *((packing, [span]) for span in spans)]:
         assert sender.export(batch) == SpanExportResult.SUCCESS
     check(spans, answered, before)
+
+    check_rejected(provider, finished, traces)
 
     # A key that is unknown is refused.
     refused = OTLPSpanExporter(headers={"Authorization": "Bearer sk-unknown"})

@@ -80,10 +80,14 @@ class Handler(BaseHTTPRequestHandler):
         self.answer_json(200, whole | {"model": model, "choices": choices, "usage": usage})
 
     def stream(self, request):
+        """Sends token counts only if they are asked for, as OpenAI does."""
+        has_usage = (request.get("stream_options") or {}).get("include_usage")
         model, usage = self.usage(request)
         chunk = {"id": f"chatcmpl-{usage['total_tokens']}", "object": "chat.completion.chunk", "created": 1, "model": model}
         delta = [{"index": 0, "delta": {"role": "assistant", "content": "Piece"}, "finish_reason": None}]
         end = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
-        events = [chunk | {"choices": delta}, chunk | {"choices": end}, chunk | {"choices": [], "usage": usage}]
+        events = [chunk | {"choices": delta}, chunk | {"choices": end}]
+        if has_usage:
+            events.append(chunk | {"choices": [], "usage": usage})
         lines = [f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"]
         self.answer(200, "text/event-stream", "".join(lines).encode())

@@ -12,6 +12,6 @@ venv=$target/otlp-venv
 "$venv/bin/pip" install -q -r tests/otlp/requirements.txt
 
 start traces sk-otlp-test LITESPEND_OTLP_TAG_ATTRIBUTE=service.name,deployment.environment.name
-"$venv/bin/python" tests/otlp/calls.py "http://$address" sk-otlp-test "$bin" earlier-names
+"$venv/bin/python" tests/otlp/calls.py "http://$address" sk-otlp-test "$bin" "$home/traces.log" earlier-names
 OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental \
-    "$venv/bin/python" tests/otlp/calls.py "http://$address" sk-otlp-test "$bin" newest-names
+    "$venv/bin/python" tests/otlp/calls.py "http://$address" sk-otlp-test "$bin" "$home/traces.log" newest-names

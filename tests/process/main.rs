@@ -1,7 +1,15 @@
 //! Tests of the program as a process: its output, its refusals, how it stops, and which failures it survives.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
+#[path = "../api/support/answers.rs"]
+mod answers;
 #[path = "../api/support/cluster.rs"]
 mod cluster;
 #[path = "../api/support/sums.rs"]
@@ -11,7 +19,9 @@ mod support;
 mod archive_import;
 mod booking;
 mod books;
+mod books_server;
 mod database_away;
+mod database_urls;
 mod exactly_once;
 mod http2;
 mod log_partition;

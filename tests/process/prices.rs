@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use litespend::prices::{PriceSource, Prices};
+use litespend::prices::{PriceSource, Prices, SAVED_TABLE};
 use litespend::settings::ConfigFile;
 use litespend_pricing::CalculateRequest;
 use serde_json::{Value, json};
@@ -107,10 +107,15 @@ async fn a_source_is_read_again_and_a_broken_one_changes_nothing() {
     stop.cancel();
     task.await.unwrap();
 
-    // If the source is unavailable at the next start, the last good table is used.
+    // If the source is unavailable at the next start, the last good table is used. It is as old as its file.
     source.set(StatusCode::BAD_GATEWAY, String::new());
+    let day = Duration::from_secs(86_400);
+    let file = std::fs::File::options().write(true).open(home.path().join(SAVED_TABLE)).unwrap();
+    file.set_modified(std::time::SystemTime::now() - day).unwrap();
     let prices = Prices::new(&ConfigFile::default(), Some(read()), Some(home.path())).unwrap().trusting(true);
     assert_eq!(cost(&prices, "brand-new-1"), Some(0.004));
+    let age = prices.status().age().unwrap();
+    assert!(age >= day && age < day + Duration::from_secs(60), "{age:?}");
     assert!(prices.refresh().await.is_err());
     assert_eq!(cost(&prices, "brand-new-1"), Some(0.004));
 }
@@ -343,10 +348,29 @@ async fn a_newer_table_that_is_likely_broken_is_not_used() {
     for name in names {
         halved.as_object_mut().unwrap().remove(&name);
     }
+    let with_every_input_price = |change: fn(&mut Value)| {
+        let mut table = plausible.clone();
+        for entry in table.as_object_mut().unwrap().values_mut() {
+            if let Some(price) = entry.pointer_mut("/input_cost_per_token") {
+                change(price);
+            }
+        }
+        table
+    };
+    let mut without_input_prices = plausible.clone();
+    for entry in without_input_prices.as_object_mut().unwrap().values_mut().filter_map(Value::as_object_mut) {
+        entry.remove("input_cost_per_token");
+    }
+    let mut of_strings = plausible.clone();
+    of_strings["gpt-4o"]["input_cost_per_token"] = json!("0.002");
     for (table, reason) in [
         (built_in_with("gpt-4o", "input_cost_per_token", 0.002), "input_cost_per_token of gpt-4o"),
         (built_in_with("gpt-4o", "input_cost_per_token", 0.0), "input_cost_per_token of gpt-4o"),
+        (of_strings, "input_cost_per_token of gpt-4o"),
         (halved, "lacks"),
+        (without_input_prices, "lacks"),
+        (with_every_input_price(|price| *price = Value::Null), "lacks"),
+        (with_every_input_price(|price| *price = json!("n/a")), "lacks"),
     ] {
         source.set(StatusCode::OK, table.to_string());
         let refused = format!("{:#}", prices.refresh().await.unwrap_err());

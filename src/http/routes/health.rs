@@ -19,7 +19,7 @@ use crate::http::state::AppState;
 use crate::http::telemetry;
 use crate::metrics::Now;
 use crate::settings::spend_metrics::Label;
-use crate::spend_metrics::{Directory, Gathered, HOLDERS, PIECE, render_budgets};
+use crate::spend_metrics::{Directory, Gathered, HOLDERS, PIECE, render_budgets, render_not_listed};
 use crate::store;
 use crate::store::spend_metrics::Holder;
 
@@ -44,8 +44,8 @@ pub struct ReadinessResponse {
     db: &'static str,
     /// Version of litespend.
     litespend_version: &'static str,
-    /// What reads of sums use: `counting` (the rollups), `not installed` (the log), or `lost`: the rollups count a table
-    /// that is not the log any more, so reads use the log until `litespend rollups install` is run.
+    /// What reads of sums use: `counting` (the rollups), `not installed` (the log), or `lost`: rollups are installed, but
+    /// they do not count the log any more, so reads use the log until `litespend rollups install` is run.
     #[schema(example = "counting")]
     rollups: &'static str,
     /// The price table in use.
@@ -96,8 +96,8 @@ async fn get_readiness(State(state): State<AppState>) -> Response {
         litespend_version: env!("CARGO_PKG_VERSION"),
         rollups: state.rollups_state(),
         prices: PricesReadiness {
+            age_seconds: prices.age().map(|age| age.as_secs()),
             source: prices.source,
-            age_seconds: prices.read_at.map(|read| read.elapsed().as_secs()),
             refresh_failed: prices.failure.is_some(),
         },
     };
@@ -123,9 +123,9 @@ async fn get_metrics(State(state): State<AppState>) -> Response {
         idle_connections: state.pool.num_idle(),
         keys_cached: state.keys.remembered(),
         log_lines_dropped: telemetry::dropped_lines(),
+        prices_age: prices.age(),
         prices_source: prices.source,
         prices_models: prices.models,
-        prices_age: prices.read_at.map(|read| read.elapsed()),
         prices_failed: prices.failure.is_some(),
     });
     ([(header::CONTENT_TYPE, TEXT)], text).into_response()
@@ -161,14 +161,17 @@ async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Resul
         gathered.read(&mut reading).await?;
         counters = Some(gathered.pieces());
     }
-    let limit = i64::try_from(settings.series).unwrap_or(i64::MAX);
-    let mut budgets = String::new();
+    let limit = i64::try_from(settings.series()).unwrap_or(i64::MAX);
+    let (mut budgets, mut not_listed) = (String::new(), Vec::new());
     for of in HOLDERS {
         if of != Holder::Customer || settings.has(Label::EndUser) {
-            budgets += &render_budgets(of, &store::spend_metrics::budgets(reading.connection(), of, limit).await?);
+            let of_kind = store::spend_metrics::budgets(reading.connection(), of, limit).await?;
+            budgets += &render_budgets(of, &of_kind.listed);
+            not_listed.push((of, of_kind.not_listed));
         }
     }
     reading.finish().await?;
+    budgets += &render_not_listed(&not_listed);
     let mut budgets = Bytes::from(budgets);
     let budgets = std::iter::from_fn(move || {
         let piece = budgets.split_to(budgets.len().min(PIECE));

@@ -22,10 +22,10 @@ use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::read_body;
 use crate::http::openapi::base::USAGE_TAG;
 use crate::http::openapi::bodies::{TracesRefusal, TracesRequest, TracesResponse};
-use crate::http::routes::booking::{SMALL_BODY, USAGE_BODY_LIMIT, failure};
+use crate::http::routes::booking::{SMALL_BODY, failure};
 use crate::http::state::AppState;
 use crate::identity::{Caller, hash_key};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Spans};
 use crate::otlp::answer::{self, Encoding, Rejected};
 use crate::otlp::inference::Inference;
 use crate::otlp::{DecodeError, json, protobuf};
@@ -36,6 +36,10 @@ use crate::store::database::DatabaseKind;
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(export_traces))
 }
+
+/// Maximum size of a request body, and of what it unpacks to: 64 MiB. Exporters send up to 512 spans in one request, and
+/// spans may carry the texts of their calls. Most exporters do not send a request again that is too large.
+const TRACES_BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// The reason for refusing a span whose ids stand for another one.
 const OTHER_SPAN: &str = "trace_id, span_id: the same key has sent a different span with these ids before";
@@ -51,7 +55,7 @@ const REASON_LENGTH: usize = 300;
 /// Spans whose `gen_ai.operation.name` is `chat`, `text_completion`, `generate_content` or `embeddings`, and inferences by
 /// the conventions of OpenLLMetry and OpenInference, are booked for the key that sends them, at the cost in the price
 /// table. All other spans are accepted and ignored. A span is booked once by its ids, however often it is exported. The
-/// body may be gzip of at most 1,000 members, and may have at most 16 MiB unpacked and 10,000 inference spans. An
+/// body may be gzip of at most 1,000 members, and may have at most 64 MiB unpacked and 10,000 inference spans. An
 /// inference span that cannot be booked is counted in `partialSuccess`; do not send it again. A `partialSuccess` that
 /// counts 0 is a warning. Viewers may not book. In a database that LiteLLM owns, spans are booked only if the server was started with `--otlp`, and
 /// only from keys with the permission `book_usage`. With an upstream and without `--otlp`, the request is passed on.
@@ -63,7 +67,7 @@ const REASON_LENGTH: usize = 300;
               (status = 400, description = "Not an ExportTraceServiceRequest, not gzip although declared so, or more than 1,000 gzip members", body = TracesRefusal),
               (status = 403, description = "The caller may not book", body = TracesRefusal),
               (status = 409, description = "The database is LiteLLM's, and the server was started without `--otlp`, or `litespend booking install` was not run", body = TracesRefusal),
-              (status = 413, description = "More than 16 MiB, or more than 10,000 inference spans", body = TracesRefusal),
+              (status = 413, description = "More than 64 MiB, or more than 10,000 inference spans", body = TracesRefusal),
               (status = 415, description = "Neither JSON nor Protocol Buffers, or packed by something other than gzip", body = TracesRefusal),
               (status = 503, description = "The database is not available; sending again is safe", body = TracesRefusal)))]
 async fn export_traces(
@@ -114,11 +118,20 @@ async fn book_traces(
         }
     }
     Metrics::record_booked(recorded, duplicate, refusals.len());
+    // What is to be sent again is not rejected.
+    let rejected = refusals.iter().filter(|refusal| refusal.code != 503).count();
+    Metrics::record_spans(&Spans { recorded, duplicate, rejected, unnamed });
     if recorded + duplicate + refusals.len() + unnamed > 0 {
         tracing::info!(recorded, duplicate, rejected = refusals.len(), unnamed, "traces");
     }
     check_refusals(&refusals)?;
-    Ok(rejected(&refusals, unnamed))
+    let summary = summary(&refusals, unnamed);
+    if !summary.message.is_empty() {
+        // Many exporters do not read the answer, so this line may be the only one that names the reasons.
+        let key = if caller.is_master { "master" } else { caller.key_hash.get(..8).unwrap_or_default() };
+        tracing::warn!(key, rejected, unnamed, reasons = summary.message, "spans were not booked");
+    }
+    Ok(summary)
 }
 
 /// Refuses spans on LiteLLM's database, unless the settings say otherwise: LiteLLM books the calls that it serves.
@@ -141,8 +154,8 @@ async fn check_enabled(state: &AppState) -> Result<(), ApiError> {
 async fn read(request: Request) -> Result<Bytes, ApiError> {
     let charge = request.extensions().get::<Arc<Charge>>().cloned();
     let is_gzip = is_gzip(request.headers())?;
-    let body = read_body(request.into_body(), USAGE_BODY_LIMIT).await?;
-    if is_gzip { unpack_gzip(body, USAGE_BODY_LIMIT, charge.as_deref()).await } else { Ok(body) }
+    let body = read_body(request.into_body(), TRACES_BODY_LIMIT).await?;
+    if is_gzip { unpack_gzip(body, TRACES_BODY_LIMIT, charge.as_deref()).await } else { Ok(body) }
 }
 
 fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
@@ -233,8 +246,9 @@ fn check_refusals(refusals: &[Refusal]) -> Result<(), ApiError> {
     }
 }
 
-/// Counts the refusals, and summarises their reasons. Warns of spans that may have been inferences.
-fn rejected(refusals: &[Refusal], unnamed: usize) -> Rejected {
+/// Counts the refusals, and summarises their reasons: at most [`MAX_REASONS`], each cut after [`REASON_LENGTH`] characters.
+/// They name fields, models and providers, and never quote texts of a call. Warns of spans that may have been inferences.
+fn summary(refusals: &[Refusal], unnamed: usize) -> Rejected {
     let mut reasons: Vec<(&str, usize)> = Vec::new();
     for refusal in refusals {
         if let Some((_, count)) = reasons.iter_mut().find(|(reason, _)| *reason == refusal.message) {
@@ -286,14 +300,14 @@ mod tests {
     fn reasons_are_summarised() {
         let refusal = |message: &str| Refusal::from(message);
         let refusals: Vec<Refusal> = ["a", "b", "a", "c", "d", "e", "f", "g"].map(refusal).into();
-        let rejected = rejected(&refusals, 0);
+        let rejected = summary(&refusals, 0);
         assert_eq!((rejected.spans, rejected.message.as_str()), (8, "a (2 spans); b; c; d; e; and 2 more"));
-        assert_eq!(super::rejected(&[], 0), Rejected::default());
-        let long = super::rejected(&[refusal(&"é".repeat(1000))], 0);
+        assert_eq!(summary(&[], 0), Rejected::default());
+        let long = summary(&[refusal(&"é".repeat(1000))], 0);
         assert_eq!(long.message.chars().count(), REASON_LENGTH);
-        let warned = super::rejected(&[refusal("a")], 3);
+        let warned = summary(&[refusal("a")], 3);
         let warning = "3 spans with token counts but without a known gen_ai.operation.name were ignored";
         assert_eq!((warned.spans, warned.message), (1, format!("a; {warning}")));
-        assert_eq!(super::rejected(&[], 3), Rejected { spans: 0, message: warning.to_owned() });
+        assert_eq!(summary(&[], 3), Rejected { spans: 0, message: warning.to_owned() });
     }
 }
