@@ -2,7 +2,8 @@
 //! [`closing`] closes days, [`verifying`] compares them with the archive, [`pruning`] removes their rows from the log,
 //! and [`reopening`] opens a day again. [`background`] does the first and the third of these in a server. [`publishing`]
 //! decides what other engines see, [`rows`] reads archived rows in the form of the log's, [`beside`] puts them beside the
-//! log for its statements, and [`batches`] cuts them to size.
+//! log for its statements, and [`batches`] cuts them to size. `session_sums` adds them to the
+//! sums of sessions.
 //!
 //! The rule: a day is closed when its figures in the rollups, in the log and in the archive agree. From then on, nobody
 //! counts it again from the log. Deleted rows change nothing, late rows add, and an update counts by its difference.
@@ -19,6 +20,7 @@ pub mod publishing;
 pub mod reopening;
 mod restoring;
 pub mod rows;
+mod session_sums;
 pub mod verifying;
 
 use chrono::{DateTime, Days, NaiveDate, Utc};

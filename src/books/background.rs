@@ -108,12 +108,13 @@ async fn close_and_prune(
         }
     }
     if let Some(days) = settings.prune_after {
+        pruning::expect_known_columns(connection).await?;
         let pruned = pruning::prune(connection, archive, before(days), |step| {
             match step {
                 pruning::Step::Partition(partition) => tracing::info!(table = partition.table, "dropped a partition"),
                 pruning::Step::Day(day, rows) => tracing::info!(%day, rows, "deleted the rows of a closed day"),
                 pruning::Step::Kept(day, rows) => {
-                    tracing::warn!(%day, rows, "rows of a closed day stay in the log: the archive does not have them");
+                    tracing::warn!(%day, rows, "rows of a closed day stay in the log: the archive does not have them as they are");
                 }
             }
             !stop.is_cancelled()

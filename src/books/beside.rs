@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::NaiveDate;
 use futures_util::TryStreamExt;
-use litespend_archive::{Column, IdKind, Order, OwnedRow, Query, RowPredicate};
+use litespend_archive::{Column, IdKind, Order, OwnedRow, Query, RowPredicate, RowView};
 
 use crate::books::Error;
 use crate::books::batches::Batch;
@@ -15,10 +15,55 @@ use crate::store::books::beside::Beside;
 use crate::store::books::merging;
 use crate::store::log::LogPosition;
 use crate::store::log::filter;
-use crate::store::log::filter::LogFilter;
+use crate::store::log::filter::{LogFilter, Outcomes, SpanType};
+use crate::store::log::pages;
+use crate::store::log::pages::{SessionCursor, SortKey};
 
-/// The most archived rows that one page of the dashboard's log may look at.
-const MOST_BESIDE: usize = 100_000;
+/// The most archived rows that stand beside the log for one page.
+const MOST_BESIDE: i64 = 100_000;
+
+/// The most archived rows that one page looks at.
+const MOST_READ: usize = 1_000_000;
+
+/// Rows after which the database is asked again whether there are enough sessions, or which rows come first.
+const LOOK: i64 = 10_000;
+
+/// The archived rows that a page is made of.
+#[derive(Clone, Copy, Debug)]
+pub enum Needed<'a> {
+    /// All rows that match.
+    All(Outcomes),
+    /// The rows that come first in an order.
+    First(pages::Order, i64),
+    /// The rows of the sessions that come first when the newest activity does. Only those after the cursor are counted.
+    NewestSessions(Option<&'a SessionCursor>, i64),
+}
+
+impl Needed<'_> {
+    fn outcomes(self) -> Outcomes {
+        match self {
+            Self::All(outcomes) => outcomes,
+            Self::First(..) => Outcomes::OfRows,
+            Self::NewestSessions(..) => Outcomes::OfSessions,
+        }
+    }
+
+    /// The order in which rows are read.
+    fn order(self) -> Order {
+        match self {
+            Self::First(pages::Order { key: SortKey::StartTime, ascending: true }, _) => Order::Ascending,
+            _ => Order::Descending,
+        }
+    }
+}
+
+/// Archived rows that were left out, because the rows beside the log are enough for a page.
+pub struct LeftOut {
+    days: ArchivedDays,
+    query: Query,
+    filter: LogFilter,
+    beside: Beside,
+}
 
 /// The columns of a list of rows: all but messages, responses and requests.
 fn listed_columns() -> Vec<Column> {
@@ -27,45 +72,58 @@ fn listed_columns() -> Vec<Column> {
     Column::ALL.into_iter().filter(is_listed).collect()
 }
 
+/// Rows that are put beside the log.
+struct Putting<'a> {
+    days: &'a ArchivedDays,
+    filter: &'a LogFilter,
+    needed: Needed<'a>,
+    /// `None` as long as there are no rows.
+    beside: Option<Beside>,
+    /// Number of rows beside the log.
+    rows: i64,
+    /// Those of them that the query gave that is read.
+    rows_of_query: i64,
+    /// The number of rows at which the database is asked next.
+    next_look: i64,
+}
+
 impl ArchivedDays {
-    /// Puts the archived rows that may match a filter beside the log's, for the statements of a transaction that is rolled
-    /// back. The statements apply the filter themselves.
-    pub async fn put_beside(self, connection: &mut Connection, filter: &LogFilter) -> Result<(), Error> {
-        let mut beside = None;
-        let mut batch = Batch::default();
-        let mut count = 0;
-        for query in self.queries(filter).await? {
-            let (days, query) = query;
-            let mut rows = self.archive.scan(&days, query);
-            while let Some(row) = rows.try_next().await? {
-                count += 1;
-                if count > MOST_BESIDE {
-                    return Err(Error::Refused(format!(
-                        "more than {MOST_BESIDE} archived rows may match: choose a shorter time or further filters, or set \
-                         archive=false"
-                    )));
-                }
-                if let Some(full) = batch.push(row) {
-                    self.add(&mut beside, connection, full).await?;
-                }
-            }
+    /// Puts the archived rows that match a filter beside the log's, for the statements of a transaction that is rolled back.
+    /// Returns what was left out because the page does not need it.
+    pub async fn put_beside(
+        self,
+        connection: &mut Connection,
+        filter: &LogFilter,
+        needed: Needed<'_>,
+    ) -> Result<Option<LeftOut>, Error> {
+        let mut queries = self.queries(filter, needed).await?;
+        // The rows of the queries before are few: they have one ID.
+        let last = queries.pop();
+        let mut putting =
+            Putting { days: &self, filter, needed, beside: None, rows: 0, rows_of_query: 0, next_look: 0 };
+        let mut read = 0;
+        for (days, query) in queries {
+            putting.take(connection, &days, query, &mut read, false).await?;
         }
-        if let Some(rest) = batch.rest() {
-            self.add(&mut beside, connection, rest).await?;
+        let mut rest = None;
+        if let Some((days, mut query)) = last
+            && let Some(end) = putting.take(connection, &days, query.clone(), &mut read, true).await?
+        {
+            query.after = Some(end);
+            rest = Some((days, query));
         }
-        if let Some(beside) = beside {
-            beside.finish(connection).await?;
-        }
-        Ok(())
+        let Some(beside) = putting.beside else { return Ok(None) };
+        beside.finish(connection).await?;
+        let filter = filter.clone();
+        Ok(rest.map(|(days, query)| LeftOut { days: Self { days, ..self }, query, filter, beside }))
     }
 
-    /// Adds the rows that the log does not have and that were not moved. If there are any, the table for them is needed.
-    async fn add(
+    /// The rows that the log does not have and that were not moved.
+    pub(super) async fn of_archive_alone(
         &self,
-        beside: &mut Option<Beside>,
         connection: &mut Connection,
         mut rows: Vec<OwnedRow>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<OwnedRow>, Error> {
         let positions: Vec<LogPosition> = rows.iter().map(position).collect();
         let superseded = merging::superseded(connection, &positions, self.moved).await?;
         let mut place = 0;
@@ -73,18 +131,137 @@ impl ArchivedDays {
             place += 1;
             !superseded.contains(&(place - 1))
         });
+        Ok(rows)
+    }
+}
+
+impl Putting<'_> {
+    /// Reads rows. If `may_end`, they end as soon as there are enough for the page; then the position of the last one is
+    /// returned.
+    async fn take(
+        &mut self,
+        connection: &mut Connection,
+        days: &[(NaiveDate, u32)],
+        query: Query,
+        read: &mut usize,
+        may_end: bool,
+    ) -> Result<Option<(i64, String)>, Error> {
+        let (mut batch, mut is_enough, mut end) = (Batch::default(), false, None::<(i64, String)>);
+        self.rows_of_query = 0;
+        let mut rows = self.days.archive.scan(days, query);
+        while let Some(row) = rows.try_next().await? {
+            // Rows of the same time are in another order where the database does not compare texts by their bytes.
+            if is_enough && end.as_ref().is_some_and(|(time, _)| *time != row.start_time) {
+                if let Some(rest) = batch.rest() {
+                    self.add(connection, rest).await?;
+                }
+                return Ok(end);
+            }
+            *read += 1;
+            if *read > MOST_READ {
+                return Err(too_many(format!("more than {MOST_READ} archived rows would have to be looked at")));
+            }
+            end = Some((row.start_time, row.request_id.clone()));
+            if let Some(full) = batch.push(row) {
+                self.add(connection, full).await?;
+                is_enough = may_end && self.is_enough(connection).await?;
+            }
+        }
+        if let Some(rest) = batch.rest() {
+            self.add(connection, rest).await?;
+        }
+        Ok(None)
+    }
+
+    /// Adds those of the rows that belong beside the log.
+    async fn add(&mut self, connection: &mut Connection, rows: Vec<OwnedRow>) -> Result<(), Error> {
+        let rows = self.days.of_archive_alone(connection, rows).await?;
         if rows.is_empty() {
             return Ok(());
         }
-        let beside = match beside {
+        let beside = match &mut self.beside {
             Some(beside) => beside,
-            None => beside.insert(Beside::begin(connection).await?),
+            none => none.insert(Beside::begin(connection).await?),
         };
-        Ok(beside.add(connection, &rows).await?)
+        let added = beside.add(connection, &rows, self.filter, self.needed.outcomes()).await?;
+        let added = i64::try_from(added).unwrap_or(i64::MAX);
+        self.rows += added;
+        self.rows_of_query += added;
+        // In other orders than that of time, every row may be one of the first.
+        if let Needed::First(order, wanted) = self.needed
+            && order.key != SortKey::StartTime
+            && self.rows > wanted.saturating_add(LOOK)
+        {
+            beside.keep_first(connection, order, wanted).await?;
+            self.rows = wanted;
+        }
+        if self.rows > MOST_BESIDE {
+            return Err(too_many(format!("more than {MOST_BESIDE} archived rows match")));
+        }
+        Ok(())
     }
 
-    /// Queries that find every archived row that a filter can match, each row once.
-    async fn queries(&self, filter: &LogFilter) -> Result<Vec<(Vec<(NaiveDate, u32)>, Query)>, Error> {
+    /// Whether there are enough rows, if no row that is read later comes before them.
+    async fn is_enough(&mut self, connection: &mut Connection) -> Result<bool, Error> {
+        let Some(beside) = &self.beside else { return Ok(false) };
+        match self.needed {
+            Needed::All(_) => Ok(false),
+            Needed::First(order, wanted) => Ok(order.key == SortKey::StartTime && self.rows_of_query >= wanted),
+            Needed::NewestSessions(cursor, wanted) => {
+                if self.rows < self.next_look.max(wanted) {
+                    return Ok(false);
+                }
+                self.next_look = self.rows + LOOK;
+                Ok(beside.sessions(connection, cursor).await? >= wanted)
+            }
+        }
+    }
+}
+
+fn too_many(what: String) -> Error {
+    Error::Refused(format!("{what}: choose a shorter time or further filters, or set archive=false"))
+}
+
+impl LeftOut {
+    /// Puts the rows of these sessions that were left out beside the log.
+    pub async fn add_sessions(mut self, connection: &mut Connection, ids: &[&str]) -> Result<(), Error> {
+        self.days.narrow_to_any(IdKind::Session, ids).await?;
+        if self.days.days.is_empty() {
+            return Ok(());
+        }
+        self.query.equals.push((Column::SessionId, ids.iter().map(|id| (*id).to_owned()).collect()));
+        let mut batch = Batch::default();
+        let mut count = 0;
+        let mut rows = self.days.archive.scan(&self.days.days, self.query);
+        loop {
+            let row = rows.try_next().await?;
+            let is_end = row.is_none();
+            count += i64::from(!is_end);
+            if count > MOST_BESIDE {
+                return Err(too_many(format!("the sessions of a page have more than {MOST_BESIDE} archived rows")));
+            }
+            let full = match row {
+                Some(row) => batch.push(row),
+                None => std::mem::take(&mut batch).rest(),
+            };
+            if let Some(full) = full {
+                let full = self.days.of_archive_alone(connection, full).await?;
+                self.beside.add(connection, &full, &self.filter, Outcomes::OfSessions).await?;
+            }
+            if is_end {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl ArchivedDays {
+    /// Queries that find every archived row that a filter can match, each row once. The last one may find many.
+    async fn queries(
+        &self,
+        filter: &LogFilter,
+        needed: Needed<'_>,
+    ) -> Result<Vec<(Vec<(NaiveDate, u32)>, Query)>, Error> {
         let mut days = self.clone();
         let mut equals = Vec::new();
         for (column, value) in &filter.equal {
@@ -122,11 +299,11 @@ impl ArchivedDays {
         let query = Query {
             from: window.map(|(from, _)| microseconds(from)),
             to: window.map(|(_, to)| microseconds(to).saturating_add(1)),
-            order: Order::Descending,
+            order: needed.order(),
             equals,
             min_spend: filter.min_spend,
             max_spend: filter.max_spend,
-            predicate: predicate(&filter.scope, ids),
+            predicate: predicate(filter, needed.outcomes(), ids),
             columns,
             missing_bodies: Some(NO_BODY.to_owned()),
             ..Query::default()
@@ -164,16 +341,23 @@ const SEARCHED: [Column; 8] = [
     Column::ModelId,
 ];
 
-/// The condition that a row belongs to the scope and has one of the IDs.
-fn predicate(scope: &Scope, ids: Vec<String>) -> Option<RowPredicate> {
-    if *scope == Scope::All && ids.is_empty() {
+/// The condition that a row belongs to the scope of a filter, has all of these IDs, and may match the filter's details. Which
+/// rows do match is the database's decision.
+fn predicate(filter: &LogFilter, outcomes: Outcomes, ids: Vec<String>) -> Option<RowPredicate> {
+    let details = Details::of(filter, outcomes);
+    let mut columns = details.columns();
+    if filter.scope != Scope::All {
+        columns.extend([Column::User, Column::TeamId]);
+    }
+    if !ids.is_empty() {
+        columns.extend(SEARCHED);
+    }
+    if columns.is_empty() {
         return None;
     }
-    let mut columns = if ids.is_empty() { Vec::new() } else { SEARCHED.to_vec() };
-    columns.extend([Column::User, Column::TeamId]);
     columns.sort();
     columns.dedup();
-    let scope = scope.clone();
+    let scope = filter.scope.clone();
     Some(RowPredicate {
         columns,
         test: Arc::new(move |row| {
@@ -185,9 +369,73 @@ fn predicate(scope: &Scope, ids: Vec<String>) -> Option<RowPredicate> {
                 }
             };
             let has = |id: &String| SEARCHED.iter().any(|column| row.text(*column) == Some(id.as_str()));
-            is_visible && ids.iter().all(has)
+            is_visible && ids.iter().all(has) && details.may_match(row)
         }),
     })
+}
+
+/// Conditions of a filter that leave out most rows before the database sees them.
+struct Details {
+    status: Option<String>,
+    cache_hit: Option<bool>,
+    call_types: Option<&'static [&'static str]>,
+    session_part: Option<String>,
+    /// Texts that the metadata contains.
+    in_metadata: Vec<String>,
+}
+
+impl Details {
+    fn of(filter: &LogFilter, outcomes: Outcomes) -> Self {
+        let mut in_metadata = Vec::new();
+        if filter.error_code.is_some() || filter.error_message.is_some() {
+            in_metadata.push("\"error_information\"".to_owned());
+        }
+        // Other characters may be written in several ways.
+        let plain = |text: &&String| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        in_metadata.extend(filter.error_code.iter().filter(plain).cloned());
+        in_metadata.extend(filter.error_message.iter().filter(plain).cloned());
+        in_metadata.extend(filter.key_alias.iter().filter(plain).cloned());
+        if filter.client_token.is_some() {
+            in_metadata.push("\"used_client_oauth_token\"".to_owned());
+        }
+        Self {
+            // The status of a session is that of one of its rows.
+            status: filter.status.clone().filter(|_| outcomes == Outcomes::OfRows),
+            cache_hit: filter.cache_hit,
+            call_types: filter.span_type.and_then(SpanType::call_types),
+            session_part: filter.session_part.clone(),
+            in_metadata,
+        }
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        [
+            (self.status.is_some(), Column::Status),
+            (self.cache_hit.is_some(), Column::CacheHit),
+            (self.call_types.is_some(), Column::CallType),
+            (self.session_part.is_some(), Column::SessionId),
+            (!self.in_metadata.is_empty(), Column::Metadata),
+        ]
+        .into_iter()
+        .filter_map(|(is_read, column)| is_read.then_some(column))
+        .collect()
+    }
+
+    fn may_match(&self, row: &RowView<'_>) -> bool {
+        let has_status = |status: &String| match row.text(Column::Status) {
+            Some(of_row) => of_row == status,
+            None => status == "success",
+        };
+        let is_hit = |hit| hit == row.text(Column::CacheHit).is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        let is_call = |types: &[&str]| row.text(Column::CallType).is_some_and(|call| types.contains(&call));
+        let has_part = |part: &String| row.text(Column::SessionId).is_some_and(|id| id.contains(part.as_str()));
+        let metadata = || row.text(Column::Metadata).unwrap_or_default();
+        self.status.as_ref().is_none_or(has_status)
+            && self.cache_hit.is_none_or(is_hit)
+            && self.call_types.is_none_or(is_call)
+            && self.session_part.as_ref().is_none_or(has_part)
+            && self.in_metadata.iter().all(|text| metadata().contains(text.as_str()))
+    }
 }
 
 /// A condition, and that the row does not have this request ID.

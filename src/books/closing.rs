@@ -4,7 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use chrono::{Datelike, NaiveDate};
+use chrono::NaiveDate;
 use futures_util::TryStreamExt;
 use litespend_archive::{Archive, Manifest, Query};
 use serde_json::json;
@@ -313,7 +313,10 @@ pub async fn close_through(
             Err(error) => keep(&mut first_error, error)?,
         }
     }
-    let mut months = Vec::new();
+    let unknown = books::unknown_columns(connection).await?;
+    if !unknown.is_empty() {
+        tracing::warn!(columns = unknown.join(", "), "the log has columns that this version does not archive");
+    }
     // Before several exports ask for it at once.
     books::database_id(connection).await?;
     let mut exports = Exports::new(exporters, archive, options, books::open_days(connection, through).await?);
@@ -329,22 +332,14 @@ pub async fn close_through(
         };
         done.days += 1;
         done.rows += closed.archived_rows.unsigned_abs();
-        let month = months::month_of(day);
-        if months.last() != Some(&month) {
-            months.push(month);
-        }
         if !report(&closed) {
             break;
         }
     }
     drop(exports);
-    for month in months {
-        // The month of the last day is not complete yet; the files of its days serve as well.
-        if (month.year(), month.month()) < (through.year(), through.month())
-            || through.succ_opt().is_some_and(|next| next.day() == 1)
-        {
-            compact(archive, month).await;
-        }
+    // Of all months, and not only of those of today's days: an earlier run may have been interrupted.
+    if let Err(error) = archive.compact_months(through).await {
+        tracing::warn!(cause = %error, "the index of a month's ids could not be written");
     }
     first_error.map_or(Ok(done), Err)
 }
@@ -438,11 +433,4 @@ pub(super) fn keep(first: &mut Option<Error>, error: Error) -> Result<(), Error>
         error => tracing::warn!(cause = %error, "a day is left as it is"),
     }
     Ok(())
-}
-
-async fn compact(archive: &Archive, month: NaiveDate) {
-    match archive.compact_month(month).await {
-        Ok(()) | Err(litespend_archive::Error::Exists { .. }) => {}
-        Err(error) => tracing::warn!(%month, cause = %error, "the index of a month's ids could not be written"),
-    }
 }

@@ -1,20 +1,23 @@
 //! Removing rows from the log: of days that are closed, archived and verified, and of no others. A partition with such
-//! days only is dropped; other rows are deleted in small batches.
+//! days only is dropped; other rows are deleted in small batches. A row goes only if the archive has it as it is.
 
 use std::time::Duration;
 
-use chrono::NaiveDate;
-use litespend_archive::Archive;
+use chrono::{NaiveDate, NaiveTime};
+use futures_util::TryStreamExt;
+use litespend_archive::{Archive, Column, LogRow, Manifest, Query};
 
 use crate::books::closing::{archive_late_rows, keep};
+use crate::books::rows::{NO_BODY, timestamp};
 use crate::books::verifying::read_back;
 use crate::books::{Error, expect_own};
 use crate::store;
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
+use crate::store::books::closing::Selection;
 use crate::store::books::pruning;
-use crate::store::books::pruning::Partition;
+use crate::store::books::pruning::{Archived, Partition};
 use crate::store::log::months;
 
 /// How often to wait for the readers and writers of the log, two seconds each.
@@ -30,7 +33,7 @@ pub enum Step {
     Partition(Partition),
     /// The rows of a day are deleted: the day, and the number of rows.
     Day(NaiveDate, i64),
-    /// Rows of a closed day stay, because the archive does not have them: the day, and their number.
+    /// Rows of a closed day stay, because the archive does not have them as they are: the day, and their number.
     Kept(NaiveDate, i64),
 }
 
@@ -54,29 +57,146 @@ pub async fn plan(connection: &mut Connection, through: NaiveDate) -> Result<Vec
     Ok(steps)
 }
 
-/// The steps that [`prune`] would take as things are now: a partition with rows that the archive does not have is kept.
-pub async fn preview(connection: &mut Connection, through: NaiveDate) -> Result<Vec<Step>, Error> {
+/// The steps that [`prune`] would take as things are now: rows that the archive does not have as they are stay, and with them
+/// their partition.
+pub async fn preview(connection: &mut Connection, archive: &Archive, through: NaiveDate) -> Result<Vec<Step>, Error> {
     let mut steps = Vec::new();
     for step in plan(connection, through).await? {
-        let kept = match &step {
-            Step::Partition(partition) => kept_of(connection, partition).await?,
-            Step::Day(..) | Step::Kept(..) => Vec::new(),
-        };
-        if kept.is_empty() { steps.push(step) } else { steps.extend(kept) }
+        match step {
+            Step::Partition(partition) => {
+                let kept = kept_of(connection, archive, &partition).await?;
+                if kept.is_empty() { steps.push(Step::Partition(partition)) } else { steps.extend(kept) }
+            }
+            Step::Day(day, _) => {
+                let Some(closed) = books::closed_day(connection, day).await? else { continue };
+                let manifest = read_back(archive, &closed).await?;
+                let found = compare(connection, archive, &manifest, Matching::Stay).await?;
+                steps.extend((found.archived > 0).then_some(Step::Day(day, found.archived)));
+                steps.extend((found.kept > 0).then_some(Step::Kept(day, found.kept)));
+            }
+            Step::Kept(..) => {}
+        }
     }
     Ok(steps)
 }
 
-/// The days of a partition with rows that the archive does not have.
-async fn kept_of(connection: &mut Connection, partition: &Partition) -> Result<Vec<Step>, Error> {
+/// The days of a partition with rows that the archive does not have as they are.
+async fn kept_of(connection: &mut Connection, archive: &Archive, partition: &Partition) -> Result<Vec<Step>, Error> {
+    let database = books::database_id(connection).await?;
     let mut kept = Vec::new();
     for closed in books::closed_days(connection, Some(partition.days())).await? {
-        let rows = pruning::unarchived_rows(connection, closed.day).await?;
+        let manifest = read_back(archive, &closed).await?;
+        expect_own(closed.day, Some(&manifest), &database)?;
+        let rows = compare(connection, archive, &manifest, Matching::Stay).await?.kept;
         if rows > 0 {
             kept.push(Step::Kept(closed.day, rows));
         }
     }
     Ok(kept)
+}
+
+/// What happens to rows of the log that the archive has as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Matching {
+    /// They stay.
+    Stay,
+    /// They are deleted.
+    Go,
+}
+
+/// What was found of the rows of a day.
+#[derive(Clone, Copy, Debug, Default)]
+struct Compared {
+    /// Rows that the archive has as they are.
+    archived: i64,
+    /// Rows that it does not have, or has with other values.
+    kept: i64,
+}
+
+/// Compares the rows of a closed day with those of the archive, in slices of time.
+async fn compare(
+    connection: &mut Connection,
+    archive: &Archive,
+    manifest: &Manifest,
+    matching: Matching,
+) -> Result<Compared, Error> {
+    let day = manifest.day;
+    let is_compared = |column: &Column| {
+        manifest.bodies || !matches!(column, Column::Messages | Column::Response | Column::ProxyServerRequest)
+    };
+    let columns = Column::ALL.into_iter().filter(is_compared).collect();
+    let mut rows = archive.scan(&[(day, manifest.revision)], Query { columns, ..Query::default() });
+    let mut next = rows.try_next().await?;
+    let statement = closing::export_statement(Selection::Slice, manifest.bodies, false);
+    let mut found = Compared::default();
+    let mut from = day.and_time(NaiveTime::MIN);
+    while let Some(to) = pruning::end_of_slice(connection, day, from).await? {
+        let mut archived = Vec::new();
+        {
+            let mut logged = closing::slice(connection, day, (from, to), &statement);
+            while let Some(row) = logged.try_next().await? {
+                let version = closing::version(&row)?;
+                let row = closing::exported(&row)?;
+                let place = (row.start_time, row.request_id);
+                while next.as_ref().is_some_and(|next| (next.start_time, next.request_id.as_str()) < place) {
+                    next = rows.try_next().await?;
+                }
+                if next.as_ref().is_some_and(|next| is_archived(&row, &next.as_row())) {
+                    let (request_id, start_time) = (row.request_id.to_owned(), timestamp(row.start_time).0);
+                    archived.push(Archived { request_id, start_time, version });
+                } else {
+                    found.kept += 1;
+                }
+            }
+        }
+        let matched = match matching {
+            Matching::Go if !archived.is_empty() => pruning::delete_rows(connection, day, &archived).await?,
+            _ => archived.len() as u64,
+        };
+        let matched = i64::try_from(matched).unwrap_or(i64::MAX);
+        found.archived += matched;
+        // Rows that were updated meanwhile.
+        found.kept += i64::try_from(archived.len()).unwrap_or(i64::MAX) - matched;
+        from = to;
+    }
+    Ok(found)
+}
+
+/// Whether the archive has a row of the log as it is. The log may have lost its texts, and when the row was written does not
+/// matter.
+fn is_archived(logged: &LogRow<'_>, archived: &LogRow<'_>) -> bool {
+    let same_text =
+        |logged: Option<&str>, archived: Option<&str>| logged.is_none_or(|text| text == NO_BODY) || logged == archived;
+    same_text(logged.messages, archived.messages)
+        && same_text(logged.response, archived.response)
+        && same_text(logged.proxy_server_request, archived.proxy_server_request)
+        && (logged.spend == archived.spend || logged.spend.is_nan() && archived.spend.is_nan())
+        && without_texts(logged) == without_texts(archived)
+}
+
+fn without_texts<'a>(row: &LogRow<'a>) -> LogRow<'a> {
+    LogRow {
+        spend: 0.0,
+        messages: None,
+        response: None,
+        proxy_server_request: None,
+        created_at: None,
+        updated_at: None,
+        ..*row
+    }
+}
+
+/// Refuses to remove rows that have more columns than the archive, as after an update of LiteLLM.
+pub async fn expect_known_columns(connection: &mut Connection) -> Result<(), Error> {
+    let unknown = books::unknown_columns(connection).await?;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "the log has columns that this version does not archive, so its rows stay: {}; a newer version may archive them, and \
+         `books prune --without-columns` removes the rows all the same",
+        unknown.join(", ")
+    )))
 }
 
 /// Removes the rows of closed days up to `through` from the log. Archives late rows and reads the archive back before.
@@ -112,30 +232,21 @@ async fn take(connection: &mut Connection, archive: &Archive, database: &str, st
     let mut done = Vec::new();
     match &step {
         Step::Partition(partition) => {
-            for closed in books::closed_days(connection, Some(partition.days())).await? {
-                expect_own(closed.day, Some(read_back(archive, &closed).await?.as_ref()), database)?;
-            }
-            done = kept_of(connection, partition).await?;
-            if done.is_empty() && drop_partition(connection, partition).await? {
+            let versions = pruning::versions(connection, partition).await?;
+            done = kept_of(connection, archive, partition).await?;
+            if done.is_empty() && drop_partition(connection, partition, &versions).await? {
                 done.push(step);
             }
         }
         Step::Day(day, _) => {
             let Some(closed) = books::closed_day(connection, *day).await? else { return Ok(done) };
-            expect_own(*day, Some(read_back(archive, &closed).await?.as_ref()), database)?;
+            let manifest = read_back(archive, &closed).await?;
+            expect_own(*day, Some(&manifest), database)?;
             pruning::begin(connection, *day).await?;
-            let mut deleted = 0;
-            loop {
-                let batch = pruning::delete_rows(connection, *day).await?;
-                if batch == 0 {
-                    break;
-                }
-                deleted += i64::try_from(batch).unwrap_or(i64::MAX);
-            }
-            done.push(Step::Day(*day, deleted));
-            let kept = books::logged_rows(connection, *day).await?;
-            if kept > 0 {
-                done.push(Step::Kept(*day, kept));
+            let found = compare(connection, archive, &manifest, Matching::Go).await?;
+            done.push(Step::Day(*day, found.archived));
+            if found.kept > 0 {
+                done.push(Step::Kept(*day, found.kept));
             }
         }
         Step::Kept(..) => {}
@@ -143,10 +254,10 @@ async fn take(connection: &mut Connection, archive: &Archive, database: &str, st
     Ok(done)
 }
 
-async fn drop_partition(connection: &mut Connection, partition: &Partition) -> Result<bool, Error> {
+async fn drop_partition(connection: &mut Connection, partition: &Partition, versions: &str) -> Result<bool, Error> {
     let mut attempt = 1;
     loop {
-        match pruning::drop_partition(connection, partition).await {
+        match pruning::drop_partition(connection, partition, versions).await {
             // False: rows arrived meanwhile, and the next run archives them first.
             Ok(dropped) => return Ok(dropped),
             Err(error)

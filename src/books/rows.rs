@@ -1,7 +1,7 @@
 //! Rows of the archive in the form of the log's, and the merging of both. The log wins: a row that both have is the log's.
 //! [`merging`] says which rows are the same call.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
@@ -39,6 +39,16 @@ impl ArchivedDays {
     /// Leaves out the days that have no row of an ID.
     pub(super) async fn narrow(&mut self, kind: IdKind, value: &str) -> Result<(), Error> {
         let found = self.archive.find(kind, value, &self.days).await?;
+        self.days.retain(|(day, _)| found.contains(day));
+        Ok(())
+    }
+
+    /// Leaves out the days that have no row of any of these IDs.
+    pub(super) async fn narrow_to_any(&mut self, kind: IdKind, values: &[&str]) -> Result<(), Error> {
+        let mut found = BTreeSet::new();
+        for value in values {
+            found.extend(self.archive.find(kind, value, &self.days).await?);
+        }
         self.days.retain(|(day, _)| found.contains(day));
         Ok(())
     }
@@ -188,7 +198,7 @@ pub(super) fn microseconds(time: NaiveDateTime) -> i64 {
     time.and_utc().timestamp_micros()
 }
 
-fn timestamp(microseconds: i64) -> Timestamp {
+pub(super) fn timestamp(microseconds: i64) -> Timestamp {
     Timestamp(DateTime::from_timestamp_micros(microseconds).unwrap_or_default().naive_utc())
 }
 

@@ -17,6 +17,7 @@ use crate::cli::args::{ArchiveArgs, DatabaseArgs};
 use crate::cli::database::Failure;
 use crate::cli::database::with_pool;
 use crate::cli::output::say;
+use crate::store;
 use crate::store::books as tables;
 use crate::store::database;
 use crate::store::database::DatabaseKind;
@@ -94,6 +95,9 @@ pub struct PruneArgs {
     /// Say what would be removed, and remove nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Remove rows although the log has columns that this version does not archive. What these columns have is lost.
+    #[arg(long)]
+    without_columns: bool,
     /// Change a log that LiteLLM owns.
     #[arg(long, env = "LITESPEND_PRUNE_LITELLM_LOGS", value_parser = clap::builder::FalseyValueParser::new())]
     prune_litellm_logs: bool,
@@ -235,12 +239,15 @@ pub(crate) async fn close_through(
 async fn print_status(pool: &Pool) -> Result<(), Failure> {
     let mut connection = connection(pool).await?;
     let days = tables::closed_days(&mut connection, None).await.context("cannot read the closed days")?;
+    let all = DateRange { start: store::FIRST_DAY, end: store::LAST_DAY };
+    let incomplete = tables::incomplete_days(&mut connection, all).await.context("cannot read the closed days")?;
     if days.is_empty() {
         say!("no day is closed");
     }
     for day in &days {
         let place = match day.pruned_at {
             Some(at) => format!("pruned {}", at.format("%Y-%m-%d")),
+            None if incomplete.iter().any(|incomplete| incomplete.day == day.day) => "partly in the log".to_owned(),
             None => "in the log".to_owned(),
         };
         say!(
@@ -334,20 +341,20 @@ async fn prune(pool: &Pool, kind: DatabaseKind, args: &PruneArgs) -> Result<(), 
     let mut connection = locked(pool).await?;
     if let Some(days) = args.keep_days {
         let through = before(days);
+        if !args.without_columns {
+            pruning::expect_known_columns(&mut connection).await.map_err(failed)?;
+        }
         if args.dry_run {
-            let steps = pruning::preview(&mut connection, through).await.map_err(failed)?;
+            let steps = pruning::preview(&mut connection, &archive, through).await.map_err(failed)?;
             if steps.is_empty() {
                 say!("nothing to remove: no closed day up to {through} has rows in the log");
             }
             for step in steps {
-                match step {
-                    Step::Kept(day, rows) => say!("would keep {rows} rows of {day}: the archive does not have them"),
-                    step => say!("would {}", described(&step, "drop", "delete")),
-                }
+                say!("would {}", described(&step, "drop", "delete", "keep"));
             }
         } else {
             pruning::prune(&mut connection, &archive, through, |step| {
-                say!("{}", described(step, "dropped", "deleted"));
+                say!("{}", described(step, "dropped", "deleted", "kept"));
                 true
             })
             .await
@@ -368,13 +375,17 @@ async fn prune(pool: &Pool, kind: DatabaseKind, args: &PruneArgs) -> Result<(), 
     Ok(())
 }
 
-fn described(step: &Step, drop: &str, delete: &str) -> String {
+fn described(step: &Step, drop: &str, delete: &str, keep: &str) -> String {
     match step {
         Step::Partition(partition) => {
             format!("{drop} the partition {} ({} to {})", partition.table, partition.first_day, partition.last_day)
         }
         Step::Day(day, rows) => format!("{delete} {rows} rows of {day}"),
-        Step::Kept(day, rows) => format!("kept {rows} rows of {day}: the archive does not have them"),
+        Step::Kept(day, rows) => {
+            format!(
+                "{keep} {rows} rows of {day}: the archive does not have them as they are (reopen and close the day to archive them)"
+            )
+        }
     }
 }
 

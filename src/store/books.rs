@@ -186,6 +186,11 @@ pub async fn database_id(connection: &mut PgConnection) -> Result<String, sqlx::
     sqlx::query_scalar("SELECT value ->> 'id' FROM litespend.settings WHERE name = 'books'").fetch_one(connection).await
 }
 
+/// The columns of the log that the archive does not have, as a LiteLLM newer than this version may have made them.
+pub async fn unknown_columns(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    restoring::unknown_columns(connection).await
+}
+
 /// One closed day. `None` if the day is not closed.
 pub async fn closed_day(connection: &mut PgConnection, day: NaiveDate) -> Result<Option<ClosedDay>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM litespend.closed_days WHERE day = $1").bind(day).fetch_optional(connection).await

@@ -153,6 +153,11 @@ impl Reading {
         Ok(self)
     }
 
+    /// Whether the statements of the read see one state of the database.
+    pub fn has_snapshot(&self) -> bool {
+        self.snapshot
+    }
+
     /// Starts a snapshot in which temporary tables and views can be created. They disappear at its end. Not possible on a
     /// replica.
     pub async fn scratch(mut self) -> Result<Self, sqlx::Error> {

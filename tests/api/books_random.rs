@@ -94,10 +94,28 @@ impl Model {
         }
     }
 
-    fn prune(&mut self, through: NaiveDate) {
+    /// Rows leave the log only if the archive has them as they are. A row that does not go may keep its partition.
+    fn prune(&mut self, through: NaiveDate, logged: &BTreeSet<String>) {
         self.archive_late(|of| of <= through);
-        let closed: BTreeSet<NaiveDate> = self.closed.keys().copied().filter(|of| *of <= through).collect();
-        self.log.retain(|_, row| !closed.contains(&day_of(row)));
+        let month_of = |row: &Value| row["startTime"].as_str().unwrap()[..7].to_owned();
+        let is_archived = |id: &String, row: &Value| {
+            self.closed.get(&day_of(row)).is_some_and(|archived| archived.get(id) == Some(row))
+        };
+        let pruned = || self.log.iter().filter(|(_, row)| day_of(row) <= through && self.is_closed(row));
+        let kept: BTreeSet<String> =
+            pruned().filter(|(id, row)| !is_archived(id, row)).map(|(_, row)| month_of(row)).collect();
+        for (id, row) in pruned() {
+            if logged.contains(id) {
+                assert!(kept.contains(&month_of(row)), "{id} stays in the log: {row}");
+            } else {
+                assert!(is_archived(id, row), "{id} has left the log: {row}");
+            }
+        }
+        let left: BTreeSet<String> = self.log.keys().filter(|id| logged.contains(*id)).cloned().collect();
+        assert_eq!(&left, logged, "rows of the log that nobody put there");
+        let open = |row: &Value| day_of(row) > through || !self.is_closed(row);
+        assert!(self.log.iter().all(|(id, row)| logged.contains(id) || !open(row)), "rows of open days have left");
+        self.log.retain(|id, _| logged.contains(id));
     }
 
     fn reopen(&mut self, which: NaiveDate) {
@@ -348,7 +366,11 @@ impl World {
         self.expect_done(work, done);
         match work {
             Work::Close(through) => self.model.close(through),
-            Work::Prune(through) => self.model.prune(through),
+            Work::Prune(through) => {
+                let ids = r#"SELECT request_id FROM "LiteLLM_SpendLogs""#;
+                let logged: Vec<String> = sqlx::query_scalar(ids).fetch_all(&self.app.pool).await.unwrap();
+                self.model.prune(through, &logged.into_iter().collect());
+            }
             Work::Reopen(day) => self.model.reopen(day),
             Work::Verify => {}
         }

@@ -183,24 +183,53 @@ impl Archive {
         let key = month_of(month);
         let mut days = self.days().await?;
         days.retain(|(day, _)| month_of(*day) == key);
+        self.compact(key, days).await.map(drop)
+    }
+
+    /// Compacts a month with these days. Returns whether that was needed.
+    async fn compact(&self, key: (i32, u32), days: Vec<(NaiveDate, u32)>) -> Result<bool> {
+        let Some((month, _)) = days.first().copied() else { return Ok(false) };
         let numbers = self.month_numbers(key).await?;
         let newest = numbers.last().copied().unwrap_or_default();
         if newest > 0 {
             match self.month_manifest(key, newest).await {
-                Ok(Some(manifest)) if manifest.covers == days => return Ok(()),
+                Ok(Some(manifest)) if manifest.covers == days => return Ok(false),
                 Ok(_) | Err(Error::Damaged { .. }) => {}
                 Err(error) => return Err(error),
             }
-        }
-        if days.is_empty() {
-            return Ok(());
         }
         let Some(number) = newest.checked_add(1) else {
             return Err(Error::schema(month_path(key, newest), "no number can follow it"));
         };
         self.write_month(month, number, days).await?;
         self.inner.months.invalidate(&key);
-        self.remove_months(key, number).await
+        self.remove_months(key, number).await?;
+        Ok(true)
+    }
+
+    /// [Compacts](Self::compact_month) the months up to `through`, a day that is their last one or later, whose newest file does
+    /// not have all days in their newest revisions. Returns the number of months that it wrote. A month with an error does
+    /// not keep the others from being compacted; the first error is returned at the end.
+    ///
+    /// # Errors
+    /// Any [`Error`] about the files of the days.
+    pub async fn compact_months(&self, through: NaiveDate) -> Result<usize> {
+        let end = through.succ_opt().map_or((i32::MAX, 0), month_of);
+        let mut months: BTreeMap<(i32, u32), Vec<(NaiveDate, u32)>> = BTreeMap::new();
+        for (day, revision) in self.days().await? {
+            months.entry(month_of(day)).or_default().push((day, revision));
+        }
+        months.retain(|month, _| *month < end);
+        let (mut written, mut first_error) = (0, None);
+        for (month, days) in months {
+            match self.compact(month, days).await {
+                Ok(true) => written += 1,
+                // Another process has just done it.
+                Ok(false) | Err(Error::Exists { .. }) => {}
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        first_error.map_or(Ok(written), Err)
     }
 
     async fn write_month(&self, month: NaiveDate, number: u32, covers: Vec<(NaiveDate, u32)>) -> Result<()> {

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | write a day | [`Archive::write_day`], [`DayWriter::push`], [`DayWriter::finish`], [`Prepared::verify`], [`Archive::commit`], [`Archive::publish`] |
 //! | read rows | [`Archive::scan`] with a [`Query`], [`Archive::row`] |
-//! | which days may have an id | [`Archive::find`], faster after [`Archive::compact_month`] |
+//! | which days may have an id | [`Archive::find`], faster after [`Archive::compact_months`] |
 //! | is everything as it was written | [`Archive::verify_day`], [`Archive::damaged`], [`Archive::clear_damage`] |
 //! | days and their revisions | [`Archive::days`], [`Archive::manifest`], [`Archive::remove_superseded`], [`Archive::delete_day`] |
 //! | other engines | [`Archive::schema`], [`Archive::publish`], [`Archive::hide`], [`Archive::day_files`] |

@@ -1,12 +1,15 @@
-//! Rows of the archive that stand beside the log's for the statements of one transaction.
+//! Rows of the archive that stand beside the log's for the statements of one transaction, which is rolled back.
 
 use litespend_archive::OwnedRow;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Postgres, QueryBuilder};
 
-use crate::store::books::restoring::{columns, insert_into};
+use crate::store::books::restoring::{as_json, columns};
+use crate::store::log::filter::{LogFilter, Outcomes, SESSION_KEY};
+use crate::store::log::pages::{Order, SessionCursor};
+use crate::store::log::rows::{CALL_COLUMNS, LIST_COLUMNS, NEWER_COLUMNS};
 
 /// Rows of the archive that stand beside the log's for the statements of one transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Beside {
     columns: String,
 }
@@ -26,13 +29,55 @@ impl Beside {
         Ok(Self { columns })
     }
 
-    /// Adds rows that the log does not have.
-    pub async fn add(&self, connection: &mut PgConnection, rows: &[OwnedRow]) -> Result<(), sqlx::Error> {
-        insert_into(connection, ARCHIVED, &self.columns, "", rows).await.map(|_| ())
+    /// Adds those of these rows that match a filter, and returns their number. The log must not have them.
+    pub async fn add(
+        &self,
+        connection: &mut PgConnection,
+        rows: &[OwnedRow],
+        filter: &LogFilter,
+        outcomes: Outcomes,
+    ) -> Result<u64, sqlx::Error> {
+        let columns = &self.columns;
+        // Columns that an older LiteLLM lacks are those of `defaults`.
+        let mut query = QueryBuilder::<Postgres>::new(format!(
+            "INSERT INTO {ARCHIVED} ({columns}) SELECT matching.* FROM ({NEWER_COLUMNS}) AS defaults
+             CROSS JOIN LATERAL (SELECT {columns} FROM json_populate_recordset(NULL::{ARCHIVED}, "
+        ));
+        query.push_bind(as_json(rows.iter())?).push("::json) AS archived");
+        filter.push(&mut query, outcomes);
+        query.push(") AS matching");
+        Ok(query.build().persistent(false).execute(connection).await?.rows_affected())
+    }
+
+    /// Removes all rows but the first ones in an order.
+    pub async fn keep_first(&self, connection: &mut PgConnection, order: Order, rows: i64) -> Result<(), sqlx::Error> {
+        let mut query = QueryBuilder::<Postgres>::new(format!(
+            "DELETE FROM {ARCHIVED} WHERE ctid = ANY (ARRAY(SELECT log.place FROM ({NEWER_COLUMNS}) AS defaults
+             CROSS JOIN LATERAL (SELECT ctid AS place, {LIST_COLUMNS}, {CALL_COLUMNS} FROM {ARCHIVED}) AS log ORDER BY "
+        ));
+        order.push(&mut query);
+        query.push(" OFFSET ").push_bind(rows).push("))");
+        query.build().persistent(false).execute(connection).await.map(|_| ())
+    }
+
+    /// Number of sessions that have rows here; with a cursor, of those that come after it when the newest come first.
+    pub async fn sessions(
+        &self,
+        connection: &mut PgConnection,
+        after: Option<&SessionCursor>,
+    ) -> Result<i64, sqlx::Error> {
+        let mut query = QueryBuilder::<Postgres>::new(format!(
+            r#"SELECT count(*) FROM (SELECT FROM ({NEWER_COLUMNS}) AS defaults
+               CROSS JOIN LATERAL (SELECT {SESSION_KEY} AS session_key, api_key, "startTime" FROM {ARCHIVED}) AS log
+               GROUP BY session_key, api_key"#
+        ));
+        SessionCursor::push(after, &mut query, false);
+        query.push(") AS sessions");
+        query.build_query_scalar().persistent(false).fetch_one(connection).await
     }
 
     /// From now on, `"LiteLLM_SpendLogs"` means the log with these rows.
-    pub async fn finish(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    pub async fn finish(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let log: String = sqlx::query_scalar(
             r#"SELECT format('%I.%I', relnamespace::regnamespace, relname)
                                   FROM pg_class WHERE oid = to_regclass('"LiteLLM_SpendLogs"')"#,
@@ -44,6 +89,8 @@ impl Beside {
                CREATE TEMPORARY VIEW "LiteLLM_SpendLogs" AS
                SELECT * FROM {log} UNION ALL SELECT * FROM {ARCHIVED}"#
         );
-        sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map(|_| ())
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *connection).await?;
+        // Statements that were prepared since the beginning mean the log without these rows.
+        connection.clear_cached_statements().await
     }
 }

@@ -94,6 +94,8 @@ pub enum Selection {
     All,
     /// The rows that arrived after the day was closed and are not in the archive yet.
     Late,
+    /// The rows that start at `$2` or later and before `$3`, each with its version in a last column.
+    Slice,
 }
 
 /// Whether the database compares texts by their bytes. An index then has the order of the archive's rows.
@@ -117,13 +119,15 @@ pub async fn orders_by_bytes(connection: &mut PgConnection) -> Result<bool, sqlx
 pub fn export_statement(selection: Selection, bodies: bool, by_bytes: bool) -> String {
     let body = |column: &str| if bodies { column.to_owned() } else { format!("NULL::jsonb AS {column}") };
     let collation = if by_bytes { "" } else { r#"COLLATE "C""# };
-    let late = match selection {
+    let chosen = match selection {
         Selection::All => "",
         Selection::Late => {
             "AND substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) IN
                  (SELECT digest FROM litespend.late_ids WHERE day = $1 AND NOT is_lost)"
         }
+        Selection::Slice => r#"AND "startTime" >= $2 AND "startTime" < $3"#,
     };
+    let version = if selection == Selection::Slice { ", xmin::text" } else { "" };
     format!(
         r#"SELECT rows.* FROM
                (SELECT NULL::text AS model_id, NULL::text AS organization_id, NULL::text AS requester_ip_address,
@@ -137,9 +141,9 @@ pub fn export_statement(selection: Selection, bodies: bool, by_bytes: bool) -> S
                       model_group, custom_llm_provider, api_base, "user", metadata, cache_hit, cache_key,
                       request_tags, team_id, organization_id, end_user, requester_ip_address, {}, {}, {}, session_id,
                       status, mcp_namespaced_tool_name, billing_agent_id, agent_id, litellm_call_id, request_duration_ms,
-                      created_at::timestamp, updated_at::timestamp
+                      created_at::timestamp, updated_at::timestamp {version}
                FROM "LiteLLM_SpendLogs"
-               WHERE "startTime" >= $1 AND "startTime" < $1 + 1 {late}
+               WHERE "startTime" >= $1 AND "startTime" < $1 + 1 {chosen}
                -- The column, and not its text of the same name above: an index has its order.
                ORDER BY "LiteLLM_SpendLogs"."startTime", request_id {collation}) AS rows"#,
         body("messages"),
@@ -156,6 +160,24 @@ pub fn rows<'c>(
 ) -> BoxStream<'c, Result<PgRow, sqlx::Error>> {
     sqlx::query(AssertSqlSafe(statement)).bind(day).fetch(connection)
 }
+
+/// Streams the rows of a slice of a day with the statement of [`Selection::Slice`].
+pub fn slice<'c>(
+    connection: &'c mut PgConnection,
+    day: NaiveDate,
+    (from, to): (NaiveDateTime, NaiveDateTime),
+    statement: &'c str,
+) -> BoxStream<'c, Result<PgRow, sqlx::Error>> {
+    sqlx::query(AssertSqlSafe(statement)).bind(day).bind(from).bind(to).fetch(connection)
+}
+
+/// The version of a row of a slice: it is another one after every update.
+pub fn version(row: &PgRow) -> Result<String, sqlx::Error> {
+    row.try_get(VERSION)
+}
+
+/// Place of the version among the columns of a slice.
+const VERSION: usize = 36;
 
 /// The row as the archive stores it.
 pub fn exported(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {

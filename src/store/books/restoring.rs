@@ -94,6 +94,18 @@ const COLUMNS: [&str; 33] = [
     "updated_at",
 ];
 
+/// The columns of the log that the archive does not have.
+pub(in crate::store) async fn unknown_columns(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"SELECT attname::text FROM pg_attribute
+           WHERE attrelid = to_regclass('"LiteLLM_SpendLogs"') AND attnum > 0 AND NOT attisdropped AND attname <> ALL ($1)
+           ORDER BY attnum"#,
+    )
+    .bind(COLUMNS.into_iter().chain(BODIES).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await
+}
+
 /// Microseconds since 1970 as a text that PostgreSQL reads as a timestamp.
 fn timestamp(microseconds: i64) -> Option<String> {
     match microseconds {
@@ -167,7 +179,14 @@ pub async fn insert_rows(
                              WHERE log.request_id = archived.request_id
                                AND log."startTime" >= date '{day}' AND log."startTime" < date '{day}' + 1)"#
     );
-    let inserted = insert_into(connection, r#""LiteLLM_SpendLogs""#, &columns, &missing, rows).await?;
+    let text = as_json(rows.iter())?;
+    let statement = format!(
+        r#"INSERT INTO "LiteLLM_SpendLogs" ({columns})
+           SELECT {columns} FROM json_populate_recordset(NULL::"LiteLLM_SpendLogs", $1::json) AS archived
+           {missing} ON CONFLICT DO NOTHING"#
+    );
+    let done = sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(text).execute(&mut *connection).await?;
+    let inserted = done.rows_affected();
     if bodies {
         restore_bodies(connection, rows).await?;
     }
@@ -223,7 +242,7 @@ async fn restore_bodies(connection: &mut PgConnection, rows: &[OwnedRow]) -> Res
 }
 
 /// Rows as JSON that `json_populate_recordset` reads.
-fn as_json<'a>(rows: impl Iterator<Item = &'a OwnedRow>) -> Result<String, sqlx::Error> {
+pub(super) fn as_json<'a>(rows: impl Iterator<Item = &'a OwnedRow>) -> Result<String, sqlx::Error> {
     let restored: Vec<Restored<'_>> = rows.map(Restored::new).collect();
     serde_json::to_string(&restored).map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }
@@ -238,22 +257,6 @@ pub(super) async fn columns(connection: &mut PgConnection, bodies: bool) -> Resu
     .bind(wanted)
     .fetch_one(connection)
     .await
-}
-
-pub(super) async fn insert_into(
-    connection: &mut PgConnection,
-    table: &str,
-    columns: &str,
-    condition: &str,
-    rows: &[OwnedRow],
-) -> Result<u64, sqlx::Error> {
-    let text = as_json(rows.iter())?;
-    let statement = format!(
-        "INSERT INTO {table} ({columns}) SELECT {columns} FROM json_populate_recordset(NULL::{table}, $1::json) AS archived
-         {condition} ON CONFLICT DO NOTHING"
-    );
-    let done = sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(text).execute(connection).await?;
-    Ok(done.rows_affected())
 }
 
 /// What came of [`reopen`].

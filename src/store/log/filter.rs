@@ -15,7 +15,7 @@ const HEALTH_CHECKS: [&str; 2] =
 
 /// SQL expression for the ID of a row's session. A row without a session is a session of its own, identified by the
 /// request ID.
-const SESSION_KEY: &str = "COALESCE(NULLIF(session_id, ''), request_id)";
+pub(in crate::store) const SESSION_KEY: &str = "COALESCE(NULLIF(session_id, ''), request_id)";
 
 /// Sort order that puts the representative row of a session first. The representative is the agent message that ended
 /// last. Without agent messages, it is the newest row that is not a tool call.
@@ -38,6 +38,16 @@ pub enum SpanType {
 }
 
 impl SpanType {
+    /// The call types of this kind. `None`: all that no other kind has.
+    pub fn call_types(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Mcp => Some(&["call_mcp_tool", "list_mcp_tools"]),
+            Self::Agent => Some(&["asend_message"]),
+            Self::Batch => Some(&["acreate_batch", "create_batch", "aretrieve_batch", "retrieve_batch"]),
+            Self::Llm => None,
+        }
+    }
+
     fn condition(self) -> &'static str {
         match self {
             Self::Mcp => "call_type IN ('call_mcp_tool', 'list_mcp_tools')",
@@ -148,7 +158,8 @@ impl LogFilter {
         }
     }
 
-    fn push(&self, query: &mut QueryBuilder<Postgres>, outcomes: Outcomes) {
+    /// Pushes ` WHERE ...`: the conditions on columns of the log, without the status of sessions.
+    pub(in crate::store) fn push(&self, query: &mut QueryBuilder<Postgres>, outcomes: Outcomes) {
         query.push(" WHERE true");
         push_scope(query, &self.scope);
         if let Some((from, to)) = self.window {
@@ -241,4 +252,17 @@ pub enum Outcomes {
     OfRows,
     /// The status of the session's representative row.
     OfSessions,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_of_calls_are_the_same_here_and_in_the_database() {
+        for span_type in [SpanType::Mcp, SpanType::Agent, SpanType::Batch] {
+            let quoted: Vec<&str> = span_type.condition().split('\'').skip(1).step_by(2).collect();
+            assert_eq!(Some(quoted.as_slice()), span_type.call_types(), "{span_type:?}");
+        }
+    }
 }

@@ -60,7 +60,8 @@ pub struct Order {
 }
 
 impl Order {
-    fn push(self, query: &mut QueryBuilder<Postgres>) {
+    /// Pushes the expressions of ` ORDER BY`, for rows called `log`.
+    pub(in crate::store) fn push(self, query: &mut QueryBuilder<Postgres>) {
         let direction = if self.ascending { " ASC" } else { " DESC" };
         query.push(self.key.expression()).push(direction);
         if self.key == SortKey::TimeToFirstToken {
@@ -146,6 +147,16 @@ pub struct SessionCursor {
     pub session_key: String,
 }
 
+impl SessionCursor {
+    /// Pushes the condition that a session comes after a cursor, for groups of rows called `log`.
+    pub(in crate::store) fn push(cursor: Option<&Self>, query: &mut QueryBuilder<Postgres>, ascending: bool) {
+        let Some(cursor) = cursor else { return };
+        query.push(r#" HAVING (max(log."startTime"), log.session_key, log.api_key) "#);
+        query.push(if ascending { "> (" } else { "< (" }).push_bind(cursor.last_activity);
+        query.push(", ").push_bind(cursor.session_key.clone()).push(", ").push_bind(cursor.api_key.clone()).push(")");
+    }
+}
+
 /// A session in a page.
 #[derive(Clone, Debug, FromRow)]
 pub struct ActiveSession {
@@ -171,11 +182,7 @@ pub async fn active_sessions(
     );
     filter.push_rows(&mut query, Outcomes::OfSessions);
     query.push(" GROUP BY log.session_key, log.api_key");
-    if let Some(cursor) = cursor {
-        query.push(r#" HAVING (max(log."startTime"), log.session_key, log.api_key) "#);
-        query.push(if ascending { "> (" } else { "< (" }).push_bind(cursor.last_activity);
-        query.push(", ").push_bind(cursor.session_key.clone()).push(", ").push_bind(cursor.api_key.clone()).push(")");
-    }
+    SessionCursor::push(cursor, &mut query, ascending);
     query.push(if ascending { " ORDER BY 3, 1, 2 LIMIT " } else { " ORDER BY 3 DESC, 1 DESC, 2 DESC LIMIT " });
     query.push_bind(limit).push(" OFFSET ").push_bind(offset);
     query.build_query_as().persistent(false).fetch_all(connection).await
@@ -204,8 +211,8 @@ pub fn representatives<'q, 'c: 'q>(
 /// Sums of these sessions, separately for each key.
 pub async fn session_sums(
     connection: &mut PgConnection,
-    session_ids: &[String],
-    api_keys: &[String],
+    session_ids: &[&str],
+    api_keys: &[&str],
 ) -> Result<Vec<SessionSums>, sqlx::Error> {
     sqlx::query_as(
         r#"
@@ -243,6 +250,26 @@ pub async fn session_sums(
     .bind(session_ids)
     .bind(api_keys)
     .bind(SESSION_MODELS + 1)
+    .fetch_all(connection)
+    .await
+}
+
+/// Each list of names of models without repetitions, cut as in [`session_sums`], and in the database's order.
+pub async fn sorted_models(
+    connection: &mut PgConnection,
+    lists: &[Vec<String>],
+) -> Result<Vec<Vec<String>>, sqlx::Error> {
+    let places =
+        lists.iter().enumerate().flat_map(|(place, list)| list.iter().map(move |_| i64::try_from(place).unwrap_or(0)));
+    sqlx::query_scalar(
+        "SELECT COALESCE((SELECT array_agg(name ORDER BY name)
+                          FROM (SELECT DISTINCT left(name, 256) AS name FROM unnest($1::bigint[], $2::text[]) AS named (of, name)
+                                WHERE of = place) AS names), '{}')
+         FROM generate_series(0, $3 - 1) AS place ORDER BY place",
+    )
+    .bind(places.collect::<Vec<_>>())
+    .bind(lists.iter().flatten().map(String::as_str).collect::<Vec<_>>())
+    .bind(i64::try_from(lists.len()).unwrap_or(i64::MAX))
     .fetch_all(connection)
     .await
 }

@@ -182,7 +182,7 @@ pub struct SessionTotals {
 }
 
 /// Sums of one session and key, as the database returns them.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Default, Clone, Debug, FromRow)]
 pub struct SessionSums {
     /// Session ID.
     pub session_id: String,
@@ -229,14 +229,14 @@ fn write_metadata<S: Serializer>(metadata: &JsonField, serializer: S) -> Result<
 }
 
 /// Defaults of the columns that a LiteLLM before 1.109 may lack: the outer row of defaults.
-pub(super) const NEWER_COLUMNS: &str = r#"
+pub(in crate::store) const NEWER_COLUMNS: &str = r#"
     SELECT NULL::integer AS request_duration_ms, NULL::text AS organization_id, NULL::text AS requester_ip_address,
            NULL::text AS session_id, NULL::text AS status, NULL::text AS mcp_namespaced_tool_name,
            NULL::text AS agent_id, NULL::text AS litellm_call_id, NULL::text AS model_id,
            '{}'::jsonb AS messages, '{}'::jsonb AS response, '{}'::jsonb AS proxy_server_request"#;
 
 /// Columns of a list.
-pub(super) const LIST_COLUMNS: &str = r#"
+pub(in crate::store) const LIST_COLUMNS: &str = r#"
     request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
     "completionStartTime", model, model_id, model_group, custom_llm_provider, api_base, "user", metadata, cache_hit,
     cache_key, request_tags, team_id, organization_id, end_user, requester_ip_address, session_id, status,
@@ -288,7 +288,7 @@ pub(super) const PAGED: Columns = Columns {
 pub(super) const LIST_BOUNDS: Bounds = Bounds { column: 1024 * 1024, row: 2 * 1024 * 1024 };
 
 /// Columns that a page of the log has in addition to [`LIST_COLUMNS`].
-pub(super) const CALL_COLUMNS: &str = r#"
+pub(in crate::store) const CALL_COLUMNS: &str = r#"
     litellm_call_id,
     COALESCE(request_duration_ms, (extract(epoch FROM "endTime" - "startTime") * 1000)::bigint)
         AS request_duration_ms"#;

@@ -1,9 +1,12 @@
 //! Closed days in reads of rows: which of them a request covers, and how their archived rows get into its answer.
 
+use std::time::Duration;
+
 use chrono::NaiveDateTime;
 use litespend_archive::{Archive, Error as ArchiveError};
 
 use crate::books;
+use crate::books::beside::{LeftOut, Needed};
 use crate::books::rows::ArchivedDays;
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::read_limits::Length;
@@ -13,8 +16,9 @@ use crate::metrics::Metrics;
 use crate::store;
 use crate::store::log;
 use crate::store::log::SpendLogFilter;
-use crate::store::log::filter::{Column, LogFilter};
+use crate::store::log::filter::{Column, LogFilter, Outcomes};
 use crate::store::log::pages;
+use crate::store::log::rows::SessionSums;
 use crate::store::reading::Reading;
 use crate::store::{Connection, DateRange};
 
@@ -33,6 +37,9 @@ const NO_TABLES: &str = "Pages with rows of closed days need temporary tables (t
 /// The refusal of a read that needs a damaged object.
 const DAMAGED: &str = "A file of the archive with rows of closed days is damaged and set aside. Set archive=false to get the \
                        other rows.";
+
+/// How long a page waits for the archived calls of its sessions.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Whether days of the log are closed. If not, answers come from the log alone, and nothing else is asked.
 async fn has_closed_days(state: &AppState, connection: &mut Connection) -> Result<bool, ApiError> {
@@ -59,15 +66,10 @@ async fn archived_days(
     let first = from.map_or(store::FIRST_DAY, |from| from.date()).max(store::FIRST_DAY);
     let last = to.map_or(store::LAST_DAY, |to| to.date()).min(store::LAST_DAY);
     let closed = store::books::incomplete_days(connection, DateRange { start: first, end: last }).await?;
-    let Some(archive) = state.archive() else {
-        if closed.iter().any(|day| day.pruned_at.is_some()) {
-            return Err(refused(NO_ARCHIVE));
-        }
-        return Ok(None);
-    };
     if closed.is_empty() {
         return Ok(None);
     }
+    let Some(archive) = state.archive() else { return Err(refused(NO_ARCHIVE)) };
     let days = closed.iter().map(|closed| (closed.day, closed.revision.unsigned_abs())).collect();
     let moved = store::books::is_current(connection).await?;
     Ok(Some(ArchivedDays::new(Archive::clone(archive), days, moved)))
@@ -113,8 +115,22 @@ pub async fn with_archived_days(
     Ok((reading, days?))
 }
 
+/// All rows that match a filter of rows, if the client wants those of the archive.
+pub fn all_rows(is_wanted: bool) -> Option<Needed<'static>> {
+    is_wanted.then_some(Needed::All(Outcomes::OfRows))
+}
+
+/// What a page has of the archive.
+#[derive(Default)]
+pub struct OfArchive {
+    /// The rows that the page does not need.
+    pub left_out: Option<LeftOut>,
+    /// All closed days, if rows of some stand beside the log.
+    days: Option<ArchivedDays>,
+}
+
 /// A connection for a page of the dashboard's log. If the filter covers closed days and the client wants them, the log of
-/// this connection has their archived rows, too. Where the archive does not answer, and one request is asked for, it is
+/// this connection has those of their archived rows that the page needs. Where the archive does not answer, and one request is asked for, it is
 /// answered from the log if that has a row of it that is `visible` to the caller.
 pub async fn with_archived_rows(
     state: &AppState,
@@ -122,14 +138,16 @@ pub async fn with_archived_rows(
     mut reading: Reading,
     filter: &LogFilter,
     visible: &LogFilter,
-    is_wanted: bool,
-) -> Result<Reading, ApiError> {
+    needed: Option<Needed<'_>>,
+) -> Result<(Reading, OfArchive), ApiError> {
+    let alone = |reading| Ok((reading, OfArchive::default()));
     // An empty ID belongs to no row, and would be looked for in every day.
     let is_id = |id: &String| !id.is_empty();
     let has_ids = filter.request_id.as_ref().is_none_or(is_id)
         && filter.equal.iter().all(|(column, id)| *column != Column::Session || is_id(id));
-    if !is_wanted || !has_ids || !has_closed_days(state, reading.connection()).await? {
-        return Ok(reading);
+    let Some(needed) = needed.filter(|_| has_ids) else { return alone(reading) };
+    if !has_closed_days(state, reading.connection()).await? {
+        return alone(reading);
     }
     // A search finds a row by its own ID at any time.
     let window = filter.window.filter(|_| filter.search.is_none());
@@ -138,27 +156,73 @@ pub async fn with_archived_rows(
     // The page may have to wait for memory.
     reading.may_be_idle().await?;
     match archived_days(state, reading.connection(), from, to).await {
-        Ok(None) => return Ok(reading),
+        Ok(None) => return alone(reading),
         Ok(Some(_)) => {}
-        Err(error) => return of_log_alone(reading, visible, error).await,
+        Err(error) => return of_log_alone(reading, visible, error).await.and_then(alone),
     }
     reading.finish().await?;
     reading = in_snapshot(reads.start_on_primary().await?.scratch().await?).await?;
     let days = match archived_days(state, reading.connection(), from, to).await {
         Ok(Some(days)) => days,
-        Ok(None) => return Ok(reading),
-        Err(error) => return of_log_alone(reading, visible, error).await,
+        Ok(None) => return alone(reading),
+        Err(error) => return of_log_alone(reading, visible, error).await.and_then(alone),
     };
-    match days.put_beside(reading.connection(), filter).await {
-        Ok(()) => Ok(reading),
+    // Beside the log's rows, the table of this name is another one, which nothing is known of.
+    let all = archived_days(state, reading.connection(), None, None).await?;
+    match days.put_beside(reading.connection(), filter, needed).await {
+        Ok(left_out) => Ok((reading, OfArchive { left_out, days: all })),
         Err(books::Error::Database(error)) if store::error::forbids_tables(&error) => {
             tracing::warn!(cause = %error, "cannot put archived rows beside the log");
             let mut reading = in_snapshot(reading.without_snapshot().await?).await?;
             reading.may_be_idle().await?;
-            of_log_alone(reading, visible, refused(NO_TABLES)).await
+            of_log_alone(reading, visible, refused(NO_TABLES)).await.and_then(alone)
         }
-        Err(error @ books::Error::Archive(_)) => of_log_alone(reading, visible, error.into()).await,
+        Err(error @ books::Error::Archive(_)) => of_log_alone(reading, visible, error.into()).await.and_then(alone),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The sums of these sessions with these keys over the calls of the log and, if the client wants them, of the archive. Where
+/// the archive does not answer soon, over those of the log alone: a page of the log's own rows does not need the archive.
+pub async fn session_sums(
+    state: &AppState,
+    mut reading: Reading,
+    of_archive: OfArchive,
+    (ids, keys): (&[&str], &[&str]),
+    is_wanted: bool,
+) -> Result<(Reading, Vec<SessionSums>), ApiError> {
+    let mut all = of_archive.days;
+    if all.is_none() && is_wanted && state.archive().is_some() && has_closed_days(state, reading.connection()).await? {
+        if !reading.has_snapshot() {
+            reading = in_snapshot(reading).await?;
+            reading.may_be_idle().await?;
+        }
+        all = archived_days(state, reading.connection(), None, None).await?;
+    }
+    let days = match all {
+        Some(all) => soon(all.of_sessions(ids)).await?.flatten(),
+        None => None,
+    };
+    let of_log = pages::session_sums(reading.connection(), ids, keys).await?;
+    let Some(days) = days else { return Ok((reading, of_log)) };
+    let sums = soon(days.add_to_sessions(reading.connection(), ids, keys, of_log.clone())).await?;
+    Ok((reading, sums.unwrap_or(of_log)))
+}
+
+/// What comes of a read of the archive. `None` if the archive does not answer soon.
+async fn soon<T>(read: impl Future<Output = Result<T, books::Error>>) -> Result<Option<T>, ApiError> {
+    match tokio::time::timeout(SOON, read).await {
+        Ok(Ok(found)) => Ok(Some(found)),
+        Ok(Err(books::Error::Archive(error))) => {
+            Metrics::record_books_failure();
+            tracing::warn!(cause = %error, "the sums of sessions lack archived calls");
+            Ok(None)
+        }
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => {
+            tracing::warn!("the sums of sessions lack archived calls: the archive did not answer in time");
+            Ok(None)
+        }
     }
 }
 

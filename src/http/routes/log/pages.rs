@@ -12,6 +12,7 @@ use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::books::beside::{LeftOut, Needed};
 use crate::http::error::{ApiError, ErrorType};
 use crate::http::extract::Query;
 use crate::http::openapi::base::DASHBOARD_TAG;
@@ -19,16 +20,18 @@ use crate::http::reads::Reads;
 use crate::http::routes::log::answers;
 use crate::http::routes::log::answers::Page;
 use crate::http::routes::log::archived;
+use crate::http::routes::log::archived::OfArchive;
 use crate::http::routes::log::params::{LogPageParams, LogRoute};
 use crate::http::routes::log::rows;
 use crate::http::routes::page_count::page_count;
 use crate::http::state::AppState;
 use crate::http::stream::answer_budget::AnswerBudget;
 use crate::identity::{Caller, Scope};
-use crate::store::log::filter::LogFilter;
+use crate::store::log::filter::{LogFilter, Outcomes};
 use crate::store::log::pages;
 use crate::store::log::pages::{COUNT_CAP, Order, SESSION_MODELS, SessionCursor, SortKey};
 use crate::store::log::rows::{PagedLog, SessionFields, SessionSums, SessionTotals};
+use crate::store::reading::Reading;
 use crate::store::{Connection, Statement};
 
 /// The routes of this file.
@@ -92,25 +95,24 @@ async fn list_dashboard_logs(
     let mut reading = reads.start().await?;
     let limited = limit_to_caller(reading.connection(), &caller, &params, &mut filter).await;
     let (beside, visible) = beside_and_visible(&caller, &params, &filter);
+    let cursor = params.session_cursor.as_deref().filter(|_| is_by_activity(&params, order));
+    let cursor = parse_cursor(cursor)?;
     // For callers who are refused anyway, the archive is not asked.
-    let is_wanted = params.archive && limited.is_ok();
-    reading = archived::with_archived_rows(&state, &reads, reading, &beside, &visible, is_wanted).await?;
+    let needed = needed(&params, &filter, order, cursor.as_ref(), LogRoute::Dashboard).filter(|_| limited.is_ok());
+    let mut of_archive;
+    (reading, of_archive) = archived::with_archived_rows(&state, &reads, reading, &beside, &visible, needed).await?;
     let connection = reading.connection();
     if let Some(id) = params.request_id.as_deref() {
         rows::may_read(connection, &caller, id).await.map_err(in_error_envelope)?;
     }
     limited?;
-    let by_activity = params.group_by_session
-        && order.key == SortKey::StartTime
-        && params.search.is_none()
-        && !params.is_lookup(LogRoute::Dashboard);
     let budget = &state.answer_budget;
-    let (mut page, around) = if by_activity {
-        active_sessions(connection, &params, &filter, order, budget).await?
+    let (mut page, around) = if is_by_activity(&params, order) {
+        active_sessions(connection, &params, &filter, order, cursor, of_archive.left_out.take(), budget).await?
     } else {
         rows(connection, &params, &filter, order, budget).await?
     };
-    add_sessions(connection, &mut page.rows).await?;
+    reading = add_sessions(&state, reading, of_archive, params.archive, &mut page.rows).await?;
     reading.finish().await?;
     page.respond(&reads, &around).await
 }
@@ -138,7 +140,8 @@ async fn list_log_page(
     let mut filter = params.filter(LogRoute::Public)?;
     let mut reading = reads.start().await?;
     limit_to_caller(reading.connection(), &caller, &params, &mut filter).await?;
-    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &filter, params.archive).await?;
+    let needed = needed(&params, &filter, order, None, LogRoute::Public);
+    (reading, _) = archived::with_archived_rows(&state, &reads, reading, &filter, &filter, needed).await?;
     let connection = reading.connection();
     let (page, around) = rows(connection, &params, &filter, order, &state.answer_budget).await?;
     reading.finish().await?;
@@ -178,6 +181,44 @@ fn beside_and_visible(caller: &Caller, params: &LogPageParams, filter: &LogFilte
         }
         None => (one(Scope::All), one(filter.scope.clone())),
     }
+}
+
+/// Whether a page of the dashboard lists sessions by their last activity.
+fn is_by_activity(params: &LogPageParams, order: Order) -> bool {
+    params.group_by_session
+        && order.key == SortKey::StartTime
+        && params.search.is_none()
+        && !params.is_lookup(LogRoute::Dashboard)
+}
+
+/// The archived rows that a page needs. `None` if the client does not want any.
+fn needed<'a>(
+    params: &LogPageParams,
+    filter: &LogFilter,
+    order: Order,
+    cursor: Option<&'a SessionCursor>,
+    route: LogRoute,
+) -> Option<Needed<'a>> {
+    if !params.archive {
+        return None;
+    }
+    let through = params.page.saturating_mul(params.page_size);
+    let first = |through: i64| through.saturating_add(1).max(COUNT_CAP + 1);
+    Some(if filter.request_id.is_some() {
+        // Whoever asks for one request gets all that is known of it.
+        let is_grouped = params.group_by_session && params.search.is_none();
+        Needed::All(if is_grouped { Outcomes::OfSessions } else { Outcomes::OfRows })
+    } else if !params.group_by_session || params.search.is_some() {
+        Needed::First(order, first(through))
+    } else if route == LogRoute::Dashboard
+        && is_by_activity(params, order)
+        && !order.ascending
+        && filter.status.is_none()
+    {
+        Needed::NewestSessions(cursor, first(if cursor.is_some() { params.page_size } else { through }))
+    } else {
+        Needed::All(Outcomes::OfSessions)
+    })
 }
 
 /// A 403 in the `error` envelope.
@@ -235,9 +276,10 @@ async fn active_sessions(
     params: &LogPageParams,
     filter: &LogFilter,
     order: Order,
+    cursor: Option<SessionCursor>,
+    left_out: Option<LeftOut>,
     budget: &AnswerBudget,
 ) -> Result<(Page<PagedLog>, LogPageResponse), ApiError> {
-    let cursor = params.session_cursor.as_deref().map(parse_cursor).transpose()?.flatten();
     let offset = if cursor.is_some() { 0 } else { (params.page - 1).saturating_mul(params.page_size) };
     let limit = params.page_size.min(COUNT_CAP.saturating_sub(offset));
     let mut found = Vec::new();
@@ -259,14 +301,21 @@ async fn active_sessions(
         let last_activity = session.last_activity.format("%Y-%m-%d %H:%M:%S%.f");
         format!("{last_activity}|{}|{}", session.api_key, session.session_key)
     });
+    // The row that represents a session may be an earlier one.
+    if let Some(left_out) = left_out.filter(|_| !found.is_empty()) {
+        let ids: Vec<&str> = found.iter().map(|session| session.session_key.as_str()).collect();
+        left_out.add_sessions(connection, &ids).await?;
+    }
     let mut query = Statement::default();
     let page = answers::read(pages::representatives(connection, &mut query, filter, &found), budget).await?;
     let sessions = Some(SessionPaging { next_session_cursor, has_more });
     Ok((page, LogPageResponse { sessions, ..response(params, counted) }))
 }
 
-/// Parses `LAST_ACTIVITY|KEY|SESSION`. Text in another form counts as no cursor. An invalid time is refused.
-fn parse_cursor(text: &str) -> Result<Option<SessionCursor>, ApiError> {
+/// The cursor in a list of sessions by activity: `LAST_ACTIVITY|KEY|SESSION`. Text in another form counts as no cursor. An
+/// invalid time is refused.
+fn parse_cursor(text: Option<&str>) -> Result<Option<SessionCursor>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
     let mut parts = text.splitn(3, '|');
     let (Some(time), Some(api_key), Some(session_key)) = (parts.next(), parts.next(), parts.next()) else {
         return Ok(None);
@@ -283,15 +332,25 @@ fn parse_cursor(text: &str) -> Result<Option<SessionCursor>, ApiError> {
     Ok(Some(SessionCursor { last_activity, api_key: api_key.to_owned(), session_key: session_key.to_owned() }))
 }
 
-/// Adds to each row the sums of its session, over the calls with the same key as the row.
-async fn add_sessions(connection: &mut Connection, rows: &mut [PagedLog]) -> Result<(), ApiError> {
+/// Adds to each row the sums of its session, over the calls with the same key as the row, of any time. With `archive`, calls
+/// that only the archive has are among them.
+async fn add_sessions(
+    state: &AppState,
+    mut reading: Reading,
+    of_archive: OfArchive,
+    archive: bool,
+    rows: &mut [PagedLog],
+) -> Result<Reading, ApiError> {
     let named = |row: &PagedLog| row.log.session_id.clone().filter(|id| !id.is_empty());
     let ids: BTreeSet<String> = rows.iter().filter_map(named).collect();
     let keys: BTreeSet<String> = rows.iter().map(|row| row.log.api_key.clone()).collect();
     let mut sums = BTreeMap::new();
     if !ids.is_empty() {
-        let (ids, keys): (Vec<_>, Vec<_>) = (ids.into_iter().collect(), keys.into_iter().collect());
-        for found in pages::session_sums(connection, &ids, &keys).await? {
+        let (ids, keys): (Vec<_>, Vec<_>) =
+            (ids.iter().map(String::as_str).collect(), keys.iter().map(String::as_str).collect());
+        let found;
+        (reading, found) = archived::session_sums(state, reading, of_archive, (&ids, &keys), archive).await?;
+        for found in found {
             sums.insert((found.session_id.clone(), found.api_key.clone()), found);
         }
     }
@@ -302,7 +361,7 @@ async fn add_sessions(connection: &mut Connection, rows: &mut [PagedLog]) -> Res
             None => SessionFields { session_total_count: 1, sums: None },
         });
     }
-    Ok(())
+    Ok(reading)
 }
 
 fn totals(found: &SessionSums) -> SessionTotals {

@@ -145,7 +145,8 @@ async fn get_log_texts(
     let mut reading = reads.start().await?;
     let scope = scope_of(reading.connection(), &caller).await?;
     let visible = LogFilter { scope: scope.clone(), ..filter.clone() };
-    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &visible, params.archive).await?;
+    let needed = archived::all_rows(params.archive);
+    (reading, _) = archived::with_archived_rows(&state, &reads, reading, &filter, &visible, needed).await?;
     let connection = reading.connection();
     may_read(connection, &caller, &request_id).await?;
     for (name, text) in [("start_date", &params.start_date), ("end_date", &params.end_date)] {
@@ -227,7 +228,8 @@ async fn list_session_logs(
     let scope = scope_of(reading.connection(), &caller).await?;
     let equal = vec![(Column::Session, session_id.clone())];
     let filter = LogFilter { equal, ..LogFilter::of(scope.clone()) };
-    reading = archived::with_archived_rows(&state, &reads, reading, &filter, &filter, archive).await?;
+    let needed = archived::all_rows(archive);
+    (reading, _) = archived::with_archived_rows(&state, &reads, reading, &filter, &filter, needed).await?;
     let connection = reading.connection();
     let offset = (page - 1).saturating_mul(page_size);
     let total = rows::count_of_session(connection, &scope, &session_id).await?;
