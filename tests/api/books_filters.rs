@@ -445,7 +445,7 @@ async fn every_filter_of_pages_finds_archived_rows_as_it_found_them_in_the_log()
         for (place, filter) in FILTERS.into_iter().enumerate() {
             let routes = [("ui", ALL), ("v2", ALL), ("v2", PART), ("ui", OLD)];
             for (route, window) in [routes[place % 2], routes[2 + place / 2 % 2]] {
-                let path = format!("/spend/logs/{route}?{window}&{filter}&page_size=1000");
+                let path = format!("/spend/logs/{route}?{window}&{filter}&page_size=60");
                 let answer = filters.ask(step, &path, MASTER_KEY, JSON, Equal::Page).await;
                 let answer: Value = serde_json::from_str(&answer).unwrap();
                 assert!(answer["total"].is_u64(), "{step}: {path}: {answer}");
@@ -477,7 +477,7 @@ async fn users_and_team_members_find_archived_rows_as_they_found_them_in_the_log
         let mut with_rows = 0;
         for (place, filter) in FILTERS.iter().enumerate() {
             let (route, window) = [("ui", ALL), ("v2", ALL), ("v2", PART), ("ui", PART)][place % 4];
-            let path = format!("/spend/logs/{route}?{window}&{filter}&page_size=1000");
+            let path = format!("/spend/logs/{route}?{window}&{filter}&page_size=60");
             let answer = filters.ask(step, &path, users[place % 3], JSON, Equal::Page).await;
             with_rows += u32::from(answer.contains("\"request_id\":"));
         }
