@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use litespend_archive::{Column, IdKind, Order, OwnedRow, Query, RowPredicate, RowView};
 
 use crate::books::Error;
-use crate::books::batches::Batch;
+use crate::books::batches::{Batch, bytes_of};
 use crate::books::rows::{ArchivedDays, NO_BODY, microseconds, position};
 use crate::identity::Scope;
 use crate::store::Connection;
@@ -22,8 +22,11 @@ use crate::store::log::pages::{SessionCursor, SortKey};
 /// The most archived rows that stand beside the log for one page.
 const MOST_BESIDE: i64 = 100_000;
 
+/// The most bytes of long columns that are put beside the log for one page.
+const MOST_BYTES: usize = 1024 * 1024 * 1024;
+
 /// The most archived rows that one page looks at.
-const MOST_READ: usize = 1_000_000;
+const MOST_READ: usize = 500_000;
 
 /// Rows after which the database is asked again whether there are enough sessions, or which rows come first.
 const LOOK: i64 = 10_000;
@@ -35,8 +38,15 @@ pub enum Needed<'a> {
     All(Outcomes),
     /// The rows that come first in an order.
     First(pages::Order, i64),
-    /// The rows of the sessions that come first when the newest activity does. Only those after the cursor are counted.
-    NewestSessions(Option<&'a SessionCursor>, i64),
+    /// The rows of the sessions that come first when the newest activity does.
+    NewestSessions {
+        /// Only sessions after the cursor are counted.
+        after: Option<&'a SessionCursor>,
+        /// How many are counted.
+        counted: i64,
+        /// How many the page needs at least, if more would be too many rows.
+        shown: i64,
+    },
 }
 
 impl Needed<'_> {
@@ -44,7 +54,7 @@ impl Needed<'_> {
         match self {
             Self::All(outcomes) => outcomes,
             Self::First(..) => Outcomes::OfRows,
-            Self::NewestSessions(..) => Outcomes::OfSessions,
+            Self::NewestSessions { .. } => Outcomes::OfSessions,
         }
     }
 
@@ -83,6 +93,8 @@ struct Putting<'a> {
     rows: i64,
     /// Those of them that the query gave that is read.
     rows_of_query: i64,
+    /// Bytes of the long columns of rows that were added since rows were removed last.
+    bytes: usize,
     /// The number of rows at which the database is asked next.
     next_look: i64,
 }
@@ -100,7 +112,7 @@ impl ArchivedDays {
         // The rows of the queries before are few: they have one ID.
         let last = queries.pop();
         let mut putting =
-            Putting { days: &self, filter, needed, beside: None, rows: 0, rows_of_query: 0, next_look: 0 };
+            Putting { days: &self, filter, needed, beside: None, rows: 0, rows_of_query: 0, bytes: 0, next_look: 0 };
         let mut read = 0;
         for (days, query) in queries {
             putting.take(connection, &days, query, &mut read, false).await?;
@@ -183,6 +195,7 @@ impl Putting<'_> {
             Some(beside) => beside,
             none => none.insert(Beside::begin(connection).await?),
         };
+        self.bytes += rows.iter().map(bytes_of).sum::<usize>();
         let added = beside.add(connection, &rows, self.filter, self.needed.outcomes()).await?;
         let added = i64::try_from(added).unwrap_or(i64::MAX);
         self.rows += added;
@@ -194,6 +207,10 @@ impl Putting<'_> {
         {
             beside.keep_first(connection, order, wanted).await?;
             self.rows = wanted;
+            self.bytes = 0;
+        }
+        if self.bytes > MOST_BYTES {
+            return Err(too_many("the archived rows that match are too large".to_owned()));
         }
         if self.rows > MOST_BESIDE {
             return Err(too_many(format!("more than {MOST_BESIDE} archived rows match")));
@@ -207,12 +224,15 @@ impl Putting<'_> {
         match self.needed {
             Needed::All(_) => Ok(false),
             Needed::First(order, wanted) => Ok(order.key == SortKey::StartTime && self.rows_of_query >= wanted),
-            Needed::NewestSessions(cursor, wanted) => {
-                if self.rows < self.next_look.max(wanted) {
+            Needed::NewestSessions { after, counted, shown } => {
+                if self.rows < self.next_look.max(counted) {
                     return Ok(false);
                 }
                 self.next_look = self.rows + LOOK;
-                Ok(beside.sessions(connection, cursor).await? >= wanted)
+                let sessions = beside.sessions(connection, after).await?;
+                // A session of the log may come after the cursor by its archived rows alone.
+                let is_full = after.is_none() && self.rows >= MOST_BESIDE - 2 * LOOK;
+                Ok(sessions >= counted || is_full && sessions >= shown)
             }
         }
     }

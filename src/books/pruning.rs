@@ -150,7 +150,12 @@ async fn compare(
             }
         }
         let matched = match matching {
-            Matching::Go if !archived.is_empty() => pruning::delete_rows(connection, day, &archived).await?,
+            Matching::Go if !archived.is_empty() => {
+                if found.archived == 0 {
+                    pruning::begin(connection, day).await?;
+                }
+                pruning::delete_rows(connection, day, &archived).await?
+            }
             _ => archived.len() as u64,
         };
         let matched = i64::try_from(matched).unwrap_or(i64::MAX);
@@ -242,7 +247,6 @@ async fn take(connection: &mut Connection, archive: &Archive, database: &str, st
             let Some(closed) = books::closed_day(connection, *day).await? else { return Ok(done) };
             let manifest = read_back(archive, &closed).await?;
             expect_own(*day, Some(&manifest), database)?;
-            pruning::begin(connection, *day).await?;
             let found = compare(connection, archive, &manifest, Matching::Go).await?;
             done.push(Step::Day(*day, found.archived));
             if found.kept > 0 {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::TryStreamExt;
 use litespend_archive::{Column, IdKind, OwnedRow, Query};
+use tokio::time::Instant;
 
 use crate::books::Error;
 use crate::books::batches::Batch;
@@ -43,14 +44,15 @@ impl ArchivedDays {
         Ok((!self.days.is_empty()).then_some(self))
     }
 
-    /// Adds the archived calls of these sessions with these keys to their sums, without those that the log has.
+    /// Adds the archived calls of these sessions with these keys to their sums, without those that the log has. `None` if the
+    /// archive has not answered by the deadline.
     pub async fn add_to_sessions(
         &self,
         connection: &mut Connection,
-        ids: &[&str],
-        keys: &[&str],
+        (ids, keys): (&[&str], &[&str]),
         sums: Vec<SessionSums>,
-    ) -> Result<Vec<SessionSums>, Error> {
+        deadline: Instant,
+    ) -> Result<Option<Vec<SessionSums>>, Error> {
         let name = |sums: &SessionSums| (sums.session_id.clone(), sums.api_key.clone());
         let mut sums: Sums = sums.into_iter().map(|sums| (name(&sums), sums)).collect();
         let mut models: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
@@ -58,7 +60,11 @@ impl ArchivedDays {
         let equals = vec![(Column::SessionId, owned(ids)), (Column::ApiKey, owned(keys))];
         let mut rows = self.archive.scan(&self.days, Query { equals, columns: SUMMED.to_vec(), ..Query::default() });
         let mut batch = Batch::default();
-        while let Some(row) = rows.try_next().await? {
+        // The time of the database is limited otherwise, and none of its statements may be left half-way.
+        while let Some(row) = match tokio::time::timeout_at(deadline, rows.try_next()).await {
+            Ok(row) => row?,
+            Err(_) => return Ok(None),
+        } {
             if let Some(full) = batch.push(row) {
                 self.add(connection, full, &mut sums, &mut models).await?;
             }
@@ -67,7 +73,7 @@ impl ArchivedDays {
             self.add(connection, rest, &mut sums, &mut models).await?;
         }
         name_models(connection, &mut sums, models).await?;
-        Ok(sums.into_values().collect())
+        Ok(Some(sums.into_values().collect()))
     }
 
     async fn add(

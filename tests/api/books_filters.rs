@@ -223,7 +223,7 @@ fn metadata(row: u32) -> Value {
         ("error_information", one(row, 32, &errors)),
         ("used_client_oauth_token", one(row, 33, &json!([null, true, false, "true"]))),
     ] {
-        if mixed(row, 34) % 5 > 0 {
+        if !mixed(row, 34).is_multiple_of(5) {
             metadata[name] = value;
         }
     }
@@ -285,12 +285,18 @@ fn row(row: u32) -> Value {
     })
 }
 
+/// A path, the key of the caller and the format of the answer.
+type Asked = (String, &'static str, &'static str);
+
+/// The status of an answer, its headers and its body.
+type Answered = (u16, BTreeMap<&'static str, String>, String);
+
 /// A server with an archive, and the answers that it gave before days were closed.
 struct Filters {
     app: TestApp,
     archive: Archive,
     _directory: TempDir,
-    answers: BTreeMap<(String, &'static str, &'static str), (u16, BTreeMap<&'static str, String>, String)>,
+    answers: BTreeMap<Asked, Answered>,
 }
 
 /// What of two answers must be equal.

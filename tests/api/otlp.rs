@@ -441,7 +441,7 @@ async fn the_log_says_why_spans_were_not_booked() {
     let secret = text("gen_ai.input.messages", "the-secret-prompt");
     let of_model = |name: &str| [text("gen_ai.request.model", name), count("gen_ai.usage.input_tokens", 5)];
     let unpriced = |number: u8| {
-        let attributes = [&of_model(&format!("no-such\nmodel-{number}"))[..], &[secret.clone()]].concat();
+        let attributes = [&of_model(&format!("no-such\nmodel-{number}"))[..], std::slice::from_ref(&secret)].concat();
         span(number, "chat", &attributes)
     };
     let booked = span(1, "chat", &used());

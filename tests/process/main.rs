@@ -1,12 +1,6 @@
 //! Tests of the program as a process: its output, its refusals, how it stops, and which failures it survives.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "../api/support/answers.rs"]
 mod answers;

@@ -49,15 +49,21 @@ impl Beside {
         Ok(query.build().persistent(false).execute(connection).await?.rows_affected())
     }
 
-    /// Removes all rows but the first ones in an order.
+    /// Removes all rows but the first ones in an order. Frees the space of the others.
     pub async fn keep_first(&self, connection: &mut PgConnection, order: Order, rows: i64) -> Result<(), sqlx::Error> {
         let mut query = QueryBuilder::<Postgres>::new(format!(
-            "DELETE FROM {ARCHIVED} WHERE ctid = ANY (ARRAY(SELECT log.place FROM ({NEWER_COLUMNS}) AS defaults
-             CROSS JOIN LATERAL (SELECT ctid AS place, {LIST_COLUMNS}, {CALL_COLUMNS} FROM {ARCHIVED}) AS log ORDER BY "
+            "CREATE TEMPORARY TABLE litespend_first_logs AS SELECT * FROM {ARCHIVED} WHERE ctid = ANY (ARRAY(
+                 SELECT log.place FROM ({NEWER_COLUMNS}) AS defaults
+                 CROSS JOIN LATERAL (SELECT ctid AS place, {LIST_COLUMNS}, {CALL_COLUMNS} FROM {ARCHIVED}) AS log ORDER BY "
         ));
         order.push(&mut query);
-        query.push(" OFFSET ").push_bind(rows).push("))");
-        query.build().persistent(false).execute(connection).await.map(|_| ())
+        query.push(format_args!(" LIMIT {rows}))"));
+        query.build().persistent(false).execute(&mut *connection).await?;
+        let statements = format!(
+            "TRUNCATE {ARCHIVED}; INSERT INTO {ARCHIVED} SELECT * FROM pg_temp.litespend_first_logs;
+             DROP TABLE pg_temp.litespend_first_logs"
+        );
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map(|_| ())
     }
 
     /// Number of sessions that have rows here; with a cursor, of those that come after it when the newest come first.
@@ -85,7 +91,8 @@ impl Beside {
         .fetch_one(&mut *connection)
         .await?;
         let statements = format!(
-            r#"ANALYZE {ARCHIVED};
+            r#"CREATE INDEX ON {ARCHIVED} (request_id, "startTime");
+               ANALYZE {ARCHIVED};
                CREATE TEMPORARY VIEW "LiteLLM_SpendLogs" AS
                SELECT * FROM {log} UNION ALL SELECT * FROM {ARCHIVED}"#
         );

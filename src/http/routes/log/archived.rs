@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use chrono::NaiveDateTime;
 use litespend_archive::{Archive, Error as ArchiveError};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::books;
 use crate::books::beside::{LeftOut, Needed};
@@ -39,7 +41,13 @@ const DAMAGED: &str = "A file of the archive with rows of closed days is damaged
                        other rows.";
 
 /// How long a page waits for the archived calls of its sessions.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(3);
+
+/// How long pages do not ask for them after that was too long.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Until when pages do not ask for archived calls of their sessions.
+static SILENT_UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Whether days of the log are closed. If not, answers come from the log alone, and nothing else is asked.
 async fn has_closed_days(state: &AppState, connection: &mut Connection) -> Result<bool, ApiError> {
@@ -192,38 +200,55 @@ pub async fn session_sums(
     is_wanted: bool,
 ) -> Result<(Reading, Vec<SessionSums>), ApiError> {
     let mut all = of_archive.days;
-    if all.is_none() && is_wanted && state.archive().is_some() && has_closed_days(state, reading.connection()).await? {
+    let is_away = || SILENT_UNTIL.lock().is_some_and(|until| Instant::now() < until);
+    if all.is_none()
+        && is_wanted
+        && state.archive().is_some()
+        && !is_away()
+        && has_closed_days(state, reading.connection()).await?
+    {
         if !reading.has_snapshot() {
             reading = in_snapshot(reading).await?;
             reading.may_be_idle().await?;
         }
         all = archived_days(state, reading.connection(), None, None).await?;
     }
+    let deadline = Instant::now() + SOON;
     let days = match all {
-        Some(all) => soon(all.of_sessions(ids)).await?.flatten(),
+        Some(all) => match tokio::time::timeout_at(deadline, all.of_sessions(ids)).await {
+            Ok(days) => or_without(days)?,
+            Err(_) => none_in_time(),
+        },
         None => None,
     };
     let of_log = pages::session_sums(reading.connection(), ids, keys).await?;
     let Some(days) = days else { return Ok((reading, of_log)) };
-    let sums = soon(days.add_to_sessions(reading.connection(), ids, keys, of_log.clone())).await?;
+    let sums = days.add_to_sessions(reading.connection(), (ids, keys), of_log.clone(), deadline).await;
+    let sums = match sums {
+        Ok(None) => none_in_time(),
+        sums => or_without(sums)?,
+    };
     Ok((reading, sums.unwrap_or(of_log)))
 }
 
-/// What comes of a read of the archive. `None` if the archive does not answer soon.
-async fn soon<T>(read: impl Future<Output = Result<T, books::Error>>) -> Result<Option<T>, ApiError> {
-    match tokio::time::timeout(SOON, read).await {
-        Ok(Ok(found)) => Ok(Some(found)),
-        Ok(Err(books::Error::Archive(error))) => {
+/// What comes of a read of the archive, or nothing if the archive failed.
+fn or_without<T>(read: Result<Option<T>, books::Error>) -> Result<Option<T>, ApiError> {
+    match read {
+        Ok(found) => Ok(found),
+        Err(books::Error::Archive(error)) => {
             Metrics::record_books_failure();
             tracing::warn!(cause = %error, "the sums of sessions lack archived calls");
             Ok(None)
         }
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => {
-            tracing::warn!("the sums of sessions lack archived calls: the archive did not answer in time");
-            Ok(None)
-        }
+        Err(error) => Err(error.into()),
     }
+}
+
+/// Nothing, because the archive did not answer in time. The next pages do not wait for it.
+fn none_in_time<T>() -> Option<T> {
+    tracing::warn!("the sums of sessions lack archived calls: the archive did not answer in time");
+    *SILENT_UNTIL.lock() = Some(Instant::now() + PAUSE);
+    None
 }
 
 /// The connection, if one request is asked for and the log has a row of it. Otherwise the error for which there are no

@@ -215,7 +215,8 @@ fn needed<'a>(
         && !order.ascending
         && filter.status.is_none()
     {
-        Needed::NewestSessions(cursor, first(if cursor.is_some() { params.page_size } else { through }))
+        let shown = if cursor.is_some() { params.page_size } else { through };
+        Needed::NewestSessions { after: cursor, counted: first(shown), shown: shown.saturating_add(1) }
     } else {
         Needed::All(Outcomes::OfSessions)
     })
@@ -301,6 +302,7 @@ async fn active_sessions(
         let last_activity = session.last_activity.format("%Y-%m-%d %H:%M:%S%.f");
         format!("{last_activity}|{}|{}", session.api_key, session.session_key)
     });
+    let is_cut = left_out.is_some();
     // The row that represents a session may be an earlier one.
     if let Some(left_out) = left_out.filter(|_| !found.is_empty()) {
         let ids: Vec<&str> = found.iter().map(|session| session.session_key.as_str()).collect();
@@ -309,7 +311,9 @@ async fn active_sessions(
     let mut query = Statement::default();
     let page = answers::read(pages::representatives(connection, &mut query, filter, &found), budget).await?;
     let sessions = Some(SessionPaging { next_session_cursor, has_more });
-    Ok((page, LogPageResponse { sessions, ..response(params, counted) }))
+    let mut response = response(params, counted);
+    response.total_is_capped |= is_cut;
+    Ok((page, LogPageResponse { sessions, ..response }))
 }
 
 /// The cursor in a list of sessions by activity: `LAST_ACTIVITY|KEY|SESSION`. Text in another form counts as no cursor. An
