@@ -165,12 +165,13 @@ impl Prices {
             tracing::warn!(?entry, "skipped an unusable entry of the price table");
         }
         let pricer = Arc::new(Pricer::new(Arc::new(table), self.custom.clone()));
-        *self.current.write() = pricer;
-        *self.status.lock() =
-            PriceStatus { source: source.kind().to_owned(), models, read_at: Some(SystemTime::now()), failure: None };
+        // The table is stored before it is used: a server that stops right after its first newer price starts with it.
         if let Some(path) = &self.kept {
             keep(path, &bytes).await;
         }
+        *self.current.write() = pricer;
+        *self.status.lock() =
+            PriceStatus { source: source.kind().to_owned(), models, read_at: Some(SystemTime::now()), failure: None };
         Ok(Some(models))
     }
 
