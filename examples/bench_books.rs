@@ -102,7 +102,7 @@ fn command(url: &str, arguments: &[&str]) -> (Duration, f64) {
 /// Paths of requests by ID, spread over all rows.
 async fn requests_by_id(pool: &PgPool, rows: u64) -> Vec<String> {
     sqlx::query_scalar(
-        "SELECT '/spend/logs?request_id=chatcmpl-' || md5((n * 7990271 % $1 + 1)::text) FROM generate_series(1, 400) AS n",
+        "SELECT '/spend/logs?request_id=chatcmpl-' || md5((n::bigint * 7990271 % $1 + 1)::text) FROM generate_series(1, 400) AS n",
     )
     .bind(i64::try_from(rows).unwrap())
     .fetch_all(pool)
