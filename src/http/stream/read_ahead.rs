@@ -1,6 +1,7 @@
 //! Reads a response ahead of its client: a small part into memory, and the rest into a file. So the database connection
-//! is free as soon as the database is done, however slowly the client receives the response. If a response outgrows its
-//! space, it waits for its client. It waits for a limited time in total, and is then cut short.
+//! is free as soon as the database is done, however slowly the client receives the response. A response whose client keeps
+//! up waits for it, and needs no file. If a response outgrows its space, it waits for its client as well: for a limited
+//! time in total, and is then cut short.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,12 @@ const IN_MEMORY: usize = 4 * CHUNK;
 
 /// Maximum total time that a response may hold a connection while it waits for its client.
 const WAIT: Duration = Duration::from_secs(10);
+
+/// Maximum time that a response waits for its client to take the next chunk before it uses a file.
+const PATIENCE: Duration = Duration::from_millis(30);
+
+/// Maximum total time of these waits.
+const PATIENCE_IN_TOTAL: Duration = Duration::from_millis(500);
 
 /// Permits and disk space of a response that does not fit into one chunk.
 #[derive(Debug)]
@@ -88,9 +95,17 @@ pub fn read_ahead(chunks: Chunks, answer: LargeAnswer) -> impl Stream<Item = Res
     .fuse()
 }
 
+/// The remaining time that a response may wait for its client.
+struct TimeLeft {
+    /// Before it uses a file.
+    patience: Duration,
+    /// When it has no more space.
+    wait: Duration,
+}
+
 /// Reads until the end, until a failure, or until the client's side is dropped.
 async fn fill(shared: Arc<Shared>, mut chunks: Chunks) {
-    let mut left = WAIT;
+    let mut left = TimeLeft { patience: PATIENCE_IN_TOTAL, wait: WAIT };
     let failure = loop {
         let next = tokio::select! {
             biased;
@@ -141,22 +156,32 @@ async fn abandoned(shared: &Shared) {
 
 enum Put {
     Done,
+    Wait,
     Write(SpoolRange),
     Full,
 }
 
-/// Appends a chunk. `left` is the remaining time that the response may wait for its client.
-async fn put(shared: &Shared, chunk: Bytes, left: &mut Duration) -> Result<(), ApiError> {
+/// Appends a chunk.
+async fn put(shared: &Shared, chunk: Bytes, left: &mut TimeLeft) -> Result<(), ApiError> {
     if chunk.is_empty() {
         return Ok(());
     }
     let mut permits = None;
     loop {
         let emptied = shared.emptied.notified();
-        match choose(shared, &chunk) {
+        match choose(shared, &chunk, !left.patience.is_zero()) {
             Put::Done => {
                 shared.filled.notify_one();
                 return Ok(());
+            }
+            Put::Wait => {
+                let start = Instant::now();
+                let taken = tokio::time::timeout(PATIENCE.min(left.patience), emptied).await;
+                left.patience = match taken {
+                    Ok(()) => left.patience.saturating_sub(start.elapsed()),
+                    // The client is slow. What the database has goes into the file from now on.
+                    Err(_) => Duration::ZERO,
+                };
             }
             Put::Write(range) => {
                 let bytes = chunk.clone();
@@ -187,8 +212,8 @@ async fn put(shared: &Shared, chunk: Bytes, left: &mut Duration) -> Result<(), A
                     permits = Some(Arc::clone(&shared.waiting).try_acquire_owned().map_err(|_| too_slow())?);
                 }
                 let start = Instant::now();
-                let waited = tokio::time::timeout(*left, emptied).await;
-                *left = left.saturating_sub(start.elapsed());
+                let waited = tokio::time::timeout(left.wait, emptied).await;
+                left.wait = left.wait.saturating_sub(start.elapsed());
                 waited.map_err(|_| too_slow())?;
             }
         }
@@ -200,8 +225,8 @@ fn too_slow() -> ApiError {
 }
 
 /// Chooses where the next chunk goes: into memory if the file is empty and memory has space, and into the file
-/// otherwise.
-fn choose(shared: &Shared, chunk: &Bytes) -> Put {
+/// otherwise. While the file is empty, a patient response waits for memory.
+fn choose(shared: &Shared, chunk: &Bytes, is_patient: bool) -> Put {
     let mut buffer = shared.lock();
     let buffer = &mut *buffer;
     let spooled = buffer.spool.as_ref().is_some_and(|spool| !spool.is_empty());
@@ -209,6 +234,9 @@ fn choose(shared: &Shared, chunk: &Bytes) -> Put {
         buffer.in_memory += chunk.len();
         buffer.memory.push_back(chunk.clone());
         return Put::Done;
+    }
+    if !spooled && is_patient && !buffer.abandoned {
+        return Put::Wait;
     }
     if buffer.spool_failed {
         return Put::Full;
@@ -356,6 +384,19 @@ mod tests {
             }
         }
         assert_eq!(next, 300 * (CHUNK as u32 / 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_whose_client_keeps_up_needs_no_file() {
+        let answer = answer(100 << 20, 0);
+        let budget = answer.budget.clone();
+        let mut stream = Box::pin(read_ahead(chunks(500, Arc::default()), answer));
+        let mut taken = 0;
+        while let Some(chunk) = stream.next().await {
+            taken += chunk.expect("is there").len();
+            assert_eq!(budget.used(), 0);
+        }
+        assert_eq!(taken, 500 * CHUNK);
     }
 
     #[tokio::test(start_paused = true)]
