@@ -15,6 +15,7 @@ use crate::metrics::{Description, Kind};
 use crate::settings::spend_metrics::{Label, SpendMetricsSettings};
 use crate::store;
 use crate::store::reading::Reading;
+use crate::store::spend_metrics::remembered::RememberedSeries;
 use crate::store::spend_metrics::{Budget, COLUMNS, Folded, Holder, Logged, Names, Unfolded};
 
 /// The value of a label that is not known, as LiteLLM has it.
@@ -44,6 +45,9 @@ const NOT_LISTED: u32 = u32::MAX;
 
 /// How many IDs of a column are remembered, besides those of listed series.
 const REMEMBERED: usize = 200_000;
+
+/// Series that are added at once.
+const AT_ONCE: usize = 25_000;
 
 /// A series by the numbers of its values: two series have the same numbers if all their labels are equal.
 type Series = [u32; COLUMNS];
@@ -134,27 +138,68 @@ impl Gathered {
         Self { names, columns, labels, limit, places, series, other: None, new }
     }
 
-    /// Reads all series. The connection must be in a snapshot.
-    pub async fn read(&mut self, reading: &mut Reading) -> Result<(), store::Error> {
+    /// Reads all series. The connection must be in a snapshot, which is later than all of `remembered`.
+    pub async fn read(
+        &mut self,
+        reading: &mut Reading,
+        remembered: Option<&mut RememberedSeries>,
+    ) -> Result<(), store::Error> {
         let changed = store::spend_metrics::changed(reading.connection()).await?;
+        let refreshed = match remembered {
+            Some(remembered) => remembered.refresh(reading.copying()).await?.then_some(remembered),
+            None => None,
+        };
+        match refreshed {
+            Some(remembered) => self.add_remembered(reading, remembered, &changed).await?,
+            None => self.read_pages(reading, &changed).await?,
+        }
+        store::spend_metrics::unfolded(reading.connection(), |series| self.add_unfolded(&series)).await
+    }
+
+    /// Adds all folded series, page by page.
+    async fn add_remembered(
+        &mut self,
+        reading: &mut Reading,
+        remembered: &mut RememberedSeries,
+        changed: &FxHashMap<i64, Logged>,
+    ) -> Result<(), store::Error> {
+        for start in (0..remembered.series().len()).step_by(AT_ONCE) {
+            let page: Vec<Folded> = remembered.series().iter().skip(start).take(AT_ONCE).copied().collect();
+            let missing = self.missing(&page);
+            let words = remembered.words(reading.connection(), &missing).await?;
+            self.add_page(page, changed, words);
+        }
+        Ok(())
+    }
+
+    /// Reads and adds all folded series, page by page.
+    async fn read_pages(
+        &mut self,
+        reading: &mut Reading,
+        changed: &FxHashMap<i64, Logged>,
+    ) -> Result<(), store::Error> {
         let mut after = i64::MIN;
         loop {
             let page = store::spend_metrics::folded(reading.copying(), after).await?;
-            let Some(last) = page.last() else { break };
+            let Some(last) = page.last() else { return Ok(()) };
             after = last.number;
             let missing = self.missing(&page);
             let mut words = FxHashMap::default();
             if !missing.is_empty() {
                 words.extend(store::spend_metrics::words(reading.connection(), &missing).await?);
             }
-            for mut series in page {
-                if let Some(logged) = changed.get(&series.number) {
-                    series.logged = *logged;
-                }
-                self.add(&series, &words);
-            }
+            self.add_page(page, changed, &words);
         }
-        store::spend_metrics::unfolded(reading.connection(), |series| self.add_unfolded(&series)).await
+    }
+
+    /// Adds series with what is not folded yet of them.
+    fn add_page(&mut self, page: Vec<Folded>, changed: &FxHashMap<i64, Logged>, words: &FxHashMap<i32, String>) {
+        for mut series in page {
+            if let Some(logged) = changed.get(&series.number) {
+                series.logged = *logged;
+            }
+            self.add(&series, words);
+        }
     }
 
     /// The words of a page that must be read.

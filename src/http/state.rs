@@ -24,6 +24,7 @@ use crate::store;
 use crate::store::Pool;
 use crate::store::reading::ReadPool;
 use crate::store::rollups::dictionary::DictionaryCache;
+use crate::store::spend_metrics::remembered::RememberedSeries;
 
 /// How often the server reads the allow list again, so that a change made by another server takes effect here.
 const ALLOW_LIST_REFRESH: std::time::Duration = std::time::Duration::from_secs(3);
@@ -67,6 +68,8 @@ pub struct Inner {
     pub metrics: Metrics,
     /// The rollups' dictionary of strings (keys, models, tags, ...), cached between reads.
     pub dictionary: DictionaryCache,
+    /// The series of `/metrics/spend`, remembered between scrapes.
+    pub spend_series: tokio::sync::Mutex<RememberedSeries>,
     /// Signals between the background fold task and the rest of the server.
     pub folding: Arc<Signals>,
     /// Whether rollups are installed that do not count the log any more, as of the last check.
@@ -109,6 +112,7 @@ impl AppState {
             metrics,
             logins: LoginThrottle::default(),
             dictionary: DictionaryCache::default(),
+            spend_series: tokio::sync::Mutex::default(),
             large_days: tokio::sync::Mutex::new(()),
             large_requests: Arc::new(Semaphore::new(1)),
             folding: Arc::default(),

@@ -8,6 +8,8 @@ use sqlx::{FromRow, PgConnection};
 use crate::store::reading::CopyMark;
 use crate::store::rollups::reads::{int, long, skip_header};
 
+pub mod remembered;
+
 /// What a series of calls has logged: never less than before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, FromRow)]
 pub struct Logged {
@@ -96,15 +98,20 @@ const PAGE: usize = 25_000;
 
 /// What was ever logged by the series after the one with this number, at most 25,000 of them, without what is not folded.
 /// The words of a page can be read before the next page is.
-pub async fn folded(
+pub async fn folded(connection: (&mut PgConnection, &CopyMark), after: i64) -> Result<Vec<Folded>, sqlx::Error> {
+    chosen(connection, &format!("number > {after} ORDER BY number LIMIT {PAGE}")).await
+}
+
+/// What was ever logged by the series that this condition chooses.
+async fn chosen(
     (connection, mark): (&mut PgConnection, &CopyMark),
-    after: i64,
+    condition: &str,
 ) -> Result<Vec<Folded>, sqlx::Error> {
     let statement = format!(
         "COPY (SELECT number, team_id, user_id, api_key, model, GREATEST(most_requests, requests), GREATEST(most_spend, spend)::float8,
                       GREATEST(most_prompt_tokens, prompt_tokens), GREATEST(most_completion_tokens, completion_tokens),
                       GREATEST(most_total_tokens, total_tokens)
-               FROM litespend.lifetime_usage WHERE number > {after} ORDER BY number LIMIT {PAGE}) TO STDOUT (FORMAT binary)"
+               FROM litespend.lifetime_usage WHERE {condition}) TO STDOUT (FORMAT binary)"
     );
     let mut messages = mark.copy_out(connection, &statement).await?;
     let (mut series, mut started) = (Vec::new(), false);

@@ -142,6 +142,8 @@ async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Resul
     let wait = tokio::time::timeout(SCRAPE_WAIT, SCRAPES.acquire()).await;
     let busy = ApiError::TooManyRequests { message: BUSY, seconds: 5 };
     let permit = wait.ok().and_then(Result::ok).ok_or(busy)?;
+    // One scrape at a time uses what is remembered, so that the snapshots follow each other. Another one reads everything.
+    let mut remembered = state.spend_series.try_lock().ok();
     let mut reading = reads.start_on_primary().await?.snapshot().await?;
     let connection = reading.connection();
     let mut counters = None;
@@ -158,9 +160,10 @@ async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Resul
         }
         let names = Directory::new(keys, teams, users);
         let mut gathered = Gathered::new(settings, names);
-        gathered.read(&mut reading).await?;
+        gathered.read(&mut reading, remembered.as_deref_mut()).await?;
         counters = Some(gathered.pieces());
     }
+    drop(remembered);
     let limit = i64::try_from(settings.series()).unwrap_or(i64::MAX);
     let (mut budgets, mut not_listed) = (String::new(), Vec::new());
     for of in HOLDERS {

@@ -1,0 +1,146 @@
+//! Series that are remembered between scrapes: only those that changed are read again.
+//!
+//! A version of a row that one snapshot sees and an earlier one did not was written by a transaction that the earlier one
+//! did not see the end of: its `xmin` is not before the oldest transaction that ran when the earlier snapshot began. A row
+//! that is gone shows in the number of rows.
+
+use rustc_hash::FxHashMap;
+use sqlx::{FromRow, PgConnection};
+
+use crate::store::reading::CopyMark;
+use crate::store::spend_metrics::{Folded, chosen, folded, words};
+
+/// Maximum number of series that are remembered. More are read at each scrape.
+const MOST_SERIES: i64 = 250_000;
+
+/// Maximum number of words that are remembered.
+const MOST_WORDS: usize = 250_000;
+
+/// After so many transactions, everything is read again: numbers of transactions have 32 bits in a row.
+const MOST_TRANSACTIONS: i64 = 1 << 30;
+
+/// The tables that were read. A table that is created again or rewritten, another database and a restarted PostgreSQL
+/// (perhaps with a restored backup) are others.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+struct Tables {
+    series: i64,
+    file_of_series: i64,
+    words: i64,
+    database: i64,
+    started: String,
+}
+
+/// All series, and the words of those that were listed.
+#[derive(Debug, Default)]
+pub struct RememberedSeries {
+    tables: Option<Tables>,
+    /// The oldest transaction that ran when the series were read.
+    oldest: i64,
+    /// In the order of their numbers.
+    series: Vec<Folded>,
+    words: FxHashMap<i32, String>,
+}
+
+impl RememberedSeries {
+    /// Reads what has changed. The connection must be in a snapshot that is later than all that were read before it.
+    /// Returns whether all series are remembered: there may be too many.
+    pub async fn refresh(&mut self, connection: (&mut PgConnection, &CopyMark)) -> Result<bool, sqlx::Error> {
+        let (connection, mark) = connection;
+        let tables: Tables = sqlx::query_as(
+            "SELECT c.oid::bigint AS series, pg_relation_filenode(c.oid)::bigint AS file_of_series,
+                    'litespend.words'::regclass::oid::bigint AS words, d.oid::bigint AS database,
+                    pg_postmaster_start_time()::text AS started
+             FROM pg_class AS c, pg_database AS d
+             WHERE c.oid = 'litespend.lifetime_usage'::regclass AND d.datname = current_database()",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let oldest: i64 = sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+            .fetch_one(&mut *connection)
+            .await?;
+        if self.tables.as_ref() != Some(&tables) {
+            *self = Self::default();
+        }
+        let age = oldest - self.oldest;
+        if self.tables.is_none() || !(0..MOST_TRANSACTIONS).contains(&age) {
+            return self.read_all((connection, mark), tables, oldest).await;
+        }
+        let changed = format!("age(xmin) <= age('{}'::xid)", self.oldest & 0xFFFF_FFFF);
+        let (count, newer): (i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "SELECT count(*), count(*) FILTER (WHERE {changed}) FROM litespend.lifetime_usage"
+        )))
+        .fetch_one(&mut *connection)
+        .await?;
+        if newer > 0 {
+            let read = chosen((&mut *connection, mark), &changed).await?;
+            self.replace(read);
+        }
+        if i64::try_from(self.series.len()) != Ok(count) || count > MOST_SERIES {
+            return self.read_all((connection, mark), tables, oldest).await;
+        }
+        self.oldest = oldest;
+        Ok(true)
+    }
+
+    /// Reads all series, if they are not too many.
+    async fn read_all(
+        &mut self,
+        (connection, mark): (&mut PgConnection, &CopyMark),
+        tables: Tables,
+        oldest: i64,
+    ) -> Result<bool, sqlx::Error> {
+        *self = Self::default();
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM litespend.lifetime_usage").fetch_one(&mut *connection).await?;
+        if count > MOST_SERIES {
+            return Ok(false);
+        }
+        let mut series = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
+        let mut after = i64::MIN;
+        loop {
+            let page = folded((&mut *connection, mark), after).await?;
+            let Some(last) = page.last() else { break };
+            after = last.number;
+            series.extend(page);
+        }
+        *self = Self { tables: Some(tables), oldest, series, words: FxHashMap::default() };
+        Ok(true)
+    }
+
+    /// Puts series in their places.
+    fn replace(&mut self, read: Vec<Folded>) {
+        let known = self.series.len();
+        for series in read {
+            let place =
+                self.series.get(..known).unwrap_or_default().binary_search_by_key(&series.number, |known| known.number);
+            match place.ok().and_then(|place| self.series.get_mut(place)) {
+                Some(known) => *known = series,
+                None => self.series.push(series),
+            }
+        }
+        self.series.sort_by_key(|series| series.number);
+    }
+
+    /// All series in the order of their numbers.
+    pub fn series(&self) -> &[Folded] {
+        &self.series
+    }
+
+    /// The words with these IDs. Those that are not remembered are read.
+    pub async fn words(
+        &mut self,
+        connection: &mut PgConnection,
+        ids: &[i32],
+    ) -> Result<&FxHashMap<i32, String>, sqlx::Error> {
+        let is_missing = |known: &FxHashMap<_, _>| ids.iter().copied().filter(|id| !known.contains_key(id)).collect();
+        let mut missing: Vec<i32> = is_missing(&self.words);
+        if self.words.len() + missing.len() > MOST_WORDS {
+            self.words.clear();
+            missing = is_missing(&self.words);
+        }
+        if !missing.is_empty() {
+            self.words.extend(words(connection, &missing).await?);
+        }
+        Ok(&self.words)
+    }
+}
