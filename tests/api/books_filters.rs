@@ -51,7 +51,7 @@ const MEMBER: &str = "sk-member-0003";
 const NOBODY: &str = "sk-nobody-0004";
 
 /// Filters of pages.
-const FILTERS: [&str; 79] = [
+const FILTERS: [&str; 87] = [
     "",
     "user_id=u-1",
     "user_id=u-2",
@@ -131,11 +131,19 @@ const FILTERS: [&str; 79] = [
     "key_alias=alias&error_code=429",
     "request_id=call-0010&user_id=u-1",
     "request_id=call-0010&user_id=u-2",
+    "min_spend=nan",
+    "max_spend=nan",
+    "min_spend=nan&max_spend=nan",
+    "min_spend=nan&max_spend=inf",
+    "min_spend=inf&max_spend=inf",
+    "min_spend=-inf&max_spend=inf",
+    "min_spend=0.25&max_spend=nan",
+    "min_spend=0.25&sort_by=spend",
 ];
 
 /// Those of the filters that match no row.
-const MATCH_NOTHING: [&str; 4] =
-    ["user_id=of-nobody", "min_spend=inf", "max_spend=-inf", "request_id=call-0010&user_id=u-2"];
+const MATCH_NOTHING: [&str; 3] =
+    ["user_id=of-nobody", "min_spend=nan&max_spend=inf", "request_id=call-0010&user_id=u-2"];
 
 /// IDs to search for: request IDs, call IDs, keys, teams, users, end users, sessions and deployments.
 const SEARCHED: [&str; 12] = [
@@ -230,6 +238,16 @@ fn metadata(row: u32) -> Value {
     metadata
 }
 
+/// Some rows of closed and of open days have a spend that is not finite.
+fn spend(row: u32) -> Value {
+    match row {
+        31 | 62 | 103 | 209 => json!("NaN"),
+        44 | 131 | 218 => json!("Infinity"),
+        75 | 151 => json!("-Infinity"),
+        _ => one(row, 10, &json!([0.0, -0.5, 0.25, 0.1, 1e-9, 3.0, 0.300_000_000_000_000_04, 0.1])),
+    }
+}
+
 /// A row with values that filters tell apart, NULL and the empty text among them.
 fn row(row: u32) -> Value {
     let started = start(row);
@@ -254,7 +272,7 @@ fn row(row: u32) -> Value {
                                    "asend_message", "create_batch", "aretrieve_batch", ""])),
         "api_key": one(9, json!([hash_key(USER), "key-b", "shared", "", "litellm-internal-health-check",
                                  "2ee659761968def976c7905217d96fa6e765f300dfb066f6c73fd3c279b3435a"])),
-        "spend": one(10, json!([0.0, -0.5, 0.25, 0.1, 1e-9, 3.0, 0.300_000_000_000_000_04, 0.1])),
+        "spend": spend(row),
         "total_tokens": prompt + completion, "prompt_tokens": prompt, "completion_tokens": completion,
         "startTime": time(started), "endTime": time(ended), "completionStartTime": first_token.map(time),
         "request_duration_ms": one(11, json!([null, null, 5, 250, 99_999])),

@@ -4,6 +4,7 @@ mod cursor;
 mod group;
 mod prune;
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -62,9 +63,9 @@ pub struct Query {
     pub after: Option<(i64, String)>,
     /// Text columns, each with the values of which it must have one. Null is never equal to a value.
     pub equals: Vec<(Column, Vec<String>)>,
-    /// The smallest `spend`, in USD.
+    /// The smallest `spend`, in USD. As in PostgreSQL, NaN equals itself and is larger than every other number.
     pub min_spend: Option<f64>,
-    /// The largest `spend`, in USD.
+    /// The largest `spend`, in USD, in the same order.
     pub max_spend: Option<f64>,
     /// The smallest `request_duration_ms`. Rows without one are left out.
     pub min_duration_ms: Option<i32>,
@@ -161,6 +162,11 @@ impl Plan {
             (Some((last, last_id)), Order::Descending) => (time, id) < (*last, last_id.as_str()),
         }
     }
+}
+
+/// Compares numbers as PostgreSQL does: NaN equals itself and is larger than every other number.
+fn compare(one: f64, other: f64) -> Ordering {
+    one.partial_cmp(&other).unwrap_or_else(|| one.is_nan().cmp(&other.is_nan()))
 }
 
 /// A day whose first rows are being read on another thread.

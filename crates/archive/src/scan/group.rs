@@ -14,9 +14,9 @@ use crate::columns::{Column, OwnedRow};
 use crate::error::Result;
 use crate::part::{PartFile, RowSizes};
 use crate::row::{Positions, RowView};
-use crate::scan::Plan;
 use crate::scan::cursor::CHUNK;
 use crate::scan::prune::candidate_rows;
+use crate::scan::{Plan, compare};
 
 /// Memory for the rows that are read at once, roughly.
 pub(super) const CHUNK_BYTES: usize = 4 * 1024 * 1024;
@@ -192,7 +192,8 @@ fn fulfilled(plan: &Plan, batch: &RecordBatch, positions: &Positions) -> Vec<boo
         && let Some(spend) = positions.array(batch, Column::Spend)
     {
         keep(&mut fulfilled, spend.as_primitive::<Float64Type>().iter(), |spend| {
-            query.min_spend.is_none_or(|limit| spend >= limit) && query.max_spend.is_none_or(|limit| spend <= limit)
+            query.min_spend.is_none_or(|limit| compare(spend, limit).is_ge())
+                && query.max_spend.is_none_or(|limit| compare(spend, limit).is_le())
         });
     }
     if (query.min_duration_ms.is_some() || query.max_duration_ms.is_some())

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
-use parquet::file::statistics::Statistics;
+use parquet::file::statistics::{Statistics, ValueStatistics};
 
 use crate::columns::Column;
 use crate::part::PartFile;
-use crate::scan::Plan;
+use crate::scan::{Plan, compare};
 
 /// Whether a row group may have matching rows, by its statistics.
 pub(super) fn group_may_match(plan: &Plan, group: &RowGroupMetaData) -> bool {
@@ -21,8 +21,7 @@ pub(super) fn group_may_match(plan: &Plan, group: &RowGroupMetaData) -> bool {
     }
     let query = &plan.query;
     if let Some(Statistics::Double(spend)) = statistics(Column::Spend)
-        && let (Some(least), Some(most)) = (spend.min_opt(), spend.max_opt())
-        && (query.min_spend.is_some_and(|limit| *most < limit) || query.max_spend.is_some_and(|limit| *least > limit))
+        && !may_have_spend(spend, query.min_spend, query.max_spend)
     {
         return false;
     }
@@ -40,6 +39,15 @@ pub(super) fn group_may_match(plan: &Plan, group: &RowGroupMetaData) -> bool {
         }
         may_have(values, statistics.min_bytes_opt(), statistics.max_bytes_opt())
     })
+}
+
+/// Whether a spend may lie between these limits. NaN is larger than every other number, but the largest value of statistics is
+/// another number if there is one. How many there are of NaN may be unknown.
+fn may_have_spend(statistics: &ValueStatistics<f64>, least: Option<f64>, most: Option<f64>) -> bool {
+    let has_no_nan = statistics.nan_count_opt() == Some(0);
+    let is_too_small = |limit: f64| has_no_nan && statistics.max_opt().is_some_and(|max| compare(*max, limit).is_lt());
+    let is_too_large = |limit: f64| statistics.min_opt().is_some_and(|min| compare(*min, limit).is_gt());
+    !least.is_some_and(is_too_small) && !most.is_some_and(is_too_large)
 }
 
 /// Whether one of the values lies between the bounds, which may be shortened.
@@ -112,6 +120,36 @@ mod tests {
         ends.sort_unstable();
         ends.dedup();
         ends.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect()
+    }
+
+    #[test]
+    fn statistics_rule_out_spends_only_where_they_know_of_nan() {
+        let of = |values: std::ops::Range<f64>, nan_count| {
+            let statistics = ValueStatistics::new(Some(values.start), Some(values.end), None, Some(0), false);
+            statistics.with_nan_count(nan_count)
+        };
+        let (known, unknown, some) = (of(0.0..1.0, Some(0)), of(0.0..1.0, None), of(0.0..1.0, Some(2)));
+        for statistics in [&known, &unknown, &some] {
+            for (least, most) in [
+                (None, None),
+                (Some(1.0), None),
+                (None, Some(0.0)),
+                (None, Some(-0.0)),
+                (Some(f64::NEG_INFINITY), Some(f64::NAN)),
+                (Some(0.5), Some(0.6)),
+            ] {
+                assert!(may_have_spend(statistics, least, most), "{statistics:?}: {least:?} to {most:?}");
+            }
+            assert!(!may_have_spend(statistics, None, Some(-0.1)), "{statistics:?}");
+        }
+        for least in [1.5, f64::INFINITY, f64::NAN] {
+            assert!(!may_have_spend(&known, Some(least), None), "{least}");
+            assert!(may_have_spend(&unknown, Some(least), None), "{least}");
+            assert!(may_have_spend(&some, Some(least), None), "{least}");
+        }
+        let only = of(f64::NAN..f64::NAN, Some(7));
+        assert!(may_have_spend(&only, Some(f64::NAN), None) && may_have_spend(&only, None, Some(f64::NAN)));
+        assert!(!may_have_spend(&only, None, Some(f64::INFINITY)));
     }
 
     proptest! {

@@ -241,6 +241,39 @@ async fn bounds_of_the_time_are_inclusive_and_exclusive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nan_is_the_largest_spend() {
+    let root = tempdir().unwrap();
+    let archive = open(root.path(), small()).await;
+    let mut rows = rows(day(1), 40);
+    for (number, row) in rows.iter_mut().enumerate() {
+        // Row groups without NaN, with one, with nothing else, with infinite spends, and with zeros.
+        row.spend = match number {
+            0..7 => number as f64 * 0.1,
+            7..10 | 11..14 => -(number as f64),
+            10 | 14..20 => f64::NAN,
+            20..27 => [f64::INFINITY, 0.5, f64::NEG_INFINITY][number % 3],
+            27..34 => [f64::INFINITY, f64::NAN, f64::NEG_INFINITY, 2.0][number % 4],
+            _ => [0.0, -0.0, -f64::NAN][number % 3],
+        };
+    }
+    let days = write_all(&archive, 1, &rows, 1).await;
+    let is_at_most = |one: f64, other: f64| other.is_nan() || one <= other;
+    let limits = [f64::NEG_INFINITY, -1.0, -0.0, 0.0, 0.5, 3.0, f64::INFINITY, f64::NAN, -f64::NAN];
+    let limits: Vec<Option<f64>> = limits.into_iter().map(Some).chain([None]).collect();
+    for (min_spend, max_spend) in limits.iter().flat_map(|min| limits.iter().map(move |max| (*min, *max))) {
+        let is_expected = |row: &&OwnedRow| {
+            min_spend.is_none_or(|min| is_at_most(min, row.spend))
+                && max_spend.is_none_or(|max| is_at_most(row.spend, max))
+        };
+        let expected: Vec<&str> = rows.iter().filter(is_expected).map(|row| row.request_id.as_str()).collect();
+        let query = Query { min_spend, max_spend, columns: vec![Column::Spend], ..Query::default() };
+        let read = read(&archive, &days, query).await.unwrap();
+        let read: Vec<&str> = read.iter().map(|row| row.request_id.as_str()).collect();
+        assert_eq!(read, expected, "{min_spend:?} to {max_spend:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_columns_of_the_projection_are_there() {
     let root = tempdir().unwrap();
     let archive = open(root.path(), small()).await;
