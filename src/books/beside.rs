@@ -292,7 +292,7 @@ impl ArchivedDays {
             equals.push((column, vec![value.clone()]));
         }
         // One row is shown with all its texts, a list without.
-        let columns = if filter.request_id.is_some() { Column::ALL.to_vec() } else { listed_columns() };
+        let columns = if filter.names_request() { Column::ALL.to_vec() } else { listed_columns() };
         let mut ids = Vec::new();
         let window = filter.window.or(filter.search.as_ref().map(|(_, from, to)| (*from, *to)));
         let mut queries = Vec::new();

@@ -312,6 +312,11 @@ pub struct LogPosition {
 }
 
 impl SpendLogFilter {
+    /// Whether the filter asks for one request. Any number of calls may have an empty ID.
+    pub fn names_request(&self) -> bool {
+        self.request_id.as_deref().is_some_and(|id| !id.is_empty())
+    }
+
     fn push(&self, query: &mut QueryBuilder<Postgres>) {
         query.push(" WHERE true");
         if let Some(api_key) = &self.api_key {

@@ -32,6 +32,9 @@ const LAST_CLOSED: &str = "2026-03-04";
 
 const ROWS: u32 = 400;
 
+/// A row of a closed day whose request ID is empty. Its session has an ID.
+const NAMELESS: u32 = 21;
+
 /// All rows.
 const ALL: &str = "start_date=2026-02-25%2000:00:00&end_date=2026-03-07%2000:00:00";
 /// Rows of closed and of open days, and of both months.
@@ -51,7 +54,7 @@ const MEMBER: &str = "sk-member-0003";
 const NOBODY: &str = "sk-nobody-0004";
 
 /// Filters of pages.
-const FILTERS: [&str; 87] = [
+const FILTERS: [&str; 90] = [
     "",
     "user_id=u-1",
     "user_id=u-2",
@@ -139,6 +142,9 @@ const FILTERS: [&str; 87] = [
     "min_spend=-inf&max_spend=inf",
     "min_spend=0.25&max_spend=nan",
     "min_spend=0.25&sort_by=spend",
+    "request_id=",
+    "request_id=&user_id=u-2",
+    "request_id=&group_by_session=true",
 ];
 
 /// Those of the filters that match no row.
@@ -146,7 +152,7 @@ const MATCH_NOTHING: [&str; 3] =
     ["user_id=of-nobody", "min_spend=nan&max_spend=inf", "request_id=call-0010&user_id=u-2"];
 
 /// IDs to search for: request IDs, call IDs, keys, teams, users, end users, sessions and deployments.
-const SEARCHED: [&str; 12] = [
+const SEARCHED: [&str; 13] = [
     "call-0004",
     "call-0010",
     "call-0025",
@@ -159,6 +165,7 @@ const SEARCHED: [&str; 12] = [
     "dep-1",
     "shared",
     "none",
+    "",
 ];
 
 /// Request IDs and call IDs. Most of these request IDs are the call IDs of other calls, too, of the same day or of another.
@@ -267,7 +274,7 @@ fn row(row: u32) -> Value {
     };
     let long = "long ".repeat(3_000);
     json!({
-        "request_id": format!("call-{row:04}"),
+        "request_id": if row == NAMELESS { String::new() } else { format!("call-{row:04}") },
         "call_type": one(8, json!(["acompletion", "acompletion", "aembedding", "call_mcp_tool", "list_mcp_tools",
                                    "asend_message", "create_batch", "aretrieve_batch", ""])),
         "api_key": one(9, json!([hash_key(USER), "key-b", "shared", "", "litellm-internal-health-check",
@@ -511,7 +518,7 @@ async fn users_and_team_members_find_archived_rows_as_they_found_them_in_the_log
             for path in ["/spend/logs", "/spend/logs?limit=11&user_id=u-2", "/spend/logs?request_id=call-0010"] {
                 filters.ask(step, path, key, JSON, Equal::Text).await;
             }
-            for session in ["s-1", "shared&page=2&page_size=5"] {
+            for session in ["s-1", "", "shared&page=2&page_size=5"] {
                 let path = format!("/spend/logs/session/ui?session_id={session}");
                 filters.ask(step, &path, key, JSON, Equal::Text).await;
             }
@@ -582,7 +589,7 @@ async fn orders_pages_and_sessions_of_archived_rows_are_those_of_the_log() {
             assert!(pages > 1, "{step}: {first}");
             filters.ask(step, &format!("{first}&page=2"), MASTER_KEY, JSON, Equal::Page).await;
         }
-        for session in ["s-1", "s_2", "shared", "100%25", "of-nobody"] {
+        for session in ["s-1", "s_2", "shared", "100%25", "", "of-nobody"] {
             for page in ["page_size=100", "page_size=7&page=2"] {
                 let path = format!("/spend/logs/session/ui?session_id={session}&{page}");
                 filters.ask(step, &path, MASTER_KEY, JSON, Equal::Text).await;
@@ -618,6 +625,8 @@ async fn lists_of_rows_are_the_same_in_every_format_with_every_parameter() {
         "user_id=of-nobody".to_owned(),
         "request_id=call-0010".to_owned(),
         "request_id=own-0004".to_owned(),
+        "request_id=".to_owned(),
+        "request_id=&user_id=u-1".to_owned(),
         "request_id=call-0010&user_id=u-1".to_owned(),
         format!("request_id=call-0004&api_key={USER}"),
     ];

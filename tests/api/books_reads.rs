@@ -35,7 +35,10 @@ fn lists() -> Vec<String> {
         "/spend/logs?user_id=u-int".to_owned(),
         "/spend/logs?user_id=u-int&limit=4".to_owned(),
         "/spend/logs?user_id=u-intview".to_owned(),
+        "/spend/logs?request_id=".to_owned(),
         "/spend/logs/session/ui?session_id=s-2&page_size=100".to_owned(),
+        "/spend/logs/session/ui?session_id=".to_owned(),
+        format!("/spend/logs/ui?{SPAN}&request_id="),
         format!("/spend/logs/ui?{SPAN}&group_by_session=true&page_size=1000"),
         format!("/spend/logs/ui?{SPAN}&search=s-2"),
     ];

@@ -158,6 +158,11 @@ impl LogFilter {
         }
     }
 
+    /// Whether the filter asks for one request. Any number of calls may have an empty ID.
+    pub fn names_request(&self) -> bool {
+        self.request_id.as_deref().is_some_and(|id| !id.is_empty())
+    }
+
     /// Pushes ` WHERE ...`: the conditions on columns of the log, without the status of sessions.
     pub(in crate::store) fn push(&self, query: &mut QueryBuilder<Postgres>, outcomes: Outcomes) {
         query.push(" WHERE true");

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::store;
 use crate::store::log;
 use crate::store::log::SpendLogFilter;
-use crate::store::log::filter::{Column, LogFilter, Outcomes};
+use crate::store::log::filter::{LogFilter, Outcomes};
 use crate::store::log::pages;
 use crate::store::log::rows::SessionSums;
 use crate::store::reading::Reading;
@@ -92,8 +92,7 @@ pub async fn with_archived_days(
     filter: &mut SpendLogFilter,
     length: Length,
 ) -> Result<(Reading, Option<ArchivedDays>), ApiError> {
-    // An empty ID belongs to no row, and would be looked for in every day.
-    if filter.request_id.as_deref() == Some("") || !has_closed_days(state, reading.connection()).await? {
+    if !has_closed_days(state, reading.connection()).await? {
         return Ok((reading, None));
     }
     // All pages of a list are in one order, also those that no closed day concerns.
@@ -110,7 +109,7 @@ pub async fn with_archived_days(
     if matches!(days, Ok(Some(_))) {
         reading.may_be_idle().await?;
     }
-    if filter.request_id.is_some() {
+    if filter.names_request() {
         // One request has few rows, so it is known before the answer begins whether the archive has some of them.
         days = match days {
             Ok(Some(days)) => days.with_rows(filter).await.map_err(ApiError::from),
@@ -149,11 +148,7 @@ pub async fn with_archived_rows(
     needed: Option<Needed<'_>>,
 ) -> Result<(Reading, OfArchive), ApiError> {
     let alone = |reading| Ok((reading, OfArchive::default()));
-    // An empty ID belongs to no row, and would be looked for in every day.
-    let is_id = |id: &String| !id.is_empty();
-    let has_ids = filter.request_id.as_ref().is_none_or(is_id)
-        && filter.equal.iter().all(|(column, id)| *column != Column::Session || is_id(id));
-    let Some(needed) = needed.filter(|_| has_ids) else { return alone(reading) };
+    let Some(needed) = needed else { return alone(reading) };
     if !has_closed_days(state, reading.connection()).await? {
         return alone(reading);
     }
@@ -254,8 +249,7 @@ fn none_in_time<T>() -> Option<T> {
 /// The connection, if one request is asked for and the log has a row of it. Otherwise the error for which there are no
 /// archived rows.
 async fn of_log_alone(mut reading: Reading, visible: &LogFilter, error: ApiError) -> Result<Reading, ApiError> {
-    if is_refusal(&error) && visible.request_id.is_some() && pages::count_rows(reading.connection(), visible).await? > 0
-    {
+    if is_refusal(&error) && visible.names_request() && pages::count_rows(reading.connection(), visible).await? > 0 {
         return Ok(reading);
     }
     Err(error)

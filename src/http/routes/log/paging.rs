@@ -110,7 +110,7 @@ pub async fn respond(
         if let Some(days) = archived.as_ref().filter(|days| !is_after(next.as_ref(), days)) {
             next = merged_end(reading.connection(), &filter, days.clone(), limit).await?;
         }
-    } else if filter.request_id.is_none() {
+    } else if !filter.names_request() {
         // One request has one row or a few, so nothing can be cut off.
         truncated = log::reaches(reading.connection(), &filter, ROW_CAP).await?;
         if let (false, Some(days)) = (truncated, &archived) {
