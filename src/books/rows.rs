@@ -11,10 +11,10 @@ use litespend_archive::{Archive, Column, IdKind, Order, OwnedRow, Query, RowPred
 
 use crate::books::Error;
 use crate::books::batches::{BATCH_BYTES, bytes_of};
-use crate::store::Connection;
 use crate::store::books::merging;
 use crate::store::log::fields::{JsonField, shortened};
 use crate::store::log::{LogPosition, ROW_BOUNDS, SpendLog, SpendLogFilter, Timestamp};
+use crate::store::{Connection, DateRange};
 
 /// The closed days that a read covers, with their revisions in the archive.
 #[derive(Clone, Debug)]
@@ -29,6 +29,13 @@ impl ArchivedDays {
     /// These days of an archive, in ascending order. With `moved`, the database notes which rows were moved.
     pub fn new(archive: Archive, days: Vec<(NaiveDate, u32)>, moved: bool) -> Self {
         Self { archive, days, moved }
+    }
+
+    /// Those of the days that lie in a range. `None` if there are none.
+    pub fn within(&self, range: DateRange) -> Option<Self> {
+        let is_within = |(day, _): &(NaiveDate, u32)| (range.start..=range.end).contains(day);
+        let days: Vec<_> = self.days.iter().copied().filter(is_within).collect();
+        (!days.is_empty()).then(|| Self { archive: self.archive.clone(), days, moved: self.moved })
     }
 
     /// The first instant after the newest of the days. `None` if there are no days.

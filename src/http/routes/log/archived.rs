@@ -63,17 +63,22 @@ async fn in_snapshot(reading: Reading) -> Result<Reading, ApiError> {
     Ok(reading)
 }
 
-/// The closed days from `from` to `to`, both included, of which the log may lack rows. `None` if there are none. 503 if rows
-/// were removed from the log and this server has no archive.
+/// The days from `from` to `to`, both included.
+fn days_between(from: Option<NaiveDateTime>, to: Option<NaiveDateTime>) -> DateRange {
+    DateRange {
+        start: from.map_or(store::FIRST_DAY, |from| from.date()).max(store::FIRST_DAY),
+        end: to.map_or(store::LAST_DAY, |to| to.date()).min(store::LAST_DAY),
+    }
+}
+
+/// The closed days of a range of which the log may lack rows. `None` if there are none. 503 if rows were removed from the log
+/// and this server has no archive.
 async fn archived_days(
     state: &AppState,
     connection: &mut Connection,
-    from: Option<NaiveDateTime>,
-    to: Option<NaiveDateTime>,
+    range: DateRange,
 ) -> Result<Option<ArchivedDays>, ApiError> {
-    let first = from.map_or(store::FIRST_DAY, |from| from.date()).max(store::FIRST_DAY);
-    let last = to.map_or(store::LAST_DAY, |to| to.date()).min(store::LAST_DAY);
-    let closed = store::books::incomplete_days(connection, DateRange { start: first, end: last }).await?;
+    let closed = store::books::incomplete_days(connection, range).await?;
     if closed.is_empty() {
         return Ok(None);
     }
@@ -97,14 +102,14 @@ pub async fn with_archived_days(
     }
     // All pages of a list are in one order, also those that no closed day concerns.
     filter.by_bytes = true;
-    let to = filter.after.as_ref().map(|after| after.start_time).or(filter.to);
+    let range = days_between(filter.from, filter.after.as_ref().map(|after| after.start_time).or(filter.to));
     reading = in_snapshot(reading).await?;
-    let mut days = archived_days(state, reading.connection(), filter.from, to).await;
+    let mut days = archived_days(state, reading.connection(), range).await;
     if matches!(days, Ok(Some(_))) && length == Length::Short {
         // The archive may keep the connection waiting.
         reading.finish().await?;
         reading = in_snapshot(reads.start_for(Length::Long).await?).await?;
-        days = archived_days(state, reading.connection(), filter.from, to).await;
+        days = archived_days(state, reading.connection(), range).await;
     }
     if matches!(days, Ok(Some(_))) {
         reading.may_be_idle().await?;
@@ -155,23 +160,24 @@ pub async fn with_archived_rows(
     // A search finds a row by its own ID at any time.
     let window = filter.window.filter(|_| filter.search.is_none());
     let (from, to) = window.unzip();
+    let range = days_between(from, to);
     reading = in_snapshot(reading).await?;
     // The page may have to wait for memory.
     reading.may_be_idle().await?;
-    match archived_days(state, reading.connection(), from, to).await {
+    match archived_days(state, reading.connection(), range).await {
         Ok(None) => return alone(reading),
         Ok(Some(_)) => {}
         Err(error) => return of_log_alone(reading, visible, error).await.and_then(alone),
     }
     reading.finish().await?;
     reading = in_snapshot(reads.start_on_primary().await?.scratch().await?).await?;
-    let days = match archived_days(state, reading.connection(), from, to).await {
-        Ok(Some(days)) => days,
-        Ok(None) => return alone(reading),
+    // All days, for the sums of sessions. Beside the log's rows, the table of this name is another one, which nothing is known
+    // of.
+    let all = match archived_days(state, reading.connection(), days_between(None, None)).await {
+        Ok(all) => all,
         Err(error) => return of_log_alone(reading, visible, error).await.and_then(alone),
     };
-    // Beside the log's rows, the table of this name is another one, which nothing is known of.
-    let all = archived_days(state, reading.connection(), None, None).await?;
+    let Some(days) = all.as_ref().and_then(|all| all.within(range)) else { return alone(reading) };
     match days.put_beside(reading.connection(), filter, needed).await {
         Ok(left_out) => Ok((reading, OfArchive { left_out, days: all })),
         Err(books::Error::Database(error)) if store::error::forbids_tables(&error) => {
@@ -206,7 +212,7 @@ pub async fn session_sums(
             reading = in_snapshot(reading).await?;
             reading.may_be_idle().await?;
         }
-        all = archived_days(state, reading.connection(), None, None).await?;
+        all = archived_days(state, reading.connection(), days_between(None, None)).await?;
     }
     let deadline = Instant::now() + SOON;
     let days = match all {
