@@ -75,13 +75,6 @@ pub struct LeftOut {
     beside: Beside,
 }
 
-/// The columns of a list of rows: all but messages, responses and requests.
-fn listed_columns() -> Vec<Column> {
-    let is_listed =
-        |column: &Column| !matches!(column, Column::Messages | Column::Response | Column::ProxyServerRequest);
-    Column::ALL.into_iter().filter(is_listed).collect()
-}
-
 /// Rows that are put beside the log.
 struct Putting<'a> {
     days: &'a ArchivedDays,
@@ -292,7 +285,7 @@ impl ArchivedDays {
             equals.push((column, vec![value.clone()]));
         }
         // One row is shown with all its texts, a list without.
-        let columns = if filter.names_request() { Column::ALL.to_vec() } else { listed_columns() };
+        let columns = if filter.names_request() { Column::ALL.to_vec() } else { Column::without_bodies().collect() };
         let mut ids = Vec::new();
         let window = filter.window.or(filter.search.as_ref().map(|(_, from, to)| (*from, *to)));
         let mut queries = Vec::new();

@@ -121,10 +121,7 @@ async fn compare(
     matching: Matching,
 ) -> Result<Compared, Error> {
     let day = manifest.day;
-    let is_compared = |column: &Column| {
-        manifest.bodies || !matches!(column, Column::Messages | Column::Response | Column::ProxyServerRequest)
-    };
-    let columns = Column::ALL.into_iter().filter(is_compared).collect();
+    let columns = if manifest.bodies { Column::ALL.to_vec() } else { Column::without_bodies().collect() };
     let mut rows = archive.scan(&[(day, manifest.revision)], Query { columns, ..Query::default() });
     let mut next = rows.try_next().await?;
     let statement = closing::export_statement(Selection::Slice, manifest.bodies, false);

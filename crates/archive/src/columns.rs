@@ -382,6 +382,16 @@ impl Column {
         Self::ALL.into_iter().find(|column| column.name() == name)
     }
 
+    /// All columns but those that only a day with bodies has: messages, responses and requests.
+    pub fn without_bodies() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|column| !column.is_body())
+    }
+
+    /// Columns that are null unless the day is archived with bodies.
+    fn is_body(self) -> bool {
+        matches!(self, Self::Messages | Self::Response | Self::ProxyServerRequest)
+    }
+
     /// The column's position in the files, from 0.
     pub(crate) fn index(self) -> usize {
         self as usize
@@ -393,7 +403,7 @@ impl Column {
 
     /// Columns of free text: their values are long and nearly all different.
     pub(crate) fn is_document(self) -> bool {
-        matches!(self, Self::Metadata | Self::Messages | Self::Response | Self::ProxyServerRequest)
+        self == Self::Metadata || self.is_body()
     }
 
     /// Columns that are written with dictionaries. Ids and documents hardly ever repeat, and times have an encoding of their

@@ -283,6 +283,10 @@ async fn only_the_columns_of_the_projection_are_there() {
         assert_eq!((&read.model, &read.request_id), (&written.model, &written.request_id));
         assert_eq!((&read.user, &read.metadata, read.spend), (&None, &None, 0.0));
     }
+    let query = Query { columns: Column::without_bodies().collect(), ..Query::default() };
+    for (read, written) in read(&archive, &[(day(1), 1)], query).await.unwrap().into_iter().zip(rows(day(1), 10)) {
+        assert_eq!(read, OwnedRow { messages: None, response: None, proxy_server_request: None, ..written });
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
