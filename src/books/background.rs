@@ -19,8 +19,11 @@ use crate::store::database::DatabaseKind;
 use crate::store::rollups;
 use crate::store::{Connection, Pool};
 
-/// The pause between two looks.
+/// The pause after a finished round.
 const PAUSE: Duration = Duration::from_secs(600);
+
+/// The pause while another session holds the lock. A session of a server that died may hold it for a while.
+const WHILE_LOCKED: Duration = Duration::from_secs(15);
 
 /// The pause after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
@@ -37,7 +40,8 @@ pub async fn run(pool: Pool, archive: Archive, settings: BooksSettings, stop: Ca
             worked = work(&pool, &archive, settings, &stop) => worked,
         };
         let pause = match worked {
-            Ok(()) => PAUSE,
+            Ok(Round::Finished) => PAUSE,
+            Ok(Round::Refused) => WHILE_LOCKED,
             Err(error) => {
                 Metrics::record_books_failure();
                 tracing::warn!(cause = %error, "cannot close the books; trying again");
@@ -51,8 +55,22 @@ pub async fn run(pool: Pool, archive: Archive, settings: BooksSettings, stop: Ca
     }
 }
 
+/// How a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// What was due is done.
+    Finished,
+    /// Another session holds the lock.
+    Refused,
+}
+
 /// Closes and prunes what is due.
-async fn work(pool: &Pool, archive: &Archive, settings: BooksSettings, stop: &CancellationToken) -> Result<(), Error> {
+async fn work(
+    pool: &Pool,
+    archive: &Archive,
+    settings: BooksSettings,
+    stop: &CancellationToken,
+) -> Result<Round, Error> {
     // A connection of its own: the lock belongs to its session, and it has no statement timeout.
     let mut connection = pool.acquire().await?.detach();
     database::lift_statement_timeout(&mut connection).await?;
@@ -67,12 +85,14 @@ async fn work(pool: &Pool, archive: &Archive, settings: BooksSettings, stop: &Ca
     if let Some(schema) = books::closed_elsewhere(&mut connection).await? {
         return Err(Error::Refused(format!("the closed days of this database are those of the schema {schema}")));
     }
+    let mut round = Round::Refused;
     if books::lock(&mut connection).await? {
         close_and_prune(&mut connection, archive, settings, stop).await?;
+        round = Round::Finished;
     }
     record_state(&mut connection).await?;
     store::close(connection).await?;
-    Ok(())
+    Ok(round)
 }
 
 async fn close_and_prune(

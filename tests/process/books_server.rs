@@ -489,3 +489,20 @@ async fn a_server_goes_on_where_another_was_killed() {
     let said = books.litespend(&["books", "verify"]);
     assert_eq!(said.code, Some(0), "{said:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_looks_again_soon_after_another_session_had_the_lock() {
+    let (database, home) = (database().await, tempfile::tempdir().unwrap());
+    let mut books = Books::new(database.url(), home.path()).await;
+    books.add_without_texts(&[6, 7], 20).await;
+    // As the session of a server that died, until the database ends it.
+    let mut other = PgConnection::connect(&books.url).await.unwrap();
+    assert!(litespend::store::books::lock(&mut other).await.unwrap());
+    let server = books.server(&["--close-after", "2"]);
+    // The server looks when it starts.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(books.closed().await.is_empty(), "{}", server.log());
+    other.close().await.unwrap();
+    books.wait_for(CLOSED, 2, &server).await;
+    Books::expect_no_complaint(&server);
+}
