@@ -9,6 +9,7 @@
 //! | `record`           | a record of `POST /spend/usage`                                  |
 //! | `standard_logging` | LiteLLM's `StandardLoggingPayload`                               |
 //! | `log_row`          | an exported row of the spend log                                 |
+//! | `archived_row`     | a row of an archive of closed days                               |
 //! | `span`             | an inference span of OpenTelemetry                               |
 //! | `metadata`         | reducing metadata from other systems to what can be stored       |
 //! | `fields`           | the limits of single fields                                      |
@@ -19,6 +20,7 @@
 //!
 //! To add another form of record, add a file that produces a [`Draft`].
 
+pub mod archived_row;
 pub mod booker;
 pub mod call;
 pub mod fields;

@@ -104,6 +104,7 @@ impl Call {
             litellm_call_id: optional("litellm_call_id", self.litellm_call_id, ID_BYTES)?,
             cache_read_tokens: self.tokens.cache_read,
             cache_creation_tokens: self.tokens.cache_creation,
+            archived: None,
         })
     }
 }

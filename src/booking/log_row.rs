@@ -22,7 +22,7 @@ const STORED: Bounds =
     Bounds { bytes: 1024 * 1024, elements: 20_000, depth: 64, text: 1024 * 1024, digits: JSON_DIGITS };
 
 /// The bounds of a JSON string that is parsed into a tree.
-const TREE: Bounds = Bounds::of_tree(50_000, 64);
+pub(super) const TREE: Bounds = Bounds::of_tree(50_000, 64);
 
 /// The names that differ from those of [`Call`].
 const NAMES: Names = &[
@@ -158,9 +158,15 @@ impl LogRow {
 /// Adds the counts of cached tokens, which only the metadata states.
 fn with_cache(tokens: Tokens, logged: &Map<String, Value>) -> Tokens {
     let usage = ["usage_object", "additional_usage_values"].iter().find_map(|name| logged.get(*name)?.as_object());
+    let (cache_read, cache_creation) = cached(usage);
+    Tokens { cache_read, cache_creation, ..tokens }
+}
+
+/// The counts of cached tokens in the usage of a call: those read from the cache, and those written to it.
+pub(super) fn cached(usage: Option<&Map<String, Value>>) -> (i64, i64) {
     let cached = usage.and_then(|usage| Usage::from_any(usage).ok()).and_then(|used| used.prompt).unwrap_or_default();
     let count = |count: u64| i64::try_from(count).unwrap_or(0);
-    Tokens { cache_read: count(cached.cached), cache_creation: count(cached.cache_write), ..tokens }
+    (count(cached.cached), count(cached.cache_write))
 }
 
 /// A JSON value as text. A value that is too large to be stored is left out, and its name is recorded.

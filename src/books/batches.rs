@@ -2,6 +2,8 @@
 
 use litespend_archive::OwnedRow;
 
+use crate::store::books::restoring;
+
 /// Rows of one statement.
 const ROWS: usize = 1_000;
 
@@ -35,8 +37,7 @@ impl Batch {
 
 /// Number of bytes in the long columns of a row.
 pub fn bytes_of(row: &OwnedRow) -> usize {
-    let texts = [&row.metadata, &row.request_tags, &row.messages, &row.response, &row.proxy_server_request];
-    texts.into_iter().flatten().map(String::len).sum()
+    restoring::text_bytes(row)
 }
 
 #[cfg(test)]

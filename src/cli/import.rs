@@ -88,8 +88,7 @@ impl Line {
     /// The number of bytes in its long strings.
     fn bytes(&self) -> usize {
         let Ok(draft) = &self.draft else { return self.text.len() };
-        let texts = [&draft.row.messages, &draft.row.response, &draft.row.proxy_server_request];
-        draft.row.metadata.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
+        draft.row.text_bytes()
     }
 }
 

@@ -13,11 +13,15 @@ pub mod names;
 pub mod tables;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use chrono::NaiveDateTime;
+use litespend_archive::OwnedRow;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
 use crate::store::booking::tables::Tables;
+use crate::store::books::restoring;
+use crate::store::books::restoring::Incoming;
 
 /// A row to be booked into `LiteLLM_SpendLogs`, with the additional values that the daily tables need. Strings contain
 /// no NUL, JSON strings are valid JSON, and timestamps are whole milliseconds in UTC.
@@ -93,6 +97,18 @@ pub struct UsageRow {
     pub cache_read_tokens: i64,
     /// Tokens written to a provider's cache.
     pub cache_creation_tokens: i64,
+    /// The archived row that is booked, if it is one. The log then gets all columns of it, but for `request_id` and
+    /// `api_key`, which are those above. The other fields are what is counted.
+    pub archived: Option<Arc<OwnedRow>>,
+}
+
+impl UsageRow {
+    /// Number of bytes in the long columns.
+    pub fn text_bytes(&self) -> usize {
+        let texts = [&self.messages, &self.response, &self.proxy_server_request];
+        let archived = self.archived.as_deref().map_or(0, restoring::text_bytes);
+        self.metadata.len() + archived + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
 }
 
 /// The owners to whom the usage of a key belongs.
@@ -144,12 +160,12 @@ pub async fn insert(
     rows: &[&UsageRow],
 ) -> Result<HashSet<String>, sqlx::Error> {
     if ids_are_unique(connection).await? {
-        return insert_rows(connection, tables, INSERT_BY_ID, rows).await;
+        return insert_free(connection, tables, &BY_ID, rows).await;
     }
     let ids: Vec<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
     let taken = lock_ids(connection, &ids).await?;
     let rows: Vec<&UsageRow> = rows.iter().copied().filter(|row| !taken.contains(&row.request_id)).collect();
-    insert_rows(connection, tables, INSERT, &rows).await
+    insert_free(connection, tables, &BY_ANY_INDEX, &rows).await
 }
 
 /// Whether the log has a unique index on the ID alone.
@@ -221,11 +237,40 @@ macro_rules! insert_statement {
     };
 }
 
+/// How rows are inserted.
+struct Insertion {
+    /// The statement for rows that are not archived.
+    statement: &'static str,
+    /// The target of ON CONFLICT.
+    conflict: &'static str,
+}
+
 /// For a log whose IDs are unique: the ID stops a row.
-const INSERT_BY_ID: &str = insert_statement!("(request_id)");
+const BY_ID: Insertion = Insertion { statement: insert_statement!("(request_id)"), conflict: "(request_id)" };
 
 /// For a partitioned log: any unique index stops a row.
-const INSERT: &str = insert_statement!("");
+const BY_ANY_INDEX: Insertion = Insertion { statement: insert_statement!(""), conflict: "" };
+
+/// Inserts rows whose IDs are free, and returns the IDs of those that were inserted.
+async fn insert_free(
+    connection: &mut PgConnection,
+    tables: &Tables,
+    insertion: &Insertion,
+    rows: &[&UsageRow],
+) -> Result<HashSet<String>, sqlx::Error> {
+    let (mut archived, mut stated): (Vec<Incoming<'_>>, Vec<&UsageRow>) = (Vec::new(), Vec::new());
+    for row in rows.iter().copied() {
+        match row.archived.as_deref() {
+            Some(found) => {
+                archived.push(Incoming { request_id: &row.request_id, api_key: &row.api_key, row: found });
+            }
+            None => stated.push(row),
+        }
+    }
+    let mut inserted = restoring::insert_incoming(connection, insertion.conflict, &archived).await?;
+    inserted.extend(insert_rows(connection, tables, insertion.statement, &stated).await?);
+    Ok(inserted)
+}
 
 async fn insert_rows(
     connection: &mut PgConnection,

@@ -5,8 +5,8 @@ use sqlx::PgPool;
 
 use crate::support::{database, program, run};
 
-/// What the log has, without the times at which rows were written.
-const ROWS: &str = r#"SELECT string_agg((row_to_json(log)::jsonb - 'created_at' - 'updated_at')::text, E'\n' ORDER BY request_id)
+/// What the log has.
+const ROWS: &str = r#"SELECT string_agg(row_to_json(log)::jsonb::text, E'\n' ORDER BY request_id)
                       FROM "LiteLLM_SpendLogs" AS log"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,4 +68,141 @@ async fn the_rows_of_an_archive_are_imported_once() {
     let (code, said) = command(third.url(), &["import", path]);
     assert!(code == Some(0) && said.contains("not closed: 2026-02-02"), "{said}");
     assert!(said.contains("33 imported, 0 already there, 0 bad"), "{said}");
+}
+
+/// Rows that a record of usage cannot be: with long texts, large numbers and lists, all columns or as few as possible, and
+/// values that make no sense.
+const RARE_ROWS: &str = r#"
+    INSERT INTO "LiteLLM_SpendLogs" (
+        request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens, "startTime", "endTime",
+        "completionStartTime", model, model_id, model_group, custom_llm_provider, api_base, "user", metadata, cache_hit, cache_key,
+        request_tags, team_id, organization_id, end_user, requester_ip_address, messages, response, proxy_server_request,
+        session_id, status, mcp_namespaced_tool_name, billing_agent_id, agent_id, litellm_call_id, request_duration_ms,
+        created_at, updated_at)
+    VALUES ('all', 'acompletion', 'k1', 0.125, 12, 10, 2, '2026-02-01 10:00:00.123', '2026-02-01 10:00:01.456',
+            '2026-02-01 10:00:00.789', 'gpt-4o', 'deployment', 'group', 'openai', 'https://api', 'u-1',
+            '{"usage_object": {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}},
+              "number": 12345678901234567890.123456789012345678901}',
+            'False', 'cached', '["a", "ü"]', 't-1', 'o-1', 'c-1', '10.0.0.1', '{"text": "asked"}', '{"text": "said"}',
+            '{"text": "sent"}', 's-1', 'success', 'tools-search', 'billed', 'agent', 'call', 1333,
+            '2026-02-01 10:00:02.001', '2026-02-03 11:00:00.002');
+    INSERT INTO "LiteLLM_SpendLogs" (
+        request_id, call_type, "startTime", "endTime", api_key, model_id, model_group, custom_llm_provider, api_base, "user",
+        metadata, cache_hit, cache_key, request_tags, messages, response, proxy_server_request, created_at, updated_at)
+    VALUES ('few', '', '2026-02-01 11:00', '2026-02-01 11:00', 'k1', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            NULL, NULL, '2026-02-01 11:00', '2026-02-01 11:00');
+    INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime", api_key, spend, model, messages, response,
+                                     proxy_server_request, end_user, api_base, metadata)
+    SELECT 'long', 'acompletion', '2026-02-02 10:00', '2026-02-02 10:00', 'k1', 0.25, 'gpt-4o',
+           jsonb_build_object('text', repeat('ä', 1500000)), (SELECT jsonb_agg(n) FROM generate_series(1, 30000) AS n),
+           jsonb_build_array(repeat('x', 1100000)), repeat('c', 1000), repeat('b', 3000),
+           jsonb_build_object('text', repeat('m', 2000000), 'status', 'failure');
+    INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime", api_key, spend, model, total_tokens, status,
+                                     request_tags)
+    VALUES ('not-a-number', 'acompletion', '2026-02-02 12:00', '2026-02-02 12:00', 'k1', 'NaN', 'gpt-4o', 1, 'failure', '{}'),
+           ('infinite', 'acompletion', '2026-02-02 12:01', '2026-02-02 12:01', 'k1', 'Infinity', 'gpt-4o', 1, 'success', '[]'),
+           ('refund', 'acompletion', '2026-02-02 12:02', '2026-02-02 11:00', 'k1', -0.0625, 'gpt-4o', -3, 'cancelled', '["a", 1]')"#;
+
+/// Every column of every row. Long values are shortened and hashed.
+const VALUES: &str = r#"SELECT request_id || ' ' || key, left(value::text, 100) || ' ' || md5(value::text)
+                        FROM "LiteLLM_SpendLogs" AS log, jsonb_each(to_jsonb(log)) ORDER BY request_id COLLATE "C", key COLLATE "C""#;
+
+/// What is counted of the rows: the spend of their key, and the daily rows.
+const COUNTED: &str = r#"
+    SELECT (SELECT spend FROM "LiteLLM_VerificationToken" WHERE token = 'k1'), sum(spend), sum(api_requests)::bigint,
+           sum(failed_requests)::bigint, sum(cache_read_input_tokens)::bigint,
+           (SELECT sum(api_requests)::bigint FROM "LiteLLM_DailyTagSpend"), (SELECT spend FROM "LiteLLM_EndUserTable" WHERE user_id = 'c-1')
+    FROM "LiteLLM_DailyUserSpend""#;
+
+type Counted = (f64, f64, i64, i64, i64, i64, f64);
+
+async fn values(pool: &PgPool) -> Vec<(String, String)> {
+    sqlx::query_as(VALUES).fetch_all(pool).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn archived_rows_are_imported_as_they_are() {
+    let (from, to) = (database().await, database().await);
+    let home = tempfile::tempdir().unwrap();
+    let archive = home.path().join("archive");
+    let path = archive.to_str().unwrap();
+    let command = |database: &str, arguments: &[&str]| {
+        let mut command = program();
+        command.args(arguments).env("DATABASE_URL", database).current_dir(home.path());
+        let said = tokio::task::block_in_place(|| run(&mut command));
+        (said.code, format!("{}{}", said.stdout, said.stderr))
+    };
+    let log = PgPool::connect(from.url()).await.unwrap();
+    sqlx::raw_sql(RARE_ROWS).execute(&log).await.unwrap();
+    let close = ["books", "close", "--archive", path, "--archive-bodies", "--through", "2026-02-28"];
+    let (code, said) = command(from.url(), &close);
+    assert!(code == Some(0) && said.contains("2 days closed, 6 rows archived"), "{said}");
+    let other = PgPool::connect(to.url()).await.unwrap();
+    sqlx::raw_sql(r#"INSERT INTO "LiteLLM_VerificationToken" (token) VALUES ('k1')"#).execute(&other).await.unwrap();
+    let (code, said) = command(to.url(), &["import", path]);
+    assert!(code == Some(0) && said.contains("6 imported, 0 already there, 0 bad"), "{said}");
+    let expected = values(&log).await;
+    let counted: Counted = (0.3125, 0.3125, 6, 2, 4, 3, 0.125);
+    let expect = async |step: &str| {
+        let imported = values(&other).await;
+        for (imported, expected) in imported.iter().zip(&expected) {
+            assert_eq!(imported, expected, "{step}");
+        }
+        assert_eq!(imported.len(), expected.len(), "{step}");
+        let found: Counted = sqlx::query_as(COUNTED).fetch_one(&other).await.unwrap();
+        assert_eq!(found, counted, "{step}");
+    };
+    expect("imported").await;
+    // Again, also when the IDs of records are no longer kept.
+    for statement in ["SELECT 1", "DELETE FROM litespend.booked_ids"] {
+        sqlx::raw_sql(statement).execute(&other).await.unwrap();
+        let (code, said) = command(to.url(), &["import", path]);
+        assert!(code == Some(0) && said.contains("0 imported, 6 already there, 0 bad"), "{said}");
+        expect(statement).await;
+    }
+    // A row that the log lost comes back, and counts again.
+    sqlx::raw_sql(
+        r#"DELETE FROM "LiteLLM_SpendLogs" WHERE request_id = 'long'; DELETE FROM litespend.booked_ids;
+           UPDATE "LiteLLM_VerificationToken" SET spend = spend - 0.25"#,
+    )
+    .execute(&other)
+    .await
+    .unwrap();
+    let (code, said) = command(to.url(), &["import", path]);
+    assert!(code == Some(0) && said.contains("1 imported, 5 already there, 0 bad"), "{said}");
+    assert_eq!(values(&other).await.len(), expected.len());
+    let spend = r#"SELECT spend FROM "LiteLLM_VerificationToken""#;
+    assert_eq!(sqlx::query_scalar::<_, f64>(spend).fetch_one(&other).await.unwrap().to_bits(), counted.0.to_bits());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archived_row_that_counters_cannot_hold_is_reported() {
+    let (from, to) = (database().await, database().await);
+    let home = tempfile::tempdir().unwrap();
+    let archive = home.path().join("archive");
+    let path = archive.to_str().unwrap();
+    let command = |database: &str, arguments: &[&str]| {
+        let mut command = program();
+        command.args(arguments).env("DATABASE_URL", database).current_dir(home.path());
+        let said = tokio::task::block_in_place(|| run(&mut command));
+        (said.code, format!("{}{}", said.stdout, said.stderr))
+    };
+    let log = PgPool::connect(from.url()).await.unwrap();
+    sqlx::raw_sql(
+        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime", model)
+           VALUES ('short', 'acompletion', '2026-02-01 10:00', '2026-02-01 10:00', 'gpt-4o'),
+                  ('long', 'acompletion', '2026-02-01 10:00', '2026-02-01 10:00', repeat('m', 300))"#,
+    )
+    .execute(&log)
+    .await
+    .unwrap();
+    let (code, said) = command(from.url(), &["books", "close", "--archive", path, "--through", "2026-02-28"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = command(to.url(), &["import", path]);
+    assert!(code == Some(1) && said.contains("1 imported, 0 already there, 1 bad"), "{code:?} {said}");
+    let report = std::fs::read_to_string(home.path().join("archive.errors.jsonl")).unwrap();
+    assert!(
+        report.contains("model: is longer than 256 bytes") && report.contains(r#"\"request_id\":\"long\""#),
+        "{report}"
+    );
 }

@@ -506,7 +506,8 @@ fn theirs(item: &Item<'_>, row: &ExistingRow, booked_by_another: bool) -> Theirs
             }
         }
         Identity::Logged if own_key => {
-            if row.spend.to_bits() == item.row.spend.to_bits() && row.start_time == item.row.start_time {
+            let logged = item.row.archived.as_deref().map_or(item.row.spend, |archived| archived.spend);
+            if is_same(row.spend, logged) && row.start_time == item.row.start_time {
                 Theirs::Earlier(row.spend)
             } else if booked_by_another {
                 Theirs::Foreign
@@ -516,6 +517,11 @@ fn theirs(item: &Item<'_>, row: &ExistingRow, booked_by_another: bool) -> Theirs
         }
         _ => Theirs::Foreign,
     }
+}
+
+/// Whether two amounts are equal. Zeros are, whatever their signs, and so are amounts that are not a number.
+fn is_same(one: f64, other: f64) -> bool {
+    (one + 0.0).to_bits() == (other + 0.0).to_bits() || (one.is_nan() && other.is_nan())
 }
 
 /// The outcome of each record. Among several records with the same id, the first one counts.

@@ -27,10 +27,7 @@ pub(super) struct Job {
 
 /// The weight of a draft in rows: one for its own row, one per tag, and one per `BYTES_OF_A_ROW` bytes of its JSON.
 pub(super) fn weight(draft: &Draft) -> usize {
-    let row = &draft.row;
-    let texts = [&row.messages, &row.response, &row.proxy_server_request];
-    let bytes = row.metadata.len() + texts.into_iter().flatten().map(String::len).sum::<usize>();
-    1 + row.tags.len() + bytes / BYTES_OF_A_ROW
+    1 + draft.row.tags.len() + draft.row.text_bytes() / BYTES_OF_A_ROW
 }
 
 /// Splits records into batches of one transaction each, and keeps their order. Returns each batch with its weight. Only

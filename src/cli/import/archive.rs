@@ -1,17 +1,16 @@
 //! The rows of an archive of closed days.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
-use chrono::{NaiveDate, Utc};
+use chrono::NaiveDate;
 use futures_util::TryStreamExt;
-use litespend_archive::{Archive, Query};
+use litespend_archive::{Archive, OwnedRow, Query};
 use tokio::sync::mpsc;
 
-use crate::booking::limits::Refusal;
-use crate::booking::log_row;
+use crate::booking::archived_row;
 use crate::books::rows;
-use crate::cli::import::rows::fields;
 use crate::cli::import::{Batch, Line};
 use crate::cli::output::say;
 
@@ -29,16 +28,21 @@ pub(super) async fn read(archive: Archive, sender: mpsc::Sender<Vec<Line>>) -> a
         say!("left out, because they are not closed: {}", open.join(", "));
     }
     anyhow::ensure!(!days.is_empty(), "the archive has no days");
-    let (now, mut number, mut batch) = (Utc::now(), 0, Batch::default());
+    let (mut number, mut batch) = (0, Batch::default());
     let mut found = archive.scan(&days, Query { missing_bodies: Some(rows::NO_BODY.to_owned()), ..Query::default() });
     while let Some(row) = found.try_next().await? {
         number += 1;
-        let text = serde_json::to_string(&rows::log_row(row)).context("a row of the archive")?;
-        let draft = fields(text.as_bytes()).map_err(Refusal::from).and_then(|row| log_row::into_draft(row, now));
-        if let Some(full) = batch.push(Line::new(number, &|| text.clone(), draft)) {
+        if let Some(full) = batch.push(line(number, row)) {
             // The receiver is gone only if booking has failed, and that error is reported instead.
             sender.send(full).await.context("stopped")?;
         }
     }
     sender.send(batch.lines).await.context("stopped")
+}
+
+/// The line of a row. If it has an error, its text is the row as the API would answer it.
+fn line(number: u64, row: OwnedRow) -> Line {
+    let row = Arc::new(row);
+    let text = || serde_json::to_string(&rows::log_row(OwnedRow::clone(&row))).unwrap_or_default();
+    Line::new(number, &text, archived_row::into_draft(&row))
 }

@@ -69,7 +69,7 @@ impl<R: Read> Read for OneRow<R> {
 }
 
 /// Parses the fields of a row, or returns the error in it.
-pub(super) fn fields(text: &[u8]) -> Result<Map<String, Value>, String> {
+fn fields(text: &[u8]) -> Result<Map<String, Value>, String> {
     let text = std::str::from_utf8(text).map_err(|_| "not a JSON object: not UTF-8".to_owned())?;
     if let Err(Some(excess)) = json_bounds::check(text, TREE) {
         return Err(format!("the row {}", excess.what));

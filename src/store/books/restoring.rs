@@ -1,4 +1,6 @@
-//! How archived rows come back into the log, and how a day is opened again.
+//! How archived rows come into the log, of this or of another database, and how a day is opened again.
+
+use std::collections::HashSet;
 
 use chrono::{DateTime, NaiveDate};
 use litespend_archive::OwnedRow;
@@ -191,6 +193,78 @@ pub async fn insert_rows(
         restore_bodies(connection, rows).await?;
     }
     Ok(inserted)
+}
+
+/// A row of the archive, with the ID and the key that it gets in the log.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct Incoming<'a> {
+    pub(in crate::store) request_id: &'a str,
+    pub(in crate::store) api_key: &'a str,
+    pub(in crate::store) row: &'a OwnedRow,
+}
+
+/// The most rows of one statement of [`insert_incoming`].
+const STATEMENT_ROWS: usize = 1_000;
+
+/// The number of bytes of long columns after which such a statement takes no further row.
+const STATEMENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Inserts archived rows, maybe of another database, with all their columns, and returns the IDs of those that were
+/// inserted. `conflict` is the target of ON CONFLICT. Where the log cannot hold null, a null becomes the column's default.
+pub(in crate::store) async fn insert_incoming(
+    connection: &mut PgConnection,
+    conflict: &str,
+    rows: &[Incoming<'_>],
+) -> Result<HashSet<String>, sqlx::Error> {
+    let mut inserted = HashSet::with_capacity(rows.len());
+    if rows.is_empty() {
+        return Ok(inserted);
+    }
+    let (columns, values) = incoming_columns(connection).await?;
+    let statement = format!(
+        r#"INSERT INTO "LiteLLM_SpendLogs" ({columns})
+           SELECT {values} FROM json_populate_recordset(NULL::"LiteLLM_SpendLogs", $1::json) AS archived
+           ON CONFLICT {conflict} DO NOTHING RETURNING request_id"#
+    );
+    let mut rows = rows.iter().peekable();
+    while rows.peek().is_some() {
+        let (mut restored, mut bytes) = (Vec::new(), 0);
+        while let Some(incoming) = rows.next_if(|_| restored.len() < STATEMENT_ROWS && bytes < STATEMENT_BYTES) {
+            bytes += text_bytes(incoming.row);
+            let (request_id, api_key) = (incoming.request_id, incoming.api_key);
+            restored.push(Restored { request_id, api_key, ..Restored::new(incoming.row) });
+        }
+        let text = serde_json::to_string(&restored).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+        let ids: Vec<String> = sqlx::query_scalar(AssertSqlSafe(statement.clone()))
+            .persistent(false)
+            .bind(text)
+            .fetch_all(&mut *connection)
+            .await?;
+        inserted.extend(ids);
+    }
+    Ok(inserted)
+}
+
+/// Number of bytes in the long columns of a row.
+pub fn text_bytes(row: &OwnedRow) -> usize {
+    let texts = [&row.metadata, &row.request_tags, &row.messages, &row.response, &row.proxy_server_request];
+    texts.into_iter().flatten().map(String::len).sum()
+}
+
+/// The columns of the log that an archive has, and their values for rows named `archived`, both as SQL.
+async fn incoming_columns(connection: &mut PgConnection) -> Result<(String, String), sqlx::Error> {
+    sqlx::query_as(
+        r#"SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum),
+                  string_agg(CASE WHEN a.attnotnull AND d.adbin IS NOT NULL
+                                  THEN format('COALESCE(archived.%I, (%s)::%s)', a.attname, pg_get_expr(d.adbin, d.adrelid),
+                                              format_type(a.atttypid, a.atttypmod))
+                                  ELSE format('archived.%I', a.attname) END, ', ' ORDER BY a.attnum)
+           FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+           WHERE a.attrelid = to_regclass('"LiteLLM_SpendLogs"') AND NOT a.attisdropped AND a.attname = ANY ($1)"#,
+    )
+    .bind(COLUMNS.into_iter().chain(BODIES).collect::<Vec<_>>())
+    .fetch_one(connection)
+    .await
 }
 
 /// Those of these IDs of which the log has no row on the day.
