@@ -514,6 +514,65 @@ async fn more_series_than_are_read_at_once_are_all_listed() {
     check("folded").await;
 }
 
+/// A server that remembers series between scrapes says what one says that has just started.
+#[tokio::test]
+async fn series_that_are_remembered_are_those_of_the_database() {
+    let app = TestApp::new().await;
+    app.execute(
+        "INSERT INTO litespend.words (word, digest)
+         SELECT 'model-' || n, litespend.digest('model-' || n) FROM generate_series(1, 300) AS n;
+         INSERT INTO litespend.lifetime_usage (team_id, user_id, api_key, model, requests, spend, prompt_tokens,
+                                               completion_tokens, total_tokens)
+         SELECT 0, 0, 0, id, 1, 0.5, 2, 3, 5 FROM litespend.words WHERE word LIKE 'model-%' ORDER BY id",
+    )
+    .await;
+    app.state.refresh_rollups().await.unwrap();
+    let check = async |step: &str, listed: usize, spend: f64| {
+        let started = app.beside(settings());
+        started.state.refresh_rollups().await.unwrap();
+        let (remembered, read) =
+            (app.get("/metrics/spend", MASTER_KEY).await, started.get("/metrics/spend", MASTER_KEY).await);
+        assert_eq!(remembered.text, read.text, "{step}");
+        let found = samples(&app, "litellm_spend_metric_total").await;
+        assert_eq!((found.len(), found.values().sum::<f64>()), (listed, spend), "{step}");
+    };
+    check("read for the first time", 300, 150.0).await;
+    check("nothing changed", 300, 150.0).await;
+    // A transaction that began before others and ends after a scrape.
+    let mut long = app.pool.begin().await.unwrap();
+    let earlier = "UPDATE litespend.lifetime_usage SET spend = 1 WHERE number = (SELECT min(number) FROM litespend.lifetime_usage)";
+    sqlx::raw_sql(earlier).execute(&mut *long).await.unwrap();
+    app.execute("UPDATE litespend.lifetime_usage SET spend = 2 WHERE number = (SELECT max(number) FROM litespend.lifetime_usage)")
+        .await;
+    check("one is changed", 300, 151.5).await;
+    long.commit().await.unwrap();
+    check("an earlier transaction ended", 300, 152.0).await;
+    // A series with a number before that of another one, which was seen first.
+    let add =
+        "WITH known AS (INSERT INTO litespend.words (word, digest) VALUES ($1, litespend.digest($1)) RETURNING id)
+               INSERT INTO litespend.lifetime_usage (team_id, user_id, api_key, model, requests, spend, prompt_tokens,
+                                                     completion_tokens, total_tokens)
+               SELECT 0, 0, 0, id, 1, 4, 2, 3, 5 FROM known";
+    let mut long = app.pool.begin().await.unwrap();
+    sqlx::query(add).bind("slow").execute(&mut *long).await.unwrap();
+    sqlx::query(add).bind("fast").execute(&app.pool).await.unwrap();
+    check("the later series came first", 301, 156.0).await;
+    long.commit().await.unwrap();
+    check("the earlier series came later", 302, 160.0).await;
+    app.execute("VACUUM (FREEZE) litespend.lifetime_usage").await;
+    check("old rows are frozen", 302, 160.0).await;
+    app.execute("DELETE FROM litespend.lifetime_usage WHERE spend = 4").await;
+    check("series are gone", 300, 152.0).await;
+    app.execute("UPDATE litespend.lifetime_usage SET spend = 8 WHERE spend = 2").await;
+    app.execute("VACUUM FULL litespend.lifetime_usage").await;
+    check("the table has another file", 300, 158.0).await;
+    app.execute("DELETE FROM litespend.lifetime_usage WHERE spend = 8").await;
+    sqlx::query(add).bind("instead").execute(&app.pool).await.unwrap();
+    check("one is gone and one came", 300, 154.0).await;
+    app.execute("TRUNCATE litespend.lifetime_usage").await;
+    check("nothing is left", 0, 0.0).await;
+}
+
 /// Folds this number of changes.
 async fn fold(app: &TestApp, changes: i32) {
     let folded: i64 = sqlx::query_scalar("SELECT litespend.fold($1)").bind(changes).fetch_one(&app.pool).await.unwrap();
