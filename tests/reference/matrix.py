@@ -1,7 +1,7 @@
 """Tells how the answers of older LiteLLMs differ from those of the reference, as a table of Markdown.
 
 Every version's own code answers the same random reads on one database, which has the columns of all of them. matrix.sh
-runs this in the environment of the reference.
+runs this in the environment of the reference. A run without arguments also puts the table into docs/compatibility.md.
 """
 
 import argparse
@@ -18,15 +18,30 @@ import tables
 from judge import compare, kind_of
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-DEFAULT_MINORS = ["1.104", "1.105", "1.106", "1.108", "1.109"]
+PAGE, BEGIN, END = "docs/compatibility.md", "<!-- versions: begin -->", "<!-- versions: end -->"
+# The table in the document is of these. The document states the number.
+SEED, REQUESTS, MINORS = 1, 2000, 5
 
 
-def newest_patches(minors):
-    """The newest patch of each minor version, by the package index."""
+def parts_of(version):
+    return tuple(map(int, re.findall(r"\d+", version)))
+
+
+def older_versions(versions, reference):
+    """The newest patches of the minor versions before the reference's, of a list of versions."""
+    newest = {}
+    for version in versions:
+        if re.fullmatch(r"\d+\.\d+\.\d+", version):
+            minor = parts_of(version)[:2]
+            newest[minor] = max(newest.get(minor, version), version, key=parts_of)
+    older = [minor for minor in sorted(newest) if minor < parts_of(reference)[:2]]
+    return [newest[minor] for minor in older[-MINORS:]]
+
+
+def versions_on_the_index():
     command = [sys.executable, "-m", "pip", "index", "versions", "litellm"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True)
-    versions = re.search(r"Available versions: (.*)", listed.stdout).group(1).split(", ")
-    return [next(version for version in versions if re.fullmatch(rf"{re.escape(minor)}\.\d+", version)) for minor in minors]
+    return re.search(r"Available versions: (.*)", listed.stdout).group(1).split(", ")
 
 
 def python_of(venvs, version):
@@ -87,12 +102,23 @@ def cell(judged, path):
     return f"{different} of {judged['asked'][path]}" if different else "same"
 
 
-def print_matrix(reference, judged):
+def table(judged):
     paths = sorted({path for each in judged.values() for path in [*each["asked"], *each["absent"]]})
+    lines = [f"| path | {' | '.join(judged)} |", "|---|" + "---|" * len(judged)]
+    return lines + [f"| `{path}` | {' | '.join(cell(each, path) for each in judged.values())} |" for path in paths]
+
+
+def put_into_page(lines, page=PAGE):
+    """Puts the table between its marks in the document."""
+    with open(page) as file:
+        before, rest = file.read().split(BEGIN)
+    with open(page, "w") as file:
+        file.write("\n".join([before + BEGIN, *lines, END + rest.split(END)[1]]))
+
+
+def print_matrix(reference, judged):
     print(f"Answers that differ from LiteLLM {reference}'s, of those to random requests:\n")
-    print("| path | " + " | ".join(judged) + " |\n|---|" + "---|" * len(judged))
-    for path in paths:
-        print(f"| `{path}` | " + " | ".join(cell(each, path) for each in judged.values()) + " |")
+    print("\n".join(table(judged)))
     for version, each in judged.items():
         print(f"\n## {version}\n\n| path | field | {version} | answers |\n|---|---|---|---|")
         for (path, place, kind), number in sorted(each["kinds"].items()):
@@ -107,11 +133,12 @@ def main():
     arguments.add_argument("--venvs", required=True, help="the folder of the environments")
     arguments.add_argument("--reference", required=True, help="the version to compare with")
     arguments.add_argument("--work", required=True, help="a folder for requests and answers")
-    arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--requests", type=int, default=2000)
-    arguments.add_argument("versions", nargs="*", help="default: the newest patches of 1.104, 1.105, 1.106, 1.108 and 1.109")
+    arguments.add_argument("--seed", type=int, default=SEED)
+    arguments.add_argument("--requests", type=int, default=REQUESTS)
+    newest = f"default: the newest patches of the {MINORS} minor versions before the reference's"
+    arguments.add_argument("versions", nargs="*", help=newest)
     arguments = arguments.parse_args()
-    versions = arguments.versions or newest_patches(DEFAULT_MINORS)
+    versions = arguments.versions or older_versions(versions_on_the_index(), arguments.reference)
     pythons = {version: python_of(arguments.venvs, version) for version in [arguments.reference, *versions]}
     prepare(arguments.database, [schema_of(python) for python in pythons.values()], arguments.seed)
     file = os.path.join(arguments.work, "requests")
@@ -128,7 +155,10 @@ def main():
         answers(version, "--answers", place)
         found[version] = read(place)
     requests, expected = read(file), found.pop(arguments.reference)
-    print_matrix(arguments.reference, {version: judge_version(requests, expected, each) for version, each in found.items()})
+    judged = {version: judge_version(requests, expected, each) for version, each in found.items()}
+    print_matrix(arguments.reference, judged)
+    if not arguments.versions and (arguments.seed, arguments.requests) == (SEED, REQUESTS):
+        put_into_page(table(judged))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prints how the answers of older LiteLLMs differ from those of the reference, each from its own code.
+# Prints how the answers of older LiteLLMs differ from those of the reference, each from its own code. Without arguments, it
+# also puts the table into docs/compatibility.md.
 #   tests/reference/matrix.sh [--seed N] [--requests N] [VERSION...]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
