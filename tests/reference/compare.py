@@ -14,8 +14,9 @@ import psycopg
 
 import tables
 from deliberate import check_words
-from judge import Judge, ask_both, compare
-from reference import MASTER_KEY, Reference, add_prices, package
+from judge import Judge, ask_both
+from prices import Pair, Prices
+from reference import Reference, add_prices, package
 from requests_at_random import Requests, pricing
 from server import Server
 from writes import Writes, compare_writes
@@ -23,51 +24,26 @@ from writes import Writes, compare_writes
 PRICES = "crates/pricing/data/model_prices.json"
 
 
-def progress(what, number, whole, started):
-    if number % 1000 == 0:
-        print(f"{number} of {whole} {what} after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-
-
 def compare_reads(judge, reference, server, requests, number):
     started = time.monotonic()
     for index in range(1, number + 1):
         path, real, query, headers = requests.next()
         ask_both(judge, reference, server, path, "GET", real, query, headers)
-        progress("requests", index, number, started)
+        if index % 1000 == 0:
+            print(f"{index} of {number} requests after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-# So many prices are asked for through the whole proxy, too, which must make no difference.
-THROUGH_THE_PROXY = 50
-
-
-def compare_price(judge, reference, server, name, body, number):
-    master = {"Authorization": f"Bearer {MASTER_KEY}"}
-    expected = reference.price(body)
-    if number % THROUGH_THE_PROXY == 0:
-        status, _, answer = reference.ask("POST", "/spend/calculate", {}, master, body)
-        if (status, answer) != (expected[0], expected[2]):
-            sys.exit(f"LiteLLM's function and its proxy differ for {json.dumps(body)}: {expected}, {status} {answer}")
-    found = server.ask("POST", "/spend/calculate", {}, master, body)
-    judge.judge(name, f"POST /spend/calculate {json.dumps(body)[:900]}", expected, found, compare({}, expected, found))
-
-
-def compare_costs(judge, reference, server, choose, models, number):
-    started = time.monotonic()
-    for index in range(1, number + 1):
-        compare_price(judge, reference, server, "/spend/calculate", pricing(choose, models), index)
-        progress("costs", index, number, started)
-
-
-def compare_every_model(judge, reference, server, models):
+def bodies_of_every_model(models):
     with open("tests/conformance/cost_variants.json") as file:
         variants = [json.dumps(body) for body in json.load(file).values()]
-    started, number = time.monotonic(), 0
-    for model in models:
-        for variant in variants:
-            number += 1
-            body = json.loads(variant.replace("$MODEL", json.dumps(model)[1:-1]))
-            compare_price(judge, reference, server, "every model", body, number)
-            progress("prices of models", number, len(models) * len(variants), started)
+    return [json.loads(variant.replace("$MODEL", json.dumps(model)[1:-1])) for model in models for variant in variants]
+
+
+def named_prices(choose, models, arguments):
+    """The bodies to price, each with the name that it counts under."""
+    named = [("/spend/calculate", pricing(choose, models)) for _ in range(arguments.costs)]
+    every = bodies_of_every_model(models) if arguments.every_model else []
+    return named + [("every model", body) for body in every]
 
 
 def prepare(database, seed, number):
@@ -123,9 +99,8 @@ def main():
     if requests.absent:
         print(f"LiteLLM {reference.version} has no {', '.join(requests.absent)}")
     compare_reads(judge, reference, server, requests, arguments.requests)
-    compare_costs(judge, reference, server, choose, models, arguments.costs)
-    if arguments.every_model:
-        compare_every_model(judge, reference, server, models)
+    prices = Prices(Pair(reference, server), arguments.database, arguments.address)
+    prices.compare(judge, named_prices(choose, models, arguments))
     sys.exit(finish(judge, arguments, f"LiteLLM {reference.version}"))
 
 

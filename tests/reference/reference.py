@@ -110,9 +110,12 @@ class Reference:
         if addresses is not None:
             self.proxy_server.general_settings["allowed_ips"] = list(addresses)
 
-    def price(self, body):
+    def prices(self, bodies):
         """What /spend/calculate answers, from its own function, without the way through the proxy to it."""
-        return self.runner.run(self.price_directly(body))
+        return self.runner.run(self.prices_directly(bodies))
+
+    async def prices_directly(self, bodies):
+        return [await self.price_directly(body) for body in bodies]
 
     async def price_directly(self, body):
         from litellm.proxy._types import ProxyException, SpendCalculateRequest
