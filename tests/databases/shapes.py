@@ -2,12 +2,14 @@
 
 import datetime
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from urllib.parse import quote
 
 import postgresql
 import rows
 
-NEWEST = "0.4.110"
+# The newest version of the package with LiteLLM's migrations. `./dev follow` moves it.
+NEWEST = Path(__file__).with_name("VERSION").read_text().strip()
 OLDER = ["0.2.0", "0.4.0", "0.4.50"]
 LEGACY = "LiteLLM_SpendLogs_legacy"
 
