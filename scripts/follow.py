@@ -1,8 +1,9 @@
 """Follows LiteLLM to its newest release, or to another one: follow.py [VERSION]. Run by `./dev follow`.
 
 It merges the release's prices, answers the requests of the release's dashboard that the server does not know, runs the tests
-that compare with LiteLLM, and writes target/follow/report.md. What it changes in the checkout is for a maintainer to read:
-tests/reference/VERSION, the price table, data/dashboard_shapes.json, data/dashboard.sha256, and the lines with `.stub()` in
+that compare with LiteLLM, and writes target/follow/report.md. A step that fails is in the report; the others run all the same,
+and the exit code is 1 at the end. What it changes in the checkout is for a maintainer to read: tests/reference/VERSION,
+tests/databases/VERSION, the price table, data/dashboard_shapes.json, data/dashboard.sha256, and the lines with `.stub()` in
 src/route_table.rs.
 """
 
@@ -21,6 +22,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 OUT = TARGET / "follow"
 VERSION = ROOT / "tests/reference/VERSION"
+# The version of the package with LiteLLM's migrations.
+MIGRATIONS = ROOT / "tests/databases/VERSION"
 DASHBOARD = ROOT / "data/dashboard.sha256"
 SHAPES = ROOT / "data/dashboard_shapes.json"
 ROUTES = ROOT / "src/route_table.rs"
@@ -33,20 +36,33 @@ MOST_VISITS = 4
 UNKNOWN = (404, 405, 501)
 
 
-def run(*command, **options):
-    return subprocess.run([str(part) for part in command], cwd=ROOT, check=True, text=True, **options)
+# So many of the last lines that a command printed are in the report, and so much of each.
+LAST_LINES, LINE = 25, 300
 
 
-def output(*command):
-    return run(*command, stdout=subprocess.PIPE).stdout
+class Failed(Exception):
+    """A step failed; the words are for the report."""
+
+
+def output(*command, **variables):
+    """What a command prints. If it fails, its last lines are in the exception."""
+    command = [str(part) for part in command]
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    sys.stderr.write(done.stderr)
+    if done.returncode != 0:
+        lines = [line[:LINE] for line in [*done.stdout.splitlines(), *done.stderr.splitlines()][-LAST_LINES:]]
+        raise Failed("\n".join([f"exit code {done.returncode}: {' '.join(command)}", *lines]))
+    return done.stdout
 
 
 # The release.
 
 
-def newest_version():
-    listed = output(sys.executable, "-m", "pip", "index", "versions", "--disable-pip-version-check", "litellm")
-    return re.match(r"litellm \((.+?)\)", listed).group(1)
+def versions_on_the_index(package):
+    """The versions of a package, the newest one first."""
+    listed = output(sys.executable, "-m", "pip", "index", "versions", "--disable-pip-version-check", package)
+    return re.search(r"Available versions: (.*)", listed).group(1).split(", ")
 
 
 def wheel(version):
@@ -55,8 +71,29 @@ def wheel(version):
     folder.mkdir(parents=True, exist_ok=True)
     pattern = f"litellm-{version}-*.whl"
     if not list(folder.glob(pattern)):
-        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", folder, f"litellm=={version}")
+        output(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", folder, f"litellm=={version}")
     return next(folder.glob(pattern))
+
+
+def required_migrations(version):
+    """The version of the package with migrations that a release requires."""
+    with zipfile.ZipFile(wheel(version)) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        found = re.search(r"^Requires-Dist: litellm-proxy-extras==([\w.]+)", archive.read(name).decode(), re.MULTILINE)
+    if not found:
+        raise Failed(f"LiteLLM {version} does not state a version of litellm-proxy-extras")
+    return found.group(1)
+
+
+def move_migrations(version):
+    """Writes the version of the release's migrations. Returns a sentence about it for the report."""
+    required, listed = required_migrations(version), versions_on_the_index("litellm-proxy-extras")
+    old, new = MIGRATIONS.read_text().strip(), required if required in listed else listed[0]
+    MIGRATIONS.write_text(new + "\n")
+    moved = "as before" if old == new else f"before: {old}"
+    if new == required:
+        return f"litellm-proxy-extras {new}, {moved}."
+    return f"litellm-proxy-extras {new}, {moved}. The release requires {required}, which the package index does not have."
 
 
 def merge_prices(version):
@@ -190,8 +227,8 @@ def write_shapes(shapes):
 def visit(number, ui, server):
     """The requests that the dashboard's pages make, and the pages that break."""
     file = OUT / f"visit-{number}.json"
-    environment = {**os.environ, "LITELLM_UI_PATH": str(ui), "LITESPEND_BIN": str(server)}
-    run("node", "tests/ui/dashboard.mjs", TARGET, "--shapes", SHAPES, "--visit", file, env=environment)
+    command = ["node", "tests/ui/dashboard.mjs", TARGET, "--shapes", SHAPES, "--visit", file]
+    output(*command, LITELLM_UI_PATH=str(ui), LITESPEND_BIN=str(server))
     return json.loads(file.read_text())
 
 
@@ -199,8 +236,7 @@ def ask_litellm(requests, server):
     """LiteLLM's answers to requests, by path; see tests/reference/empty_answers.py."""
     asked, answers = OUT / "requests.json", OUT / "answers.json"
     asked.write_text(json.dumps(requests))
-    environment = {**os.environ, "LITESPEND_BIN": str(server)}
-    run("tests/reference/empty_answers.sh", asked, answers, env=environment)
+    output("tests/reference/empty_answers.sh", asked, answers, LITESPEND_BIN=str(server))
     return {request["path"]: answer for request, answer in zip(requests, json.loads(answers.read_text()))}
 
 
@@ -221,9 +257,19 @@ class Dashboard:
         self.lines, self.visits, self.broken, self.unasked = [], 0, {}, []
 
     def follow(self):
+        try:
+            requests = self.visit_until_answered()
+        finally:
+            # The answers of earlier visits are stored already.
+            self.add_lines()
+        asked = [request["path"] for request in requests]
+        self.unasked = [path for path in json.loads(SHAPES.read_text()) if not any(fits(path, each) for each in asked)]
+
+    def visit_until_answered(self):
+        """Makes answers until a visit needs no more. Returns the requests of the last visit."""
         while self.visits < MOST_VISITS:
+            found = visit(self.visits + 1, self.ui, self.server)
             self.visits += 1
-            found = visit(self.visits, self.ui, self.server)
             self.broken = found["broken"]
             unknown = self.unknown(found["requests"])
             before = len(self.made)
@@ -231,9 +277,7 @@ class Dashboard:
                 self.answer(unknown)
             if len(self.made) == before:
                 break
-        self.add_lines()
-        asked = [request["path"] for request in found["requests"]]
-        self.unasked = [path for path in json.loads(SHAPES.read_text()) if not any(fits(path, each) for each in asked)]
+        return found["requests"]
 
     def unknown(self, requests):
         """The reads for which an answer is to be made. All others that fail are only reported."""
@@ -288,31 +332,19 @@ class Dashboard:
         shapes = set(json.loads(SHAPES.read_text()))
         stubs = {path for path in routes()[1] if not path.startswith("/.well-known")}
         if shapes != stubs:
-            sys.exit(f"shapes and routes differ: {sorted(shapes ^ stubs)}")
+            raise Failed(f"shapes and routes differ: {sorted(shapes ^ stubs)}")
 
 
 # Tests.
 
 
 def test(name, *arguments):
-    """Runs a test of `./dev`: its last line and whether it passed. What it prints is in a file."""
+    """Runs a test of `./dev`: its last lines and whether it passed. What it prints is in a file."""
     file = OUT / f"{name}.txt"
-    print(f"follow: ./dev {name} {' '.join(map(str, arguments))}", flush=True)
     with open(file, "w") as log:
         done = subprocess.run(["./dev", name, *map(str, arguments)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     lines = file.read_text().splitlines()
-    return {"passed": done.returncode == 0, "lines": lines[-25:]}
-
-
-def run_tests(requests):
-    differences = OUT / "differences.md"
-    differences.unlink(missing_ok=True)
-    # A server that was built beforehand lacks the new answers.
-    shapes = ["--shapes", SHAPES] if "LITESPEND_BIN" in os.environ else []
-    return {
-        "test-reference": test("test-reference", "--requests", requests, "--report", differences),
-        "test-ui": test("test-ui", *shapes),
-    }
+    return {"passed": done.returncode == 0, "lines": lines[-LAST_LINES:]}
 
 
 # The report.
@@ -363,20 +395,59 @@ def dashboard_part(dashboard):
 def tests_part(results):
     lines = ["## Tests", ""]
     for name, result in results.items():
-        lines += [f"### `./dev {name}` {'passed' if result['passed'] else 'FAILED'}", "", "```", *result["lines"], "```", ""]
+        lines += [f"### `./dev {name}` {'passed' if result['passed'] else 'FAILED'}", "", *block("\n".join(result["lines"]))]
     differences = OUT / "differences.md"
     if differences.exists():
         lines += ["### Differences from LiteLLM's own code", "", differences.read_text()]
     return lines
 
 
-def report(old, new, prices, dashboard, results):
-    today = datetime.datetime.now(datetime.timezone.utc).date()
-    versions = f"From LiteLLM {old} to {new}." if old != new else f"LiteLLM {new}, as before."
-    lines = [f"# Following LiteLLM, {today}", "", versions, "", "## Prices", "", "```", prices.rstrip(), "```", ""]
-    lines += dashboard_part(dashboard)
-    lines += tests_part(results) if results else ["Tests were not run."]
-    (OUT / "report.md").write_text("\n".join(lines) + "\n")
+def block(text):
+    return ["```", text.rstrip(), "```", ""]
+
+
+def failures_part(failures):
+    lines = ["## Steps that failed", ""] if failures else []
+    for name, error in failures.items():
+        lines += [f"### {name}", "", *block(error)]
+    return lines
+
+
+# Places that name a version for another reason, and files that this script writes.
+NOT_BY_HAND = ["tests/conformance", "crates/pricing/data", "data", "*.lock", "*-lock.json", "*requirements*.txt"]
+
+
+def lines_that_name(version):
+    """The lines of the checkout that name a version: a dictionary from a file to their numbers."""
+    command = ["git", "grep", "-InwF", version, "--", ".", *(f":!{path}" for path in NOT_BY_HAND)]
+    found = {}
+    for line in subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE).stdout.splitlines():
+        path, number, _ = line.split(":", 2)
+        found.setdefault(path, []).append(number)
+    return found
+
+
+def by_hand(old, new):
+    """What the move to another release leaves to do."""
+    if old == new:
+        return []
+    python = f"target/reference-venvs/{new}/bin/python"
+    steps = [
+        f"Read these lines, which name {old}. Where they speak of the reference, write {new}:",
+        *(f"  - `{path}`: {', '.join(numbers)}" for path, numbers in lines_that_name(old).items()),
+        "Run `tests/reference/record_changed.sh` (the recorded answers that the release gives otherwise). It says which "
+        "difference needs a reason in `tests/reference/record_changed.py`.",
+        f"Run `{python} crates/pricing/tests/record_answers.py --recorded-prices TABLE.json` (the same for prices; the script "
+        "says which table).",
+        "Run `./dev test-reference --every-model`.",
+        "Run `./dev compatibility`. It writes its table, with the minor versions before the release's, into "
+        "`docs/compatibility.md`. The table after it is written by hand.",
+        "Run `./dev test-databases`, then `python3 tests/databases/document.py`, which writes the table of databases.",
+        "Compare the lists of `crates/pricing/src/names/provider_lists.rs` with the release's, and name the release in "
+        "`CHANGELOG.md`.",
+        "Run `./dev test`.",
+    ]
+    return ["## To do by hand", "", *(step if step.startswith("  ") else f"- {step}" for step in steps), ""]
 
 
 def digest_of(export):
@@ -387,26 +458,100 @@ def digest_of(export):
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+# The steps.
+
+
+class Follow:
+    """The steps, each of which may fail alone, and what they leave for the report."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.old = self.new = VERSION.read_text().strip()
+        self.server = os.environ.get("LITESPEND_BIN", TARGET / "debug/litespend")
+        self.prices, self.migrations, self.dashboard, self.results = "", "", None, {}
+        self.failures, self.ended = {}, False
+
+    def step(self, name, action, *arguments):
+        print(f"follow: {name}", flush=True)
+        try:
+            action(*arguments)
+        except Exception as error:
+            self.failures[name] = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            print(f"follow: {name} failed: {self.failures[name]}", file=sys.stderr, flush=True)
+        # After each step, so that a run that is cut off leaves a report, too.
+        self.report()
+
+    def run(self):
+        for part in ("postgresql", "server", "browser"):
+            self.step(f"./dev prepare {part}", output, "./dev", "prepare", part)
+        self.step("the release", self.take_release)
+        self.step("prices", self.merge_prices)
+        self.step("migrations", self.move_migrations)
+        self.step("the dashboard", self.follow_dashboard)
+        if not self.arguments.skip_tests:
+            self.run_tests()
+        self.ended = True
+        self.report()
+
+    def take_release(self):
+        """Only a release that is there becomes the reference. Without one, the other steps stay with the last one."""
+        new = self.arguments.version or versions_on_the_index("litellm")[0]
+        wheel(new)
+        VERSION.write_text(new + "\n")
+        self.new = new
+
+    def merge_prices(self):
+        self.prices = merge_prices(self.new)
+
+    def move_migrations(self):
+        self.migrations = move_migrations(self.new)
+
+    def follow_dashboard(self):
+        export = output("./dev", "fetch-ui").strip()
+        DASHBOARD.write_text(f"{digest_of(ROOT / export)}  {self.new}\n")
+        self.dashboard = Dashboard(export, self.server)
+        self.dashboard.follow()
+
+    def run_tests(self):
+        differences = OUT / "differences.md"
+        differences.unlink(missing_ok=True)
+        self.test("test-reference", "--requests", self.arguments.requests, "--report", differences)
+        # A server that was built beforehand lacks the new answers.
+        self.test("test-ui", *(["--shapes", SHAPES] if "LITESPEND_BIN" in os.environ else []))
+
+    def test(self, name, *arguments):
+        def run():
+            self.results[name] = test(name, *arguments)
+
+        self.step(" ".join(["./dev", name, *map(str, arguments)]), run)
+
+    def report(self):
+        today = datetime.datetime.now(datetime.timezone.utc).date()
+        versions = f"From LiteLLM {self.old} to {self.new}." if self.old != self.new else f"LiteLLM {self.new}, as before."
+        lines = [f"# Following LiteLLM, {today}", "", versions, ""]
+        lines += [] if self.ended else ["The run did not come to its end: later steps are missing.", ""]
+        lines += failures_part(self.failures)
+        lines += ["## Prices", "", *block(self.prices or "not merged")]
+        lines += ["## Migrations", "", self.migrations or "Not moved.", ""]
+        lines += dashboard_part(self.dashboard) if self.dashboard else ["## The dashboard", "", "Not visited.", ""]
+        lines += tests_part(self.results) if self.results else ["Tests were not run.", ""]
+        lines += by_hand(self.old, self.new)
+        (OUT / "report.md").write_text("\n".join(lines))
+
+    def succeeded(self):
+        return not self.failures and all(result["passed"] for result in self.results.values())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("version", nargs="?", help="of LiteLLM; the newest one on the package index, if not given")
     parser.add_argument("--requests", type=int, default=2000, help="for `./dev test-reference`")
     parser.add_argument("--skip-tests", action="store_true", help="run neither test-reference nor test-ui")
-    arguments = parser.parse_args()
+    follow = Follow(parser.parse_args())
     OUT.mkdir(parents=True, exist_ok=True)
-    old, new = VERSION.read_text().strip(), arguments.version or newest_version()
-    print(f"follow: LiteLLM {old} to {new}", flush=True)
-    prices = merge_prices(new)
-    VERSION.write_text(new + "\n")
-    server = os.environ.get("LITESPEND_BIN", TARGET / "debug/litespend")
-    export = output("./dev", "fetch-ui").strip()
-    DASHBOARD.write_text(f"{digest_of(ROOT / export)}  {new}\n")
-    dashboard = Dashboard(export, server)
-    dashboard.follow()
-    results = {} if arguments.skip_tests else run_tests(arguments.requests)
-    report(old, new, prices, dashboard, results)
+    follow.run()
     print(f"follow: the report is in {OUT / 'report.md'}")
-    sys.exit(any(not result["passed"] for result in results.values()))
+    sys.exit(0 if follow.succeeded() else 1)
 
 
 if __name__ == "__main__":
