@@ -10,9 +10,11 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import reads
+import rows
 import steps
 from litespend import Litespend
 from packages import Packages
@@ -63,7 +65,7 @@ class Run:
         if version not in self.expected:
             known = self.maker.columns(version)
             newest = self.maker.columns(NEWEST)
-            database = self.maker.make(Shape("reference"), known=known)
+            database = self.maker.make(Shape("reference"), fill=partial(rows.fill, known=known))
             with self.litespend.serve(database) as server:
                 answers = reads.answers(server)
             refused = [f"{path}: {answer}" for path, answer in answers.items() if answer.status != 200]

@@ -151,14 +151,14 @@ class Maker:
         with self.cluster.connect(self.migrate(version, "public")) as connection:
             return rows.columns(connection)
 
-    def make(self, shape, bouncer=None, known=None):
-        """A database of the shape with all rows, or with those columns that are known."""
+    def make(self, shape, bouncer=None, fill=rows.fill):
+        """A database of the shape with the rows that `fill` inserts."""
         database = Database(self.cluster, shape, self.new_name("shape"), bouncer)
         self.cluster.create(database.name, self.migrate(shape.version, shape.schema))
         with database.connect() as connection:
             if shape.timestamptz:
                 change_to_timestamptz(connection)
-            rows.fill(connection, known)
+            fill(connection)
             if shape.partitions:
                 partition(connection, shape.partitions)
                 backfill(connection)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import psycopg
 
 import reads
+import recorded
 import rows
 import shapes
 from litespend import NotStarted
@@ -56,6 +57,11 @@ class Findings:
         found = reads.differences(expected, reads.answers(server), but)
         name = f"{len(found)} of {len(expected)} reads differ {what}" if found else f"reads {what}"
         self.expect(name, not found, "\n".join(found) or "equal")
+
+    def recordings(self, what, server, file):
+        wrong, number = recorded.wrong_answers(server, file)
+        name = f"{len(wrong)} of {number} recorded answers of {file} differ {what}" if wrong else f"{file} {what}"
+        self.expect(name, not wrong, "\n".join(wrong) or f"{number} equal")
 
     def command(self, context, database, *arguments):
         ended = context.litespend.run(database, *arguments)
@@ -177,6 +183,24 @@ def busy(database, clients=3):
 def read(context):
     with context.litespend.serve(context.database) as server:
         context.check_reads(server)
+
+
+def recorded_reads(context):
+    """The reads that were recorded from LiteLLM, on the rows that it had, without rollups and with them. That the other
+    databases are read as the plain one, another step says."""
+    if not context.shape.short:
+        raise Skipped
+    litespend = context.litespend.with_settings({"LITELLM_MASTER_KEY": recorded.MASTER_KEY})
+    findings = Findings()
+    for file in recorded.FILES:
+        database = context.maker.make(context.shape, context.database.bouncer, recorded.fill(file))
+        with litespend.serve(database) as server:
+            findings.recordings("without rollups", server, file)
+            findings.command(context, database.of_owner(), "rollups", "install")
+            time.sleep(NOTICE)
+            findings.recordings("with rollups", server, file)
+            findings.finish(server)
+        context.maker.drop(database)
 
 
 def rollups(context):
@@ -762,7 +786,8 @@ def backfill_once(context, with_rollups):
 
 
 COLUMNS = {
-    "start": start, "reads": read, "rollups": rollups, "partitions": partition_changes, "indexes": indexes,
-    "booking": booking, "reset": reset, "upgrade": upgrade, "runbook": runbook, "backfill": backfill_time,
+    "start": start, "reads": read, "recordings": recorded_reads, "rollups": rollups, "partitions": partition_changes,
+    "indexes": indexes, "booking": booking, "reset": reset, "upgrade": upgrade, "runbook": runbook,
+    "backfill": backfill_time,
 }
 ONLY_READS = ["start", "reads"]
