@@ -137,15 +137,16 @@ def columns(connection):
     return found
 
 
-def insert(connection, table, entries, known=None):
+def insert(connection, table, entries, known=None, skip_duplicates=False):
     """Inserts rows, without the columns that are not known."""
     present = columns(connection).get(table, set())
     names = [name for name in entries[0] if name in present and (known is None or name in known)] if entries else []
     if not names:
         return
     listed = ", ".join(f'"{name}"' for name in names)
+    ending = "ON CONFLICT DO NOTHING" if skip_duplicates else ""
     statement = f'INSERT INTO "{table}" ({listed}) SELECT {listed} FROM jsonb_populate_recordset(NULL::"{table}", %s)'
-    connection.execute(statement, [json.dumps(entries)])
+    connection.execute(f"{statement} {ending}", [json.dumps(entries)])
 
 
 def fill(connection, known=None):

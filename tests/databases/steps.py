@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import psycopg
 
+import deliveries
 import reads
 import recorded
 import rows
@@ -566,6 +567,105 @@ def book_what_litellm_wrote(context, server, database, count, expect):
     expect("the sums after ids that were there", count.sums(), before)
 
 
+def delivered(context):
+    """LiteLLM's newer way to write, beside rollups; see deliveries.py."""
+    if context.shape.is_old or context.shape.reads_only_role:
+        raise Skipped
+    database = context.copy()
+    findings = Findings()
+    with context.litespend.serve(database) as server, database.connect(utc=False) as connection:
+        connection.execute(deliveries.TABLE)
+        context.command(database, "rollups", "install")
+        time.sleep(NOTICE)
+        DeliveryEvents(findings, server, database, connection).all()
+        findings.command(context, database, "rollups", "verify")
+        findings.finish(server)
+    context.maker.drop(database)
+
+
+class DeliveryEvents:
+    """What LiteLLM's writers do, one after the other, with how many rows each adds to the log."""
+
+    def __init__(self, findings, server, database, connection):
+        self.findings, self.server, self.database, self.connection = findings, server, database, connection
+
+    def all(self):
+        log = 'SELECT count(*) FROM "LiteLLM_SpendLogs"'
+        for event, added in [
+            (self.flushed, 60), (self.flushed_again, 20), (self.without_deliveries, 10), (self.undone, 0),
+            (self.two_writers, 40), (self.charged_batch, 2), (self.not_applied, 0), (self.applied, 0), (self.cleaned_up, 0),
+        ]:
+            before = self.database.value(log)
+            event()
+            found = self.database.value(log) - before
+            self.findings.expect(f"rows of {event.__doc__}", found == added, f"{found} instead of {added}")
+            self.findings.sums(f"after {event.__doc__}", self.server, self.database)
+
+    def expect(self, what, found, wanted):
+        self.findings.expect(what, found == wanted, f"{found} instead of {wanted}")
+
+    def flush(self, *arguments, **named):
+        return deliveries.flush(self.connection, *arguments, **named)
+
+    def flushed(self):
+        """a flush"""
+        self.expect("accepted deliveries", self.flush(deliveries.calls(2000, 60)), 60)
+
+    def flushed_again(self):
+        """a flush with rows that are there"""
+        self.expect("accepted of rows that are there", self.flush(deliveries.calls(2000, 80)), 20)
+
+    def without_deliveries(self):
+        """a flush without deliveries, also of rows that are there"""
+        rows.insert(self.connection, "LiteLLM_SpendLogs", deliveries.calls(2060, 30), skip_duplicates=True)
+
+    def undone(self):
+        """a flush that was rolled back"""
+        try:
+            self.flush(deliveries.calls(2100, 30), undo=True)
+        except deliveries.Undone:
+            pass
+
+    def two_writers(self):
+        """two flushes of the same rows at the same time"""
+        def flush(_):
+            with self.database.connect(utc=False) as connection:
+                return deliveries.flush(connection, deliveries.calls(2200, 40))
+
+        with ThreadPoolExecutor(2) as pool:
+            self.expect("accepted of two writers", sorted(pool.map(flush, range(2))), [0, 40])
+
+    def charged_batch(self):
+        """a batch that was charged before, and a new one"""
+        [charged, new] = [{**row, "status": "success"} for row in deliveries.calls(2300, 2)]
+        rows.insert(self.connection, "LiteLLM_SpendLogs", [charged])
+        self.expect("accepted batches", self.flush([charged, new], is_batch=True), 1)
+
+    def not_applied(self):
+        """deliveries that could not be applied"""
+        try:
+            deliveries.apply_pending(self.connection, undo=True)
+        except deliveries.Undone:
+            claimed = [name for (name,) in self.connection.execute(deliveries.CLAIM, [5])]
+            self.connection.execute(deliveries.RETRY, [claimed])
+
+    def applied(self):
+        """the deliveries"""
+        spent = 'SELECT (SELECT sum(spend) FROM "LiteLLM_VerificationToken"), sum(spend) FROM "LiteLLM_DailyUserSpend"'
+        pending = "SELECT sum((accounting_payload ->> 'spend')::float) FROM \"LiteLLM_SpendLogDelivery\""
+        [before], wanted = self.database.query(spent), self.database.value(pending)
+        applied = [deliveries.apply_pending(self.connection, 50) for _ in range(4)]
+        self.expect("applied deliveries", applied, [50, 50, 21, 0])
+        [after] = self.database.query(spent)
+        self.expect("what they add to keys and days", [now - then for now, then in zip(after, before)], [wanted, wanted])
+
+    def cleaned_up(self):
+        """the removal of what was applied"""
+        self.connection.execute(deliveries.CLEAN_UP)
+        left = self.database.value('SELECT count(*) FROM "LiteLLM_SpendLogDelivery"')
+        self.expect("deliveries that are left: the batch", left, 1)
+
+
 def reset(context):
     database = context.copy()
     spent = 'SELECT (SELECT sum(spend) FROM "LiteLLM_VerificationToken") + (SELECT sum(spend) FROM "LiteLLM_TeamTable")'
@@ -787,7 +887,7 @@ def backfill_once(context, with_rollups):
 
 COLUMNS = {
     "start": start, "reads": read, "recordings": recorded_reads, "rollups": rollups, "partitions": partition_changes,
-    "indexes": indexes, "booking": booking, "reset": reset, "upgrade": upgrade, "runbook": runbook,
-    "backfill": backfill_time,
+    "deliveries": delivered, "indexes": indexes, "booking": booking, "reset": reset, "upgrade": upgrade,
+    "runbook": runbook, "backfill": backfill_time,
 }
 ONLY_READS = ["start", "reads"]
