@@ -12,12 +12,13 @@ import time
 
 import psycopg
 
+import management
 import tables
 from deliberate import check_words
 from judge import Judge, ask_both
 from prices import Pair, Prices
 from reference import Reference, add_prices, package
-from requests_at_random import Requests, pricing
+from requests_at_random import PATHS, Requests, pricing
 from server import Server
 from writes import Writes, compare_writes
 
@@ -25,10 +26,10 @@ PRICES = "crates/pricing/data/model_prices.json"
 
 
 def compare_reads(judge, reference, server, requests, number):
-    started = time.monotonic()
+    started, unstated = time.monotonic(), management.Stated(reference.database.models).unstated
     for index in range(1, number + 1):
         path, real, query, headers = requests.next()
-        ask_both(judge, reference, server, path, "GET", real, query, headers)
+        ask_both(judge, reference, server, path, "GET", real, query, headers, unstated=unstated)
         if index % 1000 == 0:
             print(f"{index} of {number} requests after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
@@ -95,7 +96,8 @@ def main():
     models = add_prices(PRICES)
     reference, server = Reference(arguments.database), Server(arguments.address)
     choose, judge = random.Random(arguments.seed), Judge(shown=arguments.shown)
-    requests = Requests(choose, psycopg.connect(arguments.database, autocommit=True), seed, reference)
+    paths = {**PATHS, **management.PATHS}
+    requests = Requests(choose, psycopg.connect(arguments.database, autocommit=True), seed, reference, paths)
     if requests.absent:
         print(f"LiteLLM {reference.version} has no {', '.join(requests.absent)}")
     compare_reads(judge, reference, server, requests, arguments.requests)

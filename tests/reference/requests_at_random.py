@@ -41,7 +41,7 @@ DAYS = "2026-01-29 2026-01-30 2026-01-31 2026-02-01 2026-02-02 2026-02-03 2026-0
 class Requests:
     """Makes requests up, with values that are in the database, that are not, and that are no values at all."""
 
-    def __init__(self, choose, connection, seed, reference):
+    def __init__(self, choose, connection, seed, reference, paths=PATHS):
         self.choose = choose
         self.raw_keys = sorted(set(re.findall(r"sk-[\w-]+", json.dumps(seed["raw_keys"]))))
 
@@ -57,6 +57,7 @@ class Requests:
         ends = column('SELECT DISTINCT end_user FROM "LiteLLM_SpendLogs"')
         self.values = {
             "api_key": self.raw_keys + hashes + ["sk-unknown", ""],
+            "key": self.raw_keys + hashes + ["sk-unknown", ""],
             "user_id": users + ["nobody", ""],
             "internal_user_id": users + ["nobody", ""],
             "team_id": teams + ["none", ""],
@@ -89,7 +90,7 @@ class Requests:
         }
         self.parameters = {}
         self.absent = []
-        for path, parameters in PATHS.items():
+        for path, parameters in paths.items():
             names = self.names_of(path, parameters, reference)
             if names is None:
                 self.absent.append(path)
