@@ -21,9 +21,14 @@ use crate::store::booking::UsageRow;
 /// Converts an archived row, including its owner. Returns an error if a name in it is too long for the indexes of the
 /// counters and daily tables.
 pub fn into_draft(archived: &Arc<OwnedRow>) -> Result<Draft, Refusal> {
-    let start_time = DateTime::from_timestamp_micros(archived.start_time).ok_or("startTime: is out of range")?;
+    // The log has milliseconds, and rounds.
+    let milliseconds = archived.start_time.saturating_add(500).div_euclid(1000);
+    let start_time = DateTime::from_timestamp_millis(milliseconds).ok_or("startTime: is out of range")?;
     let name = |field: &str, value: Option<&str>| fields::text(field, value.unwrap_or_default(), NAME_BYTES);
     let text = |field: &str, value: Option<&str>| fields::text(field, value.unwrap_or_default(), TEXT_BYTES);
+    for (field, value) in [("session_id", &archived.session_id), ("litellm_call_id", &archived.litellm_call_id)] {
+        text(field, value.as_deref())?;
+    }
     let metadata = archived.metadata.as_deref().map(Metadata::of).unwrap_or_default();
     let status = archived.status.as_deref().filter(|status| !status.is_empty());
     let is_failure = status.map_or(metadata.is_failure, |status| status == "failure");

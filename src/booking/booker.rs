@@ -23,7 +23,7 @@ use crate::booking::limits::Refusal;
 use crate::booking::months::KnownMonths;
 use crate::settings::BookingLimits;
 use crate::store::booking::tables::Tables;
-use crate::store::error::{is_changed_table, is_conflict, is_denied, is_unavailable};
+use crate::store::error::{is_changed_table, is_conflict, is_denied, is_refused_value, is_unavailable};
 use crate::store::{Connection, Pool};
 
 /// The number of concurrent transactions. The second one reads and prepares while the first waits for the disk.
@@ -70,6 +70,9 @@ pub enum BookingError {
     /// The transaction failed.
     #[error("the transaction failed: {0}")]
     Failed(String),
+    /// The database cannot store a value of a record.
+    #[error("the database cannot store a value: {0}")]
+    Refused(String),
 }
 
 /// How often the tables of an older LiteLLM are looked at again.
@@ -139,7 +142,7 @@ impl Inner {
         let jobs = self.queue.lock().next();
         let Some(single) = jobs.first().map(|_| jobs.len() == 1) else { return };
         let drafts: Vec<&Draft> = jobs.iter().flat_map(|job| &job.drafts).collect();
-        let booked = self.book_with_retries(&drafts).await;
+        let booked = self.book_divided(&drafts).await;
         match booked {
             Ok(outcomes) => {
                 let mut outcomes = outcomes.into_iter();
@@ -152,7 +155,7 @@ impl Inner {
                 // One request must not fail because of another, so each is booked separately.
                 for job in jobs {
                     let drafts: Vec<&Draft> = job.drafts.iter().collect();
-                    let booked = self.book_with_retries(&drafts).await;
+                    let booked = self.book_divided(&drafts).await;
                     let _ = job.reply.send(booked);
                 }
             }
@@ -162,6 +165,27 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Books records in one transaction. If the database cannot store one of them, the others are booked in smaller ones.
+    async fn book_divided(&self, drafts: &[&Draft]) -> Result<Vec<Outcome>, BookingError> {
+        let mut outcomes = Vec::with_capacity(drafts.len());
+        let mut parts = vec![drafts];
+        while let Some(part) = parts.pop() {
+            match self.book_with_retries(part).await {
+                Ok(booked) => outcomes.extend(booked),
+                Err(BookingError::Refused(_)) if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                Err(BookingError::Refused(cause)) => {
+                    tracing::error!(cause, "the database cannot store a record");
+                    outcomes.push(Outcome::Rejected("the database cannot store a value of this record".into()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(outcomes)
     }
 
     async fn book_with_retries(&self, drafts: &[&Draft]) -> Result<Vec<Outcome>, BookingError> {
@@ -187,6 +211,7 @@ impl Inner {
                 }
                 None if away => return Err(BookingError::Unavailable(error.to_string())),
                 None if is_denied(&error) => return Err(BookingError::Denied(error.to_string())),
+                None if is_refused_value(&error) => return Err(BookingError::Refused(error.to_string())),
                 None => return Err(BookingError::Failed(error.to_string())),
             }
         }

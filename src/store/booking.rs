@@ -103,7 +103,7 @@ pub struct UsageRow {
 }
 
 impl UsageRow {
-    /// Number of bytes in the long columns.
+    /// Number of bytes in the columns that may be long.
     pub fn text_bytes(&self) -> usize {
         let texts = [&self.messages, &self.response, &self.proxy_server_request];
         let archived = self.archived.as_deref().map_or(0, restoring::text_bytes);

@@ -37,6 +37,13 @@ pub fn is_denied(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("42501"))
 }
 
+/// Whether a table cannot store a value, or an index has no room for it. Class 22: data exception. Class 23: constraint.
+/// Class 54: limits of PostgreSQL.
+pub fn is_refused_value(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+}
+
 /// Whether temporary tables cannot be created: the role lacks the right (42501), or nothing can be written (25006).
 pub fn forbids_tables(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);

@@ -176,7 +176,7 @@ async fn archived_rows_are_imported_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_archived_row_that_counters_cannot_hold_is_reported() {
+async fn archived_rows_that_tables_cannot_hold_are_reported() {
     let (from, to) = (database().await, database().await);
     let home = tempfile::tempdir().unwrap();
     let archive = home.path().join("archive");
@@ -188,21 +188,51 @@ async fn an_archived_row_that_counters_cannot_hold_is_reported() {
         (said.code, format!("{}{}", said.stdout, said.stderr))
     };
     let log = PgPool::connect(from.url()).await.unwrap();
+    // LiteLLM's own log has no index on this column.
+    let index = r#"SELECT indexrelid::regclass::text FROM pg_index
+                   WHERE indrelid = '"LiteLLM_SpendLogs"'::regclass AND pg_get_indexdef(indexrelid) LIKE '%litellm_call_id%'"#;
+    for index in sqlx::query_scalar::<_, String>(index).fetch_all(&log).await.unwrap() {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DROP INDEX {index}"))).execute(&log).await.unwrap();
+    }
     sqlx::raw_sql(
         r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime", model)
            VALUES ('short', 'acompletion', '2026-02-01 10:00', '2026-02-01 10:00', 'gpt-4o'),
-                  ('long', 'acompletion', '2026-02-01 10:00', '2026-02-01 10:00', repeat('m', 300))"#,
+                  ('long', 'acompletion', '2026-02-01 10:00', '2026-02-01 10:00', repeat('m', 300)),
+                  ('refused', 'acompletion', '2026-02-01 10:00', '2026-02-01 10:00', 'not here');
+           INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime", "completionStartTime")
+           VALUES ('ages', 'acompletion', '2026-02-01 10:00', '12026-02-01 10:00', '0044-03-15 12:00:00.123 BC');
+           INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime", litellm_call_id)
+           SELECT 'call', 'acompletion', '2026-02-01 10:00', '2026-02-01 10:00', string_agg(md5(n::text), '')
+           FROM generate_series(1, 128) AS n;
+           INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime")
+           SELECT 'other-' || n, 'acompletion', '2026-02-01 11:00', '2026-02-01 11:00' FROM generate_series(1, 20) AS n"#,
     )
     .execute(&log)
     .await
     .unwrap();
+    let imported = PgPool::connect(to.url()).await.unwrap();
     let (code, said) = command(from.url(), &["books", "close", "--archive", path, "--through", "2026-02-28"]);
     assert_eq!(code, Some(0), "{said}");
+    sqlx::raw_sql(r#"ALTER TABLE "LiteLLM_SpendLogs" ADD CHECK (model <> 'not here')"#)
+        .execute(&imported)
+        .await
+        .unwrap();
     let (code, said) = command(to.url(), &["import", path]);
-    assert!(code == Some(1) && said.contains("1 imported, 0 already there, 1 bad"), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains("22 imported, 0 already there, 3 bad"), "{code:?} {said}");
     let report = std::fs::read_to_string(home.path().join("archive.errors.jsonl")).unwrap();
-    assert!(
-        report.contains("model: is longer than 256 bytes") && report.contains(r#"\"request_id\":\"long\""#),
-        "{report}"
-    );
+    for expected in [
+        "model: is longer than 256 bytes",
+        r#"\"request_id\":\"long\""#,
+        "litellm_call_id: is longer than 2048 bytes",
+        "the database cannot store a value of this record",
+        "refused",
+    ] {
+        assert!(report.contains(expected), "{expected}: {report}");
+    }
+    let ages = r#"SELECT "endTime"::text || ' ' || "completionStartTime"::text FROM "LiteLLM_SpendLogs" WHERE request_id = 'ages'"#;
+    let mut found = Vec::new();
+    for database in [&log, &imported] {
+        found.push(sqlx::query_scalar::<_, String>(ages).fetch_one(database).await.unwrap());
+    }
+    assert_eq!(found, ["12026-02-01 10:00:00 0044-03-15 12:00:00.123 BC"; 2]);
 }

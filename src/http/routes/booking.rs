@@ -356,7 +356,7 @@ pub(super) fn failure(error: BookingError) -> ApiError {
              install`; to disable it again, run `litespend booking remove`.",
         ),
         BookingError::Denied(cause) => ApiError::Denied(cause),
-        BookingError::Failed(_) => ApiError::Refused {
+        BookingError::Failed(_) | BookingError::Refused(_) => ApiError::Refused {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             kind: ErrorType::InternalServerError,
             message: format!("The transaction failed and nothing was booked. {again}"),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, NaiveDate};
+use chrono::{DateTime, Datelike, NaiveDate};
 use litespend_archive::OwnedRow;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -113,8 +113,11 @@ fn timestamp(microseconds: i64) -> Option<String> {
     match microseconds {
         i64::MAX => Some("infinity".to_owned()),
         i64::MIN => Some("-infinity".to_owned()),
-        _ => DateTime::from_timestamp_micros(microseconds)
-            .map(|time| time.naive_utc().format("%Y-%m-%dT%H:%M:%S%.6f").to_string()),
+        _ => DateTime::from_timestamp_micros(microseconds).map(|time| {
+            // Year 0 of the calendar is 1 BC.
+            let (year, era) = if time.year() > 0 { (time.year(), "") } else { (1 - time.year(), " BC") };
+            format!("{year:04}-{}{era}", time.format("%m-%dT%H:%M:%S%.6f"))
+        }),
     }
 }
 
@@ -245,10 +248,26 @@ pub(in crate::store) async fn insert_incoming(
     Ok(inserted)
 }
 
-/// Number of bytes in the long columns of a row.
+/// Number of bytes in the texts of a row that may be long.
 pub fn text_bytes(row: &OwnedRow) -> usize {
-    let texts = [&row.metadata, &row.request_tags, &row.messages, &row.response, &row.proxy_server_request];
-    texts.into_iter().flatten().map(String::len).sum()
+    let texts = [
+        &row.metadata,
+        &row.request_tags,
+        &row.messages,
+        &row.response,
+        &row.proxy_server_request,
+        &row.api_base,
+        &row.model_id,
+        &row.model_group,
+        &row.cache_hit,
+        &row.cache_key,
+        &row.requester_ip_address,
+        &row.billing_agent_id,
+        &row.agent_id,
+        &row.session_id,
+        &row.litellm_call_id,
+    ];
+    row.call_type.len() + row.model.len() + texts.into_iter().flatten().map(String::len).sum::<usize>()
 }
 
 /// The columns of the log that an archive has, and their values for rows named `archived`, both as SQL.
