@@ -2,12 +2,11 @@
 //! [`merging`] says which rows are the same call.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
-use litespend_archive::{Archive, Column, IdKind, Order, OwnedRow, Query, RowPredicate};
+use litespend_archive::{Archive, Column, IdKind, Order, OwnedRow, Query};
 
 use crate::books::Error;
 use crate::books::batches::{BATCH_BYTES, bytes_of};
@@ -71,14 +70,15 @@ impl ArchivedDays {
                 equals.push((column, vec![value.clone()]));
             }
         }
-        let mut predicate = None;
+        let mut equals_any = Vec::new();
         if let Some(id) = &filter.request_id {
             let mut found = self.archive.find(IdKind::RequestId, id, &self.days).await?;
             let by_call = self.archive.find(IdKind::CallId, id, &self.days).await?;
             if by_call.is_empty() {
                 equals.push((Column::RequestId, vec![id.clone()]));
             } else {
-                predicate = Some(either_id(id.clone()));
+                equals_any =
+                    [Column::RequestId, Column::LitellmCallId].map(|column| (column, vec![id.clone()])).to_vec();
             }
             found.extend(by_call);
             self.days.retain(|(day, _)| found.contains(day));
@@ -89,7 +89,7 @@ impl ArchivedDays {
             order: Order::Descending,
             after: filter.after.as_ref().map(|after| (microseconds(after.start_time), after.request_id.clone())),
             equals,
-            predicate,
+            equals_any,
             columns,
             missing_bodies: Some(NO_BODY.to_owned()),
             ..Query::default()
@@ -190,16 +190,6 @@ impl ArchivedRows {
 
 /// LiteLLM's default for messages, responses and requests that are not kept.
 pub const NO_BODY: &str = "{}";
-
-/// The condition that a row has this request ID or call ID.
-fn either_id(id: String) -> RowPredicate {
-    RowPredicate {
-        columns: vec![Column::RequestId, Column::LitellmCallId],
-        test: Arc::new(move |row| {
-            row.text(Column::RequestId) == Some(id.as_str()) || row.text(Column::LitellmCallId) == Some(id.as_str())
-        }),
-    }
-}
 
 pub(super) fn microseconds(time: NaiveDateTime) -> i64 {
     time.and_utc().timestamp_micros()

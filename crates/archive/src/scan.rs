@@ -63,6 +63,8 @@ pub struct Query {
     pub after: Option<(i64, String)>,
     /// Text columns, each with the values of which it must have one. Null is never equal to a value.
     pub equals: Vec<(Column, Vec<String>)>,
+    /// The same, but a row needs the value of one of these columns only. All rows match if there are none.
+    pub equals_any: Vec<(Column, Vec<String>)>,
     /// The smallest `spend`, in USD. As in PostgreSQL, NaN equals itself and is larger than every other number.
     pub min_spend: Option<f64>,
     /// The largest `spend`, in USD, in the same order.
@@ -90,6 +92,7 @@ impl Default for Query {
             order: Order::Ascending,
             after: None,
             equals: Vec::new(),
+            equals_any: Vec::new(),
             min_spend: None,
             max_spend: None,
             min_duration_ms: None,
@@ -123,7 +126,7 @@ impl Plan {
             (None, _) => {}
         }
         let mut filter_columns = Vec::new();
-        for (column, _) in &query.equals {
+        for (column, _) in query.equals.iter().chain(&query.equals_any) {
             if !column.is_text() {
                 return Err(Error::schema(column.name(), "only columns of text can be compared with values"));
             }

@@ -176,17 +176,16 @@ fn fulfilled(plan: &Plan, batch: &RecordBatch, positions: &Positions) -> Vec<boo
         });
     }
     for (column, values) in &query.equals {
-        let Some(texts) = positions.array(batch, *column) else { continue };
-        let is_wanted = |text: &str| values.iter().any(|value| value == text);
-        if let Some(dictionary) = texts.as_dictionary_opt::<Int32Type>() {
-            let texts = dictionary.values().as_string::<i32>();
-            let wanted: Vec<bool> = texts.iter().map(|text| text.is_some_and(is_wanted)).collect();
-            keep(&mut fulfilled, dictionary.keys().iter(), |key| {
-                usize::try_from(key).ok().and_then(|key| wanted.get(key)).copied().unwrap_or_default()
-            });
-        } else {
-            keep(&mut fulfilled, texts.as_string::<i32>().iter(), is_wanted);
+        keep_equal(&mut fulfilled, batch, positions, (*column, values));
+    }
+    if !query.equals_any.is_empty() {
+        let mut any = vec![false; batch.num_rows()];
+        for (column, values) in &query.equals_any {
+            let mut own = fulfilled.clone();
+            keep_equal(&mut own, batch, positions, (*column, values));
+            any.iter_mut().zip(own).for_each(|(any, own)| *any |= own);
         }
+        fulfilled = any;
     }
     if (query.min_spend.is_some() || query.max_spend.is_some())
         && let Some(spend) = positions.array(batch, Column::Spend)
@@ -210,6 +209,26 @@ fn fulfilled(plan: &Plan, batch: &RecordBatch, positions: &Positions) -> Vec<boo
         }
     }
     fulfilled
+}
+
+/// Keeps the rows that have one of these values in a text column.
+fn keep_equal(
+    fulfilled: &mut [bool],
+    batch: &RecordBatch,
+    positions: &Positions,
+    (column, values): (Column, &[String]),
+) {
+    let Some(texts) = positions.array(batch, column) else { return };
+    let is_wanted = |text: &str| values.iter().any(|value| value == text);
+    if let Some(dictionary) = texts.as_dictionary_opt::<Int32Type>() {
+        let texts = dictionary.values().as_string::<i32>();
+        let wanted: Vec<bool> = texts.iter().map(|text| text.is_some_and(is_wanted)).collect();
+        keep(fulfilled, dictionary.keys().iter(), |key| {
+            usize::try_from(key).ok().and_then(|key| wanted.get(key)).copied().unwrap_or_default()
+        });
+    } else {
+        keep(fulfilled, texts.as_string::<i32>().iter(), is_wanted);
+    }
 }
 
 /// Keeps the rows whose value is not null and passes the test.

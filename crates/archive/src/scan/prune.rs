@@ -32,13 +32,14 @@ pub(super) fn group_may_match(plan: &Plan, group: &RowGroupMetaData) -> bool {
     {
         return false;
     }
-    query.equals.iter().all(|(column, values)| {
+    let may_equal = |(column, values): &(Column, Vec<String>)| {
         let Some(statistics) = statistics(*column) else { return !values.is_empty() };
         if statistics.null_count_opt() == u64::try_from(group.num_rows()).ok() {
             return false;
         }
         may_have(values, statistics.min_bytes_opt(), statistics.max_bytes_opt())
-    })
+    };
+    query.equals.iter().all(may_equal) && (query.equals_any.is_empty() || query.equals_any.iter().any(may_equal))
 }
 
 /// Whether a spend may lie between these limits. NaN is larger than every other number, but the largest value of statistics is

@@ -41,10 +41,10 @@ fn expected(rows: &[OwnedRow], query: &Query) -> Vec<OwnedRow> {
             (Some(after), Order::Descending) => place(row) < *after,
         })
         .filter(|row| {
-            query
-                .equals
-                .iter()
-                .all(|(column, values)| text(row, *column).is_some_and(|text| values.iter().any(|value| value == text)))
+            let has = |(column, values): &(Column, Vec<String>)| {
+                text(row, *column).is_some_and(|text| values.iter().any(|value| value == text))
+            };
+            query.equals.iter().all(has) && (query.equals_any.is_empty() || query.equals_any.iter().any(has))
         })
         .filter(|row| query.min_spend.is_none_or(|limit| row.spend >= limit))
         .filter(|row| query.max_spend.is_none_or(|limit| row.spend <= limit))
@@ -106,12 +106,12 @@ fn query(days: u32, rows: usize) -> impl Strategy<Value = Query> {
         (prop::option::weighted(0.4, time()), prop::option::weighted(0.4, time())),
         any::<bool>(),
         prop::option::weighted(0.3, (time(), 0..rows as u64)),
-        equals(),
+        (equals(), equals()),
         prop::option::weighted(0.4, numbers),
         prop::option::weighted(0.3, Just(())),
         prop::option::weighted(0.3, 1..40usize),
     )
-        .prop_map(|((from, to), descending, after, equals, numbers, predicate, limit)| {
+        .prop_map(|((from, to), descending, after, (equals, equals_any), numbers, predicate, limit)| {
             let (min_spend, max_spend, min_duration_ms, max_duration_ms) = numbers.unwrap_or_default();
             Query {
                 from,
@@ -119,6 +119,7 @@ fn query(days: u32, rows: usize) -> impl Strategy<Value = Query> {
                 order: if descending { Order::Descending } else { Order::Ascending },
                 after: after.map(|(time, number)| (time, row(number, 0).request_id)),
                 equals,
+                equals_any,
                 min_spend,
                 max_spend,
                 min_duration_ms,
