@@ -166,8 +166,10 @@ impl Prices {
         }
         let pricer = Arc::new(Pricer::new(Arc::new(table), self.custom.clone()));
         // The table is stored before it is used: a server that stops right after its first newer price starts with it.
-        if let Some(path) = &self.kept {
-            keep(path, &bytes).await;
+        if let Some(path) = &self.kept
+            && tokio::time::timeout(KEEPING, keep(path, &bytes)).await.is_err()
+        {
+            tracing::warn!("the disk is too slow to save the prices");
         }
         *self.current.write() = pricer;
         *self.status.lock() =
@@ -304,6 +306,9 @@ fn saved(path: &Path) -> Option<(PriceTable, SystemTime)> {
         .ok()?;
     Some((table, read_at))
 }
+
+/// The longest that new prices wait until they are stored.
+const KEEPING: Duration = Duration::from_secs(10);
 
 /// Stores a table for the next start, completely or not at all.
 async fn keep(path: &Path, bytes: &[u8]) {

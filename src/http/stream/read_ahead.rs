@@ -23,13 +23,13 @@ use crate::http::stream::spool::{Spool, SpoolBudget, SpoolRange};
 /// Maximum size of the part of a response in memory, in bytes. A single larger chunk is split before.
 const IN_MEMORY: usize = 4 * CHUNK;
 
-/// Maximum total time that a response may hold a connection while it waits for its client.
+/// Maximum total time that a response without space may hold a connection while it waits for its client.
 const WAIT: Duration = Duration::from_secs(10);
 
 /// Maximum time that a response waits for its client to take the next chunk before it uses a file.
 const PATIENCE: Duration = Duration::from_millis(30);
 
-/// Maximum total time of these waits.
+/// Maximum total time of these waits. After it, a response whose client is slower than the database uses a file.
 const PATIENCE_IN_TOTAL: Duration = Duration::from_millis(500);
 
 /// Permits and disk space of a response that does not fit into one chunk.

@@ -2,7 +2,10 @@
 //!
 //! A version of a row that one snapshot sees and an earlier one did not was written by a transaction that the earlier one
 //! did not see the end of: its `xmin` is not before the oldest transaction that ran when the earlier snapshot began. A row
-//! that is gone shows in the number of rows.
+//! that is gone shows in the number of rows. All series are read again once an hour: a PostgreSQL that recovers from a crash
+//! of one of its processes, with `synchronous_commit` off, may give the numbers of lost transactions to others.
+
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use sqlx::{FromRow, PgConnection};
@@ -19,6 +22,9 @@ const MOST_WORDS: usize = 250_000;
 /// After so many transactions, everything is read again: numbers of transactions have 32 bits in a row.
 const MOST_TRANSACTIONS: i64 = 1 << 30;
 
+/// How long series are remembered.
+const READ_AGAIN: Duration = Duration::from_secs(3600);
+
 /// The tables that were read. A table that is created again or rewritten, another database and a restarted PostgreSQL
 /// (perhaps with a restored backup) are others.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -34,6 +40,8 @@ struct Tables {
 #[derive(Debug, Default)]
 pub struct RememberedSeries {
     tables: Option<Tables>,
+    /// When all of them were read.
+    read_at: Option<Instant>,
     /// The oldest transaction that ran when the series were read.
     oldest: i64,
     /// In the order of their numbers.
@@ -62,20 +70,26 @@ impl RememberedSeries {
             *self = Self::default();
         }
         let age = oldest - self.oldest;
-        if self.tables.is_none() || !(0..MOST_TRANSACTIONS).contains(&age) {
+        let is_recent = self.read_at.is_some_and(|read_at| read_at.elapsed() < READ_AGAIN);
+        if !is_recent || !(0..MOST_TRANSACTIONS).contains(&age) {
             return self.read_all((connection, mark), tables, oldest).await;
         }
         let changed = format!("age(xmin) <= age('{}'::xid)", self.oldest & 0xFFFF_FFFF);
         let (count, newer): (i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "SELECT count(*), count(*) FILTER (WHERE {changed}) FROM litespend.lifetime_usage"
+            "SELECT count(*), count(*) FILTER (WHERE {changed})
+             FROM (SELECT xmin FROM litespend.lifetime_usage LIMIT {MOST_SERIES} + 1) AS series"
         )))
         .fetch_one(&mut *connection)
         .await?;
+        if count > MOST_SERIES {
+            *self = Self::default();
+            return Ok(false);
+        }
         if newer > 0 {
             let read = chosen((&mut *connection, mark), &changed).await?;
             self.replace(read);
         }
-        if i64::try_from(self.series.len()) != Ok(count) || count > MOST_SERIES {
+        if i64::try_from(self.series.len()) != Ok(count) {
             return self.read_all((connection, mark), tables, oldest).await;
         }
         self.oldest = oldest;
@@ -91,7 +105,10 @@ impl RememberedSeries {
     ) -> Result<bool, sqlx::Error> {
         *self = Self::default();
         let count: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM litespend.lifetime_usage").fetch_one(&mut *connection).await?;
+            sqlx::query_scalar("SELECT count(*) FROM (SELECT FROM litespend.lifetime_usage LIMIT $1 + 1) AS series")
+                .bind(MOST_SERIES)
+                .fetch_one(&mut *connection)
+                .await?;
         if count > MOST_SERIES {
             return Ok(false);
         }
@@ -103,7 +120,8 @@ impl RememberedSeries {
             after = last.number;
             series.extend(page);
         }
-        *self = Self { tables: Some(tables), oldest, series, words: FxHashMap::default() };
+        *self =
+            Self { tables: Some(tables), read_at: Some(Instant::now()), oldest, series, words: FxHashMap::default() };
         Ok(true)
     }
 
