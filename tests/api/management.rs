@@ -66,6 +66,7 @@ async fn a_key_lives_from_its_making_to_its_end() {
     assert_eq!(reads().await, 401);
     let gone = app.get(&format!("/key/info?key={}", hash_key(raw)), MASTER_KEY).await.json();
     assert_eq!((&gone["info"]["status"], &gone["info"]["deleted_by"]), (&json!("deleted"), &json!("default_user_id")));
+    assert_eq!(gone["info"].get("org_id"), Some(&json!(null)));
     assert_eq!(gone["info"]["deleted_by_api_key"], "litellm_proxy_master_key");
     for name in ["key_type", "settings_updated_at", "metadata", "expires", "created_at", "allowed_routes"] {
         assert_eq!(gone["info"][name], info_before[name], "{name}");
@@ -251,7 +252,12 @@ async fn teams_have_members_and_users_have_teams() {
         (&json!("x@example.com"), &user["token"])
     );
     assert_eq!(info["teams"][0]["team_id"], id);
-    assert_eq!(app.get("/user/info?user_id=none", MASTER_KEY).await.status, StatusCode::NOT_FOUND);
+    let unknown = app.get("/user/info?user_id=none", MASTER_KEY).await;
+    assert_eq!(
+        (unknown.status, &unknown.json()["error"]["type"]),
+        (StatusCode::NOT_FOUND, &json!("invalid_request_error"))
+    );
+    assert_eq!(unknown.json()["error"]["message"], "User none not found");
 
     let teams = app.get("/team/list", MASTER_KEY).await.json();
     assert_eq!(teams[0]["members_with_roles"].as_array().unwrap().len(), 4);

@@ -233,6 +233,10 @@ async fn get_key_info(
         _ => "active",
     };
     row.insert("status".into(), status.into());
+    if status == "deleted" {
+        // LiteLLM's answer has both names of the organization then, one of them always empty.
+        row.insert("org_id".into(), Value::Null);
+    }
     // A raw key is shortened in the response, because responses may be logged where requests are not.
     let shown = if key.starts_with("sk-") { accounts::shortened(&key) } else { key };
     Ok(Json(Map::from_iter([("key".to_owned(), shown.into()), ("info".to_owned(), Value::Object(row))])))
@@ -362,7 +366,7 @@ async fn get_user_info(
         None => None,
     };
     if let (Some(user_id), None) = (asked, &row) {
-        return Err(ApiError::detail(StatusCode::NOT_FOUND, format!("User {user_id} not found")));
+        return Err(invalid(StatusCode::NOT_FOUND, format!("User {user_id} not found")));
     }
     let keys = store::keys_of(&mut connection, asked, MAX).await?;
     let mut teams = store::list_teams(&mut connection, asked.map_or(TeamsOf::Everybody, TeamsOf::User), MAX).await?;
