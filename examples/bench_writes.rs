@@ -1,6 +1,12 @@
-//! Times inserts into the log, with the rollups' triggers and without. Run by `./dev bench writes`.
+//! Times inserts into the log, with the rollups' triggers and without. Run by `./dev bench writes`. With `--durable`, each
+//! statement waits until it is on the disk, as PostgreSQL does by default.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a measuring program fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a measuring program fails by panicking"
+)]
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -88,11 +94,17 @@ async fn measure(url: &str, rounds: usize) {
 }
 
 fn main() {
-    let rounds = std::env::args().nth(1).and_then(|rounds| rounds.parse().ok()).unwrap_or(7);
+    let (mut rounds, mut durability) = (7, Durability::Throwaway);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--durable" => durability = Durability::Durable,
+            number => rounds = number.parse().expect("there are --durable and a number of rounds"),
+        }
+    }
     let home = tempfile::Builder::new().prefix("litespend-bench-").tempdir_in("/tmp").unwrap();
     let postgres = LocalPostgres::start(LocalPostgresOptions {
         home: Some(home.path().to_owned()),
-        durability: Durability::Throwaway,
+        durability,
         ..local_postgres_options()
     })
     .unwrap();
