@@ -30,7 +30,8 @@ const READS: [&str; 5] = [
 /// Books the usage, closes last month, and points the server at both.
 pub fn prepare(args: &mut ServeArgs) -> Result<(), Failure> {
     let given = args.demo.clone().flatten();
-    let home = given.unwrap_or_else(|| private_postgres::default_home_of(HOME));
+    let beside = args.database.data_dir.as_ref().map(|usual| usual.with_file_name(HOME));
+    let home = given.or(beside).unwrap_or_else(|| private_postgres::default_home_of(HOME));
     let home = std::path::absolute(&home).unwrap_or(home);
     let archive = home.join("archive").to_string_lossy().into_owned();
     let database = &mut args.database;
