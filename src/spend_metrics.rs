@@ -1,8 +1,8 @@
 //! Spend, tokens and budgets as Prometheus metrics with LiteLLM's names. The counters have all that was ever logged: they do
 //! not fall when rows are deleted, and are the same on every server of a database.
 //!
-//! Names, types and labels are those of LiteLLM 1.110.2 (`types/integrations/prometheus.py`). LiteLLM's labels that the sums
-//! do not have (such as `api_provider` or `service_tier`) are left out.
+//! Names, types and labels are those of LiteLLM 1.110.2 (`types/integrations/prometheus.py`). LiteLLM's labels that the log
+//! does not have (such as `service_tier`) or that are different in each call (such as `client_ip`) are left out.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use crate::settings::spend_metrics::{Label, SpendMetricsSettings};
 use crate::store;
 use crate::store::reading::Reading;
 use crate::store::spend_metrics::remembered::RememberedSeries;
-use crate::store::spend_metrics::{Budget, COLUMNS, Folded, Holder, Logged, Names, Unfolded};
+use crate::store::spend_metrics::{Budget, COLUMNS, Folded, Holder, Logged, Names, Sums, Unfolded};
 
 /// The value of a label that is not known, as LiteLLM has it.
 const UNKNOWN: &str = "None";
@@ -24,19 +24,63 @@ const UNKNOWN: &str = "None";
 /// The value of all labels of the series that has what is beyond the limit.
 const OTHER: &str = "other";
 
-/// Names of keys, teams and users, of deleted ones as well.
+/// Names of keys, teams, users and organisations, of deleted ones as well. Of several names of one ID, the last counts.
 #[derive(Debug, Default)]
 pub struct Directory {
     keys: HashMap<String, String>,
     teams: HashMap<String, String>,
     users: HashMap<String, String>,
+    organizations: HashMap<String, String>,
 }
 
 impl Directory {
-    /// A directory of aliases of keys and teams and email addresses of users. Of several names of one ID, the last counts.
-    pub fn new(keys: Names, teams: Names, users: Names) -> Self {
-        let known = |names: Names| names.into_iter().filter_map(|(id, name)| Some((id, name?))).collect();
-        Self { keys: known(keys), teams: known(teams), users: known(users) }
+    /// Adds aliases of keys.
+    pub fn name_keys(&mut self, names: Names) {
+        self.keys.extend(known(names));
+    }
+
+    /// Adds aliases of teams.
+    pub fn name_teams(&mut self, names: Names) {
+        self.teams.extend(known(names));
+    }
+
+    /// Adds email addresses of users.
+    pub fn name_users(&mut self, names: Names) {
+        self.users.extend(known(names));
+    }
+
+    /// Adds aliases of organisations.
+    pub fn name_organizations(&mut self, names: Names) {
+        self.organizations.extend(known(names));
+    }
+}
+
+/// The names that are there.
+fn known(names: Names) -> impl Iterator<Item = (String, String)> {
+    names.into_iter().filter_map(|(id, name)| Some((id, name?)))
+}
+
+/// The sums that have the labels of these settings.
+pub fn sums_for(settings: &SpendMetricsSettings) -> Sums {
+    let is_in_usage = |label: &Label| column_of(*label) < USAGE_COLUMNS;
+    if settings.labels().iter().all(is_in_usage) { Sums::Usage } else { Sums::Detail }
+}
+
+/// The columns of [`Sums::Usage`] are the first ones.
+const USAGE_COLUMNS: usize = 4;
+
+/// The column that gives a label.
+fn column_of(label: Label) -> usize {
+    match label {
+        Label::Team | Label::TeamAlias => 0,
+        Label::User | Label::UserEmail => 1,
+        Label::HashedApiKey | Label::ApiKeyAlias => 2,
+        Label::Model => 3,
+        Label::EndUser => 4,
+        Label::ApiProvider => 5,
+        Label::OrgId | Label::OrgAlias => 6,
+        Label::RequestedModel => 7,
+        Label::ModelId => 8,
     }
 }
 
@@ -52,7 +96,7 @@ const AT_ONCE: usize = 25_000;
 /// A series by the numbers of its values: two series have the same numbers if all their labels are equal.
 type Series = [u32; COLUMNS];
 
-/// A column of the series: team, user, key or model. Its values are texts of the labels that it gives, and have numbers.
+/// A column of the series. Its values are texts of the labels that it gives, and have numbers.
 #[derive(Debug, Default)]
 struct Column {
     labels: Vec<Label>,
@@ -77,9 +121,16 @@ impl Column {
                     Label::ApiKeyAlias => named(&names.keys),
                     Label::TeamAlias => named(&names.teams),
                     Label::UserEmail => named(&names.users),
-                    Label::HashedApiKey | Label::Model | Label::Team | Label::User | Label::EndUser => {
-                        word.map(str::to_owned)
-                    }
+                    Label::OrgAlias => named(&names.organizations),
+                    Label::HashedApiKey
+                    | Label::Model
+                    | Label::Team
+                    | Label::User
+                    | Label::EndUser
+                    | Label::ApiProvider
+                    | Label::OrgId
+                    | Label::RequestedModel
+                    | Label::ModelId => word.map(str::to_owned),
                 };
                 let mut text = String::new();
                 push_label(&mut text, label.name(), value.as_deref().unwrap_or(UNKNOWN));
@@ -121,13 +172,7 @@ impl Gathered {
     pub fn new(settings: &SpendMetricsSettings, names: Directory) -> Self {
         let (mut columns, mut labels): ([Column; COLUMNS], _) = (Default::default(), Vec::new());
         for label in settings.labels() {
-            let number = match label {
-                Label::Team | Label::TeamAlias => 0,
-                Label::User | Label::UserEmail => 1,
-                Label::HashedApiKey | Label::ApiKeyAlias => 2,
-                Label::Model => 3,
-                Label::EndUser => continue,
-            };
+            let number = column_of(*label);
             if let Some(column) = columns.get_mut(number) {
                 labels.push((*label, number, column.labels.len()));
                 column.labels.push(*label);
@@ -142,18 +187,19 @@ impl Gathered {
     pub async fn read(
         &mut self,
         reading: &mut Reading,
+        sums: Sums,
         remembered: Option<&mut RememberedSeries>,
     ) -> Result<(), store::Error> {
-        let changed = store::spend_metrics::changed(reading.connection()).await?;
+        let changed = store::spend_metrics::changed(reading.connection(), sums).await?;
         let refreshed = match remembered {
-            Some(remembered) => remembered.refresh(reading.copying()).await?.then_some(remembered),
+            Some(remembered) => remembered.refresh(reading.copying(), sums).await?.then_some(remembered),
             None => None,
         };
         match refreshed {
             Some(remembered) => self.add_remembered(reading, remembered, &changed).await?,
-            None => self.read_pages(reading, &changed).await?,
+            None => self.read_pages(reading, sums, &changed).await?,
         }
-        store::spend_metrics::unfolded(reading.connection(), |series| self.add_unfolded(&series)).await
+        store::spend_metrics::unfolded(reading.connection(), sums, |series| self.add_unfolded(&series)).await
     }
 
     /// Adds all folded series, page by page.
@@ -176,11 +222,12 @@ impl Gathered {
     async fn read_pages(
         &mut self,
         reading: &mut Reading,
+        sums: Sums,
         changed: &FxHashMap<i64, Logged>,
     ) -> Result<(), store::Error> {
         let mut after = i64::MIN;
         loop {
-            let page = store::spend_metrics::folded(reading.copying(), after).await?;
+            let page = store::spend_metrics::folded(reading.copying(), sums, after).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.number;
             let missing = self.missing(&page);
@@ -220,7 +267,9 @@ impl Gathered {
         let is_room = self.series.len() < self.limit;
         let mut series = [0; COLUMNS];
         for ((column, id), number) in self.columns.iter_mut().zip(folded.words).zip(&mut series) {
-            let id = if column.labels.is_empty() { 0 } else { id };
+            if column.labels.is_empty() {
+                continue;
+            }
             *number = match column.by_id.get(&id) {
                 Some(number) => *number,
                 None => column.number(words.get(&id).map(String::as_str), &self.names, is_room),
@@ -245,7 +294,9 @@ impl Gathered {
         let is_room = self.new.len() <= self.limit;
         let mut series = [0; COLUMNS];
         for ((column, word), number) in self.columns.iter_mut().zip(unfolded.words()).zip(&mut series) {
-            *number = column.number(word, &self.names, is_room);
+            if !column.labels.is_empty() {
+                *number = column.number(word, &self.names, is_room);
+            }
         }
         if let Some((_, sum)) = self.places.get(&series).and_then(|place| self.series.get_mut(*place)) {
             sum.add(unfolded.logged);
@@ -400,8 +451,7 @@ fn push_label(text: &mut String, name: &str, value: &str) {
 
 /// All metrics of `/metrics/spend`.
 pub fn descriptions() -> Vec<Description> {
-    let labels: Vec<_> = Label::value_variants().iter().filter(|label| **label != Label::EndUser).collect();
-    let labels: Vec<&'static str> = labels.into_iter().map(|label| label.name()).collect();
+    let labels: Vec<&'static str> = Label::value_variants().iter().map(|label| label.name()).collect();
     let counters = COUNTERS.iter().map(|(counter, _)| Description { labels: labels.clone().into(), ..counter.clone() });
     counters.chain(HOLDERS.into_iter().flat_map(budget_descriptions)).chain([NOT_LISTED_BUDGETS.clone()]).collect()
 }
@@ -534,11 +584,13 @@ mod tests {
     fn row(team: &str, key: &str, number: Option<i64>, spend: f64) -> (Option<i64>, Unfolded) {
         let logged =
             Logged { requests: 1, spend, prompt_tokens: 1, completion_tokens: 2, total_tokens: 3, ..Logged::default() };
-        (number, Unfolded::new([Some(team), None, Some(key), Some("m")], logged))
+        let words = [Some(team), None, Some(key), Some("m"), None, None, None, None, None];
+        (number, Unfolded::new(words, logged))
     }
 
     fn spend(rows: Vec<(Option<i64>, Unfolded)>, labels: &[Label], series: usize) -> Vec<String> {
-        let names = Directory::new(vec![("k1".into(), Some("a \"b\" \\ c\n".into()))], Vec::new(), Vec::new());
+        let mut names = Directory::default();
+        names.name_keys(vec![("k1".into(), Some("a \"b\" \\ c\n".into()))]);
         let settings = SpendMetricsSettings::new(labels, series);
         let mut gathered = Gathered::new(&settings, names);
         let mut ids = HashMap::new();
@@ -605,7 +657,10 @@ mod tests {
         let mut gathered = Gathered::new(&settings, Directory::default());
         let logged = Logged { spend: 0.5, requests: 1, ..Logged::default() };
         for key in 0..3_000 {
-            gathered.add_unfolded(&Unfolded::new([None, None, Some(&format!("key-{key}")), None], logged));
+            let mut words = [None; COLUMNS];
+            let name = format!("key-{key}");
+            words[2] = Some(name.as_str());
+            gathered.add_unfolded(&Unfolded::new(words, logged));
         }
         let pieces: Vec<String> = gathered.pieces().collect();
         assert!(pieces.len() > 5 && pieces.iter().all(|piece| piece.len() < 2 * PIECE), "{}", pieces.len());

@@ -149,9 +149,9 @@ pub struct ServeArgs {
     #[arg(long, env = "LITESPEND_CSV_SAFE", value_parser = clap::builder::FalseyValueParser::new())]
     pub csv_safe: bool,
 
-    /// Labels of the counters of /metrics/spend: hashed_api_key, api_key_alias, model, team, team_alias, user, user_email. An
-    /// alias or an email address brings its ID along. The counters do not have end_user: with it, the budgets of customers are
-    /// listed.
+    /// Labels of the counters of /metrics/spend: hashed_api_key, api_key_alias, model, team, team_alias, user, user_email,
+    /// end_user, api_provider, org_id, org_alias, requested_model, model_id. An alias or an email address brings its ID along.
+    /// With end_user, the budgets of customers are listed, too.
     #[arg(long, env = "LITESPEND_METRICS_LABELS", value_delimiter = ',', value_enum, default_value = Label::DEFAULT,
           hide_possible_values = true, value_name = "LABEL,...")]
     pub metrics_labels: Vec<Label>,

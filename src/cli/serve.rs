@@ -29,7 +29,6 @@ use crate::prices::{PriceSource, Prices};
 use crate::settings::Settings;
 use crate::settings::SpendMetricsSettings;
 use crate::settings::UiSettings;
-use crate::settings::spend_metrics::Label;
 use crate::shutdown;
 use crate::store::database;
 use crate::store::database::{DatabaseKind, PoolLimits};
@@ -50,11 +49,6 @@ pub fn serve(mut args: ServeArgs) -> Result<(), Failure> {
     let config = read_config(&args.database)?;
     if !config.ignored.is_empty() {
         tracing::warn!(settings = config.ignored.join(", "), "litespend ignores some settings of the config file");
-    }
-    if args.metrics_labels.contains(&Label::EndUser) {
-        tracing::info!(
-            "--metrics-labels: end_user lists the budgets of customers on /metrics/spend; counters do not have this label"
-        );
     }
     let given_key = crate::cli::master_key::given(args.master_key.as_ref(), config.general.master_key.as_ref())
         .map_err(Failure::Setting)?;

@@ -18,12 +18,22 @@ pub enum Label {
     User,
     /// Email address of the user, as it is now.
     UserEmail,
-    /// Customer. Counters do not have it; with it, the budgets of customers are listed.
+    /// Customer. With it, the budgets of customers are listed.
     EndUser,
+    /// Provider that answered.
+    ApiProvider,
+    /// Organisation ID.
+    OrgId,
+    /// Alias of the organisation, as it is now.
+    OrgAlias,
+    /// Model that was asked for: the model group in the log.
+    RequestedModel,
+    /// ID of the deployment that answered.
+    ModelId,
 }
 
 impl Label {
-    /// The labels that are on by default: LiteLLM's, as far as they are known, but for email addresses.
+    /// The labels that are on by default: LiteLLM's that name who called and which model, but for email addresses.
     pub const DEFAULT: &str = "hashed_api_key,api_key_alias,model,team,team_alias,user";
 
     /// The name of the label.
@@ -37,6 +47,11 @@ impl Label {
             Self::User => "user",
             Self::UserEmail => "user_email",
             Self::EndUser => "end_user",
+            Self::ApiProvider => "api_provider",
+            Self::OrgId => "org_id",
+            Self::OrgAlias => "org_alias",
+            Self::RequestedModel => "requested_model",
+            Self::ModelId => "model_id",
         }
     }
 
@@ -46,7 +61,16 @@ impl Label {
             Self::ApiKeyAlias => Some(Self::HashedApiKey),
             Self::TeamAlias => Some(Self::Team),
             Self::UserEmail => Some(Self::User),
-            Self::HashedApiKey | Self::Model | Self::Team | Self::User | Self::EndUser => None,
+            Self::OrgAlias => Some(Self::OrgId),
+            Self::HashedApiKey
+            | Self::Model
+            | Self::Team
+            | Self::User
+            | Self::EndUser
+            | Self::ApiProvider
+            | Self::OrgId
+            | Self::RequestedModel
+            | Self::ModelId => None,
         }
     }
 }
@@ -84,7 +108,7 @@ impl SpendMetricsSettings {
         Self { labels: chosen, series }
     }
 
-    /// The labels of the counters, and [`Label::EndUser`] if the budgets of customers are listed.
+    /// The labels of the counters.
     pub fn labels(&self) -> &[Label] {
         &self.labels
     }
@@ -102,7 +126,7 @@ impl SpendMetricsSettings {
 
 #[cfg(test)]
 mod tests {
-    use super::Label::{ApiKeyAlias, HashedApiKey, Model, Team, TeamAlias, User, UserEmail};
+    use super::Label::{ApiKeyAlias, EndUser, HashedApiKey, Model, OrgAlias, OrgId, Team, TeamAlias, User, UserEmail};
     use super::*;
 
     #[test]
@@ -112,6 +136,7 @@ mod tests {
         assert_eq!(chosen(&[ApiKeyAlias, Model, Team]), [HashedApiKey, ApiKeyAlias, Model, Team]);
         assert_eq!(chosen(&[TeamAlias, UserEmail, TeamAlias]), [Team, TeamAlias, User, UserEmail]);
         assert_eq!(chosen(&[TeamAlias, Model, Team]), [TeamAlias, Model, Team]);
+        assert_eq!(chosen(&[EndUser, OrgAlias]), [EndUser, OrgId, OrgAlias]);
         assert_eq!(chosen(&[]), []);
     }
 }

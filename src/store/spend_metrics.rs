@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes};
 use futures_util::TryStreamExt;
 use rustc_hash::FxHashMap;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
 use crate::store::reading::CopyMark;
 use crate::store::rollups::reads::{int, long, skip_header};
@@ -49,15 +49,67 @@ impl Logged {
     }
 }
 
-/// The columns that name a series: team, user, key and model.
-pub const COLUMNS: usize = 4;
+/// Number of columns that name a series.
+pub const COLUMNS: usize = 9;
+
+/// The columns that name a series, in the sums and in `litespend.deltas`.
+static NAMES: [&str; COLUMNS] = [
+    "team_id",
+    "user_id",
+    "api_key",
+    "model",
+    "end_user",
+    "custom_llm_provider",
+    "organization_id",
+    "model_group",
+    "model_id",
+];
+
+/// The sums of what was ever logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sums {
+    /// By team, user, key and model.
+    Usage,
+    /// By customer, provider, organisation, model group and deployment as well: many more series.
+    Detail,
+}
+
+impl Sums {
+    /// The table that has them.
+    fn table(self) -> &'static str {
+        match self {
+            Self::Usage => "litespend.lifetime_usage",
+            Self::Detail => "litespend.lifetime_detail",
+        }
+    }
+
+    /// The columns that name their series.
+    fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Usage => NAMES.get(..4).unwrap_or_default(),
+            Self::Detail => &NAMES,
+        }
+    }
+
+    /// Each of [`NAMES`] as `known` writes it, or as `missing` where the sums do not have it.
+    fn each_name(self, known: impl Fn(&str) -> String, missing: impl Fn(&str) -> String) -> String {
+        let has = |name: &&str| self.columns().contains(name);
+        NAMES.iter().map(|name| if has(name) { known(name) } else { missing(name) }).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Each of its columns as `write` writes it, with `between` between them.
+    fn each_column(self, write: impl Fn(&str) -> String, between: &str) -> String {
+        self.columns().iter().map(|column| write(column)).collect::<Vec<_>>().join(between)
+    }
+}
 
 /// A series in the order in which they came.
 #[derive(Clone, Copy, Debug)]
 pub struct Folded {
     /// Its place in the order.
     pub number: i64,
-    /// IDs of its words: team, user, key (its SHA-256 in hex, or an alias of the master key) and model; 0 for none.
+    /// IDs of its words: team, user, key (its SHA-256 in hex, or an alias of the master key), model, customer, provider,
+    /// organisation, model group and deployment; 0 for none, and for those that its sums do not have.
     pub words: [i32; COLUMNS],
     /// What it has logged.
     pub logged: Logged,
@@ -70,27 +122,64 @@ pub struct Unfolded {
     user_id: Option<String>,
     api_key: Option<String>,
     model: Option<String>,
+    end_user: Option<String>,
+    custom_llm_provider: Option<String>,
+    organization_id: Option<String>,
+    model_group: Option<String>,
+    model_id: Option<String>,
     /// What it has logged.
     #[sqlx(flatten)]
     pub logged: Logged,
 }
 
 impl Unfolded {
-    /// A series of this team, user, key and model.
+    /// A series with these words, in the order of those of [`Folded`].
     pub fn new(words: [Option<&str>; COLUMNS], logged: Logged) -> Self {
-        let [team_id, user_id, api_key, model] = words.map(|word| word.map(str::to_owned));
-        Self { team_id, user_id, api_key, model, logged }
+        let [team_id, user_id, api_key, model, end_user, custom_llm_provider, organization_id, model_group, model_id] =
+            words.map(|word| word.map(str::to_owned));
+        Self {
+            team_id,
+            user_id,
+            api_key,
+            model,
+            end_user,
+            custom_llm_provider,
+            organization_id,
+            model_group,
+            model_id,
+            logged,
+        }
     }
 
-    /// Team, user, key and model.
+    /// Its words, in the order of those of [`Folded`].
     pub fn words(&self) -> [Option<&str>; COLUMNS] {
-        [&self.team_id, &self.user_id, &self.api_key, &self.model].map(Option::as_deref)
+        [
+            &self.team_id,
+            &self.user_id,
+            &self.api_key,
+            &self.model,
+            &self.end_user,
+            &self.custom_llm_provider,
+            &self.organization_id,
+            &self.model_group,
+            &self.model_id,
+        ]
+        .map(Option::as_deref)
     }
 }
 
-/// Whether what was ever logged is kept in this database. The rollups of an older version do not have it.
-pub async fn is_kept(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT to_regclass('litespend.lifetime_usage') IS NOT NULL").fetch_one(connection).await
+/// Which sums this database has of those that are wanted. The rollups of an older version have no [`Sums::Detail`], or none
+/// at all.
+pub async fn kept(connection: &mut PgConnection, wanted: Sums) -> Result<Option<Sums>, sqlx::Error> {
+    let (usage, detail): (bool, bool) = sqlx::query_as(
+        "SELECT to_regclass('litespend.lifetime_usage') IS NOT NULL, to_regclass('litespend.lifetime_detail') IS NOT NULL",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(match wanted {
+        Sums::Detail if detail => Some(Sums::Detail),
+        Sums::Usage | Sums::Detail => usage.then_some(Sums::Usage),
+    })
 }
 
 /// Series read at once.
@@ -98,20 +187,26 @@ const PAGE: usize = 25_000;
 
 /// What was ever logged by the series after the one with this number, at most 25,000 of them, without what is not folded.
 /// The words of a page can be read before the next page is.
-pub async fn folded(connection: (&mut PgConnection, &CopyMark), after: i64) -> Result<Vec<Folded>, sqlx::Error> {
-    chosen(connection, &format!("number > {after} ORDER BY number LIMIT {PAGE}")).await
+pub async fn folded(
+    connection: (&mut PgConnection, &CopyMark),
+    sums: Sums,
+    after: i64,
+) -> Result<Vec<Folded>, sqlx::Error> {
+    chosen(connection, sums, &format!("number > {after} ORDER BY number LIMIT {PAGE}")).await
 }
 
 /// What was ever logged by the series that this condition chooses.
 async fn chosen(
     (connection, mark): (&mut PgConnection, &CopyMark),
+    sums: Sums,
     condition: &str,
 ) -> Result<Vec<Folded>, sqlx::Error> {
+    let (names, table) = (sums.each_name(str::to_owned, |_| "0".to_owned()), sums.table());
     let statement = format!(
-        "COPY (SELECT number, team_id, user_id, api_key, model, GREATEST(most_requests, requests), GREATEST(most_spend, spend)::float8,
+        "COPY (SELECT number, {names}, GREATEST(most_requests, requests), GREATEST(most_spend, spend)::float8,
                       GREATEST(most_prompt_tokens, prompt_tokens), GREATEST(most_completion_tokens, completion_tokens),
                       GREATEST(most_total_tokens, total_tokens)
-               FROM litespend.lifetime_usage WHERE {condition}) TO STDOUT (FORMAT binary)"
+               FROM {table} WHERE {condition}) TO STDOUT (FORMAT binary)"
     );
     let mut messages = mark.copy_out(connection, &statement).await?;
     let (mut series, mut started) = (Vec::new(), false);
@@ -131,15 +226,23 @@ async fn chosen(
     Ok(series)
 }
 
+/// Number of fields of a row: its number, its words and what it has logged.
+const FIELDS: i16 = 15;
+
 /// The next row: `Some(None)` at the end, `None` if the bytes are not a row.
 fn row(message: &mut Bytes) -> Option<Option<Folded>> {
     match message.try_get_i16().ok()? {
-        10 => {}
+        FIELDS => {}
         fields => return (fields < 0).then_some(None),
     }
+    let number = long(message)?;
+    let mut words = [0; COLUMNS];
+    for word in &mut words {
+        *word = int(message)?;
+    }
     Some(Some(Folded {
-        number: long(message)?,
-        words: [int(message)?, int(message)?, int(message)?, int(message)?],
+        number,
+        words,
         logged: Logged {
             requests: long(message)?,
             spend: f64::from_bits(long(message)?.cast_unsigned()),
@@ -151,58 +254,66 @@ fn row(message: &mut Bytes) -> Option<Option<Folded>> {
     }))
 }
 
-/// What is not folded, by team, user, key and model, with the IDs of their words: what came, and that with what updates changed
-/// in it. The larger of both counts, as in `litespend.add_lifetime`, so that no update makes a counter fall. A word that has no ID yet belongs to a new
-/// series. The IDs are known before the join with the series: else an index might be read for the team and user alone.
-macro_rules! unfolded {
-    ($select:literal) => {
-        concat!(
-            "WITH unfolded AS (
-                 SELECT team_id AS team, user_id AS \"user\", api_key AS key, model AS model_name,
-                        COALESCE(sum(sign) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_requests,
-                        COALESCE(sum(litespend.finite(spend)::numeric) FILTER (WHERE is_update IS NOT TRUE), 0) AS came_spend,
-                        COALESCE(sum(prompt_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_prompt_tokens,
-                        COALESCE(sum(completion_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint
-                            AS came_completion_tokens,
-                        COALESCE(sum(total_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_total_tokens,
-                        sum(sign)::bigint AS requests, COALESCE(sum(litespend.finite(spend)::numeric), 0) AS spend,
-                        COALESCE(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
-                        COALESCE(sum(completion_tokens), 0)::bigint AS completion_tokens,
-                        COALESCE(sum(total_tokens), 0)::bigint AS total_tokens
-                 FROM litespend.deltas WHERE sign > 0 OR is_update GROUP BY 1, 2, 3, 4),
-             n AS MATERIALIZED (
-                 SELECT CASE WHEN team IS NULL THEN 0 ELSE COALESCE(t.id, -1) END AS team_id,
-                        CASE WHEN \"user\" IS NULL THEN 0 ELSE COALESCE(u.id, -1) END AS user_id,
-                        CASE WHEN key IS NULL THEN 0 ELSE COALESCE(k.id, -1) END AS api_key,
-                        CASE WHEN model_name IS NULL THEN 0 ELSE COALESCE(m.id, -1) END AS model, unfolded.*
-                 FROM unfolded
-                 LEFT JOIN litespend.words t ON t.digest = litespend.digest(team)
-                 LEFT JOIN litespend.words u ON u.digest = litespend.digest(\"user\")
-                 LEFT JOIN litespend.words k ON k.digest = litespend.digest(key)
-                 LEFT JOIN litespend.words m ON m.digest = litespend.digest(model_name)) ",
-            $select
-        )
-    };
+/// The beginning of a statement: `n` is what is not folded, by series, with the IDs of their words: what came, and that with what updates
+/// changed in it. The larger of both counts, as in `litespend.add_lifetime`, so that no update makes a counter fall. A word
+/// that has no ID yet (-1) belongs to a new series. The IDs are known before the join with the series: else an index might be
+/// read for the team and user alone.
+fn unfolded_of(sums: Sums) -> String {
+    let words = sums.each_column(|column| format!("{column} AS word_{column}"), ", ");
+    let groups = sums.each_column(str::to_owned, ", ");
+    let ids = sums.each_column(
+        |column| format!("CASE WHEN word_{column} IS NULL THEN 0 ELSE COALESCE(of_{column}.id, -1) END AS {column}"),
+        ", ",
+    );
+    let joins =
+        sums.each_column(|column| format!("LEFT JOIN numbers AS of_{column} ON of_{column}.word = word_{column}"), " ");
+    format!(
+        "WITH unfolded AS MATERIALIZED (
+             SELECT {words},
+                    COALESCE(sum(sign) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_requests,
+                    COALESCE(sum(litespend.finite(spend)::numeric) FILTER (WHERE is_update IS NOT TRUE), 0) AS came_spend,
+                    COALESCE(sum(prompt_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_prompt_tokens,
+                    COALESCE(sum(completion_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint
+                        AS came_completion_tokens,
+                    COALESCE(sum(total_tokens) FILTER (WHERE is_update IS NOT TRUE), 0)::bigint AS came_total_tokens,
+                    sum(sign)::bigint AS requests, COALESCE(sum(litespend.finite(spend)::numeric), 0) AS spend,
+                    COALESCE(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
+                    COALESCE(sum(completion_tokens), 0)::bigint AS completion_tokens,
+                    COALESCE(sum(total_tokens), 0)::bigint AS total_tokens
+             FROM litespend.deltas WHERE sign > 0 OR is_update GROUP BY {groups}),
+         numbers AS MATERIALIZED (
+             SELECT words.word, known.id
+             FROM (SELECT DISTINCT unnest(ARRAY[{}]) AS word FROM unfolded) AS words
+             JOIN litespend.words AS known ON known.digest = litespend.digest(words.word)),
+         n AS MATERIALIZED (SELECT {ids}, unfolded.* FROM unfolded {joins}) ",
+        sums.each_column(|column| format!("word_{column}"), ", "),
+    )
 }
 
 /// What folded series have logged with what is not folded yet, by the number of the series. Only series that have such.
-pub async fn changed(connection: &mut PgConnection) -> Result<FxHashMap<i64, Logged>, sqlx::Error> {
+pub async fn changed(connection: &mut PgConnection, sums: Sums) -> Result<FxHashMap<i64, Logged>, sqlx::Error> {
     #[derive(FromRow)]
     struct Changed {
         number: i64,
         #[sqlx(flatten)]
         logged: Logged,
     }
-    let mut changed = FxHashMap::default();
-    let mut rows = sqlx::query_as::<_, Changed>(unfolded!(
-        "SELECT l.number, GREATEST(l.most_requests, l.requests + GREATEST(n.came_requests, n.requests)) AS requests,
+    let statement = format!(
+        "{} SELECT l.number, GREATEST(l.most_requests, l.requests + GREATEST(n.came_requests, n.requests)) AS requests,
                 GREATEST(l.most_spend, l.spend + GREATEST(n.came_spend, n.spend))::float8 AS spend,
-                GREATEST(l.most_prompt_tokens, l.prompt_tokens + GREATEST(n.came_prompt_tokens, n.prompt_tokens)) AS prompt_tokens,
-                GREATEST(l.most_completion_tokens, l.completion_tokens + GREATEST(n.came_completion_tokens, n.completion_tokens)) AS completion_tokens,
-                GREATEST(l.most_total_tokens, l.total_tokens + GREATEST(n.came_total_tokens, n.total_tokens)) AS total_tokens
-         FROM n JOIN litespend.lifetime_usage AS l USING (team_id, user_id, api_key, model)"
-    ))
-    .fetch(connection);
+                GREATEST(l.most_prompt_tokens, l.prompt_tokens + GREATEST(n.came_prompt_tokens, n.prompt_tokens))
+                    AS prompt_tokens,
+                GREATEST(l.most_completion_tokens, l.completion_tokens + GREATEST(n.came_completion_tokens, n.completion_tokens))
+                    AS completion_tokens,
+                GREATEST(l.most_total_tokens, l.total_tokens + GREATEST(n.came_total_tokens, n.total_tokens))
+                    AS total_tokens
+         FROM n JOIN {} AS l USING ({})",
+        unfolded_of(sums),
+        sums.table(),
+        sums.each_column(str::to_owned, ", "),
+    );
+    let mut changed = FxHashMap::default();
+    let mut rows = sqlx::query_as::<_, Changed>(AssertSqlSafe(statement)).fetch(connection);
     while let Some(row) = rows.try_next().await? {
         changed.insert(row.number, row.logged);
     }
@@ -210,19 +321,24 @@ pub async fn changed(connection: &mut PgConnection) -> Result<FxHashMap<i64, Log
 }
 
 /// What series have logged that are not folded yet. Names are cut after [`NAME_LENGTH`] characters. `each` gets every row.
-pub async fn unfolded(connection: &mut PgConnection, mut each: impl FnMut(Unfolded)) -> Result<(), sqlx::Error> {
-    let mut rows = sqlx::query_as::<_, Unfolded>(unfolded!(
-        "SELECT left(team, $1) AS team_id, left(\"user\", $1) AS user_id, left(key, $1) AS api_key,
-                left(model_name, $1) AS model, GREATEST(came_requests, requests) AS requests,
-                GREATEST(came_spend, spend)::float8 AS spend, GREATEST(came_prompt_tokens, prompt_tokens) AS prompt_tokens,
+pub async fn unfolded(
+    connection: &mut PgConnection,
+    sums: Sums,
+    mut each: impl FnMut(Unfolded),
+) -> Result<(), sqlx::Error> {
+    let statement = format!(
+        "{} SELECT {}, GREATEST(came_requests, requests) AS requests, GREATEST(came_spend, spend)::float8 AS spend,
+                GREATEST(came_prompt_tokens, prompt_tokens) AS prompt_tokens,
                 GREATEST(came_completion_tokens, completion_tokens) AS completion_tokens,
                 GREATEST(came_total_tokens, total_tokens) AS total_tokens
-         FROM n WHERE NOT EXISTS (
-             SELECT FROM litespend.lifetime_usage AS l
-             WHERE (l.team_id, l.user_id, l.api_key, l.model) = (n.team_id, n.user_id, n.api_key, n.model))"
-    ))
-    .bind(NAME_LENGTH)
-    .fetch(connection);
+         FROM n WHERE NOT EXISTS (SELECT FROM {} AS l WHERE ({}) = ({}))",
+        unfolded_of(sums),
+        sums.each_name(|name| format!("left(word_{name}, $1) AS {name}"), |name| format!("NULL::text AS {name}")),
+        sums.table(),
+        sums.each_column(|column| format!("l.{column}"), ", "),
+        sums.each_column(|column| format!("n.{column}"), ", "),
+    );
+    let mut rows = sqlx::query_as::<_, Unfolded>(AssertSqlSafe(statement)).bind(NAME_LENGTH).fetch(connection);
     while let Some(row) = rows.try_next().await? {
         each(row);
     }
@@ -289,6 +405,20 @@ async fn names(connection: &mut PgConnection, statements: [&'static str; 2]) -> 
         names.extend(sqlx::query_as(statement).bind(NAME_LENGTH).fetch_all(&mut *connection).await?);
     }
     Ok(names)
+}
+
+/// Aliases of organisations by their IDs.
+pub async fn organization_aliases(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
+    if !exist(connection, &[r#""LiteLLM_OrganizationTable""#]).await? {
+        return Ok(Names::new());
+    }
+    sqlx::query_as(
+        r#"SELECT left(organization_id, $1), left(organization_alias, $1) FROM "LiteLLM_OrganizationTable"
+           WHERE organization_alias <> ''"#,
+    )
+    .bind(NAME_LENGTH)
+    .fetch_all(connection)
+    .await
 }
 
 /// Email addresses of users by their IDs.

@@ -43,14 +43,23 @@ fn labels(team: &str, user: &str, key: &str, model: &str) -> String {
     )
 }
 
+/// The labels by default.
+const DEFAULT: [Label; 6] =
+    [Label::HashedApiKey, Label::ApiKeyAlias, Label::Model, Label::Team, Label::TeamAlias, Label::User];
+
+/// Labels that the sums by team, user, key and model do not have.
+const FURTHER: [Label; 5] = [Label::EndUser, Label::ApiProvider, Label::OrgId, Label::RequestedModel, Label::ModelId];
+
 struct World {
     random: StdRng,
     app: TestApp,
     other: TestApp,
-    /// Rows of the log: their series, and what they count.
-    log: BTreeMap<String, (String, f64, i64)>,
+    /// A server with all labels.
+    divided: TestApp,
+    /// Rows of the log: their series with the labels by default and with all labels, and what they count.
+    log: BTreeMap<String, ([String; 2], f64, i64)>,
     /// What was ever logged of each series: spend, tokens and requests.
-    ever: BTreeMap<String, (f64, i64, i64)>,
+    ever: [BTreeMap<String, (f64, i64, i64)>; 2],
     /// What deleted rows had spent.
     deleted: f64,
     next_id: u32,
@@ -68,16 +77,30 @@ impl World {
                     let (team, user) = (pick(&["t1", "t2", ""]), pick(&["u1", ""]));
                     let (key, model) = (pick(&["k1", "k2"]), pick(&["gpt-4o", "模型 \\\"\n", ""]));
                     let day = pick(&["2026-01-31", "2026-02-01", "2026-03-01"]);
+                    let (customer, provider) = (pick(&["c1", "c2", ""]), pick(&["openai", "azure"]));
+                    let (organization, group) = (pick(&["o1", ""]), pick(&["gpt", "模型"]));
+                    let deployment = pick(&["d1", "d2"]);
                     let spend = f64::from(self.random.random_range(0..64_u32)) / 64.0;
                     let tokens = self.random.random_range(1..100_i64);
                     let time = format!("{day}T12:00:00");
                     rows.push(json!({"request_id": id, "call_type": "acompletion", "startTime": time, "endTime": time,
                         "api_key": key, "model": model, "user": user, "team_id": team, "spend": spend,
-                        "prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}));
+                        "prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens, "end_user": customer,
+                        "custom_llm_provider": provider, "organization_id": organization, "model_group": group,
+                        "model_id": deployment}));
                     let escaped = model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
                     let series = labels(team, user, key, &escaped);
-                    let ever = self.ever.entry(series.clone()).or_default();
-                    *ever = (ever.0 + spend, ever.1 + tokens, ever.2 + 1);
+                    let known = |text: &'static str| if text.is_empty() { "None" } else { text };
+                    let divided = format!(
+                        r#"{series},end_user="{}",api_provider="{provider}",org_id="{}",requested_model="{group}",model_id="{deployment}""#,
+                        known(customer),
+                        known(organization)
+                    );
+                    let series = [series, divided];
+                    for (series, ever) in series.iter().zip(&mut self.ever) {
+                        let ever = ever.entry(series.clone()).or_default();
+                        *ever = (ever.0 + spend, ever.1 + tokens, ever.2 + 1);
+                    }
                     self.log.insert(id, (series, spend, tokens));
                 }
                 insert(&mut self.app.pool.acquire().await.unwrap(), "LiteLLM_SpendLogs", &rows.into()).await;
@@ -101,7 +124,9 @@ impl World {
                 for (series, spend, tokens) in self.log.values_mut().filter(|(_, _, tokens)| tokens % 3 == 0) {
                     assert!(*tokens > 0);
                     *spend += 0.5;
-                    self.ever.get_mut(series).unwrap().0 += 0.5;
+                    for (series, ever) in series.iter().zip(&mut self.ever) {
+                        ever.get_mut(series).unwrap().0 += 0.5;
+                    }
                 }
                 "update"
             }
@@ -142,22 +167,19 @@ impl World {
     }
 
     async fn compare(&self, step: &str) {
-        self.app.state.refresh_rollups().await.unwrap();
-        let expected = |value: fn(&(f64, i64, i64)) -> f64| -> Samples {
-            self.ever.iter().map(|(labels, ever)| (labels.clone(), value(ever))).collect()
-        };
-        assert_eq!(samples(&self.app, "litellm_spend_metric_total").await, expected(|ever| ever.0), "{step}");
-        assert_eq!(
-            samples(&self.app, "litellm_total_tokens_metric_total").await,
-            expected(|ever| ever.1 as f64),
-            "{step}"
-        );
-        assert_eq!(
-            samples(&self.app, "litellm_input_tokens_metric_total").await,
-            expected(|ever| ever.1 as f64),
-            "{step}"
-        );
-        assert_eq!(samples(&self.app, "litellm_requests_metric_total").await, expected(|ever| ever.2 as f64), "{step}");
+        for (server, ever) in [&self.app, &self.divided].into_iter().zip(&self.ever) {
+            server.state.refresh_rollups().await.unwrap();
+            let values: [(_, fn(&(f64, i64, i64)) -> f64); 4] = [
+                ("litellm_spend_metric_total", |ever| ever.0),
+                ("litellm_total_tokens_metric_total", |ever| ever.1 as f64),
+                ("litellm_input_tokens_metric_total", |ever| ever.1 as f64),
+                ("litellm_requests_metric_total", |ever| ever.2 as f64),
+            ];
+            for (counter, value) in values {
+                let expected: Samples = ever.iter().map(|(labels, ever)| (labels.clone(), value(ever))).collect();
+                assert_eq!(samples(server, counter).await, expected, "{step}: {counter}");
+            }
+        }
         let report = self.app.get("/global/spend/report?start_date=2026-01-01&end_date=2026-04-01", MASTER_KEY).await;
         let report = report.json();
         let teams = report.as_array().unwrap().iter().flat_map(|day| day["teams"].as_array().unwrap());
@@ -171,9 +193,11 @@ impl World {
 async fn counters_have_everything_that_was_ever_logged() {
     let app = TestApp::new().await;
     let other = app.beside(settings());
+    let all = [DEFAULT.as_slice(), &FURTHER].concat();
+    let divided = app.beside(Settings { spend_metrics: SpendMetricsSettings::new(&all, 10_000), ..settings() });
     let random = StdRng::seed_from_u64(randomness::seed());
-    let (log, ever) = (BTreeMap::new(), BTreeMap::new());
-    let mut world = World { random, app, other, log, ever, deleted: 0.0, next_id: 0 };
+    let (log, ever) = (BTreeMap::new(), [BTreeMap::new(), BTreeMap::new()]);
+    let mut world = World { random, app, other, divided, log, ever, deleted: 0.0, next_id: 0 };
     for _ in 0..80 {
         let step = world.change().await;
         println!("{step}");
@@ -239,6 +263,141 @@ async fn a_counter_never_falls_when_spend_is_corrected() {
     assert_eq!(spend().await, 11.0);
 }
 
+/// A server with these labels of counters, beside another one.
+fn with_labels(app: &TestApp, labels: &[Label]) -> TestApp {
+    app.beside(Settings { spend_metrics: SpendMetricsSettings::new(labels, 10_000), ..settings() })
+}
+
+/// Inserts a row of the log on the first of February for each ID, team, customer and provider.
+async fn log_rows(app: &TestApp, rows: &[(&str, &str, &str, &str)]) {
+    for (id, team, customer, provider) in rows {
+        sqlx::query(
+            r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, team_id, end_user, custom_llm_provider,
+                                                spend, total_tokens, "startTime", "endTime")
+               VALUES ($1, 'acompletion', 'k', 'm', $2, $3, $4, 1, 2, '2026-02-01', '2026-02-01')"#,
+        )
+        .bind(id)
+        .bind(team)
+        .bind(customer)
+        .bind(provider)
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    }
+}
+
+/// What the counter of spend has by team, customer and provider.
+async fn divided_spend(server: &TestApp) -> Vec<(String, f64)> {
+    server.state.refresh_rollups().await.unwrap();
+    samples(server, "litellm_spend_metric_total").await.into_iter().collect()
+}
+
+fn divided(team: &str, customer: &str, provider: &str, spend: f64) -> (String, f64) {
+    (format!(r#"team="{team}",end_user="{customer}",api_provider="{provider}""#), spend)
+}
+
+const BY_CUSTOMER: [Label; 3] = [Label::Team, Label::EndUser, Label::ApiProvider];
+
+#[tokio::test]
+async fn what_was_logged_before_there_were_rollups_is_divided_as_well() {
+    let app = TestApp::new().await;
+    let server = with_labels(&app, &BY_CUSTOMER);
+    let mut connection = app.pool.acquire().await.unwrap();
+    rollups::remove(&mut connection).await.unwrap();
+    log_rows(&app, &[("1", "t1", "c1", "openai"), ("2", "t1", "c2", "azure"), ("3", "t1", "c1", "openai")]).await;
+    litespend::store::database::migrate_schema(&mut connection).await.unwrap();
+    rollups::attach(&mut connection).await.unwrap();
+    // Rows that come before the day is counted are counted once.
+    log_rows(&app, &[("4", "t1", "c1", "openai"), ("5", "t2", "c1", "openai")]).await;
+    folding::settle(&mut connection).await.unwrap();
+    let expected =
+        [divided("t1", "c1", "openai", 3.0), divided("t1", "c2", "azure", 1.0), divided("t2", "c1", "openai", 1.0)];
+    assert_eq!(divided_spend(&server).await, expected);
+}
+
+/// Rows that no trigger saw are divided where nothing else was counted of their team, user, key and model on their day.
+#[tokio::test]
+async fn rows_that_no_trigger_saw_are_found_when_their_day_is_counted_again() {
+    let app = TestApp::new().await;
+    let server = with_labels(&app, &BY_CUSTOMER);
+    let mut connection = app.pool.acquire().await.unwrap();
+    log_rows(&app, &[("1", "t1", "c1", "openai")]).await;
+    folding::settle(&mut connection).await.unwrap();
+    app.execute(r#"ALTER TABLE "LiteLLM_SpendLogs" DISABLE TRIGGER USER"#).await;
+    log_rows(&app, &[("2", "t1", "c2", "azure"), ("3", "t2", "c2", "azure")]).await;
+    app.execute(r#"ALTER TABLE "LiteLLM_SpendLogs" ENABLE TRIGGER USER"#).await;
+    log_rows(&app, &[("4", "t2", "c2", "openai")]).await;
+    rollups::mark_dirty(&mut connection, None).await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    let expected = [
+        divided("t1", "None", "None", 1.0),
+        divided("t1", "c1", "openai", 1.0),
+        divided("t2", "c2", "azure", 1.0),
+        divided("t2", "c2", "openai", 1.0),
+    ];
+    assert_eq!(divided_spend(&server).await, expected);
+    rollups::mark_dirty(&mut connection, None).await.unwrap();
+    folding::settle(&mut connection).await.unwrap();
+    assert_eq!(divided_spend(&server).await, expected);
+}
+
+/// An older LiteLLM's log has no organisations and no deployments.
+#[tokio::test]
+async fn columns_that_the_log_lacks_are_none() {
+    let app = TestApp::new().await;
+    let server = with_labels(&app, &FURTHER);
+    app.execute(r#"ALTER TABLE "LiteLLM_SpendLogs" DROP COLUMN organization_id, DROP COLUMN model_id"#).await;
+    log_rows(&app, &[("1", "t1", "c1", "openai")]).await;
+    let labels = r#"end_user="c1",api_provider="openai",org_id="None",requested_model="None",model_id="None""#;
+    assert_eq!(divided_spend(&server).await, [(labels.to_owned(), 1.0)]);
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 2"#).await;
+    rollups::mark_dirty(&mut app.pool.acquire().await.unwrap(), None).await.unwrap();
+    folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
+    assert_eq!(divided_spend(&server).await, [(labels.to_owned(), 2.0)]);
+    // An upgrade of LiteLLM adds them.
+    app.execute(r#"ALTER TABLE "LiteLLM_SpendLogs" ADD COLUMN organization_id text, ADD COLUMN model_id text"#).await;
+    app.execute(
+        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, organization_id, spend, "startTime", "endTime")
+           VALUES ('2', 'acompletion', 'k', 'm', 'o', 1, '2026-02-01', '2026-02-01')"#,
+    )
+    .await;
+    let upgraded = r#"end_user="None",api_provider="None",org_id="o",requested_model="None",model_id="None""#;
+    assert_eq!(divided_spend(&server).await, [(upgraded.to_owned(), 1.0), (labels.to_owned(), 2.0)]);
+}
+
+/// Leaves a database as it was before the migration that divides the sums.
+pub(crate) const UNDO_DIVIDING: &str = "
+    DROP TABLE litespend.lifetime_detail, litespend.expected_detail;
+    ALTER TABLE litespend.expected_usage DROP COLUMN is_divided;
+    ALTER TABLE litespend.deltas DROP COLUMN custom_llm_provider, DROP COLUMN organization_id, DROP COLUMN model_group,
+                                 DROP COLUMN model_id;
+    ALTER TYPE litespend.late_row DROP ATTRIBUTE custom_llm_provider, DROP ATTRIBUTE organization_id;
+    DROP FUNCTION litespend.add_further_words, litespend.divided_sums, litespend.numbers_of_words, litespend.add_uncounted";
+
+/// What was logged before the sums were divided has none of the further labels, and the counters go on.
+#[tokio::test]
+async fn an_upgrade_keeps_what_was_ever_logged() {
+    let app = TestApp::new().await;
+    let server = with_labels(&app, &BY_CUSTOMER);
+    log_rows(&app, &[("1", "t1", "c1", "openai"), ("2", "t2", "c1", "openai")]).await;
+    folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
+    app.execute(r#"UPDATE "LiteLLM_SpendLogs" SET spend = 0.5 WHERE team_id = 't1'"#).await;
+    log_rows(&app, &[("3", "t1", "c1", "openai")]).await;
+    // As it was before: what is folded and what is not.
+    app.execute(UNDO_DIVIDING).await;
+    let before = [divided("t1", "None", "None", 2.0), divided("t2", "None", "None", 1.0)];
+    assert_eq!(divided_spend(&server).await, before, "the sums that there are");
+    app.execute(include_str!("../../migrations/litespend/0020_lifetime_detail.sql")).await;
+    // What is not folded has its customer.
+    let [first, second] = [divided("t1", "None", "None", 1.0), divided("t1", "c1", "None", 1.0)];
+    assert_eq!(divided_spend(&server).await, [first.clone(), second.clone(), before[1].clone()]);
+    log_rows(&app, &[("4", "t1", "c1", "openai")]).await;
+    let after = [first, second, divided("t1", "c1", "openai", 1.0), before[1].clone()];
+    assert_eq!(divided_spend(&server).await, after);
+    folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
+    assert_eq!(divided_spend(&server).await, after);
+}
+
 #[tokio::test]
 async fn labels_and_the_number_of_series_are_chosen() {
     let app = TestApp::seeded().await;
@@ -253,7 +412,7 @@ async fn labels_and_the_number_of_series_are_chosen() {
     let few = samples(&server, "litellm_spend_metric_total").await;
     assert_eq!(few.len(), 4, "{few:?}");
     // Each label is there once, and the email address brings the user along.
-    assert!(few.contains_key(r#"team="other",user="other",user_email="other""#), "{few:?}");
+    assert!(few.contains_key(r#"team="other",user="other",user_email="other",end_user="other""#), "{few:?}");
     let all = app.beside(chosen(&[Label::Team, Label::UserEmail], 1_000));
     all.state.refresh_rollups().await.unwrap();
     let all = samples(&all, "litellm_spend_metric_total").await;

@@ -121,6 +121,7 @@ async fn migrations_that_had_other_texts_and_numbers_for_a_while_are_adopted() {
         .execute(&app.pool)
         .await
         .unwrap();
+        app.execute(crate::spend_metrics::UNDO_DIVIDING).await;
         for (number, statement) in [
             (18, "DROP FUNCTION litespend.is_counted(date, text, integer)"),
             (17, "DROP TABLE litespend.moved_ids; ALTER TABLE litespend.late_ids DROP COLUMN is_lost"),

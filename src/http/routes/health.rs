@@ -19,7 +19,7 @@ use crate::http::state::AppState;
 use crate::http::telemetry;
 use crate::metrics::Now;
 use crate::settings::spend_metrics::Label;
-use crate::spend_metrics::{Directory, Gathered, HOLDERS, PIECE, render_budgets, render_not_listed};
+use crate::spend_metrics::{Directory, Gathered, HOLDERS, PIECE, render_budgets, render_not_listed, sums_for};
 use crate::store;
 use crate::store::spend_metrics::Holder;
 
@@ -147,20 +147,24 @@ async fn get_spend_metrics(State(state): State<AppState>, reads: Reads) -> Resul
     let mut reading = reads.start_on_primary().await?.snapshot().await?;
     let connection = reading.connection();
     let mut counters = None;
-    if state.has_rollups() && store::spend_metrics::is_kept(connection).await? {
-        let (mut keys, mut teams, mut users) = (Vec::new(), Vec::new(), Vec::new());
+    let kept =
+        if state.has_rollups() { store::spend_metrics::kept(connection, sums_for(settings)).await? } else { None };
+    if let Some(sums) = kept {
+        let mut names = Directory::default();
         if settings.has(Label::ApiKeyAlias) {
-            keys = store::spend_metrics::key_aliases(connection).await?;
+            names.name_keys(store::spend_metrics::key_aliases(connection).await?);
         }
         if settings.has(Label::TeamAlias) {
-            teams = store::spend_metrics::team_aliases(connection).await?;
+            names.name_teams(store::spend_metrics::team_aliases(connection).await?);
         }
         if settings.has(Label::UserEmail) {
-            users = store::spend_metrics::user_emails(connection).await?;
+            names.name_users(store::spend_metrics::user_emails(connection).await?);
         }
-        let names = Directory::new(keys, teams, users);
+        if settings.has(Label::OrgAlias) {
+            names.name_organizations(store::spend_metrics::organization_aliases(connection).await?);
+        }
         let mut gathered = Gathered::new(settings, names);
-        gathered.read(&mut reading, remembered.as_deref_mut()).await?;
+        gathered.read(&mut reading, sums, remembered.as_deref_mut()).await?;
         counters = Some(gathered.pieces());
     }
     drop(remembered);

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use sqlx::{FromRow, PgConnection};
 
 use crate::store::reading::CopyMark;
-use crate::store::spend_metrics::{Folded, chosen, folded, words};
+use crate::store::spend_metrics::{Folded, Sums, chosen, folded, words};
 
 /// Maximum number of series that are remembered. More are read at each scrape.
 const MOST_SERIES: i64 = 250_000;
@@ -52,15 +52,20 @@ pub struct RememberedSeries {
 impl RememberedSeries {
     /// Reads what has changed. The connection must be in a snapshot that is later than all that were read before it.
     /// Returns whether all series are remembered: there may be too many.
-    pub async fn refresh(&mut self, connection: (&mut PgConnection, &CopyMark)) -> Result<bool, sqlx::Error> {
+    pub async fn refresh(
+        &mut self,
+        connection: (&mut PgConnection, &CopyMark),
+        sums: Sums,
+    ) -> Result<bool, sqlx::Error> {
         let (connection, mark) = connection;
         let tables: Tables = sqlx::query_as(
             "SELECT c.oid::bigint AS series, pg_relation_filenode(c.oid)::bigint AS file_of_series,
                     'litespend.words'::regclass::oid::bigint AS words, d.oid::bigint AS database,
                     pg_postmaster_start_time()::text AS started
              FROM pg_class AS c, pg_database AS d
-             WHERE c.oid = 'litespend.lifetime_usage'::regclass AND d.datname = current_database()",
+             WHERE c.oid = $1::regclass AND d.datname = current_database()",
         )
+        .bind(sums.table())
         .fetch_one(&mut *connection)
         .await?;
         let oldest: i64 = sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
@@ -72,12 +77,13 @@ impl RememberedSeries {
         let age = oldest - self.oldest;
         let is_recent = self.read_at.is_some_and(|read_at| read_at.elapsed() < READ_AGAIN);
         if !is_recent || !(0..MOST_TRANSACTIONS).contains(&age) {
-            return self.read_all((connection, mark), tables, oldest).await;
+            return self.read_all((connection, mark), sums, tables, oldest).await;
         }
         let changed = format!("age(xmin) <= age('{}'::xid)", self.oldest & 0xFFFF_FFFF);
         let (count, newer): (i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "SELECT count(*), count(*) FILTER (WHERE {changed})
-             FROM (SELECT xmin FROM litespend.lifetime_usage LIMIT {MOST_SERIES} + 1) AS series"
+             FROM (SELECT xmin FROM {} LIMIT {MOST_SERIES} + 1) AS series",
+            sums.table()
         )))
         .fetch_one(&mut *connection)
         .await?;
@@ -86,11 +92,11 @@ impl RememberedSeries {
             return Ok(false);
         }
         if newer > 0 {
-            let read = chosen((&mut *connection, mark), &changed).await?;
+            let read = chosen((&mut *connection, mark), sums, &changed).await?;
             self.replace(read);
         }
         if i64::try_from(self.series.len()) != Ok(count) {
-            return self.read_all((connection, mark), tables, oldest).await;
+            return self.read_all((connection, mark), sums, tables, oldest).await;
         }
         self.oldest = oldest;
         Ok(true)
@@ -100,22 +106,25 @@ impl RememberedSeries {
     async fn read_all(
         &mut self,
         (connection, mark): (&mut PgConnection, &CopyMark),
+        sums: Sums,
         tables: Tables,
         oldest: i64,
     ) -> Result<bool, sqlx::Error> {
         *self = Self::default();
-        let count: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM (SELECT FROM litespend.lifetime_usage LIMIT $1 + 1) AS series")
-                .bind(MOST_SERIES)
-                .fetch_one(&mut *connection)
-                .await?;
+        let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "SELECT count(*) FROM (SELECT FROM {} LIMIT $1 + 1) AS series",
+            sums.table()
+        )))
+        .bind(MOST_SERIES)
+        .fetch_one(&mut *connection)
+        .await?;
         if count > MOST_SERIES {
             return Ok(false);
         }
         let mut series = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
         let mut after = i64::MIN;
         loop {
-            let page = folded((&mut *connection, mark), after).await?;
+            let page = folded((&mut *connection, mark), sums, after).await?;
             let Some(last) = page.last() else { break };
             after = last.number;
             series.extend(page);
