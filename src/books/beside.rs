@@ -19,17 +19,30 @@ use crate::store::log::filter::{LogFilter, Outcomes, SpanType};
 use crate::store::log::pages;
 use crate::store::log::pages::{SessionCursor, SortKey};
 
-/// The most archived rows that stand beside the log for one page.
-const MOST_BESIDE: i64 = 100_000;
+/// Bounds of the archived rows of one page.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most rows that stand beside the log. Pages of sessions have no such bound: of each session, two rows stay at most.
+    pub beside: i64,
+    /// The most bytes of long columns that are put beside the log.
+    pub bytes: usize,
+    /// The most rows that are looked at.
+    pub read: usize,
+    /// Rows after which the database is asked again whether there are enough sessions, which rows come first, or which rows
+    /// sessions need.
+    pub look: i64,
+}
 
-/// The most bytes of long columns that are put beside the log for one page.
-const MOST_BYTES: usize = 1024 * 1024 * 1024;
+impl Limits {
+    /// The bounds of every page that a server answers.
+    pub const OF_PAGE: Self = Self { beside: 100_000, bytes: 1024 * 1024 * 1024, read: 500_000, look: 10_000 };
 
-/// The most archived rows that one page looks at.
-const MOST_READ: usize = 500_000;
-
-/// Rows after which the database is asked again whether there are enough sessions, or which rows come first.
-const LOOK: i64 = 10_000;
+    /// The number of rows at which those that no session needs are removed next, if `rows` are left. It grows with them, so
+    /// that each removal is worth its time.
+    fn next_removal(self, rows: i64) -> i64 {
+        rows.saturating_add(rows.max(self.look))
+    }
+}
 
 /// The archived rows that a page is made of.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +51,8 @@ pub enum Needed<'a> {
     All(Outcomes),
     /// The rows that come first in an order.
     First(pages::Order, i64),
+    /// The rows that say what all sessions are: of each session, the one that represents it, and the newest.
+    Sessions,
     /// The rows of the sessions that come first when the newest activity does.
     NewestSessions {
         /// Only sessions after the cursor are counted.
@@ -54,8 +69,13 @@ impl Needed<'_> {
         match self {
             Self::All(outcomes) => outcomes,
             Self::First(..) => Outcomes::OfRows,
-            Self::NewestSessions { .. } => Outcomes::OfSessions,
+            Self::Sessions | Self::NewestSessions { .. } => Outcomes::OfSessions,
         }
+    }
+
+    /// Whether rows that are neither the newest of their session nor represent it can be left out.
+    fn is_of_sessions(self) -> bool {
+        matches!(self, Self::Sessions | Self::NewestSessions { .. })
     }
 
     /// The order in which rows are read.
@@ -73,6 +93,9 @@ pub struct LeftOut {
     query: Query,
     filter: LogFilter,
     beside: Beside,
+    /// Number of rows beside the log.
+    rows: i64,
+    limits: Limits,
 }
 
 /// Rows that are put beside the log.
@@ -88,8 +111,11 @@ struct Putting<'a> {
     rows_of_query: i64,
     /// Bytes of the long columns of rows that were added since rows were removed last.
     bytes: usize,
-    /// The number of rows at which the database is asked next.
+    /// The number of rows of the query at which the database is asked next whether there are enough.
     next_look: i64,
+    /// The number of rows beside the log at which those that no session needs are removed next.
+    next_removal: i64,
+    limits: Limits,
 }
 
 impl ArchivedDays {
@@ -101,11 +127,32 @@ impl ArchivedDays {
         filter: &LogFilter,
         needed: Needed<'_>,
     ) -> Result<Option<LeftOut>, Error> {
+        self.put_beside_within(connection, filter, needed, Limits::OF_PAGE).await
+    }
+
+    /// Like [`Self::put_beside`], within other bounds.
+    pub async fn put_beside_within(
+        self,
+        connection: &mut Connection,
+        filter: &LogFilter,
+        needed: Needed<'_>,
+        limits: Limits,
+    ) -> Result<Option<LeftOut>, Error> {
         let mut queries = self.queries(filter, needed).await?;
         // The rows of the queries before are few: they have one ID.
         let last = queries.pop();
-        let mut putting =
-            Putting { days: &self, filter, needed, beside: None, rows: 0, rows_of_query: 0, bytes: 0, next_look: 0 };
+        let mut putting = Putting {
+            days: &self,
+            filter,
+            needed,
+            beside: None,
+            rows: 0,
+            rows_of_query: 0,
+            bytes: 0,
+            next_look: 0,
+            next_removal: limits.next_removal(0),
+            limits,
+        };
         let mut read = 0;
         for (days, query) in queries {
             putting.take(connection, &days, query, &mut read, false).await?;
@@ -117,10 +164,11 @@ impl ArchivedDays {
             query.after = Some(end);
             rest = Some((days, query));
         }
+        let rows = putting.rows;
         let Some(beside) = putting.beside else { return Ok(None) };
         beside.finish(connection).await?;
         let filter = filter.clone();
-        Ok(rest.map(|(days, query)| LeftOut { days: Self { days, ..self }, query, filter, beside }))
+        Ok(rest.map(|(days, query)| LeftOut { days: Self { days, ..self }, query, filter, beside, rows, limits }))
     }
 
     /// The rows that the log does not have and that were not moved.
@@ -163,8 +211,9 @@ impl Putting<'_> {
                 return Ok(end);
             }
             *read += 1;
-            if *read > MOST_READ {
-                return Err(too_many(format!("more than {MOST_READ} archived rows would have to be looked at")));
+            if *read > self.limits.read {
+                let most = self.limits.read;
+                return Err(too_many(format!("more than {most} archived rows would have to be looked at")));
             }
             end = Some((row.start_time, row.request_id.clone()));
             if let Some(full) = batch.push(row) {
@@ -193,20 +242,28 @@ impl Putting<'_> {
         let added = i64::try_from(added).unwrap_or(i64::MAX);
         self.rows += added;
         self.rows_of_query += added;
-        // In other orders than that of time, every row may be one of the first.
-        if let Needed::First(order, wanted) = self.needed
-            && order.key != SortKey::StartTime
-            && self.rows > wanted.saturating_add(LOOK)
-        {
-            beside.keep_first(connection, order, wanted).await?;
-            self.rows = wanted;
-            self.bytes = 0;
+        match self.needed {
+            // In other orders than that of time, every row may be one of the first.
+            Needed::First(order, wanted)
+                if order.key != SortKey::StartTime && self.rows > wanted.saturating_add(self.limits.look) =>
+            {
+                beside.keep_first(connection, order, wanted).await?;
+                self.rows = wanted;
+                self.bytes = 0;
+            }
+            needed if needed.is_of_sessions() && self.rows >= self.next_removal => {
+                let of_each = self.bytes / usize::try_from(self.rows).unwrap_or(usize::MAX).max(1);
+                self.rows = beside.keep_of_sessions(connection).await?;
+                self.bytes = of_each.saturating_mul(usize::try_from(self.rows).unwrap_or(usize::MAX));
+                self.next_removal = self.limits.next_removal(self.rows);
+            }
+            _ => {}
         }
-        if self.bytes > MOST_BYTES {
+        if self.bytes > self.limits.bytes {
             return Err(too_many("the archived rows that match are too large".to_owned()));
         }
-        if self.rows > MOST_BESIDE {
-            return Err(too_many(format!("more than {MOST_BESIDE} archived rows match")));
+        if self.rows > self.limits.beside && !self.needed.is_of_sessions() {
+            return Err(too_many(format!("more than {} archived rows match", self.limits.beside)));
         }
         Ok(())
     }
@@ -215,16 +272,16 @@ impl Putting<'_> {
     async fn is_enough(&mut self, connection: &mut Connection) -> Result<bool, Error> {
         let Some(beside) = &self.beside else { return Ok(false) };
         match self.needed {
-            Needed::All(_) => Ok(false),
+            Needed::All(_) | Needed::Sessions => Ok(false),
             Needed::First(order, wanted) => Ok(order.key == SortKey::StartTime && self.rows_of_query >= wanted),
             Needed::NewestSessions { after, counted, shown } => {
-                if self.rows < self.next_look.max(counted) {
+                if self.rows_of_query < self.next_look.max(counted) {
                     return Ok(false);
                 }
-                self.next_look = self.rows + LOOK;
+                self.next_look = self.rows_of_query.saturating_add(self.limits.look);
                 let sessions = beside.sessions(connection, after).await?;
                 // A session of the log may come after the cursor by its archived rows alone.
-                let is_full = after.is_none() && self.rows >= MOST_BESIDE - 2 * LOOK;
+                let is_full = after.is_none() && self.rows_of_query >= self.limits.beside - 2 * self.limits.look;
                 Ok(sessions >= counted || is_full && sessions >= shown)
             }
         }
@@ -244,14 +301,16 @@ impl LeftOut {
         }
         self.query.equals.push((Column::SessionId, ids.iter().map(|id| (*id).to_owned()).collect()));
         let mut batch = Batch::default();
-        let mut count = 0;
+        let mut read = 0;
+        let mut next_removal = self.limits.next_removal(self.rows);
         let mut rows = self.days.archive.scan(&self.days.days, self.query);
         loop {
             let row = rows.try_next().await?;
             let is_end = row.is_none();
-            count += i64::from(!is_end);
-            if count > MOST_BESIDE {
-                return Err(too_many(format!("the sessions of a page have more than {MOST_BESIDE} archived rows")));
+            read += usize::from(!is_end);
+            if read > self.limits.read {
+                let most = self.limits.read;
+                return Err(too_many(format!("the sessions of a page have more than {most} archived rows")));
             }
             let full = match row {
                 Some(row) => batch.push(row),
@@ -259,7 +318,12 @@ impl LeftOut {
             };
             if let Some(full) = full {
                 let full = self.days.of_archive_alone(connection, full).await?;
-                self.beside.add(connection, &full, &self.filter, Outcomes::OfSessions).await?;
+                let added = self.beside.add(connection, &full, &self.filter, Outcomes::OfSessions).await?;
+                self.rows = self.rows.saturating_add(i64::try_from(added).unwrap_or(i64::MAX));
+                if self.rows >= next_removal {
+                    self.rows = self.beside.keep_of_sessions(connection).await?;
+                    next_removal = self.limits.next_removal(self.rows);
+                }
             }
             if is_end {
                 return Ok(());

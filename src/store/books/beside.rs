@@ -4,7 +4,7 @@ use litespend_archive::OwnedRow;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Postgres, QueryBuilder};
 
 use crate::store::books::restoring::{as_json, columns};
-use crate::store::log::filter::{LogFilter, Outcomes, SESSION_KEY};
+use crate::store::log::filter::{LogFilter, Outcomes, REPRESENTATIVE, SESSION_KEY};
 use crate::store::log::pages::{Order, SessionCursor};
 use crate::store::log::rows::{CALL_COLUMNS, LIST_COLUMNS, NEWER_COLUMNS};
 
@@ -52,18 +52,47 @@ impl Beside {
     /// Removes all rows but the first ones in an order. Frees the space of the others.
     pub async fn keep_first(&self, connection: &mut PgConnection, order: Order, rows: i64) -> Result<(), sqlx::Error> {
         let mut query = QueryBuilder::<Postgres>::new(format!(
-            "CREATE TEMPORARY TABLE litespend_first_logs AS SELECT * FROM {ARCHIVED} WHERE ctid = ANY (ARRAY(
-                 SELECT log.place FROM ({NEWER_COLUMNS}) AS defaults
-                 CROSS JOIN LATERAL (SELECT ctid AS place, {LIST_COLUMNS}, {CALL_COLUMNS} FROM {ARCHIVED}) AS log ORDER BY "
+            "SELECT log.place FROM ({NEWER_COLUMNS}) AS defaults
+             CROSS JOIN LATERAL (SELECT ctid AS place, {LIST_COLUMNS}, {CALL_COLUMNS} FROM {ARCHIVED}) AS log ORDER BY "
         ));
         order.push(&mut query);
-        query.push(format_args!(" LIMIT {rows}))"));
-        query.build().persistent(false).execute(&mut *connection).await?;
+        query.push(format_args!(" LIMIT {rows}"));
+        self.keep(connection, &query.into_string()).await.map(drop)
+    }
+
+    /// Removes all rows but two of each session at most: the one that represents the session, and the newest. Together with
+    /// the rows of the log and with rows that are added later, they say the same of every session as all rows did. Frees the
+    /// space of the others, and returns the number of rows that are left.
+    pub async fn keep_of_sessions(&self, connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+        let first = |order: &str| {
+            format!(
+                r#"SELECT place FROM (
+                       SELECT DISTINCT ON (log.session_key, log.api_key) log.place
+                       FROM ({NEWER_COLUMNS}) AS defaults CROSS JOIN LATERAL (
+                           SELECT ctid AS place, request_id, api_key, call_type, "startTime", "endTime",
+                                  {SESSION_KEY} AS session_key
+                           FROM {ARCHIVED}) AS log
+                       ORDER BY log.session_key, log.api_key, {order}) AS of_sessions"#
+            )
+        };
+        let places = format!("{} UNION ALL {}", first(REPRESENTATIVE), first(r#"log."startTime" DESC"#));
+        let kept = self.keep(connection, &places).await?;
+        Ok(i64::try_from(kept).unwrap_or(i64::MAX))
+    }
+
+    /// Removes all rows but those whose places a statement returns, and returns their number.
+    async fn keep(&self, connection: &mut PgConnection, places: &str) -> Result<u64, sqlx::Error> {
+        let copy = format!(
+            "CREATE TEMPORARY TABLE litespend_first_logs AS
+             SELECT * FROM {ARCHIVED} WHERE ctid = ANY (ARRAY({places}))"
+        );
+        let kept = sqlx::query(AssertSqlSafe(copy)).persistent(false).execute(&mut *connection).await?.rows_affected();
         let statements = format!(
             "TRUNCATE {ARCHIVED}; INSERT INTO {ARCHIVED} SELECT * FROM pg_temp.litespend_first_logs;
              DROP TABLE pg_temp.litespend_first_logs"
         );
-        sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map(|_| ())
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await?;
+        Ok(kept)
     }
 
     /// Number of sessions that have rows here; with a cursor, of those that come after it when the newest come first.

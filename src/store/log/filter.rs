@@ -19,7 +19,7 @@ pub(in crate::store) const SESSION_KEY: &str = "COALESCE(NULLIF(session_id, ''),
 
 /// Sort order that puts the representative row of a session first. The representative is the agent message that ended
 /// last. Without agent messages, it is the newest row that is not a tool call.
-pub(super) const REPRESENTATIVE: &str = r#"
+pub(in crate::store) const REPRESENTATIVE: &str = r#"
     (log.call_type = 'asend_message') DESC,
     CASE WHEN log.call_type = 'asend_message' THEN log."endTime" END DESC NULLS LAST,
     log.call_type IN ('call_mcp_tool', 'list_mcp_tools'), log."startTime" DESC, log.request_id"#;

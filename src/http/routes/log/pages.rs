@@ -218,7 +218,7 @@ fn needed<'a>(
         let shown = if cursor.is_some() { params.page_size } else { through };
         Needed::NewestSessions { after: cursor, counted: first(shown), shown: shown.saturating_add(1) }
     } else {
-        Needed::All(Outcomes::OfSessions)
+        Needed::Sessions
     })
 }
 
