@@ -229,6 +229,9 @@ impl Archive {
     /// `az://container/path`. Object stores take their settings from the usual environment variables, for example
     /// `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`. Creates the directory.
     ///
+    /// In a URL, `%` and two digits stand for a byte: names of objects begin with the decoded path. A path without `://` is the
+    /// directory's name as it stands.
+    ///
     /// # Errors
     /// [`Error::BadUrl`], or [`Error::Unavailable`] if the store does not answer.
     pub async fn open(url: &str, options: Options) -> Result<Self> {

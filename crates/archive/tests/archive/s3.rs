@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use litespend_archive::{Archive, Error, IdKind, Options, Query};
+use litespend_archive::{Archive, Engine, Error, IdKind, Options, Query};
 use serde_json::{Value, json};
 
 use crate::s3_store::{ARCHIVE_URL, Fault, Store};
@@ -42,6 +42,31 @@ async fn an_object_store_does_what_a_directory_does() {
     assert!(matches!(archive.commit(&lost, Value::Null).await, Err(Error::Exists { .. })));
     archive.delete_day(day(1)).await.unwrap();
     assert!(archive.days().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_where_the_url_says() {
+    let store = Store::start().await;
+    for (number, (url, path)) in (1..).zip([
+        ("s3://bucket", ""),
+        ("s3://bucket/my archive/ü~[1]+2", "my archive/ü~[1]+2"),
+        ("s3://bucket/100%25/a%2520b/", "100%/a%20b"),
+    ]) {
+        let options = Options { settings: store.settings(), ..small() };
+        let archive = Archive::open(url, options).await.unwrap();
+        let written = rows(day(number), 5);
+        write(&archive, day(number), None, &written).await;
+        assert!(store.place(path).join(format!("spend_logs/day={}", day(number))).is_dir(), "{url}");
+        let days = archive.days().await.unwrap();
+        assert_eq!(days, [(day(number), 1)], "{url}");
+        assert_eq!(read(&archive, &days, Query::default()).await.unwrap(), written, "{url}");
+        // Other engines are told the same, by the address at which litespend asks.
+        let schema = archive.schema(Engine::ClickHouse);
+        let endpoint = &store.settings()[0].1;
+        let place = format!("s3('{endpoint}/bucket/{path}").trim_end_matches('/').to_owned();
+        assert!(schema.contains(&format!("{place}/spend_logs/day=*/*.parquet'")), "{schema}");
+        assert!(!schema.contains("hunter2"), "{schema}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

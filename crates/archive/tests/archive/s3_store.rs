@@ -81,7 +81,12 @@ impl Store {
 
     /// The directory of the archive.
     pub(crate) fn bucket(&self) -> std::path::PathBuf {
-        self.root.path().join("bucket/some/place")
+        self.place("some/place")
+    }
+
+    /// The directory of the objects whose names begin with a path.
+    pub(crate) fn place(&self, path: &str) -> std::path::PathBuf {
+        self.root.path().join("bucket").join(path)
     }
 
     /// The settings with which an archive opens the bucket.
