@@ -18,6 +18,7 @@ pub mod request_body;
 pub mod response_headers;
 pub mod router;
 pub mod routes;
+pub mod silence;
 pub mod state;
 pub mod stream;
 pub mod telemetry;

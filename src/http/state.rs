@@ -15,6 +15,7 @@ use crate::http::client_ip::{AllowList, AllowedAddresses};
 use crate::http::dashboard::throttle::LoginThrottle;
 use crate::http::read_limits::ReadLimits;
 use crate::http::replica::Replica;
+use crate::http::silence::Silence;
 use crate::http::stream::answer_budget::AnswerBudget;
 use crate::metrics::Metrics;
 use crate::prices::Prices;
@@ -70,6 +71,8 @@ pub struct Inner {
     pub dictionary: DictionaryCache,
     /// The series of `/metrics/spend`, remembered between scrapes.
     pub spend_series: tokio::sync::Mutex<RememberedSeries>,
+    /// Whether the archive did not answer a page in time a moment ago.
+    pub silent_archive: Silence,
     /// Signals between the background fold task and the rest of the server.
     pub folding: Arc<Signals>,
     /// Whether rollups are installed that do not count the log any more, as of the last check.
@@ -115,6 +118,7 @@ impl AppState {
             spend_series: tokio::sync::Mutex::default(),
             large_days: tokio::sync::Mutex::new(()),
             large_requests: Arc::new(Semaphore::new(1)),
+            silent_archive: Silence::default(),
             folding: Arc::default(),
             lost_rollups: AtomicBool::default(),
             replica: OnceLock::new(),

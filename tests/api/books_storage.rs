@@ -133,6 +133,46 @@ async fn a_store_that_fails_and_lies_costs_no_row_and_no_sum() {
     }
 }
 
+/// A session with a call of a day that is closed, and one of a day that stays open.
+const SESSION_OF_BOTH: &str = r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, "startTime", "endTime",
+        model, session_id, created_at, updated_at)
+    SELECT 'of-both-' || at, 'acompletion', 'k-of-both', 0.5, 7, at, at, 'gpt-4o', 'of-both', at, at
+    FROM (VALUES (timestamp '2026-02-02 12:00'), (timestamp '2026-06-29 12:00')) AS times (at)"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_do_not_wait_for_an_archive_that_was_silent_a_moment_ago() {
+    let store = Store::start().await;
+    // Nothing is kept in memory between two reads, and no request ends before the page gives up.
+    let options =
+        Options { settings: store.settings(), block_cache_bytes: 0, metadata_cache_bytes: 0, ..Options::default() };
+    let archive = Archive::open(ARCHIVE_URL, options).await.unwrap();
+    let books = Books::with(archive.clone(), tempfile::tempdir().unwrap()).await;
+    books.both(SESSION_OF_BOTH).await;
+    books.settle().await;
+    books.close("2026-02-28").await;
+    let mut connection = books.connection().await;
+    pruning::prune(&mut connection, &books.archive, day("2026-02-28"), |_| true).await.unwrap();
+    drop(connection);
+    let path = "/spend/logs/ui?start_date=2026-06-29%2000:00:00&end_date=2026-06-29%2023:00:00";
+    let calls = async |server: &TestApp| {
+        let started = Instant::now();
+        let answer = server.get(path, MASTER_KEY).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        (answer.json()["data"][0]["session_total_count"].clone(), started.elapsed())
+    };
+    assert_eq!(calls(&books.app).await.0, 2);
+    store.fail(Method::GET, "", Fault::Stalls, usize::MAX);
+    let (count, time) = calls(&books.app).await;
+    assert!(count == 1 && (2..10).contains(&time.as_secs()), "{count} after {time:?}");
+    let (count, time) = calls(&books.app).await;
+    assert!(count == 1 && time < Duration::from_secs(2), "{count} after {time:?}");
+    // The archive is back, and for a while this server does not ask it. Another one does.
+    store.heal();
+    let (count, time) = calls(&books.app).await;
+    assert!(count == 1 && time < Duration::from_secs(2), "{count} after {time:?}");
+    assert_eq!(calls(&another_server(&books, archive).await).await.0, 2);
+}
+
 #[tokio::test]
 async fn damage_that_is_put_right_is_answered_from_again() {
     let books = Books::new().await;

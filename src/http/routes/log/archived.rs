@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use chrono::NaiveDateTime;
 use litespend_archive::{Archive, Error as ArchiveError};
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::books;
@@ -42,12 +41,6 @@ const DAMAGED: &str = "A file of the archive with rows of closed days is damaged
 
 /// How long a page waits for the archived calls of its sessions.
 const SOON: Duration = Duration::from_secs(3);
-
-/// How long pages do not ask for them after that was too long.
-const PAUSE: Duration = Duration::from_secs(30);
-
-/// Until when pages do not ask for archived calls of their sessions.
-static SILENT_UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Whether days of the log are closed. If not, answers come from the log alone, and nothing else is asked.
 async fn has_closed_days(state: &AppState, connection: &mut Connection) -> Result<bool, ApiError> {
@@ -201,11 +194,10 @@ pub async fn session_sums(
     is_wanted: bool,
 ) -> Result<(Reading, Vec<SessionSums>), ApiError> {
     let mut all = of_archive.days;
-    let is_away = || SILENT_UNTIL.lock().is_some_and(|until| Instant::now() < until);
     if all.is_none()
         && is_wanted
         && state.archive().is_some()
-        && !is_away()
+        && !state.silent_archive.is_on()
         && has_closed_days(state, reading.connection()).await?
     {
         if !reading.has_snapshot() {
@@ -218,7 +210,7 @@ pub async fn session_sums(
     let days = match all {
         Some(all) => match tokio::time::timeout_at(deadline, all.of_sessions(ids)).await {
             Ok(days) => or_without(days)?,
-            Err(_) => none_in_time(),
+            Err(_) => none_in_time(state),
         },
         None => None,
     };
@@ -226,7 +218,7 @@ pub async fn session_sums(
     let Some(days) = days else { return Ok((reading, of_log)) };
     let sums = days.add_to_sessions(reading.connection(), (ids, keys), of_log.clone(), deadline).await;
     let sums = match sums {
-        Ok(None) => none_in_time(),
+        Ok(None) => none_in_time(state),
         sums => or_without(sums)?,
     };
     Ok((reading, sums.unwrap_or(of_log)))
@@ -246,9 +238,9 @@ fn or_without<T>(read: Result<Option<T>, books::Error>) -> Result<Option<T>, Api
 }
 
 /// Nothing, because the archive did not answer in time. The next pages do not wait for it.
-fn none_in_time<T>() -> Option<T> {
+fn none_in_time<T>(state: &AppState) -> Option<T> {
     tracing::warn!("the sums of sessions lack archived calls: the archive did not answer in time");
-    *SILENT_UNTIL.lock() = Some(Instant::now() + PAUSE);
+    state.silent_archive.begin();
     None
 }
 

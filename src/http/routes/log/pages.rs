@@ -253,19 +253,19 @@ async fn rows(
         let counted = pages::count_rows(connection, filter).await?;
         (counted, pages::page(connection, &mut query, filter, order, offset, params.page_size))
     };
-    Ok((answers::read(found, budget).await?, response(params, counted)))
+    Ok((answers::read(found, budget).await?, response(params.page, params.page_size, counted, false)))
 }
 
-/// The response without its rows.
-fn response(params: &LogPageParams, counted: i64) -> LogPageResponse {
+/// The response without its rows. With `is_cut`, there may be more than was counted.
+fn response(page: i64, page_size: i64, counted: i64, is_cut: bool) -> LogPageResponse {
     let total = counted.min(COUNT_CAP);
     LogPageResponse {
         data: Vec::new(),
         total,
-        page: params.page,
-        page_size: params.page_size,
-        total_pages: page_count(total, params.page_size),
-        total_is_capped: counted > COUNT_CAP,
+        page,
+        page_size,
+        total_pages: page_count(total, page_size),
+        total_is_capped: counted > COUNT_CAP || is_cut,
         sessions: None,
     }
 }
@@ -311,9 +311,7 @@ async fn active_sessions(
     let mut query = Statement::default();
     let page = answers::read(pages::representatives(connection, &mut query, filter, &found), budget).await?;
     let sessions = Some(SessionPaging { next_session_cursor, has_more });
-    let mut response = response(params, counted);
-    response.total_is_capped |= is_cut;
-    Ok((page, LogPageResponse { sessions, ..response }))
+    Ok((page, LogPageResponse { sessions, ..response(params.page, params.page_size, counted, is_cut) }))
 }
 
 /// The cursor in a list of sessions by activity: `LAST_ACTIVITY|KEY|SESSION`. Text in another form counts as no cursor. An
@@ -384,5 +382,29 @@ fn totals(found: &SessionSums) -> SessionTotals {
         session_total_tokens: found.total_tokens,
         session_models: found.models.iter().take(named).cloned().collect(),
         session_models_truncated: found.models.len() > named,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_total_is_capped_if_more_was_found_than_is_counted_or_rows_were_left_out() {
+        for (counted, is_cut, total, total_pages, is_capped) in [
+            (0, false, 0, 0, false),
+            (101, false, 101, 3, false),
+            (101, true, 101, 3, true),
+            (COUNT_CAP, false, COUNT_CAP, 200, false),
+            (COUNT_CAP + 1, false, COUNT_CAP, 200, true),
+            (COUNT_CAP + 1, true, COUNT_CAP, 200, true),
+        ] {
+            let response = response(2, 50, counted, is_cut);
+            assert_eq!(
+                (response.total, response.total_pages, response.total_is_capped),
+                (total, total_pages, is_capped),
+                "{counted}, {is_cut}"
+            );
+        }
     }
 }
