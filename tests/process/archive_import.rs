@@ -1,9 +1,21 @@
 //! `litespend import` of an archive of closed days.
 
+use std::path::Path;
+
 use serde_json::json;
 use sqlx::PgPool;
 
 use crate::support::{database, program, run};
+
+/// Runs the program in a directory, with a database and arguments. It returns the exit code and what it said.
+fn commands_in(home: &Path) -> impl Fn(&str, &[&str]) -> (Option<i32>, String) {
+    move |database, arguments| {
+        let mut command = program();
+        command.args(arguments).env("DATABASE_URL", database).current_dir(home);
+        let said = tokio::task::block_in_place(|| run(&mut command));
+        (said.code, format!("{}{}", said.stdout, said.stderr))
+    }
+}
 
 /// What the log has.
 const ROWS: &str = r#"SELECT string_agg(row_to_json(log)::jsonb::text, E'\n' ORDER BY request_id)
@@ -26,12 +38,7 @@ async fn the_rows_of_an_archive_are_imported_once() {
     }
     std::fs::write(&file, lines).unwrap();
     let path = archive.to_str().unwrap();
-    let command = |database: &str, arguments: &[&str]| {
-        let mut command = program();
-        command.args(arguments).env("DATABASE_URL", database).current_dir(home.path());
-        let said = tokio::task::block_in_place(|| run(&mut command));
-        (said.code, format!("{}{}", said.stdout, said.stderr))
-    };
+    let command = commands_in(home.path());
     let (code, said) = command(from.url(), &["import", file.to_str().unwrap()]);
     assert!(code == Some(0) && said.contains("50 imported"), "{said}");
     let (code, said) = command(to.url(), &["import", path]);
@@ -126,12 +133,7 @@ async fn archived_rows_are_imported_as_they_are() {
     let home = tempfile::tempdir().unwrap();
     let archive = home.path().join("archive");
     let path = archive.to_str().unwrap();
-    let command = |database: &str, arguments: &[&str]| {
-        let mut command = program();
-        command.args(arguments).env("DATABASE_URL", database).current_dir(home.path());
-        let said = tokio::task::block_in_place(|| run(&mut command));
-        (said.code, format!("{}{}", said.stdout, said.stderr))
-    };
+    let command = commands_in(home.path());
     let log = PgPool::connect(from.url()).await.unwrap();
     sqlx::raw_sql(RARE_ROWS).execute(&log).await.unwrap();
     let close = ["books", "close", "--archive", path, "--archive-bodies", "--through", "2026-02-28"];
@@ -181,12 +183,7 @@ async fn archived_rows_that_tables_cannot_hold_are_reported() {
     let home = tempfile::tempdir().unwrap();
     let archive = home.path().join("archive");
     let path = archive.to_str().unwrap();
-    let command = |database: &str, arguments: &[&str]| {
-        let mut command = program();
-        command.args(arguments).env("DATABASE_URL", database).current_dir(home.path());
-        let said = tokio::task::block_in_place(|| run(&mut command));
-        (said.code, format!("{}{}", said.stdout, said.stderr))
-    };
+    let command = commands_in(home.path());
     let log = PgPool::connect(from.url()).await.unwrap();
     // LiteLLM's own log has no index on this column.
     let index = r#"SELECT indexrelid::regclass::text FROM pg_index
