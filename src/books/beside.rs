@@ -1,10 +1,12 @@
 //! Archived rows beside the log's, for pages of the dashboard's log: its statements filter, sort and group both.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use chrono::NaiveDate;
 use futures_util::TryStreamExt;
 use litespend_archive::{Column, IdKind, Order, OwnedRow, Query, RowPredicate, RowView};
+use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use crate::books::Error;
 use crate::books::batches::{Batch, bytes_of};
@@ -22,7 +24,8 @@ use crate::store::log::pages::{SessionCursor, SortKey};
 /// Bounds of the archived rows of one page.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The most rows that stand beside the log. Pages of sessions have no such bound: of each session, two rows stay at most.
+    /// The most rows that stand beside the log. Lists of sessions have no such bound: of each session, two rows are needed at
+    /// most, and the others are removed.
     pub beside: i64,
     /// The most bytes of long columns that are put beside the log.
     pub bytes: usize,
@@ -113,6 +116,8 @@ struct Putting<'a> {
     bytes: usize,
     /// The number of rows of the query at which the database is asked next whether there are enough.
     next_look: i64,
+    /// Digests of the sessions of the rows, if sessions are listed.
+    sessions: FxHashSet<u64>,
     /// The number of rows beside the log at which those that no session needs are removed next.
     next_removal: i64,
     limits: Limits,
@@ -150,6 +155,7 @@ impl ArchivedDays {
             rows_of_query: 0,
             bytes: 0,
             next_look: 0,
+            sessions: FxHashSet::default(),
             next_removal: limits.next_removal(0),
             limits,
         };
@@ -233,6 +239,11 @@ impl Putting<'_> {
         if rows.is_empty() {
             return Ok(());
         }
+        if self.needed.is_of_sessions() {
+            self.sessions.extend(rows.iter().map(session_of));
+        }
+        // At most two rows of each session are needed, so at least half of these are not.
+        let many = i64::try_from(self.sessions.len()).unwrap_or(i64::MAX).saturating_mul(4);
         let beside = match &mut self.beside {
             Some(beside) => beside,
             none => none.insert(Beside::begin(connection).await?),
@@ -251,7 +262,7 @@ impl Putting<'_> {
                 self.rows = wanted;
                 self.bytes = 0;
             }
-            needed if needed.is_of_sessions() && self.rows >= self.next_removal => {
+            needed if needed.is_of_sessions() && self.rows >= self.next_removal.max(many) => {
                 let of_each = self.bytes / usize::try_from(self.rows).unwrap_or(usize::MAX).max(1);
                 self.rows = beside.keep_of_sessions(connection).await?;
                 self.bytes = of_each.saturating_mul(usize::try_from(self.rows).unwrap_or(usize::MAX));
@@ -286,6 +297,12 @@ impl Putting<'_> {
             }
         }
     }
+}
+
+/// A digest of the session of a row and of its key. A row without a session is one by itself.
+fn session_of(row: &OwnedRow) -> u64 {
+    let session = row.session_id.as_deref().filter(|id| !id.is_empty()).unwrap_or(&row.request_id);
+    FxBuildHasher.hash_one((session, row.api_key.as_str()))
 }
 
 fn too_many(what: String) -> Error {

@@ -1,14 +1,19 @@
 //! Pages of the dashboard's log over more archived rows than a page looks at. A second database with the same rows, in which
 //! nothing is closed, says what the pages are.
 
+use chrono::NaiveTime;
+use futures_util::TryStreamExt;
 use litespend::books::beside::{Limits, Needed};
 use litespend::books::pruning;
 use litespend::books::rows::ArchivedDays;
 use litespend::identity::Scope;
 use litespend::store::books as tables;
 use litespend::store::log::filter::{LogFilter, Outcomes};
+use litespend::store::log::pages;
+use litespend::store::log::pages::{Order, SortKey};
+use litespend::store::log::rows::PagedLog;
+use litespend::store::{Connection, Statement};
 use serde_json::Value;
-use sqlx::{Postgres, Transaction};
 
 use crate::books::{Books, day};
 use crate::support::MASTER_KEY;
@@ -32,7 +37,7 @@ const CALLS: &str = r#"
 
 const SPAN: &str = "start_date=2026-05-01%2000:00:00&end_date=2026-05-31%2000:00:00";
 
-fn pages() -> Vec<String> {
+fn paths() -> Vec<String> {
     let of_rows = [
         "ui",
         "v2&page=100&page_size=100",
@@ -96,7 +101,7 @@ async fn pages_over_many_archived_rows_are_those_of_the_log() {
     books.close("2026-05-31").await;
     prune(&books).await;
     assert_eq!(books.app.scalar(r#"SELECT bool_or("startTime" < '2026-05-03')::text FROM "LiteLLM_SpendLogs" WHERE "startTime" > '2026-05-01'"#).await, "false");
-    for path in pages() {
+    for path in paths() {
         expect(&books, &path, "pruned").await;
     }
     // Two pages by cursor, and one deep in the list.
@@ -173,15 +178,27 @@ async fn lists_of_sessions_with_many_archived_calls_are_those_of_the_log() {
     assert!(pages > 2, "{pages}");
 }
 
+/// The calls of the test.
+fn in_may() -> LogFilter {
+    let at = |text: &str| day(text).and_time(NaiveTime::MIN);
+    LogFilter { window: Some((at("2026-05-01"), at("2026-05-31"))), ..LogFilter::of(Scope::All) }
+}
+
+async fn closed_days(books: &Books, connection: &mut Connection) -> ArchivedDays {
+    let closed = tables::closed_days(connection, None).await.unwrap();
+    let days = closed.iter().map(|closed| (closed.day, u32::try_from(closed.revision).unwrap())).collect();
+    ArchivedDays::new(books.archive.clone(), days, true)
+}
+
+/// Few rows, so that rows are removed several times.
+const FEW: Limits = Limits { beside: 5_000, bytes: 64 * 1024 * 1024, read: 20_000, look: 1_000 };
+
 /// Puts archived rows beside the log, in a transaction of its own. Returns whether rows were left out, and the number of rows
 /// beside the log, or the refusal.
 async fn put_beside(books: &Books, needed: Needed<'_>, limits: Limits) -> Result<(bool, i64), String> {
-    let mut transaction: Transaction<'static, Postgres> = books.app.pool.begin().await.unwrap();
-    let closed = tables::closed_days(&mut transaction, None).await.unwrap();
-    let days = closed.iter().map(|closed| (closed.day, u32::try_from(closed.revision).unwrap())).collect();
-    let days = ArchivedDays::new(books.archive.clone(), days, true);
-    let filter = LogFilter::of(Scope::All);
-    match days.put_beside_within(&mut transaction, &filter, needed, limits).await {
+    let mut transaction = books.app.pool.begin().await.unwrap();
+    let days = closed_days(books, &mut transaction).await;
+    match days.put_beside_within(&mut transaction, &in_may(), needed, limits).await {
         Ok(left_out) => {
             let count = sqlx::query_scalar("SELECT count(*) FROM pg_temp.litespend_archived_logs");
             Ok((left_out.is_some(), count.fetch_one(&mut *transaction).await.unwrap()))
@@ -197,27 +214,86 @@ async fn pages_end_at_the_bounds_of_archived_rows() {
     books.settle().await;
     books.close("2026-05-31").await;
     prune(&books).await;
-    let limits = Limits { beside: 5_000, bytes: 64 * 1024 * 1024, read: 20_000, look: 1_000 };
     let rows = Needed::All(Outcomes::OfRows);
-    let all = put_beside(&books, rows, Limits { beside: 20_000, ..limits }).await.unwrap();
-    assert!(!all.0 && all.1 >= 12_500, "{all:?}");
-    // The rows that stand beside the log. Of sessions, two rows each stand there: less than those that match.
-    let refusal = put_beside(&books, rows, limits).await.unwrap_err();
+    // The calls of two days. The log has those of the third one.
+    let all = put_beside(&books, rows, Limits { beside: 20_000, ..FEW }).await;
+    assert_eq!(all, Ok((false, 10_540)));
+    // The rows that stand beside the log.
+    let refusal = put_beside(&books, rows, FEW).await.unwrap_err();
     assert!(refusal.contains("more than 5000 archived rows match: choose a shorter time"), "{refusal}");
-    let sessions = put_beside(&books, Needed::Sessions, limits).await.unwrap();
-    assert!(!sessions.0 && sessions.1 < limits.beside, "{sessions:?}");
+    let sessions = put_beside(&books, Needed::Sessions, FEW).await.unwrap();
+    assert!(!sessions.0 && sessions.1 < FEW.beside, "{sessions:?}");
     // The rows that are looked at.
     for needed in [rows, Needed::Sessions] {
-        let few = Limits { beside: 20_000, read: 12_000, ..limits };
-        let refusal = put_beside(&books, needed, few).await.unwrap_err();
+        let refusal = put_beside(&books, needed, Limits { beside: 20_000, read: 12_000, ..FEW }).await.unwrap_err();
         assert!(refusal.contains("more than 12000 archived rows would have to be looked at"), "{refusal}");
     }
     // The bytes of long columns.
-    let small = Limits { beside: 20_000, bytes: 100_000, ..limits };
-    let refusal = put_beside(&books, rows, small).await.unwrap_err();
+    let refusal = put_beside(&books, rows, Limits { bytes: 100_000, ..FEW }).await.unwrap_err();
     assert!(refusal.contains("the archived rows that match are too large"), "{refusal}");
     // If there are not as many sessions as are counted, those that the page shows are enough.
-    let newest = |shown| Needed::NewestSessions { after: None, counted: 10_001, shown };
-    assert!(put_beside(&books, newest(51), limits).await.unwrap().0);
-    assert!(!put_beside(&books, newest(5_001), limits).await.unwrap().0);
+    let newest = |counted, shown| Needed::NewestSessions { after: None, counted, shown };
+    assert!(put_beside(&books, newest(5_001, 51), FEW).await.unwrap().0);
+    assert!(!put_beside(&books, newest(5_001, 5_001), FEW).await.unwrap().0);
+}
+
+/// What lists of sessions have, by the statements of their pages.
+async fn lists(connection: &mut Connection, filter: &LogFilter) -> Vec<String> {
+    let mut found = vec![pages::count_sessions(connection, filter).await.unwrap().to_string()];
+    for ascending in [false, true] {
+        let sessions = pages::active_sessions(connection, filter, None, ascending, 0, 1_000).await.unwrap();
+        found.extend(sessions.iter().map(|session| format!("{session:?}")));
+        for key in [SortKey::Spend, SortKey::Model, SortKey::StartTime] {
+            let (mut query, order) = (Statement::default(), Order { key, ascending });
+            let rows: Vec<PagedLog> =
+                pages::session_page(connection, &mut query, filter, order, 0, 1_000).try_collect().await.unwrap();
+            found.extend(rows.iter().map(|row| format!("{row:?}")));
+        }
+    }
+    found
+}
+
+fn expect_same(ours: &[String], expected: &[String], what: &str) {
+    for (ours, expected) in ours.iter().zip(expected) {
+        assert_eq!(ours, expected, "{what}");
+    }
+    assert_eq!(ours.len(), expected.len(), "{what}");
+}
+
+#[tokio::test]
+async fn sessions_are_the_same_when_rows_that_they_do_not_need_are_removed() {
+    let books = with_calls().await;
+    books.both(IN_SESSIONS).await;
+    books.settle().await;
+    books.close("2026-05-31").await;
+    prune(&books).await;
+    let mut model = books.model.pool.acquire().await.unwrap();
+    for status in [None, Some("failure"), Some("success")] {
+        let filter = LogFilter { status: status.map(str::to_owned), ..in_may() };
+        let mut transaction = books.app.pool.begin().await.unwrap();
+        let days = closed_days(&books, &mut transaction).await;
+        let left_out = days.put_beside_within(&mut transaction, &filter, Needed::Sessions, FEW).await.unwrap();
+        assert!(left_out.is_none());
+        let (ours, expected) = (lists(&mut transaction, &filter).await, lists(&mut model, &filter).await);
+        assert!(expected.len() > 500, "{} lines", expected.len());
+        expect_same(&ours, &expected, &format!("{status:?}"));
+    }
+    // Rows that were left out are added for the sessions of a page.
+    let filter = in_may();
+    let mut transaction = books.app.pool.begin().await.unwrap();
+    let days = closed_days(&books, &mut transaction).await;
+    let needed = Needed::NewestSessions { after: None, counted: 5_001, shown: 51 };
+    let left_out = days.put_beside_within(&mut transaction, &filter, needed, FEW).await.unwrap().unwrap();
+    let found = pages::active_sessions(&mut transaction, &filter, None, false, 0, 50).await.unwrap();
+    let ids: Vec<&str> = found.iter().map(|session| session.session_key.as_str()).collect();
+    left_out.add_sessions(&mut transaction, &ids).await.unwrap();
+    let mut representing = Vec::new();
+    for connection in [&mut *transaction, &mut *model] {
+        let mut query = Statement::default();
+        let rows: Vec<PagedLog> =
+            pages::representatives(connection, &mut query, &filter, &found).try_collect().await.unwrap();
+        representing.push(rows.iter().map(|row| format!("{row:?}")).collect::<Vec<_>>());
+    }
+    assert_eq!(representing[0].len(), 50);
+    expect_same(&representing[0], &representing[1], "a page");
 }

@@ -7,7 +7,8 @@ use sqlx::PgPool;
 
 use crate::support::{database, program, run};
 
-/// Runs the program in a directory, with a database and arguments. It returns the exit code and what it said.
+/// A function that runs the program in a directory, with a database and arguments. It returns the exit code and what the
+/// program said.
 fn commands_in(home: &Path) -> impl Fn(&str, &[&str]) -> (Option<i32>, String) {
     move |database, arguments| {
         let mut command = program();
