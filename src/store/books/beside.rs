@@ -57,7 +57,7 @@ impl Beside {
         ));
         order.push(&mut query);
         query.push(format_args!(" LIMIT {rows}"));
-        self.keep(connection, &query.into_string()).await.map(drop)
+        self.keep(connection, &query.into_string()).await.map(|_| ())
     }
 
     /// Removes all rows but two of each session at most: the one that represents the session, and the newest. Together with
