@@ -43,8 +43,9 @@ impl Archive {
 
 /// Where ClickHouse has the credentials of a store from, as comments. Credentials are not printed.
 const S3_CREDENTIALS: &str = "\
--- ClickHouse takes the credentials from its environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or from its
--- configuration (<s3>). Others come after the URL: s3(URL, KEY_ID, SECRET, FORMAT, COLUMNS).
+-- The credentials come from the configuration of ClickHouse's server (<s3>), or after the URL, as in
+-- s3(URL, KEY_ID, SECRET, FORMAT, COLUMNS). clickhouse-local and chdb have them from their environment, too
+-- (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
 ";
 const GOOGLE_CREDENTIALS: &str = "\
 -- The credentials are an HMAC key. ClickHouse takes it from its configuration (<s3>), or it comes after the URL:
@@ -97,7 +98,7 @@ fn clickhouse(location: &Location, endpoint: Option<&Endpoint>) -> String {
     let structure = quoted(&columns.join(", "));
     let files = format!("{LOGS}/day=*/*.parquet");
     let in_bucket = |bucket_url: &str, prefix: &str| {
-        let url = format!("{bucket_url}/{prefix}");
+        let url = format!("{bucket_url}/{}", in_url(prefix));
         quoted(&format!("{}/{files}", url.trim_end_matches('/')))
     };
     let (credentials, source) = match location {
@@ -155,6 +156,19 @@ fn trino(location: &Location) -> String {
     )
 }
 
+/// A path as ClickHouse reads it in a URL: it decodes it, and refuses other characters.
+fn in_url(path: &str) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/=".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -173,13 +187,14 @@ mod tests {
     fn engines_ask_the_endpoint_that_the_settings_name() {
         let amazon = Location::parse("s3://bucket/my place").unwrap();
         assert!(
-            clickhouse(&amazon, None).contains("FROM s3('s3://bucket/my place/spend_logs/day=*/*.parquet', 'Parquet'")
+            clickhouse(&amazon, None)
+                .contains("FROM s3('s3://bucket/my%20place/spend_logs/day=*/*.parquet', 'Parquet'")
         );
         assert!(!duckdb(&amazon, None).contains("s3_endpoint"));
         let own =
             endpoint(&amazon, &[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"), ("AWS_SECRET_ACCESS_KEY", "hunter2")]);
         let statements = clickhouse(&amazon, Some(&own));
-        let source = "FROM s3('http://127.0.0.1:9000/bucket/my place/spend_logs/day=*/*.parquet', 'Parquet'";
+        let source = "FROM s3('http://127.0.0.1:9000/bucket/my%20place/spend_logs/day=*/*.parquet', 'Parquet'";
         assert!(statements.contains(source), "{statements}");
         assert!(statements.starts_with("-- ") && !statements.contains("hunter2"), "{statements}");
         // One statement for clients that divide their input at semicolons.
