@@ -18,7 +18,11 @@ use crate::store;
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
-use crate::store::books::closing::{Closing, Details, Selection};
+use crate::store::books::closing::Closing;
+use crate::store::books::details;
+use crate::store::books::details::Details;
+use crate::store::books::exporting;
+use crate::store::books::exporting::Selection;
 use crate::store::books::{ClosedDay, Totals};
 use crate::store::log::months;
 use crate::store::rollups;
@@ -130,7 +134,7 @@ async fn export(
     options: ClosingOptions,
     order: Order,
 ) -> Result<Option<Closing>, Error> {
-    let mut transaction = closing::begin_export(connection).await?;
+    let mut transaction = exporting::begin_export(connection).await?;
     if let Some(reason) = closing::readiness(&mut transaction, day).await? {
         return Err(Error::busy(day, reason));
     }
@@ -159,11 +163,11 @@ async fn export(
     let mut names = NamesCollector::default();
     let mut sums = DaySums::default();
     {
-        let by_bytes = order == Order::OfDatabase && closing::orders_by_bytes(&mut transaction).await?;
-        let statement = closing::export_statement(Selection::All, bodies, by_bytes);
-        let mut rows = closing::rows(&mut transaction, day, &statement);
+        let by_bytes = order == Order::OfDatabase && exporting::orders_by_bytes(&mut transaction).await?;
+        let statement = exporting::export_statement(Selection::All, bodies, by_bytes);
+        let mut rows = exporting::rows(&mut transaction, day, &statement);
         while let Some(row) = rows.try_next().await? {
-            let row = closing::exported(&row)?;
+            let row = exporting::exported(&row)?;
             names.add(&row);
             sums.add(&row);
             writer.push(&row).await?;
@@ -177,10 +181,10 @@ async fn export(
     }
     let prepared = writer.finish().await?;
     expect(day, "the archive", &totals_of(prepared.sums()), &totals)?;
-    let buckets = closing::buckets(totals.requests);
+    let buckets = details::buckets(totals.requests);
     let (ids, names) = (sums.ids(buckets), names.finish());
     let details = Details { ids, activity: sums.activity(), names: &names };
-    closing::store_details(&mut transaction, day, buckets, &details).await?;
+    details::store_details(&mut transaction, day, buckets, &details).await?;
     transaction.commit().await?;
     expect(day, "the archive, read back,", &totals_of(&prepared.verify().await?), &totals)?;
     let manifest = archive.commit(&prepared, json!({"database": database})).await?;
@@ -230,16 +234,16 @@ pub async fn archive_late_rows(connection: &mut Connection, archive: &Archive, d
     if closing::late_ids(connection, day).await?.is_empty() {
         return Ok(0);
     }
-    let mut transaction = closing::begin_export(connection).await?;
+    let mut transaction = exporting::begin_export(connection).await?;
     let mut lost: HashSet<Vec<u8>> = closing::late_ids(&mut transaction, day).await?.into_iter().collect();
     let mut writer = archive.write_day(day, Some(&newest), newest.bodies).await?;
     let mut found = HashSet::new();
     let mut count = 0;
     {
-        let statement = closing::export_statement(Selection::Late, newest.bodies, false);
-        let mut rows = closing::rows(&mut transaction, day, &statement);
+        let statement = exporting::export_statement(Selection::Late, newest.bodies, false);
+        let mut rows = exporting::rows(&mut transaction, day, &statement);
         while let Some(row) = rows.try_next().await? {
-            let row = closing::exported(&row)?;
+            let row = exporting::exported(&row)?;
             writer.push(&row).await?;
             found.extend(lost.take(books::id_digest(row.request_id).as_slice()));
             count += 1;

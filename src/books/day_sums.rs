@@ -14,9 +14,9 @@ use serde_json::value::RawValue;
 
 use crate::store;
 use crate::store::Connection;
-use crate::store::books::closing::{ActivityGroup, BucketOfIds};
 use crate::store::books::comparing;
 use crate::store::books::comparing::{Group, Rollup};
+use crate::store::books::details::{ActivityGroup, BucketOfIds};
 use crate::store::books::id_digest;
 
 /// The most groups that are kept of one kind.

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::store::books::closing::{KeyNames, NamedKey};
+use crate::store::books::details::{KeyNames, NamedKey};
 
 /// The fields of a row's metadata that name its key.
 #[derive(Default, Deserialize)]

@@ -15,7 +15,8 @@ use crate::store;
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
-use crate::store::books::closing::Selection;
+use crate::store::books::exporting;
+use crate::store::books::exporting::Selection;
 use crate::store::books::pruning;
 use crate::store::books::pruning::{Archived, Partition};
 use crate::store::log::months;
@@ -124,16 +125,16 @@ async fn compare(
     let columns = if manifest.bodies { Column::ALL.to_vec() } else { Column::without_bodies().collect() };
     let mut rows = archive.scan(&[(day, manifest.revision)], Query { columns, ..Query::default() });
     let mut next = rows.try_next().await?;
-    let statement = closing::export_statement(Selection::Slice, manifest.bodies, false);
+    let statement = exporting::export_statement(Selection::Slice, manifest.bodies, false);
     let mut found = Compared::default();
     let mut from = day.and_time(NaiveTime::MIN);
     while let Some(to) = pruning::end_of_slice(connection, day, from).await? {
         let mut archived = Vec::new();
         {
-            let mut logged = closing::slice(connection, day, (from, to), &statement);
+            let mut logged = exporting::slice(connection, day, (from, to), &statement);
             while let Some(row) = logged.try_next().await? {
-                let version = closing::version(&row)?;
-                let row = closing::exported(&row)?;
+                let version = exporting::version(&row)?;
+                let row = exporting::exported(&row)?;
                 let place = (row.start_time, row.request_id);
                 while next.as_ref().is_some_and(|next| (next.start_time, next.request_id.as_str()) < place) {
                     next = rows.try_next().await?;

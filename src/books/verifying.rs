@@ -7,6 +7,7 @@ use crate::books::{Error, expect_own, totals_of};
 use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
+use crate::store::books::exporting;
 use crate::store::books::{ClosedDay, Totals};
 
 /// How often a day is compared again because it was written meanwhile.
@@ -20,7 +21,7 @@ pub async fn verify_day(connection: &mut Connection, archive: &Archive, closed: 
     for _ in 0..ATTEMPTS {
         let Some(closed) = books::closed_day(connection, day).await? else { return Ok(()) };
         let read = read_back(archive, &closed).await;
-        let mut snapshot = closing::begin_export(connection).await?;
+        let mut snapshot = exporting::begin_export(connection).await?;
         let now = books::closed_day(&mut snapshot, day).await?;
         if now.as_ref().map(|now| now.revision) != Some(closed.revision) {
             continue;

@@ -1,11 +1,14 @@
 //! Closed days: days whose totals stay although the log loses their rows. `migrations/litespend/0014_closed_days.sql`
-//! has the tables and the rules of the triggers. [`closing`] has what closing a day reads and writes, [`comparing`] the sums
-//! that it is compared with, [`pruning`] how its rows leave the log, [`merging`] which archived rows belong into an answer,
-//! [`beside`] how they stand beside the log, and [`restoring`] how they come back.
+//! has the tables and the rules of the triggers. [`closing`] has when a day can be closed and how it is recorded as closed,
+//! [`exporting`] how its rows are read for the archive, [`details`] what is stored of it beside the day tables, [`comparing`]
+//! the sums that it is compared with, [`pruning`] how its rows leave the log, [`merging`] which archived rows belong into an
+//! answer, [`beside`] how they stand beside the log, and [`restoring`] how they come back.
 
 pub mod beside;
 pub mod closing;
 pub mod comparing;
+pub mod details;
+pub mod exporting;
 pub mod merging;
 pub mod pruning;
 pub mod restoring;

@@ -161,7 +161,7 @@ pub struct Archived {
     pub request_id: String,
     /// Start of the call, UTC.
     pub start_time: NaiveDateTime,
-    /// The version, of [`version`](crate::store::books::closing::version).
+    /// The version, of [`version`](crate::store::books::exporting::version).
     pub version: String,
 }
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::store::books::closing::{delete_details, totals};
+use crate::store::books::closing::totals;
+use crate::store::books::details::delete_details;
 use crate::store::books::{Totals, logged_totals};
 
 /// A row of the archive in the form that PostgreSQL reads with `json_populate_recordset`. Columns that are not archived are
