@@ -8,7 +8,7 @@
 //! | `traces`      | a decoded request, and the bounds of what is kept of it                    |
 //! | `wire`        | the wire format of Protocol Buffers                                        |
 //! | `protobuf`    | requests in Protocol Buffers                                               |
-//! | `json`        | requests in JSON                                                           |
+//! | `json`        | requests in JSON. `objects` in it reads objects and lists, `values` values |
 //! | `answer`      | answers in both encodings                                                  |
 //! | `inference`   | what one span says about its call                                          |
 //! | `usage`       | the token counts of a span                                                 |

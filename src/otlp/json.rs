@@ -5,14 +5,18 @@
 //! right. A single value that cannot be read (a number with letters, half of a surrogate pair) spoils its own span only,
 //! and only if that span needs it.
 
-use std::borrow::Cow;
-use std::fmt;
+mod objects;
+mod values;
 
-use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
+
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess};
 use serde::{Deserialize, de::Error as _};
 use serde_json::value::RawValue;
 
 use crate::otlp::DecodeError;
+use crate::otlp::json::objects::{List, Object, Read, ReadEach, ReadElement, skip};
+use crate::otlp::json::values::{Double, id, number, raw, text};
 use crate::otlp::protobuf::STATUS_ERROR;
 use crate::otlp::traces::{Attributes, Collector, ResourceSpans, Span, Traces, Value, Wanted};
 use crate::settings::OtlpSettings;
@@ -33,92 +37,6 @@ pub fn decode(body: &[u8], settings: &OtlpSettings) -> Result<Traces, DecodeErro
             Err(DecodeError::malformed(format!("JSON error at line {} column {}", error.line(), error.column())))
         }
         (Ok(()), None) => Ok(request.collector.finish()),
-    }
-}
-
-/// An object that is read field by field.
-trait Object<'de> {
-    /// Reads the value of a field. Must read it, or skip it with [`skip`].
-    fn field<A: MapAccess<'de>>(&mut self, name: &str, fields: &mut A) -> Result<(), A::Error>;
-}
-
-/// A list whose elements are read one by one.
-trait List {
-    /// Reads the next element. Returns false at the end.
-    fn element<'de, A: SeqAccess<'de>>(&mut self, elements: &mut A) -> Result<bool, A::Error>;
-}
-
-fn skip<'de, A: MapAccess<'de>>(fields: &mut A) -> Result<(), A::Error> {
-    fields.next_value::<IgnoredAny>().map(|_| ())
-}
-
-/// Reads an object, or null, which counts as an empty object.
-struct Read<'a, T>(&'a mut T);
-
-impl<'de, T: Object<'de>> DeserializeSeed<'de> for Read<'_, T> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de, T: Object<'de>> Visitor<'de> for Read<'_, T> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
-        while let Some(Text(name)) = fields.next_key::<Text<'de>>()? {
-            // A name that is not UTF-8 is none of those that are read.
-            self.0.field(std::str::from_utf8(&name).unwrap_or_default(), &mut fields)?;
-        }
-        Ok(())
-    }
-}
-
-/// Reads an object that is the element of a list.
-struct ReadElement<'a, T>(&'a mut T);
-
-impl<'de, T: Object<'de>> DeserializeSeed<'de> for ReadElement<'_, T> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(Read(self.0))
-    }
-}
-
-/// Reads a list, or null, which counts as an empty list.
-struct ReadEach<T>(T);
-
-impl<'de, T: List> DeserializeSeed<'de> for ReadEach<T> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de, T: List> Visitor<'de> for ReadEach<T> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a list")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
-        while self.0.element(&mut elements)? {}
-        Ok(())
     }
 }
 
@@ -340,134 +258,6 @@ impl<'de> Object<'de> for AnyValue {
         };
         self.0 = Some(read.unwrap_or(Value::Unreadable));
         Ok(())
-    }
-}
-
-/// The text of a value. Its syntax has been checked, and no more.
-fn raw<'de, A: MapAccess<'de>>(fields: &mut A) -> Result<&'de RawValue, A::Error> {
-    fields.next_value()
-}
-
-/// Reads a string. `None` if the value is no string.
-fn text(value: &RawValue) -> Option<Cow<'_, [u8]>> {
-    Text::deserialize(value).ok().map(|Text(text)| text)
-}
-
-/// A string, as bytes: half of a surrogate pair, which JSON can express, is not UTF-8.
-struct Text<'de>(Cow<'de, [u8]>);
-
-impl<'de> Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a string")
-            }
-
-            fn visit_borrowed_bytes<E: de::Error>(self, text: &'de [u8]) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_bytes<E: de::Error>(self, text: &[u8]) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_vec())))
-            }
-        }
-        deserializer.deserialize_bytes(TextVisitor)
-    }
-}
-
-/// Reads an id in hexadecimal. An id of another form is no id.
-fn id<'de, A: MapAccess<'de>, const BYTES: usize>(fields: &mut A) -> Result<[u8; BYTES], A::Error> {
-    let text = text(raw(fields)?).unwrap_or_default();
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let bytes: Option<Vec<u8>> = text
-        .chunks(2)
-        .take(BYTES + 1)
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect();
-    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; BYTES]))
-}
-
-/// Reads a whole number. Null counts as 0.
-fn number<T: TryFrom<i128> + Default>(value: &RawValue) -> Result<T, &'static str> {
-    match Option::<Whole>::deserialize(value) {
-        Ok(Some(Whole(number))) => T::try_from(number).map_err(|_| "a number out of range"),
-        Ok(None) => Ok(T::default()),
-        Err(_) => Err("not a whole number"),
-    }
-}
-
-/// A whole number, as a number or as a string.
-struct Whole(i128);
-
-impl<'de> Deserialize<'de> for Whole {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct WholeVisitor;
-        impl Visitor<'_> for WholeVisitor {
-            type Value = Whole;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a whole number")
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Whole, E> {
-                Ok(Whole(number.into()))
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Whole, E> {
-                Ok(Whole(number.into()))
-            }
-
-            #[expect(clippy::cast_possible_truncation, reason = "whole; a number that is too large stays too large")]
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Whole, E> {
-                if number.fract() == 0.0 { Ok(Whole(number as i128)) } else { Err(E::custom("not a whole number")) }
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Whole, E> {
-                text.parse().map(Whole).map_err(|_| E::custom("not a whole number"))
-            }
-        }
-        deserializer.deserialize_any(WholeVisitor)
-    }
-}
-
-/// A number with a fraction. JSON has no notation for infinity and the like, so these are strings.
-struct Double(f64);
-
-impl<'de> Deserialize<'de> for Double {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct DoubleVisitor;
-        impl Visitor<'_> for DoubleVisitor {
-            type Value = Double;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a number")
-            }
-
-            #[expect(clippy::cast_precision_loss, reason = "the sender chose this type")]
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Double, E> {
-                Ok(Double(number as f64))
-            }
-
-            #[expect(clippy::cast_precision_loss, reason = "the sender chose this type")]
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Double, E> {
-                Ok(Double(number as f64))
-            }
-
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Double, E> {
-                Ok(Double(number))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Double, E> {
-                text.parse().map(Double).map_err(|_| E::custom("not a number"))
-            }
-        }
-        deserializer.deserialize_any(DoubleVisitor)
     }
 }
 
