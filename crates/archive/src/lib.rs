@@ -16,6 +16,7 @@
 mod archive;
 mod blocks;
 mod columns;
+mod commit;
 mod connector;
 mod content;
 mod damage;
@@ -38,6 +39,7 @@ mod write;
 
 pub use crate::archive::{Archive, DayFiles, Options};
 pub use crate::columns::{Column, LogRow, OwnedRow, SCHEMA_VERSION};
+pub use crate::commit::Prepared;
 pub use crate::engines::Engine;
 pub use crate::error::{Error, Result};
 pub use crate::ids::IdKind;
@@ -45,7 +47,7 @@ pub use crate::manifest::{Manifest, Part, StoredObject};
 pub use crate::row::RowView;
 pub use crate::scan::{Order, Query, RowPredicate};
 pub use crate::sums::Sums;
-pub use crate::write::{DayWriter, Prepared};
+pub use crate::write::DayWriter;
 
 /// The example of the README, as a test.
 #[cfg(doctest)]

@@ -104,6 +104,11 @@ impl Manifest {
 }
 
 impl StoredObject {
+    /// The object's name without its directory.
+    pub fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
     /// Refuses an object whose size is not that of its blocks.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.bytes.div_ceil(BLOCK) == self.blocks.len() as u64 {

@@ -1,30 +1,24 @@
-//! Writing a day: rows come in order, Parquet files go out, and a manifest makes them count.
+//! Writing a day: rows come in order, and Parquet files go out.
 
-use std::io::Write;
+mod encode;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
-use parking_lot::Mutex;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use arrow_array::RecordBatch;
-
-use crate::archive::{Archive, following, ids_path, manifest_path, part_path, token};
-use crate::columns::{Column, LogRow, RowBuilders, SCHEMA, SCHEMA_VERSION};
-use crate::content::ContentHasher;
+use crate::archive::{Archive, following, ids_path, part_path, token};
+use crate::columns::{LogRow, RowBuilders, SCHEMA_VERSION};
+use crate::commit::Prepared;
 use crate::error::{Error, Result};
-use crate::format::properties;
-use crate::ids::{DigestCollector, IdKind, Source, merge};
-use crate::manifest::{Manifest, Part, StoredObject, seal};
-use crate::row::{Positions, RowView};
-use crate::store::{Created, hidden_path};
-use crate::sums::{Sums, SumsBuilder};
+use crate::ids::{DigestCollector, Source, merge};
+use crate::manifest::{Manifest, Part, StoredObject};
+use crate::store::hidden_path;
+use crate::sums::SumsBuilder;
 use crate::upload::Upload;
+use crate::write::encode::{Encoded, Encoder, encode};
 
 /// Rows that are encoded or decoded at once, at most.
 pub(crate) const BATCH: usize = 8_192;
@@ -32,9 +26,6 @@ pub(crate) const BATCH: usize = 8_192;
 pub(crate) const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// The largest row. A column of a batch cannot be longer than 2 GiB.
 const MOST_ROW_BYTES: usize = i32::MAX as usize - BATCH_BYTES;
-/// The size in memory at which a row group ends. Text that compresses well would otherwise make groups of any size, which
-/// readers have to hold.
-const GROUP_BYTES: usize = 256 * 1024 * 1024;
 /// The most revisions that are declared abandoned at once. There is one for each attempt that was interrupted.
 const MOST_ABANDONED: u32 = 1_000;
 /// The most files that a day can get in one revision.
@@ -50,106 +41,6 @@ pub(crate) fn start_of(day: NaiveDate) -> i64 {
 pub(crate) fn microseconds_of(day: NaiveDate) -> std::ops::Range<i64> {
     let start = start_of(day);
     start..start.saturating_add(MICROSECONDS_PER_DAY)
-}
-
-/// Takes what the Parquet writer writes.
-#[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<Vec<u8>>>>);
-
-/// Smaller writes are collected up to this size.
-const PIECE: usize = 256 * 1024;
-
-impl Sink {
-    fn take(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut *self.0.lock())
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let mut pieces = self.0.lock();
-        match pieces.last_mut() {
-            Some(piece) if piece.len() + bytes.len() <= PIECE => piece.extend_from_slice(bytes),
-            _ => {
-                let mut piece = Vec::with_capacity(bytes.len().max(PIECE));
-                piece.extend_from_slice(bytes);
-                pieces.push(piece);
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Encodes the rows of one file.
-struct Encoder {
-    writer: ArrowWriter<Sink>,
-    sink: Sink,
-    content: ContentHasher,
-    path: String,
-    /// The size in memory of the rows of the row group that is open.
-    in_group: usize,
-}
-
-impl Encoder {
-    fn new(path: &str, rows_per_group: usize) -> Result<Self> {
-        let sink = Sink::default();
-        // The Arrow schema in the metadata would only say again what the Parquet schema says.
-        let options =
-            ArrowWriterOptions::new().with_properties(properties(rows_per_group)?).with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(sink.clone(), Arc::clone(&SCHEMA), options);
-        let writer = writer.map_err(|error| Error::of_parquet(path, error))?;
-        Ok(Self { writer, sink, content: ContentHasher::new(), path: path.to_owned(), in_group: 0 })
-    }
-
-    /// Writes a batch that takes about this many bytes in memory.
-    fn write(&mut self, batch: &RecordBatch, bytes: usize) -> Result<()> {
-        let failed = |error| Error::of_parquet(&self.path, error);
-        self.content.update(batch);
-        self.writer.write(batch).map_err(failed)?;
-        let (rows, open) = (batch.num_rows(), self.writer.in_progress_rows());
-        // The writer may have ended a row group by itself.
-        let share = bytes.checked_div(rows).unwrap_or_default().saturating_mul(open.min(rows));
-        self.in_group = if open > rows { self.in_group.saturating_add(bytes) } else { share };
-        if self.in_group >= GROUP_BYTES {
-            self.in_group = 0;
-            self.writer.flush().map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(Vec<Vec<u8>>, String)> {
-        self.writer.finish().map_err(|error| Error::of_parquet(&self.path, error))?;
-        Ok((self.sink.take(), self.content.finish()))
-    }
-}
-
-/// What a batch leaves behind when it is encoded.
-struct Encoded {
-    encoder: Encoder,
-    digests: DigestCollector,
-    pieces: Vec<Vec<u8>>,
-}
-
-fn encode(mut encoder: Encoder, mut digests: DigestCollector, batch: &RecordBatch, bytes: usize) -> Result<Encoded> {
-    encoder.write(batch, bytes)?;
-    let positions = Positions::of(&Column::ALL);
-    for row in 0..batch.num_rows() {
-        let view = RowView::new(batch, &positions, row);
-        let id = |column| view.text(column).unwrap_or_default();
-        digests.add(IdKind::RequestId, id(Column::RequestId))?;
-        digests.add(IdKind::CallId, id(Column::LitellmCallId))?;
-        digests.add_repeating(IdKind::Session, id(Column::SessionId))?;
-        digests.add_repeating(IdKind::ApiKey, id(Column::ApiKey))?;
-        digests.add_repeating(IdKind::User, id(Column::User))?;
-        digests.add_repeating(IdKind::EndUser, id(Column::EndUser))?;
-        digests.add_repeating(IdKind::Team, id(Column::TeamId))?;
-    }
-    let pieces = encoder.sink.take();
-    Ok(Encoded { encoder, digests, pieces })
 }
 
 /// A file that is being written.
@@ -188,15 +79,6 @@ impl std::fmt::Debug for DayWriter {
         let writer = &mut formatter.debug_struct("DayWriter");
         writer.field("day", &self.day).field("revision", &self.revision).finish_non_exhaustive()
     }
-}
-
-/// A day that is written and does not count yet.
-#[derive(Debug, Clone)]
-pub struct Prepared {
-    archive: Archive,
-    base_parts: Vec<Part>,
-    base_sums: Option<Sums>,
-    manifest: Manifest,
 }
 
 impl Archive {
@@ -415,129 +297,13 @@ fn now() -> DateTime<Utc> {
     DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
 }
 
-impl Prepared {
-    /// The day.
-    pub fn day(&self) -> NaiveDate {
-        self.manifest.day
-    }
-
-    /// The revision that [`Archive::commit`] will commit.
-    pub fn revision(&self) -> u32 {
-        self.manifest.revision
-    }
-
-    /// The sums over all rows, including those of the revision that this one is based on.
-    pub fn sums(&self) -> &Sums {
-        &self.manifest.sums
-    }
-
-    /// The files that were written for this revision.
-    pub fn parts(&self) -> &[Part] {
-        &self.manifest.parts
-    }
-
-    /// Reads back everything that was written: compares each file with its SHA-256, decodes all rows, and compares
-    /// their values and their sums with those that were pushed. Returns the sums.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] names the file that is not what was written.
-    pub async fn verify(&self) -> Result<Sums> {
-        let mut sums = self.base_sums.as_ref().map_or_else(SumsBuilder::default, SumsBuilder::from_sums);
-        for part in &self.manifest.parts {
-            self.archive.verify_part(part, &mut sums).await?;
-        }
-        self.archive.verify_ids(&self.manifest.ids).await?;
-        let sums = sums.finish();
-        if sums != self.manifest.sums {
-            let path = self.manifest.parts.last().map_or(&self.manifest.ids.path, |part| &part.object.path);
-            return Err(Error::schema(path, "its rows have other sums than those that were written"));
-        }
-        Ok(sums)
-    }
-
-    /// Deletes what was written. It must not have been committed.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`]. What is left is deleted when the day is written again.
-    pub async fn discard(self) -> Result<()> {
-        self.archive.discard(&self).await
-    }
-}
-
-impl Archive {
-    /// Makes a day count, with `extra` in its manifest. It is safe to call this again after an error: if the manifest
-    /// was written although the answer was lost, that is success.
-    ///
-    /// Files of earlier revisions that no longer count stay until [`Archive::remove_superseded`]. Other engines do not see
-    /// the new files before [`Archive::publish`].
-    ///
-    /// # Errors
-    /// [`Error::Exists`] if another writer took the revision (what was written is deleted), or [`Error::Unavailable`].
-    pub async fn commit(&self, prepared: &Prepared, extra: Value) -> Result<Arc<Manifest>> {
-        let mut manifest = Manifest { extra, ..prepared.manifest.clone() };
-        manifest.parts.splice(0..0, prepared.base_parts.iter().cloned());
-        let (day, revision) = (manifest.day, manifest.revision);
-        let path = manifest_path(day, revision);
-        let text = Bytes::from(seal(&manifest)?);
-        let store = &self.inner.store;
-        let mut is_new = false;
-        match store.create(&path, text.clone()).await {
-            Ok(Created::Yes) => is_new = true,
-            // The request may have been carried out and its answer lost: what is stored decides.
-            Ok(Created::Exists) | Err(Error::Unavailable(_)) => match store.get(&path).await {
-                Ok(stored) if stored == text => {}
-                Ok(_) => {
-                    if let Err(error) = self.discard(prepared).await {
-                        tracing::warn!(%day, %error, "files of a revision that lost stay behind");
-                    }
-                    return Err(Error::Exists { day, revision });
-                }
-                Err(Error::NotFound { .. }) => {
-                    return Err(Error::Unavailable(format!("{path} could not be written")));
-                }
-                Err(error) => return Err(error),
-            },
-            Err(error) => return Err(error),
-        }
-        // What kept this revision from being committed is deleted as soon as a later one counts.
-        let newest = self.listing(day).await?.committed.last().copied().unwrap_or_default();
-        if newest > revision {
-            if is_new {
-                store.delete(&path).await?;
-                self.discard(prepared).await?;
-            }
-            return Err(Error::Exists { day, revision });
-        }
-        let manifest = Arc::new(manifest);
-        self.inner.manifests.insert((day, revision), Arc::clone(&manifest));
-        Ok(manifest)
-    }
-
-    async fn discard(&self, prepared: &Prepared) -> Result<()> {
-        let objects = prepared.manifest.parts.iter().map(|part| &part.object);
-        for object in objects.chain([&prepared.manifest.ids]) {
-            if let Some(hidden) = hidden_path(&object.path) {
-                self.inner.store.delete(&hidden).await?;
-            }
-            self.inner.store.delete(&object.path).await?;
-        }
-        Ok(())
-    }
-}
-
-impl StoredObject {
-    /// The object's name without its directory.
-    pub fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::TryStreamExt;
 
     use super::*;
     use crate::archive::Options;
+    use crate::columns::Column;
     use crate::part::{PartFile, RowSizes};
     use crate::scan::Query;
 
