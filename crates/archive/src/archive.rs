@@ -1,4 +1,4 @@
-//! The archive: which days there are, in which revision, and what they are made of.
+//! The archive: how it is opened, and the manifests of its days.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{Datelike, NaiveDate};
+use chrono::NaiveDate;
 use moka::sync::Cache;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
@@ -16,12 +16,10 @@ use crate::damage::Damage;
 use crate::error::{Error, Result};
 use crate::find::MonthIndex;
 use crate::ids::FanOut;
+use crate::listing::{manifest_path, token};
 use crate::location::Location;
 use crate::manifest::{Manifest, parse, unseal};
-use crate::store::{Created, Listed, Store, shown_name};
-
-pub(crate) const LOGS: &str = "spend_logs";
-pub(crate) const IDS: &str = "ids";
+use crate::store::{Created, Store};
 
 /// How an archive is opened.
 #[derive(Clone, PartialEq)]
@@ -98,130 +96,6 @@ pub(crate) struct Inner {
     pub(crate) months: Cache<(i32, u32), Arc<MonthIndex>>,
     /// Whether nobody has found out yet that the store can be written as it must be.
     pub(crate) is_untried: AtomicBool,
-}
-
-/// What is stored of a day, by name.
-#[derive(Debug, Default)]
-pub(crate) struct DayListing {
-    /// Revisions that are committed, ascending.
-    pub(crate) committed: Vec<u32>,
-    /// Revisions that are abandoned, ascending.
-    pub(crate) abandoned: Vec<u32>,
-    /// Parquet files.
-    pub(crate) parts: Vec<ListedPart>,
-    /// Files of a local archive that are not finished, with the revision that writes them.
-    pub(crate) unfinished: Vec<(PathBuf, u32)>,
-}
-
-/// A Parquet file of a listing.
-#[derive(Debug)]
-pub(crate) struct ListedPart {
-    /// The name that it has at the moment.
-    pub(crate) path: String,
-    /// The name by which manifests call it.
-    pub(crate) shown: String,
-    pub(crate) number: u32,
-    /// The revision that wrote it.
-    pub(crate) revision: u32,
-}
-
-impl ListedPart {
-    fn of(path: &str) -> Option<Self> {
-        let (directory, name) = path.rsplit_once('/')?;
-        let shown = shown_name(name).unwrap_or(name);
-        let (number, revision) = part_numbers(shown)?;
-        Some(Self { path: path.to_owned(), shown: format!("{directory}/{shown}"), number, revision })
-    }
-
-    pub(crate) fn is_hidden(&self) -> bool {
-        self.path != self.shown
-    }
-}
-
-/// How a day of the archive looks to other engines, by the names of its files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DayFiles {
-    /// The day.
-    pub day: NaiveDate,
-    /// Its newest revision.
-    pub revision: u32,
-    /// Other engines read some of its files.
-    pub shown: bool,
-    /// Some of its files are hidden from other engines.
-    pub hidden: bool,
-    /// There are earlier revisions whose files were not deleted yet.
-    pub superseded: bool,
-}
-
-impl DayListing {
-    fn of(listed: &[Listed]) -> Self {
-        let mut listing = Self::default();
-        for object in listed {
-            let name = object.path.rsplit('/').next().unwrap_or_default();
-            if let Some(revision) = numbered(name, "_manifest-", ".json") {
-                let revisions = if object.bytes == 0 { &mut listing.abandoned } else { &mut listing.committed };
-                revisions.push(revision);
-            } else if let Some(part) = ListedPart::of(&object.path) {
-                listing.parts.push(part);
-            }
-        }
-        // Names with more digits than others are not listed in the order of their numbers.
-        listing.committed.sort_unstable();
-        listing.abandoned.sort_unstable();
-        listing
-    }
-
-    fn files(&self, day: NaiveDate) -> Option<DayFiles> {
-        let revision = *self.committed.last()?;
-        let own = || self.parts.iter().filter(|part| part.revision <= revision);
-        Some(DayFiles {
-            day,
-            revision,
-            shown: own().any(|part| !part.is_hidden()),
-            hidden: own().any(ListedPart::is_hidden),
-            superseded: self.committed.len() > 1,
-        })
-    }
-
-    /// The newest revision, committed or abandoned.
-    pub(crate) fn newest(&self) -> u32 {
-        let newest = |revisions: &[u32]| revisions.last().copied().unwrap_or_default();
-        newest(&self.committed).max(newest(&self.abandoned))
-    }
-}
-
-fn numbered(name: &str, prefix: &str, suffix: &str) -> Option<u32> {
-    let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
-    let number: u32 = digits.parse().ok()?;
-    // A number that is written in another way names another object.
-    (format!("{number:05}") == digits).then_some(number)
-}
-
-/// The number and the revision in `part-00000-00001-4f1c22ab.parquet`.
-pub(crate) fn part_numbers(name: &str) -> Option<(u32, u32)> {
-    let mut fields = name.strip_prefix("part-")?.strip_suffix(".parquet")?.split('-');
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
-}
-
-pub(crate) fn day_directory(day: NaiveDate) -> String {
-    format!("{LOGS}/day={day}")
-}
-
-pub(crate) fn manifest_path(day: NaiveDate, revision: u32) -> String {
-    format!("{}/_manifest-{revision:05}.json", day_directory(day))
-}
-
-pub(crate) fn part_path(day: NaiveDate, number: u32, revision: u32, token: &str) -> String {
-    format!("{}/part-{number:05}-{revision:05}-{token}.parquet", day_directory(day))
-}
-
-pub(crate) fn ids_path(day: NaiveDate, revision: u32, token: &str) -> String {
-    format!("{IDS}/{day}-{revision:05}-{token}.ids")
-}
-
-/// Eight hexadecimal digits that tell apart what several writers write.
-pub(crate) fn token() -> String {
-    format!("{:08x}", rand::random::<u32>())
 }
 
 impl Archive {
@@ -329,36 +203,6 @@ impl Archive {
         self.inner.location.url()
     }
 
-    /// The days of the archive in ascending order, with their newest revisions.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`].
-    pub async fn days(&self) -> Result<Vec<(NaiveDate, u32)>> {
-        Ok(self.day_files().await?.into_iter().map(|files| (files.day, files.revision)).collect())
-    }
-
-    /// The days of the archive in ascending order, with what other engines read of them.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`].
-    pub async fn day_files(&self) -> Result<Vec<DayFiles>> {
-        let listed = self.inner.store.list(LOGS).await?;
-        let mut days = Vec::new();
-        for objects in listed.chunk_by(|a, b| directory(a) == directory(b)) {
-            let day = objects.first().and_then(|object| directory(object)?.strip_prefix("day=")?.parse().ok());
-            days.extend(day.and_then(|day| DayListing::of(objects).files(day)));
-        }
-        Ok(days)
-    }
-
-    pub(crate) async fn listing(&self, day: NaiveDate) -> Result<DayListing> {
-        let mut listing = DayListing::of(&self.inner.store.list(&day_directory(day)).await?);
-        let unfinished = self.inner.store.unfinished(&day_directory(day)).into_iter();
-        let revision = |name: &str| Some(part_numbers(shown_name(name).unwrap_or(name))?.1);
-        listing.unfinished = unfinished.filter_map(|(path, name)| Some((path, revision(&name)?))).collect();
-        Ok(listing)
-    }
-
     /// The newest revision of a day. `None` if the day is not in the archive. Asks the store.
     ///
     /// # Errors
@@ -451,111 +295,4 @@ impl Archive {
         self.inner.manifests.invalidate_all();
         self.inner.months.invalidate_all();
     }
-
-    /// Declares a revision abandoned, so that nobody can commit it any more.
-    pub(crate) async fn abandon(&self, day: NaiveDate, revision: u32) -> Result<()> {
-        let path = manifest_path(day, revision);
-        let created = self.inner.store.create(&path, Bytes::new()).await;
-        if created == Ok(Created::Yes) {
-            return Ok(());
-        }
-        // The request may have been carried out and its answer lost: what is stored decides.
-        match (self.inner.store.size(&path).await, created) {
-            (Ok(0), _) => Ok(()),
-            (Ok(_), _) => Err(Error::Exists { day, revision }),
-            (Err(Error::NotFound { .. }), Err(error)) | (Err(error), _) => Err(error),
-        }
-    }
-
-    /// Deletes what the newest revision of a day does not list: older revisions, the files that only they list, and
-    /// what interrupted attempts left. Readers that still use an older revision get [`Error::NotFound`].
-    ///
-    /// # Errors
-    /// Any [`Error`] about the manifest.
-    pub async fn remove_superseded(&self, day: NaiveDate) -> Result<()> {
-        let listing = self.listing(day).await?;
-        let Some(newest) = listing.committed.last().copied() else { return Ok(()) };
-        let manifest = self.manifest_at(day, newest).await?;
-        let store = &self.inner.store;
-        // A file of a newer revision belongs to an attempt that may still be committed.
-        let kept = |path: &str| manifest.parts.iter().any(|part| part.object.path == path);
-        for part in listing.parts.iter().filter(|part| part.revision <= newest && !kept(&part.shown)) {
-            store.delete(&part.path).await?;
-        }
-        for (path, _) in listing.unfinished.iter().filter(|(_, revision)| *revision <= newest) {
-            store.delete_unfinished(path)?;
-        }
-        // After the files: as long as files of an earlier revision may be left, its manifest says so.
-        for revision in listing.committed.iter().chain(&listing.abandoned).filter(|revision| **revision < newest) {
-            store.delete(&manifest_path(day, *revision)).await?;
-            self.inner.manifests.invalidate(&(day, *revision));
-        }
-        self.remove_ids(day, newest, Some(&manifest.ids.path)).await
-    }
-
-    async fn remove_ids(&self, day: NaiveDate, newest: u32, kept: Option<&str>) -> Result<()> {
-        let prefix = format!("{day}-");
-        let is_old = |name: &str| {
-            let revision = name.strip_prefix(&prefix).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-            revision.is_some_and(|revision| revision <= newest)
-        };
-        let store = &self.inner.store;
-        for object in store.list(IDS).await? {
-            let name = object.path.rsplit('/').next().unwrap_or_default();
-            if is_old(name) && Some(object.path.as_str()) != kept {
-                store.delete(&object.path).await?;
-            }
-        }
-        for (path, _) in store.unfinished(IDS).into_iter().filter(|(_, name)| is_old(name)) {
-            store.delete_unfinished(&path)?;
-        }
-        Ok(())
-    }
-
-    /// Deletes a day with all its revisions. Afterwards the day does not exist; a new revision of it gets a higher
-    /// number than every earlier one.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`], or [`Error::Exists`] if another writer commits a revision at this moment.
-    pub async fn delete_day(&self, day: NaiveDate) -> Result<()> {
-        let listing = self.listing(day).await?;
-        let newest = listing.newest();
-        if listing.committed.is_empty() && listing.parts.is_empty() {
-            return Ok(());
-        }
-        // Fences off a writer that is at work on the next revision, and keeps the numbers growing.
-        let fence = following(day, newest)?;
-        self.abandon(day, fence).await?;
-        let store = &self.inner.store;
-        let mut revisions: Vec<u32> = listing.committed.iter().chain(&listing.abandoned).copied().collect();
-        revisions.sort_unstable();
-        // Oldest first: as long as the day exists, it is the newest revision.
-        for revision in revisions {
-            store.delete(&manifest_path(day, revision)).await?;
-            self.inner.manifests.invalidate(&(day, revision));
-        }
-        for part in &listing.parts {
-            store.delete(&part.path).await?;
-        }
-        for (path, _) in &listing.unfinished {
-            store.delete_unfinished(path)?;
-        }
-        self.remove_ids(day, fence, None).await
-    }
-}
-
-/// The number of the revision that follows.
-pub(crate) fn following(day: NaiveDate, revision: u32) -> Result<u32> {
-    // The database keeps revisions as numbers with a sign.
-    let next = revision.checked_add(1).filter(|next| i32::try_from(*next).is_ok());
-    next.ok_or_else(|| Error::schema(manifest_path(day, revision), "no revision can follow it"))
-}
-
-fn directory(object: &Listed) -> Option<&str> {
-    object.path.split('/').nth(1)
-}
-
-/// A month, as the key of a cache.
-pub(crate) fn month_of(day: NaiveDate) -> (i32, u32) {
-    (day.year(), day.month())
 }

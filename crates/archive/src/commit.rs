@@ -6,8 +6,9 @@ use bytes::Bytes;
 use chrono::NaiveDate;
 use serde_json::Value;
 
-use crate::archive::{Archive, manifest_path};
+use crate::archive::Archive;
 use crate::error::{Error, Result};
+use crate::listing::manifest_path;
 use crate::manifest::{Manifest, Part, seal};
 use crate::store::{Created, hidden_path};
 use crate::sums::{Sums, SumsBuilder};

@@ -1,7 +1,8 @@
 //! How other engines read an archive.
 
-use crate::archive::{Archive, LOGS};
+use crate::archive::Archive;
 use crate::columns::{Column, Kind};
+use crate::listing::LOGS;
 use crate::location::{Endpoint, Location, Service};
 
 /// A database engine that can read an archive.

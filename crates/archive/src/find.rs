@@ -8,17 +8,23 @@ use chrono::{Datelike, NaiveDate};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use crate::archive::{Archive, IDS, month_of, token};
+use crate::archive::Archive;
 use crate::blocks::VerifiedObject;
 use crate::columns::SCHEMA_VERSION;
 use crate::error::{Error, Result};
 use crate::ids::{FanOut, IdKind, Source, digest, merge};
+use crate::listing::{IDS, token};
 use crate::manifest::{StoredObject, parse, seal};
 use crate::store::Created;
 use crate::upload::Upload;
 
 /// Lookups at once.
 const LOOKUPS: usize = 8;
+
+/// A month, as the key of a cache.
+fn month_of(day: NaiveDate) -> (i32, u32) {
+    (day.year(), day.month())
+}
 
 /// The manifest of a month's file of digests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,10 +9,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::archive::{IDS, day_directory, part_numbers};
 use crate::blocks::BLOCK;
 use crate::columns::SCHEMA_VERSION;
 use crate::error::{Error, Result};
+use crate::listing::{IDS, day_directory, part_numbers};
 use crate::sums::Sums;
 use crate::write::microseconds_of;
 

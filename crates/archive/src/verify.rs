@@ -105,7 +105,7 @@ impl Archive {
         self.verify_ids(&manifest.ids).await?;
         let sums: Sums = sums.finish();
         if sums != manifest.sums {
-            return Err(Error::schema(crate::archive::manifest_path(day, manifest.revision), "its sums are wrong"));
+            return Err(Error::schema(crate::listing::manifest_path(day, manifest.revision), "its sums are wrong"));
         }
         Ok(Some(manifest))
     }

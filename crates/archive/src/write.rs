@@ -9,11 +9,12 @@ use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::archive::{Archive, following, ids_path, part_path, token};
+use crate::archive::Archive;
 use crate::columns::{LogRow, RowBuilders, SCHEMA_VERSION};
 use crate::commit::Prepared;
 use crate::error::{Error, Result};
 use crate::ids::{DigestCollector, Source, merge};
+use crate::listing::{following, ids_path, part_path, token};
 use crate::manifest::{Manifest, Part, StoredObject};
 use crate::store::hidden_path;
 use crate::sums::SumsBuilder;
