@@ -2,12 +2,15 @@
 
 The wheel is written to FOLDER, and its debug lines beside it. The stripped program names that file (.gnu_debuglink), so a
 debugger finds it, and so does a backtrace if the file lies beside the program. Other programs than Linux' stay as they are.
-Needs objcopy, which comes with a C compiler."""
+Needs objcopy, which comes with a C compiler.
+
+If LITESPEND_REPOSITORY_URL is set, the wheel names it as its repository, to which a package index then links."""
 
 import base64
 import csv
 import hashlib
 import io
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,6 +33,14 @@ def objcopy(*arguments):
     subprocess.run(["objcopy", *arguments], check=True)
 
 
+def with_repository(metadata, url):
+    """METADATA with the repository's address. The description begins after the first empty line."""
+    if not url.startswith("https://") or url.split() != [url]:
+        raise SystemExit(f"LITESPEND_REPOSITORY_URL is no address: {url}")
+    headers, description = metadata.split(b"\n\n", 1)
+    return b"%s\nProject-URL: Repository, %s\n\n%s" % (headers, url.encode(), description)
+
+
 def record_entry(name, content):
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     return [name, f"sha256={digest}", str(len(content))]
@@ -46,6 +57,10 @@ def without_debug_lines(wheel, folder):
     if program.startswith(b"\x7fELF"):
         program = split(program, debug_file)
         files[place] = entry, program
+    if url := os.environ.get("LITESPEND_REPOSITORY_URL"):
+        [at] = [index for index, (entry, _) in enumerate(files) if entry.filename.endswith(".dist-info/METADATA")]
+        entry, metadata = files[at]
+        files[at] = entry, with_repository(metadata, url)
     [at] = [index for index, (entry, _) in enumerate(files) if entry.filename.endswith(".dist-info/RECORD")]
     record, said = files.pop(at)
     wrong = [row[0] for row in csv.reader(io.StringIO(said.decode())) if row[0] != record.filename]
