@@ -466,8 +466,8 @@ static NOT_LISTED_BUDGETS: Description = Description {
     labels: Cow::Borrowed(&["kind"]),
     unit: "budgets",
     help: Cow::Borrowed(
-        "Budgets that are not among the gauges because there are more than `--metrics-series`, by whose they are (`team`, \
-         `org`, `api_key`, `user`, `customer`)",
+        "Budgets that are not among the gauges because there are more than `--metrics-series`, by the kind of their owners \
+         (`team`, `org`, `api_key`, `user`, `customer`); owners without a limit count, too",
     ),
     appears: Cow::Borrowed("always; of customers with the label `end_user` in `--metrics-labels`"),
 };
@@ -536,7 +536,7 @@ fn budget_descriptions(of: Holder) -> [Description; 3] {
             format!("litellm_{name}_budget_remaining_hours_metric"),
             "hours",
             format!("Hours until the {subject}'s budget is reset"),
-            format!("for each {subject} of which the budget is reset"),
+            format!("for each {subject} whose budget is reset"),
         ),
     ]
 }
