@@ -77,6 +77,8 @@ pub struct Inner {
     pub folding: Arc<Signals>,
     /// Whether rollups are installed that do not count the log any more, as of the last check.
     lost_rollups: AtomicBool,
+    /// Whether the role of this server may not read the rollups.
+    unreadable_rollups: AtomicBool,
     replica: OnceLock<Replica>,
     archive: OnceLock<Archive>,
 }
@@ -121,6 +123,7 @@ impl AppState {
             silent_archive: Silence::default(),
             folding: Arc::default(),
             lost_rollups: AtomicBool::default(),
+            unreadable_rollups: AtomicBool::default(),
             replica: OnceLock::new(),
             archive: OnceLock::new(),
         })))
@@ -177,13 +180,20 @@ impl AppState {
     /// Checks whether the rollups are installed.
     pub async fn refresh_rollups(&self) -> Result<(), store::Error> {
         let mut connection = self.pool.acquire().await?;
-        let attached = store::rollups::attached(&mut connection).await?;
-        let closed = store::books::is_any_closed(&mut connection).await?;
+        let readable = store::rollups::are_readable(&mut connection).await?;
+        if !self.unreadable_rollups.swap(!readable, Ordering::Relaxed) && !readable {
+            tracing::warn!(
+                "the database role of this server may not read the rollups in the schema litespend: reads use the log, which \
+                 lacks what was deleted and pruned; docs/operations.md says what to grant"
+            );
+        }
+        let attached = readable && store::rollups::attached(&mut connection).await?;
+        let closed = readable && store::books::is_any_closed(&mut connection).await?;
         self.folding.close(closed);
         if self.folding.attach(attached) && !attached && !closed {
             self.dictionary.clear();
         }
-        let lost = if attached { None } else { store::rollups::lost(&mut connection).await? };
+        let lost = if attached || !readable { None } else { store::rollups::lost(&mut connection).await? };
         Metrics::record_rollups_lost(lost.is_some());
         let was_lost = self.lost_rollups.swap(lost.is_some(), Ordering::Relaxed);
         if let Some(lost) = lost.filter(|_| !was_lost) {

@@ -102,9 +102,17 @@ impl ClosedDay {
     }
 }
 
-/// Whether this database can have closed days: the schema `litespend` has migration 15.
+/// Whether this database can have closed days: the schema `litespend` has migration 15, and the role of the session may read
+/// it. (`to_regclass` fails for a schema that the role may not use.)
 pub async fn is_possible(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT to_regclass('litespend.incomplete_days') IS NOT NULL").fetch_one(connection).await
+    sqlx::query_scalar(
+        "SELECT EXISTS (
+             SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE n.nspname = 'litespend' AND c.relname = 'incomplete_days'
+               AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))",
+    )
+    .fetch_one(connection)
+    .await
 }
 
 /// Whether the schema `litespend` is recent enough to close, prune and reopen days: it has migration 18.

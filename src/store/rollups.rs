@@ -74,6 +74,18 @@ impl Attempts {
     }
 }
 
+/// Whether the role of the session may read the rollups, if there are any.
+pub async fn are_readable(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT COALESCE(bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')), true)
+         FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'litespend' AND c.relkind IN ('r', 'p')
+           AND c.relname <> ALL (ARRAY['secrets', 'migrations', 'litellm_migrations'])",
+    )
+    .fetch_one(connection)
+    .await
+}
+
 /// Whether the log in the search path has the triggers of the rollups. If it is partitioned, see also
 /// [`partitions::are_counted`].
 pub async fn attached(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {

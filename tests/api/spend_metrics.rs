@@ -169,14 +169,16 @@ impl World {
     async fn compare(&self, step: &str) {
         for (server, ever) in [&self.app, &self.divided].into_iter().zip(&self.ever) {
             server.state.refresh_rollups().await.unwrap();
-            let values: [(_, fn(&(f64, i64, i64)) -> f64); 4] = [
-                ("litellm_spend_metric_total", |ever| ever.0),
-                ("litellm_total_tokens_metric_total", |ever| ever.1 as f64),
-                ("litellm_input_tokens_metric_total", |ever| ever.1 as f64),
-                ("litellm_requests_metric_total", |ever| ever.2 as f64),
-            ];
-            for (counter, value) in values {
-                let expected: Samples = ever.iter().map(|(labels, ever)| (labels.clone(), value(ever))).collect();
+            let expected = |value: fn(&(f64, i64, i64)) -> f64| -> Samples {
+                ever.iter().map(|(labels, ever)| (labels.clone(), value(ever))).collect()
+            };
+            let tokens = expected(|ever| ever.1 as f64);
+            for (counter, expected) in [
+                ("litellm_spend_metric_total", expected(|ever| ever.0)),
+                ("litellm_total_tokens_metric_total", tokens.clone()),
+                ("litellm_input_tokens_metric_total", tokens),
+                ("litellm_requests_metric_total", expected(|ever| ever.2 as f64)),
+            ] {
                 assert_eq!(samples(server, counter).await, expected, "{step}: {counter}");
             }
         }

@@ -242,6 +242,13 @@ def rollups_of_owner(context):
         context.check_reads(server, before)
         change_log(database)
         check_sums(server, database)
+        for granted in ["USAGE ON SCHEMA litespend", "SELECT ON ALL TABLES IN SCHEMA litespend"]:
+            database.of_owner().execute(f"GRANT {granted} TO PUBLIC")
+        time.sleep(NOTICE)
+        check_sums(server, database)
+        # A scrape has counters where the server reads the rollups.
+        if "litellm_spend_metric_total{" not in server.get("/metrics/spend").body.decode():
+            raise Failed("the granted rollups are not read", "\n".join(server.warnings()))
     context.maker.drop(database)
     database = context.copy()
     try:
