@@ -158,7 +158,7 @@ async fn labels_of_metrics_are_taken_once_and_customers_are_labels_where_they_ar
     let database = database().await;
     for (labels, has_customers) in [("team_alias,model,team_alias", false), ("model,end_user,team_alias,model", true)] {
         let server = Server::on(database.url(), &["--metrics-labels", labels]);
-        let book = r#"{"model": "gpt-4o", "prompt_tokens": 1, "completion_tokens": 1, "end_user": "someone"}"#;
+        let book = r#"{"model": "gpt-4o", "prompt_tokens": 1, "completion_tokens": 1, "end_user_id": "someone"}"#;
         let client = reqwest::Client::new().post(server.url("/spend/usage")).header("x-api-key", MASTER_KEY);
         assert_eq!(client.header("content-type", "application/json").body(book).send().await.unwrap().status(), 200);
         let text = server.get("/metrics/spend").await.text().await.unwrap();

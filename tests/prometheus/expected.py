@@ -35,12 +35,8 @@ OWN = {"litespend_budgets_not_listed"}
 # ledger counts failed ones as well.
 REQUESTS = "total_api_requests"
 
-# Labels that LiteLLM's dashboards, or this project's, group by.
-NEEDED = {
-    **{name: ["hashed_api_key", "api_key_alias", "model", "team", "team_alias", "user"] for name in COUNTERS},
-    **{name: labels[:2] for name, labels in GAUGES.items() if "user" not in labels},
-    **{name: ["user"] for name, labels in GAUGES.items() if "user" in labels},
-}
+# The log does not have these, or has another value of them in each call.
+NOT_IN_THE_LEDGER = {"client_ip", "user_agent", "service_tier"}
 
 # LiteLLM has these labels of the user's gauges only with a setting that is off by default.
 OPTIONAL = {"user_email", "user_alias"}

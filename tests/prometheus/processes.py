@@ -10,6 +10,8 @@ import subprocess
 import time
 import urllib.parse
 
+from expected import CALLS
+
 MASTER_KEY = "sk-prometheus-3f9a71c06e52d8b4"
 
 
@@ -86,7 +88,10 @@ class Litespend(Process):
         ).stdout
 
     def __enter__(self):
-        self.start([self.program, "serve", "--data-dir", self.data, "--port", "0"], env=self.environment())
+        labels = ",".join(CALLS)
+        self.start(
+            [self.program, "serve", "--data-dir", self.data, "--port", "0", "--metrics-labels", labels], env=self.environment()
+        )
         try:
             self.wait_until(self.listens)
         except BaseException:
