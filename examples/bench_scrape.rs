@@ -41,29 +41,34 @@ const BUDGETS: [&str; 3] = [
        FROM generate_series(1, $1::bigint) AS n"#,
 ];
 
-/// A call of each series.
+/// A call of each series, by a customer of its own.
 const CALLS: &str = r#"
     INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens,
-        "startTime", "endTime", model, "user", team_id, status)
+        "startTime", "endTime", model, "user", team_id, status, end_user, custom_llm_provider)
     SELECT 'chatcmpl-' || key || '-' || model, 'acompletion', encode(sha256(('sk-bench-key-' || key)::bytea), 'hex'),
            (key * 7 + model) * 0.000137, 1200 + key % 900, 1000 + key % 900, 200, now(), now(), 'provider/model-' || model,
-           'user-' || key % 1000, 'team-' || key % 200, 'success'
+           'user-' || key % 1000, 'team-' || key % 200, 'success', 'customer-' || key || '-' || model, 'provider-' || model
     FROM generate_series(1, $1::bigint) AS key, generate_series(1, $2::bigint) AS model"#;
 
 struct Options {
     series: Vec<i64>,
     runs: usize,
+    /// Labels instead of those by default.
+    labels: Option<String>,
 }
 
 fn options() -> Options {
-    let mut options = Options { series: Vec::new(), runs: 50 };
+    let mut options = Options { series: Vec::new(), runs: 50, labels: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
-        let mut number = || arguments.next().and_then(|value| value.parse().ok()).expect("a number follows");
+        let value = arguments.next().expect("a value follows");
         match name.as_str() {
-            "--series" => options.series.push(number()),
-            "--runs" => options.runs = usize::try_from(number()).unwrap(),
-            other => panic!("unknown argument {other}; there are --series N (also repeated), --runs N"),
+            "--series" => options.series.push(value.parse().expect("a number")),
+            "--runs" => options.runs = value.parse().expect("a number"),
+            "--labels" => options.labels = Some(value),
+            other => {
+                panic!("unknown argument {other}; there are --series N (also repeated), --runs N, --labels LABEL,...")
+            }
         }
     }
     if options.series.is_empty() {
@@ -101,21 +106,28 @@ async fn scrape(client: &reqwest::Client, address: &str, encoding: &str) -> (f64
     (started.elapsed().as_secs_f64() * 1000.0, body)
 }
 
-async fn measure(url: &str, series: i64, runs: usize) {
+async fn measure(url: &str, series: i64, options: &Options) {
     let limits = PoolLimits { connections: 4, wait: Duration::from_secs(60) };
     let pool = litespend::store::database::connect(url, limits).await.unwrap();
     load(&pool, series).await;
-    let server = Server::start(&[("DATABASE_URL", url)], &["--metrics-series", &series.to_string()]);
+    let most = series.to_string();
+    let mut arguments = vec!["--metrics-series", &most];
+    if let Some(labels) = &options.labels {
+        arguments.extend(["--metrics-labels", labels]);
+    }
+    let server = Server::start(&[("DATABASE_URL", url)], &arguments);
     let client = reqwest::Client::new();
     let (_, text) = scrape(&client, &server.address, "identity").await;
     let text = String::from_utf8(text).unwrap();
     let listed = text.lines().filter(|line| line.starts_with("litellm_spend_metric_total{")).count();
-    assert_eq!(i64::try_from(listed).unwrap(), series, "every series is listed");
+    if options.labels.is_none() {
+        assert_eq!(i64::try_from(listed).unwrap(), series, "every series is listed");
+    }
     let samples = text.lines().filter(|line| !line.starts_with('#')).count();
     for (encoding, name) in [("identity", "plain"), ("gzip", "gzip")] {
         scrape(&client, &server.address, encoding).await;
         let (mut times, mut size) = (Vec::new(), 0);
-        for _ in 0..runs {
+        for _ in 0..options.runs {
             let (time, body) = scrape(&client, &server.address, encoding).await;
             times.push(time);
             size = body.len();
@@ -135,7 +147,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     println!("| series | samples | encoding | median, ms | p99, ms | MB |");
     println!("|---:|---:|---|---:|---:|---:|");
-    for series in options.series {
+    for series in options.series.iter().copied() {
         let home = tempfile::Builder::new().prefix("litespend-bench-").tempdir_in("/tmp").unwrap();
         let postgres = LocalPostgres::start(LocalPostgresOptions {
             home: Some(home.path().to_owned()),
@@ -143,7 +155,7 @@ fn main() {
             ..local_postgres_options()
         })
         .unwrap();
-        runtime.block_on(measure(postgres.url(), series, options.runs));
+        runtime.block_on(measure(postgres.url(), series, &options));
         postgres.stop().unwrap();
     }
 }

@@ -135,7 +135,7 @@ pub static METRICS: [Description; 29] = [
         "Rows of the log that are in no partition of a month, at most 10,000",
         "with a log of litespend's own that is partitioned by month"),
     describe(Kind::Gauge, ROLLUPS_LOST, &[], "0 or 1",
-        "1 if rollups are installed that do not count the log any more",
+        "1 if rollups are installed that do not count the log any more, or that the database role of the server may not read",
         "once the server has looked for rollups"),
     describe(Kind::Gauge, CLOSED_THROUGH, &[], "seconds since 1970",
         "The end of the last closed day, as seconds since 1970; 0 while no day is closed",

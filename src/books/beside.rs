@@ -98,6 +98,8 @@ pub struct LeftOut {
     beside: Beside,
     /// Number of rows beside the log.
     rows: i64,
+    /// Their bytes in long columns.
+    bytes: usize,
     limits: Limits,
 }
 
@@ -170,11 +172,19 @@ impl ArchivedDays {
             query.after = Some(end);
             rest = Some((days, query));
         }
-        let rows = putting.rows;
+        let (rows, bytes) = (putting.rows, putting.bytes);
         let Some(beside) = putting.beside else { return Ok(None) };
         beside.finish(connection).await?;
         let filter = filter.clone();
-        Ok(rest.map(|(days, query)| LeftOut { days: Self { days, ..self }, query, filter, beside, rows, limits }))
+        Ok(rest.map(|(days, query)| LeftOut {
+            days: Self { days, ..self },
+            query,
+            filter,
+            beside,
+            rows,
+            bytes,
+            limits,
+        }))
     }
 
     /// The rows that the log does not have and that were not moved.
@@ -262,7 +272,11 @@ impl Putting<'_> {
                 self.rows = wanted;
                 self.bytes = 0;
             }
-            needed if needed.is_of_sessions() && self.rows >= self.next_removal.max(many) => {
+            needed
+                if needed.is_of_sessions()
+                    && self.rows >= many
+                    && (self.rows >= self.next_removal || self.bytes > self.limits.bytes) =>
+            {
                 let of_each = self.bytes / usize::try_from(self.rows).unwrap_or(usize::MAX).max(1);
                 self.rows = beside.keep_of_sessions(connection).await?;
                 self.bytes = of_each.saturating_mul(usize::try_from(self.rows).unwrap_or(usize::MAX));
@@ -271,7 +285,7 @@ impl Putting<'_> {
             _ => {}
         }
         if self.bytes > self.limits.bytes {
-            return Err(too_many("the archived rows that match are too large".to_owned()));
+            return Err(too_large());
         }
         if self.rows > self.limits.beside && !self.needed.is_of_sessions() {
             return Err(too_many(format!("more than {} archived rows match", self.limits.beside)));
@@ -309,14 +323,24 @@ fn too_many(what: String) -> Error {
     Error::Refused(format!("{what}: choose a shorter time or further filters, or set archive=false"))
 }
 
+fn too_large() -> Error {
+    too_many("the archived rows that match are too large".to_owned())
+}
+
 impl LeftOut {
     /// Puts the rows of these sessions that were left out beside the log.
     pub async fn add_sessions(mut self, connection: &mut Connection, ids: &[&str]) -> Result<(), Error> {
-        self.days.narrow_to_any(IdKind::Session, ids).await?;
+        // The session of a row without one is its request ID, which may be the name of a session of other rows.
+        let mut by_request = self.days.clone();
+        by_request.narrow_to_any(IdKind::RequestId, ids).await?;
+        let mut by_session = self.days.clone();
+        by_session.narrow_to_any(IdKind::Session, ids).await?;
+        self.days.days.retain(|day| by_session.days.contains(day) || by_request.days.contains(day));
         if self.days.days.is_empty() {
             return Ok(());
         }
-        self.query.equals.push((Column::SessionId, ids.iter().map(|id| (*id).to_owned()).collect()));
+        let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+        self.query.equals_any = vec![(Column::SessionId, ids.clone()), (Column::RequestId, ids)];
         let mut batch = Batch::default();
         let mut read = 0;
         let mut next_removal = self.limits.next_removal(self.rows);
@@ -337,9 +361,15 @@ impl LeftOut {
                 let full = self.days.of_archive_alone(connection, full).await?;
                 let added = self.beside.add(connection, &full, &self.filter, Outcomes::OfSessions).await?;
                 self.rows = self.rows.saturating_add(i64::try_from(added).unwrap_or(i64::MAX));
-                if self.rows >= next_removal {
+                self.bytes += full.iter().map(bytes_of).sum::<usize>();
+                if self.rows >= next_removal || self.bytes > self.limits.bytes {
+                    let of_each = self.bytes / usize::try_from(self.rows).unwrap_or(usize::MAX).max(1);
                     self.rows = self.beside.keep_of_sessions(connection).await?;
+                    self.bytes = of_each.saturating_mul(usize::try_from(self.rows).unwrap_or(usize::MAX));
                     next_removal = self.limits.next_removal(self.rows);
+                    if self.bytes > self.limits.bytes {
+                        return Err(too_large());
+                    }
                 }
             }
             if is_end {

@@ -167,9 +167,12 @@ impl AppState {
         self.folding.is_attached() || self.folding.has_closed_days()
     }
 
-    /// The state of the rollups, as of the last check: `counting`, `not installed`, or `lost` if they are installed but do
-    /// not count the log any more.
+    /// The state of the rollups, as of the last check: `counting`, `not installed`, `lost` if they are installed but do not
+    /// count the log any more, or `unreadable` if the role of this server may not read them.
     pub fn rollups_state(&self) -> &'static str {
+        if self.unreadable_rollups.load(Ordering::Relaxed) {
+            return "unreadable";
+        }
         match (self.folding.is_attached(), self.lost_rollups.load(Ordering::Relaxed)) {
             (true, _) => "counting",
             (false, true) => "lost",
@@ -194,7 +197,7 @@ impl AppState {
             self.dictionary.clear();
         }
         let lost = if attached || !readable { None } else { store::rollups::lost(&mut connection).await? };
-        Metrics::record_rollups_lost(lost.is_some());
+        Metrics::record_rollups_lost(lost.is_some() || !readable);
         let was_lost = self.lost_rollups.swap(lost.is_some(), Ordering::Relaxed);
         if let Some(lost) = lost.filter(|_| !was_lost) {
             tracing::warn!("{lost}: reads use the log; run `litespend rollups install`");

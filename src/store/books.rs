@@ -106,10 +106,10 @@ impl ClosedDay {
 /// it. (`to_regclass` fails for a schema that the role may not use.)
 pub async fn is_possible(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT EXISTS (
-             SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE n.nspname = 'litespend' AND c.relname = 'incomplete_days'
-               AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))",
+        "SELECT count(*) = 3
+         FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'litespend' AND c.relname IN ('incomplete_days', 'closed_days', 'settings')
+           AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')",
     )
     .fetch_one(connection)
     .await

@@ -74,13 +74,15 @@ impl Attempts {
     }
 }
 
-/// Whether the role of the session may read the rollups, if there are any.
+/// Whether the role of the session may read the sums of the rollups, if there are any. What was ever logged, what is expected,
+/// and the IDs of booked records are not among them.
 pub async fn are_readable(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT COALESCE(bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')), true)
          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
          WHERE n.nspname = 'litespend' AND c.relkind IN ('r', 'p')
-           AND c.relname <> ALL (ARRAY['secrets', 'migrations', 'litellm_migrations'])",
+           AND c.relname <> ALL (ARRAY['secrets', 'migrations', 'litellm_migrations'])
+           AND c.relname !~ '^(lifetime|expected|booked)_'",
     )
     .fetch_one(connection)
     .await

@@ -168,17 +168,18 @@ impl Unfolded {
     }
 }
 
-/// Which sums this database has of those that are wanted. The rollups of an older version have no [`Sums::Detail`], or none
-/// at all.
+/// The sums that are wanted, if this database has them and the role of the session may read them. The rollups of an older
+/// version have no [`Sums::Detail`], or none at all. There are no counters then: others would fall when the sums appear.
 pub async fn kept(connection: &mut PgConnection, wanted: Sums) -> Result<Option<Sums>, sqlx::Error> {
     let (usage, detail): (bool, bool) = sqlx::query_as(
-        "SELECT to_regclass('litespend.lifetime_usage') IS NOT NULL, to_regclass('litespend.lifetime_detail') IS NOT NULL",
+        "SELECT COALESCE(has_table_privilege(to_regclass('litespend.lifetime_usage')::oid, 'SELECT'), false),
+                COALESCE(has_table_privilege(to_regclass('litespend.lifetime_detail')::oid, 'SELECT'), false)",
     )
     .fetch_one(connection)
     .await?;
     Ok(match wanted {
-        Sums::Detail if detail => Some(Sums::Detail),
-        Sums::Usage | Sums::Detail => usage.then_some(Sums::Usage),
+        Sums::Detail => detail.then_some(Sums::Detail),
+        Sums::Usage => usage.then_some(Sums::Usage),
     })
 }
 
@@ -257,16 +258,20 @@ fn row(message: &mut Bytes) -> Option<Option<Folded>> {
 /// The beginning of a statement: `n` is what is not folded, by series, with the IDs of their words: what came, and that with what updates
 /// changed in it. The larger of both counts, as in `litespend.add_lifetime`, so that no update makes a counter fall. A word
 /// that has no ID yet (-1) belongs to a new series. The IDs are known before the join with the series: else an index might be
-/// read for the team and user alone.
+/// read for the team and user alone. Each is looked up by itself: with joins, the planner would expect many more rows.
 fn unfolded_of(sums: Sums) -> String {
     let words = sums.each_column(|column| format!("{column} AS word_{column}"), ", ");
     let groups = sums.each_column(str::to_owned, ", ");
     let ids = sums.each_column(
-        |column| format!("CASE WHEN word_{column} IS NULL THEN 0 ELSE COALESCE(of_{column}.id, -1) END AS {column}"),
+        |column| {
+            format!(
+                "CASE WHEN word_{column} IS NULL THEN 0
+                      ELSE COALESCE((SELECT id FROM litespend.words WHERE digest = litespend.digest(word_{column})), -1)
+                 END AS {column}"
+            )
+        },
         ", ",
     );
-    let joins =
-        sums.each_column(|column| format!("LEFT JOIN numbers AS of_{column} ON of_{column}.word = word_{column}"), " ");
     format!(
         "WITH unfolded AS MATERIALIZED (
              SELECT {words},
@@ -281,12 +286,7 @@ fn unfolded_of(sums: Sums) -> String {
                     COALESCE(sum(completion_tokens), 0)::bigint AS completion_tokens,
                     COALESCE(sum(total_tokens), 0)::bigint AS total_tokens
              FROM litespend.deltas WHERE sign > 0 OR is_update GROUP BY {groups}),
-         numbers AS MATERIALIZED (
-             SELECT words.word, known.id
-             FROM (SELECT DISTINCT unnest(ARRAY[{}]) AS word FROM unfolded) AS words
-             JOIN litespend.words AS known ON known.digest = litespend.digest(words.word)),
-         n AS MATERIALIZED (SELECT {ids}, unfolded.* FROM unfolded {joins}) ",
-        sums.each_column(|column| format!("word_{column}"), ", "),
+         n AS MATERIALIZED (SELECT {ids}, unfolded.* FROM unfolded) "
     )
 }
 

@@ -264,6 +264,15 @@ fn expect_same(ours: &[String], expected: &[String], what: &str) {
 async fn sessions_are_the_same_when_rows_that_they_do_not_need_are_removed() {
     let books = with_calls().await;
     books.both(IN_SESSIONS).await;
+    // Calls without a session, of which the request IDs are the names of sessions: they belong to these, and represent them.
+    books
+        .both(
+            r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", model, created_at,
+                   updated_at)
+               SELECT session_id, 'asend_message', min(api_key), 1, '2026-05-01', '2026-05-01', 'agent', '2026-05-01', '2026-05-01'
+               FROM "LiteLLM_SpendLogs" WHERE session_id LIKE 's-%' GROUP BY session_id"#,
+        )
+        .await;
     books.settle().await;
     books.close("2026-05-31").await;
     prune(&books).await;

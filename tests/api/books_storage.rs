@@ -299,10 +299,10 @@ async fn a_late_row_that_is_lost_after_a_crash_leaves_its_day_verifiable() {
     let newest = books.archive.manifest(of).await.unwrap().unwrap();
     let mut writer = books.archive.write_day(of, Some(&newest), newest.bodies).await.unwrap();
     {
-        let statement = tables::closing::export_statement(tables::closing::Selection::Late, newest.bodies, false);
-        let mut rows = tables::closing::rows(&mut connection, of, &statement);
+        let statement = tables::exporting::export_statement(tables::exporting::Selection::Late, newest.bodies, false);
+        let mut rows = tables::exporting::rows(&mut connection, of, &statement);
         while let Some(row) = rows.try_next().await.unwrap() {
-            writer.push(&tables::closing::exported(&row).unwrap()).await.unwrap();
+            writer.push(&tables::exporting::exported(&row).unwrap()).await.unwrap();
         }
     }
     let prepared = writer.finish().await.unwrap();

@@ -226,13 +226,36 @@ fn is_true(text: &str) -> bool {
 /// A bucket of S3 with all settings.
 fn s3(bucket: &str, options: &Options) -> Result<AmazonS3Builder> {
     let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-    options.settings.iter().try_fold(builder, |builder, (name, value)| Ok(builder.with_config(setting(name)?, value)))
+    let builder = options
+        .settings
+        .iter()
+        .try_fold(builder, |builder, (name, value)| Ok(builder.with_config(setting(name)?, value)))?;
+    for key in [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint] {
+        refuse_credentials(builder.get_config_value(&key))?;
+    }
+    Ok(builder)
 }
 
 /// A bucket of Google Cloud with all settings.
 fn google_cloud(bucket: &str, options: &Options) -> Result<GoogleCloudStorageBuilder> {
     let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
-    options.settings.iter().try_fold(builder, |builder, (name, value)| Ok(builder.with_config(setting(name)?, value)))
+    let builder = options
+        .settings
+        .iter()
+        .try_fold(builder, |builder, (name, value)| Ok(builder.with_config(setting(name)?, value)))?;
+    refuse_credentials(builder.get_config_value(&GoogleConfigKey::BaseUrl))?;
+    Ok(builder)
+}
+
+/// Refuses an endpoint with a user or a password: the statements for other engines name the endpoint.
+fn refuse_credentials(endpoint: Option<String>) -> Result<()> {
+    let url = endpoint.and_then(|endpoint| Url::parse(&endpoint).ok());
+    match url {
+        Some(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err(Error::BadUrl("the endpoint in the settings has credentials".to_owned()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The key of a setting.
@@ -348,5 +371,9 @@ mod tests {
             assert!(matches!(error, Error::BadUrl(_)), "{url}: {error}");
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
+        let settings = vec![("AWS_ENDPOINT_URL".to_owned(), "https://user:hunter2@store.example.com".to_owned())];
+        let options = Options { settings, ..Options::default() };
+        let error = Location::parse("s3://bucket").unwrap().store(&options).unwrap_err();
+        assert!(error.to_string().contains("credentials") && !error.to_string().contains("hunter2"), "{error}");
     }
 }

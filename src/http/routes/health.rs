@@ -44,8 +44,9 @@ pub struct ReadinessResponse {
     db: &'static str,
     /// Version of litespend.
     litespend_version: &'static str,
-    /// What reads of sums use: `counting` (the rollups), `not installed` (the log), or `lost`: rollups are installed, but
-    /// they do not count the log any more, so reads use the log until `litespend rollups install` is run.
+    /// What reads of sums use: `counting` (the rollups), `not installed` (the log), `lost`: rollups are installed, but they
+    /// do not count the log any more, so reads use the log until `litespend rollups install` is run; or `unreadable`: the
+    /// database role of this server may not read the rollups, so reads use the log.
     #[schema(example = "counting")]
     rollups: &'static str,
     /// The price table in use.

@@ -1,8 +1,6 @@
 //! Whether a day can be closed, how it is recorded as closed, and what is recorded afterwards of its archive and its late
 //! rows.
 
-pub use crate::store::books::exporting::{Selection, export_statement, exported, rows};
-
 use chrono::NaiveDate;
 use sqlx::{Connection, Executor, PgConnection};
 

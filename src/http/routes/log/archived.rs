@@ -237,7 +237,7 @@ fn or_without<T>(read: Result<Option<T>, books::Error>) -> Result<Option<T>, Api
     }
 }
 
-/// Nothing, because the archive did not answer in time. The next pages do not wait for it.
+/// Nothing, because the archive did not answer in time. The next pages without archived rows do not wait for it.
 fn none_in_time<T>(state: &AppState) -> Option<T> {
     tracing::warn!("the sums of sessions lack archived calls: the archive did not answer in time");
     state.silent_archive.begin();
