@@ -53,8 +53,8 @@ class Run:
     def litellm(self):
         """LiteLLM's database, partitioned by day, with timestamptz columns, with rollups and booking."""
         maker = Maker(self.cluster, Packages(self.arguments.target))
-        # `known` is empty: none of the other suite's rows.
-        database = maker.make(Shape("litellm", partitions="day", timestamptz=True), known={})
+        # Without the rows of the other suite.
+        database = maker.make(Shape("litellm", partitions="day", timestamptz=True), fill=lambda connection: None)
         with database.connect() as connection:
             calls.fill(connection)
         for part in ("rollups", "booking"):
