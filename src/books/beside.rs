@@ -3,14 +3,14 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, NaiveDateTime};
 use futures_util::TryStreamExt;
 use litespend_archive::{Column, IdKind, Order, OwnedRow, Query, RowPredicate, RowView};
 use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use crate::books::Error;
 use crate::books::batches::{Batch, bytes_of};
-use crate::books::rows::{ArchivedDays, NO_BODY, microseconds, position};
+use crate::books::rows::{ArchivedDays, NO_BODY, microseconds, position, timestamp};
 use crate::identity::Scope;
 use crate::store::Connection;
 use crate::store::books::beside::Beside;
@@ -58,11 +58,11 @@ pub enum Needed<'a> {
     Sessions,
     /// The rows of the sessions that come first when the newest activity does.
     NewestSessions {
-        /// Only sessions after the cursor are counted.
+        /// Only sessions after the cursor are shown.
         after: Option<&'a SessionCursor>,
-        /// How many are counted.
+        /// How many are counted, from the first one, unless that would be too many rows. At least as many as are shown.
         counted: i64,
-        /// How many the page needs at least, if more would be too many rows.
+        /// How many the page needs in any case.
         shown: i64,
     },
 }
@@ -118,6 +118,12 @@ struct Putting<'a> {
     bytes: usize,
     /// The number of rows of the query at which the database is asked next whether there are enough.
     next_look: i64,
+    /// Number of sessions that there are, as far as they were counted.
+    sessions_counted: i64,
+    /// Number of sessions after the cursor, of those that were looked at.
+    sessions_after: i64,
+    /// Sessions whose newest archived row started after this time were looked at.
+    looked_down_to: Option<NaiveDateTime>,
     /// Digests of the sessions of the rows, if sessions are listed.
     sessions: FxHashSet<u64>,
     /// The number of rows beside the log at which those that no session needs are removed next.
@@ -157,6 +163,9 @@ impl ArchivedDays {
             rows_of_query: 0,
             bytes: 0,
             next_look: 0,
+            sessions_counted: 0,
+            sessions_after: 0,
+            looked_down_to: None,
             sessions: FxHashSet::default(),
             next_removal: limits.next_removal(0),
             limits,
@@ -231,10 +240,11 @@ impl Putting<'_> {
                 let most = self.limits.read;
                 return Err(too_many(format!("more than {most} archived rows would have to be looked at")));
             }
-            end = Some((row.start_time, row.request_id.clone()));
+            let time = row.start_time;
+            end = Some((time, row.request_id.clone()));
             if let Some(full) = batch.push(row) {
                 self.add(connection, full).await?;
-                is_enough = may_end && self.is_enough(connection).await?;
+                is_enough = is_enough || may_end && self.is_enough(connection, time).await?;
             }
         }
         if let Some(rest) = batch.rest() {
@@ -293,8 +303,8 @@ impl Putting<'_> {
         Ok(())
     }
 
-    /// Whether there are enough rows, if no row that is read later comes before them.
-    async fn is_enough(&mut self, connection: &mut Connection) -> Result<bool, Error> {
+    /// Whether there are enough rows, if no row that is read later comes before them. `time` is that of the last row.
+    async fn is_enough(&mut self, connection: &mut Connection, time: i64) -> Result<bool, Error> {
         let Some(beside) = &self.beside else { return Ok(false) };
         match self.needed {
             Needed::All(_) | Needed::Sessions => Ok(false),
@@ -304,10 +314,22 @@ impl Putting<'_> {
                     return Ok(false);
                 }
                 self.next_look = self.rows_of_query.saturating_add(self.limits.look);
-                let sessions = beside.sessions(connection, after).await?;
-                // A session of the log may come after the cursor by its archived rows alone.
-                let is_full = after.is_none() && self.rows_of_query >= self.limits.beside - 2 * self.limits.look;
-                Ok(sessions >= counted || is_full && sessions >= shown)
+                if self.sessions_counted < counted {
+                    self.sessions_counted = beside.sessions(connection).await?;
+                }
+                let is_full = self.rows_of_query >= self.limits.beside - 2 * self.limits.look;
+                let least = if is_full { shown } else { counted };
+                if self.sessions_counted < least {
+                    return Ok(false);
+                }
+                let Some(cursor) = after else { return Ok(true) };
+                // A session whose newest archived row is newer than this time gets no newer one, so it is looked up in the
+                // log once. Rows that are read later may have this time, too.
+                let times = (timestamp(time).0, self.looked_down_to);
+                let missing = shown - self.sessions_after;
+                self.sessions_after += beside.sessions_after(connection, self.filter, cursor, times, missing).await?;
+                self.looked_down_to = Some(times.0);
+                Ok(self.sessions_after >= shown)
             }
         }
     }

@@ -8,9 +8,9 @@ use litespend::books::pruning;
 use litespend::books::rows::ArchivedDays;
 use litespend::identity::Scope;
 use litespend::store::books as tables;
-use litespend::store::log::filter::{LogFilter, Outcomes};
+use litespend::store::log::filter::{Column, LogFilter, Outcomes};
 use litespend::store::log::pages;
-use litespend::store::log::pages::{Order, SortKey};
+use litespend::store::log::pages::{Order, SessionCursor, SortKey};
 use litespend::store::log::rows::PagedLog;
 use litespend::store::{Connection, Statement};
 use serde_json::Value;
@@ -305,4 +305,67 @@ async fn sessions_are_the_same_when_rows_that_they_do_not_need_are_removed() {
     }
     assert_eq!(representing[0].len(), 50);
     expect_same(&representing[0], &representing[1], "a page");
+}
+
+/// Two calls of each of 1,000 sessions on a closed day, and calls of 1,500 others on the day before. The first sessions have a
+/// later call in the log, all at the same time and of another user. Some of their calls, archived or later, have the name of
+/// the session as their request ID, and no session.
+const ON_BOTH_SIDES: &str = r#"
+    INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, spend, "startTime", "endTime", model, "user", session_id,
+        created_at, updated_at)
+    SELECT CASE WHEN is_named THEN name ELSE id END, 'acompletion', 'k-' || of % 2, 1, at, at, 'm', owner,
+           CASE WHEN is_named THEN '' ELSE name END, at, at
+    FROM (SELECT (n + 1) / 2 AS of, 'busy-' || (n + 1) / 2 AS name, 'early-' || n AS id, n % 6 = 1 AS is_named, 'u-1' AS owner,
+                 timestamp '2026-05-02' + n * interval '10 seconds' AS at
+          FROM generate_series(1, 2000) AS n
+          UNION ALL
+          SELECT n, 'busy-' || n, 'late-' || n, n % 3 = 2, 'u-2', '2026-05-20' FROM generate_series(1, 1000) AS n
+          UNION ALL
+          SELECT n, 'quiet-' || n, 'archived-' || n, n % 2 = 0, 'u-1', timestamp '2026-05-01' + n * interval '10 seconds'
+          FROM generate_series(1, 1500) AS n) AS calls"#;
+
+#[tokio::test]
+async fn pages_by_cursor_have_the_sessions_after_those_with_later_calls_in_the_log() {
+    let books = Books::new().await;
+    books.both(ON_BOTH_SIDES).await;
+    books.settle().await;
+    books.close("2026-05-02").await;
+    prune(&books).await;
+    let mut model = books.model.pool.acquire().await.unwrap();
+    let cursor = |time: &str, api_key: &str, session_key: &str| SessionCursor {
+        last_activity: time.parse().unwrap(),
+        api_key: api_key.to_owned(),
+        session_key: session_key.to_owned(),
+    };
+    let few = Limits { look: 500, ..FEW };
+    let full = Limits { beside: 3_000, ..few };
+    let of_user = LogFilter { equal: vec![(Column::User, "u-1".to_owned())], ..in_may() };
+    let between = cursor("2026-05-15T00:00:00", "k-1", "x");
+    let among = cursor("2026-05-20T00:00:00", "k-0", "busy-110");
+    for (filter, cursor, limits, counted, rows, what) in [
+        // The sessions with later calls come before the cursor.
+        (in_may(), &between, few, 901, 3_000, "between"),
+        // Of the calls at the time of the cursor, some come before it and some after.
+        (in_may(), &among, few, 901, 3_000, "among"),
+        // The later calls do not match the filter, so they do not count.
+        (of_user, &between, few, 901, 2_000, "filtered"),
+        // As long as there is room for more rows, sessions are counted that the page does not show.
+        (in_may(), &between, few, 2_001, 3_500, "all"),
+        (in_may(), &between, full, 2_001, 3_000, "full"),
+    ] {
+        let mut transaction = books.app.pool.begin().await.unwrap();
+        let days = closed_days(&books, &mut transaction).await;
+        let needed = Needed::NewestSessions { after: Some(cursor), counted, shown: 51 };
+        let left_out = days.put_beside_within(&mut transaction, &filter, needed, limits).await.unwrap();
+        let beside = sqlx::query_scalar("SELECT count(*) FROM pg_temp.litespend_archived_logs");
+        let beside: i64 = beside.fetch_one(&mut *transaction).await.unwrap();
+        assert_eq!((beside, left_out.is_some()), (rows, rows < 3_500), "{what}");
+        let mut pages = Vec::new();
+        for connection in [&mut *transaction, &mut *model] {
+            let found = pages::active_sessions(connection, &filter, Some(cursor), false, 0, 51).await.unwrap();
+            pages.push(found.iter().map(|session| format!("{session:?}")).collect::<Vec<_>>());
+        }
+        assert_eq!(pages[1].len(), 51, "{what}");
+        expect_same(&pages[0], &pages[1], what);
+    }
 }

@@ -1,5 +1,6 @@
 //! Rows of the archive that stand beside the log's for the statements of one transaction, which is rolled back.
 
+use chrono::NaiveDateTime;
 use litespend_archive::OwnedRow;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Postgres, QueryBuilder};
 
@@ -95,19 +96,58 @@ impl Beside {
         Ok(kept)
     }
 
-    /// Number of sessions that have rows here; with a cursor, of those that come after it when the newest come first.
-    pub async fn sessions(
+    /// Number of sessions that have rows here.
+    pub async fn sessions(&self, connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+        let statement = format!(
+            "SELECT count(*) FROM (SELECT FROM ({NEWER_COLUMNS}) AS defaults
+             CROSS JOIN LATERAL (SELECT {SESSION_KEY} AS session_key, api_key FROM {ARCHIVED}) AS log
+             GROUP BY session_key, api_key) AS sessions"
+        );
+        sqlx::query_scalar(AssertSqlSafe(statement)).persistent(false).fetch_one(connection).await
+    }
+
+    /// Number of sessions, at most `most`, that come after a cursor when the newest come first. Only those are counted whose
+    /// newest row here started after `from` and, if `to` is given, not after `to`.
+    ///
+    /// The log may have a newer row of a session, by which it comes before the cursor. Such rows are looked up for each
+    /// session by its ID, because the log may have millions of rows that are newer than the cursor. `"LiteLLM_SpendLogs"`
+    /// must still be the log alone.
+    pub async fn sessions_after(
         &self,
         connection: &mut PgConnection,
-        after: Option<&SessionCursor>,
+        filter: &LogFilter,
+        cursor: &SessionCursor,
+        (from, to): (NaiveDateTime, Option<NaiveDateTime>),
+        most: i64,
     ) -> Result<i64, sqlx::Error> {
         let mut query = QueryBuilder::<Postgres>::new(format!(
             r#"SELECT count(*) FROM (SELECT FROM ({NEWER_COLUMNS}) AS defaults
-               CROSS JOIN LATERAL (SELECT {SESSION_KEY} AS session_key, api_key, "startTime" FROM {ARCHIVED}) AS log
-               GROUP BY session_key, api_key"#
+               CROSS JOIN LATERAL (
+                   SELECT log.session_key, log.api_key
+                   FROM (SELECT {SESSION_KEY} AS session_key, api_key, "startTime" FROM {ARCHIVED}) AS log
+                   GROUP BY log.session_key, log.api_key"#
         ));
-        SessionCursor::push(after, &mut query, false);
-        query.push(") AS sessions");
+        SessionCursor::push(Some(cursor), &mut query, false);
+        query.push(r#" AND max(log."startTime") > "#).push_bind(from);
+        if let Some(to) = to {
+            query.push(r#" AND max(log."startTime") <= "#).push_bind(to);
+        }
+        query.push(") AS sessions WHERE true");
+        // A row without a session is one by its request ID. Each kind of row has an index.
+        for of_session in [
+            "session_id = sessions.session_key AND session_id <> ''",
+            "request_id = sessions.session_key AND COALESCE(session_id, '') = ''",
+        ] {
+            query.push(r#" AND NOT EXISTS (SELECT FROM "LiteLLM_SpendLogs""#);
+            filter.push(&mut query, Outcomes::OfSessions);
+            query.push(" AND ").push(of_session).push(" AND api_key = sessions.api_key");
+            // The first condition follows from the second one, and limits the partitions that are looked at.
+            query.push(r#" AND "startTime" >= "#).push_bind(cursor.last_activity);
+            query.push(r#" AND ("startTime", sessions.session_key, sessions.api_key) >= ("#);
+            query.push_bind(cursor.last_activity).push(", ").push_bind(cursor.session_key.clone()).push(", ");
+            query.push_bind(cursor.api_key.clone()).push("))");
+        }
+        query.push(" LIMIT ").push_bind(most).push(") AS found");
         query.build_query_scalar().persistent(false).fetch_one(connection).await
     }
 
