@@ -95,11 +95,17 @@ pub struct LeftOut {
     days: ArchivedDays,
     query: Query,
     filter: LogFilter,
-    beside: Beside,
-    /// Number of rows beside the log.
+    beside: RowsBeside,
+}
+
+/// The rows beside the log, with their number and size.
+struct RowsBeside {
+    table: Beside,
     rows: i64,
-    /// Their bytes in long columns.
+    /// Bytes of the long columns of rows that were added since the first ones were kept last.
     bytes: usize,
+    /// The number of rows at which those that no session needs are removed next.
+    next_removal: i64,
     limits: Limits,
 }
 
@@ -109,13 +115,9 @@ struct Putting<'a> {
     filter: &'a LogFilter,
     needed: Needed<'a>,
     /// `None` as long as there are no rows.
-    beside: Option<Beside>,
-    /// Number of rows beside the log.
-    rows: i64,
-    /// Those of them that the query gave that is read.
+    beside: Option<RowsBeside>,
+    /// Number of rows that the query gave that is read.
     rows_of_query: i64,
-    /// Bytes of the long columns of rows that were added since rows were removed last.
-    bytes: usize,
     /// The number of rows of the query at which the database is asked next whether there are enough.
     next_look: i64,
     /// Number of sessions that there are, as far as they were counted.
@@ -126,8 +128,6 @@ struct Putting<'a> {
     looked_down_to: Option<NaiveDateTime>,
     /// Digests of the sessions of the rows, if sessions are listed.
     sessions: FxHashSet<u64>,
-    /// The number of rows beside the log at which those that no session needs are removed next.
-    next_removal: i64,
     limits: Limits,
 }
 
@@ -159,15 +159,12 @@ impl ArchivedDays {
             filter,
             needed,
             beside: None,
-            rows: 0,
             rows_of_query: 0,
-            bytes: 0,
             next_look: 0,
             sessions_counted: 0,
             sessions_after: 0,
             looked_down_to: None,
             sessions: FxHashSet::default(),
-            next_removal: limits.next_removal(0),
             limits,
         };
         let mut read = 0;
@@ -181,19 +178,10 @@ impl ArchivedDays {
             query.after = Some(end);
             rest = Some((days, query));
         }
-        let (rows, bytes) = (putting.rows, putting.bytes);
         let Some(beside) = putting.beside else { return Ok(None) };
-        beside.finish(connection).await?;
+        beside.table.finish(connection).await?;
         let filter = filter.clone();
-        Ok(rest.map(|(days, query)| LeftOut {
-            days: Self { days, ..self },
-            query,
-            filter,
-            beside,
-            rows,
-            bytes,
-            limits,
-        }))
+        Ok(rest.map(|(days, query)| LeftOut { days: Self { days, ..self }, query, filter, beside }))
     }
 
     /// The rows that the log does not have and that were not moved.
@@ -266,38 +254,21 @@ impl Putting<'_> {
         let many = i64::try_from(self.sessions.len()).unwrap_or(i64::MAX).saturating_mul(4);
         let beside = match &mut self.beside {
             Some(beside) => beside,
-            none => none.insert(Beside::begin(connection).await?),
+            none => none.insert(RowsBeside::begin(connection, self.limits).await?),
         };
-        self.bytes += rows.iter().map(bytes_of).sum::<usize>();
-        let added = beside.add(connection, &rows, self.filter, self.needed.outcomes()).await?;
-        let added = i64::try_from(added).unwrap_or(i64::MAX);
-        self.rows += added;
-        self.rows_of_query += added;
+        self.rows_of_query += beside.add(connection, &rows, self.filter, self.needed.outcomes()).await?;
         match self.needed {
             // In other orders than that of time, every row may be one of the first.
             Needed::First(order, wanted)
-                if order.key != SortKey::StartTime && self.rows > wanted.saturating_add(self.limits.look) =>
+                if order.key != SortKey::StartTime && beside.rows > wanted.saturating_add(self.limits.look) =>
             {
                 beside.keep_first(connection, order, wanted).await?;
-                self.rows = wanted;
-                self.bytes = 0;
             }
-            needed
-                if needed.is_of_sessions()
-                    && self.rows >= many
-                    && (self.rows >= self.next_removal || self.bytes > self.limits.bytes) =>
-            {
-                let of_each = self.bytes / usize::try_from(self.rows).unwrap_or(usize::MAX).max(1);
-                self.rows = beside.keep_of_sessions(connection).await?;
-                self.bytes = of_each.saturating_mul(usize::try_from(self.rows).unwrap_or(usize::MAX));
-                self.next_removal = self.limits.next_removal(self.rows);
-            }
+            needed if needed.is_of_sessions() && beside.rows >= many => beside.remove_unneeded(connection).await?,
             _ => {}
         }
-        if self.bytes > self.limits.bytes {
-            return Err(too_large());
-        }
-        if self.rows > self.limits.beside && !self.needed.is_of_sessions() {
+        beside.check_size()?;
+        if beside.rows > self.limits.beside && !self.needed.is_of_sessions() {
             return Err(too_many(format!("more than {} archived rows match", self.limits.beside)));
         }
         Ok(())
@@ -305,7 +276,7 @@ impl Putting<'_> {
 
     /// Whether there are enough rows, if no row that is read later comes before them. `time` is that of the last row.
     async fn is_enough(&mut self, connection: &mut Connection, time: i64) -> Result<bool, Error> {
-        let Some(beside) = &self.beside else { return Ok(false) };
+        let Some(RowsBeside { table, .. }) = &self.beside else { return Ok(false) };
         match self.needed {
             Needed::All(_) | Needed::Sessions => Ok(false),
             Needed::First(order, wanted) => Ok(order.key == SortKey::StartTime && self.rows_of_query >= wanted),
@@ -315,7 +286,7 @@ impl Putting<'_> {
                 }
                 self.next_look = self.rows_of_query.saturating_add(self.limits.look);
                 if self.sessions_counted < counted {
-                    self.sessions_counted = beside.sessions(connection).await?;
+                    self.sessions_counted = table.sessions(connection).await?;
                 }
                 let is_full = self.rows_of_query >= self.limits.beside - 2 * self.limits.look;
                 let least = if is_full { shown } else { counted };
@@ -327,11 +298,61 @@ impl Putting<'_> {
                 // log once. Rows that are read later may have this time, too.
                 let times = (timestamp(time).0, self.looked_down_to);
                 let missing = shown - self.sessions_after;
-                self.sessions_after += beside.sessions_after(connection, self.filter, cursor, times, missing).await?;
+                self.sessions_after += table.sessions_after(connection, self.filter, cursor, times, missing).await?;
                 self.looked_down_to = Some(times.0);
                 Ok(self.sessions_after >= shown)
             }
         }
+    }
+}
+
+impl RowsBeside {
+    async fn begin(connection: &mut Connection, limits: Limits) -> Result<Self, Error> {
+        let table = Beside::begin(connection).await?;
+        Ok(Self { table, rows: 0, bytes: 0, next_removal: limits.next_removal(0), limits })
+    }
+
+    /// Adds those of these rows that match a filter, and returns their number.
+    async fn add(
+        &mut self,
+        connection: &mut Connection,
+        rows: &[OwnedRow],
+        filter: &LogFilter,
+        outcomes: Outcomes,
+    ) -> Result<i64, Error> {
+        self.bytes += rows.iter().map(bytes_of).sum::<usize>();
+        let added = self.table.add(connection, rows, filter, outcomes).await?;
+        let added = i64::try_from(added).unwrap_or(i64::MAX);
+        self.rows = self.rows.saturating_add(added);
+        Ok(added)
+    }
+
+    /// Removes all rows but the first ones in an order. There are more.
+    async fn keep_first(&mut self, connection: &mut Connection, order: pages::Order, rows: i64) -> Result<(), Error> {
+        self.table.keep_first(connection, order, rows).await?;
+        self.rows = rows;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// If the rows are many or large, removes those that no session needs.
+    async fn remove_unneeded(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        if self.rows < self.next_removal && self.bytes <= self.limits.bytes {
+            return Ok(());
+        }
+        let of_each = self.bytes / usize::try_from(self.rows).unwrap_or(usize::MAX).max(1);
+        self.rows = self.table.keep_of_sessions(connection).await?;
+        self.bytes = of_each.saturating_mul(usize::try_from(self.rows).unwrap_or(usize::MAX));
+        self.next_removal = self.limits.next_removal(self.rows);
+        Ok(())
+    }
+
+    /// Refuses rows that are too large.
+    fn check_size(&self) -> Result<(), Error> {
+        if self.bytes > self.limits.bytes {
+            return Err(too_many("the archived rows that match are too large".to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -343,10 +364,6 @@ fn session_of(row: &OwnedRow) -> u64 {
 
 fn too_many(what: String) -> Error {
     Error::Refused(format!("{what}: choose a shorter time or further filters, or set archive=false"))
-}
-
-fn too_large() -> Error {
-    too_many("the archived rows that match are too large".to_owned())
 }
 
 impl LeftOut {
@@ -365,14 +382,15 @@ impl LeftOut {
         self.query.equals_any = vec![(Column::SessionId, ids.clone()), (Column::RequestId, ids)];
         let mut batch = Batch::default();
         let mut read = 0;
-        let mut next_removal = self.limits.next_removal(self.rows);
+        let limits = self.beside.limits;
+        self.beside.next_removal = limits.next_removal(self.beside.rows);
         let mut rows = self.days.archive.scan(&self.days.days, self.query);
         loop {
             let row = rows.try_next().await?;
             let is_end = row.is_none();
             read += usize::from(!is_end);
-            if read > self.limits.read {
-                let most = self.limits.read;
+            if read > limits.read {
+                let most = limits.read;
                 return Err(too_many(format!("the sessions of a page have more than {most} archived rows")));
             }
             let full = match row {
@@ -381,18 +399,9 @@ impl LeftOut {
             };
             if let Some(full) = full {
                 let full = self.days.of_archive_alone(connection, full).await?;
-                let added = self.beside.add(connection, &full, &self.filter, Outcomes::OfSessions).await?;
-                self.rows = self.rows.saturating_add(i64::try_from(added).unwrap_or(i64::MAX));
-                self.bytes += full.iter().map(bytes_of).sum::<usize>();
-                if self.rows >= next_removal || self.bytes > self.limits.bytes {
-                    let of_each = self.bytes / usize::try_from(self.rows).unwrap_or(usize::MAX).max(1);
-                    self.rows = self.beside.keep_of_sessions(connection).await?;
-                    self.bytes = of_each.saturating_mul(usize::try_from(self.rows).unwrap_or(usize::MAX));
-                    next_removal = self.limits.next_removal(self.rows);
-                    if self.bytes > self.limits.bytes {
-                        return Err(too_large());
-                    }
-                }
+                self.beside.add(connection, &full, &self.filter, Outcomes::OfSessions).await?;
+                self.beside.remove_unneeded(connection).await?;
+                self.beside.check_size()?;
             }
             if is_end {
                 return Ok(());
