@@ -18,7 +18,7 @@ pub fn run() -> Result<(), Failure> {
 /// The reference as Markdown: the output of `litespend metrics-reference`, and the content of `docs/metrics.md`.
 pub fn markdown() -> String {
     let mut text = String::from(
-        "<!-- Written by `litespend metrics-reference`. Change the descriptions in src/metrics.rs or src/spend_metrics.rs. -->
+        "<!-- Written by `litespend metrics-reference`. Change the descriptions in src/metrics.rs or src/spend_metrics/. -->
 
 # Metrics
 
