@@ -1,5 +1,12 @@
 //! What was ever logged, and budgets, for Prometheus. Reads no row of the log.
 
+mod budgets;
+mod names;
+pub mod remembered;
+
+pub use crate::store::spend_metrics::budgets::{Budget, Budgets, Holder, budgets};
+pub use crate::store::spend_metrics::names::{Names, key_aliases, organization_aliases, team_aliases, user_emails};
+
 use bytes::{Buf, Bytes};
 use futures_util::TryStreamExt;
 use rustc_hash::FxHashMap;
@@ -7,8 +14,6 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
 use crate::store::reading::CopyMark;
 use crate::store::rollups::reads::{int, long, skip_header};
-
-pub mod remembered;
 
 /// What a series of calls has logged: never less than before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, FromRow)]
@@ -357,189 +362,10 @@ pub async fn words(connection: &mut PgConnection, ids: &[i32]) -> Result<Vec<(i3
 /// The most characters of a name. Longer ones are cut: every series is in memory while metrics are written.
 pub const NAME_LENGTH: i32 = 128;
 
-/// Names of things by their IDs.
-pub type Names = Vec<(String, Option<String>)>;
-
 /// Whether all of these tables exist.
 async fn exist(connection: &mut PgConnection, tables: &[&str]) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name")
         .bind(tables)
         .fetch_one(connection)
         .await
-}
-
-/// Aliases of keys by their hashes: of deleted keys, if there is a table of them, and then of all others.
-pub async fn key_aliases(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
-    // A LiteLLM before 1.80 has no such table.
-    let deleted = if exist(connection, &[r#""LiteLLM_DeletedVerificationToken""#]).await? {
-        r#"SELECT left(token, $1), left(key_alias, $1) FROM "LiteLLM_DeletedVerificationToken" AS gone
-           WHERE key_alias <> ''
-             AND NOT EXISTS (SELECT FROM "LiteLLM_VerificationToken" AS own WHERE own.token = gone.token)
-           ORDER BY deleted_at"#
-    } else {
-        ""
-    };
-    let own = r#"SELECT left(token, $1), left(key_alias, $1) FROM "LiteLLM_VerificationToken" WHERE key_alias <> ''"#;
-    names(connection, [deleted, own]).await
-}
-
-/// Aliases of teams by their IDs: of deleted teams, if there is a table of them, and then of all others.
-pub async fn team_aliases(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
-    // Only LiteLLM has this table, since 1.80.
-    let deleted = if exist(connection, &[r#""LiteLLM_DeletedTeamTable""#]).await? {
-        r#"SELECT left(team_id, $1), left(team_alias, $1) FROM "LiteLLM_DeletedTeamTable" AS gone
-           WHERE team_alias <> ''
-             AND NOT EXISTS (SELECT FROM "LiteLLM_TeamTable" AS own WHERE own.team_id = gone.team_id)
-           ORDER BY deleted_at"#
-    } else {
-        ""
-    };
-    let own = r#"SELECT left(team_id, $1), left(team_alias, $1) FROM "LiteLLM_TeamTable" WHERE team_alias <> ''"#;
-    names(connection, [deleted, own]).await
-}
-
-/// The rows of all statements that are not empty.
-async fn names(connection: &mut PgConnection, statements: [&'static str; 2]) -> Result<Names, sqlx::Error> {
-    let mut names = Names::new();
-    for statement in statements.into_iter().filter(|statement| !statement.is_empty()) {
-        names.extend(sqlx::query_as(statement).bind(NAME_LENGTH).fetch_all(&mut *connection).await?);
-    }
-    Ok(names)
-}
-
-/// Aliases of organisations by their IDs.
-pub async fn organization_aliases(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
-    if !exist(connection, &[r#""LiteLLM_OrganizationTable""#]).await? {
-        return Ok(Names::new());
-    }
-    sqlx::query_as(
-        r#"SELECT left(organization_id, $1), left(organization_alias, $1) FROM "LiteLLM_OrganizationTable"
-           WHERE organization_alias <> ''"#,
-    )
-    .bind(NAME_LENGTH)
-    .fetch_all(connection)
-    .await
-}
-
-/// Email addresses of users by their IDs.
-pub async fn user_emails(connection: &mut PgConnection) -> Result<Names, sqlx::Error> {
-    sqlx::query_as(r#"SELECT left(user_id, $1), left(user_email, $1) FROM "LiteLLM_UserTable" WHERE user_email <> ''"#)
-        .bind(NAME_LENGTH)
-        .fetch_all(connection)
-        .await
-}
-
-/// A budget and what is spent of it.
-#[derive(Clone, Debug, FromRow)]
-pub struct Budget {
-    /// ID of the team, key, user, organisation or customer.
-    pub id: String,
-    /// Its alias.
-    pub alias: Option<String>,
-    /// The budget in USD. `None`: no limit.
-    pub max_budget: Option<f64>,
-    /// Spend of the current period in USD.
-    pub spend: Option<f64>,
-    /// Hours until the budget is reset; negative if that is over. `None`: never.
-    pub remaining_hours: Option<f64>,
-}
-
-/// The budgets of a kind.
-#[derive(Clone, Debug, Default)]
-pub struct Budgets {
-    /// The first ones.
-    pub listed: Vec<Budget>,
-    /// The number of the others.
-    pub not_listed: i64,
-}
-
-/// Who has a budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// Teams.
-    Team,
-    /// Organisations.
-    Organization,
-    /// API keys.
-    Key,
-    /// Users.
-    User,
-    /// Customers, which LiteLLM calls end users.
-    Customer,
-}
-
-/// The statement that lists a kind's budgets, and the one that counts them.
-macro_rules! budgets_of {
-    ($id:literal, $alias:literal, $budget:literal, $from:literal) => {
-        (
-            concat!(
-                "SELECT ",
-                $id,
-                " AS id, ",
-                $alias,
-                " AS alias, ",
-                $budget,
-                ".max_budget, o.spend, (extract(epoch FROM ",
-                $budget,
-                ".budget_reset_at::timestamptz - now()) / 3600)::float8 AS remaining_hours FROM ",
-                $from,
-                " ORDER BY ",
-                $budget,
-                ".max_budget IS NULL, 1 LIMIT $1"
-            ),
-            concat!("SELECT count(*) FROM ", $from),
-        )
-    };
-}
-
-/// The first budgets of a kind by ID, at most `limit`; those who have no limit come last. None if an older LiteLLM does not have
-/// them.
-pub async fn budgets(connection: &mut PgConnection, of: Holder, limit: i64) -> Result<Budgets, sqlx::Error> {
-    let (tables, (statement, count)): (&[&str], (&str, &str)) = match of {
-        Holder::Team => {
-            (&[r#""LiteLLM_TeamTable""#], budgets_of!("team_id", "team_alias", "o", r#""LiteLLM_TeamTable" AS o"#))
-        }
-        // The keys of the dashboard's sessions have budgets of their own, which concern nobody.
-        Holder::Key => (
-            &[r#""LiteLLM_VerificationToken""#],
-            budgets_of!(
-                "token",
-                "key_alias",
-                "o",
-                r#""LiteLLM_VerificationToken" AS o WHERE team_id IS DISTINCT FROM 'litellm-dashboard'"#
-            ),
-        ),
-        Holder::User => {
-            (&[r#""LiteLLM_UserTable""#], budgets_of!("user_id", "NULL::text", "o", r#""LiteLLM_UserTable" AS o"#))
-        }
-        Holder::Organization => (
-            &[r#""LiteLLM_OrganizationTable""#, r#""LiteLLM_BudgetTable""#],
-            budgets_of!(
-                "organization_id",
-                "organization_alias",
-                "b",
-                r#""LiteLLM_OrganizationTable" AS o JOIN "LiteLLM_BudgetTable" AS b USING (budget_id)"#
-            ),
-        ),
-        Holder::Customer => (
-            &[r#""LiteLLM_EndUserTable""#, r#""LiteLLM_BudgetTable""#],
-            budgets_of!(
-                "user_id",
-                "NULL::text",
-                "b",
-                r#""LiteLLM_EndUserTable" AS o JOIN "LiteLLM_BudgetTable" AS b USING (budget_id)"#
-            ),
-        ),
-    };
-    if !exist(connection, tables).await? {
-        return Ok(Budgets::default());
-    }
-    let listed: Vec<Budget> =
-        sqlx::query_as(statement).bind(limit).bind(NAME_LENGTH).fetch_all(&mut *connection).await?;
-    let number = i64::try_from(listed.len()).unwrap_or(i64::MAX);
-    if number < limit {
-        return Ok(Budgets { listed, not_listed: 0 });
-    }
-    let all: i64 = sqlx::query_scalar(count).fetch_one(connection).await?;
-    Ok(Budgets { listed, not_listed: all - number })
 }
