@@ -62,7 +62,8 @@ use crate::usage::response::Response;
 pub use crate::bill::breakdown::{Component, ComponentKind};
 pub use crate::request::{CalculateRequest, FieldError};
 pub use crate::table::custom::CustomModels;
-pub use crate::table::{FieldChange, PriceTable, SkippedEntry, TableDiff, TableError, diff};
+pub use crate::table::diff::{FieldChange, TableDiff, diff};
+pub use crate::table::{PriceTable, SkippedEntry, TableError};
 pub use crate::tokens::encoding::Encoding;
 pub use crate::usage::Usage;
 
