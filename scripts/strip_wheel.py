@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ def objcopy(*arguments):
 
 def with_repository(metadata, url):
     """METADATA with the repository's address. The description begins after the first empty line."""
-    if not url.startswith("https://") or url.split() != [url]:
+    if not re.fullmatch(r"https://[^\s/]\S*", url):
         raise SystemExit(f"LITESPEND_REPOSITORY_URL is no address: {url}")
     headers, description = metadata.split(b"\n\n", 1)
     return b"%s\nProject-URL: Repository, %s\n\n%s" % (headers, url.encode(), description)

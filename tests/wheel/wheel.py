@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import contents
+import repository
 from confined import ORDINARY, Confined, installed_places
 from outcome import Outcome, ended, unequal, without
 from served import NotStarted, Server, booked_once, processes_in
@@ -83,12 +84,20 @@ class Run:
                    unequal([contents.pinned()], wheel.lines(".dist-info/METADATA", "Requires-Dist")))
         self.check("the description is this checkout's",
                    "" if wheel.description().strip() == PAGE.read_text().strip() else f"it is not {PAGE}")
+        url = os.environ.get(repository.VARIABLE)
+        self.check(f"the link is the one of {repository.VARIABLE}" if url else "there is no link to a repository",
+                   unequal(repository.wanted(url), repository.links(wheel)))
         self.check("no link of the description is relative", "\n".join(wheel.dead_links()))
         [tag] = wheel.lines(".dist-info/WHEEL", "Tag")
         self.check("the tag is any Python's", without(tag, "py3-none-"))
         size = wheel.program_size()
         self.check("the program has less than 35 MB", "" if size < LARGEST_PROGRAM else f"it has {size / 1e6:.1f} MB")
         print(f"      wheel {self.original.stat().st_size / 1e6:.1f} MB, program {size / 1e6:.1f} MB")
+
+    def link(self):
+        folder = self.folder / "repository"
+        folder.mkdir()
+        repository.check_all(contents.Wheel(self.original), folder, self.check)
 
     def as_ordinary(self):
         self.use(self.ordinary())
@@ -228,7 +237,7 @@ class Run:
         self.read_back(place, data, key, before)
 
 
-PARTS = {"contents": Run.contents, "ordinary": Run.as_ordinary, "root": Run.as_root, "uvx": Run.uvx,
+PARTS = {"contents": Run.contents, "repository": Run.link, "ordinary": Run.as_ordinary, "root": Run.as_root, "uvx": Run.uvx,
          "previous": Run.previous, "postgresql-15": Run.postgresql_15}
 
 
