@@ -205,6 +205,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     pub demo: Option<Option<PathBuf>>,
 
+    /// With --demo: approximate number of calls on a working day. Default: 600.
+    #[arg(long, requires = "demo", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub demo_calls: Option<u32>,
+
     /// Folder of the static export of LiteLLM's dashboard, which is served under /ui. Without a folder, it is fetched with
     /// Python's pip, and kept for the next start.
     #[arg(long, env = "LITELLM_UI_PATH", value_name = "DIR", num_args = 0..=1, default_missing_value = FETCH_UI)]

@@ -1,5 +1,5 @@
 //! `litespend serve --demo`: a server with made-up usage of this month and the last one, which is closed, in a home of its
-//! own. It never touches another database or archive, whatever the environment names.
+//! own. It never touches another database or archive, whatever the environment names, and refuses a home with other data.
 
 use std::path::PathBuf;
 
@@ -27,19 +27,25 @@ const READS: [&str; 5] = [
     "/user/daily/activity?{range}",
 ];
 
-/// Books the usage, closes last month, and points the server at both.
+/// Books the usage, closes last month, and points the server at both. A home with data that no demo made stays as it is.
 pub fn prepare(args: &mut ServeArgs) -> Result<(), Failure> {
     let given = args.demo.clone().flatten();
     let beside = args.database.data_dir.as_ref().map(|usual| usual.with_file_name(HOME));
     let home = given.or(beside).unwrap_or_else(|| private_postgres::default_home_of(HOME));
     let home = std::path::absolute(&home).unwrap_or(home);
+    if demo_data::has_other_data(&home) {
+        return Err(Failure::Setting(anyhow::anyhow!(
+            "--demo: {} has data that no demo made: name another directory, as in --demo DIR",
+            home.display()
+        )));
+    }
     let archive = home.join("archive").to_string_lossy().into_owned();
     let database = &mut args.database;
     (database.database_url, database.direct_url, database.config) = (None, None, None);
     database.data_dir = Some(PathBuf::clone(&home));
     args.database_url_read_replica = None;
     args.upstream = None;
-    demo_data::run(&DemoDataArgs::of_demo(&args.database, &archive))?;
+    demo_data::run(&DemoDataArgs::of_demo(&args.database, &home, &archive, args.demo_calls))?;
     args.books.archive.archive = Some(archive.clone());
     let has_key = args.master_key.is_some();
     args.master_key.get_or_insert_with(|| SecretString::from(MASTER_KEY));

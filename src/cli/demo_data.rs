@@ -1,6 +1,8 @@
 //! `litespend demo-data`: made-up usage of this month and the last one, booked like any other usage. The figures for a day
 //! are always the same, so the command can be repeated: records that exist are not booked twice.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::Args;
@@ -28,6 +30,7 @@ use crate::store::accounts as store;
 use crate::store::accounts::{NewKey, NewMember, NewTeam, NewUser};
 use crate::store::booking::UsageRow;
 use litespend_pricing::Usage;
+use private_postgres::keep_secret;
 
 /// The arguments of `demo-data`.
 #[derive(Clone, Debug, Args)]
@@ -43,13 +46,32 @@ pub struct DemoDataArgs {
     archive: Option<String>,
     #[command(flatten)]
     database: DatabaseArgs,
+    /// The home, if it belongs to `serve --demo`. It is marked before anything is booked.
+    #[arg(skip)]
+    home: Option<PathBuf>,
 }
 
 impl DemoDataArgs {
-    /// The usual usage in this database, with last month closed into this archive.
-    pub fn of_demo(database: &DatabaseArgs, archive: &str) -> Self {
-        Self { days: None, calls: USUAL_CALLS, archive: Some(archive.to_owned()), database: database.clone() }
+    /// Usage in the home of a demo, with last month closed into this archive. Without a number of calls, the usual one.
+    pub fn of_demo(database: &DatabaseArgs, home: &Path, archive: &str, calls: Option<u32>) -> Self {
+        Self {
+            days: None,
+            calls: calls.unwrap_or(USUAL_CALLS),
+            archive: Some(archive.to_owned()),
+            database: database.clone(),
+            home: Some(home.to_owned()),
+        }
     }
+}
+
+/// The file in a home that says that the home belongs to a demo.
+const MARK: &str = "demo";
+
+/// Whether there are data in a home that no demo made. What is there cannot be told from a demo's data if the home cannot be
+/// read; then PostgreSQL does not start in it either.
+pub fn has_other_data(home: &Path) -> bool {
+    let has = |name: &str| home.join(name).symlink_metadata().is_ok();
+    has("data") && !has(MARK)
 }
 
 /// Approximate number of calls on a working day, if none is given.
@@ -130,6 +152,10 @@ const END_USERS: [&str; 6] = ["acme", "globex", "initech", "umbrella", "hooli", 
 pub fn run(args: &DemoDataArgs) -> Result<(), Failure> {
     with_pool(&args.database, async |pool, kind| {
         check_owner(kind, false)?;
+        if let Some(home) = &args.home {
+            let text = || "The data in this directory is made up: litespend serve --demo.".to_owned();
+            keep_secret(home, MARK, text).context("cannot mark the home as one of a demo")?;
+        }
         owners(&pool).await?;
         let now = Utc::now();
         let today = now.date_naive();

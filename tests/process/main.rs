@@ -16,6 +16,7 @@ mod books;
 mod books_server;
 mod database_away;
 mod database_urls;
+mod demo;
 mod exactly_once;
 mod http2;
 mod log_partition;

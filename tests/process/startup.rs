@@ -124,6 +124,8 @@ async fn a_wrong_setting_is_one_line_and_exit_code_2() {
         (&["serve", "--database-connections", "1"], "--database-connections"),
         (&["serve", "--log-format", "xml"], "--log-format"),
         (&["serve", "--otlp-tag-attribute", "service name"], "--otlp-tag-attribute"),
+        (&["serve", "--demo-calls", "5"], "required"),
+        (&["serve", "--demo", "--demo-calls", "0"], "--demo-calls"),
         (&["serve", "--no-such-flag"], "--no-such-flag"),
         (&["serve", "--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
         (&["serve", "--config", &not_yaml], "not YAML"),
