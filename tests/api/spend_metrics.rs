@@ -18,9 +18,9 @@ use crate::books::Books;
 use crate::support::{MASTER_KEY, TestApp, insert, randomness, settings};
 
 /// The samples of a metric by their labels.
-type Samples = BTreeMap<String, f64>;
+pub(crate) type Samples = BTreeMap<String, f64>;
 
-async fn samples(app: &TestApp, metric: &str) -> Samples {
+pub(crate) async fn samples(app: &TestApp, metric: &str) -> Samples {
     let answer = app.get("/metrics/spend", MASTER_KEY).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     let lines = answer.text.lines().filter_map(|line| line.strip_prefix(metric)?.strip_prefix('{'));
@@ -671,100 +671,6 @@ async fn a_scrape_reads_no_row_of_the_log() {
     let scrape = app.get("/metrics/spend", MASTER_KEY);
     let answer = tokio::time::timeout(std::time::Duration::from_secs(10), scrape).await.expect("nothing waits");
     assert!(answer.text.contains("litellm_spend_metric_total{"), "{}", answer.text);
-}
-
-#[tokio::test]
-async fn more_series_than_are_read_at_once_are_all_listed() {
-    let app = TestApp::new().await;
-    app.state.refresh_rollups().await.unwrap();
-    app.execute(
-        "INSERT INTO litespend.words (word, digest)
-         SELECT 'model-' || n, litespend.digest('model-' || n) FROM generate_series(1, 30000) AS n;
-         INSERT INTO litespend.lifetime_usage (team_id, user_id, api_key, model, requests, spend, prompt_tokens,
-                                               completion_tokens, total_tokens)
-         SELECT 0, 0, 0, id, 1, 0.5, 2, 3, 5 FROM litespend.words WHERE word LIKE 'model-%' ORDER BY id",
-    )
-    .await;
-    // What is not folded counts, whether its series is listed already or not.
-    app.execute(
-        r#"INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, api_key, model, spend, "startTime", "endTime")
-           VALUES ('a', 'acompletion', '', 'model-29000', 2.0, '2026-02-01', '2026-02-01'),
-                  ('b', 'acompletion', '', 'model-2', 4.0, '2026-02-01', '2026-02-01'),
-                  ('c', 'acompletion', '', 'another', 8.0, '2026-02-01', '2026-02-01')"#,
-    )
-    .await;
-    let settings = Settings { spend_metrics: SpendMetricsSettings::new(&[Label::Model], 40_000), ..settings() };
-    let server = app.beside(settings);
-    server.state.refresh_rollups().await.unwrap();
-    let check = async |step: &str| {
-        let found = samples(&server, "litellm_spend_metric_total").await;
-        assert_eq!(found.len(), 30_001, "{step}");
-        let of = |model: &str| found[&format!("model=\"{model}\"")];
-        let some = [of("model-1"), of("model-2"), of("model-29000"), of("model-30000"), of("another")];
-        assert_eq!(some, [0.5, 4.5, 2.5, 0.5, 8.0], "{step}");
-    };
-    check("not folded").await;
-    folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
-    check("folded").await;
-}
-
-/// A server that remembers series between scrapes says what one says that has just started.
-#[tokio::test]
-async fn series_that_are_remembered_are_those_of_the_database() {
-    let app = TestApp::new().await;
-    app.execute(
-        "INSERT INTO litespend.words (word, digest)
-         SELECT 'model-' || n, litespend.digest('model-' || n) FROM generate_series(1, 300) AS n;
-         INSERT INTO litespend.lifetime_usage (team_id, user_id, api_key, model, requests, spend, prompt_tokens,
-                                               completion_tokens, total_tokens)
-         SELECT 0, 0, 0, id, 1, 0.5, 2, 3, 5 FROM litespend.words WHERE word LIKE 'model-%' ORDER BY id",
-    )
-    .await;
-    app.state.refresh_rollups().await.unwrap();
-    let check = async |step: &str, listed: usize, spend: f64| {
-        let started = app.beside(settings());
-        started.state.refresh_rollups().await.unwrap();
-        let (remembered, read) =
-            (app.get("/metrics/spend", MASTER_KEY).await, started.get("/metrics/spend", MASTER_KEY).await);
-        assert_eq!(remembered.text, read.text, "{step}");
-        let found = samples(&app, "litellm_spend_metric_total").await;
-        assert_eq!((found.len(), found.values().sum::<f64>()), (listed, spend), "{step}");
-    };
-    check("read for the first time", 300, 150.0).await;
-    check("nothing changed", 300, 150.0).await;
-    // A transaction that began before others and ends after a scrape.
-    let mut long = app.pool.begin().await.unwrap();
-    let earlier = "UPDATE litespend.lifetime_usage SET spend = 1 WHERE number = (SELECT min(number) FROM litespend.lifetime_usage)";
-    sqlx::raw_sql(earlier).execute(&mut *long).await.unwrap();
-    app.execute("UPDATE litespend.lifetime_usage SET spend = 2 WHERE number = (SELECT max(number) FROM litespend.lifetime_usage)")
-        .await;
-    check("one is changed", 300, 151.5).await;
-    long.commit().await.unwrap();
-    check("an earlier transaction ended", 300, 152.0).await;
-    // A series with a number before that of another one, which was seen first.
-    let add =
-        "WITH known AS (INSERT INTO litespend.words (word, digest) VALUES ($1, litespend.digest($1)) RETURNING id)
-               INSERT INTO litespend.lifetime_usage (team_id, user_id, api_key, model, requests, spend, prompt_tokens,
-                                                     completion_tokens, total_tokens)
-               SELECT 0, 0, 0, id, 1, 4, 2, 3, 5 FROM known";
-    let mut long = app.pool.begin().await.unwrap();
-    sqlx::query(add).bind("slow").execute(&mut *long).await.unwrap();
-    sqlx::query(add).bind("fast").execute(&app.pool).await.unwrap();
-    check("the later series came first", 301, 156.0).await;
-    long.commit().await.unwrap();
-    check("the earlier series came later", 302, 160.0).await;
-    app.execute("VACUUM (FREEZE) litespend.lifetime_usage").await;
-    check("old rows are frozen", 302, 160.0).await;
-    app.execute("DELETE FROM litespend.lifetime_usage WHERE spend = 4").await;
-    check("series are gone", 300, 152.0).await;
-    app.execute("UPDATE litespend.lifetime_usage SET spend = 8 WHERE spend = 2").await;
-    app.execute("VACUUM FULL litespend.lifetime_usage").await;
-    check("the table has another file", 300, 158.0).await;
-    app.execute("DELETE FROM litespend.lifetime_usage WHERE spend = 8").await;
-    sqlx::query(add).bind("instead").execute(&app.pool).await.unwrap();
-    check("one is gone and one came", 300, 154.0).await;
-    app.execute("TRUNCATE litespend.lifetime_usage").await;
-    check("nothing is left", 0, 0.0).await;
 }
 
 /// Folds this number of changes.
