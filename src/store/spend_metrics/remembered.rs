@@ -37,8 +37,10 @@ struct Tables {
 }
 
 /// All series, and the words of those that were listed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RememberedSeries {
+    /// Maximum number of series that are remembered.
+    most: i64,
     tables: Option<Tables>,
     /// When all of them were read.
     read_at: Option<Instant>,
@@ -49,7 +51,23 @@ pub struct RememberedSeries {
     words: FxHashMap<i32, String>,
 }
 
+impl Default for RememberedSeries {
+    fn default() -> Self {
+        Self::at_most(MOST_SERIES)
+    }
+}
+
 impl RememberedSeries {
+    /// No series yet. If the database has more than `most` of them, none are remembered.
+    pub fn at_most(most: i64) -> Self {
+        Self { most, tables: None, read_at: None, oldest: 0, series: Vec::new(), words: FxHashMap::default() }
+    }
+
+    /// Forgets all series.
+    fn forget(&mut self) {
+        *self = Self::at_most(self.most);
+    }
+
     /// Reads what has changed. The connection must be in a snapshot that is later than all that were read before it.
     /// Returns whether all series are remembered: there may be too many.
     pub async fn refresh(
@@ -72,7 +90,7 @@ impl RememberedSeries {
             .fetch_one(&mut *connection)
             .await?;
         if self.tables.as_ref() != Some(&tables) {
-            *self = Self::default();
+            self.forget();
         }
         let age = oldest - self.oldest;
         let is_recent = self.read_at.is_some_and(|read_at| read_at.elapsed() < READ_AGAIN);
@@ -82,13 +100,14 @@ impl RememberedSeries {
         let changed = format!("age(xmin) <= age('{}'::xid)", self.oldest & 0xFFFF_FFFF);
         let (count, newer): (i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "SELECT count(*), count(*) FILTER (WHERE {changed})
-             FROM (SELECT xmin FROM {} LIMIT {MOST_SERIES} + 1) AS series",
+             FROM (SELECT xmin FROM {} LIMIT $1 + 1) AS series",
             sums.table()
         )))
+        .bind(self.most)
         .fetch_one(&mut *connection)
         .await?;
-        if count > MOST_SERIES {
-            *self = Self::default();
+        if count > self.most {
+            self.forget();
             return Ok(false);
         }
         if newer > 0 {
@@ -110,15 +129,15 @@ impl RememberedSeries {
         tables: Tables,
         oldest: i64,
     ) -> Result<bool, sqlx::Error> {
-        *self = Self::default();
+        self.forget();
         let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
             "SELECT count(*) FROM (SELECT FROM {} LIMIT $1 + 1) AS series",
             sums.table()
         )))
-        .bind(MOST_SERIES)
+        .bind(self.most)
         .fetch_one(&mut *connection)
         .await?;
-        if count > MOST_SERIES {
+        if count > self.most {
             return Ok(false);
         }
         let mut series = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
@@ -130,7 +149,7 @@ impl RememberedSeries {
             series.extend(page);
         }
         *self =
-            Self { tables: Some(tables), read_at: Some(Instant::now()), oldest, series, words: FxHashMap::default() };
+            Self { tables: Some(tables), read_at: Some(Instant::now()), oldest, series, ..Self::at_most(self.most) };
         Ok(true)
     }
 
