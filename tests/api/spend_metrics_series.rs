@@ -3,8 +3,10 @@
 use litespend::rollups::folding;
 use litespend::settings::Settings;
 use litespend::settings::spend_metrics::{Label, SpendMetricsSettings};
+use litespend::store::spend_metrics::remembered::RememberedSeries;
+use serde_json::json;
 
-use crate::spend_metrics::samples;
+use crate::spend_metrics::{Samples, samples};
 use crate::support::{MASTER_KEY, TestApp, settings};
 
 #[tokio::test]
@@ -99,4 +101,75 @@ async fn series_that_are_remembered_are_those_of_the_database() {
     check("one is gone and one came", 300, 154.0).await;
     app.execute("TRUNCATE litespend.lifetime_usage").await;
     check("nothing is left", 0, 0.0).await;
+}
+
+/// What the log has of each model, as the counters say it: requests, tokens and spend.
+async fn logged(app: &TestApp) -> [(&'static str, Samples); 3] {
+    type Row = (String, i64, i64, f64);
+    let rows: Vec<Row> = sqlx::query_as(
+        r#"SELECT model, count(*), sum(total_tokens)::bigint, sum(spend)::float8 FROM "LiteLLM_SpendLogs" GROUP BY model"#,
+    )
+    .fetch_all(&app.pool)
+    .await
+    .unwrap();
+    let of_each = |value: fn(&Row) -> f64| -> Samples {
+        rows.iter().map(|row| (format!(r#"model="{}""#, row.0), value(row))).collect()
+    };
+    [
+        ("litellm_requests_metric_total", of_each(|row| row.1 as f64)),
+        ("litellm_total_tokens_metric_total", of_each(|row| row.2 as f64)),
+        ("litellm_spend_metric_total", of_each(|row| row.3)),
+    ]
+}
+
+/// A server that remembers three series says what the log has, which no row has left, and what a server says that remembers all.
+#[tokio::test]
+async fn more_series_than_are_remembered_are_counted_as_well() {
+    let by_model = || Settings { spend_metrics: SpendMetricsSettings::new(&[Label::Model], 10_000), ..settings() };
+    let app = TestApp::with(by_model()).await;
+    *app.state.spend_series.lock().await = RememberedSeries::at_most(3);
+    let all = app.beside(by_model());
+    all.state.refresh_rollups().await.unwrap();
+    let mut booked = 0_u32;
+    let mut book = async |model: &str| {
+        booked += 1;
+        let call = json!({"model": model, "cost": f64::from(booked) / 64.0, "prompt_tokens": booked,
+                          "idempotency_key": booked.to_string()});
+        let answer = app.post("/spend/usage", MASTER_KEY, &call).await;
+        assert!(answer.status == 200 && answer.json()["recorded"] == 1, "{}", answer.text);
+    };
+    let settle = async || folding::settle(&mut app.pool.acquire().await.unwrap()).await.unwrap();
+    let check = async |step: &str, remembered: usize, of_all: usize| {
+        // The second scrape begins with what the first one has left.
+        for scrape in ["first", "second"] {
+            for (counter, expected) in logged(&app).await {
+                assert_eq!(samples(&app, counter).await, expected, "{step}, {scrape} scrape: {counter}");
+            }
+            let (few, all) = (app.get("/metrics/spend", MASTER_KEY).await, all.get("/metrics/spend", MASTER_KEY).await);
+            assert_eq!(few.text, all.text, "{step}, {scrape} scrape");
+        }
+        let known = [&app, &all].map(|server| server.state.spend_series.try_lock().unwrap().series().len());
+        assert_eq!(known, [remembered, of_all], "{step}");
+    };
+    for model in ["m1", "m2", "m3"] {
+        book(model).await;
+    }
+    settle().await;
+    check("as many as are remembered", 3, 3).await;
+    book("m1").await;
+    check("what is not folded", 3, 3).await;
+    book("m4").await;
+    check("a series that is not folded", 3, 3).await;
+    settle().await;
+    check("one more than are remembered", 0, 4).await;
+    for model in ["m2", "m4", "m5"] {
+        book(model).await;
+    }
+    check("further calls", 0, 4).await;
+    settle().await;
+    check("further calls that are folded", 0, 5).await;
+    book("m5").await;
+    book("m1").await;
+    settle().await;
+    check("of series that are there", 0, 5).await;
 }
