@@ -51,6 +51,7 @@ mod rollups_many_names;
 mod rollups_schemas;
 mod spend_logs;
 mod spend_metrics;
+mod spend_metrics_rights;
 mod spend_metrics_series;
 mod spend_reset;
 mod spend_usage;
