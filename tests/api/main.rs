@@ -18,6 +18,7 @@ mod books_engines;
 mod books_exporters;
 mod books_filters;
 mod books_pages;
+mod books_pages_bytes;
 mod books_random;
 mod books_reads;
 mod books_returning;
