@@ -35,7 +35,8 @@ pub fn prepare(args: &mut ServeArgs) -> Result<(), Failure> {
     let home = std::path::absolute(&home).unwrap_or(home);
     if demo_data::has_other_data(&home) {
         return Err(Failure::Setting(anyhow::anyhow!(
-            "--demo: {} has data that no demo made: name another directory, as in --demo DIR",
+            "--demo: {} has data that no demo of this version made: name another directory, as in --demo DIR, or remove \
+             this one if it is an earlier demo",
             home.display()
         )));
     }

@@ -95,7 +95,8 @@ fn a_demo_refuses_a_home_with_other_data() {
     ] {
         let said = run(demo().args(["serve", "--port", "0"]).args(&arguments));
         let expected = format!(
-            "--demo: {} has data that no demo made: name another directory, as in --demo DIR",
+            "--demo: {} has data that no demo of this version made: name another directory, as in --demo DIR, or remove \
+             this one if it is an earlier demo",
             refused.display()
         );
         assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{arguments:?}: {}", said.stderr);
