@@ -11,6 +11,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+#[path = "api/support/place.rs"]
+mod place;
+
 const KEY: &str = "sk-master-1234";
 
 fn litespend(home: &Path, arguments: &[&str]) -> Output {
@@ -91,7 +94,7 @@ fn row(id: usize) -> Value {
 
 #[test]
 fn everything_works_beside_a_running_server_and_without_one() {
-    let home = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in("/tmp").unwrap();
+    let home = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in(place::of_homes()).unwrap();
     let home = home.path();
     // Without a running server.
     assert_eq!(done(home, &["team", "create", "Search", "--id", "search", "--admins", "ada"]), "search");
@@ -156,7 +159,7 @@ fn everything_works_beside_a_running_server_and_without_one() {
 
     // Another server imports what this server exports: the rows are the same in every format.
     let rows = server.get("/spend/logs", KEY);
-    let other = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in("/tmp").unwrap();
+    let other = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in(place::of_homes()).unwrap();
     let second = Server::start(other.path());
     for (accept, name) in [("application/x-ndjson", "export.jsonl"), ("text/csv", "export.csv")] {
         std::fs::write(other.path().join(name), server.export("/spend/logs?limit=1000000", KEY, accept)).unwrap();
@@ -172,7 +175,7 @@ fn everything_works_beside_a_running_server_and_without_one() {
     };
     assert_eq!(without(&taken), without(&rows));
     std::fs::write(other.path().join("again.csv"), second.export("/spend/logs", KEY, "text/csv")).unwrap();
-    let third = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in("/tmp").unwrap();
+    let third = tempfile::Builder::new().prefix("litespend-cli-").tempdir_in(place::of_homes()).unwrap();
     std::fs::copy(other.path().join("again.csv"), third.path().join("again.csv")).unwrap();
     let output = litespend(third.path(), &["import", "again.csv"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

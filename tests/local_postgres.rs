@@ -17,6 +17,8 @@ use tempfile::TempDir;
 
 #[path = "local_postgres/hostile_account.rs"]
 mod hostile_account;
+#[path = "api/support/place.rs"]
+mod place;
 #[path = "local_postgres/roles.rs"]
 mod roles;
 
@@ -54,8 +56,11 @@ impl Drop for TemporaryHome {
 }
 
 fn temporary_home() -> TemporaryHome {
-    // The path must be short, and every account must be able to reach it.
-    let directory = tempfile::Builder::new().prefix("litespend-test-").tempdir_in("/tmp").unwrap();
+    temporary_directory(place::of_homes())
+}
+
+fn temporary_directory(parent: &Path) -> TemporaryHome {
+    let directory = tempfile::Builder::new().prefix("litespend-test-").tempdir_in(parent).unwrap();
     let watcher = Command::new("sh")
         .args(["-c", "read answer || { sleep 3; rm -rf \"$0\"; }"])
         .arg(directory.path())
@@ -485,8 +490,8 @@ fn root_and_an_ordinary_user_can_both_run_it() {
     };
     let home = temporary_home();
     std::os::unix::fs::chown(home.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
-    // The build directory may be closed to other users.
-    let program = temporary_home();
+    // The build directory may be closed to other users, and programs in memory may be forbidden.
+    let program = temporary_directory(Path::new("/tmp"));
     std::os::unix::fs::chown(program.path(), Some(nobody.uid.as_raw()), None).unwrap();
     let copy = program.path().join("program");
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();

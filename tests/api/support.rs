@@ -4,6 +4,7 @@ pub(crate) mod accounts;
 pub(crate) mod answers;
 pub(crate) mod cluster;
 pub(crate) mod owners;
+pub(crate) mod place;
 pub(crate) mod randomness;
 pub(crate) mod sums;
 

@@ -6,6 +6,8 @@
 mod answers;
 #[path = "../api/support/cluster.rs"]
 mod cluster;
+#[path = "../api/support/place.rs"]
+mod place;
 #[path = "../api/support/sums.rs"]
 mod sums;
 mod support;

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::cluster::{self, TestDatabase};
+use crate::place;
 
 /// The master key of the tests' servers.
 pub(crate) const MASTER_KEY: &str = "sk-process-master-key";
@@ -26,8 +27,16 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn new() -> Self {
-        // The path must be short, and every account must be able to reach it.
-        let directory = tempfile::Builder::new().prefix("litespend-test-").tempdir_in("/tmp").unwrap();
+        Self::under(place::of_homes())
+    }
+
+    /// A directory in which programs can be run. From a file system in memory, that may be forbidden.
+    pub(crate) fn of_programs() -> Self {
+        Self::under(Path::new("/tmp"))
+    }
+
+    fn under(parent: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("litespend-test-").tempdir_in(parent).unwrap();
         let watcher = Command::new("sh")
             .args(["-c", "read answer || { sleep 3; rm -rf \"$0\"; }"])
             .arg(directory.path())

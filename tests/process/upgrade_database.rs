@@ -398,7 +398,9 @@ async fn an_ordinary_user_can_upgrade() {
     let directory = Directory::new();
     std::os::unix::fs::chown(directory.path(), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
     // The build directory may be closed to other users.
-    let copy = directory.path().join("litespend");
+    let programs_of_nobody = Directory::of_programs();
+    std::os::unix::fs::chown(programs_of_nobody.path(), Some(nobody.uid.as_raw()), None).unwrap();
+    let copy = programs_of_nobody.path().join("litespend");
     std::fs::copy(env!("CARGO_BIN_EXE_litespend"), &copy).unwrap();
     let home = directory.path().join("home");
     let command = |programs: &Path, arguments: &[&str]| {

@@ -51,7 +51,8 @@ const THROWAWAY: &[(&str, &str)] = &[
     ("shared_buffers", "64MB"),
     ("wal_level", "minimal"),
     ("max_wal_senders", "0"),
-    ("max_wal_size", "4GB"),
+    ("wal_init_zero", "off"),
+    ("max_wal_size", "1GB"),
     ("checkpoint_timeout", "1h"),
 ];
 

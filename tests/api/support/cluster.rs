@@ -32,6 +32,8 @@ use litespend::store::embedded_roles::local_postgres_options;
 use private_postgres::{Durability, LocalPostgres, LocalPostgresOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use super::place;
+
 /// Set only for the keeper's process, which recognizes its role by it. The value is the runner's process id.
 const RUNNER: &str = "LITESPEND_TEST_CLUSTER_RUNNER";
 const LOOK: Duration = Duration::from_millis(200);
@@ -236,8 +238,7 @@ fn keeps_the_throwaway_cluster() {
     let Ok(runner) = std::env::var(RUNNER) else {
         return;
     };
-    // The path must be short, and every account must be able to reach it.
-    let home = tempfile::Builder::new().prefix("litespend-tests-").tempdir_in("/tmp").unwrap();
+    let home = tempfile::Builder::new().prefix("litespend-tests-").tempdir_in(place::of_homes()).unwrap();
     let server = LocalPostgres::start(LocalPostgresOptions {
         home: Some(home.path().to_owned()),
         durability: Durability::Throwaway,
