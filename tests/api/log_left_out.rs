@@ -12,9 +12,13 @@ use crate::support::{Answer, MASTER_KEY, TestApp, request};
 const WINDOW: &str = "start_date=2026-02-01%2000:00:00&end_date=2026-02-28%2023:59:59";
 const DAYS: &str = "start_date=2026-02-01&end_date=2026-02-28";
 
-/// JSON of few stored bytes: half a gigabyte as text, and more than a gigabyte, which PostgreSQL cannot output.
-const MANY_DIGITS: &str = "SELECT jsonb_agg(1e308::numeric) FROM generate_series(1, 1800000)";
-const LONG_DIGITS: &str = "SELECT jsonb_build_object('n', jsonb_agg(1e131071::numeric)) FROM generate_series(1, 9000)";
+/// JSON of few stored bytes: half a gigabyte as text, and more than a gigabyte, which PostgreSQL cannot output. Its numbers
+/// are JSON already, because PostgreSQL converts others by their text.
+const MANY_DIGITS: &str = "SELECT jsonb_agg('1e308'::jsonb) FROM generate_series(1, 1800000)";
+const LONG_DIGITS: &str = "SELECT jsonb_build_object('n', jsonb_agg('1e131071'::jsonb)) FROM generate_series(1, 9000)";
+
+/// The same as [`MANY_DIGITS`], from the row that has it.
+const MANY_DIGITS_AGAIN: &str = r#"SELECT request_tags FROM "LiteLLM_SpendLogs" WHERE request_id = 'c'"#;
 
 /// JSON that is nested so deeply that PostgreSQL's functions fail on it.
 const DEEP: &str = "SELECT (repeat('[', 12000) || repeat(']', 12000))::jsonb";
@@ -44,18 +48,13 @@ async fn poisoned() -> TestApp {
     add(&app, "a", &[]).await;
     add(&app, "b", &[("metadata", LONG_DIGITS)]).await;
     add(&app, "c", &[("request_tags", MANY_DIGITS)]).await;
-    add(&app, "d", &[("messages", LONG_DIGITS), ("response", MANY_DIGITS)]).await;
+    add(&app, "d", &[("messages", LONG_DIGITS), ("response", MANY_DIGITS_AGAIN)]).await;
     add(&app, "e", &[("metadata", DEEP), ("proxy_server_request", LONG_DIGITS)]).await;
-    add(
-        &app,
-        "f",
-        &[(
-            "metadata",
-            "SELECT jsonb_build_object('user_api_key_alias', (SELECT jsonb_agg(1e308::numeric)
-        FROM generate_series(1, 1800000)), 'error_information', jsonb_build_object('error_message', 1))",
-        )],
-    )
-    .await;
+    let long_alias = format!(
+        "SELECT jsonb_build_object('user_api_key_alias', ({MANY_DIGITS_AGAIN}),
+                                   'error_information', jsonb_build_object('error_message', 1))"
+    );
+    add(&app, "f", &[("metadata", &long_alias)]).await;
     add(&app, "z", &[]).await;
     app
 }
