@@ -222,10 +222,17 @@ async fn no_secret_leaves_at_the_lowest_level_of_the_log() {
     probe(Some("trace")).await;
 }
 
+/// Runs a command, which fails and says no secret.
+fn expect_clean_failure(arguments: &[&str], variables: &[(&str, &str)]) {
+    let said = run(program().args(arguments).env("DATABASE_WAIT", "1").envs(variables.iter().copied()));
+    assert_ne!(said.code, Some(0), "{arguments:?} with {variables:?}");
+    assert_clean(&format!("{}{}", said.stdout, said.stderr), &format!("{arguments:?} with {variables:?}"));
+}
+
 #[test]
 fn no_secret_is_in_what_a_command_says_when_it_fails() {
-    let with_secret = [
-        format!("postgresql://u:{DATABASE_PASSWORD}@127.0.0.1:1/d?sslpassword={URL_PARAMETER}"),
+    let unreachable = format!("postgresql://u:{DATABASE_PASSWORD}@127.0.0.1:1/d?sslpassword={URL_PARAMETER}");
+    let wrong = [
         format!("postgresql://u:{DATABASE_PASSWORD}@[bad/d"),
         format!("postgresql://u:{DATABASE_PASSWORD}@host:port/d"),
         format!("postgresql://u:{DATABASE_PASSWORD}@127.0.0.1:1/d?sslmode={URL_PARAMETER}"),
@@ -234,33 +241,30 @@ fn no_secret_is_in_what_a_command_says_when_it_fails() {
     ];
     let commands: [&[&str]; 5] =
         [&["serve", "--port", "0"], &["key", "list"], &["user", "list"], &["import", "-"], &["rollups", "status"]];
-    for url in &with_secret {
-        // If no server listens, a command waits for the database to come up, so one such command is enough.
-        let waits = url.contains("@127.0.0.1:1/");
-        for arguments in if waits { &commands[1..2] } else { &commands[..] } {
-            let said = run(program()
-                .args(*arguments)
-                .env("DATABASE_URL", url)
-                .env("DATABASE_WAIT", "1")
-                .env("LITELLM_MASTER_KEY", MASTER)
-                .env("UI_PASSWORD", UI_PASSWORD));
-            assert_ne!(said.code, Some(0), "{arguments:?}");
-            assert_clean(&format!("{}{}", said.stdout, said.stderr), &format!("{arguments:?} with {url}"));
+    let of_url = |arguments: &[&str], url: &str| {
+        let own = [("DATABASE_URL", url), ("LITELLM_MASTER_KEY", MASTER), ("UI_PASSWORD", UI_PASSWORD)];
+        expect_clean_failure(arguments, &own);
+    };
+    let of_variable = |name: &str, value: &str| {
+        let own = [("DATABASE_URL", "postgresql://u@127.0.0.1:1/d"), (name, value)];
+        expect_clean_failure(&["serve", "--port", "0"], &own);
+    };
+    std::thread::scope(|scope| {
+        // If no server listens, these wait half a minute for the database to come up, while the others fail at once.
+        scope.spawn(|| of_url(&["key", "list"], &unreachable));
+        scope.spawn(|| of_variable("LITELLM_MASTER_KEY", MALFORMED_KEY));
+        for url in &wrong {
+            for arguments in commands {
+                of_url(arguments, url);
+            }
         }
-    }
-    for (name, value) in [
-        ("LITELLM_UPSTREAM_URL", format!("ftp://u:{UPSTREAM_PASSWORD}@127.0.0.1")),
-        ("LITELLM_UPSTREAM_URL", format!("http://u:{UPSTREAM_PASSWORD}@127.0.0.1:port")),
-        ("LITELLM_UPSTREAM_URL", format!("http://u:{UPSTREAM_PASSWORD}@127.0.0.1/a?b={URL_PARAMETER}")),
-        ("DATABASE_URL_READ_REPLICA", format!("postgresql://u:{DATABASE_PASSWORD}@[bad/d")),
-        ("LITELLM_MASTER_KEY", MALFORMED_KEY.to_owned()),
-    ] {
-        let said = run(program()
-            .args(["serve", "--port", "0"])
-            .env("DATABASE_URL", "postgresql://u@127.0.0.1:1/d")
-            .env("DATABASE_WAIT", "1")
-            .env(name, &value));
-        assert_ne!(said.code, Some(0), "{name}={value}");
-        assert_clean(&format!("{}{}", said.stdout, said.stderr), &format!("a start with {name}={value}"));
-    }
+        for (name, value) in [
+            ("LITELLM_UPSTREAM_URL", format!("ftp://u:{UPSTREAM_PASSWORD}@127.0.0.1")),
+            ("LITELLM_UPSTREAM_URL", format!("http://u:{UPSTREAM_PASSWORD}@127.0.0.1:port")),
+            ("LITELLM_UPSTREAM_URL", format!("http://u:{UPSTREAM_PASSWORD}@127.0.0.1/a?b={URL_PARAMETER}")),
+            ("DATABASE_URL_READ_REPLICA", format!("postgresql://u:{DATABASE_PASSWORD}@[bad/d")),
+        ] {
+            of_variable(name, &value);
+        }
+    });
 }
