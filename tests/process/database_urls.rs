@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use litespend::store::database::{Pooling, pooling};
+use nix::sys::signal::Signal;
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::support::{AS_LITELLM, MASTER_KEY, Server, database, eventually, program, run};
@@ -67,6 +68,8 @@ async fn the_pool_is_as_prismas_parameters_say_unless_a_flag_does() {
     assert!(eventually(Duration::from_secs(5), async || server.log().matches(named).count() == 1).await);
     let (refused, took) = reads(&server).await;
     assert!(refused >= 4, "{refused} in {took:?}");
+    // It would wait for its reads, which wait for the lock.
+    server.signal(Signal::SIGKILL);
     drop(server);
     let server = Server::on(&url, &["--database-connections", "20", "--database-wait", "60"]);
     assert_eq!(reads(&server).await.0, 0);
