@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,7 +102,7 @@ class Run:
             started = time.monotonic()
             cells[name] = run_step(step, context)
             if cells[name].word:
-                say(f"    {name} ({time.monotonic() - started:.1f} s): {cells[name]}")
+                say(f"    {shape.name}, {name} ({time.monotonic() - started:.1f} s): {cells[name]}")
             if name == "start" and cells[name].word != "ok":
                 break
         self.maker.drop(database)
@@ -160,6 +162,60 @@ def chosen(arguments):
     return found
 
 
+class Results:
+    """The outcomes, of which the files are written anew with each."""
+
+    def __init__(self, folder):
+        self.folder, self.found, self.lock = folder, [], threading.Lock()
+
+    def add(self, shape, version, cells):
+        with self.lock:
+            self.found.append((shape, version, cells))
+            write(self.folder, self.found)
+
+    def failures(self):
+        return sum(cell.word == "FAIL" for _, _, cells in self.found for cell in cells.values())
+
+
+def check_all(run, shapes, results):
+    """Checks databases of these shapes, one after the other on one cluster."""
+    try:
+        run.cluster.start()
+        for shape in shapes:
+            say(f"{shape.name}, PostgreSQL {run.cluster.version}")
+            try:
+                cells = run.check(shape)
+            except Exception as error:
+                cells = {"start": Cell("FAIL", f"cannot be made: {error}"[:300], traceback.format_exc())}
+                say(f"    {shape.name}, {cells['start']}")
+            results.add(shape, run.cluster.version, cells)
+    finally:
+        run.stop()
+
+
+def check_at_once(runs, results):
+    """Checks each shape on a cluster of its own, all at the same time: mostly, they wait."""
+    with ThreadPoolExecutor(len(runs)) as pool:
+        checks = [pool.submit(check_all, run, [shape], results) for run, shape in runs]
+        try:
+            for check in checks:
+                check.result()
+        except BaseException:
+            # Without their clusters, the other checks end soon.
+            for run, _ in runs:
+                run.stop()
+            raise
+
+
+def place():
+    """Where the clusters are: in memory if there is room, because databases consist of many files."""
+    memory = Path("/dev/shm")
+    try:
+        return memory if shutil.disk_usage(memory).free >= 6 * 1024**3 else None
+    except OSError:
+        return None
+
+
 def clusters(arguments, packages, home):
     """The directories of PostgreSQL's programs, with a name for each."""
     if arguments.postgresql != "18":
@@ -173,7 +229,9 @@ def parse():
     parser.add_argument("--target", type=Path, required=True, help="the target directory")
     parser.add_argument("--litespend", type=Path, required=True, help="the program")
     parser.add_argument("--system-postgresql", default=os.environ.get("PG_BIN_DIR"), help="directory of `postgres`")
-    parser.add_argument("--short", action="store_true", help="two databases on the system's PostgreSQL")
+    parser.add_argument(
+        "--short", action="store_true", help="two databases on the system's PostgreSQL, at the same time"
+    )
     parser.add_argument("--only", metavar="NAME", help="only databases whose name contains this")
     parser.add_argument("--postgresql", choices=["both", "system", "18"], default="both")
     parser.add_argument("--list", action="store_true", help="print the names of the databases")
@@ -198,29 +256,31 @@ def main():
         install_pgbouncer()
     if arguments.short:
         steps.BACKFILL_ROWS //= 4
-    results = []
+    # The packages are fetched before databases are made at the same time.
+    for version in {shape.version for shape in shapes} | {NEWEST}:
+        packages.migrations(version)
+    results = Results(folder)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="litespend-databases-") as name:
-        home = Path(name)
-        home.chmod(0o755)
-        litespend = Litespend(arguments.litespend.resolve(), home)
-        for which, binaries in clusters(arguments, packages, home):
-            run = Run(Cluster(binaries, home / f"cluster-{which}"), packages, litespend)
-            try:
-                run.cluster.start()
-                for shape in shapes:
-                    say(f"{shape.name}, PostgreSQL {run.cluster.version}")
-                    try:
-                        cells = run.check(shape)
-                    except Exception as error:
-                        cells = {"start": Cell("FAIL", f"cannot be made: {error}"[:300], traceback.format_exc())}
-                        say(f"    {cells['start']}")
-                    results.append((shape, run.cluster.version, cells))
-                    write(folder, results)
-            finally:
-                run.stop()
-    print(table(results))
-    failures = sum(cell.word == "FAIL" for _, _, cells in results for cell in cells.values())
+    # Programs may not run from a file system in memory.
+    folders = [tempfile.TemporaryDirectory(prefix="litespend-databases-", dir=parent) for parent in [place(), None]]
+    with folders[0] as home, folders[1] as programs:
+        home, programs = Path(home), Path(programs)
+        for public in [home, programs]:
+            public.chmod(0o755)
+
+        def run_on(which, binaries):
+            own = home / which
+            own.mkdir(mode=0o755)
+            return Run(Cluster(binaries, own / "cluster"), packages, Litespend(arguments.litespend.resolve(), own))
+
+        for which, binaries in clusters(arguments, packages, programs):
+            if arguments.short:
+                runs = [(run_on(f"{which}-{number}", binaries), shape) for number, shape in enumerate(shapes)]
+                check_at_once(runs, results)
+            else:
+                check_all(run_on(which, binaries), shapes, results)
+    print(table(results.found))
+    failures = results.failures()
     say(f"{failures} failures in {time.monotonic() - started:.0f} s; {folder / 'details.txt'}")
     return 1 if failures else 0
 
