@@ -270,34 +270,23 @@ fn json_by_hand(files: &[File]) -> Vec<String> {
 
 const NONE: [String; 0] = [];
 
+/// All checks are one test, because reading the source takes longer than they do.
 #[test]
-fn imports_go_down_only() {
-    assert_eq!(upward(&files()), NONE);
-}
-
-#[test]
-fn no_files_import_each_other_in_a_circle() {
-    assert_eq!(circles(&files()), NONE);
-}
-
-#[test]
-fn only_the_store_knows_the_driver() {
-    assert_eq!(sql_outside_store(&files()), NONE);
-}
-
-#[test]
-fn only_the_output_module_writes_to_standard_output() {
-    assert_eq!(output_elsewhere(&files()), NONE);
-}
-
-#[test]
-fn only_the_guards_begin_and_end_transactions_by_hand() {
-    assert_eq!(transactions_by_hand(&files()), NONE);
-}
-
-#[test]
-fn no_handler_types_json() {
-    assert_eq!(json_by_hand(&files()), NONE);
+fn the_source_keeps_to_its_plan() {
+    let files = files();
+    let checks: [(&str, fn(&[File]) -> Vec<String>); 6] = [
+        ("imports go down only", upward),
+        ("no files import each other in a circle", circles),
+        ("only the store knows the driver", sql_outside_store),
+        ("only the output module writes to standard output", output_elsewhere),
+        ("only the guards begin and end transactions by hand", transactions_by_hand),
+        ("no handler types JSON", json_by_hand),
+    ];
+    let mut found = Vec::new();
+    for (rule, check) in checks {
+        found.extend(check(&files).into_iter().map(|violation| format!("{rule}: {violation}")));
+    }
+    assert_eq!(found, NONE);
 }
 
 /// Each check finds the kind of violation that it is meant to find.
