@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 use futures_util::TryStreamExt;
-use litespend_archive::{Archive, Manifest, Query};
+use litespend_archive::{Archive, DayWriter, Manifest, Query};
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,6 +19,7 @@ use crate::store::Connection;
 use crate::store::books;
 use crate::store::books::closing;
 use crate::store::books::closing::Closing;
+use crate::store::books::copying::CopiedRows;
 use crate::store::books::details;
 use crate::store::books::details::Details;
 use crate::store::books::exporting;
@@ -76,7 +77,7 @@ enum Order {
 }
 
 /// Closes a day. A day without rows stays open, and there is nothing to return. The caller holds the lock of the books and
-/// a connection without a statement timeout.
+/// a connection without a statement timeout. If the call is given up before its end, the connection must not be used again.
 pub async fn close_day(
     connection: &mut Connection,
     archive: &Archive,
@@ -164,14 +165,13 @@ async fn export(
     let mut sums = DaySums::default();
     {
         let by_bytes = order == Order::OfDatabase && exporting::orders_by_bytes(&mut transaction).await?;
-        let statement = exporting::export_statement(Selection::All, bodies, by_bytes);
-        let mut rows = exporting::rows(&mut transaction, day, &statement);
-        while let Some(row) = rows.try_next().await? {
-            let row = exporting::exported(&row)?;
-            names.add(&row);
-            sums.add(&row);
-            writer.push(&row).await?;
-        }
+        let statement = exporting::export_statement(Selection::All(day), bodies, by_bytes);
+        let mut rows = CopiedRows::start(&mut transaction, &statement).await?;
+        let written = write_rows(&mut rows, &mut writer, &mut names, &mut sums).await;
+        // Also if the writing ended early: the connection goes on to be used.
+        let rest = rows.skip_rest().await;
+        written?;
+        rest?;
     }
     // Where our comparison finds no agreement, the database's own decides, and names the difference.
     if !sums.agree_with_rollups(&mut transaction, day).await?
@@ -190,6 +190,22 @@ async fn export(
     let manifest = archive.commit(&prepared, json!({"database": database})).await?;
     let (revision, archived) = (manifest.revision, totals_of(&manifest.sums));
     Ok(Some(Closing { day, totals, fingerprint, revision, archived, buckets }))
+}
+
+/// Writes the rows of a day, and collects their names and sums.
+async fn write_rows(
+    rows: &mut CopiedRows<'_>,
+    writer: &mut DayWriter,
+    names: &mut NamesCollector,
+    sums: &mut DaySums,
+) -> Result<(), Error> {
+    while let Some(row) = rows.next().await? {
+        let row = exporting::copied(&row)?;
+        names.add(&row);
+        sums.add(&row);
+        writer.push(&row).await?;
+    }
+    Ok(())
 }
 
 pub(super) fn expect(day: NaiveDate, place: &'static str, found: &Totals, expected: &Totals) -> Result<(), Error> {

@@ -7,6 +7,8 @@ use litespend_archive::LogRow;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, ValueRef};
 
+use crate::store::books::copying::{Fields, literal};
+
 /// Begins the transaction in which a day is compared and exported: one snapshot, without a limit of time.
 pub async fn begin_export(connection: &mut PgConnection) -> Result<sqlx::Transaction<'_, sqlx::Postgres>, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
@@ -17,8 +19,8 @@ pub async fn begin_export(connection: &mut PgConnection) -> Result<sqlx::Transac
 /// Which rows of a day to export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// All rows of the log.
-    All,
+    /// All rows of this day. The statement has no bind parameters, so that a COPY can run it.
+    All(NaiveDate),
     /// The rows that arrived after the day was closed and are not in the archive yet.
     Late,
     /// The rows that start at `$2` or later and before `$3`, each with its version in a last column.
@@ -40,14 +42,15 @@ pub async fn orders_by_bytes(connection: &mut PgConnection) -> Result<bool, sqlx
     .await
 }
 
-/// The statement that reads the rows of the day `$1` for the archive, in the order of start and ID. `by_bytes` says whether
+/// The statement that reads rows of the day `$1` for the archive, in the order of start and ID. `by_bytes` says whether
 /// [the database compares texts by their bytes](orders_by_bytes). With `bodies`, the texts of requests and responses are
 /// included; otherwise they are null. Columns that an older LiteLLM lacks are null.
 pub fn export_statement(selection: Selection, bodies: bool, by_bytes: bool) -> String {
     let body = |column: &str| if bodies { column.to_owned() } else { format!("NULL::jsonb AS {column}") };
     let collation = if by_bytes { "" } else { r#"COLLATE "C""# };
+    let day = if let Selection::All(day) = selection { literal(day) } else { "$1".to_owned() };
     let chosen = match selection {
-        Selection::All => "",
+        Selection::All(_) => "",
         Selection::Late => {
             "AND substring(sha256(convert_to(request_id, 'UTF8')) FOR 8) IN
                  (SELECT digest FROM litespend.late_ids WHERE day = $1 AND NOT is_lost)"
@@ -63,23 +66,23 @@ pub fn export_statement(selection: Selection, bodies: bool, by_bytes: bool) -> S
                        NULL::int AS request_duration_ms, NULL::timestamp AS created_at, NULL::timestamp AS updated_at,
                        NULL::jsonb AS messages, NULL::jsonb AS response, NULL::jsonb AS proxy_server_request) AS defaults
            CROSS JOIN LATERAL (
+               -- The start has no cast: an index has the order of the column, and not that of a value made from it.
                SELECT request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens,
-                      "startTime"::timestamp, "endTime"::timestamp, "completionStartTime"::timestamp, model, model_id,
+                      "startTime", "endTime"::timestamp, "completionStartTime"::timestamp, model, model_id,
                       model_group, custom_llm_provider, api_base, "user", metadata, cache_hit, cache_key,
                       request_tags, team_id, organization_id, end_user, requester_ip_address, {}, {}, {}, session_id,
                       status, mcp_namespaced_tool_name, billing_agent_id, agent_id, litellm_call_id, request_duration_ms,
                       created_at::timestamp, updated_at::timestamp {version}
                FROM "LiteLLM_SpendLogs"
-               WHERE "startTime" >= $1 AND "startTime" < $1 + 1 {chosen}
-               -- The column, and not its text of the same name above: an index has its order.
-               ORDER BY "LiteLLM_SpendLogs"."startTime", request_id {collation}) AS rows"#,
+               WHERE "startTime" >= {day} AND "startTime" < {day} + 1 {chosen}) AS rows
+           ORDER BY rows."startTime", rows.request_id {collation}"#,
         body("messages"),
         body("response"),
         body("proxy_server_request"),
     )
 }
 
-/// Streams the rows of a day with a statement of [`export_statement`].
+/// Streams the late rows of a day with the statement of [`Selection::Late`].
 pub fn rows<'c>(
     connection: &'c mut PgConnection,
     day: NaiveDate,
@@ -106,7 +109,7 @@ pub fn version(row: &PgRow) -> Result<String, sqlx::Error> {
 /// Place of the version among the columns of a slice.
 const VERSION: usize = 36;
 
-/// The row as the archive stores it.
+/// The row of [`Selection::Late`] or [`Selection::Slice`], as the archive stores it.
 pub fn exported(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {
     let required = |column: usize| row.try_get_unchecked::<&str, _>(column);
     let text = |column: usize| row.try_get_unchecked::<Option<&str>, _>(column);
@@ -152,6 +155,57 @@ pub fn exported(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {
     })
 }
 
+/// The number of columns of [`Selection::All`].
+const COLUMNS: u16 = 36;
+
+/// The row that a COPY of [`Selection::All`] sent, as the archive stores it.
+pub fn copied(row: &[u8]) -> Result<LogRow<'_>, sqlx::Error> {
+    log_row(row).ok_or_else(|| sqlx::Error::Protocol("COPY: not a row of the log".into()))
+}
+
+/// The fields are read in the order of the statement.
+fn log_row(row: &[u8]) -> Option<LogRow<'_>> {
+    let mut fields = Fields::of(row, COLUMNS)?;
+    Some(LogRow {
+        request_id: fields.text()??,
+        call_type: fields.text()??,
+        api_key: fields.text()??,
+        spend: fields.float()??,
+        total_tokens: fields.int()??,
+        prompt_tokens: fields.int()??,
+        completion_tokens: fields.int()??,
+        start_time: fields.long()?.map(since_1970).unwrap_or_default(),
+        end_time: fields.long()?.map(since_1970),
+        completion_start_time: fields.long()?.map(since_1970),
+        model: fields.text()??,
+        model_id: fields.text()?,
+        model_group: fields.text()?,
+        custom_llm_provider: fields.text()?,
+        api_base: fields.text()?,
+        user: fields.text()?,
+        metadata: fields.text()?.map(without_version),
+        cache_hit: fields.text()?,
+        cache_key: fields.text()?,
+        request_tags: fields.text()?.map(without_version),
+        team_id: fields.text()?,
+        organization_id: fields.text()?,
+        end_user: fields.text()?,
+        requester_ip_address: fields.text()?,
+        messages: fields.text()?.map(without_version),
+        response: fields.text()?.map(without_version),
+        proxy_server_request: fields.text()?.map(without_version),
+        session_id: fields.text()?,
+        status: fields.text()?,
+        mcp_namespaced_tool_name: fields.text()?,
+        billing_agent_id: fields.text()?,
+        agent_id: fields.text()?,
+        litellm_call_id: fields.text()?,
+        request_duration_ms: fields.int()?,
+        created_at: fields.long()?.map(since_1970),
+        updated_at: fields.long()?.map(since_1970),
+    })
+}
+
 /// The text of a JSON value. PostgreSQL sends `jsonb` with the version of its format before the text, which is the byte 1.
 fn without_version(json: &str) -> &str {
     json.strip_prefix('\u{1}').unwrap_or(json)
@@ -160,7 +214,12 @@ fn without_version(json: &str) -> &str {
 /// Microseconds from 1970, the start of Unix time, to 2000, the start of PostgreSQL's.
 const EPOCH: i64 = 946_684_800_000_000;
 
-/// A timestamp in microseconds since 1970-01-01 UTC. Infinite times become the largest and the smallest number.
+/// A timestamp of PostgreSQL in microseconds since 1970-01-01 UTC. Infinite times are the largest and the smallest number.
+fn since_1970(timestamp: i64) -> i64 {
+    if timestamp == i64::MIN || timestamp == i64::MAX { timestamp } else { timestamp.saturating_add(EPOCH) }
+}
+
+/// A timestamp in microseconds since 1970-01-01 UTC.
 fn microseconds(row: &PgRow, column: usize) -> Result<Option<i64>, sqlx::Error> {
     let value = row.try_get_raw(column)?;
     if value.is_null() {
@@ -168,5 +227,5 @@ fn microseconds(row: &PgRow, column: usize) -> Result<Option<i64>, sqlx::Error> 
     }
     let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
     let number = bytes.try_into().map(i64::from_be_bytes).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(Some(if number == i64::MIN || number == i64::MAX { number } else { number.saturating_add(EPOCH) }))
+    Ok(Some(since_1970(number)))
 }
