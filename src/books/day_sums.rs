@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 
 use chrono::NaiveDate;
-use futures_util::TryStreamExt;
 use litespend_archive::LogRow;
 use rustc_hash::{FxHashMap, FxSeededState};
 use serde_json::value::RawValue;
@@ -305,7 +304,8 @@ impl DaySums {
                 Rollup::TagOwner => &self.tag_owner,
             };
             let Some(groups) = &groups.0 else { return Ok(false) };
-            let Some(counted) = read(connection, rollup, day, groups.len()).await? else { return Ok(false) };
+            let counted = comparing::groups(connection, rollup, day, groups.len()).await?;
+            let Some(counted) = counted else { return Ok(false) };
             self.look_up(connection, &counted, &mut numbers).await?;
             // As many groups on both sides, and each one of the rollup's, which are all different, is ours, too.
             let agree = counted.len() == groups.len()
@@ -382,26 +382,6 @@ fn key(group: &Group, numbers: &FxHashMap<i32, u32>) -> Option<[u32; 4]> {
         *slot = if *id == NULL_ID { NULL } else { *numbers.get(id)? };
     }
     Some(key)
-}
-
-/// The groups of a rollup. `None` if they are more than expected.
-async fn read(
-    connection: &mut Connection,
-    rollup: Rollup,
-    day: NaiveDate,
-    expected: usize,
-) -> Result<Option<Vec<Group>>, store::Error> {
-    let mut found = Vec::new();
-    let mut groups = comparing::groups(connection, rollup, day);
-    while let Some(group) = groups.try_next().await? {
-        if group.requests != 0 {
-            found.push(group);
-        }
-        if found.len() > expected {
-            return Ok(None);
-        }
-    }
-    Ok(Some(found))
 }
 
 /// The elements of a list as texts, as PostgreSQL's `jsonb_array_elements_text` gives them. `None` if it is no list.

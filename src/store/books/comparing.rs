@@ -1,8 +1,9 @@
 //! The sums of a day as the rollups have them, for a comparison outside the database.
 
 use chrono::NaiveDate;
-use futures_util::stream::BoxStream;
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
+
+use crate::store::books::copying::{CopiedRows, Fields, literal};
 
 /// A rollup of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,37 +22,48 @@ impl Rollup {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Usage, Self::Customer, Self::Tag, Self::TagOwner];
 
-    fn statement(self) -> &'static str {
+    /// The columns and the table of its groups: the words that name a group, its requests, its spend, and the tokens that
+    /// it has.
+    fn groups(self) -> &'static str {
         match self {
             Self::Usage => {
-                "SELECT ARRAY[team_id, user_id, api_key, model] AS words, requests, spend, prompt_tokens,
-                        completion_tokens, total_tokens
-                 FROM litespend.day_usage WHERE day = $1"
+                "team_id, user_id, api_key, model, requests, spend, total_tokens, prompt_tokens, completion_tokens
+                 FROM litespend.day_usage"
             }
             Self::Customer => {
-                "SELECT ARRAY[end_user, team_id, api_key, model] AS words, requests, spend, 0::bigint AS prompt_tokens,
-                        0::bigint AS completion_tokens, total_tokens
-                 FROM litespend.day_customer WHERE day = $1"
+                "end_user, team_id, api_key, model, requests, spend, total_tokens FROM litespend.day_customer"
             }
-            Self::Tag => {
-                "SELECT ARRAY[tag] AS words, log_count AS requests, spend, 0::bigint AS prompt_tokens,
-                        0::bigint AS completion_tokens, 0::bigint AS total_tokens
-                 FROM litespend.day_tag WHERE day = $1"
-            }
-            Self::TagOwner => {
-                "SELECT ARRAY[tag, team_id, user_id] AS words, log_count AS requests, spend, 0::bigint AS prompt_tokens,
-                        0::bigint AS completion_tokens, 0::bigint AS total_tokens
-                 FROM litespend.day_tag_owner WHERE day = $1"
-            }
+            Self::Tag => "tag, log_count, spend FROM litespend.day_tag",
+            Self::TagOwner => "tag, team_id, user_id, log_count, spend FROM litespend.day_tag_owner",
+        }
+    }
+
+    /// Number of words that name a group.
+    fn words(self) -> usize {
+        match self {
+            Self::Usage | Self::Customer => 4,
+            Self::Tag => 1,
+            Self::TagOwner => 3,
+        }
+    }
+
+    /// Number of columns of [`groups`](Self::groups).
+    fn columns(self) -> u16 {
+        match self {
+            Self::Usage => 9,
+            Self::Customer => 7,
+            Self::Tag => 3,
+            Self::TagOwner => 5,
         }
     }
 }
 
 /// The sums of one group of a rollup.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Group {
-    /// IDs of the words that name the group, in the order that [`Rollup`] says. No word has the ID of null.
-    pub words: Vec<i32>,
+    /// IDs of the words that name the group, in the order that [`Rollup`] says. No word has the ID 0: it stands for null,
+    /// and fills the places that the rollup does not have.
+    pub words: [i32; 4],
     /// Number of requests.
     pub requests: i64,
     /// Spend in USD.
@@ -64,13 +76,47 @@ pub struct Group {
     pub total_tokens: i64,
 }
 
-/// Streams the groups of a day, without what is not folded yet.
-pub fn groups(
+/// The groups of a day that have requests, without what is not folded yet. `None` if they are more than `most`. Belongs into
+/// a transaction.
+pub async fn groups(
     connection: &mut PgConnection,
     rollup: Rollup,
     day: NaiveDate,
-) -> BoxStream<'_, Result<Group, sqlx::Error>> {
-    sqlx::query_as(rollup.statement()).bind(day).fetch(connection)
+    most: usize,
+) -> Result<Option<Vec<Group>>, sqlx::Error> {
+    let select = format!("SELECT {} WHERE day = {}", rollup.groups(), literal(day));
+    let mut rows = CopiedRows::start(connection, &select).await?;
+    let mut found = Vec::new();
+    while found.len() <= most
+        && let Some(row) = rows.next().await?
+    {
+        let Some(group) = group(rollup, &row) else {
+            return Err(sqlx::Error::Protocol("COPY: not a group of the rollup".into()));
+        };
+        if group.requests != 0 {
+            found.push(group);
+        }
+    }
+    rows.skip_rest().await?;
+    Ok((found.len() <= most).then_some(found))
+}
+
+fn group(rollup: Rollup, row: &[u8]) -> Option<Group> {
+    let mut fields = Fields::of(row, rollup.columns())?;
+    let mut group = Group::default();
+    for word in group.words.iter_mut().take(rollup.words()) {
+        *word = fields.int()??;
+    }
+    group.requests = fields.long()??;
+    group.spend = fields.float()??;
+    if matches!(rollup, Rollup::Usage | Rollup::Customer) {
+        group.total_tokens = fields.long()??;
+    }
+    if rollup == Rollup::Usage {
+        group.prompt_tokens = fields.long()??;
+        group.completion_tokens = fields.long()??;
+    }
+    Some(group)
 }
 
 /// The words with these IDs.
