@@ -270,11 +270,14 @@ fn json_by_hand(files: &[File]) -> Vec<String> {
 
 const NONE: [String; 0] = [];
 
+/// Finds violations of a rule.
+type Check = fn(&[File]) -> Vec<String>;
+
 /// All checks are one test, because reading the source takes longer than they do.
 #[test]
 fn the_source_keeps_to_its_plan() {
     let files = files();
-    let checks: [(&str, fn(&[File]) -> Vec<String>); 6] = [
+    let checks: [(&str, Check); 6] = [
         ("imports go down only", upward),
         ("no files import each other in a circle", circles),
         ("only the store knows the driver", sql_outside_store),
