@@ -30,8 +30,15 @@ fn scalar(value: &Value) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn filled(text: Option<&str>) -> Option<String> {
-    text.filter(|text| !text.is_empty()).map(str::to_owned)
+fn filled(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// Makes a text another one. It nearly always is the same one, as the rows of a key have the same team and user.
+fn replace(known: &mut Option<String>, text: Option<&str>) {
+    if known.as_deref() != text {
+        *known = text.map(str::to_owned);
+    }
 }
 
 /// The longest metadata that is kept as text until the last row of a key is known.
@@ -63,25 +70,28 @@ pub struct NamesCollector {
 impl NamesCollector {
     /// Looks at a row.
     pub fn add(&mut self, row: &LogRow<'_>) {
-        let own = KeyNames {
+        let (team, owner) = (filled(row.team_id), filled(row.user));
+        let has_names = team.is_some() || owner.is_some();
+        let own = || KeyNames {
             start_time: time(row.start_time),
             alias: None,
-            team: filled(row.team_id),
-            owner: filled(row.user),
+            team: team.map(str::to_owned),
+            owner: owner.map(str::to_owned),
         };
-        let has_names = own.team.is_some() || own.owner.is_some();
         match (self.keys.get_mut(row.api_key), row.metadata) {
             (Some((_, Last::Unread { names, metadata })), Some(text)) if has_names && text.len() <= MOST_KEPT => {
-                *names = own;
+                names.start_time = time(row.start_time);
+                replace(&mut names.team, team);
+                replace(&mut names.owner, owner);
                 metadata.clear();
                 metadata.push_str(text);
             }
             (Some((_, last)), Some(text)) if has_names && text.len() <= MOST_KEPT && self.unread < MOST_UNREAD => {
                 self.unread += 1;
-                *last = Last::Unread { names: own, metadata: text.to_owned() };
+                *last = Last::Unread { names: own(), metadata: text.to_owned() };
             }
             (known, metadata) => {
-                let names = with_metadata(own, metadata);
+                let names = with_metadata(own(), metadata);
                 if names.alias.is_none() && names.team.is_none() && names.owner.is_none() {
                     return;
                 }
