@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use chrono::NaiveDate;
 use litespend::identity::{Scope, hash_key};
+use litespend::store::books::copying::{CopiedRows, Fields};
 use litespend::store::key_metadata;
 use litespend::store::key_metadata::KeyMetadata;
 use litespend::store::log::{SpendLogFilter, reaches};
 use litespend::store::reading::{ReadPool, Reading};
 use litespend::store::{database, keys, midnight};
 use serde_json::json;
+use sqlx::PgConnection;
 
 use crate::support::TestApp;
 
@@ -245,4 +247,37 @@ async fn a_transaction_whose_beginning_was_given_up_does_not_stay() {
         assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("25P01"), "{polls} polls");
     }
     pool.close().await;
+}
+
+async fn copied(connection: &mut PgConnection, select: &str) -> Result<usize, sqlx::Error> {
+    let mut rows = CopiedRows::start(connection, select).await?;
+    let mut count = 0;
+    while rows.next().await?.is_some() {
+        count += 1;
+    }
+    Ok(count)
+}
+
+#[tokio::test]
+async fn a_copy_that_ends_early_leaves_nothing_to_the_next_statement() {
+    let app = TestApp::new().await;
+    let mut connection = app.pool.acquire().await.unwrap();
+    let numbers = "SELECT n, NULL::text, 'a' || n FROM generate_series(1, 5000) AS n";
+    {
+        let mut rows = CopiedRows::start(&mut connection, numbers).await.unwrap();
+        let row = rows.next().await.unwrap().unwrap();
+        let mut fields = Fields::of(&row, 3).unwrap();
+        assert_eq!(fields.int(), Some(Some(1)));
+        assert_eq!(fields.text(), Some(None));
+        assert_eq!(fields.text(), Some(Some("a1")));
+        rows.skip_rest().await.unwrap();
+        assert!(rows.next().await.unwrap().is_none());
+    }
+    assert_eq!(copied(&mut connection, numbers).await.unwrap(), 5000);
+    assert_eq!(copied(&mut connection, "SELECT 1 WHERE false").await.unwrap(), 0);
+    for failing in ["SELECT missing", "SELECT 1 / (n - 4000) FROM generate_series(1, 5000) AS n"] {
+        copied(&mut connection, failing).await.unwrap_err();
+        let one: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&mut *connection).await.unwrap();
+        assert_eq!(one, 1, "after {failing}");
+    }
 }
