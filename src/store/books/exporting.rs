@@ -12,7 +12,10 @@ use crate::store::books::copying::{Fields, literal};
 /// Begins the transaction in which a day is compared and exported: one snapshot, without a limit of time.
 pub async fn begin_export(connection: &mut PgConnection) -> Result<sqlx::Transaction<'_, sqlx::Postgres>, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
-    transaction.execute("SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+    // Compiling the statement of a large day takes up to 0.2 s, and does not make it faster: its values are only passed on.
+    let settings =
+        "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL jit = off";
+    transaction.execute(settings).await?;
     Ok(transaction)
 }
 
