@@ -45,9 +45,10 @@ pub async fn orders_by_bytes(connection: &mut PgConnection) -> Result<bool, sqlx
     .await
 }
 
-/// The statement that reads rows of the day `$1` for the archive, in the order of start and ID. `by_bytes` says whether
-/// [the database compares texts by their bytes](orders_by_bytes). With `bodies`, the texts of requests and responses are
-/// included; otherwise they are null. Columns that an older LiteLLM lacks are null.
+/// The statement that reads rows of a day for the archive, in the order of start and ID. The day is `$1`, except where the
+/// selection has it. `by_bytes` says whether [the database compares texts by their bytes](orders_by_bytes). With
+/// `bodies`, the texts of requests and responses are included; otherwise they are null. Columns that an older LiteLLM lacks
+/// are null.
 pub fn export_statement(selection: Selection, bodies: bool, by_bytes: bool) -> String {
     let body = |column: &str| if bodies { column.to_owned() } else { format!("NULL::jsonb AS {column}") };
     let collation = if by_bytes { "" } else { r#"COLLATE "C""# };
