@@ -170,8 +170,8 @@ async fn export(
         let written = write_rows(&mut rows, &mut writer, &mut names, &mut sums).await;
         // Also if the writing ended early: the connection goes on to be used.
         let rest = rows.skip_rest().await;
-        written?;
         rest?;
+        written?;
     }
     // Where our comparison finds no agreement, the database's own decides, and names the difference.
     if !sums.agree_with_rollups(&mut transaction, day).await?

@@ -36,7 +36,7 @@ pub fn prepare(args: &mut ServeArgs) -> Result<(), Failure> {
     if demo_data::has_other_data(&home) {
         return Err(Failure::Setting(anyhow::anyhow!(
             "--demo: {} has data that no demo of this version made: name another directory, as in --demo DIR, or remove \
-             this one if it is an earlier demo",
+             this one if it is an earlier demo or one whose first start was interrupted",
             home.display()
         )));
     }

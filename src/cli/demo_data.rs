@@ -71,7 +71,11 @@ const MARK: &str = "demo";
 /// read; then PostgreSQL does not start in it either.
 pub fn has_other_data(home: &Path) -> bool {
     let has = |name: &str| home.join(name).symlink_metadata().is_ok();
-    has("data") && !has(MARK)
+    // An upgrade of the database that was interrupted has directories beside "data", and maybe not that one.
+    let is_data = |name: &str| name == "archive" || name.starts_with("data.");
+    let mut entries = home.read_dir().into_iter().flatten().flatten();
+    let has_data = has("data") || entries.any(|entry| entry.file_name().to_str().is_some_and(is_data));
+    has_data && !has(MARK)
 }
 
 /// Approximate number of calls on a working day, if none is given.

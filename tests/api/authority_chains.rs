@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use crate::support::accounts::{add_key, add_user, claims, log_in_from, with_dashboard};
 use crate::support::{MASTER_KEY, TestApp};
 
-/// How long the test creates chains, and how long at most.
+/// How long the test creates chains.
 const TIME: Duration = Duration::from_secs(8);
+/// How long at most, if it has not created enough by then.
 const LONGEST: Duration = Duration::from_secs(120);
 
 /// Requests that show what a key may do. A missing right alone makes each of them fail with 401 or 403.

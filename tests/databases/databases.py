@@ -209,10 +209,12 @@ def check_at_once(runs, results):
 
 def place():
     """Where the clusters are: in memory if there is room, because databases consist of many files."""
-    memory = Path("/dev/shm")
+    memory, room = Path("/dev/shm"), 6 * 1024**3
     try:
-        return memory if shutil.disk_usage(memory).free >= 6 * 1024**3 else None
-    except OSError:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return memory if min(available, shutil.disk_usage(memory).free) >= room else None
+    except (OSError, StopIteration):
         return None
 
 
@@ -270,7 +272,8 @@ def main():
 
         def run_on(which, binaries):
             own = home / which
-            own.mkdir(mode=0o755)
+            own.mkdir()
+            own.chmod(0o755)
             return Run(Cluster(binaries, own / "cluster"), packages, Litespend(arguments.litespend.resolve(), own))
 
         for which, binaries in clusters(arguments, packages, programs):

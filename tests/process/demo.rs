@@ -86,17 +86,23 @@ fn a_demo_refuses_a_home_with_other_data() {
     for home in [&given, &beside] {
         home_of_a_server(home);
     }
+    // What an upgrade that was interrupted can leave, and the archive of a server with a database elsewhere.
+    let (upgraded, archive) = (directory.path().join("upgraded"), directory.path().join("archived"));
+    std::fs::create_dir_all(upgraded.join("data.upgraded")).unwrap();
+    std::fs::create_dir_all(archive.join("archive")).unwrap();
     let before = content(directory.path());
     let usual = directory.path().join("home");
     for (arguments, refused) in [
         (vec!["--demo", given.to_str().unwrap()], &given),
+        (vec!["--demo", upgraded.to_str().unwrap()], &upgraded),
+        (vec!["--demo", archive.to_str().unwrap()], &archive),
         // The home of the demo is beside this directory, and has other data.
         (vec!["--demo", "--data-dir", usual.to_str().unwrap()], &beside),
     ] {
         let said = run(demo().args(["serve", "--port", "0"]).args(&arguments));
         let expected = format!(
             "--demo: {} has data that no demo of this version made: name another directory, as in --demo DIR, or remove \
-             this one if it is an earlier demo",
+             this one if it is an earlier demo or one whose first start was interrupted",
             refused.display()
         );
         assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{arguments:?}: {}", said.stderr);

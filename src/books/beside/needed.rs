@@ -46,7 +46,8 @@ pub enum Needed<'a> {
     NewestSessions {
         /// Only sessions after the cursor are shown.
         after: Option<&'a SessionCursor>,
-        /// How many are counted, from the first one, unless that would be too many rows. At least as many as are shown.
+        /// How many sessions are counted from the start of the list, those before the cursor among them. They are fewer, but
+        /// never fewer than `shown`, if that would take too many rows.
         counted: i64,
         /// How many the page needs in any case.
         shown: i64,

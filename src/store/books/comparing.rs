@@ -91,6 +91,7 @@ pub async fn groups(
         && let Some(row) = rows.next().await?
     {
         let Some(group) = group(rollup, &row) else {
+            rows.skip_rest().await?;
             return Err(sqlx::Error::Protocol("COPY: not a group of the rollup".into()));
         };
         if group.requests != 0 {

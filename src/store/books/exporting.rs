@@ -71,11 +71,11 @@ pub fn export_statement(selection: Selection, bodies: bool, by_bytes: bool) -> S
                        NULL::jsonb AS messages, NULL::jsonb AS response, NULL::jsonb AS proxy_server_request) AS defaults
            CROSS JOIN LATERAL (
                -- The start has no cast: an index has the order of the column, and not that of a value made from it.
-               SELECT request_id, call_type, api_key, spend, total_tokens, prompt_tokens, completion_tokens,
-                      "startTime", "endTime"::timestamp, "completionStartTime"::timestamp, model, model_id,
-                      model_group, custom_llm_provider, api_base, "user", metadata, cache_hit, cache_key,
+               SELECT request_id, call_type, api_key, spend, total_tokens::int, prompt_tokens::int,
+                      completion_tokens::int, "startTime", "endTime"::timestamp, "completionStartTime"::timestamp, model,
+                      model_id, model_group, custom_llm_provider, api_base, "user", metadata, cache_hit, cache_key,
                       request_tags, team_id, organization_id, end_user, requester_ip_address, {}, {}, {}, session_id,
-                      status, mcp_namespaced_tool_name, billing_agent_id, agent_id, litellm_call_id, request_duration_ms,
+                      status, mcp_namespaced_tool_name, billing_agent_id, agent_id, litellm_call_id, request_duration_ms::int,
                       created_at::timestamp, updated_at::timestamp {version}
                FROM "LiteLLM_SpendLogs"
                WHERE "startTime" >= {day} AND "startTime" < {day} + 1 {chosen}) AS rows
@@ -164,7 +164,10 @@ const COLUMNS: u16 = 36;
 
 /// The row that a COPY of [`Selection::All`] sent, as the archive stores it.
 pub fn copied(row: &[u8]) -> Result<LogRow<'_>, sqlx::Error> {
-    log_row(row).ok_or_else(|| sqlx::Error::Protocol("COPY: not a row of the log".into()))
+    log_row(row).ok_or_else(|| {
+        let id = Fields::of(row, COLUMNS).and_then(|mut fields| fields.text()).flatten();
+        sqlx::Error::Protocol(format!("COPY: not a row of the log: {}", id.unwrap_or("without an ID")))
+    })
 }
 
 /// The fields are read in the order of the statement.
