@@ -179,12 +179,13 @@ async fn lists_of_sessions_with_many_archived_calls_are_those_of_the_log() {
 }
 
 /// The calls of the test.
-fn in_may() -> LogFilter {
+pub(crate) fn in_may() -> LogFilter {
     let at = |text: &str| day(text).and_time(NaiveTime::MIN);
     LogFilter { window: Some((at("2026-05-01"), at("2026-05-31"))), ..LogFilter::of(Scope::All) }
 }
 
-async fn closed_days(books: &Books, connection: &mut Connection) -> ArchivedDays {
+/// All closed days with their archive.
+pub(crate) async fn closed_days(books: &Books, connection: &mut Connection) -> ArchivedDays {
     let closed = tables::closed_days(connection, None).await.unwrap();
     let days = closed.iter().map(|closed| (closed.day, u32::try_from(closed.revision).unwrap())).collect();
     ArchivedDays::new(books.archive.clone(), days, true)

@@ -1,20 +1,17 @@
 //! Lists of sessions over archived calls with long texts: calls that no session needs are removed beside the log when their bytes are
 //! too many, however few they are.
 
-use chrono::NaiveTime;
 use futures_util::TryStreamExt;
 use litespend::books::beside::{Limits, Needed};
 use litespend::books::pruning;
-use litespend::books::rows::ArchivedDays;
-use litespend::identity::Scope;
-use litespend::store::books as tables;
-use litespend::store::log::filter::{LogFilter, Outcomes};
+use litespend::store::log::filter::Outcomes;
 use litespend::store::log::pages;
 use litespend::store::log::pages::{ActiveSession, Order, SortKey};
 use litespend::store::log::rows::PagedLog;
 use litespend::store::{Connection, Statement};
 
 use crate::books::{Books, day};
+use crate::books_pages::{closed_days, in_may};
 
 /// Number of sessions.
 const SESSIONS: i64 = 40;
@@ -44,18 +41,6 @@ async fn pruned() -> Books {
     let left = r#"SELECT count(*)::text FROM "LiteLLM_SpendLogs" WHERE "startTime" >= '2026-05-01'"#;
     assert_eq!(books.app.scalar(left).await, "0");
     books
-}
-
-/// The calls of the test.
-fn in_may() -> LogFilter {
-    let at = |text: &str| day(text).and_time(NaiveTime::MIN);
-    LogFilter { window: Some((at("2026-05-01"), at("2026-05-31"))), ..LogFilter::of(Scope::All) }
-}
-
-async fn closed_days(books: &Books, connection: &mut Connection) -> ArchivedDays {
-    let closed = tables::closed_days(connection, None).await.unwrap();
-    let days = closed.iter().map(|closed| (closed.day, u32::try_from(closed.revision).unwrap())).collect();
-    ArchivedDays::new(books.archive.clone(), days, true)
 }
 
 /// Number of rows beside the log.
