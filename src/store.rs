@@ -13,6 +13,7 @@ pub mod allowed_ips;
 pub mod authority;
 pub mod booking;
 pub mod books;
+pub mod copying;
 pub mod database;
 pub mod database_url;
 mod earlier_migrations;

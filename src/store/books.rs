@@ -1,13 +1,12 @@
 //! Closed days: days whose totals stay although the log loses their rows. `migrations/litespend/0014_closed_days.sql`
 //! has the tables and the rules of the triggers. [`closing`] has when a day can be closed and how it is recorded as closed,
-//! [`exporting`] how its rows are read for the archive, [`copying`] how they arrive, [`details`] what is stored of it beside
-//! the day tables, [`comparing`] the sums that it is compared with, [`pruning`] how its rows leave the log, [`merging`] which
-//! archived rows belong into an answer, [`beside`] how they stand beside the log, and [`restoring`] how they come back.
+//! [`exporting`] how its rows are read for the archive, [`details`] what is stored of it beside the day tables,
+//! [`comparing`] the sums that it is compared with, [`pruning`] how its rows leave the log, [`merging`] which archived rows
+//! belong into an answer, [`beside`] how they stand beside the log, and [`restoring`] how they come back.
 
 pub mod beside;
 pub mod closing;
 pub mod comparing;
-pub mod copying;
 pub mod details;
 pub mod exporting;
 pub mod merging;

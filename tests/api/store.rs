@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::NaiveDate;
 use litespend::identity::{Scope, hash_key};
-use litespend::store::books::copying::{CopiedRows, Fields};
+use litespend::store::copying::{CopiedRows, Fields};
 use litespend::store::key_metadata;
 use litespend::store::key_metadata::KeyMetadata;
 use litespend::store::log::{SpendLogFilter, reaches};

@@ -3,7 +3,7 @@
 use chrono::NaiveDate;
 use sqlx::PgConnection;
 
-use crate::store::books::copying::{CopiedRows, Fields, literal};
+use crate::store::copying::{CopiedRows, Fields, literal};
 
 /// A rollup of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use litespend_archive::LogRow;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, ValueRef};
 
-use crate::store::books::copying::{Fields, literal};
+use crate::store::copying::{Fields, literal};
 
 /// Begins the transaction in which a day is compared and exported: one snapshot, without a limit of time.
 pub async fn begin_export(connection: &mut PgConnection) -> Result<sqlx::Transaction<'_, sqlx::Postgres>, sqlx::Error> {
