@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::store::rollups::reads::skip_header;
+use crate::store::rollups::copied::skip_header;
 
 /// The number of fields that stands for the end.
 const END: [u8; 2] = [0xff, 0xff];

@@ -6,6 +6,7 @@
 //! this are in `migrations/litespend`. Reads are in [`crate::store::rollups::reads`].
 
 pub mod backlog;
+pub mod copied;
 mod counted;
 pub mod days;
 pub mod dictionary;

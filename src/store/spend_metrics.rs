@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
 use crate::store::reading::CopyMark;
-use crate::store::rollups::reads::{int, long, skip_header};
+use crate::store::rollups::copied::{int, long, skip_header};
 
 /// What a series of calls has logged: never less than before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, FromRow)]

@@ -14,9 +14,10 @@ use sqlx::postgres::PgRow;
 
 use crate::store::DateRange;
 use crate::store::reading::{CopyMark, Reading};
+use crate::store::rollups::copied::CopyReader;
 use crate::store::rollups::dictionary::{Dictionary, DictionaryCache};
 use crate::store::rollups::reads;
-use crate::store::rollups::reads::{CopyReader, Entry, EntryFilter, Grain, Rollup, Snapshot};
+use crate::store::rollups::reads::{Entry, EntryFilter, Grain, Rollup, Snapshot};
 use crate::store::rollups::segments;
 use crate::store::rollups::segments::Segment;
 
