@@ -1,23 +1,80 @@
-//! Rows in PostgreSQL's binary COPY format. They arrive with less work than those of other statements: a message is a row,
-//! and the driver prepares nothing for its fields.
+//! Rows in PostgreSQL's binary COPY format. They arrive with less work than those of other statements: the driver prepares
+//! nothing for their fields. A COPY sends messages: the first one starts with a header, each has whole rows, and a mark
+//! follows after the last row.
+//!
+//! [`RowDecoder`] decodes all rows of a message. [`CopiedRows`] runs a statement, and returns its rows one by one.
 
 use bytes::Bytes;
-use chrono::{Datelike, NaiveDate};
+use chrono::{NaiveDate, TimeDelta};
 use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::store::rollups::copied::skip_header;
-
 /// The number of fields that stands for the end.
 const END: [u8; 2] = [0xff, 0xff];
 
-/// 2000-01-01 as a number of days in the Common Era.
-const EPOCH: i32 = 730_120;
+/// Day 0 of PostgreSQL's calendar.
+const EPOCH: NaiveDate = match NaiveDate::from_ymd_opt(2000, 1, 1) {
+    Some(day) => day,
+    None => NaiveDate::MIN,
+};
 
 /// A day in SQL, for statements without bind parameters. As a distance, it can also be a day before the Common Era.
 pub fn literal(day: NaiveDate) -> String {
-    format!("(date '2000-01-01' + ({}))", day.num_days_from_ce() - EPOCH)
+    format!("(date '2000-01-01' + ({}))", day.signed_duration_since(EPOCH).num_days())
+}
+
+/// What follows after the header: signature (11 bytes), flags (4 bytes), length of the extension (4 bytes), extension.
+fn after_header(message: &[u8]) -> Result<&[u8], sqlx::Error> {
+    let after = || {
+        let (_, rest) = message.split_at_checked(15)?;
+        let (length, rest) = rest.split_first_chunk()?;
+        rest.get(usize::try_from(u32::from_be_bytes(*length)).ok()?..)
+    };
+    after().ok_or_else(|| sqlx::Error::Protocol("COPY: short header".into()))
+}
+
+/// Decodes the rows of a COPY, one message after the other.
+#[derive(Debug)]
+pub struct RowDecoder {
+    columns: u16,
+    expected: &'static str,
+    started: bool,
+}
+
+impl RowDecoder {
+    /// A decoder of rows that have this number of fields. `expected` says what a row is, for errors.
+    pub fn new(columns: u16, expected: &'static str) -> Self {
+        Self { columns, expected, started: false }
+    }
+
+    /// Decodes the rows of a message and appends them to `rows`. `decode` gets the fields of a row, and reads all of them. It
+    /// returns `None` if they are not those of a row.
+    ///
+    /// # Errors
+    ///
+    /// A protocol error if the header is incomplete, or if something is not a row. The rows before it have been appended.
+    pub fn decode<'a, T>(
+        &mut self,
+        message: &'a [u8],
+        rows: &mut Vec<T>,
+        mut decode: impl FnMut(&mut Fields<'a>) -> Option<T>,
+    ) -> Result<(), sqlx::Error> {
+        let mut rest = message;
+        if !self.started {
+            rest = after_header(message)?;
+            self.started = true;
+        }
+        while !rest.is_empty() && !rest.starts_with(&END) {
+            let decoded = Fields::of(rest, self.columns).and_then(|mut fields| Some((decode(&mut fields)?, fields.0)));
+            let Some((row, next)) = decoded else {
+                return Err(sqlx::Error::Protocol(format!("COPY: not {}", self.expected)));
+            };
+            rows.push(row);
+            rest = next;
+        }
+        Ok(())
+    }
 }
 
 /// The rows of a statement while they arrive. The driver does not track how much of them is unread. Whoever stops before
@@ -37,11 +94,11 @@ impl<'c> CopiedRows<'c> {
         Ok(Self { messages, started: false })
     }
 
-    /// The next row, for [`Fields`]. `None` at the end.
+    /// The next row, for [`Fields`]. `None` at the end. PostgreSQL sends each row as a message of its own.
     pub async fn next(&mut self) -> Result<Option<Bytes>, sqlx::Error> {
         while let Some(mut message) = self.messages.try_next().await? {
             if !self.started {
-                skip_header(&mut message)?;
+                message = message.slice_ref(after_header(&message)?);
                 self.started = true;
             }
             // The header may come alone, and the mark of the end does.
@@ -71,23 +128,30 @@ impl<'a> Fields<'a> {
         (u16::from_be_bytes(*found) == number).then_some(Self(fields))
     }
 
-    fn bytes(&mut self) -> Option<Option<&'a [u8]>> {
+    /// The length of the next field. Null has a negative one.
+    #[inline]
+    fn length(&mut self) -> Option<Option<usize>> {
         let (length, rest) = self.0.split_first_chunk()?;
-        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
-            // Null has a negative length.
-            self.0 = rest;
-            return Some(None);
-        };
-        let (field, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some(usize::try_from(i32::from_be_bytes(*length)).ok())
+    }
+
+    fn bytes(&mut self) -> Option<Option<&'a [u8]>> {
+        let Some(length) = self.length()? else { return Some(None) };
+        let (field, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(Some(field))
     }
 
+    #[inline]
     fn array<const LENGTH: usize>(&mut self) -> Option<Option<[u8; LENGTH]>> {
-        match self.bytes()? {
-            Some(bytes) => bytes.try_into().ok().map(Some),
-            None => Some(None),
+        let Some(length) = self.length()? else { return Some(None) };
+        if length != LENGTH {
+            return None;
         }
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(Some(*field))
     }
 
     /// A `text`.
@@ -99,18 +163,30 @@ impl<'a> Fields<'a> {
     }
 
     /// An `int`.
+    #[inline]
     pub fn int(&mut self) -> Option<Option<i32>> {
         Some(self.array()?.map(i32::from_be_bytes))
     }
 
     /// A `bigint`, or a timestamp in microseconds since 2000-01-01.
+    #[inline]
     pub fn long(&mut self) -> Option<Option<i64>> {
         Some(self.array()?.map(i64::from_be_bytes))
     }
 
     /// A `float8`.
+    #[inline]
     pub fn float(&mut self) -> Option<Option<f64>> {
         Some(self.array()?.map(f64::from_be_bytes))
+    }
+
+    /// A `date`, which is sent as the number of days since 2000-01-01.
+    #[inline]
+    pub fn date(&mut self) -> Option<Option<NaiveDate>> {
+        match self.int()? {
+            Some(number) => EPOCH.checked_add_signed(TimeDelta::days(i64::from(number))).map(Some),
+            None => Some(None),
+        }
     }
 }
 
@@ -147,6 +223,35 @@ mod tests {
         assert_eq!(fields(&[0, 1, 0, 0, 0, 1, 0xff]).text(), None, "not UTF-8");
         assert_eq!(fields(&[0, 1, 0, 0, 0, 2, 0, 7]).int(), None, "a number of another size");
         assert_eq!(fields(&[0, 1, 0x7f, 0xff, 0xff, 0xff]).text(), None, "longer than the message");
+    }
+
+    /// A row of one `int`.
+    fn row(number: i32) -> Vec<u8> {
+        [&[0_u8, 1, 0, 0, 0, 4][..], &number.to_be_bytes()].concat()
+    }
+
+    #[test]
+    fn rows_are_decoded_message_by_message() {
+        let header = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\x02ab".to_vec();
+        let (mut decoder, mut numbers) = (RowDecoder::new(1, "a number"), Vec::new());
+        for message in [header.clone(), [row(1), row(2)].concat(), row(3), END.to_vec()] {
+            decoder.decode(&message, &mut numbers, |fields| fields.int()?).unwrap();
+        }
+        assert_eq!(numbers, [1, 2, 3]);
+        let error = decoder.decode(&row(4)[..9], &mut numbers, |fields| fields.int()?).unwrap_err();
+        assert!(error.to_string().ends_with("COPY: not a number"), "{error}");
+        let mut decoder = RowDecoder::new(1, "a number");
+        let error = decoder.decode(&header[..20], &mut numbers, |fields| fields.int()?).unwrap_err();
+        assert!(error.to_string().ends_with("COPY: short header"), "{error}");
+    }
+
+    #[test]
+    fn dates_are_read_as_distances() {
+        let date = |number: i32| Fields::of(&row(number), 1).unwrap().date();
+        assert_eq!(date(0), Some(NaiveDate::from_ymd_opt(2000, 1, 1)));
+        assert_eq!(date(9559), Some(NaiveDate::from_ymd_opt(2026, 3, 4)));
+        assert_eq!(date(-730_120), Some(NaiveDate::from_ymd_opt(0, 12, 31)));
+        assert_eq!(date(i32::MAX), None, "infinity");
     }
 
     #[test]

@@ -7,13 +7,12 @@ pub mod remembered;
 pub use crate::store::spend_metrics::budgets::{Budget, Budgets, Holder, budgets};
 pub use crate::store::spend_metrics::names::{Names, key_aliases, organization_aliases, team_aliases, user_emails};
 
-use bytes::{Buf, Bytes};
 use futures_util::TryStreamExt;
 use rustc_hash::FxHashMap;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
+use crate::store::copying::{Fields, RowDecoder};
 use crate::store::reading::CopyMark;
-use crate::store::rollups::copied::{int, long, skip_header};
 
 /// What a series of calls has logged: never less than before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, FromRow)]
@@ -215,49 +214,35 @@ async fn chosen(
                FROM {table} WHERE {condition}) TO STDOUT (FORMAT binary)"
     );
     let mut messages = mark.copy_out(connection, &statement).await?;
-    let (mut series, mut started) = (Vec::new(), false);
-    while let Some(mut message) = messages.try_next().await? {
-        if !started {
-            skip_header(&mut message)?;
-            started = true;
-        }
-        while message.has_remaining() {
-            match row(&mut message) {
-                Some(Some(row)) => series.push(row),
-                Some(None) => break,
-                None => return Err(sqlx::Error::Protocol("COPY: not a series".into())),
-            }
-        }
+    let (mut series, mut decoder) = (Vec::new(), RowDecoder::new(FIELDS, "a series"));
+    while let Some(message) = messages.try_next().await? {
+        decoder.decode(&message, &mut series, row)?;
     }
     Ok(series)
 }
 
 /// Number of fields of a row: its number, its words and what it has logged.
-const FIELDS: i16 = 15;
+const FIELDS: u16 = 15;
 
-/// The next row: `Some(None)` at the end, `None` if the bytes are not a row.
-fn row(message: &mut Bytes) -> Option<Option<Folded>> {
-    match message.try_get_i16().ok()? {
-        FIELDS => {}
-        fields => return (fields < 0).then_some(None),
-    }
-    let number = long(message)?;
+/// The series in a row. `None` if the fields are not those of a series.
+fn row(fields: &mut Fields<'_>) -> Option<Folded> {
+    let number = fields.long()??;
     let mut words = [0; COLUMNS];
     for word in &mut words {
-        *word = int(message)?;
+        *word = fields.int()??;
     }
-    Some(Some(Folded {
+    Some(Folded {
         number,
         words,
         logged: Logged {
-            requests: long(message)?,
-            spend: f64::from_bits(long(message)?.cast_unsigned()),
-            prompt_tokens: long(message)?,
-            completion_tokens: long(message)?,
-            total_tokens: long(message)?,
+            requests: fields.long()??,
+            spend: fields.float()??,
+            prompt_tokens: fields.long()??,
+            completion_tokens: fields.long()??,
+            total_tokens: fields.long()??,
             ..Logged::default()
         },
-    }))
+    })
 }
 
 /// The beginning of a statement: `n` is what is not folded, by series, with the IDs of their words: what came, and that with what updates

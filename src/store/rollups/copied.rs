@@ -71,7 +71,7 @@ impl CopyReader {
 
 /// Skips the header of the first message of a COPY in binary format: signature (11 bytes), flags (4 bytes), length of the
 /// extension (4 bytes), extension.
-pub fn skip_header(message: &mut Bytes) -> Result<(), sqlx::Error> {
+fn skip_header(message: &mut Bytes) -> Result<(), sqlx::Error> {
     let broken = || sqlx::Error::Protocol("COPY: short header".into());
     message.try_get_u64().map_err(|_| broken())?;
     if message.remaining() < 11 {
@@ -87,12 +87,12 @@ pub fn skip_header(message: &mut Bytes) -> Result<(), sqlx::Error> {
 }
 
 /// Reads a length, which must be 4, and a field of four bytes.
-pub fn int(message: &mut Bytes) -> Option<i32> {
+fn int(message: &mut Bytes) -> Option<i32> {
     (message.try_get_i32().ok()? == 4).then(|| message.try_get_i32().ok()).flatten()
 }
 
 /// Reads a length, which must be 8, and a field of eight bytes.
-pub fn long(message: &mut Bytes) -> Option<i64> {
+fn long(message: &mut Bytes) -> Option<i64> {
     (message.try_get_i32().ok()? == 8).then(|| message.try_get_i64().ok()).flatten()
 }
 
