@@ -123,6 +123,7 @@ pub struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     /// The fields of a row. `None` if their number is another one.
+    #[inline]
     pub fn of(row: &'a [u8], number: u16) -> Option<Self> {
         let (found, fields) = row.split_first_chunk()?;
         (u16::from_be_bytes(*found) == number).then_some(Self(fields))

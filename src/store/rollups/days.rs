@@ -285,7 +285,7 @@ impl<'c> Source<'c> {
             }
             Self::Rows(reader, messages) => {
                 let Some(message) = messages.try_next().await? else { return Ok(false) };
-                reader.read(message, batch)?;
+                reader.read(&message, batch)?;
                 Ok(true)
             }
         }

@@ -1,12 +1,16 @@
 //! Property tests of PostgreSQL's binary rows: rows decode to the original entries, and anything else is refused.
 
 use bytes::BufMut;
+use chrono::{NaiveDate, TimeDelta};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::*;
 use crate::randomness::check;
+
+/// Day 0 of PostgreSQL's calendar.
+const EPOCH: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap();
 
 fn entry() -> impl Strategy<Value = Entry> {
     let counts = (any::<i64>(), any::<i64>(), any::<i64>(), any::<i64>());
@@ -18,7 +22,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             spend,
             (prompt_tokens, completion_tokens, total_tokens, requests),
         )| {
-            let day = day(number).unwrap();
+            let day = EPOCH + TimeDelta::days(i64::from(number));
             Entry {
                 day,
                 subject,
@@ -64,7 +68,7 @@ fn row(rollup: Rollup, entry: &Entry) -> Vec<u8> {
 fn read(rollup: Rollup, messages: &[Vec<u8>]) -> Result<Vec<Entry>, sqlx::Error> {
     let (mut reader, mut entries) = (CopyReader::new(rollup), Vec::new());
     for message in messages {
-        reader.read(Bytes::copy_from_slice(message), &mut entries)?;
+        reader.read(message, &mut entries)?;
     }
     Ok(entries)
 }
