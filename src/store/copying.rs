@@ -79,6 +79,10 @@ impl RowDecoder {
 
 /// The rows of a statement while they arrive. The driver does not track how much of them is unread. Whoever stops before
 /// the end [skips the rest](Self::skip_rest). If that does not happen, the connection must not be used again.
+///
+/// This is for callers that keep their connection after an error: the session may hold a lock. A read is given up at any time
+/// instead, and cannot wait for the rest of the rows: its connection is closed
+/// ([`CopyMark`](crate::store::reading::CopyMark)).
 pub struct CopiedRows<'c> {
     messages: BoxStream<'c, Result<Bytes, sqlx::Error>>,
     started: bool,
