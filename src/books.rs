@@ -58,6 +58,22 @@ pub enum Error {
         /// The figures that it should have.
         expected: String,
     },
+    /// The log has a row that the archive cannot store: it is not as LiteLLM's tables have it.
+    #[error("{day}: the row {request_id} of the log lacks a value that every row has, or has one of another type")]
+    Row {
+        /// The day.
+        day: NaiveDate,
+        /// The row.
+        request_id: String,
+    },
+    /// The log has a row that the database cannot give as the archive stores it.
+    #[error("{day}: the database cannot read a row of this day: {cause}")]
+    Unreadable {
+        /// The day.
+        day: NaiveDate,
+        /// What the database says.
+        cause: store::Error,
+    },
     /// The log or the rollups kept changing, or are not up to date.
     #[error("{day}: {reason}; try again")]
     Busy {
@@ -72,6 +88,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// An error of a statement that reads the rows of a day. One that a value causes concerns this day only.
+    fn of_rows(day: NaiveDate, error: store::Error) -> Self {
+        if store::error::is_refused_value(&error) {
+            return Self::Unreadable { day, cause: error };
+        }
+        Self::Database(error)
+    }
+
     fn busy(day: NaiveDate, reason: NotReady) -> Self {
         let reason = match reason {
             NotReady::Unfolded => "changes of the day are not folded yet",

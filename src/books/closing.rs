@@ -167,10 +167,10 @@ async fn export(
         let by_bytes = order == Order::OfDatabase && exporting::orders_by_bytes(&mut transaction).await?;
         let statement = exporting::export_statement(Selection::All(day), bodies, by_bytes);
         let mut rows = CopiedRows::start(&mut transaction, &statement).await?;
-        let written = write_rows(&mut rows, &mut writer, &mut names, &mut sums).await;
+        let written = write_rows(day, &mut rows, &mut writer, &mut names, &mut sums).await;
         // Also if the writing ended early: the connection goes on to be used.
         let rest = rows.skip_rest().await;
-        rest?;
+        rest.map_err(|error| Error::of_rows(day, error))?;
         written?;
     }
     // Where our comparison finds no agreement, the database's own decides, and names the difference.
@@ -194,13 +194,14 @@ async fn export(
 
 /// Writes the rows of a day, and collects their names and sums.
 async fn write_rows(
+    day: NaiveDate,
     rows: &mut CopiedRows<'_>,
     writer: &mut DayWriter,
     names: &mut NamesCollector,
     sums: &mut DaySums,
 ) -> Result<(), Error> {
-    while let Some(row) = rows.next().await? {
-        let row = exporting::copied(&row)?;
+    while let Some(row) = rows.next().await.map_err(|error| Error::of_rows(day, error))? {
+        let row = exporting::copied(&row).map_err(|request_id| Error::Row { day, request_id })?;
         names.add(&row);
         sums.add(&row);
         writer.push(&row).await?;
@@ -258,8 +259,8 @@ pub async fn archive_late_rows(connection: &mut Connection, archive: &Archive, d
     {
         let statement = exporting::export_statement(Selection::Late, newest.bodies, false);
         let mut rows = exporting::rows(&mut transaction, day, &statement);
-        while let Some(row) = rows.try_next().await? {
-            let row = exporting::exported(&row)?;
+        while let Some(row) = rows.try_next().await.map_err(|error| Error::of_rows(day, error))? {
+            let row = exporting::exported(&row).map_err(|request_id| Error::Row { day, request_id })?;
             writer.push(&row).await?;
             found.extend(lost.take(books::id_digest(row.request_id).as_slice()));
             count += 1;
@@ -386,7 +387,13 @@ async fn close_exported(
         }
         // The log changed after the export.
         Some(Ok(Some(_))) => {}
-        Some(Err(error @ (Error::Differs(_) | Error::Figures { .. } | Error::Refused(_)))) => return Err(error),
+        Some(Err(
+            error @ (Error::Differs(_)
+            | Error::Figures { .. }
+            | Error::Row { .. }
+            | Error::Unreadable { .. }
+            | Error::Refused(_)),
+        )) => return Err(error),
         // It may have been the exporter's connection, or the day has changed: the next attempt tells.
         Some(Err(error)) => tracing::debug!(%day, cause = %error, "exporting a day again"),
         None => {}

@@ -132,9 +132,9 @@ async fn compare(
         let mut archived = Vec::new();
         {
             let mut logged = exporting::slice(connection, day, (from, to), &statement);
-            while let Some(row) = logged.try_next().await? {
+            while let Some(row) = logged.try_next().await.map_err(|error| Error::of_rows(day, error))? {
                 let version = exporting::version(&row)?;
-                let row = exporting::exported(&row)?;
+                let row = exporting::exported(&row).map_err(|request_id| Error::Row { day, request_id })?;
                 let place = (row.start_time, row.request_id);
                 while next.as_ref().is_some_and(|next| (next.start_time, next.request_id.as_str()) < place) {
                     next = rows.try_next().await?;

@@ -113,8 +113,16 @@ pub fn version(row: &PgRow) -> Result<String, sqlx::Error> {
 /// Place of the version among the columns of a slice.
 const VERSION: usize = 36;
 
-/// The row of [`Selection::Late`] or [`Selection::Slice`], as the archive stores it.
-pub fn exported(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {
+/// The row of [`Selection::Late`] or [`Selection::Slice`], as the archive stores it. If the archive cannot store it, the error
+/// is its request ID.
+pub fn exported(row: &PgRow) -> Result<LogRow<'_>, String> {
+    fetched_row(row).map_err(|_| row.try_get_unchecked::<&str, _>(0).unwrap_or(WITHOUT_ID).to_owned())
+}
+
+/// Stands for the request ID of a row that has none.
+const WITHOUT_ID: &str = "without an ID";
+
+fn fetched_row(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {
     let required = |column: usize| row.try_get_unchecked::<&str, _>(column);
     let text = |column: usize| row.try_get_unchecked::<Option<&str>, _>(column);
     let number = |column: usize| row.try_get_unchecked::<i32, _>(column);
@@ -162,11 +170,12 @@ pub fn exported(row: &PgRow) -> Result<LogRow<'_>, sqlx::Error> {
 /// The number of columns of [`Selection::All`].
 const COLUMNS: u16 = 36;
 
-/// The row that a COPY of [`Selection::All`] sent, as the archive stores it.
-pub fn copied(row: &[u8]) -> Result<LogRow<'_>, sqlx::Error> {
+/// The row that a COPY of [`Selection::All`] sent, as the archive stores it. If the archive cannot store it, the error is its
+/// request ID.
+pub fn copied(row: &[u8]) -> Result<LogRow<'_>, String> {
     log_row(row).ok_or_else(|| {
         let id = Fields::of(row, COLUMNS).and_then(|mut fields| fields.text()).flatten();
-        sqlx::Error::Protocol(format!("COPY: not a row of the log: {}", id.unwrap_or("without an ID")))
+        id.unwrap_or(WITHOUT_ID).to_owned()
     })
 }
 
