@@ -51,7 +51,7 @@ async fn filled() -> Books {
 }
 
 /// As many connections as `litespend books close` uses, in the state in which it uses them.
-async fn exporters(books: &Books) -> Vec<Connection> {
+pub(crate) async fn exporters(books: &Books) -> Vec<Connection> {
     let mut exporters = Vec::new();
     for _ in 0..2 {
         let mut connection = books.connection().await.detach();

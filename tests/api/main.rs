@@ -14,6 +14,7 @@ mod authority_chains;
 mod books;
 mod books_calls;
 mod books_changed;
+mod books_closing;
 mod books_engines;
 mod books_exporters;
 mod books_filters;

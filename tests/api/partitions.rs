@@ -46,7 +46,7 @@ async fn partitioned() -> TestApp {
     app
 }
 
-async fn install(app: &TestApp) {
+pub(crate) async fn install(app: &TestApp) {
     let mut connection = app.pool.acquire().await.unwrap();
     database::migrate_schema(&mut connection).await.unwrap();
     rollups::attach(&mut connection).await.unwrap();
