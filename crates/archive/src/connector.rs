@@ -13,6 +13,8 @@ use object_store::client::{
     HttpResponse, HttpResponseBody, HttpService,
 };
 
+use crate::location::is_true;
+
 /// Makes clients whose requests end after a time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Connector {
@@ -29,7 +31,7 @@ impl HttpConnector for Connector {
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(self.connect_timeout));
         let builder = HttpsConnectorBuilder::new().with_webpki_roots();
-        let plain = options.get_config_value(&ClientConfigKey::AllowHttp).as_deref() == Some("true");
+        let plain = options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|text| is_true(&text));
         let builder = if plain { builder.https_or_http() } else { builder.https_only() };
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))

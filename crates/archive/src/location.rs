@@ -219,7 +219,7 @@ impl Endpoint {
 }
 
 /// Whether a setting is on, in the words that stores understand.
-fn is_true(text: &str) -> bool {
+pub(crate) fn is_true(text: &str) -> bool {
     ["1", "true", "on", "yes", "y"].iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 

@@ -70,6 +70,17 @@ async fn objects_are_where_the_url_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn plain_http_is_allowed_in_every_word_for_yes() {
+    let store = Store::start().await;
+    for (word, is_allowed) in [("TRUE", true), ("1", true), ("on", true), ("false", false), ("0", false)] {
+        let mut settings = store.settings();
+        settings.push(("AWS_ALLOW_HTTP".to_owned(), word.to_owned()));
+        let options = Options { settings, retries: 0, ..brief() };
+        assert_eq!(Archive::open(ARCHIVE_URL, options).await.is_ok(), is_allowed, "{word}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_objects_are_uploaded_in_parts() {
     let store = Store::start().await;
     let archive = open(&store, Options::default()).await;
