@@ -1,5 +1,7 @@
 //! HTTP for object stores, with hyper and rustls as elsewhere in litespend.
 
+use std::error::Error as StdError;
+use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +14,7 @@ use object_store::client::{
     ClientConfigKey, ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
     HttpResponse, HttpResponseBody, HttpService,
 };
+use rustls::CertificateError;
 
 use crate::location::is_true;
 
@@ -57,8 +60,52 @@ impl HttpService for Service {
     }
 }
 
+/// The store has shown a certificate that is not accepted, and will not be at the next attempt.
+#[derive(Debug, thiserror::Error)]
+#[error("the store's certificate is not accepted: {0}")]
+struct NotAccepted(CertificateError);
+
 fn request_error(error: hyper_util::client::legacy::Error) -> HttpError {
+    match certificate_error(&error) {
+        // It ends by itself, when the store is given another certificate, or when the clocks agree.
+        None
+        | Some(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => {}
+        Some(cause) => return HttpError::new(HttpErrorKind::Unknown, NotAccepted(cause.clone())),
+    }
     // A request that was cut off may have been carried out: only a failed connection is surely without effect.
     let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Interrupted };
     HttpError::new(kind, error)
+}
+
+/// Why a certificate was not accepted, if that is the cause of an error.
+fn certificate_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CertificateError> {
+    let mut next: Option<&'a (dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(cause)) = error.downcast_ref::<rustls::Error>() {
+            return Some(cause);
+        }
+        // What an I/O error says is its source is already the source of the error in it.
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// Whether a store's certificate is the cause of an error, and another attempt is of no use.
+pub(crate) fn is_certificate_refused(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<NotAccepted>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }

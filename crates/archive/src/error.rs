@@ -11,7 +11,7 @@ pub enum Error {
     /// The store did not answer in time, or refused. The same request may succeed later.
     #[error("the archive is unavailable: {0}")]
     Unavailable(String),
-    /// The store answered that it does not allow this, or cannot do it.
+    /// The store answered that it does not allow this, or cannot do it; or its certificate is not accepted.
     #[error("the archive refused: {0}")]
     Refused(String),
     /// A stored object does not have the bytes that were written. It is not answered from again until

@@ -13,6 +13,7 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use parking_lot::Mutex;
 
+use crate::connector::is_certificate_refused;
 use crate::error::{Error, Result};
 
 /// An object of a listing.
@@ -220,11 +221,12 @@ impl Store {
     }
 }
 
-/// Whether a store answered that it does not do this, so that asking once more is of no use.
+/// Whether a store answered that it does not do this, or is not the one to ask, so that asking once more is of no use.
 fn is_refusal(error: &object_store::Error, cause: &str) -> bool {
     use object_store::Error::{Generic, NotImplemented, NotSupported, PermissionDenied, Unauthenticated};
     match error {
         NotImplemented { .. } | NotSupported { .. } | PermissionDenied { .. } | Unauthenticated { .. } => true,
+        _ if is_certificate_refused(error) => true,
         // The library keeps the status to itself, but for its text. A wrong region is 400, or a redirection to nowhere.
         Generic { .. } => {
             let status = cause.split("non-2xx status code: ").nth(1).unwrap_or_default();
