@@ -4,6 +4,7 @@
 
 #[path = "../api/support/answers.rs"]
 mod answers;
+mod certificates;
 #[path = "../api/support/cluster.rs"]
 mod cluster;
 #[path = "../api/support/place.rs"]

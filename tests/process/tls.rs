@@ -11,37 +11,8 @@ use litespend::store::embedded_roles::local_postgres_options;
 use private_postgres::{LocalPostgres, LocalPostgresOptions};
 use sqlx::{Connection, PgConnection};
 
+use crate::certificates::{authority, of_localhost};
 use crate::support::{Directory, MASTER_KEY, Server, eventually, program, run};
-
-fn openssl(directory: &Path, arguments: &[&str]) {
-    let mut command = Command::new("openssl");
-    let output = command.current_dir(directory).args(arguments).output().expect("openssl is installed");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Creates a certificate authority in `NAME.pem` and `NAME.key`.
-fn authority(directory: &Path, name: &str) {
-    let (key, certificate) = (format!("{name}.key"), format!("{name}.pem"));
-    let subject = format!("/CN=litespend test {name}");
-    openssl(
-        directory,
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            &subject,
-            "-keyout",
-            &key,
-            "-out",
-            &certificate,
-        ],
-    );
-}
 
 /// A PostgreSQL on 127.0.0.1 whose certificate for `localhost` is signed by `authority`.
 struct Encrypting {
@@ -124,42 +95,7 @@ async fn certificates_are_verified_where_the_url_says_so() {
     std::fs::create_dir(&certificates).unwrap();
     authority(&certificates, "authority");
     authority(&certificates, "stranger");
-    std::fs::write(certificates.join("names"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
-    openssl(
-        &certificates,
-        &[
-            "req",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            "/CN=localhost",
-            "-keyout",
-            "server.key",
-            "-out",
-            "server.csr",
-        ],
-    );
-    openssl(
-        &certificates,
-        &[
-            "x509",
-            "-req",
-            "-in",
-            "server.csr",
-            "-CA",
-            "authority.pem",
-            "-CAkey",
-            "authority.key",
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-extfile",
-            "names",
-            "-out",
-            "server.pem",
-        ],
-    );
+    of_localhost(&certificates, "server", "2");
     let file = |name: &str| -> PathBuf { certificates.join(name) };
     let (known, stranger) = (file("authority.pem").display().to_string(), file("stranger.pem").display().to_string());
     let postgres = Encrypting::start(&directory.path().join("home"), &certificates).await;
