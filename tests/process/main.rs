@@ -14,6 +14,7 @@ mod sums;
 mod support;
 
 mod archive_import;
+mod archive_tls;
 mod booking;
 mod books;
 mod books_server;

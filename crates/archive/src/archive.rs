@@ -101,7 +101,7 @@ pub(crate) struct Inner {
 impl Archive {
     /// Opens the archive at a URL: a directory (a path or `file://`), `s3://bucket/path`, `gs://bucket/path` or
     /// `az://container/path`. Object stores take their settings from the usual environment variables, for example
-    /// `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`. Creates the directory.
+    /// `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP` and `AWS_CA_BUNDLE`. Creates the directory.
     ///
     /// In a URL, `%` and two digits stand for a byte: names of objects begin with the decoded path. A path without `://` is the
     /// directory's name as it stands.

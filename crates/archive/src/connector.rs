@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,13 +16,17 @@ use object_store::client::{
     ClientConfigKey, ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody,
     HttpResponse, HttpResponseBody, HttpService,
 };
-use rustls::CertificateError;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 
 use crate::location::is_true;
 
 /// Makes clients whose requests end after a time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Connector {
+    /// Who may sign the store's certificate. `None` stands for the public authorities that are built in.
+    pub(crate) authorities: Option<Arc<RootCertStore>>,
     /// Until the connection stands.
     pub(crate) connect_timeout: Duration,
     /// Until the head of the answer is there.
@@ -33,7 +39,13 @@ impl HttpConnector for Connector {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(self.connect_timeout));
-        let builder = HttpsConnectorBuilder::new().with_webpki_roots();
+        let builder = match &self.authorities {
+            Some(authorities) => {
+                let config = ClientConfig::builder().with_root_certificates(Arc::clone(authorities));
+                HttpsConnectorBuilder::new().with_tls_config(config.with_no_client_auth())
+            }
+            None => HttpsConnectorBuilder::new().with_webpki_roots(),
+        };
         let plain = options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|text| is_true(&text));
         let builder = if plain { builder.https_or_http() } else { builder.https_only() };
         let client = Client::builder(TokioExecutor::new())
@@ -41,6 +53,21 @@ impl HttpConnector for Connector {
             .build(builder.enable_http1().wrap_connector(tcp));
         Ok(HttpClient::new(Service { client, answer_timeout: self.answer_timeout }))
     }
+}
+
+/// The authorities in a file of PEM certificates, or the reason why there are none.
+pub(crate) fn authorities(file: &Path) -> Result<RootCertStore, String> {
+    let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let mut authorities = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|_| format!("{} is cut off or damaged", file.display()))?;
+        // A bundle of many authorities may have some in forms of long ago.
+        authorities.add_parsable_certificates([certificate]);
+    }
+    if authorities.is_empty() {
+        return Err(format!("{} contains no PEM certificate", file.display()));
+    }
+    Ok(authorities)
 }
 
 #[derive(Debug)]

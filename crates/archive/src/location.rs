@@ -1,5 +1,6 @@
 //! Where an archive is: its URL, and the store that the URL stands for.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,10 +13,11 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use rustls::RootCertStore;
 use url::Url;
 
 use crate::archive::Options;
-use crate::connector::Connector;
+use crate::connector::{self, Connector};
 use crate::error::{Error, Result};
 
 /// Where an archive is.
@@ -112,13 +114,15 @@ impl Location {
             max_retries: options.retries,
             retry_timeout: limit.mul_f64(0.8),
         };
-        let connector = Connector { connect_timeout: limit.div_f64(5.0), answer_timeout: limit.div_f64(3.0) };
+        let connector =
+            Connector { authorities: None, connect_timeout: limit.div_f64(5.0), answer_timeout: limit.div_f64(3.0) };
         let unusable = |error: object_store::Error| Error::BadUrl(crate::store::describe(&error));
         // The objects are where the URL says: other engines read them there.
         let prefix = Path::parse(prefix).map_err(|error| Error::BadUrl(error.to_string()))?;
         Ok(match service {
             Service::S3 => {
                 let builder = s3(bucket, options)?.with_retry(retry);
+                let connector = Connector { authorities: authorities_of_s3(options)?, ..connector };
                 let store = builder.with_http_connector(connector).build().map_err(unusable)?;
                 Arc::new(PrefixStore::new(store, prefix))
             }
@@ -223,12 +227,28 @@ pub(crate) fn is_true(text: &str) -> bool {
     ["1", "true", "on", "yes", "y"].iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
-/// A bucket of S3 with all settings.
+/// The setting with which the AWS tools name a file of authorities, which may sign the certificate of the store. The
+/// library does not know it.
+const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+
+/// The authorities that the settings or the environment name, instead of those that are built in.
+fn authorities_of_s3(options: &Options) -> Result<Option<Arc<RootCertStore>>> {
+    let setting = options.settings.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(CA_BUNDLE));
+    let file = setting.map(|(_, file)| OsString::from(file)).or_else(|| std::env::var_os(CA_BUNDLE));
+    let Some(file) = file.filter(|file| !file.is_empty()) else { return Ok(None) };
+    match connector::authorities(&PathBuf::from(file)) {
+        Ok(authorities) => Ok(Some(Arc::new(authorities))),
+        Err(reason) => Err(Error::BadUrl(format!("{CA_BUNDLE}: {reason}"))),
+    }
+}
+
+/// A bucket of S3 with all settings of the library.
 fn s3(bucket: &str, options: &Options) -> Result<AmazonS3Builder> {
     let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
     let builder = options
         .settings
         .iter()
+        .filter(|(name, _)| !name.eq_ignore_ascii_case(CA_BUNDLE))
         .try_fold(builder, |builder, (name, value)| Ok(builder.with_config(setting(name)?, value)))?;
     for key in [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint] {
         refuse_credentials(builder.get_config_value(&key))?;
