@@ -220,6 +220,11 @@ macro_rules! columns {
             pub(crate) fn bytes(&self) -> usize {
                 0 $(+ bytes!($kind, self.$field))+
             }
+
+            /// Whether the row has messages, a response or a request.
+            pub(crate) fn has_bodies(&self) -> bool {
+                self.messages.is_some() || self.response.is_some() || self.proxy_server_request.is_some()
+            }
         }
 
         impl OwnedRow {
@@ -251,9 +256,10 @@ macro_rules! columns {
                 self.bytes
             }
 
-            pub(crate) fn append(&mut self, row: &LogRow<'_>) {
+            /// Appends a row that takes about this many bytes.
+            pub(crate) fn append(&mut self, row: &LogRow<'_>, bytes: usize) {
                 self.rows += 1;
-                self.bytes += row.bytes();
+                self.bytes += bytes;
                 $(append!($kind, self.$field, row.$field);)+
             }
 

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{ArrowPrimitiveType, Float64Type, Int32Type, TimestampMicrosecondType};
+use arrow_array::{Array, PrimitiveArray, RecordBatch, StringArray};
 use bytes::{Buf, Bytes};
 use chrono::NaiveDate;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
@@ -18,7 +20,6 @@ use crate::error::{Error, Result};
 use crate::ids::FanOut;
 use crate::manifest::{Manifest, Part, StoredObject, hexadecimal};
 use crate::part::{RowSizes, read_metadata};
-use crate::row::{Positions, RowView};
 use crate::sums::{Sums, SumsBuilder};
 use crate::write::{BATCH, BATCH_BYTES};
 
@@ -58,18 +59,17 @@ impl Check {
 
     fn rows(&mut self, batch: &RecordBatch) {
         self.content.update(batch);
-        let positions = Positions::of(&Column::ALL);
+        let array = |column: Column| batch.columns().get(column.index());
+        let texts = |column| array(column).and_then(|array| array.as_string_opt::<i32>());
+        let numbers = |column| array(column).and_then(|array| array.as_primitive_opt::<Int32Type>());
+        let tokens = [Column::PromptTokens, Column::CompletionTokens, Column::TotalTokens].map(numbers);
+        let spend = array(Column::Spend).and_then(|array| array.as_primitive_opt::<Float64Type>());
+        let times = array(Column::StartTime).and_then(|array| array.as_primitive_opt::<TimestampMicrosecondType>());
+        let (ids, statuses) = (texts(Column::RequestId), texts(Column::Status));
         for row in 0..batch.num_rows() {
-            let view = RowView::new(batch, &positions, row);
-            let tokens = [Column::PromptTokens, Column::CompletionTokens, Column::TotalTokens];
-            let tokens = tokens.map(|column| {
-                let tokens = view.integer(column).and_then(|tokens| i32::try_from(tokens).ok());
-                tokens.unwrap_or_default()
-            });
-            let spend = view.float(Column::Spend).unwrap_or_default();
-            self.sums.add_values(spend, tokens, view.text(Column::Status));
-            let time = view.integer(Column::StartTime).unwrap_or_default();
-            let id = view.text(Column::RequestId).unwrap_or_default();
+            let tokens = tokens.map(|tokens| number(tokens, row));
+            self.sums.add_values(number(spend, row), tokens, text(statuses, row));
+            let (time, id) = (number(times, row), text(ids, row).unwrap_or_default());
             match &mut self.last {
                 Some((last_time, last_id)) => {
                     self.in_order &= (*last_time, last_id.as_str()) < (time, id);
@@ -84,6 +84,15 @@ impl Check {
             }
         }
     }
+}
+
+/// A number of a column, or 0 if it is null.
+fn number<T: ArrowPrimitiveType>(array: Option<&PrimitiveArray<T>>, row: usize) -> T::Native {
+    array.filter(|array| array.is_valid(row)).map(|array| array.value(row)).unwrap_or_default()
+}
+
+fn text(array: Option<&StringArray>, row: usize) -> Option<&str> {
+    array.filter(|array| array.is_valid(row)).map(|array| array.value(row))
 }
 
 impl Archive {

@@ -178,9 +178,15 @@ impl DayWriter {
         if !self.microseconds.contains(&row.start_time) {
             return Err(Error::OtherDay { request_id: row.request_id.to_owned(), day: self.day });
         }
-        let without = LogRow { messages: None, response: None, proxy_server_request: None, ..*row };
-        let row = if self.bodies { row } else { &without };
-        if row.bytes() > MOST_ROW_BYTES {
+        let without;
+        let row = if self.bodies || !row.has_bodies() {
+            row
+        } else {
+            without = LogRow { messages: None, response: None, proxy_server_request: None, ..*row };
+            &without
+        };
+        let bytes = row.bytes();
+        if bytes > MOST_ROW_BYTES {
             return Err(Error::TooLarge { request_id: row.request_id.to_owned() });
         }
         match &mut self.last {
@@ -197,7 +203,7 @@ impl DayWriter {
         if self.part.is_none() {
             self.open_part(row.start_time)?;
         }
-        self.builders.append(row);
+        self.builders.append(row, bytes);
         self.sums.add(row);
         let Some(part) = &mut self.part else { return Err(unusable()) };
         part.rows += 1;

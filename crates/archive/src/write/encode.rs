@@ -8,13 +8,13 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 
 use crate::columns::{Column, SCHEMA};
 use crate::content::ContentHasher;
 use crate::error::{Error, Result};
 use crate::format::properties;
 use crate::ids::{DigestCollector, IdKind};
-use crate::row::{Positions, RowView};
 
 /// The size in memory at which a row group ends. Text that compresses well would otherwise make groups of any size, which
 /// readers have to hold.
@@ -109,17 +109,18 @@ pub(super) fn encode(
     bytes: usize,
 ) -> Result<Encoded> {
     encoder.write(batch, bytes)?;
-    let positions = Positions::of(&Column::ALL);
-    for row in 0..batch.num_rows() {
-        let view = RowView::new(batch, &positions, row);
-        let id = |column| view.text(column).unwrap_or_default();
-        digests.add(IdKind::RequestId, id(Column::RequestId))?;
-        digests.add(IdKind::CallId, id(Column::LitellmCallId))?;
-        digests.add_repeating(IdKind::Session, id(Column::SessionId))?;
-        digests.add_repeating(IdKind::ApiKey, id(Column::ApiKey))?;
-        digests.add_repeating(IdKind::User, id(Column::User))?;
-        digests.add_repeating(IdKind::EndUser, id(Column::EndUser))?;
-        digests.add_repeating(IdKind::Team, id(Column::TeamId))?;
+    let texts = |column: Column| batch.columns().get(column.index()).and_then(|array| array.as_string_opt::<i32>());
+    for (kind, column) in [(IdKind::RequestId, Column::RequestId), (IdKind::CallId, Column::LitellmCallId)] {
+        texts(column).into_iter().flatten().flatten().try_for_each(|id| digests.add(kind, id))?;
+    }
+    for (kind, column) in [
+        (IdKind::Session, Column::SessionId),
+        (IdKind::ApiKey, Column::ApiKey),
+        (IdKind::User, Column::User),
+        (IdKind::EndUser, Column::EndUser),
+        (IdKind::Team, Column::TeamId),
+    ] {
+        texts(column).into_iter().flatten().flatten().try_for_each(|id| digests.add_repeating(kind, id))?;
     }
     let pieces = encoder.sink.take();
     Ok(Encoded { encoder, digests, pieces })
