@@ -172,8 +172,8 @@ impl BlockReader {
         }
         if !missing.is_empty() {
             for (number, block) in self.fetch(object, &runs(missing)).await? {
-                // A copy: a slice would keep the whole answer in memory as long as one of its blocks is used.
-                let block = Bytes::copy_from_slice(&block);
+                // A slice would keep the whole answer in memory as long as one of its blocks is used.
+                let block = if self.store.is_local() { block } else { Bytes::copy_from_slice(&block) };
                 self.cache.insert((Arc::clone(object.path()), number), block.clone());
                 blocks.insert(number, block);
             }
@@ -194,8 +194,8 @@ impl BlockReader {
             blocks.start = run.end;
             let covered = object.bytes_of(&run);
             let wanted = covered.start.max(range.start)..covered.end.min(range.end);
-            let fetched = self.fetch(object, std::slice::from_ref(&run)).await?.into_iter().collect();
-            joined.extend_from_slice(&cut(object, &fetched, &wanted)?);
+            let fetched: BTreeMap<u64, Bytes> = self.fetch(object, &[run]).await?.into_iter().collect();
+            pieces(object, &fetched, &wanted)?.iter().for_each(|piece| joined.extend_from_slice(piece));
         }
         Ok(joined.freeze())
     }
@@ -224,6 +224,14 @@ impl BlockReader {
     }
 
     async fn attempt(&self, object: &VerifiedObject, runs: &[Range<u64>]) -> Result<Attempt> {
+        // Of a file, each block comes in memory of its own. Of an object, a request for each would take too long.
+        let blocks: Vec<Range<u64>>;
+        let runs = if self.store.is_local() {
+            blocks = runs.iter().flat_map(Clone::clone).map(|number| number..number + 1).collect();
+            &blocks
+        } else {
+            runs
+        };
         let ranges: Vec<Range<u64>> = runs.iter().map(|run| object.bytes_of(run)).collect();
         let cause = match self.store.get_ranges(object.path(), &ranges).await {
             Ok(answers) => {
@@ -285,24 +293,26 @@ fn runs(numbers: BTreeSet<u64>) -> Vec<Range<u64>> {
     runs
 }
 
+/// A range, from its blocks.
 fn cut(object: &VerifiedObject, blocks: &BTreeMap<u64, Bytes>, range: &Range<u64>) -> Result<Bytes> {
+    let pieces = pieces(object, blocks, range)?;
+    if let [only] = pieces.as_slice() {
+        return Ok(only.clone());
+    }
+    let mut joined = BytesMut::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
+    pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
+    Ok(joined.freeze())
+}
+
+/// What a range has of each of its blocks.
+fn pieces(object: &VerifiedObject, blocks: &BTreeMap<u64, Bytes>, range: &Range<u64>) -> Result<Vec<Bytes>> {
     object.has(range)?;
-    let out_of_range = || Error::schema(&**object.path(), "a range outside the object was asked for");
-    let mut pieces = object.blocks_of(range).map(|number| {
+    let pieces = object.blocks_of(range).map(|number| {
         let block = blocks.get(&number)?;
         let start = usize::try_from(range.start.saturating_sub(number * BLOCK)).ok()?;
         let end = usize::try_from(range.end - number * BLOCK).ok()?.min(block.len());
         (start <= end).then(|| block.slice(start..end))
     });
-    let Some(first) = pieces.next() else { return Ok(Bytes::new()) };
-    let first = first.ok_or_else(out_of_range)?;
-    if first.len() as u64 == range.end - range.start {
-        return Ok(first);
-    }
-    let mut joined = BytesMut::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
-    joined.extend_from_slice(&first);
-    for piece in pieces {
-        joined.extend_from_slice(&piece.ok_or_else(out_of_range)?);
-    }
-    Ok(joined.freeze())
+    let pieces: Option<Vec<Bytes>> = pieces.collect();
+    pieces.ok_or_else(|| Error::schema(&**object.path(), "a range outside the object was asked for"))
 }

@@ -394,7 +394,7 @@ impl Column {
     }
 
     /// Columns that are null unless the day is archived with bodies.
-    fn is_body(self) -> bool {
+    pub(crate) fn is_body(self) -> bool {
         matches!(self, Self::Messages | Self::Response | Self::ProxyServerRequest)
     }
 

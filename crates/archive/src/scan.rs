@@ -106,7 +106,7 @@ impl Default for Query {
 }
 
 /// A query with what follows from it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     query: Query,
     /// The microseconds that rows may start in.
@@ -146,6 +146,13 @@ impl Plan {
             columns.dedup();
         }
         Ok(Self { query, times, filter_columns, output_columns })
+    }
+
+    /// The same for a day that was archived without messages, responses and requests: these columns are not read.
+    fn without_bodies(&self) -> Self {
+        let mut plan = self.clone();
+        plan.output_columns.retain(|column| !column.is_body());
+        plan
     }
 
     fn descending(&self) -> bool {

@@ -29,6 +29,7 @@ pub(super) struct DayCursor {
 
 impl DayCursor {
     pub(super) fn new(inner: Arc<Inner>, manifest: &Manifest, plan: Arc<Plan>) -> Self {
+        let plan = if manifest.bodies { plan } else { Arc::new(plan.without_bodies()) };
         Self { parts: super::cursors(&inner, manifest, &plan), plan, bodies: manifest.bodies }
     }
 

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, Int32Type, TimestampMicrosecondType};
+use arrow_array::types::{ArrowPrimitiveType, Float64Type, Int32Type, TimestampMicrosecondType};
+use arrow_array::{Array, PrimitiveArray, RecordBatch};
 use parquet::arrow::arrow_reader::RowSelection;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
@@ -34,6 +34,8 @@ pub(super) struct Group {
     matches: VecDeque<usize>,
     /// Columns that conditions read in this row group.
     filter_columns: Vec<Column>,
+    /// Columns that rows are made of, without those that are null in the whole row group.
+    output_columns: Vec<Column>,
     slice: usize,
     most_slice: usize,
     chunk: usize,
@@ -51,6 +53,8 @@ impl Group {
             filter_columns.dedup();
         }
         let most_slice = rows_in_memory(metadata, &filter_columns).clamp(256, MOST_SLICE);
+        let mut output_columns = plan.output_columns.clone();
+        output_columns.retain(|column| !is_null(metadata, *column));
         Some(Self {
             group,
             rows,
@@ -60,7 +64,8 @@ impl Group {
             slice: FIRST_SLICE.min(most_slice),
             most_slice,
             chunk: plan.query.limit.map_or(CHUNK, |limit| CHUNK.min(limit.max(1))),
-            sizes: RowSizes::of(file.metadata(), group, &plan.output_columns),
+            sizes: RowSizes::of(file.metadata(), group, &output_columns),
+            output_columns,
         })
     }
 
@@ -95,8 +100,8 @@ impl Group {
         let mut chosen: Vec<usize> = self.matches.drain(..count).collect();
         chosen.sort_unstable();
         let selection = selection(consecutive(&chosen), self.rows);
-        let batches = file.read(self.group, selection, &plan.output_columns, CHUNK).await?;
-        let positions = Positions::of(&plan.output_columns);
+        let batches = file.read(self.group, selection, &self.output_columns, CHUNK).await?;
+        let positions = Positions::of(&self.output_columns);
         let mut rows = Vec::with_capacity(count);
         for batch in &batches {
             for row in 0..batch.num_rows() {
@@ -171,9 +176,7 @@ fn fulfilled(plan: &Plan, batch: &RecordBatch, positions: &Positions) -> Vec<boo
     let query = &plan.query;
     let mut fulfilled = vec![true; batch.num_rows()];
     if let Some(times) = positions.array(batch, Column::StartTime) {
-        keep(&mut fulfilled, times.as_primitive::<TimestampMicrosecondType>().iter(), |time| {
-            plan.times.contains(&time)
-        });
+        keep(&mut fulfilled, times.as_primitive::<TimestampMicrosecondType>(), |time| plan.times.contains(&time));
     }
     for (column, values) in &query.equals {
         keep_equal(&mut fulfilled, batch, positions, (*column, values));
@@ -190,7 +193,7 @@ fn fulfilled(plan: &Plan, batch: &RecordBatch, positions: &Positions) -> Vec<boo
     if (query.min_spend.is_some() || query.max_spend.is_some())
         && let Some(spend) = positions.array(batch, Column::Spend)
     {
-        keep(&mut fulfilled, spend.as_primitive::<Float64Type>().iter(), |spend| {
+        keep(&mut fulfilled, spend.as_primitive::<Float64Type>(), |spend| {
             query.min_spend.is_none_or(|limit| compare(spend, limit).is_ge())
                 && query.max_spend.is_none_or(|limit| compare(spend, limit).is_le())
         });
@@ -198,7 +201,7 @@ fn fulfilled(plan: &Plan, batch: &RecordBatch, positions: &Positions) -> Vec<boo
     if (query.min_duration_ms.is_some() || query.max_duration_ms.is_some())
         && let Some(durations) = positions.array(batch, Column::RequestDurationMs)
     {
-        keep(&mut fulfilled, durations.as_primitive::<Int32Type>().iter(), |duration| {
+        keep(&mut fulfilled, durations.as_primitive::<Int32Type>(), |duration| {
             query.min_duration_ms.is_none_or(|limit| duration >= limit)
                 && query.max_duration_ms.is_none_or(|limit| duration <= limit)
         });
@@ -223,19 +226,33 @@ fn keep_equal(
     if let Some(dictionary) = texts.as_dictionary_opt::<Int32Type>() {
         let texts = dictionary.values().as_string::<i32>();
         let wanted: Vec<bool> = texts.iter().map(|text| text.is_some_and(is_wanted)).collect();
-        keep(fulfilled, dictionary.keys().iter(), |key| {
+        keep(fulfilled, dictionary.keys(), |key| {
             usize::try_from(key).ok().and_then(|key| wanted.get(key)).copied().unwrap_or_default()
         });
     } else {
-        keep(fulfilled, texts.as_string::<i32>().iter(), is_wanted);
+        for (fulfilled, text) in fulfilled.iter_mut().zip(texts.as_string::<i32>()) {
+            *fulfilled = *fulfilled && text.is_some_and(is_wanted);
+        }
     }
 }
 
 /// Keeps the rows whose value is not null and passes the test.
-fn keep<T>(fulfilled: &mut [bool], values: impl Iterator<Item = Option<T>>, test: impl Fn(T) -> bool) {
-    for (fulfilled, value) in fulfilled.iter_mut().zip(values) {
-        *fulfilled = *fulfilled && value.is_some_and(&test);
+fn keep<T: ArrowPrimitiveType>(fulfilled: &mut [bool], values: &PrimitiveArray<T>, test: impl Fn(T::Native) -> bool) {
+    for (fulfilled, value) in fulfilled.iter_mut().zip(values.values()) {
+        *fulfilled = *fulfilled && test(*value);
     }
+    if let Some(nulls) = values.nulls() {
+        for (fulfilled, is_valid) in fulfilled.iter_mut().zip(nulls) {
+            *fulfilled = *fulfilled && is_valid;
+        }
+    }
+}
+
+/// Whether a column is null in all rows, as far as that is known without reading it.
+fn is_null(group: &RowGroupMetaData, column: Column) -> bool {
+    let statistics = group.columns().get(column.index()).and_then(|chunk| chunk.statistics());
+    let nulls = statistics.and_then(Statistics::null_count_opt);
+    nulls.is_some_and(|nulls| u64::try_from(group.num_rows()) == Ok(nulls))
 }
 
 fn lies_within(group: &RowGroupMetaData, times: &Range<i64>) -> bool {
