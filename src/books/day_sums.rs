@@ -27,14 +27,8 @@ const MOST_TEXT: usize = 32 * 1024 * 1024;
 /// The most IDs that are kept, with eight bytes each.
 const MOST_IDS: usize = 4_000_000;
 
-/// The most different lists of tags whose words are remembered.
-const MOST_LISTS: usize = 10_000;
-
-/// Rows that are added to the groups at once. One kind of groups after the other stays in the processor's cache.
-const AT_ONCE: usize = 1_024;
-
-/// The tags with which rows are added although they are fewer.
-const TAGS_AT_ONCE: usize = 64 * AT_ONCE;
+/// Sums that are grouped before other work gets its turn.
+const AT_ONCE: usize = 4_096;
 
 /// IDs of words that are looked up at once.
 const LOOKUP: usize = 10_000;
@@ -98,12 +92,8 @@ impl Figures {
         }
     }
 
-    fn without_parts(self) -> Self {
-        Self { prompt_tokens: 0, completion_tokens: 0, ..self }
-    }
-
     fn without_tokens(self) -> Self {
-        Self { total_tokens: 0, ..self.without_parts() }
+        Self { requests: self.requests, spend: self.spend, ..Self::default() }
     }
 
     fn add(&mut self, other: Self) {
@@ -125,56 +115,51 @@ impl Figures {
     }
 }
 
-/// The groups of one kind. `None` if they were too many.
-#[derive(Debug)]
-struct Groups(Option<FxHashMap<[u32; 4], Figures>>);
+/// Sums by four words.
+type Groups = FxHashMap<[u32; 4], Figures>;
 
-impl Default for Groups {
-    fn default() -> Self {
-        Self(Some(FxHashMap::default()))
-    }
-}
-
-impl Groups {
-    fn add(&mut self, words: [u32; 4], figures: Figures) {
-        let Some(groups) = &mut self.0 else { return };
-        groups.entry(words).or_default().add(figures);
-        if groups.len() > MOST_GROUPS {
-            self.0 = None;
-        }
-    }
-}
-
-/// A row that is not in the groups yet: the numbers of its words.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
+/// The numbers of the words that rows are counted by, but for their customers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Combination {
     team: u32,
     user: u32,
-    customer: u32,
     key: u32,
     model: u32,
     model_group: u32,
     model_id: u32,
-    /// Number of its tags.
-    tags: usize,
+    /// The list of their tags, as a text.
+    tags: u32,
+}
+
+/// The rows of a combination. There are far fewer combinations than rows, so a row is added to one sum, and the sums by less
+/// are made of these.
+#[derive(Debug)]
+struct Combined {
+    /// Number of its team, key and model.
+    payer: u32,
     figures: Figures,
+}
+
+/// The figures that the sums by customer have.
+#[derive(Clone, Copy, Debug, Default)]
+struct CustomerFigures {
+    requests: i64,
+    spend: f64,
+    total_tokens: i64,
 }
 
 /// The sums of a day's rows.
 #[derive(Debug)]
 pub struct DaySums {
     words: Words,
-    waiting: Vec<Waiting>,
-    /// The tags of these rows, one row after the other.
-    waiting_tags: Vec<u32>,
-    lists: HashMap<Box<str>, Box<[u32]>>,
-    /// Bytes of the texts of `lists`.
-    list_bytes: usize,
-    usage: Groups,
-    customer: Groups,
-    tag: Groups,
-    tag_owner: Groups,
-    activity: Groups,
+    /// The tags of the lists. `None` if one of them cannot be read.
+    lists: Option<FxHashMap<u32, Box<[u32]>>>,
+    /// `None` if they, or their words, were too many.
+    combinations: Option<FxHashMap<Combination, Combined>>,
+    /// Teams, keys and models.
+    payers: FxHashMap<[u32; 3], u32>,
+    /// By customer and payer. `None` if they were too many.
+    customers: Option<FxHashMap<[u32; 2], CustomerFigures>>,
     ids: Option<Vec<[u8; 8]>>,
 }
 
@@ -182,15 +167,10 @@ impl Default for DaySums {
     fn default() -> Self {
         Self {
             words: Words::default(),
-            waiting: Vec::new(),
-            waiting_tags: Vec::new(),
-            lists: HashMap::default(),
-            list_bytes: 0,
-            usage: Groups::default(),
-            customer: Groups::default(),
-            tag: Groups::default(),
-            tag_owner: Groups::default(),
-            activity: Groups::default(),
+            lists: Some(FxHashMap::default()),
+            combinations: Some(FxHashMap::default()),
+            payers: FxHashMap::default(),
+            customers: Some(FxHashMap::default()),
             ids: Some(Vec::new()),
         }
     }
@@ -205,105 +185,88 @@ impl DaySums {
                 self.ids = None;
             }
         }
-        if self.words.bytes > MOST_TEXT {
-            self.give_up();
-            return;
-        }
+        let Some(combinations) = &mut self.combinations else { return };
+        // Only lists have tags.
+        let list = row.request_tags.filter(|list| list.starts_with('[') && *list != "[]");
         let words = &mut self.words;
         let [team, user, customer] = [row.team_id, row.user, row.end_user].map(|text| words.number(text));
         let [key, model] = [row.api_key, row.model].map(|text| words.number(Some(text)));
-        let [model_group, model_id] = [row.model_group, row.model_id].map(|text| words.number(text));
-        let tags = self.add_tags(row.request_tags);
+        let [model_group, model_id, tags] = [row.model_group, row.model_id, list].map(|text| words.number(text));
+        let combination = Combination { team, user, key, model, model_group, model_id, tags };
         let figures = Figures::of(row);
-        self.waiting.push(Waiting { team, user, customer, key, model, model_group, model_id, tags, figures });
-        if self.waiting.len() >= AT_ONCE || self.waiting_tags.len() >= TAGS_AT_ONCE {
-            self.group();
-        }
-    }
-
-    /// Puts the tags of a list beside those that wait. Returns their number.
-    fn add_tags(&mut self, list: Option<&str>) -> usize {
-        // Only lists have tags.
-        let list = list.filter(|list| self.tag.0.is_some() && list.starts_with('[') && *list != "[]");
-        let Some(list) = list else { return 0 };
-        if let Some(tags) = self.lists.get(list) {
-            self.waiting_tags.extend_from_slice(tags);
-            return tags.len();
-        }
-        let Some(tags) = tags_of(list) else {
-            (self.tag, self.tag_owner) = (Groups(None), Groups(None));
-            return 0;
-        };
-        let tags: Box<[u32]> = tags.iter().map(|tag| self.words.number(tag.as_deref())).collect();
-        self.waiting_tags.extend_from_slice(&tags);
-        let count = tags.len();
-        self.list_bytes += list.len();
-        if self.lists.len() >= MOST_LISTS || self.list_bytes > MOST_TEXT {
-            self.lists.clear();
-            self.list_bytes = list.len();
-        }
-        self.lists.insert(list.into(), tags);
-        count
-    }
-
-    /// Adds the rows that wait to the groups.
-    fn group(&mut self) {
-        for row in &self.waiting {
-            self.usage.add([row.team, row.user, row.key, row.model], row.figures);
-        }
-        for row in &self.waiting {
-            self.customer.add([row.customer, row.team, row.key, row.model], row.figures.without_parts());
-        }
-        for row in &self.waiting {
-            self.activity.add([row.user, row.model_group, row.model_id, NULL], row.figures.without_parts());
-        }
-        let mut tags = self.waiting_tags.iter();
-        for row in &self.waiting {
-            let figures = row.figures.without_tokens();
-            for tag in tags.by_ref().take(row.tags) {
-                self.tag.add([*tag, NULL, NULL, NULL], figures);
-                self.tag_owner.add([*tag, row.team, row.user, NULL], figures);
+        let combined = combinations.entry(combination).or_insert_with(|| {
+            if let (Some(list), Some(lists)) = (list, &mut self.lists)
+                && !lists.contains_key(&tags)
+            {
+                match tags_of(list) {
+                    Some(list) => {
+                        lists.insert(tags, list.iter().map(|tag| words.number(tag.as_deref())).collect());
+                    }
+                    None => self.lists = None,
+                }
+            }
+            let next = u32::try_from(self.payers.len()).unwrap_or(u32::MAX);
+            let payer = *self.payers.entry([team, key, model]).or_insert(next);
+            Combined { payer, figures: Figures::default() }
+        });
+        combined.figures.add(figures);
+        if let Some(customers) = &mut self.customers {
+            let sum = customers.entry([customer, combined.payer]).or_default();
+            sum.requests += figures.requests;
+            sum.spend += figures.spend;
+            sum.total_tokens += figures.total_tokens;
+            if customers.len() > MOST_GROUPS {
+                self.customers = None;
             }
         }
-        self.waiting.clear();
-        self.waiting_tags.clear();
+        if combinations.len() > MOST_GROUPS || self.words.bytes > MOST_TEXT {
+            *self = Self { combinations: None, customers: None, ids: self.ids.take(), ..Self::default() };
+        }
     }
 
-    fn give_up(&mut self) {
-        let ids = self.ids.take();
-        let none = || Groups(None);
-        *self = Self {
-            usage: none(),
-            customer: none(),
-            tag: none(),
-            tag_owner: none(),
-            activity: none(),
-            ids,
-            waiting: Vec::new(),
-            waiting_tags: Vec::new(),
-            // No text is added any more.
-            words: Words { bytes: usize::MAX, ..Words::default() },
-            lists: HashMap::default(),
-            list_bytes: 0,
-        };
+    /// The sums that a rollup has. `None` if that is not known.
+    async fn groups(&self, rollup: Rollup) -> Option<Groups> {
+        let combinations = self.combinations.as_ref()?;
+        let mut groups = Groups::default();
+        if rollup == Rollup::Customer {
+            let mut payers: Vec<_> = self.payers.iter().collect();
+            payers.sort_unstable_by_key(|(_, number)| **number);
+            for (count, ([customer, payer], sum)) in self.customers.as_ref()?.iter().enumerate() {
+                take_turns(count).await;
+                let ([team, key, model], _) = payers.get(*payer as usize)?;
+                let CustomerFigures { requests, spend, total_tokens } = *sum;
+                let figures = Figures { requests, spend, total_tokens, ..Figures::default() };
+                groups.entry([*customer, *team, *key, *model]).or_default().add(figures);
+            }
+            return Some(groups);
+        }
+        let mut count = 0;
+        for (Combination { team, user, key, model, tags, .. }, Combined { figures, .. }) in combinations {
+            if rollup == Rollup::Usage {
+                groups.entry([*team, *user, *key, *model]).or_default().add(*figures);
+            } else if *tags != NULL {
+                for tag in self.lists.as_ref()?.get(tags)? {
+                    let group =
+                        if rollup == Rollup::Tag { [*tag, NULL, NULL, NULL] } else { [*tag, *team, *user, NULL] };
+                    groups.entry(group).or_default().add(figures.without_tokens());
+                    count += 1;
+                    take_turns(count).await;
+                }
+            }
+            if groups.len() > MOST_GROUPS {
+                return None;
+            }
+            count += 1;
+            take_turns(count).await;
+        }
+        Some(groups)
     }
 
     /// Whether the rollups of the day, which is folded as a whole, have these sums. False also if that is not known.
-    pub async fn agree_with_rollups(
-        &mut self,
-        connection: &mut Connection,
-        day: NaiveDate,
-    ) -> Result<bool, store::Error> {
-        self.group();
+    pub async fn agree_with_rollups(&self, connection: &mut Connection, day: NaiveDate) -> Result<bool, store::Error> {
         let mut numbers = FxHashMap::default();
         for rollup in Rollup::ALL {
-            let groups = match rollup {
-                Rollup::Usage => &self.usage,
-                Rollup::Customer => &self.customer,
-                Rollup::Tag => &self.tag,
-                Rollup::TagOwner => &self.tag_owner,
-            };
-            let Some(groups) = &groups.0 else { return Ok(false) };
+            let Some(groups) = self.groups(rollup).await else { return Ok(false) };
             let counted = comparing::groups(connection, rollup, day, groups.len()).await?;
             let Some(counted) = counted else { return Ok(false) };
             self.look_up(connection, &counted, &mut numbers).await?;
@@ -342,9 +305,11 @@ impl DaySums {
     }
 
     /// The sums by user, model group and model ID. `None` if they were too many.
-    pub fn activity(&mut self) -> Option<Vec<ActivityGroup<'_>>> {
-        self.group();
-        let groups = self.activity.0.as_ref()?;
+    pub fn activity(&self) -> Option<Vec<ActivityGroup<'_>>> {
+        let mut groups = Groups::default();
+        for (Combination { user, model_group, model_id, .. }, Combined { figures, .. }) in self.combinations.as_ref()? {
+            groups.entry([*user, *model_group, *model_id, NULL]).or_default().add(*figures);
+        }
         let texts = self.words.texts();
         let text = |number: u32| texts.get(number as usize).copied().flatten();
         let groups = groups.iter().map(|([user, model_group, model_id, _], figures)| ActivityGroup {
@@ -370,6 +335,13 @@ impl DaySums {
             digests: chunk.concat(),
         });
         Some(buckets.collect())
+    }
+}
+
+/// Lets other work go on from time to time.
+async fn take_turns(count: usize) {
+    if count % AT_ONCE == AT_ONCE - 1 {
+        tokio::task::yield_now().await;
     }
 }
 
