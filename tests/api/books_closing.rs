@@ -230,7 +230,9 @@ async fn sums_that_somebody_has_changed_keep_their_day_open_until_it_is_counted_
     let mut connection = books.connection().await;
     for (rollup, change) in [
         ("usage", "UPDATE litespend.day_usage SET requests = requests + 1 WHERE day = '2026-02-02'"),
+        ("usage", "UPDATE litespend.day_usage SET prompt_tokens = prompt_tokens + 1 WHERE day = '2026-02-02'"),
         ("customer", "UPDATE litespend.day_customer SET spend = spend + 1 WHERE day = '2026-02-02'"),
+        ("customer", "UPDATE litespend.day_customer SET total_tokens = total_tokens + 1 WHERE day = '2026-02-02'"),
         ("tag", "UPDATE litespend.day_tag SET log_count = log_count + 1 WHERE day = '2026-02-02'"),
         ("tag of owner", "UPDATE litespend.day_tag_owner SET spend = spend + 1 WHERE day = '2026-02-02'"),
     ] {

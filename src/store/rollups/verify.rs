@@ -15,9 +15,9 @@ pub struct Difference {
     pub day: NaiveDate,
     /// The entry, as readable text.
     pub entry: String,
-    /// Requests and spend in the rollup, as text.
+    /// The figures in the rollup, as text.
     pub counted: String,
-    /// Requests and spend in the log, as text.
+    /// The figures in the log, as text.
     pub logged: String,
 }
 

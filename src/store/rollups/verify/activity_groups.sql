@@ -28,8 +28,16 @@ logged AS (
 SELECT 'group of daily rows' AS rollup,
        $1 AS day,
        concat_ws(', ', 'model ' || COALESCE(c.model, l.model), 'endpoint ' || COALESCE(c.endpoint, l.endpoint)) AS entry,
-       COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-       COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       format('%s requests, %s USD, %s prompt tokens, %s completion tokens, %s tokens read from caches, '
+              '%s tokens written to caches, %s successes, %s failures',
+              COALESCE(c.requests, 0), COALESCE(c.spend, 0), COALESCE(c.prompt_tokens, 0), COALESCE(c.completion_tokens, 0),
+              COALESCE(c.cache_read_input_tokens, 0), COALESCE(c.cache_creation_input_tokens, 0),
+              COALESCE(c.successful_requests, 0), COALESCE(c.failed_requests, 0)) AS counted,
+       format('%s requests, %s USD, %s prompt tokens, %s completion tokens, %s tokens read from caches, '
+              '%s tokens written to caches, %s successes, %s failures',
+              COALESCE(l.requests, 0), COALESCE(l.spend, 0), COALESCE(l.prompt_tokens, 0), COALESCE(l.completion_tokens, 0),
+              COALESCE(l.cache_read_input_tokens, 0), COALESCE(l.cache_creation_input_tokens, 0),
+              COALESCE(l.successful_requests, 0), COALESCE(l.failed_requests, 0)) AS logged
 FROM counted c
 FULL JOIN logged l ON ROW(c.model, c.model_group, c.custom_llm_provider, c.mcp_namespaced_tool_name, c.endpoint)::text = ROW(l.model, l.model_group, l.custom_llm_provider, l.mcp_namespaced_tool_name, l.endpoint)::text
 WHERE EXISTS (SELECT FROM litespend.activity_summed($1::text, $1::text))

@@ -21,8 +21,16 @@ logged AS (
 SELECT 'member of daily rows' AS rollup,
        $1 AS day,
        concat_ws(', ', 'user ' || COALESCE(c.user_id, l.user_id), 'key ' || COALESCE(c.api_key, l.api_key)) AS entry,
-       COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-       COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       format('%s requests, %s USD, %s prompt tokens, %s completion tokens, %s tokens read from caches, '
+              '%s tokens written to caches, %s successes, %s failures',
+              COALESCE(c.requests, 0), COALESCE(c.spend, 0), COALESCE(c.prompt_tokens, 0), COALESCE(c.completion_tokens, 0),
+              COALESCE(c.cache_read_input_tokens, 0), COALESCE(c.cache_creation_input_tokens, 0),
+              COALESCE(c.successful_requests, 0), COALESCE(c.failed_requests, 0)) AS counted,
+       format('%s requests, %s USD, %s prompt tokens, %s completion tokens, %s tokens read from caches, '
+              '%s tokens written to caches, %s successes, %s failures',
+              COALESCE(l.requests, 0), COALESCE(l.spend, 0), COALESCE(l.prompt_tokens, 0), COALESCE(l.completion_tokens, 0),
+              COALESCE(l.cache_read_input_tokens, 0), COALESCE(l.cache_creation_input_tokens, 0),
+              COALESCE(l.successful_requests, 0), COALESCE(l.failed_requests, 0)) AS logged
 FROM counted c
 FULL JOIN logged l ON ROW(c.user_id, c.api_key)::text = ROW(l.user_id, l.api_key)::text
 WHERE EXISTS (SELECT FROM litespend.activity_summed($1::text, $1::text))

@@ -27,8 +27,10 @@ logged AS (
 SELECT 'customer' AS rollup,
        $1 AS day,
        concat_ws(', ', 'customer ' || COALESCE(c.customer, l.customer), 'team ' || COALESCE(c.team, l.team), 'key ' || COALESCE(c.key, l.key), 'model ' || COALESCE(c.model, l.model)) AS entry,
-       COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-       COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       format('%s requests, %s USD, %s tokens',
+              COALESCE(c.requests, 0), COALESCE(c.spend, 0), COALESCE(c.total_tokens, 0)) AS counted,
+       format('%s requests, %s USD, %s tokens',
+              COALESCE(l.requests, 0), COALESCE(l.spend, 0), COALESCE(l.total_tokens, 0)) AS logged
 FROM counted c
 FULL JOIN logged l ON ROW(c.customer, c.team, c.key, c.model)::text = ROW(l.customer, l.team, l.key, l.model)::text
 WHERE (c.requests IS DISTINCT FROM l.requests

@@ -29,8 +29,12 @@ logged AS (
 SELECT 'usage' AS rollup,
        $1 AS day,
        concat_ws(', ', 'team ' || COALESCE(c.team, l.team), 'user ' || COALESCE(c.usr, l.usr), 'key ' || COALESCE(c.key, l.key), 'model ' || COALESCE(c.model, l.model)) AS entry,
-       COALESCE(c.requests, 0) || ' requests, ' || COALESCE(c.spend, 0) || ' USD' AS counted,
-       COALESCE(l.requests, 0) || ' requests, ' || COALESCE(l.spend, 0) || ' USD' AS logged
+       format('%s requests, %s USD, %s prompt tokens, %s completion tokens, %s tokens',
+              COALESCE(c.requests, 0), COALESCE(c.spend, 0), COALESCE(c.prompt_tokens, 0), COALESCE(c.completion_tokens, 0),
+              COALESCE(c.total_tokens, 0)) AS counted,
+       format('%s requests, %s USD, %s prompt tokens, %s completion tokens, %s tokens',
+              COALESCE(l.requests, 0), COALESCE(l.spend, 0), COALESCE(l.prompt_tokens, 0), COALESCE(l.completion_tokens, 0),
+              COALESCE(l.total_tokens, 0)) AS logged
 FROM counted c
 FULL JOIN logged l ON ROW(c.team, c.usr, c.key, c.model)::text = ROW(l.team, l.usr, l.key, l.model)::text
 WHERE (c.requests IS DISTINCT FROM l.requests
