@@ -1,7 +1,9 @@
 //! Reads that are checked: every block of an object is compared with its hash before anything is taken from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::hash::Hasher;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -124,6 +126,32 @@ impl VerifiedObject {
             && self.blocks_of(range).zip(bytes.chunks(size)).all(|(number, block)| self.is_right(number, block))
     }
 
+    /// Reads ranges of the object from its file. `None` if that is not possible, or if a block is not as it was written.
+    fn read_from(&self, file: &mut File, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
+        let mut block = Vec::with_capacity(usize::try_from(BLOCK).ok()?);
+        // The number of the block that was read last. Ranges of one column lie close to each other.
+        let mut last = None;
+        let read = ranges.iter().map(|range| {
+            let room = range.end.saturating_sub(range.start).min(BLOCKS_AT_ONCE * BLOCK);
+            let mut bytes = Vec::with_capacity(usize::try_from(room).ok()?);
+            for number in self.blocks_of(range) {
+                let own = self.bytes_of(&(number..number + 1));
+                if last != Some(number) {
+                    block.clear();
+                    file.seek(SeekFrom::Start(own.start)).ok()?;
+                    file.take(own.end - own.start).read_to_end(&mut block).ok()?;
+                    last = self.is_right(number, &block).then_some(number);
+                    last?;
+                }
+                let start = usize::try_from(range.start.saturating_sub(own.start)).ok()?;
+                let end = usize::try_from(range.end.min(own.end) - own.start).ok()?;
+                bytes.extend_from_slice(block.get(start..end)?);
+            }
+            Some(Bytes::from(bytes))
+        });
+        read.collect()
+    }
+
     fn is_right(&self, number: u64, block: &[u8]) -> bool {
         let expected = usize::try_from(number).ok().and_then(|number| self.0.blocks.get(number));
         expected.is_some_and(|expected| hash(block) == *expected)
@@ -162,6 +190,9 @@ impl BlockReader {
     pub(crate) async fn read_ranges(&self, object: &VerifiedObject, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         self.damage.check(object.path()).await?;
         ranges.iter().try_for_each(|range| object.has(range))?;
+        if let Some(read) = self.read_file(object, ranges).await {
+            return Ok(read);
+        }
         let mut blocks = BTreeMap::new();
         let mut missing = BTreeSet::new();
         for number in ranges.iter().flat_map(|range| object.blocks_of(range)) {
@@ -172,8 +203,8 @@ impl BlockReader {
         }
         if !missing.is_empty() {
             for (number, block) in self.fetch(object, &runs(missing)).await? {
-                // A slice would keep the whole answer in memory as long as one of its blocks is used.
-                let block = if self.store.is_local() { block } else { Bytes::copy_from_slice(&block) };
+                // A copy: a slice would keep the whole answer in memory as long as one of its blocks is used.
+                let block = Bytes::copy_from_slice(&block);
                 self.cache.insert((Arc::clone(object.path()), number), block.clone());
                 blocks.insert(number, block);
             }
@@ -185,6 +216,9 @@ impl BlockReader {
     pub(crate) async fn read_once(&self, object: &VerifiedObject, range: Range<u64>) -> Result<Bytes> {
         self.damage.check(object.path()).await?;
         object.has(&range)?;
+        if let Some(read) = self.read_file(object, std::slice::from_ref(&range)).await.and_then(|mut read| read.pop()) {
+            return Ok(read);
+        }
         // What the manifest says about the size is believed only as far as bytes arrive.
         let room = range.end.saturating_sub(range.start).min(BLOCKS_AT_ONCE * BLOCK);
         let mut joined = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
@@ -198,6 +232,16 @@ impl BlockReader {
             pieces(object, &fetched, &wanted)?.iter().for_each(|piece| joined.extend_from_slice(piece));
         }
         Ok(joined.freeze())
+    }
+
+    /// Reads ranges of a file of a local archive. The system keeps files in memory, so their blocks are not kept here, too.
+    /// `None` if the archive is elsewhere, and if anything is not as expected: then the blocks are fetched, which tells what
+    /// it is.
+    async fn read_file(&self, object: &VerifiedObject, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
+        let file = self.store.file(object.path())?;
+        let (object, ranges) = (object.clone(), ranges.to_vec());
+        let read = tokio::task::spawn_blocking(move || object.read_from(&mut File::open(file).ok()?, &ranges));
+        tokio::time::timeout(self.store.limit(), read).await.ok()?.ok()?
     }
 
     /// Fetches runs of blocks. Wrong ones are fetched once more: if they are wrong again, the object is damaged.
@@ -224,14 +268,6 @@ impl BlockReader {
     }
 
     async fn attempt(&self, object: &VerifiedObject, runs: &[Range<u64>]) -> Result<Attempt> {
-        // Of a file, each block comes in memory of its own. Of an object, a request for each would take too long.
-        let blocks: Vec<Range<u64>>;
-        let runs = if self.store.is_local() {
-            blocks = runs.iter().flat_map(Clone::clone).map(|number| number..number + 1).collect();
-            &blocks
-        } else {
-            runs
-        };
         let ranges: Vec<Range<u64>> = runs.iter().map(|run| object.bytes_of(run)).collect();
         let cause = match self.store.get_ranges(object.path(), &ranges).await {
             Ok(answers) => {

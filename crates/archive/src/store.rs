@@ -67,6 +67,17 @@ impl Store {
         self.root.is_some()
     }
 
+    /// Where the file of an object of a local archive is likely to be.
+    pub(crate) fn file(&self, path: &str) -> Option<PathBuf> {
+        let root = self.root.as_ref()?;
+        self.names(path).first().map(|name| root.join(name))
+    }
+
+    /// The longest time that an operation takes.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Files in a local directory that are not finished, with the names that they would get. A process that ended
     /// while it wrote leaves them behind, and listings do not show them.
     pub(crate) fn unfinished(&self, directory: &str) -> Vec<(PathBuf, String)> {
