@@ -36,7 +36,12 @@ const LOOKUP: usize = 10_000;
 /// Stands for null.
 const NULL: u32 = 0;
 
-/// Numbers for texts. Clients choose the texts, but not the seed of their hashes.
+/// Clients choose what is hashed, but not the seed.
+fn seeded() -> FxSeededState {
+    FxSeededState::with_seed(usize::from_ne_bytes(rand::random()))
+}
+
+/// Numbers for texts.
 #[derive(Debug)]
 struct Words {
     numbers: HashMap<Box<str>, u32, FxSeededState>,
@@ -45,7 +50,7 @@ struct Words {
 
 impl Default for Words {
     fn default() -> Self {
-        Self { numbers: HashMap::with_hasher(FxSeededState::with_seed(usize::from_ne_bytes(rand::random()))), bytes: 0 }
+        Self { numbers: HashMap::with_hasher(seeded()), bytes: 0 }
     }
 }
 
@@ -118,22 +123,13 @@ impl Figures {
 /// Sums by four words.
 type Groups = FxHashMap<[u32; 4], Figures>;
 
-/// The numbers of the words that rows are counted by, but for their customers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Combination {
-    team: u32,
-    user: u32,
-    key: u32,
-    model: u32,
-    model_group: u32,
-    model_id: u32,
-    /// The list of their tags, as a text.
-    tags: u32,
-}
+/// The numbers of the words that rows are counted by, but for their customers: team, user, key, model, model group, model ID,
+/// and the list of their tags.
+type Combination = [u32; 7];
 
-/// The rows of a combination. There are far fewer combinations than rows, so a row is added to one sum, and the sums by less
-/// are made of these.
-#[derive(Debug)]
+/// The rows of a combination. In most logs there are far fewer combinations than rows, so a row is added to one sum, and the
+/// sums by less are made of these.
+#[derive(Debug, Default)]
 struct Combined {
     /// Number of its team, key and model.
     payer: u32,
@@ -148,14 +144,22 @@ struct CustomerFigures {
     total_tokens: i64,
 }
 
+/// Lists of tags.
+#[derive(Debug, Default)]
+struct Lists {
+    texts: Words,
+    /// The tags of each list, by the number of its text.
+    tags: FxHashMap<u32, Box<[u32]>>,
+}
+
 /// The sums of a day's rows.
 #[derive(Debug)]
 pub struct DaySums {
     words: Words,
-    /// The tags of the lists. `None` if one of them cannot be read.
-    lists: Option<FxHashMap<u32, Box<[u32]>>>,
+    /// `None` if one cannot be read, or if they were too many.
+    lists: Option<Lists>,
     /// `None` if they, or their words, were too many.
-    combinations: Option<FxHashMap<Combination, Combined>>,
+    combinations: Option<HashMap<Combination, Combined, FxSeededState>>,
     /// Teams, keys and models.
     payers: FxHashMap<[u32; 3], u32>,
     /// By customer and payer. `None` if they were too many.
@@ -167,8 +171,8 @@ impl Default for DaySums {
     fn default() -> Self {
         Self {
             words: Words::default(),
-            lists: Some(FxHashMap::default()),
-            combinations: Some(FxHashMap::default()),
+            lists: Some(Lists::default()),
+            combinations: Some(HashMap::with_hasher(seeded())),
             payers: FxHashMap::default(),
             customers: Some(FxHashMap::default()),
             ids: Some(Vec::new()),
@@ -186,21 +190,23 @@ impl DaySums {
             }
         }
         let Some(combinations) = &mut self.combinations else { return };
-        // Only lists have tags.
-        let list = row.request_tags.filter(|list| list.starts_with('[') && *list != "[]");
         let words = &mut self.words;
         let [team, user, customer] = [row.team_id, row.user, row.end_user].map(|text| words.number(text));
         let [key, model] = [row.api_key, row.model].map(|text| words.number(Some(text)));
-        let [model_group, model_id, tags] = [row.model_group, row.model_id, list].map(|text| words.number(text));
-        let combination = Combination { team, user, key, model, model_group, model_id, tags };
+        let [model_group, model_id] = [row.model_group, row.model_id].map(|text| words.number(text));
+        // Only lists have tags.
+        let list = row.request_tags.filter(|list| list.starts_with('[') && *list != "[]");
+        let tags = self.lists.as_mut().map_or(NULL, |lists| lists.texts.number(list));
+        let combination = [team, user, key, model, model_group, model_id, tags];
         let figures = Figures::of(row);
         let combined = combinations.entry(combination).or_insert_with(|| {
             if let (Some(list), Some(lists)) = (list, &mut self.lists)
-                && !lists.contains_key(&tags)
+                && !lists.tags.contains_key(&tags)
             {
                 match tags_of(list) {
                     Some(list) => {
-                        lists.insert(tags, list.iter().map(|tag| words.number(tag.as_deref())).collect());
+                        let list = list.iter().map(|tag| words.number(tag.as_deref())).collect();
+                        lists.tags.insert(tags, list);
                     }
                     None => self.lists = None,
                 }
@@ -219,9 +225,25 @@ impl DaySums {
                 self.customers = None;
             }
         }
-        if combinations.len() > MOST_GROUPS || self.words.bytes > MOST_TEXT {
+        let many = combinations.len() > MOST_GROUPS;
+        if self.lists.as_ref().is_some_and(|lists| many || lists.texts.bytes > MOST_TEXT) {
+            self.forget_tags();
+        } else if many || self.words.bytes > MOST_TEXT {
             *self = Self { combinations: None, customers: None, ids: self.ids.take(), ..Self::default() };
         }
+    }
+
+    /// Goes on without tags: in some logs, nearly every row has others.
+    fn forget_tags(&mut self) {
+        self.lists = None;
+        let Some(combinations) = &mut self.combinations else { return };
+        let mut without = HashMap::with_hasher(seeded());
+        for ([team, user, key, model, model_group, model_id, _], combined) in combinations.drain() {
+            let sum: &mut Combined = without.entry([team, user, key, model, model_group, model_id, NULL]).or_default();
+            sum.payer = combined.payer;
+            sum.figures.add(combined.figures);
+        }
+        *combinations = without;
     }
 
     /// The sums that a rollup has. `None` if that is not known.
@@ -240,17 +262,20 @@ impl DaySums {
             }
             return Some(groups);
         }
+        // Sums without tags need no lists.
+        let lists = if rollup == Rollup::Usage { None } else { Some(self.lists.as_ref()?) };
         let mut count = 0;
-        for (Combination { team, user, key, model, tags, .. }, Combined { figures, .. }) in combinations {
-            if rollup == Rollup::Usage {
-                groups.entry([*team, *user, *key, *model]).or_default().add(*figures);
-            } else if *tags != NULL {
-                for tag in self.lists.as_ref()?.get(tags)? {
-                    let group =
-                        if rollup == Rollup::Tag { [*tag, NULL, NULL, NULL] } else { [*tag, *team, *user, NULL] };
-                    groups.entry(group).or_default().add(figures.without_tokens());
-                    count += 1;
-                    take_turns(count).await;
+        for ([team, user, key, model, _, _, tags], Combined { figures, .. }) in combinations {
+            match lists {
+                None => groups.entry([*team, *user, *key, *model]).or_default().add(*figures),
+                Some(_) if *tags == NULL => {}
+                Some(lists) => {
+                    for tag in lists.tags.get(tags)? {
+                        let [team, user] = if rollup == Rollup::Tag { [NULL; 2] } else { [*team, *user] };
+                        groups.entry([*tag, team, user, NULL]).or_default().add(figures.without_tokens());
+                        count += 1;
+                        take_turns(count).await;
+                    }
                 }
             }
             if groups.len() > MOST_GROUPS {
@@ -307,7 +332,7 @@ impl DaySums {
     /// The sums by user, model group and model ID. `None` if they were too many.
     pub fn activity(&self) -> Option<Vec<ActivityGroup<'_>>> {
         let mut groups = Groups::default();
-        for (Combination { user, model_group, model_id, .. }, Combined { figures, .. }) in self.combinations.as_ref()? {
+        for ([_, user, _, _, model_group, model_id, _], Combined { figures, .. }) in self.combinations.as_ref()? {
             groups.entry([*user, *model_group, *model_id, NULL]).or_default().add(*figures);
         }
         let texts = self.words.texts();
@@ -365,4 +390,148 @@ fn tags_of(list: &str) -> Option<Vec<Option<String>>> {
         other => Some(Some(other.to_owned())),
     };
     elements.into_iter().map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Words, of which the first stands for null.
+    const WORDS: [&str; 4] = ["", "a", "b", "c"];
+
+    /// Lists as they are in the log, and their tags.
+    fn lists() -> Vec<(Option<&'static str>, Vec<Option<&'static str>>)> {
+        vec![
+            (None, vec![]),
+            (Some("[]"), vec![]),
+            (Some("null"), vec![]),
+            (Some(r#"{"a": 1}"#), vec![]),
+            (Some(r#"["a"]"#), vec![Some("a")]),
+            (Some(r#"["a", "a", "b"]"#), vec![Some("a"), Some("a"), Some("b")]),
+            (Some(r#"[null, 1, {"a": 2}, "\u00e9"]"#), vec![None, Some("1"), Some(r#"{"a": 2}"#), Some("\u{e9}")]),
+        ]
+    }
+
+    fn word(number: usize) -> Option<&'static str> {
+        WORDS.get(number).copied().filter(|word| !word.is_empty())
+    }
+
+    /// Sums by words, as texts.
+    type Expected<'a> = HashMap<Vec<Option<&'a str>>, (i64, i64, i64, i64, i64)>;
+
+    fn add<'a>(sums: &mut Expected<'a>, words: &[Option<&'a str>], figures: [i64; 4]) {
+        let sum = sums.entry(words.to_vec()).or_default();
+        let [spend, prompt, completion, total] = figures;
+        *sum = (sum.0 + 1, sum.1 + spend, sum.2 + prompt, sum.3 + completion, sum.4 + total);
+    }
+
+    fn found<'a>(sums: &'a DaySums, groups: &Groups, length: usize) -> Expected<'a> {
+        let texts = sums.words.texts();
+        let groups = groups.iter().map(|(words, figures)| {
+            assert!(words[length..].iter().all(|word| *word == NULL));
+            let words = words[..length].iter().map(|word| texts[*word as usize]).collect();
+            let spend = (figures.spend * 4.0).round() as i64;
+            (words, (figures.requests, spend, figures.prompt_tokens, figures.completion_tokens, figures.total_tokens))
+        });
+        groups.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_sums_by_less_are_those_of_the_rows(
+            rows in prop::collection::vec(
+                (prop::array::uniform7(0usize..4), 0usize..7, 0i64..9, 0i32..9, 0i32..9),
+                0..60,
+            ),
+            forget_after in 0usize..120,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let lists = lists();
+            let mut sums = DaySums::default();
+            let (mut usage, mut customers, mut tags, mut owners, mut activity) =
+                (Expected::new(), Expected::new(), Expected::new(), Expected::new(), Expected::new());
+            for (number, (words, list, quarters, prompt, completion)) in rows.iter().enumerate() {
+                let [team, user, customer, key, model, group, id] = words.map(word);
+                let (key, model) = (key.unwrap_or_default(), model.unwrap_or_default());
+                let (text, own_tags) = &lists[*list];
+                sums.add(&LogRow {
+                    request_id: &number.to_string(),
+                    api_key: key,
+                    model,
+                    team_id: team,
+                    user,
+                    end_user: customer,
+                    model_group: group,
+                    model_id: id,
+                    request_tags: *text,
+                    spend: *quarters as f64 / 4.0,
+                    prompt_tokens: *prompt,
+                    completion_tokens: *completion,
+                    total_tokens: prompt + completion,
+                    ..LogRow::default()
+                });
+                if number == forget_after {
+                    sums.forget_tags();
+                }
+                let (spend, prompt, completion) = (*quarters, i64::from(*prompt), i64::from(*completion));
+                let total = prompt + completion;
+                add(&mut usage, &[team, user, Some(key), Some(model)], [spend, prompt, completion, total]);
+                add(&mut customers, &[customer, team, Some(key), Some(model)], [spend, 0, 0, total]);
+                add(&mut activity, &[user, group, id], [spend, prompt, completion, total]);
+                for tag in own_tags {
+                    add(&mut tags, &[*tag], [spend, 0, 0, 0]);
+                    add(&mut owners, &[*tag, team, user], [spend, 0, 0, 0]);
+                }
+            }
+            let groups = |rollup| runtime.block_on(sums.groups(rollup));
+            prop_assert_eq!(found(&sums, &groups(Rollup::Usage).unwrap(), 4), usage);
+            prop_assert_eq!(found(&sums, &groups(Rollup::Customer).unwrap(), 4), customers);
+            if forget_after < rows.len() {
+                prop_assert!(groups(Rollup::Tag).is_none() && groups(Rollup::TagOwner).is_none());
+            } else {
+                prop_assert_eq!(found(&sums, &groups(Rollup::Tag).unwrap(), 1), tags);
+                prop_assert_eq!(found(&sums, &groups(Rollup::TagOwner).unwrap(), 3), owners);
+            }
+            let own: HashMap<_, _> = sums.activity().unwrap().iter().map(|group| {
+                let words = vec![group.user, group.model_group, group.model_id];
+                (words, (group.requests, (group.spend * 4.0).round() as i64, group.total_tokens))
+            }).collect();
+            let activity: HashMap<_, _> =
+                activity.into_iter().map(|(words, sum)| (words, (sum.0, sum.1, sum.4))).collect();
+            prop_assert_eq!(own, activity);
+        }
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_leaves_the_tags_unknown() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut sums = DaySums::default();
+        sums.add(&LogRow { request_id: "1", request_tags: Some("[1"), ..LogRow::default() });
+        assert!(runtime.block_on(sums.groups(Rollup::Tag)).is_none());
+        assert_eq!(runtime.block_on(sums.groups(Rollup::Usage)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn too_many_combinations_are_given_up_the_tags_first() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut sums = DaySums::default();
+        for number in 0..=MOST_GROUPS {
+            let tags = format!("[{number}]");
+            sums.add(&LogRow { request_id: "1", request_tags: Some(&tags), ..LogRow::default() });
+        }
+        assert!(runtime.block_on(sums.groups(Rollup::TagOwner)).is_none());
+        let usage = runtime.block_on(sums.groups(Rollup::Usage)).unwrap();
+        assert_eq!(usage.values().map(|figures| figures.requests).collect::<Vec<_>>(), [300_001]);
+        for number in 0..MOST_GROUPS {
+            let user = number.to_string();
+            sums.add(&LogRow { request_id: "2", user: Some(&user), ..LogRow::default() });
+        }
+        assert!(sums.activity().is_none());
+        assert!(runtime.block_on(sums.groups(Rollup::Usage)).is_none());
+        assert_eq!(sums.ids(1).unwrap().iter().map(|bucket| bucket.digests.len()).sum::<usize>(), 600_001 * 8);
+    }
 }
