@@ -96,6 +96,11 @@ impl Error {
         Self::Database(error)
     }
 
+    /// Whether the cause stays until somebody removes it.
+    fn is_lasting(&self) -> bool {
+        matches!(self, Self::Row { .. } | Self::Unreadable { .. } | Self::Differs(_))
+    }
+
     fn busy(day: NaiveDate, reason: NotReady) -> Self {
         let reason = match reason {
             NotReady::Unfolded => "changes of the day are not folded yet",

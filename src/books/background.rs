@@ -19,7 +19,7 @@ use crate::store::database::DatabaseKind;
 use crate::store::rollups;
 use crate::store::{Connection, Pool};
 
-/// The pause after a finished round.
+/// The pause after a finished round, and after one that left a day which somebody has to look at.
 const PAUSE: Duration = Duration::from_secs(600);
 
 /// The pause while another session holds the lock. A session of a server that died may hold it for a while.
@@ -45,7 +45,7 @@ pub async fn run(pool: Pool, archive: Archive, settings: BooksSettings, stop: Ca
             Err(error) => {
                 Metrics::record_books_failure();
                 tracing::warn!(cause = %error, "cannot close the books; trying again");
-                AFTER_FAILURE
+                if error.is_lasting() { PAUSE } else { AFTER_FAILURE }
             }
         };
         tokio::select! {
