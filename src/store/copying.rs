@@ -133,6 +133,12 @@ impl<'a> Fields<'a> {
         (u16::from_be_bytes(*found) == number).then_some(Self(fields))
     }
 
+    /// Whether there are no more fields.
+    #[inline]
+    pub fn is_at_end(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The length of the next field. Null has a negative one.
     #[inline]
     fn length(&mut self) -> Option<Option<usize>> {

@@ -117,7 +117,7 @@ fn group(rollup: Rollup, row: &[u8]) -> Option<Group> {
         group.prompt_tokens = fields.long()??;
         group.completion_tokens = fields.long()??;
     }
-    Some(group)
+    fields.is_at_end().then_some(group)
 }
 
 /// The words with these IDs.

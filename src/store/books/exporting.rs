@@ -182,7 +182,7 @@ pub fn copied(row: &[u8]) -> Result<LogRow<'_>, String> {
 /// The fields are read in the order of the statement.
 fn log_row(row: &[u8]) -> Option<LogRow<'_>> {
     let mut fields = Fields::of(row, COLUMNS)?;
-    Some(LogRow {
+    let row = LogRow {
         request_id: fields.text()??,
         call_type: fields.text()??,
         api_key: fields.text()??,
@@ -219,7 +219,8 @@ fn log_row(row: &[u8]) -> Option<LogRow<'_>> {
         request_duration_ms: fields.int()?,
         created_at: fields.long()?.map(since_1970),
         updated_at: fields.long()?.map(since_1970),
-    })
+    };
+    fields.is_at_end().then_some(row)
 }
 
 /// The text of a JSON value. PostgreSQL sends `jsonb` with the version of its format before the text, which is the byte 1.
