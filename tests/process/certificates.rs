@@ -34,7 +34,7 @@ pub(crate) fn authority(directory: &Path, name: &str) {
 }
 
 /// Creates a server's certificate for `localhost` in `NAME.pem` and `NAME.key`, signed by the authority `authority`. With
-/// -1 days, it has expired.
+/// 0 days, it expires with the second in which it is made.
 pub(crate) fn of_localhost(directory: &Path, name: &str, days: &str) {
     let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
     std::fs::write(directory.join("names"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();

@@ -59,13 +59,18 @@ impl HttpConnector for Connector {
 pub(crate) fn authorities(file: &Path) -> Result<RootCertStore, String> {
     let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
     let mut authorities = RootCertStore::empty();
+    let mut unusable = 0;
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|_| format!("{} is cut off or damaged", file.display()))?;
         // A bundle of many authorities may have some in forms of long ago.
-        authorities.add_parsable_certificates([certificate]);
+        unusable += authorities.add_parsable_certificates([certificate]).1;
     }
     if authorities.is_empty() {
-        return Err(format!("{} contains no PEM certificate", file.display()));
+        let what = if unusable > 0 { "certificate that can be used" } else { "PEM certificate" };
+        return Err(format!("{} contains no {what}", file.display()));
+    }
+    if unusable > 0 {
+        tracing::warn!(file = %file.display(), unusable, "certificates of a bundle cannot be used");
     }
     Ok(authorities)
 }
@@ -116,7 +121,7 @@ fn certificate_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Cert
         if let Some(rustls::Error::InvalidCertificate(cause)) = error.downcast_ref::<rustls::Error>() {
             return Some(cause);
         }
-        // What an I/O error says is its source is already the source of the error in it.
+        // The source of an I/O error is not the error that it wraps, but that one's source. So that one is looked at first.
         next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),
