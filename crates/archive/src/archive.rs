@@ -31,7 +31,7 @@ pub struct Options {
     pub time_limit: Duration,
     /// How often a request to an object store is repeated within the time limit.
     pub retries: usize,
-    /// Memory for blocks of objects that were read, in bytes.
+    /// Memory for blocks that were read from an object store, in bytes. The system itself keeps those of files.
     pub block_cache_bytes: u64,
     /// Memory for the metadata of Parquet files, fan-out tables and manifests, in bytes.
     pub metadata_cache_bytes: u64,

@@ -126,8 +126,9 @@ impl VerifiedObject {
             && self.blocks_of(range).zip(bytes.chunks(size)).all(|(number, block)| self.is_right(number, block))
     }
 
-    /// Reads ranges of the object from its file. `None` if that is not possible, or if a block is not as it was written.
-    fn read_from(&self, file: &mut File, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
+    /// Reads ranges of the object from its file. `None` if that is not possible, if a block is not as it was written, or if
+    /// nobody wants them any more.
+    fn read_from(&self, file: &mut File, ranges: &[Range<u64>], is_wanted: impl Fn() -> bool) -> Option<Vec<Bytes>> {
         let mut block = Vec::with_capacity(usize::try_from(BLOCK).ok()?);
         // The number of the block that was read last. Ranges of one column lie close to each other.
         let mut last = None;
@@ -137,6 +138,7 @@ impl VerifiedObject {
             for number in self.blocks_of(range) {
                 let own = self.bytes_of(&(number..number + 1));
                 if last != Some(number) {
+                    is_wanted().then_some(())?;
                     block.clear();
                     file.seek(SeekFrom::Start(own.start)).ok()?;
                     file.take(own.end - own.start).read_to_end(&mut block).ok()?;
@@ -158,7 +160,7 @@ impl VerifiedObject {
     }
 }
 
-/// Reads objects. The blocks that were read last are kept in memory.
+/// Reads objects. The blocks of object stores that were read last are kept in memory.
 #[derive(Debug, Clone)]
 pub(crate) struct BlockReader {
     store: Store,
@@ -216,9 +218,6 @@ impl BlockReader {
     pub(crate) async fn read_once(&self, object: &VerifiedObject, range: Range<u64>) -> Result<Bytes> {
         self.damage.check(object.path()).await?;
         object.has(&range)?;
-        if let Some(read) = self.read_file(object, std::slice::from_ref(&range)).await.and_then(|mut read| read.pop()) {
-            return Ok(read);
-        }
         // What the manifest says about the size is believed only as far as bytes arrive.
         let room = range.end.saturating_sub(range.start).min(BLOCKS_AT_ONCE * BLOCK);
         let mut joined = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
@@ -228,6 +227,10 @@ impl BlockReader {
             blocks.start = run.end;
             let covered = object.bytes_of(&run);
             let wanted = covered.start.max(range.start)..covered.end.min(range.end);
+            if let Some(read) = self.read_file(object, std::slice::from_ref(&wanted)).await {
+                read.iter().for_each(|piece| joined.extend_from_slice(piece));
+                continue;
+            }
             let fetched: BTreeMap<u64, Bytes> = self.fetch(object, &[run]).await?.into_iter().collect();
             pieces(object, &fetched, &wanted)?.iter().for_each(|piece| joined.extend_from_slice(piece));
         }
@@ -240,8 +243,15 @@ impl BlockReader {
     async fn read_file(&self, object: &VerifiedObject, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
         let file = self.store.file(object.path())?;
         let (object, ranges) = (object.clone(), ranges.to_vec());
-        let read = tokio::task::spawn_blocking(move || object.read_from(&mut File::open(file).ok()?, &ranges));
-        tokio::time::timeout(self.store.limit(), read).await.ok()?.ok()?
+        let wanted = Arc::new(());
+        let is_wanted = Arc::downgrade(&wanted);
+        let read = tokio::task::spawn_blocking(move || {
+            object.read_from(&mut File::open(file).ok()?, &ranges, || is_wanted.strong_count() > 0)
+        });
+        let read = tokio::time::timeout(self.store.limit(), read).await;
+        // Until here, and not if this read is given up before.
+        drop(wanted);
+        read.ok()?.ok()?
     }
 
     /// Fetches runs of blocks. Wrong ones are fetched once more: if they are wrong again, the object is damaged.

@@ -22,8 +22,10 @@ use crate::row::RowView;
 use crate::scan::cursor::DayCursor;
 use crate::write::microseconds_of;
 
-/// The most days that are read ahead.
+/// The most days that are read at once.
 const MOST_AHEAD: usize = 4;
+/// Up to this many rows, the first day is read alone, because it may well have them all.
+const FEW: usize = 200;
 
 /// The order of rows: by `startTime`, and by the bytes of `request_id` where the times are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -179,6 +181,16 @@ fn compare(one: f64, other: f64) -> Ordering {
     one.partial_cmp(&other).unwrap_or_else(|| one.is_nan().cmp(&other.is_nan()))
 }
 
+/// How many days to read at once when `finished` days had `count` rows: as many as are probably needed for the limit.
+fn days_at_once(limit: usize, count: usize, finished: usize) -> usize {
+    match count.checked_div(finished) {
+        None if limit <= FEW => 1,
+        None => 2,
+        Some(0) => MOST_AHEAD,
+        Some(rows_per_day) => limit.saturating_sub(count).div_ceil(rows_per_day).min(MOST_AHEAD),
+    }
+}
+
 /// A day whose first rows are being read on another thread.
 struct Ahead(JoinHandle<Result<(DayCursor, Vec<OwnedRow>)>>);
 
@@ -221,14 +233,11 @@ impl Archive {
             }
             let mut days = days.into_iter();
             let mut ahead: VecDeque<Ahead> = VecDeque::new();
-            let mut depth = 1;
-            let mut count = 0;
+            let (mut count, mut finished) = (0, 0);
             'days: while count < limit {
-                // The first day may be enough. The more days were not, the more are read ahead.
-                while ahead.len() < depth && let Some(day) = days.next() {
+                while ahead.len() < days_at_once(limit, count, finished) && let Some(day) = days.next() {
                     ahead.push_back(Ahead::start(&archive, day, &plan));
                 }
-                depth = (depth * 2).min(MOST_AHEAD);
                 let Some(next) = ahead.pop_front() else { break };
                 let (mut cursor, mut rows) = next.wait().await?;
                 while !rows.is_empty() {
@@ -241,6 +250,7 @@ impl Archive {
                     }
                     rows = cursor.next_rows().await?;
                 }
+                finished += 1;
             }
         }
         .boxed()
