@@ -18,6 +18,10 @@ const MAX_CACHED_STRINGS: usize = 200_000;
 /// name.
 const MAX_CACHED_BYTES: i64 = 32 << 20;
 
+/// Number of strings, and of their bytes, that a read adds to the cache while others may do the same.
+const FEW_STRINGS: usize = 1_000;
+const FEW_BYTES: i64 = 1 << 20;
+
 /// Maximum number of bytes of strings that one read keeps while it runs, in addition to the strings that it is about to
 /// write.
 const MAX_BYTES_OF_READ: usize = 8 << 20;
@@ -33,8 +37,8 @@ type Row = (i64, Option<i32>, Option<String>, Option<i64>);
 #[derive(Debug, Default)]
 pub struct DictionaryCache {
     current: Arc<RwLock<SharedStrings>>,
-    /// Serializes the first load of the dictionary, so that several reads at the start do not each hold a copy.
-    first: tokio::sync::Mutex<()>,
+    /// Serializes loads of many strings, so that several reads do not each hold a copy: at the start, or after a bulk load.
+    filling: tokio::sync::Mutex<()>,
     /// Serializes reads that need more strings than the cache keeps.
     large: tokio::sync::Mutex<()>,
 }
@@ -59,15 +63,16 @@ impl DictionaryCache {
     /// complete dictionary. IDs are assigned in ascending order and by one writer at a time, so no ID below the last
     /// one read can appear later.
     pub async fn refresh(&self, connection: &mut PgConnection) -> Result<(SharedStrings, bool), sqlx::Error> {
-        let first = self.current.read().clone();
-        let is_first = first.read().last == 0;
-        let _guard = if is_first { Some(self.first.lock().await) } else { None };
+        let mut filling = None;
         loop {
             let current = Arc::clone(&self.current.read());
             let (table, last, bytes, overflowed) = {
                 let cached = current.read();
                 (cached.table, cached.last, cached.bytes, cached.overflowed)
             };
+            let room = MAX_CACHED_BYTES - bytes;
+            let (most, room) =
+                if filling.is_some() { (MAX_CACHED_STRINGS, room) } else { (FEW_STRINGS, room.min(FEW_BYTES)) };
             // The table's OID shows whether it is still the table whose strings are cached. Strings beyond the limits
             // on number and bytes are not even sent.
             let found: Vec<Row> = sqlx::query_as(
@@ -78,8 +83,8 @@ impl DictionaryCache {
                  ) AS summed ON true ORDER BY id",
             )
             .bind(if overflowed { i32::MAX } else { last })
-            .bind(i64::try_from(MAX_CACHED_STRINGS).unwrap_or(i64::MAX))
-            .bind(MAX_CACHED_BYTES - bytes)
+            .bind(i64::try_from(most).unwrap_or(i64::MAX))
+            .bind(room)
             .fetch_all(&mut *connection)
             .await?;
             let found_table = found.first().map_or(0, |(table, ..)| *table);
@@ -92,6 +97,10 @@ impl DictionaryCache {
             let words: Vec<_> = found.into_iter().filter_map(|(_, id, word, _)| Some((id?, word))).collect();
             if overflowed || words.is_empty() {
                 return Ok((current, !overflowed));
+            }
+            if filling.is_none() && (words.len() >= most || words.iter().any(|(_, word)| word.is_none())) {
+                filling = Some(self.filling.lock().await);
+                continue;
             }
             let mut cached = current.write();
             if cached.texts.len() + words.len() >= MAX_CACHED_STRINGS || bytes + read > MAX_CACHED_BYTES {
